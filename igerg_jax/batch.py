@@ -1,0 +1,126 @@
+"""The contract between data and everything else: what a batch holds.
+
+Every objective, evaluator and sampler gets a dict of arrays with the names below. Letters,
+used as name suffixes throughout the models and losses:
+
+    B  examples in the global batch      D  model width
+    N  images in a window                V  vocabulary size
+    K  visual tokens per image           H  attention heads
+    S  context tokens                    C  emotions (7)
+    T  response tokens                   L  any sequence length (1 + N*K + S in the encoder)
+    F  width of a precomputed image feature vector
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+# The id order of the original work's label files; every dataset maps to it.
+EMOTIONS = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral")
+EMOTION_ID = {name: i for i, name in enumerate(EMOTIONS)}
+NUM_EMOTIONS = len(EMOTIONS)
+NEUTRAL = EMOTION_ID["neutral"]
+UNKNOWN = -1  # an emotion nobody labelled; such a row adds 0 to a loss's sum and to its count
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialIds:
+    """Token ids with a role. They come from the tokenizer, never from constants elsewhere."""
+
+    pad: int
+    bos: int
+    eos: int
+    unk: int
+    mask: int
+    decoder_start: int
+
+
+# What `igerg_jax.data.tokenizer` assigns when it trains a SentencePiece model, and what
+# synthetic batches use. BART's decoder starts from EOS; so does ours.
+SENTENCEPIECE_IDS = SpecialIds(pad=0, bos=1, eos=2, unk=3, mask=4, decoder_start=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSpec:
+    """Static sizes of a batch. Exactly one of `image_size` and `feature_dim` is positive."""
+
+    batch_size: int  # B
+    images: int  # N
+    context_tokens: int  # S
+    response_tokens: int  # T
+    image_size: int  # pixels a side, 0 with precomputed features
+    feature_dim: int  # F, 0 with pixels
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Returns {array name: (shape, dtype)}: the whole contract."""
+        b, n, s, t = self.batch_size, self.images, self.context_tokens, self.response_tokens
+        if self.feature_dim:
+            seen = {"features": ((b, n, self.feature_dim), np.dtype(np.float32))}
+        else:
+            pixels = (b, n, self.image_size, self.image_size, 3)
+            seen = {"images": (pixels, np.dtype(np.uint8))}
+        boolean, integer = np.dtype(np.bool_), np.dtype(np.int32)
+        return seen | {
+            "image_mask": ((b, n), boolean),  # True = real
+            "image_turn": ((b, n), integer),  # 0 = oldest turn in the window
+            "image_emotion": ((b, n), integer),  # UNKNOWN = no label
+            "sequence_emotion": ((b,), integer),
+            "context": ((b, s), integer),  # each turn ends with EOS; PAD on the right
+            "context_turn": ((b, s), integer),  # 0 at PAD, where the mask hides it
+            "response": ((b, t), integer),  # EOS last, then PAD
+            "response_emotion": ((b,), integer),
+        }
+
+
+def check(batch: dict[str, np.ndarray], spec: BatchSpec) -> None:
+    """Raises ValueError naming the first array that is missing, extra, or of another shape."""
+    expected = spec.shapes()
+    for name in sorted(expected.keys() | batch.keys()):
+        if name not in batch or name not in expected:
+            where = "missing from" if name in expected else "not part of"
+            raise ValueError(f"batch: array '{name}' is {where} the batch contract")
+        found = (tuple(batch[name].shape), np.dtype(batch[name].dtype))
+        if found != expected[name]:
+            raise ValueError(f"batch: '{name}' is {found}, the contract says {expected[name]}")
+
+
+def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) -> dict:
+    """A random batch that obeys the contract: for tests, benchmarks and tracing.
+
+    Returns a dict of NumPy arrays (shapes of `spec.shapes()`), a pure function of the arguments.
+    """
+    rng = np.random.default_rng(seed)
+    b, n, s, t = spec.batch_size, spec.images, spec.context_tokens, spec.response_tokens
+    first_word = max(dataclasses.astuple(special)) + 1
+
+    def tokens(length):
+        used_b = rng.integers(2, length + 1, size=b)
+        ids = rng.integers(first_word, vocab_size, size=(b, length))
+        at = np.arange(length)
+        ids = np.where(at == used_b[:, None] - 1, special.eos, ids)
+        return np.where(at < used_b[:, None], ids, special.pad).astype(np.int32)
+
+    context = tokens(s)
+    images_b = rng.integers(1, n + 1, size=b)
+    image_mask = np.arange(n) < images_b[:, None]
+    turns = np.minimum(np.arange(s) * n // s, images_b[:, None] - 1)
+    batch = {
+        "image_mask": image_mask,
+        "image_turn": np.where(image_mask, np.arange(n), 0).astype(np.int32),
+        "image_emotion": np.where(
+            image_mask, rng.integers(0, NUM_EMOTIONS, size=(b, n)), UNKNOWN
+        ).astype(np.int32),
+        "sequence_emotion": rng.integers(0, NUM_EMOTIONS, size=b).astype(np.int32),
+        "context": context,
+        "context_turn": np.where(context == special.pad, 0, turns).astype(np.int32),
+        "response": tokens(t),
+        "response_emotion": rng.integers(0, NUM_EMOTIONS, size=b).astype(np.int32),
+    }
+    if spec.feature_dim:
+        batch["features"] = rng.standard_normal((b, n, spec.feature_dim), dtype=np.float32)
+    else:
+        side = spec.image_size
+        batch["images"] = rng.integers(0, 256, size=(b, n, side, side, 3)).astype(np.uint8)
+    return batch

@@ -1,0 +1,1 @@
+"""Linen modules: pure functions of parameters and arrays. No data, no files, no configs."""
