@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Makes the same .venv as local.sh, adds what the tests need, and runs them:
+#
+#   ./launch/test.sh                                   # all of them
+#   ./launch/test.sh tests/test_metrics.py -k bleu     # any argument of pytest
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/venv.sh
+source launch/venv.sh
+
+ensure_venv requirements.txt requirements-test.txt
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,62 @@
+# shellcheck shell=bash
+# Sourced by local.sh and test.sh from the repository root.
+#
+#   ensure_venv FILE...   makes .venv with the newest fitting Python and installs the
+#                         requirement files into it; returns at once when that is done already.
+
+MIN_PYTHON="(3, 11)"   # inclusive
+BELOW_PYTHON="(3, 13)" # exclusive: the pinned requirements are tested below it
+UV_PIN="uv>=0.9,<1"
+
+find_python() {
+  local name
+  for name in python3.12 python3.11 python3 python; do
+    # Run it: a version manager's shim may be on PATH for a version that is not active.
+    if "$name" -c "import ensurepip, sys, venv
+sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>&1; then
+      command -v "$name"
+      return
+    fi
+  done
+  echo "No Python >= 3.11 and < 3.13 with the venv module was found on PATH." >&2
+  echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) and run this again." >&2
+  return 1
+}
+
+# What a finished installation is known by: the file's content and the Python it was made for.
+stamp_of() {
+  .venv/bin/python -I -S -c 'import hashlib, sys
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(), sys.version)' "$1"
+}
+
+install() {
+  local options=() file
+  for file in "$@"; do options+=(-r "$file"); done
+  # uv installs several times faster than pip. Where it cannot be had, or cannot reach the index
+  # as pip is set up to, pip does the same work.
+  if .venv/bin/python -m pip install --quiet --disable-pip-version-check "$UV_PIN" &&
+    UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python "${options[@]}"; then
+    return
+  fi
+  echo "Could not install with uv; installing with pip, which takes longer." >&2
+  .venv/bin/python -m pip install --disable-pip-version-check "${options[@]}"
+}
+
+ensure_venv() {
+  local python file missing=()
+  if ! .venv/bin/python -c "import sys
+sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>&1; then
+    python=$(find_python)
+    echo "Making .venv with $("$python" --version) ($python)" >&2
+    "$python" -m venv --clear .venv
+  fi
+  for file in "$@"; do
+    if [[ "$(cat ".venv/installed-$file" 2>/dev/null)" != "$(stamp_of "$file")" ]]; then
+      missing+=("$file")
+    fi
+  done
+  if ((${#missing[@]} == 0)); then return; fi
+  echo "Installing ${missing[*]} into .venv" >&2
+  install "${missing[@]}"
+  for file in "${missing[@]}"; do stamp_of "$file" >".venv/installed-$file"; done
+}

@@ -1,0 +1,95 @@
+"""Settings that hold for every test, and the small config and batch that most of them use.
+
+The environment is set before JAX is imported, and processes that a test starts inherit it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import pathlib
+import tempfile
+
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# [B, D] + [D] must be written out: most wrong shapes show up as silent broadcasting.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Compiled programs are kept between runs, so that a second run of the tests is quicker.
+_CACHE = pathlib.Path(tempfile.gettempdir()) / f"igerg_jax-tests-{getpass.getuser()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import pretrain
+from igerg_jax import batch as batch_lib
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> pathlib.Path:
+    """One folder for all data sets that a run of the tests prepares."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def tiny_config(data_dir) -> ConfigDict:
+    """The local preset at sizes that compile and step in seconds. Fresh for every test."""
+    config = pretrain.get_config()
+    config.data.update(
+        dataset="chitchat_openmoji/tiny",
+        data_dir=str(data_dir),
+        context_turns=3,
+        context_tokens=32,
+        response_tokens=16,
+        image_size=32,
+        prefetch_batches=2,
+    )
+    config.data.tokenizer.vocab_size = 512
+    config.model.vision.update(patch_size=8, width=32, layers=1, heads=2, mlp_width=64)
+    config.model.text.update(
+        width=32, encoder_layers=1, decoder_layers=1, heads=2, mlp_width=64, max_positions=64
+    )
+    config.model.judge.update(width=16, layers=1, heads=2, mlp_width=32)
+    config.model.contrastive_width = 16
+    config.objectives.emotional_response.update(
+        consistency_start_step=2, consistency_ramp_steps=2, temperature_anneal_steps=4
+    )
+    config.optim.warmup_steps = 2
+    config.train.update(
+        batch_size=8, steps=4, log_every_steps=1, evaluate_every_steps=4, checkpoint_every_steps=2
+    )
+    config.evaluate.update(batch_size=8, examples=16)
+    config.generate.update(max_tokens=8, beams=2, examples=4)
+    return config
+
+
+@pytest.fixture
+def special() -> batch_lib.SpecialIds:
+    """The special token ids of `synthetic_batch`."""
+    return batch_lib.SENTENCEPIECE_IDS
+
+
+@pytest.fixture
+def spec(tiny_config) -> batch_lib.BatchSpec:
+    """The sizes of `tiny_config`'s batches."""
+    return batch_lib.BatchSpec(
+        batch_size=tiny_config.train.batch_size,
+        # One image a context turn, and the response's own.
+        images=tiny_config.data.context_turns + tiny_config.data.include_response_image,
+        context_tokens=tiny_config.data.context_tokens,
+        response_tokens=tiny_config.data.response_tokens,
+        image_size=tiny_config.data.image_size,
+        feature_dim=tiny_config.data.feature_dim,
+    )
+
+
+@pytest.fixture
+def synthetic_batch(tiny_config, spec, special) -> dict:
+    """Random NumPy arrays that obey the batch contract, with `spec`'s sizes."""
+    vocab_size = tiny_config.data.tokenizer.vocab_size
+    return batch_lib.synthetic(spec, special, vocab_size=vocab_size, seed=0)

@@ -1,0 +1,206 @@
+"""The rules of CONTRIBUTING.md that a machine can hold."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+MAX_LINES = 450
+SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "build"}
+
+# What a file may import from this repository, beside its own package; the rest of the files are
+# only held to have no import cycles. "" = nothing.
+ALLOWED = {
+    "igerg_jax/errors.py": "",
+    "igerg_jax/batch.py": "",
+    "igerg_jax/losses.py": "igerg_jax.batch",
+    "igerg_jax/metrics.py": "igerg_jax.batch igerg_jax.errors",
+    "igerg_jax/objectives.py": "igerg_jax.batch igerg_jax.errors igerg_jax.losses",
+    "igerg_jax/models/": "igerg_jax.batch igerg_jax.errors igerg_jax.losses",
+    "igerg_jax/data/": "igerg_jax.batch igerg_jax.errors",
+    "igerg_jax/report.py": "igerg_jax.batch igerg_jax.errors",
+    "configs/": "",
+}
+FORBIDDEN_ROOTS = {
+    "igerg_jax/metrics.py": {"jax", "flax", "optax"},
+    "igerg_jax/report.py": {"jax", "flax", "optax"},
+    "igerg_jax/batch.py": {"jax", "flax", "optax"},
+    "configs/": {"jax", "flax", "optax", "numpy"},
+}
+TENSORFLOW = {"tensorflow", "tensorflow_datasets"}
+
+
+def _files(suffixes: tuple[str, ...]) -> list[pathlib.Path]:
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(d for d in folders if d not in SKIPPED)
+        found += [pathlib.Path(folder, n) for n in sorted(names) if n.endswith(suffixes)]
+    return found
+
+
+def _relative(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _module(path: pathlib.Path) -> str:
+    return _relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+SOURCES = [p for p in _files((".py",)) if _relative(p).startswith(("igerg_jax/", "configs/"))]
+MODULES = {_module(p) for p in SOURCES}
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def _import_nodes(tree: ast.AST, into_functions: bool) -> list[ast.Import | ast.ImportFrom]:
+    nodes = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            nodes.append(node)
+            continue
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if not _is_type_checking(node) and (into_functions or not function):
+            nodes += _import_nodes(node, into_functions)
+    return nodes
+
+
+def _imports(path: pathlib.Path, into_functions: bool = True) -> set[str]:
+    """Absolute names of the modules that a file imports; of a package's members, the member."""
+    names = set()
+    for node in _import_nodes(ast.parse(path.read_text(encoding="utf-8")), into_functions):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+            continue
+        base = node.module or ""
+        if node.level:
+            package = _relative(path).split("/")[: -node.level]
+            base = ".".join(package + ([base] if base else []))
+        for alias in node.names:
+            member = f"{base}.{alias.name}"
+            names.add(member if member in MODULES else base)
+    return names
+
+
+def _within(name: str, packages: str | set[str]) -> bool:
+    packages = packages.split() if isinstance(packages, str) else packages
+    return any(name == p or name.startswith(f"{p}.") for p in packages)
+
+
+@pytest.mark.parametrize("place", sorted(ALLOWED))
+def test_imports_run_downward(place):
+    own = place.rstrip("/").removesuffix(".py").replace("/", ".")
+    for path in SOURCES:
+        if not _relative(path).startswith(place):
+            continue
+        ours = {n for n in _imports(path) if _within(n, "igerg_jax configs")} - {"igerg_jax"}
+        upward = {n for n in ours if not _within(n, f"{own} {ALLOWED[place]}")}
+        assert not upward, f"{_relative(path)} must not import {sorted(upward)}"
+
+
+@pytest.mark.parametrize("place", sorted(FORBIDDEN_ROOTS))
+def test_light_files_stay_light(place):
+    for path in SOURCES:
+        if _relative(path).startswith(place):
+            heavy = {n for n in _imports(path) if _within(n, FORBIDDEN_ROOTS[place] | TENSORFLOW)}
+            assert not heavy, f"{_relative(path)} must not import {sorted(heavy)}"
+
+
+def test_imports_have_no_cycles():
+    graph = {_module(p): _imports(p) & MODULES - {_module(p)} for p in SOURCES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def test_tensorflow_is_imported_only_under_data():
+    for path in SOURCES:
+        if not _relative(path).startswith("igerg_jax/data/"):
+            found = {n for n in _imports(path, into_functions=False) if _within(n, TENSORFLOW)}
+            assert not found, f"{_relative(path)} must not import {sorted(found)}"
+
+
+def test_nothing_outside_data_imports_tensorflow_when_imported():
+    modules = sorted(
+        m for m in MODULES if _within(m, "igerg_jax") and not _within(m, "igerg_jax.data")
+    )
+    code = f"""
+import importlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+    assert "tensorflow" not in sys.modules, f"importing {{name}} imports TensorFlow"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["lint", "format"])
+def test_ruff(arguments):
+    command = [sys.executable, "-m", "ruff", *arguments, "."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_shell_scripts():
+    scripts = [str(p) for p in _files((".sh", ".sbatch"))] + [str(ROOT / ".ci" / "run")]
+    for script in scripts:
+        syntax = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+        assert syntax.returncode == 0, syntax.stderr
+    if shutil.which("shellcheck"):
+        command = ["shellcheck", "-x", *scripts]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_scripts_that_a_person_starts_are_executable():
+    for name in ("launch/local.sh", "launch/test.sh", ".ci/run"):
+        assert os.access(ROOT / name, os.X_OK), f"{name} is not executable"
+
+
+def test_no_paths_of_one_machine():
+    pattern = re.compile(r"(?<![\w.~{}/])/(?:home|Users|root|work|tmp)/\w")
+    for path in _files((".py", ".md", ".sh", ".toml", ".yml", ".yaml", ".txt", ".sbatch", ".html")):
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), 1):
+            assert not pattern.search(line), f"{_relative(path)}:{number}: {line.strip()}"
+
+
+def test_files_stay_short():
+    for path in _files((".py",)):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= MAX_LINES, f"{_relative(path)} has {lines} lines; divide it"
+
+
+def test_requirements_pin_every_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["test"]
+    files = ("requirements.txt", "requirements-test.txt")
+    lines = "\n".join((ROOT / f).read_text(encoding="utf-8") for f in files).splitlines()
+    pinned = {line.split("==")[0] for line in lines if "==" in line}
+    for requirement in declared:
+        name = re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+        assert name in pinned, f"{name} is in pyproject.toml but not pinned"
+
+
+@pytest.mark.skipif(not (ROOT / "main.py").exists(), reason="main.py is not there")
+def test_help_is_quick():
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        seconds.append(time.perf_counter() - started)
+        assert "--config" in done.stdout + done.stderr
+    assert statistics.median(seconds) < 2, seconds
