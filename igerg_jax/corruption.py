@@ -1,0 +1,130 @@
+"""Random corruption of token arrays, on the device and with static shapes.
+
+Randomness is one key a row. Rows are keyed by their place in the global batch, so what a row
+becomes does not depend on how many devices, hosts or accumulation steps share the batch.
+Letters as in `igerg_jax.batch`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igerg_jax.batch import SpecialIds
+
+
+def mask_tokens(
+    keys_B: jax.Array,
+    tokens_BxS: jax.Array,
+    fraction: float,
+    special: SpecialIds,
+    vocab_size: int,
+) -> tuple[jax.Array, jax.Array]:
+    """BERT's masking (https://arxiv.org/abs/1810.04805): 80 % MASK, 10 % random, 10 % kept.
+
+    EOS and PAD are never chosen.
+
+    Returns:
+      (int32 [B, S] corrupted tokens, bool [B, S] which were chosen).
+    """
+    words_BxS = is_word(tokens_BxS, special)
+
+    def row(key, tokens_S, words_S):
+        chosen_key, kind_key, token_key = jax.random.split(key, 3)
+        chosen_S = words_S & (jax.random.uniform(chosen_key, tokens_S.shape) < fraction)
+        kind_S = jax.random.uniform(kind_key, tokens_S.shape)
+        random_S = jax.random.randint(token_key, tokens_S.shape, 0, vocab_size)
+        new_S = jnp.where(kind_S < 0.8, special.mask, jnp.where(kind_S < 0.9, random_S, tokens_S))
+        return jnp.where(chosen_S, new_S, tokens_S).astype(tokens_S.dtype), chosen_S
+
+    return jax.vmap(row)(keys_B, tokens_BxS, words_BxS)
+
+
+def infill(
+    keys_B: jax.Array,
+    tokens_BxS: jax.Array,
+    turn_BxS: jax.Array,
+    fraction: float,
+    mean_span_tokens: float,
+    special: SpecialIds,
+) -> tuple[jax.Array, jax.Array]:
+    """BART's text infilling (https://arxiv.org/abs/1910.13461): a span becomes one MASK.
+
+    Span lengths are Poisson; a span of length 0 inserts a MASK. EOS is never hidden. `fraction` of the words is hidden in expectation (a little less where spans
+    meet). What no longer fits into S after an insertion is cut.
+
+    Returns:
+      (int32 [B, S] tokens, int32 [B, S] their turns), PAD and 0 on the right.
+    """
+    cdf = jnp.asarray(_poisson_cdf(mean_span_tokens))
+    start_rate = fraction / mean_span_tokens
+    length = tokens_BxS.shape[1]
+
+    def row(key, tokens_S, turn_S):
+        word_S = is_word(tokens_S, special)
+        start_key, length_key = jax.random.split(key)
+        start_S = word_S & (jax.random.uniform(start_key, tokens_S.shape) < start_rate)
+        span_S = jnp.searchsorted(cdf, jax.random.uniform(length_key, tokens_S.shape))
+        at_S = jnp.arange(length)
+        end_S = jax.lax.cummax(jnp.where(start_S, at_S + span_S, 0))
+        hidden_S = word_S & (at_S < end_S)
+        opens_S = hidden_S & ~(jnp.roll(hidden_S, 1).at[0].set(False))
+        # Two places a token: one for a MASK that a span of length 0 inserts, one for itself.
+        inserts_S = start_S & (span_S == 0) & ~hidden_S
+        keep_2S = jnp.stack([inserts_S, (tokens_S != special.pad) & (~hidden_S | opens_S)], 1)
+        tokens_2S = jnp.stack(
+            [jnp.full_like(tokens_S, special.mask), jnp.where(hidden_S, special.mask, tokens_S)], 1
+        )
+        turn_2S = jnp.stack([turn_S, turn_S], 1)
+        return _compact(
+            keep_2S.reshape(-1),
+            (tokens_2S.reshape(-1), special.pad),
+            (turn_2S.reshape(-1), 0),
+            length=length,
+        )
+
+    return jax.vmap(row)(keys_B, tokens_BxS, turn_BxS)
+
+
+def shuffle_turns(
+    keys_B: jax.Array, tokens_BxS: jax.Array, turn_BxS: jax.Array, special: SpecialIds
+) -> tuple[jax.Array, jax.Array]:
+    """Puts a row's turns in random order (BART's sentence permutation, with turns).
+
+    Turns are numbered anew in their new order; their old numbers would tell the answer.
+    """
+    length = tokens_BxS.shape[1]
+
+    def row(key, tokens_S, turn_S):
+        # A turn has at least one token, so there are at most S turns.
+        rank_S = jax.random.permutation(key, length)
+        place_S = jnp.where(tokens_S == special.pad, length, rank_S[turn_S])
+        order_S = jnp.argsort(place_S, stable=True)
+        tokens_S, place_S = tokens_S[order_S], place_S[order_S]
+        begins_S = place_S != jnp.roll(place_S, 1)
+        turn_S = jnp.cumsum(begins_S.at[0].set(False))
+        return tokens_S, jnp.where(tokens_S == special.pad, 0, turn_S).astype(turn_BxS.dtype)
+
+    return jax.vmap(row)(keys_B, tokens_BxS, turn_BxS)
+
+
+def is_word(tokens: jax.Array, special: SpecialIds) -> jax.Array:
+    """bool, True where a token is neither PAD nor EOS."""
+    return (tokens != special.pad) & (tokens != special.eos)
+
+
+def _compact(keep: jax.Array, *columns: tuple[jax.Array, int], length: int):
+    """Moves kept entries to the left, in order; fills the rest; cuts to `length`."""
+    order = jnp.argsort(~keep, stable=True)[:length]
+    return tuple(jnp.where(keep[order], values[order], fill) for values, fill in columns)
+
+
+def _poisson_cdf(mean: float) -> np.ndarray:
+    """P(X <= k) for k = 0, 1, ... until all but 1e-6 is covered."""
+    probabilities = [math.exp(-mean)]
+    while sum(probabilities) < 1.0 - 1e-6:
+        probabilities.append(probabilities[-1] * mean / len(probabilities))
+    return np.cumsum(probabilities, dtype=np.float64)[:-1].astype(np.float32)

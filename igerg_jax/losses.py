@@ -1,0 +1,199 @@
+"""Losses as array maths. Each returns (sum, count), float32 scalars, so that sums over
+accumulation steps and devices stay exact; an empty mask gives (0, 0).
+
+Letters as in `igerg_jax.batch`; J = the judge's width, G = the contrastive width, c = the
+positions of one chunk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# How a response that is not yet a text reaches the judge (see `ResponsePass`).
+ESTIMATORS = ("expected", "straight_through", "gumbel", "detached")
+
+
+def classification(logits_xC: jax.Array, labels_x: jax.Array) -> tuple[jax.Array, ...]:
+    """Softmax cross-entropy over the labelled entries.
+
+    Args:
+      logits_xC: float32 [..., C].
+      labels_x: int32 [...]; below 0 = unknown, which adds nothing.
+
+    Returns:
+      (sum of negative log-likelihoods in nats, labelled entries, correct ones).
+    """
+    known_x = labels_x >= 0
+    labels_x = jnp.where(known_x, labels_x, 0)
+    log_p_xC = jax.nn.log_softmax(logits_xC.astype(jnp.float32))
+    nll_x = -jnp.take_along_axis(log_p_xC, labels_x[..., None], axis=-1)[..., 0]
+    correct_x = known_x & (logits_xC.argmax(-1) == labels_x)
+    return jnp.where(known_x, nll_x, 0.0).sum(), _count(known_x), _count(correct_x)
+
+
+def vocabulary(
+    hidden_BxTxD: jax.Array,
+    table_VxD: jax.Array,
+    targets_BxT: jax.Array,
+    mask_BxT: jax.Array,
+    chunk_tokens: int,
+) -> tuple[jax.Array, ...]:
+    """Cross-entropy against the tied embedding; never more than [B, chunk, V] logits exist.
+
+    Returns:
+      (sum of negative log-likelihoods in nats, masked-in tokens, correct ones).
+    """
+
+    def chunk(piece):
+        hidden_BxcxD, targets_Bxc, mask_Bxc = piece
+        logits_BxcxV = _logits(hidden_BxcxD, table_VxD)
+        return _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc)
+
+    nll, correct = _over_chunks(chunk, (hidden_BxTxD, targets_BxT, mask_BxT), chunk_tokens)
+    return nll.sum(), _count(mask_BxT), correct.sum()
+
+
+class ResponsePass(NamedTuple):
+    """One walk over the decoder's logits: the likelihood, and the judge's view of the text.
+
+    With z_t the logits and E_c the judge's embedding table, `embedded` is
+
+        expected          softmax(z_t / tau) E_c
+        straight_through  onehot(argmax z_t) E_c, with the gradient of the line above
+        gumbel            as straight_through, with Gumbel noise on z_t
+                          (Jang et al. 2017, https://arxiv.org/abs/1611.01144)
+        detached          onehot(argmax z_t) E_c without a gradient: the original's released code
+    """
+
+    nll_sum: jax.Array
+    count: jax.Array
+    correct: jax.Array
+    embedded_BxTxJ: jax.Array
+
+
+def response(
+    hidden_BxTxD: jax.Array,
+    table_VxD: jax.Array,
+    targets_BxT: jax.Array,
+    mask_BxT: jax.Array,
+    judge_table_VxJ: jax.Array,
+    estimator: str,
+    temperature: jax.Array,
+    rng: jax.Array,
+    chunk_tokens: int,
+) -> ResponsePass:
+    """`vocabulary`'s cross-entropy and the judge's input, from the same chunks of logits.
+
+    Args:
+      judge_table_VxJ: E_c; give it with `stop_gradient`, so that only z_t learns.
+      estimator: one of `ESTIMATORS`.
+      temperature: tau, a positive scalar.
+      rng: key of the Gumbel noise (read by "gumbel" alone).
+
+    Raises:
+      ValueError: `estimator` is unknown.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}")
+
+    def chunk(piece):
+        hidden_BxcxD, targets_Bxc, mask_Bxc, index = piece
+        logits_BxcxV = _logits(hidden_BxcxD, table_VxD)
+        noisy_BxcxV = logits_BxcxV
+        if estimator == "gumbel":
+            noisy_BxcxV += jax.random.gumbel(jax.random.fold_in(rng, index), logits_BxcxV.shape)
+        embedded_BxcxJ = _embed(noisy_BxcxV, judge_table_VxJ, estimator, temperature)
+        return *_token_nll(logits_BxcxV, targets_Bxc, mask_Bxc), embedded_BxcxJ
+
+    pieces = (hidden_BxTxD, targets_BxT, mask_BxT)
+    nll, correct, embedded = _over_chunks(chunk, pieces, chunk_tokens, with_index=True)
+    # [chunks, B, c, J] -> [B, T, J]
+    embedded = jnp.moveaxis(embedded, 0, 1).reshape(
+        hidden_BxTxD.shape[0], -1, judge_table_VxJ.shape[-1]
+    )
+    length = hidden_BxTxD.shape[1]
+    return ResponsePass(nll.sum(), _count(mask_BxT), correct.sum(), embedded[:, :length])
+
+
+def _embed(logits_BxcxV, judge_table_VxJ, estimator: str, temperature) -> jax.Array:
+    if estimator == "expected":
+        return _expected(logits_BxcxV, judge_table_VxJ, temperature)
+    hard_BxcxJ = judge_table_VxJ[logits_BxcxV.argmax(-1)]
+    if estimator == "detached":
+        return hard_BxcxJ
+    soft_BxcxJ = _expected(logits_BxcxV, judge_table_VxJ, temperature)
+    return hard_BxcxJ + soft_BxcxJ - jax.lax.stop_gradient(soft_BxcxJ)
+
+
+def _expected(logits_BxcxV, judge_table_VxJ, temperature) -> jax.Array:
+    p_BxcxV = jax.nn.softmax(logits_BxcxV / temperature)
+    return jnp.einsum("bcv,vj->bcj", p_BxcxV, judge_table_VxJ.astype(jnp.float32))
+
+
+def sigmoid_contrastive(
+    image_BxG: jax.Array,
+    text_BxG: jax.Array,
+    mask_B: jax.Array,
+    log_scale: jax.Array,
+    bias: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """Sigmoid loss for language-image pre-training (https://arxiv.org/abs/2303.15343, eq. 1).
+
+    Args:
+      mask_B: bool; pairs with a missing side are neither a positive nor anyone's negative.
+
+    Returns:
+      (sum over pairs of -log sigmoid, real examples, examples whose best text is their own).
+    """
+    image_BxG, text_BxG = _unit(image_BxG), _unit(text_BxG)
+    logits_BxB = image_BxG @ text_BxG.T * jnp.exp(log_scale) + bias
+    sign_BxB = 2.0 * jnp.eye(logits_BxB.shape[0]) - 1.0
+    pair_BxB = mask_B[:, None] & mask_B[None, :]
+    loss = -jnp.where(pair_BxB, jax.nn.log_sigmoid(sign_BxB * logits_BxB), 0.0).sum()
+    best_B = jnp.where(pair_BxB, logits_BxB, -jnp.inf).argmax(-1)
+    correct_B = mask_B & (best_B == jnp.arange(mask_B.shape[0]))
+    return loss, _count(mask_B), _count(correct_B)
+
+
+def _unit(x_BxG: jax.Array) -> jax.Array:
+    square = (x_BxG.astype(jnp.float32) ** 2).sum(-1, keepdims=True)
+    return x_BxG * jax.lax.rsqrt(square + 1e-12)
+
+
+def _logits(hidden_BxcxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
+    table_VxD = table_VxD.astype(hidden_BxcxD.dtype)
+    return jnp.einsum("bcd,vd->bcv", hidden_BxcxD, table_VxD, preferred_element_type=jnp.float32)
+
+
+def _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc) -> tuple[jax.Array, jax.Array]:
+    picked_Bxc = jnp.take_along_axis(logits_BxcxV, targets_Bxc[..., None], axis=-1)[..., 0]
+    nll_Bxc = jax.nn.logsumexp(logits_BxcxV, axis=-1) - picked_Bxc
+    correct_Bxc = mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc)
+    return jnp.where(mask_Bxc, nll_Bxc, 0.0).sum(), _count(correct_Bxc)
+
+
+def _over_chunks(function, arrays, chunk_tokens: int, with_index: bool = False):
+    """Maps `function` over chunks of axis 1, in order; the backward pass makes them again.
+
+    Chunks are cut along positions, not examples: the batch axis stays sharded as it is. What
+    pads the last chunk is zeros, so a mask must be among `arrays`.
+    """
+    length = arrays[0].shape[1]
+    chunks = -(-length // chunk_tokens)
+
+    def cut(x):
+        padding = [(0, 0), (0, chunks * chunk_tokens - length)] + [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, padding).reshape(x.shape[0], chunks, chunk_tokens, *x.shape[2:])
+        return jnp.moveaxis(x, 1, 0)
+
+    pieces = tuple(map(cut, arrays))
+    if with_index:
+        pieces += (jnp.arange(chunks),)
+    return jax.lax.map(jax.checkpoint(function), pieces)
+
+
+def _count(mask: jax.Array) -> jax.Array:
+    return mask.sum(dtype=jnp.float32)

@@ -1,0 +1,312 @@
+"""The model: images and words fused in one encoder, a response decoder, and the heads.
+
+    encoder input = [CLS] image tokens (N*K) text tokens (S)
+
+An image's tokens and its turn's words share one turn embedding, so that the encoder can tell
+whose face belongs to which words. Letters as in `igerg_jax.batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
+from igerg_jax.models import layers, text, vision
+
+IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
+
+
+class ImageSide(NamedTuple):
+    """What the encoder sees: visual tokens, which images are real (bool), and their turns."""
+
+    visual_BxNxKxD: jax.Array
+    mask_BxN: jax.Array
+    turn_BxN: jax.Array
+
+
+class TextSide(NamedTuple):
+    """What the encoder reads: token ids, each token's turn, and which are real (bool)."""
+
+    tokens_BxS: jax.Array
+    turn_BxS: jax.Array
+    mask_BxS: jax.Array
+
+
+def text_side(batch: Mapping[str, jax.Array], special: SpecialIds) -> TextSide:
+    """The uncorrupted context of a batch."""
+    return TextSide(batch["context"], batch["context_turn"], batch["context"] != special.pad)
+
+
+def shift_right(targets_BxT: jax.Array, special: SpecialIds) -> jax.Array:
+    """The decoder's input for `targets`: the start token, then all but the last target."""
+    start_Bx1 = jnp.full_like(targets_BxT[:, :1], special.decoder_start)
+    return jnp.concatenate([start_Bx1, targets_BxT[:, :-1]], axis=1)
+
+
+class Encoded(NamedTuple):
+    """The encoder's output, whole and by part; a part that was not given is None."""
+
+    hidden_BxLxD: jax.Array
+    mask_BxL: jax.Array
+    cls_BxD: jax.Array
+    images_BxNxD: jax.Array | None  # mean over an image's K tokens
+    text_BxSxD: jax.Array | None
+
+
+class EmotionHead(nn.Module):
+    """Dense, GELU, dense: emotion logits from a hidden vector."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., D] to float32 [..., C]."""
+        x = nn.gelu(_dense(x.shape[-1], self.dtype, "dense", ("embed", "mlp"))(x))
+        return _dense(NUM_EMOTIONS, jnp.float32, "classifier", ("mlp", "classes"))(
+            x.astype(jnp.float32)
+        )
+
+
+class MaskedTokenHead(nn.Module):
+    """Dense, GELU, layer norm; its output meets the tied token embedding."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
+        x = nn.gelu(_dense(x_BxSxD.shape[-1], self.dtype, "dense", ("embed", "mlp"))(x_BxSxD))
+        return layers.layer_norm("norm")(x).astype(self.dtype)
+
+
+def _dense(width: int, dtype, name: str, axes: tuple[str, str]) -> nn.Dense:
+    return nn.Dense(
+        width,
+        dtype=dtype,
+        kernel_init=layers.normal_init(*axes),
+        bias_init=layers.named(nn.initializers.zeros, axes[1] if axes[1] != "embed" else "norm"),
+        name=name,
+    )
+
+
+class Igerg(nn.Module):
+    """Image-grounded emotional response generation.
+
+    The fields `vision` to `vocab_chunk_tokens` are `config.model`'s keys; each objective calls
+    the methods it needs through `apply(..., method=...)`.
+    """
+
+    vision: Mapping
+    text: Mapping
+    judge: Mapping
+    turn_embeddings: bool
+    contrastive_width: int
+    vocab_chunk_tokens: int
+    compute_dtype: str
+    vocab_size: int
+    max_turns: int  # turns of a window, the response's own included
+    special: SpecialIds
+
+    def setup(self):
+        dtype, width = self.dtype, self.text["width"]
+        self.vision_tower = vision.tower(self.vision, dtype)
+        self.image_projection = _dense(width, dtype, None, ("patch", "embed"))
+
+        def table(name: str, rows: int, axis: str = "positions") -> jax.Array:
+            return self.param(name, layers.normal_init(axis, "embed"), (rows, width))
+
+        self.token_embedding_VxD = table("token_embedding", self.vocab_size, "vocab")
+        self.encoder_positions = table("encoder_position_embedding", self.text["max_positions"])
+        self.decoder_positions = table("decoder_position_embedding", self.text["max_positions"])
+        self.cls_1xD = table("cls_embedding", 1)
+        self.type_2xD = table("type_embedding", 2)
+        self.image_slot_KxD = table("image_slot_embedding", self.tokens_per_image)
+        if self.turn_embeddings:
+            self.turn_table = table("turn_embedding", self.max_turns)
+        self.embedding_norm = layers.layer_norm(None)
+        self.decoder_embedding_norm = layers.layer_norm(None)
+
+        self.embedding_dropout = nn.Dropout(self.text["dropout_rate"])
+
+        shared = ("heads", "mlp_width", "dropout_rate", "norm_first", "scan_layers", "remat")
+        stack = {key: self.text[key] for key in shared} | {"dtype": dtype}
+        self.encoder = text.Encoder(layers=self.text["encoder_layers"], **stack)
+        self.decoder = text.Decoder(layers=self.text["decoder_layers"], **stack)
+        self.emotion_head = EmotionHead(dtype)  # of image_emotion and masked_multimodal
+        self.sequence_emotion_head = EmotionHead(dtype)
+        self.masked_token_head = MaskedTokenHead(dtype)
+        self.judge_network = text.Judge(
+            vocab_size=self.vocab_size,
+            max_positions=self.text["max_positions"],
+            classes=NUM_EMOTIONS,
+            dtype=dtype,
+            **self.judge,
+        )
+        self.contrastive_image = _dense(self.contrastive_width, dtype, None, ("embed", "mlp"))
+        self.contrastive_text = _dense(self.contrastive_width, dtype, None, ("embed", "mlp"))
+        scalar = layers.named(lambda key, shape: jnp.zeros(shape))
+        self.contrastive_log_scale = self.param("contrastive_log_scale", scalar, ())
+        self.contrastive_bias = self.param("contrastive_bias", scalar, ())
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of activations."""
+        return jnp.dtype(self.compute_dtype)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """K."""
+        return self.vision["tokens_per_image"]
+
+    def __call__(self, batch: Mapping[str, jax.Array]) -> None:
+        """Touches every parameter once: what `init` traces. Returns nothing."""
+        images = self.image_side(batch)
+        words = text_side(batch, self.special)
+        encoded = self.encode(images, words)
+        self.image_emotion_logits(encoded)
+        self.sequence_emotion_logits(encoded)
+        self.masked_token_hidden(encoded)
+        self.decode(batch["response"], encoded.hidden_BxLxD, encoded.mask_BxL)
+        self.judge_tokens(batch["response"])
+        self.contrastive_vectors(encoded, encoded)
+
+    def see(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Visual tokens [B, N, K, D] of `images` (uint8) or `features` (float32) of a batch."""
+        if "features" in batch:
+            # A masked vector may hold anything, NaN too: none of it may reach a gradient.
+            pixels = jnp.where(batch["image_mask"][..., None], batch["features"], 0.0)
+        else:
+            pixels = batch["images"]
+        b, n = pixels.shape[:2]
+        visual_IxKxW = self.vision_tower(pixels.reshape(b * n, *pixels.shape[2:]))
+        if self.vision["frozen"]:
+            visual_IxKxW = jax.lax.stop_gradient(visual_IxKxW)
+        visual_IxKxD = self.image_projection(visual_IxKxW)
+        return visual_IxKxD.reshape(b, n, *visual_IxKxD.shape[1:])
+
+    def image_side(self, batch: Mapping[str, jax.Array]) -> ImageSide:
+        """The images of a batch; `batch["visual"]`, where present, is what `see` returned."""
+        visual = batch["visual"] if "visual" in batch else self.see(batch)
+        return ImageSide(visual, batch["image_mask"], batch["image_turn"])
+
+    def _dropout(self, x: jax.Array) -> jax.Array:
+        return self.embedding_dropout(x, deterministic=not self.has_rng("dropout"))
+
+    def _turns(self, turn: jax.Array) -> jax.Array | float:
+        return self.turn_table[turn] if self.turn_embeddings else 0.0
+
+    def encode(self, images: ImageSide | None, words: TextSide | None) -> Encoded:
+        """Fuses what is given: both sides, or one of them (single-modal objectives)."""
+        given = images.mask_BxN if images is not None else words.mask_BxS
+        batch_size, width = given.shape[0], self.text["width"]
+        parts = [jnp.broadcast_to(self.cls_1xD[None], (batch_size, 1, width))]
+        masks = [jnp.ones((batch_size, 1), bool)]
+        if images is not None:
+            x = images.visual_BxNxKxD + self._turns(images.turn_BxN)[:, :, None]
+            x = x + self.image_slot_KxD[None, None] + self.type_2xD[IMAGE_TYPE][None, None, None]
+            x = jnp.where(images.mask_BxN[:, :, None, None], x, 0.0)
+            parts.append(x.reshape(batch_size, -1, width))
+            masks.append(jnp.repeat(images.mask_BxN, self.tokens_per_image, axis=1))
+        if words is not None:
+            length = words.tokens_BxS.shape[1]
+            x = self.token_embedding_VxD[words.tokens_BxS] + self._turns(words.turn_BxS)
+            x = x + self.encoder_positions[None, :length] + self.type_2xD[TEXT_TYPE][None, None]
+            parts.append(jnp.where(words.mask_BxS[..., None], x, 0.0))
+            masks.append(words.mask_BxS)
+        x_BxLxD = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
+        mask_BxL = jnp.concatenate(masks, axis=1)
+        x_BxLxD = self.embedding_norm(x_BxLxD).astype(self.dtype)
+        x_BxLxD = self._dropout(x_BxLxD)
+        x_BxLxD = nn.with_logical_constraint(x_BxLxD, layers.ACTIVATION_AXES)
+        return self._parts(self.encoder(x_BxLxD, mask_BxL), mask_BxL, images, words)
+
+    def _parts(self, hidden_BxLxD, mask_BxL, images, words) -> Encoded:
+        text_start = 1
+        images_BxNxD = text_BxSxD = None
+        if images is not None:
+            b, n, k, d = images.visual_BxNxKxD.shape
+            text_start += n * k
+            images_BxNxD = hidden_BxLxD[:, 1:text_start].reshape(b, n, k, d).mean(axis=2)
+        if words is not None:
+            text_BxSxD = hidden_BxLxD[:, text_start:]
+        return Encoded(hidden_BxLxD, mask_BxL, hidden_BxLxD[:, 0], images_BxNxD, text_BxSxD)
+
+    def image_emotion_logits(self, encoded: Encoded) -> jax.Array:
+        """float32 [B, N, C]."""
+        return self.emotion_head(encoded.images_BxNxD)
+
+    def sequence_emotion_logits(self, encoded: Encoded) -> jax.Array:
+        """float32 [B, C], from CLS."""
+        return self.sequence_emotion_head(encoded.cls_BxD)
+
+    def masked_token_hidden(self, encoded: Encoded) -> jax.Array:
+        """[B, S, D], to be multiplied with the token embedding."""
+        return self.masked_token_head(encoded.text_BxSxD)
+
+    def decode(
+        self, tokens_BxT: jax.Array, encoded_BxLxD: jax.Array, encoded_mask_BxL: jax.Array
+    ) -> jax.Array:
+        """[B, T, D] after reading the input ids `tokens` (see `shift_right`), all at once."""
+        x_BxTxD = self._decoder_input(tokens_BxT, 0)
+        return self.decoder(x_BxTxD, encoded_BxLxD, encoded_mask_BxL, None, None, False)[0]
+
+    def start_decoding(
+        self,
+        tokens_BxP: jax.Array,
+        encoded_BxLxD: jax.Array,
+        encoded_mask_BxL: jax.Array,
+        max_tokens: int,
+    ) -> tuple[jax.Array, layers.DecoderCache]:
+        """Reads a prefix (at least the start token) and makes a cache of `max_tokens` places.
+
+        Returns:
+          ([B, P, D], the cache with leaves [layers, B, max_tokens or L, H, E]).
+        """
+        x_BxPxD = self._decoder_input(tokens_BxP, 0)
+        hidden, cache = self.decoder(x_BxPxD, encoded_BxLxD, encoded_mask_BxL, None, None, True)
+        room = ((0, 0), (0, 0), (0, max_tokens - tokens_BxP.shape[1]), (0, 0), (0, 0))
+        past = layers.KeyValue(*(jnp.pad(leaf, room) for leaf in cache.self_attention))
+        return hidden, layers.DecoderCache(past, cache.cross_attention)
+
+    def decode_step(
+        self,
+        tokens_Bx1: jax.Array,
+        position: jax.Array,
+        cache: layers.DecoderCache,
+        encoded_mask_BxL: jax.Array,
+    ) -> tuple[jax.Array, layers.DecoderCache]:
+        """One more token, at `position` (int32 scalar). Returns ([B, 1, D], the new cache)."""
+        x_Bx1xD = self._decoder_input(tokens_Bx1, position)
+        return self.decoder(x_Bx1xD, None, encoded_mask_BxL, cache, position, True)
+
+    def _decoder_input(self, tokens_BxT: jax.Array, position: jax.Array | int) -> jax.Array:
+        positions_TxD = jax.lax.dynamic_slice_in_dim(
+            self.decoder_positions, position, tokens_BxT.shape[1]
+        )
+        x = self.decoder_embedding_norm(self.token_embedding_VxD[tokens_BxT] + positions_TxD[None])
+        x = self._dropout(x.astype(self.dtype))
+        return nn.with_logical_constraint(x, layers.ACTIVATION_AXES)
+
+    def judge_tokens(self, tokens_BxT: jax.Array) -> jax.Array:
+        """The judge's emotion logits, float32 [B, C], of token ids (PAD is not read)."""
+        return self.judge_network.read(tokens_BxT, tokens_BxT != self.special.pad)
+
+    def judge_embedded(self, embedded_BxTxJ: jax.Array, mask_BxT: jax.Array) -> jax.Array:
+        """The judge's emotion logits, float32 [B, C], of mixed rows of its own embedding."""
+        return self.judge_network(embedded_BxTxJ, mask_BxT)
+
+    def contrastive_vectors(self, seen: Encoded, read: Encoded):
+        """(image [B, G], text [B, G], log scale, bias), float32, for the sigmoid loss.
+
+        `seen` is an encoding of images alone, `read` of words alone. The stored scalars are
+        offsets from SigLIP's initial values (https://arxiv.org/abs/2303.15343), log 10 and -10,
+        so that both start at zero and weight decay pulls them to where SigLIP starts.
+        """
+        image = self.contrastive_image(seen.cls_BxD).astype(jnp.float32)
+        words = self.contrastive_text(read.cls_BxD).astype(jnp.float32)
+        log_scale = self.contrastive_log_scale + jnp.log(10.0)
+        return image, words, log_scale, self.contrastive_bias - 10.0

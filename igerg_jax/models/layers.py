@@ -1,0 +1,278 @@
+"""Transformer layers, pure functions of parameters and arrays.
+
+Letters are those of `igerg_jax.batch`, and here also: L query length, M key length, E = D / H.
+Dropout is on exactly when a "dropout" key is passed to `apply`: there is no training flag.
+Parameters are float32 and carry logical axis names; activations have `dtype`; layer norms,
+softmaxes and everything after the last layer are float32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# What the backward pass may keep instead of computing it again.
+REMAT_POLICIES = {
+    "none": None,  # keep everything
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep matmuls by weights
+    "all_dots": jax.checkpoint_policies.dots_saveable,  # and attention's products
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input alone
+}
+
+ACTIVATION_AXES = ("batch", None, None)
+BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
+
+
+def named(init, *axes: str):
+    """An initializer whose parameter carries the logical `axes`, one a dimension."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+def normal_init(*axes: str):
+    """BERT's and BART's initialisation: a normal of standard deviation 0.02."""
+    return named(nn.initializers.normal(0.02), *axes)
+
+
+def layer_norm(name: str, epsilon: float = BART_EPSILON) -> nn.LayerNorm:
+    """Layer norm that computes, and returns, float32."""
+    return nn.LayerNorm(
+        epsilon=epsilon,
+        dtype=jnp.float32,
+        scale_init=named(nn.initializers.ones, "norm"),
+        bias_init=named(nn.initializers.zeros, "norm"),
+        name=name,
+    )
+
+
+def dropout(module: nn.Module, rate: float, x: jax.Array) -> jax.Array:
+    """Dropout where `module` was given a "dropout" key, else `x`."""
+    return nn.Dropout(rate, deterministic=not module.has_rng("dropout"))(x)
+
+
+class KeyValue(NamedTuple):
+    """Keys and values, [B, M, H, E] each; with a leading layer axis in a whole cache."""
+
+    k_BxMxHxE: jax.Array
+    v_BxMxHxE: jax.Array
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biases (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
+
+    There is no dropout on attention weights, so that fused kernels can be used.
+    """
+
+    heads: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        if self.heads <= 0:
+            raise ValueError(f"attention needs at least one head, got {self.heads}")
+
+    def _projection(self, name: str, width: int) -> nn.DenseGeneral:
+        return nn.DenseGeneral(
+            (self.heads, width // self.heads),
+            dtype=self.dtype,
+            kernel_init=normal_init("embed", "heads", "head_dim"),
+            bias_init=named(nn.initializers.zeros, "heads", "head_dim"),
+            name=name,
+        )
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        memory_BxMxD: jax.Array | None,
+        mask_Bx1xLxM: jax.Array | None,
+        *,
+        cache: KeyValue | None = None,
+        position: jax.Array | None = None,
+    ) -> tuple[jax.Array, KeyValue]:
+        """Attends from `x` to `memory`, or to `cache`.
+
+        Args:
+          x_BxLxD: queries.
+          memory_BxMxD: what keys and values are made of; None = `cache` holds all of them.
+          mask_Bx1xLxM: bool, True = may attend; None = everywhere.
+          cache: keys and values made earlier. With `memory` and `position`, the new keys are
+            written into it at `position`.
+          position: int32 scalar, where in `cache` the first of `memory` belongs.
+
+        Returns:
+          ([B, L, D] in `dtype`, the keys and values that were attended to).
+        """
+        width = x_BxLxD.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"width {width} does not divide into {self.heads} heads")
+        q_BxLxHxE = self._projection("query", width)(x_BxLxD)
+        if memory_BxMxD is None:
+            key_value = cache
+        else:
+            key_value = KeyValue(
+                self._projection("key", width)(memory_BxMxD),
+                self._projection("value", width)(memory_BxMxD),
+            )
+            if cache is not None:
+                key_value = KeyValue(
+                    *(
+                        jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1)
+                        for old, new in zip(cache, key_value, strict=True)
+                    )
+                )
+        y_BxLxHxE = jax.nn.dot_product_attention(q_BxLxHxE, *key_value, mask=mask_Bx1xLxM)
+        y_BxLxD = nn.DenseGeneral(
+            width,
+            axis=(-2, -1),
+            dtype=self.dtype,
+            kernel_init=normal_init("heads", "head_dim", "embed"),
+            bias_init=named(nn.initializers.zeros, "norm"),
+            name="out",
+        )(y_BxLxHxE)
+        return y_BxLxD, key_value
+
+
+class Mlp(nn.Module):
+    """Dense, exact GELU, dense."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        h = nn.Dense(
+            self.width,
+            dtype=self.dtype,
+            kernel_init=normal_init("embed", "mlp"),
+            bias_init=named(nn.initializers.zeros, "mlp"),
+            name="in",
+        )(x_BxLxD)
+        return nn.Dense(
+            x_BxLxD.shape[-1],
+            dtype=self.dtype,
+            kernel_init=normal_init("mlp", "embed"),
+            bias_init=named(nn.initializers.zeros, "norm"),
+            name="out",
+        )(nn.gelu(h, approximate=False))
+
+
+class Residual(nn.Module):
+    """x + f(norm(x)) with `norm_first`, else norm(x + f(x)) (post-LN, as BART)."""
+
+    norm_first: bool
+    dropout_rate: float
+    dtype: jnp.dtype
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array, inner):
+        """Returns (the sum, what else `inner` returned); `inner` maps [B,L,D] to (y, extra)."""
+        norm = layer_norm("norm", self.epsilon)
+        y_BxLxD, extra = inner(norm(x_BxLxD).astype(self.dtype) if self.norm_first else x_BxLxD)
+        x_BxLxD = x_BxLxD + dropout(self, self.dropout_rate, y_BxLxD)
+        if not self.norm_first:
+            x_BxLxD = norm(x_BxLxD).astype(self.dtype)
+        return nn.with_logical_constraint(x_BxLxD, ACTIVATION_AXES), extra
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and MLP."""
+
+    heads: int
+    mlp_width: int
+    norm_first: bool
+    dropout_rate: float
+    dtype: jnp.dtype
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array, mask_Bx1x1xL: jax.Array | None):
+        residual = (self.norm_first, self.dropout_rate, self.dtype, self.epsilon)
+        attention = Attention(self.heads, self.dtype, name="self_attention")
+        mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
+        x_BxLxD, _ = Residual(*residual, name="self_attention_residual")(
+            x_BxLxD, lambda h: attention(h, h, mask_Bx1x1xL)
+        )
+        x_BxLxD, _ = Residual(*residual, name="mlp_residual")(x_BxLxD, lambda h: (mlp(h), None))
+        return x_BxLxD, None
+
+
+class DecoderCache(NamedTuple):
+    """What a decoder layer remembers: its own past, and its view of the encoder's output."""
+
+    self_attention: KeyValue
+    cross_attention: KeyValue
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder, MLP."""
+
+    heads: int
+    mlp_width: int
+    norm_first: bool
+    dropout_rate: float
+    dtype: jnp.dtype
+    epsilon: float
+    keep_cache: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxTxD: jax.Array,
+        cache: DecoderCache | None,
+        encoded_BxLxD: jax.Array | None,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+        position: jax.Array | None,
+    ):
+        """Returns ([B, T, D], the layer's `DecoderCache`, or None unless `keep_cache`).
+
+        Without `cache`: all of T at once. With it: the T tokens from `position` on; then
+        `encoded` is not read, its keys and values are in the cache.
+        """
+        residual = (self.norm_first, self.dropout_rate, self.dtype, self.epsilon)
+        self_attention = Attention(self.heads, self.dtype, name="self_attention")
+        cross_attention = Attention(self.heads, self.dtype, name="cross_attention")
+        mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
+        past, view = (None, None) if cache is None else cache
+        x_BxTxD, past = Residual(*residual, name="self_attention_residual")(
+            x_BxTxD, lambda h: self_attention(h, h, self_mask, cache=past, position=position)
+        )
+        x_BxTxD, view = Residual(*residual, name="cross_attention_residual")(
+            x_BxTxD, lambda h: cross_attention(h, encoded_BxLxD, cross_mask, cache=view)
+        )
+        x_BxTxD, _ = Residual(*residual, name="mlp_residual")(x_BxTxD, lambda h: (mlp(h), None))
+        return x_BxTxD, DecoderCache(past, view) if self.keep_cache else None
+
+
+def stacked(
+    layer: type[nn.Module], layers: int, remat: str, scan: bool, scanned_in: int, broadcast: int
+):
+    """`layer`, `layers` times over: parameters get a leading layer axis either way.
+
+    Args:
+      layer: a module whose call maps (x, scanned inputs..., broadcast inputs...) to (x, output).
+      layers: how many.
+      remat: a key of `REMAT_POLICIES`.
+      scan: True = one loop, compiled once; False = unrolled, with the same parameters.
+      scanned_in: how many inputs after x carry a leading layer axis.
+      broadcast: how many inputs after those are the same for every layer.
+
+    Raises:
+      ValueError: `remat` is not a policy.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat '{remat}' is not one of {', '.join(REMAT_POLICIES)}")
+    if remat != "none":
+        layer = nn.remat(layer, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0,) * scanned_in + (nn.broadcast,) * broadcast,
+        length=layers,
+        unroll=1 if scan else layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )

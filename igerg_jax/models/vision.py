@@ -1,0 +1,248 @@
+"""Vision towers: what turns an image, or its precomputed features, into visual tokens.
+
+Letters as in `igerg_jax.batch`; I = images of a batch, flattened (B*N); P = patches; W = the
+tower's own width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from igerg_jax.models import layers
+
+VIT_EPSILON = 1e-6
+
+# ImageNet's channel statistics, with which ResNet-50's weights were trained.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VisionTransformer(nn.Module):
+    """ViT (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929) without a class token."""
+
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    dropout_rate: float
+    dtype: jnp.dtype
+    scan_layers: bool
+    remat: str
+
+    @nn.compact
+    def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
+        """Maps uint8 [I, side, side, 3] to patch features, float [I, P, W] in `dtype`."""
+        x = (images_IxHxWx3.astype(jnp.float32) / 127.5 - 1.0).astype(self.dtype)
+        size = (self.patch_size, self.patch_size)
+        x = nn.Conv(
+            self.width,
+            size,
+            strides=size,
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=layers.normal_init("patch", "patch", "patch", "embed"),
+            bias_init=layers.named(nn.initializers.zeros, "norm"),
+            name="patch_embedding",
+        )(x)
+        x_IxPxW = x.reshape(x.shape[0], -1, self.width)
+        positions_PxW = self.param(
+            "position_embedding",
+            layers.normal_init("positions", "embed"),
+            (x_IxPxW.shape[1], self.width),
+        )
+        x_IxPxW = x_IxPxW + positions_PxW.astype(self.dtype)[None]
+        x_IxPxW = layers.dropout(self, self.dropout_rate, x_IxPxW)
+        stack = layers.stacked(
+            layers.EncoderLayer, self.layers, self.remat, self.scan_layers, 0, broadcast=1
+        )
+        x_IxPxW, _ = stack(
+            self.heads,
+            self.mlp_width,
+            True,
+            self.dropout_rate,
+            self.dtype,
+            VIT_EPSILON,
+            name="layers",
+        )(x_IxPxW, None)
+        return layers.layer_norm("norm", VIT_EPSILON)(x_IxPxW).astype(self.dtype)
+
+
+class AttentionPool(nn.Module):
+    """K learned queries that each gather one token from the patches.
+
+    The multi-head attention pooling of Set Transformer (https://arxiv.org/abs/1810.00825), as in
+    SigLIP's head, with K queries instead of one.
+    """
+
+    tokens: int
+    heads: int
+    mlp_width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_IxPxW: jax.Array) -> jax.Array:
+        """Maps [I, P, W] to [I, K, W]."""
+        queries_KxW = self.param(
+            "queries", layers.normal_init("positions", "embed"), (self.tokens, x_IxPxW.shape[-1])
+        )
+        queries_IxKxW = jnp.broadcast_to(
+            queries_KxW.astype(self.dtype)[None], (x_IxPxW.shape[0], *queries_KxW.shape)
+        )
+        y_IxKxW, _ = layers.Attention(self.heads, self.dtype, name="attention")(
+            queries_IxKxW, x_IxPxW, None
+        )
+        h_IxKxW = layers.layer_norm("norm", VIT_EPSILON)(y_IxKxW).astype(self.dtype)
+        return y_IxKxW + layers.Mlp(self.mlp_width, self.dtype, name="mlp")(h_IxKxW)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with stored statistics: an affine map, since the tower is used, not trained."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        zeros = layers.named(nn.initializers.zeros, "norm")
+        ones = layers.named(nn.initializers.ones, "norm")
+        channels = (x.shape[-1],)
+        scale = self.param("scale", ones, channels) / jnp.sqrt(
+            self.param("variance", ones, channels) + 1e-5
+        )
+        shift = self.param("bias", zeros, channels) - scale * self.param("mean", zeros, channels)
+        return x * scale.astype(self.dtype)[None] + shift.astype(self.dtype)[None]
+
+
+class Bottleneck(nn.Module):
+    """ResNet's 1x1, 3x3, 1x1 block; the stride sits on the 3x3 (v1.5, as torchvision's)."""
+
+    channels: int
+    stride: int
+    dtype: jnp.dtype
+
+    def _convolution(self, x, channels: int, size: int, stride: int, name: str) -> jax.Array:
+        pad = (size - 1) // 2
+        x = nn.Conv(
+            channels,
+            (size, size),
+            strides=stride,
+            padding=((pad, pad), (pad, pad)),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=layers.named(
+                nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+                *("patch", "patch", "patch", "norm"),
+            ),
+            name=name,
+        )(x)
+        return FrozenBatchNorm(self.dtype, name=f"{name}_norm")(x)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(self._convolution(x, self.channels, 1, 1, "conv1"))
+        y = nn.relu(self._convolution(y, self.channels, 3, self.stride, "conv2"))
+        y = self._convolution(y, 4 * self.channels, 1, 1, "conv3")
+        if x.shape != y.shape:
+            x = self._convolution(x, 4 * self.channels, 1, self.stride, "shortcut")
+        return nn.relu(x + y)
+
+
+class ResNet50(nn.Module):
+    """ResNet-50 v1.5 with its 1000-way ImageNet layer (He et al. 2016), batch norms frozen."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
+        """Maps uint8 [I, side, side, 3] to ImageNet logits [I, 1, 1000]: one token an image."""
+        mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
+        x = images_IxHxWx3.astype(jnp.float32) / 255.0
+        x = ((x - mean[None, None, None]) / std[None, None, None]).astype(self.dtype)
+        x = nn.Conv(
+            64,
+            (7, 7),
+            strides=2,
+            padding=((3, 3), (3, 3)),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=layers.named(
+                nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+                *("patch", "patch", "patch", "norm"),
+            ),
+            name="stem",
+        )(x)
+        x = nn.relu(FrozenBatchNorm(self.dtype, name="stem_norm")(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, blocks in enumerate((3, 4, 6, 3)):
+            for block in range(blocks):
+                stride = 2 if block == 0 and stage > 0 else 1
+                name = f"stage{stage}_block{block}"
+                x = Bottleneck(64 * 2**stage, stride, self.dtype, name=name)(x)
+        x = x.astype(jnp.float32).mean(axis=(1, 2)).astype(self.dtype)
+        logits_Ix1000 = nn.Dense(
+            1000,
+            dtype=self.dtype,
+            kernel_init=layers.normal_init("embed", "classes"),
+            bias_init=layers.named(nn.initializers.zeros, "classes"),
+            name="classifier",
+        )(x)
+        return logits_Ix1000[:, None]
+
+
+class FeatureTower(nn.Module):
+    """Precomputed vectors as they are: one token an image. A vector of zeros is an image too."""
+
+    dtype: jnp.dtype
+
+    def __call__(self, features_IxF: jax.Array) -> jax.Array:
+        """Maps [I, F] to [I, 1, F]."""
+        return features_IxF[:, None].astype(self.dtype)
+
+
+class PooledViT(nn.Module):
+    """ViT, then K attention-pooled tokens."""
+
+    settings: Mapping
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
+        """Maps uint8 [I, side, side, 3] to [I, K, W]."""
+        keys = ("patch_size", "width", "layers", "heads", "mlp_width", "dropout_rate")
+        keys += ("scan_layers", "remat")
+        x_IxPxW = VisionTransformer(
+            dtype=self.dtype, name="vit", **{key: self.settings[key] for key in keys}
+        )(images_IxHxWx3)
+        return AttentionPool(
+            self.settings["tokens_per_image"],
+            self.settings["heads"],
+            self.settings["mlp_width"],
+            self.dtype,
+            name="pool",
+        )(x_IxPxW)
+
+
+# model.vision.kind -> how to make the tower from model.vision
+TOWERS = {
+    "vit": PooledViT,
+    "resnet50": lambda settings, dtype: ResNet50(dtype),
+    "features": lambda settings, dtype: FeatureTower(dtype),
+}
+
+
+def tower(settings: Mapping, dtype: jnp.dtype) -> nn.Module:
+    """The module named by `settings["kind"]`; it maps [I, ...] to [I, K, W].
+
+    Raises:
+      ValueError: the kind is unknown, or cannot make `tokens_per_image` tokens.
+    """
+    kind = settings["kind"]
+    if kind not in TOWERS:
+        raise ValueError(f"model.vision.kind '{kind}' is not one of {', '.join(TOWERS)}")
+    if kind != "vit" and settings["tokens_per_image"] != 1:
+        raise ValueError(f"model.vision.kind '{kind}' makes 1 token an image, not several")
+    return TOWERS[kind](settings, dtype)

@@ -1,0 +1,230 @@
+"""The pre-training objectives: one function each, and the dict that names them.
+
+    objective(model, params, batch, rng, settings, step) -> terms, metrics
+
+`batch` is the contract's dict, with two entries that `annotate` adds. `settings` are the keys of
+`config.objectives.<name>`, `step` an int32 scalar. Both results map names to (sum, count): the
+loss is `weight * sum over terms of scale * loss_sum / count`, with counts over the global batch.
+An objective may have two terms, since a mean over tokens and a mean over images cannot share a
+count; a metric's value is sum / count. Letters as in `igerg_jax.batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from igerg_jax import corruption, losses
+from igerg_jax.models.igerg import ImageSide, TextSide, shift_right, text_side
+
+Batch = Mapping[str, jax.Array]
+
+
+class Term(NamedTuple):
+    """A part of a loss: float32 scalars, worth scale * loss_sum / count."""
+
+    loss_sum: jax.Array
+    count: jax.Array
+    scale: jax.Array | float = 1.0
+
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+Result = tuple[dict[str, Term], Metrics]
+
+
+def annotate(model, params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+    """Adds `visual`, so that every objective shares one look at the images, and `row`.
+
+    `row` int32 [B] is an example's place in the global batch: it keys the example's randomness,
+    and is kept where the batch has it already (as a slice of a larger batch does).
+    """
+    batch = dict(batch)
+    batch.setdefault("row", jnp.arange(batch["image_mask"].shape[0]))
+    batch["visual"] = _apply(model, params, "see", batch, dropout=_first_row(rng, batch))
+    return batch
+
+
+def image_emotion(model, params, batch: Batch, rng, settings, step) -> Result:
+    """Each image's emotion, in an image sequence (the original's "isl")."""
+    encoded = _encode(model, params, batch, rng, images=True)
+    logits_BxNxC = _apply(model, params, "image_emotion_logits", encoded)
+    labels_BxN = jnp.where(batch["image_mask"], batch["image_emotion"], -1)
+    return _one_term(losses.classification(logits_BxNxC, labels_BxN))
+
+
+def sequence_emotion(model, params, batch: Batch, rng, settings, step) -> Result:
+    """The emotion of the image sequence as a whole, from CLS (the original's "cls")."""
+    encoded = _encode(model, params, batch, rng, images=True)
+    logits_BxC = _apply(model, params, "sequence_emotion_logits", encoded)
+    labels_B = jnp.where(batch["image_mask"].any(1), batch["sequence_emotion"], -1)
+    return _one_term(losses.classification(logits_BxC, labels_B))
+
+
+def text_denoising(model, params, batch: Batch, rng, settings, step) -> Result:
+    """Rebuilds the context from spans masked and turns shuffled (BART)."""
+    shuffle_keys_B = row_keys(jax.random.fold_in(rng, 0), batch)
+    span_keys_B = row_keys(jax.random.fold_in(rng, 1), batch)
+    target_BxS = batch["context"]
+    tokens_BxS, turn_BxS = corruption.shuffle_turns(
+        shuffle_keys_B, target_BxS, batch["context_turn"], model.special
+    )
+    tokens_BxS, turn_BxS = corruption.infill(
+        span_keys_B,
+        tokens_BxS,
+        turn_BxS,
+        settings["mask_fraction"],
+        settings["mean_span_tokens"],
+        model.special,
+    )
+    words = TextSide(tokens_BxS, turn_BxS, tokens_BxS != model.special.pad)
+    encoded = _encode(model, params, batch, rng, words=words)
+    hidden_BxSxD = _decode(model, params, encoded, target_BxS, rng)
+    return _one_term(_vocabulary(model, params, hidden_BxSxD, target_BxS))
+
+
+def text_emotion(model, params, batch: Batch, rng, settings, step) -> Result:
+    """Trains the judge on labelled utterances: the response's words, and its emotion."""
+    logits_BxC = _apply(model, params, "judge_tokens", batch["response"])
+    spoken_B = (batch["response"] != model.special.pad).any(1)
+    labels_B = jnp.where(spoken_B, batch["response_emotion"], -1)
+    return _one_term(losses.classification(logits_BxC, labels_B))
+
+
+def masked_multimodal(model, params, batch: Batch, rng, settings, step) -> Result:
+    """Masked tokens, and every image's emotion, from both sides (the original's "isl_mlm")."""
+    target_BxS = batch["context"]
+    tokens_BxS, chosen_BxS = corruption.mask_tokens(
+        row_keys(rng, batch),
+        target_BxS,
+        settings["mask_fraction"],
+        model.special,
+        model.vocab_size,
+    )
+    words = TextSide(tokens_BxS, batch["context_turn"], target_BxS != model.special.pad)
+    encoded = _encode(model, params, batch, rng, images=True, words=words)
+    hidden_BxSxD = _apply(model, params, "masked_token_hidden", encoded)
+    tokens, tokens_metrics = _one_term(
+        _vocabulary(model, params, hidden_BxSxD, target_BxS, chosen_BxS), "tokens"
+    )
+    logits_BxNxC = _apply(model, params, "image_emotion_logits", encoded)
+    labels_BxN = jnp.where(batch["image_mask"], batch["image_emotion"], -1)
+    images, images_metrics = _one_term(losses.classification(logits_BxNxC, labels_BxN), "images")
+    return tokens | images, tokens_metrics | images_metrics
+
+
+def emotional_response(model, params, batch: Batch, rng, settings, step) -> Result:
+    """The response, and, as the judge reads it, the response's emotion (the original's "tso").
+
+    MLE + lambda(step) * CE(C(e_1..T), y), with e_t by `settings["estimator"]` (see
+    `losses.ResponsePass`). The judge's parameters are held fixed here, and it is run without
+    dropout: only the generator learns from the second term.
+    """
+    encoded = _encode(model, params, batch, rng, images=True, words=text_side(batch, model.special))
+    target_BxT = batch["response"]
+    mask_BxT = target_BxT != model.special.pad
+    hidden_BxTxD = _decode(model, params, encoded, target_BxT, rng)
+    if not settings["consistency_weight"]:
+        return _one_term(_vocabulary(model, params, hidden_BxTxD, target_BxT), "tokens")
+    judge = jax.lax.stop_gradient(params["judge_network"])
+    walk = losses.response(
+        hidden_BxTxD,
+        params["token_embedding"],
+        target_BxT,
+        mask_BxT,
+        judge["embedding"],
+        settings["estimator"],
+        temperature(settings, step),
+        jax.random.fold_in(_first_row(rng, batch), 2),
+        model.vocab_chunk_tokens,
+    )
+    fixed = {**params, "judge_network": judge}
+    logits_BxC = _apply(model, fixed, "judge_embedded", walk.embedded_BxTxJ, mask_BxT)
+    labels_B = jnp.where(mask_BxT.any(1), batch["response_emotion"], -1)
+    terms, metrics = _one_term((walk.nll_sum, walk.count, walk.correct), "tokens")
+    emotion, emotion_metrics = _one_term(losses.classification(logits_BxC, labels_B), "emotion")
+    emotion["emotion"] = emotion["emotion"]._replace(scale=consistency_weight(settings, step))
+    return terms | emotion, metrics | emotion_metrics
+
+
+def image_text_contrastive(model, params, batch: Batch, rng, settings, step) -> Result:
+    """Binds a window's images to its words (sigmoid loss over the global batch)."""
+    words = text_side(batch, model.special)
+    seen = _encode(model, params, batch, rng, images=True)
+    read = _encode(model, params, batch, rng, words=words)
+    vectors = _apply(model, params, "contrastive_vectors", seen, read)
+    image_BxG, text_BxG, log_scale, bias = vectors
+    both_B = batch["image_mask"].any(1) & words.mask_BxS.any(1)
+    return _one_term(losses.sigmoid_contrastive(image_BxG, text_BxG, both_B, log_scale, bias))
+
+
+OBJECTIVES: dict[str, Callable[..., Result]] = {
+    "image_emotion": image_emotion,
+    "sequence_emotion": sequence_emotion,
+    "text_denoising": text_denoising,
+    "text_emotion": text_emotion,
+    "masked_multimodal": masked_multimodal,
+    "emotional_response": emotional_response,
+    "image_text_contrastive": image_text_contrastive,
+}
+
+
+def consistency_weight(settings: Mapping, step: jax.Array) -> jax.Array:
+    """lambda(step): 0 until `consistency_start_step`, then linear to `consistency_weight`."""
+    ramp = (step - settings["consistency_start_step"]) / max(settings["consistency_ramp_steps"], 1)
+    return settings["consistency_weight"] * jnp.clip(ramp, 0.0, 1.0)
+
+
+def temperature(settings: Mapping, step: jax.Array) -> jax.Array:
+    """tau(step): geometric from `temperature_start` to `temperature_end`."""
+    done = jnp.clip(step / max(settings["temperature_anneal_steps"], 1), 0.0, 1.0)
+    ratio = settings["temperature_end"] / settings["temperature_start"]
+    return settings["temperature_start"] * ratio**done
+
+
+def row_keys(rng: jax.Array, batch: Batch) -> jax.Array:
+    """One key an example, from its place in the global batch."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, batch["row"])
+
+
+def _first_row(rng: jax.Array, batch: Batch) -> jax.Array:
+    """A key for noise over a whole (micro-)batch."""
+    return jax.random.fold_in(rng, batch["row"][0])
+
+
+def _apply(model, params, method: str, *args, dropout: jax.Array | None = None):
+    rngs = None if dropout is None else {"dropout": dropout}
+    return model.apply({"params": params}, *args, method=method, rngs=rngs)
+
+
+def _encode(model, params, batch, rng, images: bool = False, words: TextSide | None = None):
+    image_side = None
+    if images:
+        image_side = ImageSide(batch["visual"], batch["image_mask"], batch["image_turn"])
+    key = jax.random.fold_in(_first_row(rng, batch), 0)
+    return _apply(model, params, "encode", image_side, words, dropout=key)
+
+
+def _decode(model, params, encoded, target_BxT, rng) -> jax.Array:
+    tokens_BxT = shift_right(target_BxT, model.special)
+    key = jax.random.fold_in(rng, 1)
+    return _apply(
+        model, params, "decode", tokens_BxT, encoded.hidden_BxLxD, encoded.mask_BxL, dropout=key
+    )
+
+
+def _vocabulary(model, params, hidden_BxLxD, target_BxL, mask_BxL=None) -> tuple:
+    if mask_BxL is None:
+        mask_BxL = target_BxL != model.special.pad
+    return losses.vocabulary(
+        hidden_BxLxD, params["token_embedding"], target_BxL, mask_BxL, model.vocab_chunk_tokens
+    )
+
+
+def _one_term(result: tuple[jax.Array, ...], name: str = "") -> Result:
+    """A term and its accuracy out of a loss's (sum, count, correct)."""
+    loss_sum, count, correct = result
+    accuracy = f"{name}_accuracy" if name else "accuracy"
+    return {name: Term(loss_sum, count)}, {accuracy: (correct, count)}
