@@ -143,6 +143,7 @@ def _local() -> ConfigDict:
         dict(
             batch_size=64,
             examples=512,  # of the split, from its start; 0 = all
+            generated_examples=256,  # of those, how many get a response for the text metrics
             best_metric="response_perplexity",
             best_mode="min",
         )
@@ -263,7 +264,7 @@ def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
         checkpoint_every_steps=2500,
         keep_checkpoints=3,
     )
-    config.evaluate.update(batch_size=batch_size, examples=8192)
+    config.evaluate.update(batch_size=batch_size, examples=8192, generated_examples=2048)
     config.generate.examples = 256
     config.objectives.emotional_response.update(
         consistency_start_step=steps // 5,

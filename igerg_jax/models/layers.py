@@ -26,12 +26,24 @@ ACTIVATION_AXES = ("batch", None, None)
 BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
 
 
-def named(init, *axes: str):
+class Named(nn.LogicallyPartitioned):
+    """A parameter with its logical axes, and no more than that.
+
+    Linen's own box also constrains the value's sharding whenever it is opened under a mesh. That
+    breaks on DenseGeneral, which opens it with a flattened shape; and the sharding of parameters
+    is already said, once, by the step's `in_shardings`.
+    """
+
+    def unbox(self, apply_constraint: bool = True):
+        return self.value
+
+
+def named(init, *axes: str | None):
     """An initializer whose parameter carries the logical `axes`, one a dimension."""
-    return nn.with_logical_partitioning(init, axes)
+    return lambda *args, **kwargs: Named(init(*args, **kwargs), axes)
 
 
-def normal_init(*axes: str):
+def normal_init(*axes: str | None):
     """BERT's and BART's initialisation: a normal of standard deviation 0.02."""
     return named(nn.initializers.normal(0.02), *axes)
 

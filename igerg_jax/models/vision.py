@@ -45,7 +45,7 @@ class VisionTransformer(nn.Module):
             strides=size,
             padding="VALID",
             dtype=self.dtype,
-            kernel_init=layers.normal_init("patch", "patch", "patch", "embed"),
+            kernel_init=layers.normal_init(None, None, None, "embed"),
             bias_init=layers.named(nn.initializers.zeros, "norm"),
             name="patch_embedding",
         )(x)
@@ -135,7 +135,7 @@ class Bottleneck(nn.Module):
             dtype=self.dtype,
             kernel_init=layers.named(
                 nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-                *("patch", "patch", "patch", "norm"),
+                *(None, None, None, "norm"),
             ),
             name=name,
         )(x)
@@ -171,7 +171,7 @@ class ResNet50(nn.Module):
             dtype=self.dtype,
             kernel_init=layers.named(
                 nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-                *("patch", "patch", "patch", "norm"),
+                *(None, None, None, "norm"),
             ),
             name="stem",
         )(x)

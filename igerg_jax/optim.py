@@ -1,0 +1,100 @@
+"""Schedules, parameter masks, and the optax chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from igerg_jax.errors import UserError
+
+# Parameters without weight decay, by the last part of their name: norms' and biases', and the
+# scalars of the contrastive loss. Embedding tables decay, as BART's do.
+NO_DECAY = ("bias", "scale", "mean", "variance", "contrastive_bias", "contrastive_log_scale")
+
+OPTIMIZERS = ("adamw",)
+SCHEDULES = ("cosine", "inverse_sqrt")
+
+
+def schedule(settings: Mapping, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then cosine or inverse square root.
+
+    Args:
+      settings: `config.optim`.
+      steps: of the whole run; where cosine ends.
+
+    Raises:
+      UserError: the schedule's name is unknown, or the warm-up does not fit.
+    """
+    peak, warmup = settings["peak_learning_rate"], settings["warmup_steps"]
+    start = settings["initial_learning_rate"]
+    if warmup < 1:
+        raise UserError(f"optim.warmup_steps is {warmup}; it must be at least 1")
+    if settings["schedule"] == "cosine":
+        if warmup >= steps:
+            raise UserError(
+                f"optim.warmup_steps ({warmup}) must be below train.steps ({steps}); "
+                "lower the one or raise the other"
+            )
+        end = settings["final_learning_rate"]
+        return optax.warmup_cosine_decay_schedule(start, peak, warmup, steps, end)
+    if settings["schedule"] == "inverse_sqrt":
+        # fairseq's: rises linearly to the peak, then peak * sqrt(warmup / step).
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(start, peak, warmup),
+                lambda step: peak * (warmup / (step + warmup)) ** 0.5,
+            ],
+            [warmup],
+        )
+    names = ", ".join(SCHEDULES)
+    raise UserError(f"optim.schedule '{settings['schedule']}' is not one of {names}")
+
+
+def decay_mask(params: Any) -> Any:
+    """True where weight decay applies; same structure as `params`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NO_DECAY, params)
+
+
+def labels(params: Any, frozen: tuple[str, ...]) -> Any:
+    """ "frozen" for the parameters under a top-level name in `frozen`, else "trained"."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "frozen" if path[0].key in frozen else "trained", params
+    )
+
+
+def optimizer(
+    settings: Mapping, steps: int, frozen: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """The chain: clip by global norm, optimizer, decoupled weight decay, learning rate.
+
+    Args:
+      settings: `config.optim`.
+      steps: of the whole run.
+      frozen: top-level parameter names that are not trained; they get no optimizer state.
+
+    Raises:
+      UserError: an unknown name in `settings`.
+    """
+    if settings["name"] not in OPTIMIZERS:
+        names = ", ".join(OPTIMIZERS)
+        raise UserError(f"optim.name '{settings['name']}' is not one of {names}")
+    clip = settings["clip_norm"]
+    trained = optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        optax.adamw(
+            schedule(settings, steps),
+            b1=settings["b1"],
+            b2=settings["b2"],
+            eps=settings["eps"],
+            weight_decay=settings["weight_decay"],
+            mask=decay_mask,
+        ),
+    )
+    if not frozen:
+        return trained
+    return optax.multi_transform(
+        {"trained": trained, "frozen": optax.set_to_zero()}, lambda p: labels(p, frozen)
+    )

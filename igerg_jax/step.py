@@ -1,0 +1,342 @@
+"""Training state, and the one jitted step that combines the objectives.
+
+The loss is sum over objectives k of weight_k * sum over its terms of scale * loss_sum / count,
+with counts over the global batch, whatever the number of devices or accumulation steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from igerg_jax import objectives, optim, sharding
+from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
+from igerg_jax.errors import UserError
+from igerg_jax.models.igerg import Igerg
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """What a checkpoint holds. `step` counts batches read, skipped ones too."""
+
+    step: jax.Array  # int32 scalar
+    params: Any  # float32
+    opt_state: Any
+    ema_params: Any  # None without a moving average
+    skipped_steps: jax.Array  # int32 scalar, of the whole run
+    consecutive_skips: jax.Array  # int32 scalar
+
+
+class Setup(NamedTuple):
+    """What every entry point builds from a config before it touches data or devices' memory."""
+
+    config: Any
+    model: Igerg
+    spec: BatchSpec  # of a training step
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    rules: tuple
+    abstract_state: TrainState  # jax.ShapeDtypeStruct leaves, with shardings
+
+
+def batch_spec(config: Any, batch_size: int) -> BatchSpec:
+    """The static sizes of a batch under `config`."""
+    data = config.data
+    return BatchSpec(
+        batch_size=batch_size,
+        images=data.context_turns + 1,
+        context_tokens=data.context_tokens,
+        response_tokens=data.response_tokens,
+        image_size=0 if data.feature_dim else data.image_size,
+        feature_dim=data.feature_dim,
+    )
+
+
+def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
+    """The module that `config.model` describes.
+
+    Raises:
+      UserError: sizes that do not go together.
+    """
+    model = config.model
+    longest = max(config.data.context_tokens, config.data.response_tokens)
+    if longest > model.text.max_positions:
+        raise UserError(
+            f"model.text.max_positions={model.text.max_positions} is below the {longest} tokens "
+            "of data.context_tokens or data.response_tokens; raise the one or lower the other"
+        )
+    if model.vision.kind == "vit" and config.data.image_size % model.vision.patch_size:
+        raise UserError(
+            f"data.image_size={config.data.image_size} does not divide into patches of "
+            f"model.vision.patch_size={model.vision.patch_size} pixels"
+        )
+    if (model.vision.kind == "features") != (config.data.feature_dim > 0):
+        raise UserError(
+            "model.vision.kind='features' and data.feature_dim > 0 go together: set both or none"
+        )
+    for part in (model.vision, model.text, model.judge):
+        if "width" in part and part.width % part.heads:
+            raise UserError(f"width={part.width} does not divide into heads={part.heads}")
+    return Igerg(
+        **model.to_dict(),
+        vocab_size=vocab_size,
+        max_turns=config.data.context_turns + 1,
+        special=special,
+    )
+
+
+def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> Setup:
+    """Model, optimizer, mesh and the abstract state; checks what can be checked without data.
+
+    Args:
+      devices: default all of the process's backend.
+
+    Raises:
+      UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.
+    """
+    mesh = sharding.make_mesh(config.mesh, devices)
+    train = config.train
+    sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
+    if not active_objectives(config):
+        raise UserError("every objective's weight is 0; there is nothing to train")
+    model = build_model(config, vocab_size, special)
+    frozen = ("vision_tower",) if config.model.vision.frozen else ()
+    optimizer = optim.optimizer(config.optim, train.steps, frozen)
+    spec = batch_spec(config, train.batch_size)
+    rules = sharding.rules(config)
+    try:
+        boxed = jax.eval_shape(lambda: _init_params(config, model, spec))
+    except ValueError as error:  # a name or size that only the modules know
+        raise UserError(str(error)) from error
+    shardings = sharding.state_shardings(boxed, mesh, rules)
+    params = jax.tree.map(_abstract, nn.meta.unbox(boxed), shardings)
+    state = jax.eval_shape(lambda p: new_state(config, optimizer, p), params)
+    everywhere = sharding.replicated(mesh)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda leaf, parameter: _abstract(leaf, parameter.sharding),
+        state.opt_state,
+        params,
+        transform_non_params=lambda leaf: _abstract(leaf, everywhere),
+    )
+    state = state.replace(
+        step=_abstract(state.step, everywhere),
+        params=params,
+        opt_state=opt_state,
+        ema_params=params if config.optim.ema_decay else None,
+        skipped_steps=_abstract(state.skipped_steps, everywhere),
+        consecutive_skips=_abstract(state.consecutive_skips, everywhere),
+    )
+    return Setup(config, model, spec, optimizer, mesh, rules, state)
+
+
+def active_objectives(config: Any) -> list[str]:
+    """Names of the objectives with a weight, in `objectives.OBJECTIVES`'s order."""
+    return [name for name in objectives.OBJECTIVES if config.objectives[name].weight]
+
+
+@contextlib.contextmanager
+def mesh_context(setup: Setup):
+    """What tracing needs: the mesh, and the rules behind logical axis names."""
+    with jax.set_mesh(setup.mesh), nn.logical_axis_rules(setup.rules):
+        yield
+
+
+def init_state(setup: Setup) -> TrainState:
+    """A fresh state, made on the devices where it lives: the same values on any mesh."""
+    config, model = setup.config, setup.model
+
+    def init():
+        params = nn.meta.unbox(_init_params(config, model, setup.spec))
+        return new_state(config, setup.optimizer, params)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
+    with mesh_context(setup):
+        return jax.jit(init, out_shardings=shardings)()
+
+
+def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any) -> TrainState:
+    """The state of step 0 around `params`."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
+        skipped_steps=jnp.zeros((), jnp.int32),
+        consecutive_skips=jnp.zeros((), jnp.int32),
+    )
+
+
+def base_key(config: Any) -> jax.Array:
+    """The key that everything random in a run is folded from."""
+    return jax.random.key(config.seed, impl=config.train.prng)
+
+
+def make_step(setup: Setup) -> Callable:
+    """The jitted step: (state, batch) -> (state, metrics), the state donated.
+
+    `metrics` are float32 scalars: loss/total, loss/<objective> and its terms,
+    accuracy/<objective>, grad_norm, learning_rate, skipped (0 or 1), consecutive_skips.
+    A step whose loss or gradient is not finite changes nothing but the counters.
+    """
+    config, model, optimizer = setup.config, setup.model, setup.optimizer
+    learning_rate = optim.schedule(config.optim, config.train.steps)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]):
+        key = jax.random.fold_in(base_key(config), state.step)
+        grads, metrics = _gradients(config, model, state.params, batch, key, state.step)
+        norm = optax.tree_utils.tree_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - config.optim.ema_decay)
+        good = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(norm)
+        bad = (~good).astype(jnp.int32)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt_state, ema_params),
+            (state.params, state.opt_state, state.ema_params),
+        )
+        consecutive = (state.consecutive_skips + bad) * bad
+        state = TrainState(
+            step=state.step + 1,
+            params=kept[0],
+            opt_state=kept[1],
+            ema_params=kept[2],
+            skipped_steps=state.skipped_steps + bad,
+            consecutive_skips=consecutive,
+        )
+        metrics |= {
+            "grad_norm": norm,
+            "learning_rate": jnp.asarray(learning_rate(state.step - 1), jnp.float32),
+            "skipped": bad.astype(jnp.float32),
+            "consecutive_skips": consecutive.astype(jnp.float32),
+        }
+        return state, metrics
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
+    return jax.jit(
+        step,
+        in_shardings=(shardings, sharding.batch_sharding(setup.mesh)),
+        out_shardings=(shardings, sharding.replicated(setup.mesh)),
+        donate_argnums=0,
+    )
+
+
+def compile_step(setup: Setup):
+    """`make_step`, compiled ahead of time for `setup.spec`: it cannot compile again."""
+    placed = sharding.batch_sharding(setup.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
+        for name, (shape, dtype) in setup.spec.shapes().items()
+    }
+    with mesh_context(setup):
+        return make_step(setup).lower(setup.abstract_state, batch).compile()
+
+
+def objective_sums(config, model, params, batch, key, step) -> tuple[dict, dict]:
+    """Every active objective's terms and metrics, keyed (objective, name).
+
+    An objective's randomness depends on its place in the table of all objectives, so that
+    switching another one off does not change it.
+    """
+    order = list(objectives.OBJECTIVES)
+    batch = objectives.annotate(model, params, batch, jax.random.fold_in(key, len(order)))
+    terms, metrics = {}, {}
+    for name in active_objectives(config):
+        rng = jax.random.fold_in(key, order.index(name))
+        own = objectives.OBJECTIVES[name](
+            model, params, batch, rng, config.objectives[name].to_dict(), step
+        )
+        terms |= {(name, part): term for part, term in own[0].items()}
+        metrics |= {(name, part): value for part, value in own[1].items()}
+    return terms, metrics
+
+
+def _gradients(config, model, params, batch, key, step) -> tuple[Any, dict[str, jax.Array]]:
+    """The gradient of the loss over the whole batch, and the metrics."""
+    pieces = config.train.accumulate_steps
+    batch = dict(batch, row=jnp.arange(batch["image_mask"].shape[0]))
+
+    def total(params, batch, counts):
+        terms, metrics = objective_sums(config, model, params, batch, key, step)
+        counts = counts or {name: term.count for name, term in terms.items()}
+        loss = sum(
+            config.objectives[name[0]].weight * _mean(term, counts[name])
+            for name, term in terms.items()
+        )
+        return loss, (terms, metrics)
+
+    if pieces == 1:
+        grads, (terms, metrics) = jax.grad(total, has_aux=True)(params, batch, None)
+        return grads, _readable(config, terms, metrics)
+
+    # Examples i, i + pieces, ... go together: each device then cuts up its own rows.
+    micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def count(sums, batch):
+        terms, _ = objective_sums(config, model, params, batch, key, step)
+        counts = {name: term.count for name, term in terms.items()}
+        return jax.tree.map(jnp.add, sums, counts), None
+
+    def accumulate(sums, batch):
+        grads, (terms, metrics) = jax.grad(total, has_aux=True)(params, batch, counts)
+        kept = {name: term._replace(scale=0.0) for name, term in terms.items()}
+        scales = {name: jnp.float32(term.scale) for name, term in terms.items()}
+        return jax.tree.map(jnp.add, sums, (grads, kept, metrics)), scales
+
+    first = jax.tree.map(lambda x: x[0], micro)
+    shapes = jax.eval_shape(lambda: objective_sums(config, model, params, first, key, step))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    # Means need the whole batch's counts first. They do not depend on the model's output, so
+    # the compiler drops everything else from this loop.
+    no_counts = {name: term.count for name, term in zeros[0].items()}
+    counts, _ = jax.lax.scan(count, no_counts, micro)
+    start = (jax.tree.map(jnp.zeros_like, params), _no_scales(zeros[0]), zeros[1])
+    (grads, terms, metrics), scales = jax.lax.scan(accumulate, start, micro)
+    terms = {name: term._replace(scale=scales[name][0]) for name, term in terms.items()}
+    return grads, _readable(config, terms, metrics)
+
+
+def _no_scales(terms: dict) -> dict:
+    return {name: term._replace(scale=0.0) for name, term in terms.items()}
+
+
+def _mean(term: objectives.Term, count: jax.Array) -> jax.Array:
+    return term.scale * term.loss_sum / jnp.maximum(count, 1.0)
+
+
+def _readable(config, terms: dict, metrics: dict) -> dict[str, jax.Array]:
+    """Scalars by name: loss/total, loss/<objective>[/<term>], accuracy/<objective>[/<term>]."""
+    out = {}
+    for (name, part), term in terms.items():
+        out[f"loss/{name}"] = out.get(f"loss/{name}", 0.0) + _mean(term, term.count)
+        if part:
+            out[f"loss/{name}/{part}"] = term.loss_sum / jnp.maximum(term.count, 1.0)
+    for (name, part), (total, count) in metrics.items():
+        out[f"metric/{name}/{part}"] = total / jnp.maximum(count, 1.0)
+    out["loss/total"] = sum(
+        config.objectives[name].weight * out[f"loss/{name}"] for name in active_objectives(config)
+    )
+    return out
+
+
+def _init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
+    """Boxed parameters: arrays with their logical axis names."""
+    # One row is enough: no parameter's shape depends on B.
+    batch = synthetic(
+        BatchSpec(**{**vars(spec), "batch_size": 1}), model.special, model.vocab_size, seed=0
+    )
+    return model.init(base_key(config), batch)["params"]
+
+
+def _abstract(leaf: Any, placed: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
