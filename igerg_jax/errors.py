@@ -1,5 +1,9 @@
-"""The one exception for what a user can mend: main.py prints its message and exits with 2."""
+"""The exceptions that main.py turns into one message."""
 
 
 class UserError(ValueError):
-    """Bad input. The message names the thing that is wrong and what to do about it."""
+    """Bad input: exit code 2. The message names what is wrong and what to do about it."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on. The message says why; main.py prints it and exits with 1."""

@@ -1,0 +1,405 @@
+"""The training loop: a config and a workdir in, a trained model and a report out."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import itertools
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from igerg_jax import logs, report, sharding
+from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
+from igerg_jax.checkpoint import Checkpoints, load_params
+from igerg_jax.errors import RunError
+from igerg_jax.step import (
+    Setup,
+    TrainState,
+    active_objectives,
+    compile_step,
+    init_state,
+    new_state,
+    set_up,
+)
+
+SYNTHETIC = "synthetic"  # config.data.dataset: random batches, no data and no TensorFlow
+
+
+def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Trains `config` in `workdir`, from its newest checkpoint if there is one.
+
+    Leaves config.json, checkpoints/, metrics.jsonl, TensorBoard events, and, at the end,
+    samples.jsonl, summary.json and report.html.
+
+    Returns:
+      What is in summary.json.
+
+    Raises:
+      UserError: the config asks for what cannot be; nothing was written.
+      RunError: training cannot go on; the last good state is saved.
+      SystemExit: the process was told to stop; the state is saved.
+    """
+    start = time.perf_counter()
+    prepared = prepare(config)
+    setup = set_up_run(config, prepared)
+    digest = prepared.tokenizer.digest if prepared else SYNTHETIC
+    checkpoints = Checkpoints(workdir, config, digest)
+    try:
+        state, resumed_from = first_state(setup, checkpoints)
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+        _greet(setup, prepared, resumed_from)
+        evaluator = make_evaluator(setup, prepared)
+        loop = Loop(setup, checkpoints, evaluator, workdir, resumed_from or 0, start)
+        state = loop.run(state, batches(setup, prepared, int(state.step)))
+        checkpoints.save(state, loop.evaluation, force=True)
+        summary = loop.summary(state) | {"resumed_from": resumed_from}
+        return finish(setup, evaluator, state, workdir, summary, start)
+    finally:
+        checkpoints.close()
+
+
+def prepare(config: Any) -> Any | None:
+    """The prepared dataset, or None for synthetic batches. Imports TensorFlow only for data."""
+    if config.data.dataset == SYNTHETIC:
+        return None
+    from igerg_jax.data import prepare as data
+
+    return data.prepare(config)
+
+
+def set_up_run(config: Any, prepared: Any | None) -> Setup:
+    """`step.set_up` with the dataset's vocabulary."""
+    if prepared is None:
+        return set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
+    return set_up(config, prepared.tokenizer.vocab_size, prepared.tokenizer.special)
+
+
+def make_evaluator(setup: Setup, prepared: Any | None) -> Any | None:
+    """What evaluates on held-out data; synthetic batches have none."""
+    if prepared is None:
+        return None
+    from igerg_jax.evaluate import Evaluator
+
+    return Evaluator(setup, prepared)
+
+
+def batches(setup: Setup, prepared: Any | None, start_step: int) -> Iterator[dict]:
+    """This process's slice of the batches of steps `start_step`, `start_step` + 1, ..."""
+    if prepared is not None:
+        from igerg_jax.data import pipeline
+
+        return pipeline.train_batches(
+            prepared, setup.config, start_step, jax.process_index(), jax.process_count()
+        )
+    rows = setup.spec.batch_size // jax.process_count()
+    first = rows * jax.process_index()
+
+    def make(step: int) -> dict[str, np.ndarray]:
+        whole = synthetic(setup.spec, setup.model.special, setup.model.vocab_size, seed=step)
+        return {name: values[first : first + rows] for name, values in whole.items()}
+
+    return map(make, itertools.count(start_step))
+
+
+def first_state(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, int | None]:
+    """(the state to start from, the step it was resumed from or None)."""
+    step = checkpoints.latest_step()
+    if step is not None:
+        return checkpoints.restore(setup.abstract_state), step
+    config = setup.config
+    state = init_state(setup)
+    if config.init_from:
+        params, found = load_params(config.init_from, setup, state.params)
+        logs.say(f"starting from {config.init_from}: {found.describe()}")
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
+        make = jax.jit(
+            lambda params: new_state(config, setup.optimizer, params), out_shardings=shardings
+        )
+        state = make(params)
+    return state, None
+
+
+class Loop:
+    """The steps between the first state and the last, and what they leave in the workdir."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        checkpoints: Checkpoints,
+        evaluator: Any | None,
+        workdir: epath.Path,
+        resumed_step: int,
+        start: float,
+    ):
+        self._setup, self._config = setup, setup.config
+        self._checkpoints, self._evaluator = checkpoints, evaluator
+        self._workdir, self._start = workdir, start
+        self._is_writer = jax.process_index() == 0
+        self._writers = logs.make_writers(workdir, resumed_step) if self._is_writer else []
+        self._progress = logs.Progress(
+            setup.config.train.steps, resumed_step, quiet=not self._is_writer
+        )
+        self._first_step = resumed_step
+        self._clock = logs.Clock()
+        self._interval: list[dict[str, float]] = []  # metrics since the last line
+        self._interval_start = (0.0, 0.0)  # training and input seconds when it began
+        self._seconds_to_first_step: float | None = None
+        self.evaluation: dict[str, float] | None = None
+
+    def run(self, state: TrainState, source: Iterator[dict]) -> TrainState:
+        """Trains to `config.train.steps`. The metrics of a step are read after the next one
+        was started, so that the device never waits for the host."""
+        train, step = self._config.train, int(state.step)
+        if step >= train.steps:
+            return state
+        compiled = compile_step(self._setup)
+        placed = sharding.batch_sharding(self._setup.mesh)
+        pending: tuple[int, Any] | None = None
+        with _stop_signals() as stop_after, _watchdog(train.stall_seconds) as alive:
+            self._clock = logs.Clock()
+            while step < train.steps:
+                waited = time.perf_counter()
+                batch = next(source)
+                self._clock.input_seconds += time.perf_counter() - waited
+                with jax.transfer_guard("disallow"):
+                    state, metrics = compiled(state, sharding.to_devices(batch, placed))
+                    step += 1
+                    if pending:
+                        self._read(*pending)
+                    pending = (step, metrics)
+                alive()
+                self._progress.advance(step)
+                stop = stop_after(step)
+                if self._pauses_after(step, stop):
+                    self._read(*pending)
+                    pending = None
+                    self._clock.pause()
+                    self._evaluate_and_save(step, state, stop)
+                    self._clock.resume()
+            if pending:
+                self._read(*pending)
+        self._clock.pause()
+        self._progress.close()
+        for writer in self._writers:
+            writer.close()
+        return state
+
+    def _pauses_after(self, step: int, stop: int | None) -> bool:
+        train = self._config.train
+        every = (train.evaluate_every_steps, train.checkpoint_every_steps)
+        return stop is not None or any(_due(step, n) for n in every)
+
+    def _evaluate_and_save(self, step: int, state: TrainState, stop: int | None) -> None:
+        train = self._config.train
+        last = step == train.steps
+        if _due(step, train.evaluate_every_steps) and not last and stop is None:
+            self.evaluation = self._evaluate(step, state)
+            self._checkpoints.save(state, self.evaluation)
+        elif (_due(step, train.checkpoint_every_steps) or stop is not None) and not last:
+            self._checkpoints.save(state, None, force=stop is not None)
+        if stop is not None:
+            self._checkpoints.wait()
+            logs.say(
+                f"stopped by {signal.Signals(stop).name} after step {step}; the state is saved, "
+                "the same command goes on from there"
+            )
+            sys.exit(128 + stop)
+
+    def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
+        if self._evaluator is None:
+            return None
+        split = self._config.data.eval_split
+        values, _ = self._evaluator.metrics(eval_params(state), split, generate=False)
+        for writer in self._writers:
+            writer.write(step, {f"{split}/{name}": value for name, value in values.items()})
+        if self._is_writer:
+            shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
+            logs.say(f"step {step} on {split}: {shown}")
+        return values
+
+    def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes a finished step's metrics from the device; logs when a line is due."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        train = self._config.train
+        if self._seconds_to_first_step is None:
+            self._seconds_to_first_step = time.perf_counter() - self._start
+            self._clock.lap()
+        self._interval.append(values)
+        if values["skipped"]:
+            logs.say(f"step {step}: {_blame(values)} is not finite; the step is skipped")
+        if values["consecutive_skips"] >= train.max_consecutive_skips:
+            raise RunError(
+                f"step {step}: {_blame(values)} was not finite for {train.max_consecutive_skips} "
+                f"steps in a row; the newest checkpoint in {self._workdir} is from before. Lower "
+                "optim.peak_learning_rate or that objective's weight and start again"
+            )
+        first = step == self._first_step + 1
+        if first or _due(step, train.log_every_steps) or step == train.steps:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        """Writes the means of an interval, non-finite steps left out."""
+        seconds, waited = self._clock.lap(), self._clock.input_seconds
+        elapsed = max(seconds - self._interval_start[0], 1e-9)
+        count = len(self._interval)
+        kept = [row for row in self._interval if not row["skipped"]] or self._interval
+        line = {name: sum(row[name] for row in kept) / len(kept) for name in kept[0]}
+        line["skipped"] = sum(row["skipped"] for row in self._interval)
+        line |= {
+            "examples_per_second": count * self._config.train.batch_size / elapsed,
+            "input_wait_fraction": min((waited - self._interval_start[1]) / elapsed, 1.0),
+            "wall_seconds": time.perf_counter() - self._start,
+        }
+        for writer in self._writers:
+            writer.write(step, line)
+        left = (self._config.train.steps - step) * seconds / max(step - self._first_step, 1)
+        self._progress.show(step, line, left)
+        self._interval, self._interval_start = [], (seconds, waited)
+
+    def summary(self, state: TrainState) -> dict[str, Any]:
+        """summary.json, but for what the final evaluation adds."""
+        config = self._config
+        done = int(state.step) - self._first_step
+        seconds = self._clock.training_seconds
+        return {
+            "name": config.name,
+            "preset": config.preset,
+            "steps": config.train.steps,
+            "final_step": int(state.step),
+            "examples_per_second": done * config.train.batch_size / seconds if done else None,
+            "input_wait_fraction": self._clock.input_seconds / seconds if done else None,
+            "seconds_to_first_step": self._seconds_to_first_step,
+            "skipped_steps": int(state.skipped_steps),
+            "parameters": count_parameters(state.params),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "objectives": objective_losses(self._workdir, active_objectives(config)),
+        }
+
+
+def finish(
+    setup: Setup,
+    evaluator: Any | None,
+    state: TrainState,
+    workdir: epath.Path,
+    summary: dict[str, Any],
+    start: float,
+) -> dict[str, Any]:
+    """The last evaluation, samples.jsonl, summary.json and report.html."""
+    if evaluator is not None:
+        from igerg_jax import evaluate
+
+        summary |= evaluate.run(setup, evaluator, eval_params(state), workdir)
+    summary["wall_seconds"] = time.perf_counter() - start
+    if jax.process_index() == 0:
+        partial = workdir / "summary.json.partial"
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        partial.rename(workdir / "summary.json")
+        page = report.write_report(workdir)
+        logs.say(f"report: {page}")
+    return summary
+
+
+def eval_params(state: TrainState) -> Any:
+    """The parameters to evaluate and generate with: the moving average where there is one."""
+    return state.params if state.ema_params is None else state.ema_params
+
+
+def count_parameters(params: Any) -> dict[str, int]:
+    """Numbers of parameters by part of the model."""
+    parts = {"vision_tower": "vision", "judge_network": "judge"}
+    counts = {"vision": 0, "text": 0, "judge": 0}
+    for name, tree in params.items():
+        counts[parts.get(name, "text")] += sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return counts | {"total": sum(counts.values())}
+
+
+def objective_losses(workdir: epath.Path, names: list[str]) -> dict[str, dict[str, float]]:
+    """Each objective's loss in the first and in the last line of metrics.jsonl that has it."""
+    lines = logs.read_jsonl(workdir / "metrics.jsonl")
+    out = {}
+    for name in names:
+        values = [line[f"loss/{name}"] for line in lines if line.get(f"loss/{name}") is not None]
+        if values:
+            out[name] = {"first_loss": values[0], "last_loss": values[-1]}
+    return out
+
+
+def _greet(setup: Setup, prepared: Any | None, resumed_from: int | None) -> None:
+    if jax.process_index():
+        return
+    config = setup.config
+    counts = count_parameters(setup.abstract_state.params)
+    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    mesh = ", ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
+    logs.say(f"{config.name}:{config.preset}  parameters: {sizes}")
+    logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
+    if prepared is not None:
+        windows = prepared.split(config.data.train_split).num_windows
+        logs.say(f"data: {config.data.dataset}, {windows} training windows in {prepared.folder}")
+    if resumed_from is not None:
+        logs.say(f"resuming from step {resumed_from}")
+    logs.say("compiling the step (seconds on a CPU, minutes for large presets) ...")
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _blame(values: dict[str, float]) -> str:
+    """The first objective whose loss is not finite; else the gradient is to blame."""
+    for name, value in values.items():
+        if name.startswith("loss/") and name != "loss/total" and not math.isfinite(value):
+            return f"objective '{name.split('/')[1]}'"
+    return "the gradient"
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[int], int | None]]:
+    """SIGTERM and SIGINT set a flag instead of ending the process.
+
+    Yields a function of the step just done that returns the signal to stop for, or None. With
+    several processes JAX's preemption service takes SIGTERM, so that all stop after one step.
+    """
+    if jax.process_count() > 1:
+        reached = multihost_utils.reached_preemption_sync_point
+        yield lambda step: signal.SIGTERM if reached(step) else None
+        return
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda signum, frame: received.append(signum))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda step: received[0] if received else None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _watchdog(stall_seconds: int) -> Iterator[Callable[[], None]]:
+    """Dumps every thread's stack to stderr when the yielded function is not called for long."""
+    if not stall_seconds:
+        yield lambda: None
+        return
+
+    def alive() -> None:
+        faulthandler.dump_traceback_later(stall_seconds, repeat=True)
+
+    alive()
+    try:
+        yield alive
+    finally:
+        faulthandler.cancel_dump_traceback_later()
