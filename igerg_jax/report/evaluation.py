@@ -133,7 +133,8 @@ def metric_table(summary: Mapping[str, Any]) -> str:
     heads = "".join(f'<th scope="col">{SPLITS[s]}</th>' for s in splits)
     return (
         '<table class="metrics"><caption class="hidden">Evaluation metrics</caption>'
-        f'<thead><tr><th scope="col">Metric</th>{heads}<th scope="col">Beside it</th></tr></thead>'
+        f'<thead><tr><th scope="col">Metric</th>{heads}<th scope="col">Compared with</th></tr>'
+        "</thead>"
         f"{body}</table>"
     )
 
@@ -148,16 +149,17 @@ def _metric_row(
     )
     other, what = BASELINES.get(name, ("", ""))
     if not finite(leading.get(other)):
-        other, what = f"reference_{name}", "people's own responses"
+        other, what = f"reference_{name}", "people's responses"
     beside = formatted(leading, other, form)
     if beside:
         beside = f"{beside} <small>{what}</small>"
+    kind = "beside" if beside else "beside nothing"
     arrow = {1: "↑", -1: "↓", 0: ""}[direction]
     hint = {1: "higher is better", -1: "lower is better", 0: ""}[direction]
     mark = f' <span class="arrow" role="img" aria-label="{hint}" title="{hint}">{arrow}</span>'
     return (
         f'<tr><th scope="row">{html.escape(label)}{mark if arrow else ""}<small>{text}</small></th>'
-        f'{cells}<td data-label="Beside it" class="beside">{beside or "–"}</td></tr>'
+        f'{cells}<td data-label="Compared with" class="{kind}">{beside or "–"}</td></tr>'
     )
 
 
@@ -177,10 +179,12 @@ def _confusion(matrix: list[list[int]], title: str) -> str:
         cells = ""
         for guess, count in zip(EMOTIONS, counts, strict=True):
             share = count / total if total else 0.0
-            style = f'style="--v:{100 * share:.0f}"' + (' class="dark"' if share > 0.5 else "")
+            shade = "mid high" if share > 0.88 else "mid" if share > 0.6 else ""
             hint = f"{count} of {total} {name} faces seen as {guess}"
             text = f"<small>{share:.0%}</small>" if count else ""
-            cells += f'<td {style} title="{hint}">{count}{text}</td>'
+            cells += (
+                f'<td class="{shade}" style="--v:{share:.0%}" title="{hint}">{count}{text}</td>'
+            )
         rows += f'<tr><th scope="row">{name}</th>{cells}<td class="sum">{total}</td></tr>'
     return (
         f'<div class="scroll"><table class="confusion"><caption>{title}: labelled emotion in rows, '

@@ -55,12 +55,15 @@ def _tally(samples: list[dict]) -> str:
     said = [s["spoken_emotion"] == s["reference_emotion"] for s in samples if _judged(s)]
     parts = [f"{len(samples)} conversations that training never saw."]
     if seen:
-        parts.append(f"The model named the emotion of {sum(seen)} of their {len(seen)} faces.")
+        parts.append(
+            f"The model names the emotion right for {sum(seen)} of {len(seen)} labelled faces."
+        )
     if said:
         parts.append(
             f"{sum(said)} of {len(said)} generated responses carry the emotion that was meant, "
-            "as a labeller judges them that took no part in training."
+            "by a labeller that took no part in training."
         )
+    parts.append("Under a face: the emotion seen, its probability, and all seven as a bar.")
     return " ".join(parts)
 
 

@@ -136,7 +136,6 @@ def _summary(summary: Mapping[str, Any], records: list[dict]) -> str:
     waits = [w for _, w in waits if math.isfinite(w)]
     seconds, steps = summary.get("wall_seconds"), formatted(summary, "final_step", "{:,}")
     rows = [
-        ("Run", _escape(" · ".join(filter(None, (summary.get("name"), summary.get("preset")))))),
         ("Steps", steps + formatted(summary, "steps", " of {:,}")),
         ("Resumed from", f"step {resumed:,}" if finite(resumed) else "not resumed"),
         ("Wall time", duration(seconds) if finite(seconds) else ""),
@@ -195,11 +194,11 @@ def _losses(records: list[dict], summary: Mapping[str, Any]) -> str:
 
 def _panel(records: list[dict], key: str, title: str, text: str, summary: Mapping[str, Any]) -> str:
     points = _series(records, key)
-    span = max(5.0, len(points) / 25) if key.startswith("loss/") or key == "grad_norm" else 0
+    span = max(3.0, len(points) / 40) if key.startswith("loss/") or key == "grad_norm" else 0
     averaged = charts.smooth(points, span) if span else []
     change = ""
     if len(averaged) > 1:
-        first, last = charts.short(averaged[0][1]), charts.short(averaged[-1][1])
+        first, last = f"{averaged[0][1]:.3g}", f"{averaged[-1][1]:.3g}"
         change = f'<span class="change">{first} → <b>{last}</b></span>'
     resumed = summary.get("resumed_from")
     chart = charts.line_chart(
@@ -219,7 +218,7 @@ def _curves(records: list[dict]) -> str:
             chart = charts.line_chart(points, f"{LABELS[name]} on validation", from_zero=True)
             caption = f"<figcaption><b>{LABELS[name]}</b><small>validation, by step</small>"
             panels += f'<figure class="panel">{caption}</figcaption>{chart}</figure>'
-    return f'<h3>On the way</h3><div class="panels">{panels}</div>' if panels else ""
+    return f'<h3>During training</h3><div class="panels">{panels}</div>' if panels else ""
 
 
 def _config(config: Mapping[str, Any]) -> str:
