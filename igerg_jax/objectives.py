@@ -2,7 +2,7 @@
 
     objective(model, params, batch, rng, settings, step) -> terms, metrics
 
-`batch` is the contract's dict, with two entries that `annotate` adds. `settings` are the keys of
+`batch` is the contract's dict, with the entries that `annotate` adds. `settings` are the keys of
 `config.objectives.<name>`, `step` an int32 scalar. Both results map names to (sum, count): the
 loss is `weight * sum over terms of scale * loss_sum / count`, with counts over the global batch.
 An objective may have two terms, since a mean over tokens and a mean over images cannot share a
@@ -36,29 +36,29 @@ Result = tuple[dict[str, Term], Metrics]
 
 
 def annotate(model, params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
-    """Adds `visual`, so that every objective shares one look at the images, and `row`.
+    """Adds what the objectives share: one look at the images, and one reading of them alone.
 
+    `visual` are the visual tokens [B, N, K, D], `seen` the encoding of the images without words;
     `row` int32 [B] is an example's place in the global batch: it keys the example's randomness,
     and is kept where the batch has it already (as a slice of a larger batch does).
     """
     batch = dict(batch)
     batch.setdefault("row", jnp.arange(batch["image_mask"].shape[0]))
     batch["visual"] = _apply(model, params, "see", batch, dropout=_first_row(rng, batch))
+    batch["seen"] = _encode(model, params, batch, rng, images=True)
     return batch
 
 
 def image_emotion(model, params, batch: Batch, rng, settings, step) -> Result:
     """Each image's emotion, in an image sequence (the original's "isl")."""
-    encoded = _encode(model, params, batch, rng, images=True)
-    logits_BxNxC = _apply(model, params, "image_emotion_logits", encoded)
+    logits_BxNxC = _apply(model, params, "image_emotion_logits", batch["seen"])
     labels_BxN = jnp.where(batch["image_mask"], batch["image_emotion"], -1)
     return _one_term(losses.classification(logits_BxNxC, labels_BxN))
 
 
 def sequence_emotion(model, params, batch: Batch, rng, settings, step) -> Result:
     """The emotion of the image sequence as a whole, from CLS (the original's "cls")."""
-    encoded = _encode(model, params, batch, rng, images=True)
-    logits_BxC = _apply(model, params, "sequence_emotion_logits", encoded)
+    logits_BxC = _apply(model, params, "sequence_emotion_logits", batch["seen"])
     labels_B = jnp.where(batch["image_mask"].any(1), batch["sequence_emotion"], -1)
     return _one_term(losses.classification(logits_BxC, labels_B))
 
@@ -81,7 +81,7 @@ def text_denoising(model, params, batch: Batch, rng, settings, step) -> Result:
     )
     words = TextSide(tokens_BxS, turn_BxS, tokens_BxS != model.special.pad)
     encoded = _encode(model, params, batch, rng, words=words)
-    hidden_BxSxD = _decode(model, params, encoded, target_BxS, rng)
+    hidden_BxSxD = _decode(model, params, encoded, target_BxS, batch, rng)
     return _one_term(_vocabulary(model, params, hidden_BxSxD, target_BxS))
 
 
@@ -125,7 +125,7 @@ def emotional_response(model, params, batch: Batch, rng, settings, step) -> Resu
     encoded = _encode(model, params, batch, rng, images=True, words=text_side(batch, model.special))
     target_BxT = batch["response"]
     mask_BxT = target_BxT != model.special.pad
-    hidden_BxTxD = _decode(model, params, encoded, target_BxT, rng)
+    hidden_BxTxD = _decode(model, params, encoded, target_BxT, batch, rng)
     if not settings["consistency_weight"]:
         return _one_term(_vocabulary(model, params, hidden_BxTxD, target_BxT), "tokens")
     judge = jax.lax.stop_gradient(params["judge_network"])
@@ -152,9 +152,8 @@ def emotional_response(model, params, batch: Batch, rng, settings, step) -> Resu
 def image_text_contrastive(model, params, batch: Batch, rng, settings, step) -> Result:
     """Binds a window's images to its words (sigmoid loss over the global batch)."""
     words = text_side(batch, model.special)
-    seen = _encode(model, params, batch, rng, images=True)
     read = _encode(model, params, batch, rng, words=words)
-    vectors = _apply(model, params, "contrastive_vectors", seen, read)
+    vectors = _apply(model, params, "contrastive_vectors", batch["seen"], read)
     image_BxG, text_BxG, log_scale, bias = vectors
     both_B = batch["image_mask"].any(1) & words.mask_BxS.any(1)
     return _one_term(losses.sigmoid_contrastive(image_BxG, text_BxG, both_B, log_scale, bias))
@@ -207,9 +206,9 @@ def _encode(model, params, batch, rng, images: bool = False, words: TextSide | N
     return _apply(model, params, "encode", image_side, words, dropout=key)
 
 
-def _decode(model, params, encoded, target_BxT, rng) -> jax.Array:
+def _decode(model, params, encoded, target_BxT, batch, rng) -> jax.Array:
     tokens_BxT = shift_right(target_BxT, model.special)
-    key = jax.random.fold_in(rng, 1)
+    key = jax.random.fold_in(_first_row(rng, batch), 1)
     return _apply(
         model, params, "decode", tokens_BxT, encoded.hidden_BxLxD, encoded.mask_BxL, dropout=key
     )
