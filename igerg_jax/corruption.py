@@ -53,8 +53,9 @@ def infill(
 ) -> tuple[jax.Array, jax.Array]:
     """BART's text infilling (https://arxiv.org/abs/1910.13461): a span becomes one MASK.
 
-    Span lengths are Poisson; a span of length 0 inserts a MASK. EOS is never hidden. `fraction` of the words is hidden in expectation (a little less where spans
-    meet). What no longer fits into S after an insertion is cut.
+    Span lengths are Poisson; a span of length 0 inserts a MASK. EOS is never hidden. `fraction`
+    of the words is hidden in expectation (a little less where spans meet). What no longer fits
+    into S after an insertion is cut.
 
     Returns:
       (int32 [B, S] tokens, int32 [B, S] their turns), PAD and 0 on the right.

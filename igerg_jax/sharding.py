@@ -89,6 +89,10 @@ def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -
 
 def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -> None:
     """Raises UserError where `batch_size` does not divide over devices, hosts and micro-steps."""
+    if batch_size < 1 or accumulate_steps < 1:
+        raise UserError(
+            f"{name}={batch_size} in {accumulate_steps} accumulation steps: both must be at least 1"
+        )
     shards = math.prod(mesh.shape[axis] for axis in ("dcn", "data", "fsdp"))
     if batch_size % (shards * accumulate_steps) or batch_size % jax.process_count():
         steps = f" times {accumulate_steps} accumulation steps" if accumulate_steps > 1 else ""

@@ -82,7 +82,7 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
             "model.vision.kind='features' and data.feature_dim > 0 go together: set both or none"
         )
     for part in (model.vision, model.text, model.judge):
-        if "width" in part and part.width % part.heads:
+        if "width" in part and (part.heads < 1 or part.width % part.heads):
             raise UserError(f"width={part.width} does not divide into heads={part.heads}")
     return Igerg(
         **model.to_dict(),
@@ -183,7 +183,7 @@ def make_step(setup: Setup) -> Callable:
     """The jitted step: (state, batch) -> (state, metrics), the state donated.
 
     `metrics` are float32 scalars: loss/total, loss/<objective> and its terms,
-    accuracy/<objective>, grad_norm, learning_rate, skipped (0 or 1), consecutive_skips.
+    metric/<objective>/<name>, grad_norm, learning_rate, skipped (0 or 1), consecutive_skips.
     A step whose loss or gradient is not finite changes nothing but the counters.
     """
     config, model, optimizer = setup.config, setup.model, setup.optimizer
@@ -206,6 +206,8 @@ def make_step(setup: Setup) -> Callable:
             (state.params, state.opt_state, state.ema_params),
         )
         consecutive = (state.consecutive_skips + bad) * bad
+        # The optimizer's own count stands still where a step is skipped.
+        rate = learning_rate(state.step - state.skipped_steps)
         state = TrainState(
             step=state.step + 1,
             params=kept[0],
@@ -216,7 +218,7 @@ def make_step(setup: Setup) -> Callable:
         )
         metrics |= {
             "grad_norm": norm,
-            "learning_rate": jnp.asarray(learning_rate(state.step - 1), jnp.float32),
+            "learning_rate": jnp.asarray(rate, jnp.float32),
             "skipped": bad.astype(jnp.float32),
             "consecutive_skips": consecutive.astype(jnp.float32),
         }
@@ -315,7 +317,7 @@ def _mean(term: objectives.Term, count: jax.Array) -> jax.Array:
 
 
 def _readable(config, terms: dict, metrics: dict) -> dict[str, jax.Array]:
-    """Scalars by name: loss/total, loss/<objective>[/<term>], accuracy/<objective>[/<term>]."""
+    """Scalars by name: loss/total, loss/<objective>[/<term>], metric/<objective>/<name>."""
     out = {}
     for (name, part), term in terms.items():
         out[f"loss/{name}"] = out.get(f"loss/{name}", 0.0) + _mean(term, term.count)

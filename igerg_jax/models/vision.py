@@ -101,7 +101,7 @@ class AttentionPool(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm with stored statistics: an affine map, since the tower is used, not trained."""
+    """Batch norm with stored statistics, which stay as they were loaded: an affine map."""
 
     dtype: jnp.dtype
 
@@ -110,10 +110,11 @@ class FrozenBatchNorm(nn.Module):
         zeros = layers.named(nn.initializers.zeros, "norm")
         ones = layers.named(nn.initializers.ones, "norm")
         channels = (x.shape[-1],)
-        scale = self.param("scale", ones, channels) / jnp.sqrt(
-            self.param("variance", ones, channels) + 1e-5
-        )
-        shift = self.param("bias", zeros, channels) - scale * self.param("mean", zeros, channels)
+        # Statistics are measured, not learnt: a gradient step could make a variance negative.
+        mean = jax.lax.stop_gradient(self.param("mean", zeros, channels))
+        variance = jax.lax.stop_gradient(self.param("variance", ones, channels))
+        scale = self.param("scale", ones, channels) / jnp.sqrt(variance + 1e-5)
+        shift = self.param("bias", zeros, channels) - scale * mean
         return x * scale.astype(self.dtype)[None] + shift.astype(self.dtype)[None]
 
 
