@@ -425,9 +425,10 @@ def test_ticks_are_few_even_and_inside(low, high):
 
 def test_a_curve_stays_inside_its_chart():
     points = [(s, 1.0 + 0.1 * math.sin(s)) for s in range(300)]
-    points[150] = (150, 1e9)  # a spike must not press the rest flat
+    points[150] = (150, 1e9)
     svg = charts.line_chart(points, "x", span=9)
     [raw] = re.findall(r'class="raw" d="M([^"]*)"', svg)
     xy = np.array([p.split(",") for p in raw.split("L")], float)
     assert xy[:, 0].min() >= charts.LEFT and xy[:, 0].max() <= charts.WIDTH - charts.RIGHT
     assert xy[:, 1].min() >= charts.TOP and xy[:, 1].max() <= charts.HEIGHT - charts.BOTTOM
+    assert np.ptp(xy[160:, 1]) > 100  # the spike has not pressed the rest flat

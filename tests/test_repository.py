@@ -27,15 +27,18 @@ ALLOWED = {
     "igerg_jax/batch.py": "",
     "igerg_jax/losses.py": "igerg_jax.batch",
     "igerg_jax/metrics.py": "igerg_jax.batch igerg_jax.errors",
-    "igerg_jax/objectives.py": "igerg_jax.batch igerg_jax.errors igerg_jax.losses",
+    "igerg_jax/corruption.py": "igerg_jax.batch igerg_jax.errors",
+    "igerg_jax/objectives.py": (
+        "igerg_jax.batch igerg_jax.corruption igerg_jax.errors igerg_jax.losses igerg_jax.models"
+    ),
     "igerg_jax/models/": "igerg_jax.batch igerg_jax.errors igerg_jax.losses",
     "igerg_jax/data/": "igerg_jax.batch igerg_jax.errors",
-    "igerg_jax/report.py": "igerg_jax.batch igerg_jax.errors",
+    "igerg_jax/report/": "igerg_jax.batch igerg_jax.errors",
     "configs/": "",
 }
 FORBIDDEN_ROOTS = {
     "igerg_jax/metrics.py": {"jax", "flax", "optax"},
-    "igerg_jax/report.py": {"jax", "flax", "optax"},
+    "igerg_jax/report/": {"jax", "flax", "optax"},
     "igerg_jax/batch.py": {"jax", "flax", "optax"},
     "configs/": {"jax", "flax", "optax", "numpy"},
 }

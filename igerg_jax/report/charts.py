@@ -113,12 +113,12 @@ class _Frame:
         self.x0, self.x1 = raw[0][0], raw[-1][0]
         if self.x1 == self.x0:
             self.x0, self.x1 = self.x0 - 1, self.x1 + 1
-        # One spike must not press the curve flat: the smoothed line and 98 % of the points
-        # decide the range, and what is outside is cut off at the border.
+        # A spike must not press the curve flat: 96 % of the points and the line's two ends decide
+        # the range, and what is outside is drawn at the border.
         ys = sorted(y for _, y in raw)
-        edge = len(ys) // 100
-        low = min(ys[edge], min(y for _, y in line))
-        high = max(ys[-1 - edge], max(y for _, y in line))
+        edge = len(ys) // 50
+        low = min(ys[edge], line[0][1], line[-1][1])
+        high = max(ys[-1 - edge], line[0][1], line[-1][1])
         low = min(low, 0.0) if from_zero else low
         room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
         self.y0, self.y1 = low - (0 if from_zero and low == 0 else room), high + room
