@@ -1,0 +1,1 @@
+"""Plain ml_collections ConfigDicts: one file an experiment, importing nothing heavy."""

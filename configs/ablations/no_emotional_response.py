@@ -1,0 +1,19 @@
+"""Without `emotional_response`: the decoder never learns to answer.
+
+The authors' code has this ablation ("without tso"). What is left of the decoder's training is
+`text_denoising`, so fine-tune before comparing responses.
+
+    python main.py --config=configs/ablations/no_emotional_response.py[:preset]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    config = pretrain.get_config(preset)
+    config.name = "ablations/no_emotional_response"
+    config.objectives.emotional_response.weight = 0.0
+    return config

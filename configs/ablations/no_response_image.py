@@ -1,0 +1,18 @@
+"""Without the response's own image: the model does not see the face it speaks with.
+
+The original gives it. A chatbot has to choose the emotion of its answer without it.
+
+    python main.py --config=configs/ablations/no_response_image.py[:preset]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    config = pretrain.get_config(preset)
+    config.name = "ablations/no_response_image"
+    config.data.include_response_image = False
+    return config

@@ -1,0 +1,18 @@
+"""Without `sequence_emotion`: CLS is not asked for the emotion of the images as a whole.
+
+The authors' code has this ablation ("without cls").
+
+    python main.py --config=configs/ablations/no_sequence_emotion.py[:preset]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    config = pretrain.get_config(preset)
+    config.name = "ablations/no_sequence_emotion"
+    config.objectives.sequence_emotion.weight = 0.0
+    return config

@@ -1,0 +1,20 @@
+"""Without `text_emotion`, and so without emotion consistency.
+
+`text_emotion` trains the judge that reads the generated response. A judge that was never
+trained gives random verdicts, so its term is switched off too: what is left is plain MLE.
+
+    python main.py --config=configs/ablations/no_text_emotion.py[:preset]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    config = pretrain.get_config(preset)
+    config.name = "ablations/no_text_emotion"
+    config.objectives.text_emotion.weight = 0.0
+    config.objectives.emotional_response.consistency_weight = 0.0
+    return config

@@ -1,0 +1,22 @@
+"""Baseline: the next turn from the words alone.
+
+A plain encoder-decoder trained by maximum likelihood: no image, no pre-training objective, no
+judge. It is OpenViDial's "no visual" model; published there on v1: BLEU-1/2/4 14.06/3.80/0.95.
+
+    python main.py --config=configs/baselines/text_only.py[:preset]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `pretrain.get_config(preset)` with response likelihood only, images masked out."""
+    config = pretrain.get_config(preset)
+    config.name = "baselines/text_only"
+    config.data.use_images = False
+    for name, settings in config.objectives.items():
+        settings.weight = 1.0 if name == "emotional_response" else 0.0
+    config.objectives.emotional_response.consistency_weight = 0.0
+    return config
