@@ -1,0 +1,1 @@
+"""Datasets, tokenizers, data order and input pipelines: the only home of TensorFlow."""

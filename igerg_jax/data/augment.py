@@ -1,0 +1,120 @@
+"""What augmentation does to each image, as numbers: a pure function of (seed, position, slot).
+
+NumPy only; `igerg_jax.data.pipeline` applies the numbers. An image's numbers depend on where its
+example stands in the order (`igerg_jax.data.order`) and on its slot, so they are the same on any
+number of hosts and after any restart, and differ from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from igerg_jax.data import order
+
+_SALT = 0x1A9E  # keeps these numbers apart from other uses of (seed, position)
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_MAX_ASPECT = 4 / 3  # of a crop, either way; as in the Inception papers' random resized crop
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to make M images of M encoded ones.
+
+    Attributes:
+      crop: int32[M, 4], (top, left, height, width) in pixels of the decoded image.
+      halvings: int32[M], 0..3: the decoder makes the image 2**halvings times smaller each way,
+        which costs less than decoding it whole, and leaves less than a factor of two to the
+        resizing, so that bilinear needs no anti-aliasing.
+      flip: bool[M], mirror left and right.
+      colour, offset: float32[M, 3, 3] and [M]: RGB in 0..255 becomes colour @ RGB + offset.
+    """
+
+    crop: np.ndarray
+    halvings: np.ndarray
+    flip: np.ndarray
+    colour: np.ndarray
+    offset: np.ndarray
+
+
+def random_recipe(
+    height_width: np.ndarray,
+    seed: int,
+    positions_M: np.ndarray,
+    slots_M: np.ndarray,
+    image_size: int,
+    config: ConfigDict,
+) -> Recipe:
+    """Random resized crop, flip and colour jitter.
+
+    Args:
+      height_width: int[M, 2] pixels of the encoded images.
+      seed: of the run.
+      positions_M: int64[M], of each image's example in the order.
+      slots_M: int[M], of each image in its window.
+      image_size: pixels a side of the image to make.
+      config: `config.data.augment`: crop_min_area (of the image, 1 = no crop), flip (bool),
+        colour_jitter (largest relative change of brightness, contrast and saturation).
+    """
+    numbers_Mx8 = order.uniforms(seed, _SALT, positions_M[:, None], slots_M[:, None], np.arange(8))
+    area, aspect, top, left, flip, brightness, contrast, saturation = numbers_Mx8.T
+    crop = _random_crop(height_width, config.crop_min_area, area, aspect, top, left)
+    jitter = config.colour_jitter
+    crop, halvings = _halve(crop, image_size)
+    colour, offset = _colour(
+        *(1 + jitter * (2 * u - 1) for u in (brightness, contrast, saturation))
+    )
+    return Recipe(
+        crop=crop,
+        halvings=halvings,
+        flip=(flip < 0.5) & config.flip,
+        colour=colour,
+        offset=offset,
+    )
+
+
+def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
+    """No augmentation: the largest centred square of int[M, 2] images, colours as they are."""
+    side = height_width.min(axis=1, keepdims=True)
+    corner = (height_width - side) // 2
+    crop = np.concatenate([corner, side, side], axis=1).astype(np.int32)
+    crop, halvings = _halve(crop, image_size)
+    one = np.ones(len(height_width))
+    return Recipe(crop, halvings, np.zeros(len(height_width), bool), *_colour(one, one, one))
+
+
+def _halve(crop: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scales int32[M, 4] crops to the smaller image that the decoder is asked for."""
+    shortest = np.maximum(crop[:, 2:].min(axis=1, initial=np.iinfo(np.int32).max), 1)
+    halvings = np.clip(np.floor(np.log2(shortest / image_size)), 0, 3).astype(np.int32)
+    return crop >> halvings[:, None], halvings
+
+
+def _random_crop(
+    height_width: np.ndarray,
+    min_area: float,
+    area: np.ndarray,
+    aspect: np.ndarray,
+    top: np.ndarray,
+    left: np.ndarray,
+) -> np.ndarray:
+    height, width = height_width.T.astype(np.float64)
+    pixels = height * width * (min_area + (1 - min_area) * area)
+    ratio = np.exp(np.log(_MAX_ASPECT) * (2 * aspect - 1)) if min_area < 1 else width / height
+    crop_height = np.clip(np.round(np.sqrt(pixels / ratio)), 1, height)
+    crop_width = np.clip(np.round(np.sqrt(pixels * ratio)), 1, width)
+    corner_top = np.floor(top * (height - crop_height + 1))
+    corner_left = np.floor(left * (width - crop_width + 1))
+    return np.stack([corner_top, corner_left, crop_height, crop_width], axis=1).astype(np.int32)
+
+
+def _colour(
+    brightness: np.ndarray, contrast: np.ndarray, saturation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32[M, 3, 3] and [M] from factors, each float[M]; contrast turns about mid-grey."""
+    grey_3x3 = np.broadcast_to(_LUMA, (3, 3))
+    s = saturation[:, None, None]
+    linear = (brightness * contrast)[:, None, None] * (s * np.eye(3) + (1 - s) * grey_3x3)
+    return linear.astype(np.float32), (127.5 * (1 - contrast)).astype(np.float32)

@@ -1,0 +1,122 @@
+"""Which stretches of the chats become episodes, and of which split.
+
+Most turns of a chat carry no cue, and most that do are cheerful. Left as they are, 65 % of the
+turns would be neutral and each of the other emotions but joy under 5 %. So from every chat we
+keep the non-overlapping stretches of MIN_TURNS to MAX_TURNS turns with the highest total score,
+where a turn scores as TURN_SCORE says. This chooses which real dialogue is kept; no turn is
+moved, edited or dropped inside an episode, except that long turns lose their last messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import pathlib
+
+from igerg_jax.batch import EMOTIONS
+from igerg_jax.data.builders.chitchat_openmoji import cues
+from igerg_jax.errors import UserError
+
+MIN_TURNS, MAX_TURNS = 5, 12
+MAX_TURN_WORDS = 24  # one turn of the chats is 14,843 words long; the median is 12
+TURN_SCORE = {emotion: 2.0 for emotion in EMOTIONS} | {"joy": 0.0, "neutral": -1.0}
+VALID_PERCENT, TEST_PERCENT = 8, 8  # of the chats; the rest is train
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    speaker: str
+    text: str
+    emotion: int  # id by `cues.label`
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    conversation: str  # id of the chat it was cut from
+    first_turn: int  # where in the chat it begins
+    turns: tuple[Turn, ...]
+
+
+def chats_path() -> pathlib.Path:
+    """Returns the chats' file. Raises UserError when `chitchat-dataset` is not installed."""
+    spec = importlib.util.find_spec("chitchat_dataset")
+    if spec is None or spec.origin is None:
+        raise UserError("the package 'chitchat-dataset' is missing: pip install chitchat-dataset")
+    return pathlib.Path(spec.origin).parent / "dataset.json"
+
+
+def by_split(every_nth: int) -> dict[str, list[Episode]]:
+    """Returns {split: episodes}, in the order of the chats' ids.
+
+    Args:
+      every_nth: keep one chat in this many, chosen by a hash of its id (1 = all).
+    """
+    chats = json.loads(chats_path().read_text(encoding="utf-8"))
+    splits: dict[str, list[Episode]] = {"train": [], "valid": [], "test": []}
+    for conversation in sorted(chats):
+        if stable_hash("subset", conversation) % every_nth:
+            continue
+        turns = read_turns(chats[conversation]["messages"])
+        for first, end in best_stretches([TURN_SCORE[EMOTIONS[t.emotion]] for t in turns]):
+            episode = Episode(conversation, first, tuple(turns[first:end]))
+            splits[split_of(conversation)].append(episode)
+    return splits
+
+
+def split_of(conversation: str) -> str:
+    """Returns the split of a chat: a pure function of its id."""
+    percent = stable_hash("split", conversation) % 100
+    if percent < TEST_PERCENT:
+        return "test"
+    return "valid" if percent < TEST_PERCENT + VALID_PERCENT else "train"
+
+
+def stable_hash(*parts: str) -> int:
+    """Returns 64 bits that depend on nothing but the parts: not on the process or the machine."""
+    digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def read_turns(groups: list[list[dict]]) -> list[Turn]:
+    """One turn a group of consecutive messages of one sender; groups without words are dropped."""
+    turns = []
+    for group in groups:
+        if text := shorten([str(message["text"]) for message in group]):
+            turns.append(Turn(group[0]["sender"], text, cues.label(text)))
+    return turns
+
+
+def shorten(messages: list[str]) -> str:
+    """Joins as many whole messages as fit MAX_TURN_WORDS; of the first, as many words as fit."""
+    words: list[str] = []
+    for message in messages:
+        more = message.split()
+        if words and len(words) + len(more) > MAX_TURN_WORDS:
+            break
+        words += more
+    return " ".join(words[:MAX_TURN_WORDS])
+
+
+def best_stretches(scores: list[float]) -> list[tuple[int, int]]:
+    """The non-overlapping stretches (first, end) of the highest total score, in order.
+
+    Dynamic programming over where the last stretch ends; stretches that add nothing are left out.
+    """
+    total = [0.0]
+    for score in scores:
+        total.append(total[-1] + score)
+    best, length_at = [0.0] * len(total), [0] * len(total)  # of the turns before each point
+    for end in range(1, len(total)):
+        best[end] = best[end - 1]
+        for length in range(MIN_TURNS, min(MAX_TURNS, end) + 1):
+            score = best[end - length] + total[end] - total[end - length]
+            if score > best[end]:
+                best[end], length_at[end] = score, length
+    stretches, end = [], len(scores)
+    while end > 0:
+        if length_at[end]:
+            stretches.append((end - length_at[end], end))
+        end -= max(length_at[end], 1)
+    return stretches[::-1]

