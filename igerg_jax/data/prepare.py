@@ -124,22 +124,24 @@ class Prepared:
     def response_unigram_perplexity(self, name: str) -> float:
         """Returns the perplexity of a unigram model on the responses of split `name`.
 
-        The model counts the train split's response tokens, EOS included, plus one for every id of
-        the vocabulary. Responses are cut as in a batch (`response_tokens`, EOS kept last), so the
-        figure can be set beside a decoder's perplexity per token.
+        The model is the train split's `response_token_counts` plus one for every id of the
+        vocabulary. EOS counts as a token, so the figure can be set beside a decoder's.
         """
         log_probability_V = np.log(self._unigram_probability_V)
-        counts_V = self._response_counts(name)
+        counts_V = self.response_token_counts(name)
         mean = float(counts_V @ log_probability_V) / max(counts_V.sum(), 1)
         return math.exp(-mean)
 
     @functools.cached_property
     def _unigram_probability_V(self) -> np.ndarray:
-        counts_V = self._response_counts(self._train_split) + 1
+        counts_V = self.response_token_counts(self._train_split) + 1
         return counts_V / counts_V.sum()
 
-    def _response_counts(self, name: str) -> np.ndarray:
-        """int64[V]: how often each id occurs in the responses of a split."""
+    def response_token_counts(self, name: str) -> np.ndarray:
+        """Returns int64[V]: how often each id occurs in a split's responses.
+
+        Responses are cut as in a batch: `response_tokens` of them, EOS kept last.
+        """
         turns = self.split(name).turns
         kept = self._response_tokens - 1
         counts_V = np.zeros(self.tokenizer.vocab_size, np.int64)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -108,21 +109,33 @@ def _column(name: str, values: list, dtype: type) -> np.ndarray:
 
 
 def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
-    """Returns (JPEG bytes, (height, width)): `data` itself if that is what it holds."""
+    """Returns (JPEG bytes, (height, width)): `data` itself if that is what it holds.
+
+    Raises OSError when it is no image that can be decoded to its end.
+    """
     with Image.open(io.BytesIO(data)) as image:
         size = (image.height, image.width)
         if image.format == "JPEG" and image.mode == "RGB":
+            image.draft("RGB", (1, 1))  # the smallest that the decoder makes: enough to see a cut
+            image.load()
             return data, size
         out = io.BytesIO()
         image.convert("RGB").save(out, "JPEG", quality=95)
         return out.getvalue(), size
 
 
+def _open(path: pathlib.Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except ValueError:  # nothing to map in an empty file
+        return np.load(path)
+
+
 class TurnStore:
     """A prepared split: random access to its turns, safe to use from several threads."""
 
     def __init__(self, folder: pathlib.Path):
-        self._column = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+        self._column = {name: _open(folder / f"{name}.npy") for name in _COLUMNS}
         self.emotion = np.asarray(self._column["emotion"])  # int8[turns]
         self.turn_in_episode = np.asarray(self._column["turn_in_episode"])  # int32[turns]
         self.image = np.asarray(self._column["image"])  # int64[turns]
@@ -144,7 +157,8 @@ class TurnStore:
 
     def all_tokens(self) -> Iterator[np.ndarray]:
         """Yields int32[tokens] of every turn, in order."""
-        return iter(np.split(self._column["tokens"], self._column["token_offsets"][1:-1]))
+        for start, end in itertools.pairwise(self._column["token_offsets"].tolist()):
+            yield self._column["tokens"][start:end]
 
     def read_images(self, records: Sequence[int]) -> list[bytes]:
         """Returns the JPEG bytes of those image records (numbers from `image`)."""

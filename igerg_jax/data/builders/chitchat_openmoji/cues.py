@@ -20,58 +20,60 @@ from igerg_jax.batch import EMOTION_ID, NEUTRAL
 # laughter and thanks are polite decoration in chats ("haha that's gross").
 CUES: dict[str, str] = {
     "disgust": """
-        gross, grossed, disgust*, yuck*, ew, eww*, nasty, ick, icky, vomit*, puke*, barf*, stinky,
-        stinks, stank, smelly, smells bad, smells like, bad smell, rotten, moldy, cringe*, cringy,
-        poop*, cockroach*, can't stand, cant stand, don't like, dont like, didn't like,
-        didnt like, don't really like, dont really like, not a fan, not a big fan, not a huge fan,
-        never liked, not my favorite, dislike*, boring, bored, lame, so weird, really weird,
-        pretty weird, kind of weird, kinda weird, super weird, that's weird, thats weird,
-        tastes bad, tasted bad, tastes like, blah, bleh, sickening, unsanitary, filthy, creeper*,
-        sketchy, sketch, awkward""",
+        gross, grossed, disgust*, yuck*, ew, eww*, nasty, ick, icky, vomit*, puke*, barf*,
+        stinky, stinks, stank, smelly, smells bad, smells like, bad smell, rotten, moldy,
+        cringe*, cringy, poop*, cockroach*, can't stand, cant stand, don't like, dont like,
+        didn't like, didnt like, don't really like, dont really like, not a fan, not a big
+        fan, not a huge fan, never liked, not my favorite, dislike*, boring, bored, lame, so
+        weird, really weird, pretty weird, kind of weird, kinda weird, super weird, that's
+        weird, thats weird, tastes bad, tasted bad, tastes like, blah, bleh, sickening,
+        unsanitary, filthy, creeper*, sketchy, sketch, awkward""",
     "fear": """
         scared, scary, scares, scariest, scaring, afraid, fear, fears, fearful, terrified,
-        terrifying, terrifies, nervous, worry, worried, worries me, worrying, anxious, anxiety,
-        panic*, creepy, creeped, spooky, spooked, horror, nightmare*, frighten*, dread*, stress,
-        stressed, stressful, stressing, freak out, freaks me, freaked, phobia*, haunted, danger*,
-        intimidat*, threat*, yikes, eek, claustrophobi*, paranoid, careful, heights, risky,
-        murder*, serial killer, kidnap*, ghost, ghosts, overwhelm*, uneasy, apocalypse, zombie*,
-        the dark, take over the world, taking over the world""",
+        terrifying, terrifies, nervous, worry, worried, worries me, worrying, anxious,
+        anxiety, panic*, creepy, creeped, spooky, spooked, horror, nightmare*, frighten*,
+        dread*, stress, stressed, stressful, stressing, freak out, freaks me, freaked,
+        phobia*, haunted, danger*, intimidat*, threat*, yikes, eek, claustrophobi*, paranoid,
+        careful, heights, risky, murder*, serial killer, kidnap*, ghost, ghosts, overwhelm*,
+        uneasy, apocalypse, zombie*, the dark, take over the world, taking over the world""",
     "anger": """
-        angry, anger, mad, hate, hated, hates, annoy*, ugh*, argh, grr*, furious, pissed, stupid,
-        dumb, dumbest, rude, jerk*, idiot*, heck no, crap, crappy, frustrat*, unfair, not fair,
-        ridiculous, shut up, irritat*, rage, raging, bothers me, bugs me, drives me, drove me,
-        the worst, liar*, lied to, cheater*, cheated, cheating, sick of, tired of, how dare,
-        obnoxious, pathetic, complain*, selfish, fed up, dang it, darn it, hypocri*, insult*,
-        offend*, offensive, mean to me, so mean, outrageous, revenge, yell*, screw, waste of""",
+        angry, anger, mad, hate, hated, hates, annoy*, ugh*, uggh*, uggg*, argh, grr*,
+        furious, pissed, stupid, dumb, dumbest, rude, jerk*, idiot*, heck no, crap, crappy,
+        frustrat*, unfair, not fair, ridiculous, shut up, irritat*, rage, raging, bothers me,
+        bugs me, drives me, drove me, the worst, liar*, lied to, cheater*, cheated, cheating,
+        sick of, tired of, how dare, obnoxious, pathetic, complain*, selfish, fed up, dang it,
+        darn it, hypocri*, insult*, offend*, offensive, mean to me, so mean, outrageous,
+        revenge, yell*, screw, waste of""",
     "sadness": """
         sad, sadly, saddest, sadness, cry, cried, cries, crying, tears, miss you, miss it,
-        miss them, miss him, miss her, miss my, i miss, miss out, missed out, lonely, loneliness,
-        depress*, unfortunate, unfortunately, heartbr*, broke my heart, bummer, bummed, disappoint*,
-        tragic, tragedy, grief, grieving, upset, sucks, sucked, that stinks, terrible, horrible,
-        awful, so sorry, sorry to hear, sorry about, sorry for your, sorry that, passed away,
-        funeral, cancer, hurts, that's rough, thats rough, that's tough, thats tough, rough day,
-        rough week, too bad, oh no, aw man, aww man, ah man, oh man, dang, regret*, failed,
-        failing, homesick, painful, poor guy, poor girl, poor thing, i wish i, gave up, struggl*,
-        suffer*, breakup, broke up, hopeless, miserable""",
+        miss them, miss him, miss her, miss my, i miss, miss out, missed out, lonely,
+        loneliness, depress*, unfortunate, unfortunately, heartbr*, broke my heart, bummer,
+        bummed, disappoint*, tragic, tragedy, grief, grieving, upset, sucks, sucked, that
+        stinks, terrible, horrible, awful, so sorry, sorry to hear, sorry about, sorry for
+        your, sorry that, passed away, funeral, cancer, hurts, that's rough, thats rough,
+        that's tough, thats tough, rough day, rough week, too bad, oh no, aw man, aww man,
+        regret*, failed, failing, homesick, painful, poor guy, poor girl, poor thing, i wish
+        i, gave up, struggl*, suffer*, breakup, broke up, hopeless, miserable""",
     "surprise": """
-        wow, wowza, whoa, woah, wo, omg, oh my gosh, oh my goodness, oh my word, oh my, my gosh,
-        my goodness, holy cow, holy crap, holy smokes, no way, whaat*, what the heck, wait what,
-        wait really, what !, surpris*, unexpected*, unbelievable, can't believe, cant believe,
-        hard to believe, shock*, crazy, craziest, insane, insanely, incredible, seriously ?,
-        really ?, oh really, are you serious, for real ?, you're kidding, are you kidding,
-        mind blowing, mind blown, mindblowing, blew my mind, blows my mind, jaw, amazed,
-        astonish*, astound*, suddenly, didn't expect, didnt expect, never expected, no kidding,
-        what are the odds, wouldn't have guessed, would have guessed, wild, huh ?, plot twist,
-        jeez, geez, oh snap""",
+        wow, wowza, whoa, woah, wo, omg, oh my gosh, oh my goodness, oh my word, oh my, my
+        gosh, my goodness, holy cow, holy crap, holy smokes, no way, oh no way, dang, whaat*,
+        what the heck, wait what, wait really, what !, what ? !, what ? ?, surpris*,
+        unexpected*, unbelievable, can't believe, cant believe, hard to believe, shock*,
+        crazy, craziest, insane, insanely, incredible, seriously ?, really ?, oh really, are
+        you serious, for real ?, you're kidding, are you kidding, mind blowing, mind blown,
+        mindblowing, blew my mind, blows my mind, jaw, amazed, astonish*, astound*, suddenly,
+        didn't expect, didnt expect, never expected, no kidding, what are the odds, wouldn't
+        have guessed, would have guessed, wild, huh ?, plot twist, jeez, geez, oh snap""",
     "joy": """
         happy, happier, happiest, happiness, glad, excited, exciting, excitement, love, loved,
-        loves, loving, haha*, hahah*, hehe*, lol, lmao, rofl, yay*, yess*, woo, woohoo, hooray,
-        hilarious, funny, congrat*, awesome, amazing, enjoy, enjoyed, enjoying, wonderful,
-        fantastic, fabulous, delightful, beautiful, thank, thanks, thankful, grateful, blessed,
-        so fun, super fun, really fun, fun !, great !, perfect !, nice !, cool !, sweet !, proud,
-        can't wait, cant wait, good luck, cheers, laughing, laugh, laughed, smile*, smiling,
-        joy*, adorable, so cute, thrilled, stoked, sounds fun, sounds great, best ever, so good,
-        so cool, so nice, super cool, way cool, really cool, lucky, yum*, delicious, brilliant""",
+        loves, loving, haha*, hahah*, hehe*, lol, lmao, rofl, yay*, yess*, woo, woohoo,
+        hooray, hilarious, funny, congrat*, awesome, amazing, enjoy, enjoyed, enjoying,
+        wonderful, fantastic, fabulous, delightful, beautiful, thank, thanks, thankful,
+        grateful, blessed, so fun, super fun, really fun, fun !, great !, perfect !, nice !,
+        cool !, sweet !, proud, can't wait, cant wait, good luck, cheers, laughing, laugh,
+        laughed, smile*, smiling, joy*, adorable, so cute, thrilled, stoked, sounds fun,
+        sounds great, best ever, so good, so cool, so nice, super cool, way cool, really cool,
+        lucky, yum*, delicious, brilliant""",
 }
 # Any of these counts as one cue. They are searched before words are split off.
 EMOTICONS: dict[str, str] = {

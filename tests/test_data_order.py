@@ -1,0 +1,78 @@
+"""The order of examples: a permutation an epoch, without a seam, the same on any hosts."""
+
+import numpy as np
+import pytest
+
+from igerg_jax.data import order
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
+def test_an_epoch_is_a_permutation(size):
+    for epoch in (0, 1, 12345):
+        found = order.permute(7, epoch, np.arange(size), size)
+        assert found.dtype == np.int64
+        np.testing.assert_array_equal(np.sort(found), np.arange(size))
+
+
+def test_seeds_and_epochs_have_their_own_permutation():
+    values = np.arange(500)
+    found = [order.permute(s, e, values, 500) for s, e in [(0, 0), (0, 1), (1, 0), (1, 1)]]
+    for i, one in enumerate(found):
+        assert np.mean(one == values) < 0.05
+        for other in found[i + 1 :]:
+            assert np.mean(one == other) < 0.05
+
+
+def test_a_permutation_does_not_keep_neighbours_or_halves_together():
+    found = order.permute(0, 0, np.arange(10_000), 10_000)
+    assert np.mean(np.abs(np.diff(found)) <= 2) < 0.005  # by chance: 0.0004
+    in_lower_half = found[:5000] < 5000
+    assert abs(in_lower_half.mean() - 0.5) < 0.04
+    assert abs(np.corrcoef(np.arange(10_000), found)[0, 1]) < 0.04
+
+
+def test_epochs_chain_without_a_seam():
+    size, batch_size = 50, 16  # 25 batches hold 8 epochs; most epochs end inside a batch
+    sequence = np.concatenate([order.indices(3, k, batch_size, size) for k in range(25)])
+    for epoch in sequence.reshape(8, size):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(size))
+
+
+def test_a_batch_may_be_longer_than_an_epoch():
+    found = order.indices(0, 0, 12, 5)
+    assert np.bincount(found, minlength=5).min() == 2
+
+
+def test_a_step_needs_no_step_before_it():
+    """At a step no loop could reach, and only as many values as there are rows are computed."""
+    step, size = 10**13, 5_600_000
+    found = order.indices(1, step, 8, size)
+    positions = order.positions(step, 8)
+    assert positions[0] == 8 * step
+    one_by_one = [order.examples_at(1, positions[i : i + 1], size)[0] for i in range(8)]
+    np.testing.assert_array_equal(found, one_by_one)
+
+
+def test_host_slices_join_to_the_global_batch():
+    whole = np.arange(24)
+    for hosts in (1, 2, 4, 8):
+        parts = [order.host_slice(whole, i, hosts) for i in range(hosts)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    with pytest.raises(ValueError, match="24 rows do not divide among 5"):
+        order.host_slice(whole, 0, 5)
+
+
+def test_uniforms_are_uniform_stateless_and_broadcast():
+    found = order.uniforms(0, np.arange(2000)[:, None], np.arange(4))
+    assert found.shape == (2000, 4)
+    assert found.min() >= 0 and found.max() < 1
+    counts = np.histogram(found, bins=10, range=(0, 1))[0]
+    assert np.abs(counts - 800).max() < 120  # 4.5 standard deviations
+    assert np.abs(np.corrcoef(found.T) - np.eye(4)).max() < 0.1
+    np.testing.assert_array_equal(found[17:19, 2], order.uniforms(0, np.array([17, 18]), 2))
+    assert not np.isin(order.uniforms(1, np.arange(2000), 0), found[:, 0]).any()
+
+
+def test_no_examples_is_an_error():
+    with pytest.raises(ValueError, match="num_examples"):
+        order.indices(0, 0, 4, 0)

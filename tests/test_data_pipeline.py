@@ -1,0 +1,339 @@
+"""Batches: the contract, the order on any hosts, resuming, augmentation, evaluation."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igerg_jax import batch as batch_lib
+from igerg_jax.batch import EMOTION_ID, NEUTRAL, UNKNOWN
+from igerg_jax.data import augment, pipeline, prepare, store, windows
+from igerg_jax.errors import UserError
+
+PIXELS = {"images"}
+
+
+@pytest.fixture
+def prepared(tiny_config):
+    return prepare.prepare(tiny_config)
+
+
+def take(prepared, config, steps, start=0, host=0, hosts=1):
+    batches = pipeline.train_batches(prepared, config, start, host, hosts)
+    return list(itertools.islice(batches, steps))
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_batches_obey_the_contract(prepared, tiny_config):
+    spec = windows.batch_spec(tiny_config, tiny_config.train.batch_size)
+    for batch in take(prepared, tiny_config, 3):
+        batch_lib.check(batch, spec)
+
+
+def test_the_rows_are_the_windows_that_the_order_names(prepared, tiny_config):
+    split, special = prepared.split("train"), prepared.tokenizer.special
+    for step, batch in enumerate(take(prepared, tiny_config, 3)):
+        ids, _ = pipeline.example_ids(tiny_config, split.num_windows, step, 0, 1)
+        for row, i in enumerate(ids):
+            window = split.window(int(i))
+            shown = [*window.turn_emotions, window.response_emotion]
+            mask = batch["image_mask"][row]
+            assert mask.sum() == len(shown)
+            assert batch["image_emotion"][row, mask].tolist() == shown
+            assert batch["image_turn"][row, mask].tolist() == list(range(len(shown)))
+            assert batch["response_emotion"][row] == window.response_emotion
+            ids_T = batch["response"][row]
+            words = prepared.tokenizer.encode(window.response_text)
+            end = min(len(words), len(ids_T) - 1)
+            assert ids_T.tolist() == [
+                *words[:end], special.eos, *[special.pad] * (len(ids_T) - end - 1)
+            ]  # fmt: skip
+
+
+def test_context_ends_every_turn_with_eos_and_loses_its_oldest_tokens(prepared, tiny_config):
+    special = prepared.tokenizer.special
+    cut = 0
+    for batch in take(prepared, tiny_config, 4):
+        split = prepared.split("train")
+        ids, _ = pipeline.example_ids(tiny_config, split.num_windows, 0, 0, 1)
+        for row in range(len(batch["context"])):
+            ids, turns = batch["context"][row], batch["context_turn"][row]
+            used = int((ids != special.pad).sum())
+            assert (ids[used:] == special.pad).all() and (turns[used:] == 0).all()
+            assert ids[used - 1] == special.eos
+            steps = np.diff(turns[:used])
+            assert (ids[: used - 1][steps == 1] == special.eos).all()
+            assert set(steps) <= {0, 1}
+            # The last word's turn is the one before the response's, which the last image shows.
+            assert turns[used - 1] == batch["image_mask"][row].sum() - 2
+            cut += turns[0] > 0
+    assert cut > 0  # some row was long enough to lose a whole turn
+
+
+def test_join_context_by_hand():
+    turns = [np.array([11, 12]), np.array([13]), np.array([], np.int32)]
+    ids, slots = windows.join_context(turns, 10, eos=2)
+    assert ids.tolist() == [11, 12, 2, 13, 2, 2]
+    assert slots.tolist() == [0, 0, 0, 1, 1, 2]
+    ids, slots = windows.join_context(turns, 4, eos=2)
+    assert ids.tolist() == [2, 13, 2, 2]
+    assert slots.tolist() == [0, 1, 1, 2]
+
+
+def test_the_global_batch_is_the_same_on_any_number_of_hosts(prepared, tiny_config):
+    whole = take(prepared, tiny_config, 3)
+    for hosts in (2, 4):
+        parts = [take(prepared, tiny_config, 3, host=h, hosts=hosts) for h in range(hosts)]
+        for step, batch in enumerate(whole):
+            joined = {n: np.concatenate([p[step][n] for p in parts]) for n in batch}
+            assert_equal(batch, joined)
+
+
+def test_ids_of_many_steps_agree_over_hosts_and_a_restart(prepared, tiny_config):
+    total = prepared.split("train").num_windows
+
+    def ids(steps, hosts):
+        return [
+            np.concatenate(
+                [pipeline.example_ids(tiny_config, total, s, h, hosts)[0] for h in range(hosts)]
+            )
+            for s in steps
+        ]
+
+    uninterrupted = ids(range(200), 1)  # more than an epoch: 1,600 of about 1,150 windows
+    resumed = ids(range(90), 4) + ids(range(90, 150), 2) + ids(range(150, 200), 1)
+    np.testing.assert_array_equal(uninterrupted, resumed)
+    assert sorted(np.concatenate(uninterrupted)[:total]) == list(range(total))
+
+
+def test_resuming_gives_the_uninterrupted_batches_bit_by_bit(prepared, tiny_config):
+    uninterrupted = take(prepared, tiny_config, 6)
+    for batch, again in zip(
+        uninterrupted[4:], take(prepared, tiny_config, 2, start=4), strict=True
+    ):
+        assert_equal(batch, again)
+
+
+def test_threads_do_not_change_the_batches(prepared, tiny_config):
+    one = take(prepared, tiny_config, 4)
+    tiny_config.data.update(read_threads=1, prefetch_batches=1)
+    for batch, other in zip(one, take(prepared, tiny_config, 4), strict=True):
+        assert_equal(batch, other)
+
+
+def test_an_example_looks_different_in_the_next_epoch(prepared, tiny_config):
+    total = prepared.split("train").num_windows
+    tiny_config.train.batch_size = 64
+    steps = range(total // 64 + 2)
+    first = {}
+    for step in steps:
+        ids, positions = pipeline.example_ids(tiny_config, total, step, 0, 1)
+        for row, (i, position) in enumerate(zip(ids, positions, strict=True)):
+            if position < total:
+                first[int(i)] = (step, row)
+            elif first[int(i)][0] == 0:
+                twice = first[int(i)], (step, row)
+    (step_1, row_1), (step_2, row_2) = twice
+    (one,), (two,) = (take(prepared, tiny_config, 1, start=s) for s in (step_1, step_2))
+    for name in one.keys() - PIXELS:
+        np.testing.assert_array_equal(one[name][row_1], two[name][row_2])
+    shown = one["image_mask"][row_1]
+    pairs = zip(one["images"][row_1][shown], two["images"][row_2][shown], strict=True)
+    assert all((a != b).any() for a, b in pairs)
+
+
+def test_pixels_without_augmentation_are_those_of_the_stored_image(prepared, tiny_config):
+    tiny_config.data.augment.update(crop_min_area=1.0, flip=False, colour_jitter=0.0)
+    split = prepared.split("train")
+    (batch,) = take(prepared, tiny_config, 1)
+    ids, _ = pipeline.example_ids(tiny_config, split.num_windows, 0, 0, 1)
+    side = tiny_config.data.image_size
+    for row, i in enumerate(ids):
+        window = split.window(int(i))
+        for slot, jpeg in enumerate([*window.turn_images, window.response_image]):
+            image = Image.open(io.BytesIO(jpeg))
+            image.draft("RGB", (36, 36))  # the decoder's own halving
+            expected = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), int)
+            assert np.abs(batch["images"][row, slot] - expected).mean() < 4
+
+
+def test_masked_slots_are_empty(prepared, tiny_config):
+    (batch,) = take(prepared, tiny_config, 1)
+    hidden = ~batch["image_mask"]
+    assert hidden.any()
+    assert not batch["images"][hidden].any()
+    assert (batch["image_emotion"][hidden] == UNKNOWN).all()
+    assert (batch["image_turn"][hidden] == 0).all()
+    assert batch["images"][batch["image_mask"]].any(axis=(1, 2, 3)).all()
+
+
+def test_the_response_image_can_be_withheld(prepared, tiny_config):
+    (whole,) = take(prepared, tiny_config, 1)
+    tiny_config.data.include_response_image = False
+    (withheld,) = take(prepared, tiny_config, 1)
+    rows = np.arange(len(whole["image_mask"]))
+    last = whole["image_mask"].sum(axis=1) - 1
+    expected = whole["image_mask"].copy()
+    expected[rows, last] = False
+    np.testing.assert_array_equal(withheld["image_mask"], expected)
+    for name in ("images", "image_emotion", "image_turn"):
+        np.testing.assert_array_equal(withheld[name][expected], whole[name][expected])
+    for name in ("context", "context_turn", "response", "response_emotion"):
+        np.testing.assert_array_equal(withheld[name], whole[name])
+
+
+def test_without_images_the_words_stay(prepared, tiny_config):
+    (whole,) = take(prepared, tiny_config, 1)
+    tiny_config.data.use_images = False
+    (words,) = take(prepared, tiny_config, 1)
+    assert not words["image_mask"].any() and not words["images"].any()
+    assert (words["sequence_emotion"] == UNKNOWN).all()
+    for name in ("context", "context_turn", "response", "response_emotion"):
+        np.testing.assert_array_equal(words[name], whole[name])
+
+
+@pytest.mark.parametrize(
+    "seen, expected",
+    [
+        ("joy neutral joy fear", "joy"),
+        ("neutral neutral neutral fear", "fear"),
+        ("joy fear fear joy", "joy"),  # the latest wins a tie
+        ("anger joy neutral", "joy"),
+        ("neutral neutral", "neutral"),
+    ],
+)
+def test_sequence_emotion(seen, expected):
+    ids = np.array([EMOTION_ID[name] for name in seen.split()] + [UNKNOWN])
+    assert windows.sequence_emotion(ids) == EMOTION_ID[expected]
+    assert windows.sequence_emotion(ids[-1:]) == UNKNOWN
+    assert windows.sequence_emotion(np.array([UNKNOWN, NEUTRAL])) == NEUTRAL
+
+
+def test_crops_stay_inside_and_recipes_depend_on_nothing_but_position_and_slot(tiny_config):
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(8, 900, size=(500, 2))
+    positions, slots = np.arange(500) // 5, np.arange(500) % 5
+    made = augment.random_recipe(sizes, 0, positions, slots, 64, tiny_config.data.augment)
+    top, left, height, width = made.crop.T
+    scale = 2**made.halvings
+    assert min(top.min(), left.min()) >= 0 and min(height.min(), width.min()) >= 1
+    assert (top + height <= -(-sizes[:, 0] // scale)).all()
+    assert (left + width <= -(-sizes[:, 1] // scale)).all()
+    # What is left to the resizing is less than a factor of two, or the decoder's limit is met.
+    shortest = np.minimum(height, width)
+    assert ((shortest < 2 * 64 + 1) | (made.halvings == 3)).all()
+    assert 0.4 < made.flip.mean() < 0.6
+    one = slice(123, 124)
+    alone = augment.random_recipe(
+        sizes[one], 0, positions[one], slots[one], 64, tiny_config.data.augment
+    )
+    for name in ("crop", "halvings", "flip", "colour", "offset"):
+        np.testing.assert_array_equal(getattr(made, name)[one], getattr(alone, name))
+    assert len(np.unique(made.colour[:, 0, 0])) == 500
+
+
+def test_evaluation_is_the_split_in_order_and_padding_adds_nothing(prepared, tiny_config):
+    split, special = prepared.split("valid"), prepared.tokenizer.special
+    tiny_config.evaluate.update(batch_size=8, examples=19)
+    found = list(pipeline.eval_batches(prepared, "valid", tiny_config, 0, 1))
+    assert [real for _, real in found] == [8, 8, 3]
+    for number, (batch, real) in enumerate(found):
+        batch_lib.check(batch, windows.batch_spec(tiny_config, 8))
+        for row in range(real):
+            window = split.window(8 * number + row)
+            words = prepared.tokenizer.encode(window.response_text)[:15]
+            assert batch["response"][row, : len(words)].tolist() == words
+        for name in ("context", "response"):
+            assert (batch[name][real:] == special.pad).all()
+        for name in ("image_emotion", "sequence_emotion", "response_emotion"):
+            assert (batch[name][real:] == UNKNOWN).all()
+        assert not batch["image_mask"][real:].any()
+    again = list(pipeline.eval_batches(prepared, "valid", tiny_config, 0, 1))
+    for (one, _), (other, _) in zip(found, again, strict=True):
+        assert_equal(one, other)
+
+
+def test_evaluation_on_several_hosts_is_the_same_and_as_long(prepared, tiny_config):
+    tiny_config.evaluate.update(batch_size=8, examples=19)
+    whole = list(pipeline.eval_batches(prepared, "valid", tiny_config, 0, 1))
+    parts = [list(pipeline.eval_batches(prepared, "valid", tiny_config, h, 4)) for h in range(4)]
+    assert {len(part) for part in parts} == {3}
+    for step, (batch, real) in enumerate(whole):
+        joined = {n: np.concatenate([part[step][0][n] for part in parts]) for n in batch}
+        assert_equal(batch, joined)
+        assert sum(part[step][1] for part in parts) == real
+    tiny_config.evaluate.examples = 0
+    everything = pipeline.eval_batches(prepared, "valid", tiny_config, 0, 1)
+    assert sum(real for _, real in everything) == prepared.split("valid").num_windows
+
+
+def test_a_typed_conversation_is_packed_like_a_stored_one(prepared, tiny_config, tmp_path):
+    split = prepared.split("valid")
+    (stored, _), *_ = pipeline.eval_batches(prepared, "valid", tiny_config, 0, 1)
+    for row in range(4):
+        window = split.window(row)
+        files = []
+        for slot, jpeg in enumerate([*window.turn_images, window.response_image]):
+            files.append(tmp_path / f"{row}-{slot}.jpg")
+            files[-1].write_bytes(jpeg)
+        turns = list(zip(window.turn_texts, files[:-1], strict=True))
+        typed = pipeline.single_example(prepared.tokenizer, tiny_config, turns, files[-1])
+        batch_lib.check(typed, windows.batch_spec(tiny_config, 1))
+        for name in ("images", "image_mask", "image_turn", "context", "context_turn"):
+            np.testing.assert_array_equal(typed[name][0], stored[name][row], err_msg=name)
+        assert not typed["response"].any() and (typed["image_emotion"] == UNKNOWN).all()
+
+
+def test_a_typed_conversation_may_lack_images_and_be_long(prepared, tiny_config, tmp_path):
+    Image.new("RGBA", (50, 200), (255, 0, 0, 255)).save(tmp_path / "red.png")
+    turns = [("one", None), ("two", None), ("three", tmp_path / "red.png"), ("four", None)]
+    batch = pipeline.single_example(prepared.tokenizer, tiny_config, turns, None)
+    assert batch["image_mask"].tolist() == [[False, True, False, False]]  # "one" is cut off
+    np.testing.assert_allclose(batch["images"][0, 1].mean(axis=(0, 1)), [254, 0, 0], atol=3)
+    words = batch["context"][0][batch["context"][0] != prepared.tokenizer.special.pad]
+    assert prepared.tokenizer.decode(words).replace(" ", "") == "twothreefour"
+
+
+def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
+    single = pipeline.single_example
+    for turns in ([], [("hi", None), ("  ", None)]):
+        with pytest.raises(UserError, match="the context is empty"):
+            single(prepared.tokenizer, tiny_config, turns, None)
+    with pytest.raises(UserError, match=r"absent\.jpg': No such file"):
+        single(prepared.tokenizer, tiny_config, [("hi", tmp_path / "absent.jpg")], None)
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "cut.jpg").write_bytes(prepared.split("valid").window(0).response_image[:900])
+    for name in ("text.jpg", "cut.jpg"):
+        with pytest.raises(UserError, match=f"{name}': it is not an image"):
+            single(prepared.tokenizer, tiny_config, [("hi", None)], tmp_path / name)
+    with pytest.raises(UserError, match=r"train\.batch_size=8 does not divide among 3"):
+        take(prepared, tiny_config, 1, hosts=3)
+    with pytest.raises(UserError, match=r"evaluate\.batch_size=8 does not divide among 5"):
+        pipeline.eval_batches(prepared, "valid", tiny_config, 0, 5)
+    with pytest.raises(UserError, match="no split 'dev'"):
+        pipeline.eval_batches(prepared, "dev", tiny_config, 0, 1)
+    tiny_config.data.feature_dim = 16
+    with pytest.raises(UserError, match="feature_dim=16"):
+        take(prepared, tiny_config, 1)
+
+
+def test_an_image_shown_by_no_slot_is_never_read(prepared, tiny_config, monkeypatch):
+    """Text-only training costs no image reads."""
+    asked = []
+    read = store.TurnStore.read_images
+
+    def spy(self, records):
+        asked.extend(records)
+        return read(self, records)
+
+    monkeypatch.setattr(store.TurnStore, "read_images", spy)
+    tiny_config.data.use_images = False
+    take(prepared, tiny_config, 2)
+    assert asked == []
