@@ -36,15 +36,15 @@ def _local() -> ConfigDict:
             eval_split="valid",
             test_split="test",
             context_turns=5,  # previous turns given as words; the window holds one image a turn
-            context_tokens=64,
-            response_tokens=24,
+            context_tokens=48,
+            response_tokens=20,
             include_response_image=True,  # the original does; a chatbot cannot
             use_images=True,
             image_size=64,  # pixels a side
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
             augment=dict(crop_min_area=0.6, flip=True, colour_jitter=0.2),
             tokenizer=dict(
-                kind="sentencepiece", path="", model_type="unigram", vocab_size=4096
+                kind="sentencepiece", path="", model_type="unigram", vocab_size=2048
             ),  # path "" = train on the train split
             prefetch_batches=4,
             read_threads=2,
@@ -56,7 +56,7 @@ def _local() -> ConfigDict:
             compute_dtype="float32",
             vision=dict(
                 kind="vit",  # vit, resnet50, features
-                patch_size=8,
+                patch_size=16,
                 width=96,
                 layers=3,
                 heads=4,
@@ -82,7 +82,7 @@ def _local() -> ConfigDict:
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
             turn_embeddings=True,
             contrastive_width=64,
-            vocab_chunk_tokens=8,  # sequence positions whose [B, chunk, V] logits exist at once
+            vocab_chunk_tokens=16,  # sequence positions whose [B, chunk, V] logits exist at once
         )
     )
 
@@ -92,7 +92,7 @@ def _local() -> ConfigDict:
             sequence_emotion=dict(weight=1.0),
             text_denoising=dict(weight=1.0, mask_fraction=0.3, mean_span_tokens=3.0),
             text_emotion=dict(weight=1.0),
-            masked_multimodal=dict(weight=1.0, mask_fraction=0.15),
+            masked_multimodal=dict(weight=1.0, mask_fraction=0.15, max_fraction=0.25),
             emotional_response=dict(
                 weight=1.0,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
@@ -152,7 +152,7 @@ def _local() -> ConfigDict:
     config.generate = ConfigDict(
         dict(
             strategy="beam",  # greedy, sample, beam
-            max_tokens=24,
+            max_tokens=20,
             beams=5,
             length_penalty=1.0,
             temperature=1.0,

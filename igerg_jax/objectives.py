@@ -11,6 +11,7 @@ count; a metric's value is sum / count. Letters as in `igerg_jax.batch`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -105,9 +106,15 @@ def masked_multimodal(model, params, batch: Batch, rng, settings, step) -> Resul
     )
     words = TextSide(tokens_BxS, batch["context_turn"], target_BxS != model.special.pad)
     encoded = _encode(model, params, batch, rng, images=True, words=words)
-    hidden_BxSxD = _apply(model, params, "masked_token_hidden", encoded)
+    # Only the chosen positions meet the vocabulary, up to `max_fraction` of S.
+    most = math.ceil(settings["max_fraction"] * target_BxS.shape[1])
+    place_BxM = jnp.argsort(~chosen_BxS, axis=1, stable=True)[:, :most]
+    text_BxMxD = jnp.take_along_axis(encoded.text_BxSxD, place_BxM[..., None], axis=1)
+    target_BxM = jnp.take_along_axis(target_BxS, place_BxM, axis=1)
+    chosen_BxM = jnp.take_along_axis(chosen_BxS, place_BxM, axis=1)
+    hidden_BxMxD = _apply(model, params, "masked_token_hidden", text_BxMxD)
     tokens, tokens_metrics = _one_term(
-        _vocabulary(model, params, hidden_BxSxD, target_BxS, chosen_BxS), "tokens"
+        _vocabulary(model, params, hidden_BxMxD, target_BxM, chosen_BxM), "tokens"
     )
     logits_BxNxC = _apply(model, params, "image_emotion_logits", encoded)
     labels_BxN = jnp.where(batch["image_mask"], batch["image_emotion"], -1)

@@ -169,7 +169,7 @@ class Igerg(nn.Module):
         encoded = self.encode(images, words)
         self.image_emotion_logits(encoded)
         self.sequence_emotion_logits(encoded)
-        self.masked_token_hidden(encoded)
+        self.masked_token_hidden(encoded.text_BxSxD)
         self.decode(batch["response"], encoded.hidden_BxLxD, encoded.mask_BxL)
         self.judge_tokens(batch["response"])
         self.contrastive_vectors(encoded, encoded)
@@ -243,9 +243,9 @@ class Igerg(nn.Module):
         """float32 [B, C], from CLS."""
         return self.sequence_emotion_head(encoded.cls_BxD)
 
-    def masked_token_hidden(self, encoded: Encoded) -> jax.Array:
-        """[B, S, D], to be multiplied with the token embedding."""
-        return self.masked_token_head(encoded.text_BxSxD)
+    def masked_token_hidden(self, text_BxMxD: jax.Array) -> jax.Array:
+        """[B, M, D] of the encoder's output at M text positions; it meets the token embedding."""
+        return self.masked_token_head(text_BxMxD)
 
     def decode(
         self, tokens_BxT: jax.Array, encoded_BxLxD: jax.Array, encoded_mask_BxL: jax.Array
