@@ -115,7 +115,8 @@ class FrozenBatchNorm(nn.Module):
         variance = jax.lax.stop_gradient(self.param("variance", ones, channels))
         scale = self.param("scale", ones, channels) / jnp.sqrt(variance + 1e-5)
         shift = self.param("bias", zeros, channels) - scale * mean
-        return x * scale.astype(self.dtype)[None] + shift.astype(self.dtype)[None]
+        scale, shift = (y.astype(self.dtype)[None, None, None] for y in (scale, shift))
+        return x * scale + shift
 
 
 class Bottleneck(nn.Module):
