@@ -27,6 +27,7 @@ def _local() -> ConfigDict:
     config.preset = "local"
     config.seed = 0
     config.init_from = ""  # checkpoint folder whose parameters training starts from; "" = random
+    config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = not kept
 
     config.data = ConfigDict(
         dict(

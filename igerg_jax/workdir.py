@@ -1,0 +1,132 @@
+"""A run's folder: whose it is, and whether a run may write there. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from igerg_jax.errors import UserError
+
+CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.checkpoint` keeps in a workdir
+
+# What may differ between the runs of one workdir: how long, how often, where and on what machine,
+# not what a step computes. (Another train.steps stretches a cosine schedule.) A name that ends
+# with a dot stands for all keys under it.
+FREE_KEYS = (
+    "train.steps",
+    "train.log_every_steps",
+    "train.evaluate_every_steps",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.max_consecutive_skips",
+    "train.stall_seconds",
+    "evaluate.",
+    "generate.",
+    "mesh.",
+    "sharding_rules",
+    "compilation_cache_dir",
+    "data.data_dir",
+    "data.eval_split",
+    "data.test_split",
+    "data.prefetch_batches",
+    "data.read_threads",
+    "model.vision.remat",
+    "model.text.remat",
+)
+
+# Of `model`, what may differ between training a checkpoint and using it: the function that it
+# computes stays the same but for rounding.
+FREE_MODEL_KEYS = (
+    "model.compute_dtype",
+    "model.vocab_chunk_tokens",
+    "model.vision.remat",
+    "model.vision.frozen",
+    "model.vision.dropout_rate",
+    "model.text.remat",
+    "model.text.dropout_rate",
+)
+
+_SHOWN = 6  # names that a message lists before it only counts
+
+
+def default(config: Any) -> epath.Path:
+    """runs/<name>-<preset>, a slash in the name written as a dash."""
+    return epath.Path("runs") / f"{config.name.replace('/', '-')}-{config.preset}"
+
+
+def check(workdir: epath.Path, config: Any) -> None:
+    """Refuses, before anything is made, a workdir that this run cannot use.
+
+    Raises:
+      UserError: it cannot be written to, or its run had another config (but for `FREE_KEYS`):
+        the message names the keys that differ.
+    """
+    _check_writable(workdir)
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"'{path}' is not JSON; give another --workdir") from error
+    different = _differences(flatten(stored), flatten(as_json(config)), FREE_KEYS)
+    if different:
+        raise UserError(
+            f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
+            "Give another --workdir, or that run's config"
+        )
+
+
+def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """What of `model.*` differs between two configs (of `as_json`) and changes what it computes."""
+    return _differences(
+        flatten({"model": stored["model"]}), flatten({"model": given["model"]}), FREE_MODEL_KEYS
+    )
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A config as JSON keeps it (tuples become lists), so that two can be compared."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to {dotted key: value}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _check_writable(workdir: epath.Path) -> None:
+    if "://" in os.fspath(workdir):
+        return  # a bucket says so itself when it is first written to
+    folder = workdir
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"cannot make workdir '{workdir}': '{folder}' is a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to workdir '{workdir}': no permission in '{folder}'")
+
+
+def _differences(stored: dict, given: dict, free: tuple[str, ...]) -> list[str]:
+    lines = []
+    for key in sorted(stored.keys() | given.keys()):
+        old, new = stored.get(key, "absent"), given.get(key, "absent")
+        is_free = any(key == f or (f.endswith(".") and key.startswith(f)) for f in free)
+        if old != new and not is_free:
+            lines.append(f"{key} (there {old!r}, here {new!r})")
+    return lines
