@@ -196,8 +196,8 @@ class Igerg(nn.Module):
     def _dropout(self, x: jax.Array) -> jax.Array:
         return self.embedding_dropout(x, deterministic=not self.has_rng("dropout"))
 
-    def _turns(self, turn: jax.Array) -> jax.Array | float:
-        return self.turn_table[turn] if self.turn_embeddings else 0.0
+    def _turns(self, turn: jax.Array) -> jax.Array:
+        return self.turn_table[turn] if self.turn_embeddings else jnp.zeros((*turn.shape, 1))
 
     def encode(self, images: ImageSide | None, words: TextSide | None) -> Encoded:
         """Fuses what is given: both sides, or one of them (single-modal objectives)."""
