@@ -1,0 +1,169 @@
+"""Vision towers: shapes, sizes, pooling, and ResNet's block against plain NumPy."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from igerg_jax.models import vision
+
+SETTINGS = dict(
+    kind="vit",
+    patch_size=8,
+    width=16,
+    layers=1,
+    heads=2,
+    mlp_width=32,
+    dropout_rate=0.0,
+    tokens_per_image=4,
+    frozen=False,
+    scan_layers=True,
+    remat="none",
+)
+
+
+def pixels(count: int, side: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+
+
+def test_resnet50_has_the_sizes_of_torchvisions():
+    module = vision.ResNet50(jnp.float32)
+    images = pixels(2, 224)
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), images))["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(params))
+    sizes = {jax.tree_util.keystr(path): leaf.size for path, leaf in leaves}
+    # torchvision's parameters() has batch norms' scales and biases, not their running statistics.
+    statistics = ("['mean']", "['variance']")
+    learnt = {name: size for name, size in sizes.items() if not name.endswith(statistics)}
+    assert sum(learnt.values()) == 25_557_032
+    assert len(sizes) - len(learnt) == 2 * 53  # one pair for each of the 53 convolutions
+    run = lambda: module.init_with_output(jax.random.key(0), images)[0]  # noqa: E731
+    assert jax.eval_shape(run).shape == (2, 1, 1000)
+
+
+def convolve(x_HxWxC, kernel, stride):
+    """One image in float64, with torchvision's symmetric padding."""
+    size = kernel.shape[0]
+    x = np.pad(x_HxWxC, [(size // 2, size // 2)] * 2 + [(0, 0)])
+    side = (x.shape[0] - size) // stride + 1
+    out = np.zeros((side, side, kernel.shape[-1]))
+    for i, j in np.ndindex(side, side):
+        window = x[i * stride : i * stride + size, j * stride : j * stride + size]
+        out[i, j] = np.tensordot(window, kernel, 3)
+    return out
+
+
+def batch_norm(x, p):
+    return (x - p["mean"]) / np.sqrt(p["variance"] + 1e-5) * p["scale"] + p["bias"]
+
+
+@pytest.fixture(scope="module")
+def bottleneck():
+    module = vision.Bottleneck(3, 2, jnp.float32)
+    x = np.random.default_rng(0).standard_normal((1, 5, 5, 4)).astype(np.float32)
+    params = small.make_params(module, x)
+    run = lambda p: (module.apply({"params": p}, x) ** 2).sum()  # noqa: E731
+    output = jax.jit(module.apply)({"params": params}, x)
+    return x, params, output, jax.jit(jax.grad(run))(params)
+
+
+def test_bottleneck_is_its_numpy_twin(bottleneck):
+    x, params, output, _ = bottleneck
+
+    def step(x, name, stride=1):
+        return batch_norm(convolve(x, params[name]["kernel"], stride), params[f"{name}_norm"])
+
+    y = np.maximum(step(x[0], "conv1"), 0)
+    y = np.maximum(step(y, "conv2", 2), 0)
+    y = np.maximum(step(y, "conv3") + step(x[0], "shortcut", 2), 0)
+    np.testing.assert_allclose(output[0], y, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_statistics_are_not_learnt(bottleneck):
+    for name, gradient in small.flat(bottleneck[3]).items():
+        if "_norm" in name:
+            learnt = name.endswith(("['scale']", "['bias']"))
+            assert gradient.any() == learnt, name
+
+
+@pytest.fixture(scope="module")
+def vit():
+    module = vision.tower(SETTINGS, jnp.float32)
+    images = pixels(3, 16)
+    params = small.make_params(module, images)
+    run = jax.jit(lambda params, images: module.apply({"params": params}, images))
+    return run, params, images
+
+
+def test_vit_looks_at_each_image_alone(vit):
+    run, params, images = vit
+    output = np.asarray(run(params, images))
+    assert output.shape == (3, 4, 16)
+    changed = images.copy()
+    changed[1] = pixels(1, 16, seed=1)[0]
+    other = np.asarray(run(params, changed))
+    np.testing.assert_allclose(other[[0, 2]], output[[0, 2]], rtol=1e-5, atol=1e-5)
+    assert np.abs(other[1] - output[1]).max() > 1e-2
+
+
+def test_vit_sees_where_a_patch_is(vit):
+    run, params, images = vit
+    swapped = images.copy()
+    swapped[:, :8, :8], swapped[:, 8:, 8:] = images[:, 8:, 8:], images[:, :8, :8]
+    assert np.abs(run(params, swapped) - run(params, images)).max() > 1e-2
+    blind = jax.tree.map(np.copy, params)
+    blind["vit"]["position_embedding"][:] = 0
+    first, second = run(blind, swapped), run(blind, images)
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4)
+
+
+def test_pooled_tokens_belong_to_their_queries(vit):
+    run, params, images = vit
+    order = np.array([2, 0, 3, 1])
+    moved = jax.tree.map(np.copy, params)
+    moved["pool"]["queries"] = moved["pool"]["queries"][order]
+    output = np.asarray(run(params, images))
+    np.testing.assert_allclose(run(moved, images), output[:, order], rtol=1e-4, atol=1e-5)
+    assert np.abs(output[:, 0] - output[:, 1]).max() > 1e-2
+
+
+def test_vit_scales_pixels_to_between_minus_one_and_one():
+    """Black and white are -1 and 1 in every channel: what a patch embedding of them shows."""
+    keys = [k for k in SETTINGS if k not in ("kind", "tokens_per_image", "frozen")]
+    module = vision.VisionTransformer(dtype=jnp.float32, **{k: SETTINGS[k] for k in keys})
+    images = np.stack([np.zeros((8, 8, 3)), np.full((8, 8, 3), 255)]).astype(np.uint8)
+    params = small.make_params(module, images)
+
+    def embed(images):
+        _, state = module.apply(
+            {"params": params}, images, capture_intermediates=True, mutable="intermediates"
+        )
+        return state["intermediates"]["patch_embedding"]["__call__"][0]
+
+    black, white = np.asarray(jax.jit(embed)(images))[:, 0, 0]
+    kernel, bias = (params["patch_embedding"][name] for name in ("kernel", "bias"))
+    np.testing.assert_allclose(white, bias + kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(black, bias - kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_features_pass_through():
+    module = vision.tower(SETTINGS | dict(kind="features", tokens_per_image=1), jnp.float32)
+    features = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    np.testing.assert_array_equal(module.apply({}, features), features[:, None])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(kind="resnet"), "'resnet' is not one of vit, resnet50, features"),
+        (dict(kind="resnet50"), "'resnet50' makes 1 token"),
+        (dict(kind="features"), "'features' makes 1 token"),
+    ],
+)
+def test_towers_that_cannot_be(change, says):
+    with pytest.raises(ValueError, match=says):
+        vision.tower(SETTINGS | change, jnp.float32)
