@@ -17,6 +17,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ class Sample:
         logits_BxV = log_p_BxV / self.temperature
         if self.top_k:
             k = min(self.top_k, logits_BxV.shape[-1])
-            logits_BxV = _at_least(logits_BxV, jax.lax.top_k(logits_BxV, k)[0][:, -1:])
+            logits_BxV = _at_least(logits_BxV, _top_k(logits_BxV, k)[0][:, -1:])
         if self.top_p < 1:
             sorted_BxV = jnp.sort(logits_BxV, axis=-1, descending=True)
             p_BxV = jax.nn.softmax(sorted_BxV)
@@ -255,10 +256,11 @@ def beam_search(
 ) -> Hypotheses:
     """The K best hypotheses that a beam search over each row ends with.
 
-    As in fairseq: of the 2K best continuations of the live beams, those of the first K that are
-    EOS end a hypothesis, and the K best that are not EOS live on; a row is done when K have
-    ended. It is also done once no live beam can still beat its best, which changes nothing at
-    the top. With one beam this is greedy.
+    As in fairseq and Hugging Face: of the 2K best continuations of the live beams, those of the
+    first K that are EOS end a hypothesis, and the K best that are not EOS live on. A row is done
+    when K have ended and no live beam, scored as it stands, beats the worst of them (Hugging
+    Face's `early_stopping=False`), or when none can ever beat the best. With one beam this is
+    greedy.
     """
     special, beams, rows = model.special, strategy.beams, encoded.mask_BxL.shape[0]
     hidden_BxD, cache, table_VxD = _start(model, params, encoded, max_tokens)
@@ -312,9 +314,9 @@ class Continuations(NamedTuple):
 def _continuations(state: BeamState, log_p_BxKxV: jax.Array) -> Continuations:
     rows, beams, vocabulary = log_p_BxKxV.shape
     # Two steps, since no beam can have more than 2K among the best 2K: sorting K * V is slower.
-    gain_BxKxJ, token_BxKxJ = jax.lax.top_k(log_p_BxKxV, min(2 * beams, vocabulary))
+    gain_BxKxJ, token_BxKxJ = _top_k(log_p_BxKxV, min(2 * beams, vocabulary))
     total_BxKJ = (state.log_p_BxK[..., None] + gain_BxKxJ).reshape(rows, -1)
-    log_p_BxP, at_BxP = jax.lax.top_k(total_BxKJ, 2 * beams)
+    log_p_BxP, at_BxP = _top_k(total_BxKJ, 2 * beams)
     token_BxP = jnp.take_along_axis(token_BxKxJ.reshape(rows, -1), at_BxP, axis=1)
     return Continuations(log_p_BxP, at_BxP // gain_BxKxJ.shape[-1], token_BxP)
 
@@ -334,7 +336,7 @@ def _select(
     score_BxP = jnp.where(ends_BxP, best.log_p_BxP / length**penalty, -jnp.inf)
     fresh = Hypotheses(tokens_BxPxT, best.log_p_BxP, score_BxP)
     pool = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.ended, fresh)
-    at_BxK = jax.lax.top_k(pool.score_BxK, beams)[1]
+    at_BxK = _top_k(pool.score_BxK, beams)[1]
     ended = jax.tree.map(
         lambda old, new: jnp.where(_like(state.done_B, old), old, _pick(new, at_BxK)),
         state.ended,
@@ -342,19 +344,20 @@ def _select(
     )
 
     live_BxP = jnp.where(is_eos_BxP, -jnp.inf, best.log_p_BxP)
-    log_p_BxK, at_BxK = jax.lax.top_k(live_BxP, beams)
+    log_p_BxK, at_BxK = _top_k(live_BxP, beams)
     from_BxK = jnp.take_along_axis(best.beam_BxP, at_BxK, axis=1)
     # More tokens only lower log p, but they may divide it by more.
     furthest = max_tokens if penalty > 0 else length + 1
-    attainable_B = log_p_BxK[:, 0] / furthest**penalty
-    beaten_B = ended.score_BxK[:, 0] >= attainable_B
+    hopeless_B = ended.score_BxK[:, 0] >= log_p_BxK[:, 0] / furthest**penalty
+    full_B = (ended.score_BxK > -jnp.inf).all(1)
+    behind_B = full_B & (ended.score_BxK[:, -1] >= log_p_BxK[:, 0] / length**penalty)
     return BeamState(
         position=state.position + 1,
         past=jax.tree.map(lambda x: _reorder(x, from_BxK), state.past),
         tokens_BxKxT=_pick(tokens_BxPxT, at_BxK),
         log_p_BxK=log_p_BxK,
         ended=ended,
-        done_B=state.done_B | beaten_B | (ended.score_BxK > -jnp.inf).all(1),
+        done_B=state.done_B | hopeless_B | behind_B,
     )
 
 
@@ -391,6 +394,22 @@ def _allowed(
     word_V = ~np.isin(ids_V, roles) | (ids_V == special.eos)  # EOS may be the start token too
     allowed_V = jnp.where(position == max_tokens - 1, ids_V == special.eos, word_V)
     return jnp.where(jnp.broadcast_to(allowed_V, log_p_xV.shape), log_p_xV, -jnp.inf)
+
+
+def _top_k(x_BxM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`lax.top_k` of float32 [B, ..., M], for each device's own rows.
+
+    The partitioner would gather every row on every device: for beams and a vocabulary, gigabytes
+    a step.
+    """
+
+    def top(x):
+        return jax.lax.top_k(x, k)
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return top(x_BxM)
+    rows = nn.logical_to_mesh_axes(("batch",))
+    return jax.shard_map(top, in_specs=rows, out_specs=rows)(x_BxM)
 
 
 def _at_least(logits_BxV: jax.Array, least_Bx1: jax.Array) -> jax.Array:
