@@ -274,6 +274,16 @@ def test_evaluation_on_several_hosts_is_the_same_and_as_long(prepared, tiny_conf
     assert sum(real for _, real in everything) == prepared.split("valid").num_windows
 
 
+def test_any_windows_can_be_asked_for_in_any_order(prepared, tiny_config):
+    split, ids = prepared.split("valid"), np.array([40, 3, 3, 17, 0, 2, 1, 5, 30])
+    found = list(pipeline.window_batches(prepared, "valid", ids, tiny_config, 0, 1))
+    assert [real for _, real in found] == [8, 1]
+    responses = np.concatenate([batch["response"][:real] for batch, real in found])
+    for i, tokens in zip(ids, responses, strict=True):
+        words = prepared.tokenizer.encode(split.window(int(i)).response_text)[:15]
+        assert tokens[: len(words)].tolist() == words
+
+
 def test_a_typed_conversation_is_packed_like_a_stored_one(prepared, tiny_config, tmp_path):
     split = prepared.split("valid")
     (stored, _), *_ = pipeline.eval_batches(prepared, "valid", tiny_config, 0, 1)

@@ -101,9 +101,27 @@ def eval_batches(
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Yields (batch, num_real) over a split's first windows, in order, without augmentation.
 
-    Row r of batch k is window k * batch_size + process_index * B' + r of the split, with
+    The windows are the first config.evaluate.examples of the split, 0 = all; otherwise as
+    `window_batches`.
+    """
+    chosen = _split(prepared, config, split)
+    total = min(config.evaluate.examples or chosen.num_windows, chosen.num_windows)
+    return window_batches(prepared, split, np.arange(total), config, process_index, process_count)
+
+
+def window_batches(
+    prepared: Prepared,
+    split: str,
+    window_ids: np.ndarray,
+    config: ConfigDict,
+    process_index: int,
+    process_count: int,
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Yields (batch, num_real) over given windows, in the order given, without augmentation.
+
+    Row r of batch k is window_ids[k * batch_size + process_index * B' + r], with
     B' = config.evaluate.batch_size / process_count. Every process yields as many batches. Rows
-    past the last window add nothing: images masked, labels UNKNOWN, context and response PAD;
+    past the last id add nothing: images masked, labels UNKNOWN, context and response PAD;
     `num_real` counts this process's other rows, which come first.
 
     Raises:
@@ -112,11 +130,10 @@ def eval_batches(
     chosen = _split(prepared, config, split)
     size = config.evaluate.batch_size
     rows = windows.local_batch_size("config.evaluate.batch_size", size, process_count)
-    total = min(config.evaluate.examples or chosen.num_windows, chosen.num_windows)
 
     def ids_of(step: int) -> np.ndarray:
-        ids_B = order.host_slice(order.positions(step, size), process_index, process_count)
-        return ids_B[ids_B < total]
+        places = order.host_slice(order.positions(step, size), process_index, process_count)
+        return window_ids[places[places < len(window_ids)]]
 
     def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
         examples = [windows.read(chosen, int(i)) for i in ids_of(int(step))]
@@ -130,10 +147,8 @@ def eval_batches(
         place_M = row_M * images_BxN.shape[1] + slot_M
         return _flatten(batch, chosen.turns.read_images(records_M), recipe, place_M)
 
-    steps = -(-total // size)
-    batches = _iterate(
-        tf.data.Dataset.range(steps), fetch, windows.batch_spec(config, rows), config
-    )
+    steps = tf.data.Dataset.range(-(-len(window_ids) // size))
+    batches = _iterate(steps, fetch, windows.batch_spec(config, rows), config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))
 
 
@@ -231,10 +246,13 @@ def _iterate(
     shapes = spec.shapes()
     types = [tf.as_dtype(shapes[name][1]) for name in _text_names(spec)] + [*_IMAGE_PARTS.values()]
     threads = config.data.read_threads
-    dataset = steps.map(
-        lambda step: tf.numpy_function(fetch, [step], types), num_parallel_calls=threads
-    )
-    dataset = dataset.map(functools.partial(_finish, spec), num_parallel_calls=threads)
+    plain = tf.autograph.experimental.do_not_convert  # no Python control flow: trace it as it is
+
+    def read(step: tf.Tensor) -> list[tf.Tensor]:
+        return tf.numpy_function(fetch, [step], types)
+
+    dataset = steps.map(plain(read), num_parallel_calls=threads)
+    dataset = dataset.map(plain(functools.partial(_finish, spec)), num_parallel_calls=threads)
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False  # the config says how many threads

@@ -27,7 +27,7 @@ CUES: dict[str, str] = {
         fan, not a huge fan, never liked, not my favorite, dislike*, boring, bored, lame, so
         weird, really weird, pretty weird, kind of weird, kinda weird, super weird, that's
         weird, thats weird, tastes bad, tasted bad, tastes like, blah, bleh, sickening,
-        unsanitary, filthy, creeper*, sketchy, sketch, awkward""",
+        unsanitary, filthy, creeper*, sketchy, awkward""",
     "fear": """
         scared, scary, scares, scariest, scaring, afraid, fear, fears, fearful, terrified,
         terrifying, terrifies, nervous, worry, worried, worries me, worrying, anxious,
@@ -61,8 +61,8 @@ CUES: dict[str, str] = {
         unexpected*, unbelievable, can't believe, cant believe, hard to believe, shock*,
         crazy, craziest, insane, insanely, incredible, seriously ?, really ?, oh really, are
         you serious, for real ?, you're kidding, are you kidding, mind blowing, mind blown,
-        mindblowing, blew my mind, blows my mind, jaw, amazed, astonish*, astound*, suddenly,
-        didn't expect, didnt expect, never expected, no kidding, what are the odds, wouldn't
+        mindblowing, blew my mind, blows my mind, jaw dropping, amazed, astonish*, astound*,
+        suddenly, didn't expect, didnt expect, never expected, no kidding, what are the odds, wouldn't
         have guessed, would have guessed, wild, huh ?, plot twist, jeez, geez, oh snap""",
     "joy": """
         happy, happier, happiest, happiness, glad, excited, exciting, excitement, love, loved,

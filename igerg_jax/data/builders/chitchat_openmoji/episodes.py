@@ -21,7 +21,7 @@ from igerg_jax.errors import UserError
 
 MIN_TURNS, MAX_TURNS = 5, 12
 MAX_TURN_WORDS = 24  # one turn of the chats is 14,843 words long; the median is 12
-TURN_SCORE = {emotion: 2.0 for emotion in EMOTIONS} | {"joy": 0.0, "neutral": -1.0}
+TURN_SCORE = dict.fromkeys(EMOTIONS, 2.0) | {"surprise": 1.0, "joy": 0.0, "neutral": -1.0}
 VALID_PERCENT, TEST_PERCENT = 8, 8  # of the chats; the rest is train
 
 

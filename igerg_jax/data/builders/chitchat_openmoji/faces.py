@@ -23,29 +23,29 @@ from igerg_jax.errors import UserError
 # {split: {emotion: characters}}. Names of the characters: https://unicode.org/charts/PDF/U1F600.pdf
 GLYPHS: dict[str, dict[str, str]] = {
     "train": {
-        "surprise": "😮😲😳🤯🫢",
-        "fear": "😨😱😰😬🫣",
+        "surprise": "😯😲😳🫢",
+        "fear": "😧😱😰😬🫣",
         "disgust": "🤢😖😷🤧😝",
-        "joy": "😀😃😆😂😊😍🤩🥰😸😻😎",
-        "sadness": "😢😭🙁😔😥😿😓",
-        "anger": "😠🤬😤😾👹",
+        "joy": "😀😁😆😂😊😍🤩😸😹😻😎🥳",
+        "sadness": "😞😟😢😭😔😥😿🥺",
+        "anger": "😠🤬😤😾👹👺",
         "neutral": "😐🫤🤔🤨🤐🫡",
     },
     "valid": {
-        "surprise": "😦",
-        "fear": "😧",
+        "surprise": "🤯",
+        "fear": "😦",
         "disgust": "🥴",
-        "joy": "😁😹🥳",
-        "sadness": "🥺😩",
+        "joy": "😃🥰",
+        "sadness": "😓",
         "anger": "👿",
         "neutral": "😶",
     },
     "test": {
-        "surprise": "😯",
-        "fear": "🙀",
+        "surprise": "😮",
+        "fear": "😨",
         "disgust": "🤮",
         "joy": "😄🤣😺",
-        "sadness": "😞😪",
+        "sadness": "🙁😪",
         "anger": "😡",
         "neutral": "😑🧐",
     },
@@ -54,8 +54,8 @@ GLYPHS: dict[str, dict[str, str]] = {
 IMAGE_PIXELS = 72  # a side; training crops from it
 JPEG_QUALITY = 85
 _TILE_PIXELS = 80  # glyphs are drawn once at this size
-_GLYPH_SCALE = (0.75, 1.0)  # of the image's side
-_TURN_DEGREES = 15.0
+_GLYPH_SCALE = (0.85, 1.0)  # of the image's side
+_TURN_DEGREES = 10.0
 
 
 def pick(split: str, emotion: int, rng: random.Random) -> str:
