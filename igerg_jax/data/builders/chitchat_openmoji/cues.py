@@ -62,8 +62,8 @@ CUES: dict[str, str] = {
         crazy, craziest, insane, insanely, incredible, seriously ?, really ?, oh really, are
         you serious, for real ?, you're kidding, are you kidding, mind blowing, mind blown,
         mindblowing, blew my mind, blows my mind, jaw dropping, amazed, astonish*, astound*,
-        suddenly, didn't expect, didnt expect, never expected, no kidding, what are the odds, wouldn't
-        have guessed, would have guessed, wild, huh ?, plot twist, jeez, geez, oh snap""",
+        suddenly, didn't expect, didnt expect, never expected, no kidding, what are the odds,
+        wouldn't have guessed, would have guessed, wild, huh ?, plot twist, jeez, geez, oh snap""",
     "joy": """
         happy, happier, happiest, happiness, glad, excited, exciting, excitement, love, loved,
         loves, loving, haha*, hahah*, hehe*, lol, lmao, rofl, yay*, yess*, woo, woohoo,
