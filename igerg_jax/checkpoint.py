@@ -263,8 +263,10 @@ def _check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None
     if run["tokenizer_digest"] != digest:
         raise UserError(
             f"tokenizer that does not match the checkpoint: '{path}' was trained with "
-            f"{run['tokenizer_digest']}, this run has {digest}. Set config.data.tokenizer.path to "
-            "the checkpoint's tokenizer, or config.data to what it was trained on"
+            f"{run['tokenizer_digest']}, this run has {digest}. Train anew in another workdir, or "
+            "set config.data.tokenizer.path to the tokenizer it was trained with, kept as "
+            f"prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
+            "of that time"
         )
 
 

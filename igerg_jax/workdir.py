@@ -34,6 +34,7 @@ FREE_KEYS = (
     "data.test_split",
     "data.prefetch_batches",
     "data.read_threads",
+    "data.tokenizer.",  # a checkpoint knows its tokenizer by digest
     "model.vision.remat",
     "model.text.remat",
 )

@@ -1,0 +1,157 @@
+"""What main.py's modes do once the command line is parsed. Results are printed to stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import jax
+from etils import epath
+
+from igerg_jax import checkpoint, report, sharding, step, workdir
+from igerg_jax import evaluate as evaluation
+from igerg_jax import train as loop
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.errors import UserError
+
+Turns = list[tuple[str, str | None]]  # (words, image file or None), oldest first
+
+
+def keep_compiled(config: Any) -> None:
+    """Keeps compiled programs between runs, unless JAX is told already where to."""
+    if config.compilation_cache_dir and jax.config.jax_compilation_cache_dir is None:
+        folder = os.path.expanduser(config.compilation_cache_dir)
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def train(config: Any, folder: epath.Path) -> None:
+    """Trains in the workdir `folder`; `igerg_jax.train` says what that leaves there.
+
+    Raises:
+      UserError: what needs no data is refused before any is prepared.
+    """
+    train, mesh = config.train, sharding.make_mesh(config.mesh)
+    sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
+    sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
+    step.build_model(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
+    if config.init_from and not (folder / workdir.CHECKPOINTS).exists():
+        checkpoint.find(config.init_from)
+    loop.run(config, folder)
+
+
+def evaluate(config: Any, path: epath.PathLike, folder: epath.Path | None) -> None:
+    """Prints metrics on the validation and test splits; with a workdir, renews its report."""
+    setup, prepared, params = load(config, path)
+    evaluator = evaluation.Evaluator(setup, prepared)
+    if folder is None:
+        splits = {"valid": config.data.eval_split, "test": config.data.test_split}
+        metrics = {
+            name: evaluator.metrics(params, split, generate=True)[0]
+            for name, split in splits.items()
+        }
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = evaluation.run(setup, evaluator, params, folder)
+        metrics = found["evaluation"]
+        if jax.process_index() == 0:
+            renew_summary(folder, config, found)
+            print(f"report: {report.write_report(folder)}", file=sys.stderr)
+    if jax.process_index() == 0:
+        print(json.dumps(metrics, indent=2))
+
+
+def answer_split(config: Any, path: epath.PathLike, folder: epath.Path | None) -> None:
+    """Answers `generate.examples` windows of the test split: samples.jsonl, or printed lines."""
+    setup, prepared, params = load(config, path)
+    evaluator = evaluation.Evaluator(setup, prepared)
+    rows = evaluator.samples(params, config.data.test_split, config.generate.examples)
+    if jax.process_index():
+        return
+    if folder is None:
+        for row in rows:
+            print(json.dumps({"reference": row["reference"], "generated": row["generated"]}))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation.write_samples(rows, folder)
+    print(f"{len(rows)} conversations in {folder / evaluation.SAMPLES_FILE}", file=sys.stderr)
+
+
+def talk(config: Any, path: epath.PathLike, turns: Turns, response_image: str | None) -> None:
+    """Prints the emotions that the model sees, then its answer."""
+    if response_image and not config.data.include_response_image:
+        raise UserError(
+            "this config does not show the model the answering turn's image "
+            "(data.include_response_image=False); leave the last --image out"
+        )
+    setup, prepared, params = load(config, path)
+    answer = evaluation.respond_once(setup, prepared.tokenizer, params, turns, response_image)
+    if jax.process_index() == 0:
+        print(describe(answer))
+
+
+def compile_only(config: Any) -> None:
+    """Compiles the training step for this machine's devices; prints what it needs. No data."""
+    setup = step.set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
+    compiled = step.compile_step(setup)
+    print(f"{config.name}:{config.preset} on {setup.mesh.size} x {jax.devices()[0].device_kind}")
+    memory = compiled.memory_analysis()
+    for name in ("argument", "output", "alias", "temp", "generated_code"):
+        size = getattr(memory, f"{name}_size_in_bytes", None)
+        if size is not None:
+            print(f"{name:>15} {size / 2**20:12.1f} MiB a device")
+    cost = compiled.cost_analysis() or {}
+    for name, unit in (("flops", "GFLOP"), ("bytes accessed", "GB read and written")):
+        if name in cost:
+            print(f"{name:>15} {cost[name] / 1e9:12.1f} {unit} a step and device")
+
+
+def load(config: Any, path: epath.PathLike) -> tuple[step.Setup, Any, Any]:
+    """(setup, prepared dataset, parameters) to use the checkpoint under `path` with.
+
+    Raises:
+      UserError: no checkpoint there, or one of another model or tokenizer.
+    """
+    folder = checkpoint.find(path)
+    prepared = loop.prepare(config)
+    if prepared is None:
+        raise UserError(f"data.dataset is '{loop.SYNTHETIC}': there is nothing to evaluate on")
+    setup = loop.set_up_run(config, prepared)
+    digest = prepared.tokenizer.digest
+    params, found = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
+    if jax.process_index() == 0:
+        print(found.describe(), file=sys.stderr)
+    return setup, prepared, params
+
+
+def renew_summary(folder: epath.Path, config: Any, found: dict[str, Any]) -> None:
+    """Puts a new evaluation into summary.json; the rest of it stays."""
+    path = folder / "summary.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    summary = {"name": config.name, "preset": config.preset} | old | found
+    partial = folder / "summary.json.partial"
+    partial.write_text(json.dumps(summary, indent=2) + "\n")
+    partial.replace(path)
+
+
+def describe(answer: dict[str, Any]) -> str:
+    """`evaluate.respond_once`'s answer, for a person to read."""
+    lines = []
+    for turn in answer["context"]:
+        lines += [turn["text"], f"    seen: {probabilities(turn['seen'])}"]
+    if answer["response_image"]:
+        seen = answer["response_image"]["seen"]
+        lines += ["(the one who answers)", f"    seen: {probabilities(seen)}"]
+    if answer["sequence_emotion"]:
+        lines.append(f"all images together: {probabilities(answer['sequence_emotion'])}")
+    lines.append(f"response: {answer['response']}")
+    lines.append(f"    the judge reads: {probabilities(answer['judge'])}")
+    return "\n".join(lines)
+
+
+def probabilities(p: dict[str, float] | None) -> str:
+    """Every emotion, the likeliest first."""
+    if p is None:
+        return "no image"
+    return "  ".join(f"{name} {p[name]:.2f}" for name in sorted(p, key=p.get, reverse=True))

@@ -1,0 +1,265 @@
+"""Trains, evaluates, and talks with an emotion-aware vision-language model.
+
+    python main.py --config=configs/pretrain.py                      # "local": minutes on a CPU
+    python main.py --config=configs/pretrain.py:base --config.train.steps=1000
+    python main.py --config=configs/pretrain.py --mode=evaluate
+    python main.py --config=configs/pretrain.py --mode=generate --image=face.png --context="Hi!"
+
+--config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. The
+same command goes on where a run was stopped. Exit codes: 0; 2 = something to mend in the command
+or its files, told in one message; 1 = the run itself failed; 130 = interrupted.
+
+Conversations, with --mode=generate: give each turn as a --context, oldest first, and each turn's
+face as an --image in the same order (--image= for a turn without). One --image more than there
+are turns is the face of the one who answers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+from typing import Any
+
+# Before anything that logs is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only decodes images, and says so at length
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from igerg_jax.errors import RunError, UserError
+
+MODES = ("train", "evaluate", "generate", "compile")
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line (the program's name first) and returns its exit code."""
+    logging.set_verbosity(logging.ERROR)
+    if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
+        ours = define_flags(argv).get_help().partition("\nabsl.flags:")[0]
+        print(f"{__doc__}{ours}")
+        return 0
+    try:
+        run(parse(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """The flags of one command line. Not absl's global ones: two calls must not mix."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, and a preset.", flag_values=values, sys_argv=argv
+    )
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of the run: checkpoints, metrics, report. Default: runs/<config>-<preset>.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "To evaluate or generate with: a workdir, or one of its checkpoints. Default: --workdir. "
+        "With --checkpoint and no --workdir, evaluating prints and writes nothing.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "context", [], "A turn's words; repeat it, oldest first.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "image", [], "A turn's image file; repeat it, in the turns' order.", flag_values=values
+    )
+    return values
+
+
+def parse(argv: list[str]) -> flags.FlagValues:
+    """Parses a command line, the config file and its overrides included.
+
+    Raises:
+      UserError: whatever is wrong with them.
+    """
+    check_config(argv)
+    values = define_flags(argv)
+    try:
+        rest = values(argv)
+    except flags.IllegalFlagValueError as error:
+        raise UserError(explain_value(str(error), argv)) from error
+    except flags.Error as error:
+        raise UserError(f"{error} (see --help)") from error
+    if rest[1:]:
+        raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
+    if values.mode != "generate" and (values.context or values.image):
+        raise UserError("--context and --image go with --mode=generate")
+    return values
+
+
+def check_config(argv: list[str]) -> None:
+    """Refuses a config file, a preset or a key that is not there, in words that help."""
+    config = load_config(config_argument(argv))
+    keys = list(leaves(config))
+    for argument in argv[1:]:
+        match = OVERRIDE.match(argument)
+        if match and match[1] not in keys:
+            inside = [key for key in keys if key.startswith(f"{match[1]}.")]
+            if inside:
+                raise UserError(f"'config.{match[1]}' is a group of keys: {', '.join(inside)}")
+            close = ", ".join(nearest(match[1], keys))
+            raise UserError(f"unknown config key '{match[1]}'; the nearest are: {close}")
+
+
+def config_argument(argv: list[str]) -> str:
+    """The value of --config."""
+    for i, argument in enumerate(argv[1:], 1):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            return value if equals else following
+    raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
+
+
+def load_config(argument: str) -> ConfigDict:
+    """What the config file FILE[:PRESET] returns."""
+    file, _, preset = argument.partition(":")
+    path = pathlib.Path(file)
+    if not path.is_file() or path.suffix != ".py":
+        there = sorted(pathlib.Path("configs").rglob("[a-z]*.py"))
+        close = nearest(file, [p.as_posix() for p in there])
+        hint = f"; there are: {', '.join(close)} …" if close else ""
+        raise UserError(f"config file '{file}' does not exist{hint}")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.get_config(preset)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of a config, groups left out."""
+    flat = {}
+    for key, value in config.items():
+        inside = isinstance(value, ConfigDict)
+        flat |= leaves(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return flat
+
+
+def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
+    """The names most like `name`, as a whole or by their last part."""
+
+    def last(path: str) -> str:
+        return re.split(r"[./]", path.removesuffix(".py"))[-1]
+
+    def likeness(other: str) -> float:
+        pairs = [(name, other), (last(name), last(other))]
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return sorted(names, key=likeness, reverse=True)[:count]
+
+
+def explain_value(message: str, argv: list[str]) -> str:
+    """absl's complaint about a value, with what the config key takes."""
+    match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
+    if not match:
+        return f"{message} (see --help)"
+    default = leaves(load_config(config_argument(argv)))[match[1]]
+    kind = type(default).__name__
+    return f"--config.{match[1]} takes {kind} values such as {default!r}, not '{match[2]}'"
+
+
+def run(values: flags.FlagValues) -> None:
+    """Does what parsed flags ask for. Raises UserError, RunError."""
+    from etils import epath
+
+    from igerg_jax import workdir as folders
+
+    config, checkpoint = values.config, values.checkpoint
+    workdir = epath.Path(values.workdir).expanduser() if values.workdir else None
+    if workdir is None and not (checkpoint and values.mode != "train"):
+        workdir = folders.default(config)
+    if values.mode == "train":
+        check_start(config, checkpoint)
+    turns = pair(values.context, values.image) if values.context or values.image else None
+    if workdir is not None and values.mode != "compile" and turns is None:
+        folders.check(workdir, config)
+    from igerg_jax import commands  # JAX and all: seconds that --help and wrong flags do not cost
+
+    commands.keep_compiled(config)
+    try:
+        if values.mode == "train":
+            commands.train(config, workdir)
+        elif values.mode == "evaluate":
+            commands.evaluate(config, checkpoint or workdir, workdir)
+        elif values.mode == "generate" and turns:
+            commands.talk(config, checkpoint or workdir, *turns)
+        elif values.mode == "generate":
+            commands.answer_split(config, checkpoint or workdir, workdir)
+        else:
+            commands.compile_only(config)
+    except OSError as error:
+        if workdir is None or not str(error.filename).startswith(os.fspath(workdir)):
+            raise
+        raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
+
+
+def check_start(config: ConfigDict, checkpoint: str | None) -> None:
+    """Raises UserError where it is not clear which parameters training starts from."""
+    if checkpoint:
+        raise UserError("to train from a checkpoint, give --config.init_from, not --checkpoint")
+    if config.name == "finetune" and not config.init_from:
+        raise UserError(
+            "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
+            "a pre-training run such as runs/pretrain-local"
+        )
+
+
+def pair(contexts: list[str], images: list[str]) -> tuple[list[tuple[str, str | None]], str | None]:
+    """([(a turn's words, its image or None), ...], the answering turn's image or None).
+
+    Raises:
+      UserError: a turn without words, too many images, or a file that is not an image.
+    """
+    if not contexts or not all(words.strip() for words in contexts):
+        raise UserError('the context is empty; give each turn\'s words: --context="…"')
+    if len(images) > len(contexts) + 1:
+        raise UserError(
+            f"{len(images)} --image for {len(contexts)} --context: there may be one a turn, "
+            "and one for the answer"
+        )
+    files = [file or None for file in images] + [None] * (len(contexts) + 1 - len(images))
+    for file in filter(None, files):
+        check_image(file)
+    return list(zip(contexts, files[:-1], strict=True)), files[-1]
+
+
+def check_image(file: str) -> None:
+    """Raises UserError for what Pillow cannot read."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(file) as image:
+            image.verify()
+    except FileNotFoundError as error:
+        raise UserError(f"image '{file}' does not exist") from error
+    except Exception as error:  # Pillow's plug-ins raise whatever they stumble over
+        raise UserError(f"cannot read image '{file}': give a PNG or JPEG file") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
