@@ -10,9 +10,14 @@ import os
 import pathlib
 import tempfile
 
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+# Eight devices; and programs that are compiled in half the time, since tests run them briefly.
+for _flag, _value in (
+    ("--xla_force_host_platform_device_count", "8"),
+    ("--xla_backend_optimization_level", "0"),
+    ("--xla_llvm_disable_expensive_passes", "true"),
+):
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # [B, D] + [D] must be written out: most wrong shapes show up as silent broadcasting.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
