@@ -9,6 +9,7 @@ finds: a lexicon that shares nothing with the generator or its judge. Letters as
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import math
 import pathlib
@@ -78,13 +79,19 @@ class Evaluator:
                 tokens.append(jax.device_get(answers.tokens_BxT)[: wanted - start])
         sums = _add(sums, pending)
         found = _readable(sums)
-        found["unigram_perplexity"] = self._prepared.response_unigram_perplexity(split)
+        found["unigram_perplexity"] = metrics.unigram_perplexity(
+            self._train_counts_V, sums["response_tokens"]
+        )
         if wanted:
             texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
             found |= response_metrics(texts, *_references(chosen, np.arange(wanted)))
         images = sums["image_emotion"]
         found = {name: value for name, value in found.items() if not math.isnan(value)}
         return found, images.tolist() if images.any() else None
+
+    @functools.cached_property
+    def _train_counts_V(self) -> np.ndarray:
+        return self._prepared.response_token_counts(self._setup.config.data.train_split)
 
     def samples(self, params: Any, split: str, count: int) -> list[dict[str, Any]]:
         """Answers `count` windows that are spread evenly over a split.
@@ -113,15 +120,13 @@ class Evaluator:
         """
         from igerg_jax.data import pipeline
 
-        config = self._setup.config.copy_and_resolve_references()
-        config.evaluate.examples = 0  # all of `ids`
+        config = self._setup.config
         index, processes = jax.process_index(), jax.process_count()
         size = config.evaluate.batch_size
         placed = sharding.batch_sharding(self._setup.mesh)
         rows = np.zeros(-(-len(ids) // size) * size, np.int32)
         rows[: len(ids)] = ids
-        subset = _Subset(self._prepared, split, ids)
-        source = pipeline.eval_batches(subset, split.name, config, index, processes)
+        source = pipeline.window_batches(self._prepared, split.name, ids, config, index, processes)
         for number, (batch, _) in enumerate(source):
             local = rows[number * size :][:size].reshape(processes, -1)[index]
             yield number * size, sharding.to_devices(batch | {"row": local}, placed)
@@ -215,8 +220,8 @@ def scores(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> d
 
     Returns:
       Confusion matrices int32 [C, C] (label, prediction) "image_emotion", "sequence_emotion" and
-      "judge" (of the reference response), and float32 scalars "nll" (nats) and "tokens" of the
-      response, EOS included.
+      "judge" (of the reference response); float32 scalar "nll" (nats) of the response's tokens,
+      EOS included, and int32 [V] "response_tokens", how often each occurs.
     """
     variables = {"params": params}
     batch = dict(batch, visual=model.apply(variables, batch, method="see"))
@@ -233,7 +238,7 @@ def scores(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> d
         encoded.mask_BxL,
         method="decode",
     )
-    nll, tokens, _ = losses.vocabulary(
+    nll, _, _ = losses.vocabulary(
         hidden_BxTxD,
         params["token_embedding"],
         response_BxT,
@@ -248,7 +253,9 @@ def scores(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> d
         ),
         "judge": _confusion(judged_BxC, batch["response_emotion"], spoken_BxT.any(1)),
         "nll": nll,
-        "tokens": tokens,
+        "response_tokens": jnp.zeros(model.vocab_size, jnp.int32)
+        .at[response_BxT]
+        .add(spoken_BxT.astype(jnp.int32)),
     }
 
 
@@ -339,7 +346,9 @@ def _readable(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     for name in ("image_emotion", "sequence_emotion"):
         found |= metrics.classification_metrics(name, sums[name])
     found["judge_accuracy"] = metrics.accuracy(sums["judge"])
-    found["response_perplexity"] = metrics.perplexity(float(sums["nll"]), float(sums["tokens"]))
+    found["response_perplexity"] = metrics.perplexity(
+        float(sums["nll"]), float(sums["response_tokens"].sum())
+    )
     return found
 
 
@@ -347,21 +356,6 @@ def _references(split: Split, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
     """The response texts and labelled emotions of those windows; no image is read."""
     turns = split.response_turn[ids]
     return [split.turns.text(int(turn)) for turn in turns], split.turns.emotion[turns]
-
-
-class _Subset:
-    """Some windows of one split, as the pipeline reads a prepared dataset and its split."""
-
-    def __init__(self, prepared: Prepared, split: Split, ids: np.ndarray):
-        self.dataset, self.tokenizer = prepared.dataset, prepared.tokenizer
-        self.turns, self.num_windows = split.turns, len(ids)
-        self._split, self._ids = split, ids
-
-    def split(self, name: str) -> _Subset:
-        return self
-
-    def turn_range(self, i: int) -> tuple[int, int]:
-        return self._split.turn_range(int(self._ids[i]))
 
 
 def _sample(
