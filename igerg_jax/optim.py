@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from igerg_jax.errors import UserError
@@ -45,7 +46,8 @@ def schedule(settings: Mapping, steps: int) -> optax.Schedule:
         return optax.join_schedules(
             [
                 optax.linear_schedule(start, peak, warmup),
-                lambda step: peak * (warmup / (step + warmup)) ** 0.5,
+                # Also called before the boundary, with a result that is not used.
+                lambda step: peak * (warmup / jnp.maximum(step + warmup, 1)) ** 0.5,
             ],
             [warmup],
         )
