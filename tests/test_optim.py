@@ -124,7 +124,7 @@ def test_updates_are_adams():
 def test_clipping_is_by_the_norm_of_what_is_trained(frozen):
     grads = random_like(PARAMS)
     trained = {k: g for k, g in grads.items() if k not in frozen}
-    scale = 0.5 / float(optax.global_norm(trained))
+    scale = 0.5 / float(optax.tree_utils.tree_norm(trained))
     assert scale < 1
     # A large eps makes Adam's update depend on the gradient's size.
     settings = dict(eps=1.0, weight_decay=0.0)

@@ -1,0 +1,144 @@
+"""Meshes, where parameters lie on them, and the messages for what does not fit."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+import small
+from jax.sharding import PartitionSpec
+
+from igerg_jax import sharding
+from igerg_jax.errors import UserError
+
+
+def sizes(dcn=1, data=1, fsdp=1, tensor=1) -> dict[str, int]:
+    return dict(dcn=dcn, data=data, fsdp=fsdp, tensor=tensor)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (sizes(data=-1), (1, 8, 1, 1)),
+        (sizes(dcn=2, data=-1, tensor=2), (2, 2, 1, 2)),
+        (sizes(data=2, fsdp=2, tensor=2), (1, 2, 2, 2)),
+        (sizes(fsdp=-1), (1, 1, 8, 1)),
+    ],
+)
+def test_a_mesh_has_the_sizes_it_was_given(given, expected):
+    mesh = sharding.make_mesh(given)
+    assert tuple(mesh.shape.values()) == expected and mesh.axis_names == sharding.AXES
+    assert {d.id for d in mesh.devices.flat} == {d.id for d in jax.devices()}
+
+
+def test_a_mesh_of_some_devices():
+    assert sharding.make_mesh(sizes(data=-1), jax.devices()[:3]).shape["data"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (sizes(data=3), "data=3.* does not fit 8 devices"),
+        (sizes(data=-1, tensor=3), "tensor=3.* does not fit 8 devices"),
+        (sizes(data=4), "does not fit 8 devices"),
+        (sizes(data=-1, fsdp=-1), "one of them may be -1"),
+        (sizes(data=0), "sizes must be positive"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_named(given, says):
+    with pytest.raises(UserError, match=says):
+        sharding.make_mesh(given)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "fits"),
+    [(8, 1, True), (16, 2, True), (12, 1, False), (8, 2, False), (0, 1, False), (8, 0, False)],
+)
+def test_a_batch_divides_over_shards_and_micro_steps(batch_size, accumulate, fits):
+    mesh = sharding.make_mesh(sizes(dcn=2, data=2, fsdp=2))
+    if fits:
+        sharding.check_batch(batch_size, accumulate, mesh, "train.batch_size")
+        return
+    with pytest.raises(UserError, match=f"train.batch_size={batch_size}"):
+        sharding.check_batch(batch_size, accumulate, mesh, "train.batch_size")
+
+
+def test_tensor_parallel_devices_share_examples():
+    mesh = sharding.make_mesh(sizes(data=2, fsdp=2, tensor=2))
+    sharding.check_batch(4, 1, mesh, "train.batch_size")  # four shards on eight devices
+    batch = {"response": np.arange(8, dtype=np.int32).reshape(4, 2)}
+    placed = sharding.to_devices(batch, sharding.batch_sharding(mesh))["response"]
+    np.testing.assert_array_equal(placed, batch["response"])
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(1, 2)}
+    rows = [int(shard.data[0, 0]) // 2 for shard in placed.addressable_shards]
+    assert sorted(rows) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def state_of(mesh, **changes):
+    """{path: (shape, sharding)} of the model's parameters."""
+    config = small.make_config(**changes)
+    model, batch = small.make_model(config), small.make_batch(config)
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), batch))["params"]
+    placed = sharding.state_shardings(boxed, mesh, sharding.rules(config))
+    shapes = nn.meta.unbox(boxed)
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    return dict(
+        zip(names, zip(jax.tree.leaves(shapes), jax.tree.leaves(placed), strict=True), strict=True)
+    )
+
+
+def test_parameters_lie_where_the_rules_say():
+    placed = state_of(sharding.make_mesh(sizes(data=2, fsdp=2, tensor=2)))
+    expected = {
+        "['token_embedding']": ("tensor", "fsdp"),
+        "['encoder']['layers']['mlp']['in']['kernel']": (None, "fsdp", "tensor"),
+        "['encoder']['layers']['mlp']['out']['kernel']": (None, "tensor", "fsdp"),
+        "['decoder']['layers']['cross_attention']['query']['kernel']": (None, "fsdp", "tensor"),
+        "['decoder']['layers']['self_attention']['out']['kernel']": (None, "tensor", None, "fsdp"),
+        "['encoder']['layers']['mlp_residual']['norm']['scale']": (),
+    }
+    for name, spec in expected.items():
+        found = [axis for axis in placed[name][1].spec]
+        while found and found[-1] is None:
+            found.pop()
+        assert tuple(found) == spec, (name, found)
+
+
+def test_most_of_the_model_is_divided():
+    """A table that named no axis would replicate the model, and nothing else would show it."""
+    mesh = sharding.make_mesh(sizes(data=2, fsdp=2, tensor=2))
+    whole = here = 0
+    for shape, placed in state_of(mesh).values():
+        whole += shape.size
+        here += int(np.prod(placed.shard_shape(shape.shape)))
+    assert here < 0.4 * whole  # a quarter, and norms and position tables
+
+
+def test_every_matrix_names_its_axes():
+    mesh = sharding.make_mesh(sizes(data=-1))
+    config = small.with_pixels(small.make_config())
+    model, batch = small.make_model(config), small.make_batch(config)
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), batch))["params"]
+    known = {name for name, _ in config.sharding_rules} | {None}
+    boxes = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda x: hasattr(x, "names"))
+    for path, box in boxes:
+        name = jax.tree_util.keystr(path)
+        assert hasattr(box, "names") and len(box.names) == box.value.ndim, name
+        assert set(box.names) <= known, (name, box.names)
+    sharding.state_shardings(boxed, mesh, sharding.rules(config))
+
+
+def test_a_dimension_that_does_not_divide_is_named():
+    mesh = sharding.make_mesh(sizes(tensor=8))
+    with pytest.raises(UserError, match=r"dimension 1 of .* does not divide over 8 .*tensor"):
+        state_of(mesh, model__text__mlp_width=36)
+
+
+def test_rules_may_name_several_mesh_axes():
+    config = small.make_config()
+    config.sharding_rules = (("batch", ["data", "fsdp"]), ("embed", None))
+    assert sharding.rules(config) == (("batch", ("data", "fsdp")), ("embed", None))
+    mesh = sharding.make_mesh(sizes(data=-1))
+    assert sharding.replicated(mesh).spec == PartitionSpec()
