@@ -165,7 +165,7 @@ def slow_beam_search(world, row, beams, penalty) -> tuple[list[int], float]:
     return ended[0]
 
 
-@pytest.mark.parametrize(("beams", "penalty"), [(4, 1.0), (3, 0.0)])
+@pytest.mark.parametrize(("beams", "penalty"), [(4, 1.0), (3, 2.0)])
 def test_beam_search_is_the_slow_one(world, beams, penalty):
     got = world.respond(generate.Beam(beams, penalty))
     for row in range(ROWS):
