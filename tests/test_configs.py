@@ -1,0 +1,130 @@
+"""Every config file: builds at every preset, traces at its real size, and trains."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from configs import pretrain
+from igerg_jax import objectives, sharding, step
+
+ROOT = pathlib.Path(__file__).parent.parent / "configs"
+NAMES = sorted(
+    path.relative_to(ROOT).with_suffix("").as_posix()
+    for path in ROOT.rglob("*.py")
+    if not path.name.startswith("_")
+)
+ABLATIONS = [name for name in NAMES if name.startswith("ablations/")]
+# One of each kind of program: all objectives, fewer, another image path, other layers. What the
+# ablations drop or swap is traced below, and its parts are run by the objectives' own tests.
+TRAINED = ("pretrain", "finetune", "baselines/coarse_visual", "baselines/released_code")
+
+
+def get_config(name: str, preset: str = ""):
+    return importlib.import_module("configs." + name.replace("/", ".")).get_config(preset)
+
+
+def keys(config, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in config.items():
+        found |= keys(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key}
+    return found
+
+
+def trace(config):
+    """(setup, the traced step) on 8 devices of data parallelism; no array is made."""
+    config.mesh.update(dcn=1, data=-1, fsdp=1, tensor=1)
+    vocab_size = config.data.tokenizer.vocab_size
+    setup = step.set_up(config, vocab_size, small.SPECIAL)
+    placed = sharding.batch_sharding(setup.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
+        for name, (shape, dtype) in setup.spec.shapes().items()
+    }
+    with step.mesh_context(setup):
+        return setup, step.make_step(setup).trace(setup.abstract_state, batch)
+
+
+def check_traced(config) -> None:
+    setup, traced = trace(config)
+    state, metrics = traced.out_info
+    before = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(setup.abstract_state)]
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] == before
+    traced_objectives = {n.split("/")[1] for n in metrics if n.startswith("loss/")} - {"total"}
+    assert traced_objectives == set(step.active_objectives(config))
+    assert all(leaf.shape == () for leaf in metrics.values())
+
+
+def shrink(config):
+    """The sizes of `small.make_config`, and what makes the config itself."""
+    tiny = small.make_config()
+    for part, free in (("text", ("norm_first",)), ("judge", ())):
+        changes = {k: v for k, v in tiny.model[part].items() if k not in free}
+        config.model[part].update(changes)
+    config.model.vision.update(patch_size=8, width=16, layers=1, heads=2, mlp_width=32)
+    config.model.update(contrastive_width=8, vocab_chunk_tokens=6)
+    config.data.update(context_turns=2, context_tokens=12, response_tokens=6, image_size=16)
+    config.train.update(batch_size=2, steps=20)
+    config.optim.warmup_steps = 4
+    return config
+
+
+@pytest.mark.parametrize("preset", ["", *pretrain.PRESETS])
+@pytest.mark.parametrize("name", NAMES)
+def test_builds(name, preset):
+    config = get_config(name, preset)
+    assert config.name == name, "the name says which file"
+    assert config.preset == (preset or "local")
+    assert keys(config) == keys(pretrain.get_config(preset)), "code reads no other keys"
+    assert set(config.objectives) == set(objectives.OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refuses_an_unknown_preset(name):
+    with pytest.raises(ValueError, match="unknown preset 'huge'; there are: local"):
+        get_config(name, "huge")
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+def test_an_ablation_changes_little_and_something(name, preset):
+    plain = pretrain.get_config(preset).to_dict()
+    ablated = get_config(name, preset).to_dict()
+    assert {k: v for k, v in plain.items() if plain[k] != ablated[k]}.keys() <= {
+        "name",
+        "data",
+        "model",
+        "objectives",
+    }, "sizes, schedule and seed are those of pre-training"
+    same = {"ablations/estimator_straight_through": pretrain.PRESETS}
+    same["ablations/no_image_text_contrastive"] = ("paper",)  # it is off there
+    changed = any(plain[k] != ablated[k] for k in ("data", "model", "objectives"))
+    assert changed != (preset in same.get(name, ()))
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+def test_pretraining_traces_at_its_real_size(preset):
+    check_traced(pretrain.get_config(preset))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "pretrain"])
+def test_traces_at_the_real_local_size(name):
+    check_traced(get_config(name))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trains_a_step(name):
+    config = shrink(get_config(name))
+    setup = step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
+    state = step.init_state(setup)
+    before = jax.tree.map(np.array, state.params)
+    batch = sharding.to_devices(small.make_batch(config), sharding.batch_sharding(setup.mesh))
+    state, metrics = step.compile_step(setup)(state, batch)
+    assert not metrics["skipped"]
+    assert np.isfinite(metrics["loss/total"])
+    assert small.largest(jax.tree.map(np.subtract, state.params, before)) > 0
