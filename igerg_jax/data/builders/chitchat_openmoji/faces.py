@@ -54,8 +54,8 @@ GLYPHS: dict[str, dict[str, str]] = {
 IMAGE_PIXELS = 72  # a side; training crops from it
 JPEG_QUALITY = 85
 _TILE_PIXELS = 80  # glyphs are drawn once at this size
-_GLYPH_SCALE = (0.85, 1.0)  # of the image's side
-_TURN_DEGREES = 10.0
+_GLYPH_SCALE = (0.9, 1.0)  # of the image's side
+_TURN_DEGREES = 8.0
 
 
 def pick(split: str, emotion: int, rng: random.Random) -> str:
