@@ -36,8 +36,8 @@ def _local() -> ConfigDict:
             train_split="train",
             eval_split="valid",
             test_split="test",
-            context_turns=5,  # previous turns given as words; the window holds one image a turn
-            context_tokens=48,
+            context_turns=3,  # previous turns given as words; the window holds one image a turn
+            context_tokens=40,
             response_tokens=20,
             include_response_image=True,  # the original does; a chatbot cannot
             use_images=True,
@@ -58,14 +58,14 @@ def _local() -> ConfigDict:
             vision=dict(
                 kind="vit",  # vit, resnet50, features
                 patch_size=16,
-                width=96,
-                layers=3,
+                width=64,
+                layers=2,
                 heads=4,
-                mlp_width=384,
+                mlp_width=256,
                 dropout_rate=0.0,
                 tokens_per_image=1,
                 frozen=False,
-                scan_layers=True,
+                scan_layers=False,
                 remat="none",
             ),
             text=dict(
@@ -77,7 +77,7 @@ def _local() -> ConfigDict:
                 dropout_rate=0.0,
                 norm_first=True,
                 max_positions=128,
-                scan_layers=True,
+                scan_layers=False,
                 remat="none",
             ),
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
@@ -127,7 +127,7 @@ def _local() -> ConfigDict:
 
     config.train = ConfigDict(
         dict(
-            batch_size=32,  # examples a step, over all devices and accumulation steps
+            batch_size=16,  # examples a step, over all devices and accumulation steps
             steps=600,
             accumulate_steps=1,
             log_every_steps=10,
@@ -257,6 +257,9 @@ def _pretrain_sizes(config: ConfigDict) -> None:
 
 
 def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
+    config.data.context_turns = 5
+    # Layers in one loop: compiling does not grow with depth. (Two unrolled layers are quicker.)
+    config.model.vision.scan_layers = config.model.text.scan_layers = True
     config.train.update(
         batch_size=batch_size,
         steps=steps,

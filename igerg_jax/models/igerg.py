@@ -144,6 +144,7 @@ class Igerg(nn.Module):
             max_positions=self.text["max_positions"],
             classes=NUM_EMOTIONS,
             dtype=dtype,
+            scan_layers=self.text["scan_layers"],
             **self.judge,
         )
         self.contrastive_image = _dense(self.contrastive_width, dtype, None, ("embed", "mlp"))

@@ -120,6 +120,7 @@ class Judge(nn.Module):
     heads: int
     mlp_width: int
     dtype: jnp.dtype
+    scan_layers: bool
 
     def setup(self):
         self.table_VxJ = self.param(
@@ -137,7 +138,7 @@ class Judge(nn.Module):
             dropout_rate=0.0,
             norm_first=True,
             dtype=self.dtype,
-            scan_layers=True,
+            scan_layers=self.scan_layers,
             remat="none",
         )
         self.classifier = nn.Dense(
