@@ -80,7 +80,9 @@ class MaskedTokenHead(nn.Module):
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
         x = nn.gelu(_dense(x_BxSxD.shape[-1], self.dtype, "dense", ("embed", "mlp"))(x_BxSxD))
-        return layers.layer_norm("norm")(x).astype(self.dtype)
+        x = layers.layer_norm("norm")(x).astype(self.dtype)
+        # Left to itself, XLA's partitioner made wrong gradients on data x fsdp x tensor meshes.
+        return nn.with_logical_constraint(x, layers.ACTIVATION_AXES)
 
 
 def _dense(width: int, dtype, name: str, axes: tuple[str, str]) -> nn.Dense:
