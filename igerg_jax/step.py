@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from igerg_jax import objectives, optim, sharding
+from igerg_jax import losses, objectives, optim, sharding
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Igerg
@@ -104,8 +104,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     mesh = sharding.make_mesh(config.mesh, devices)
     train = config.train
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
-    if not active_objectives(config):
-        raise UserError("every objective's weight is 0; there is nothing to train")
+    _check_objectives(config)
     model = build_model(config, vocab_size, special)
     frozen = ("vision_tower",) if config.model.vision.frozen else ()
     optimizer = optim.optimizer(config.optim, train.steps, frozen)
@@ -119,13 +118,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     params = jax.tree.map(_abstract, nn.meta.unbox(boxed), shardings)
     state = jax.eval_shape(lambda p: new_state(config, optimizer, p), params)
     everywhere = sharding.replicated(mesh)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda leaf, parameter: _abstract(leaf, parameter.sharding),
-        state.opt_state,
-        params,
-        transform_non_params=lambda leaf: _abstract(leaf, everywhere),
-    )
+    opt_state = _place_opt_state(optimizer, state.opt_state, params, everywhere)
     state = state.replace(
         step=_abstract(state.step, everywhere),
         params=params,
@@ -135,6 +128,33 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
         consecutive_skips=_abstract(state.consecutive_skips, everywhere),
     )
     return Setup(config, model, spec, optimizer, mesh, rules, state)
+
+
+def _check_objectives(config: Any) -> None:
+    if not active_objectives(config):
+        raise UserError("every objective's weight is 0; there is nothing to train")
+    estimator = config.objectives.emotional_response.estimator
+    if estimator not in losses.ESTIMATORS:
+        names = ", ".join(losses.ESTIMATORS)
+        raise UserError(
+            f"objectives.emotional_response.estimator '{estimator}' is not one of {names}"
+        )
+
+
+def _place_opt_state(optimizer, opt_state: Any, params: Any, everywhere) -> Any:
+    """Moments lie where their parameters do, everything else everywhere."""
+
+    def masked(leaf) -> bool:  # what stands for a frozen parameter
+        return isinstance(leaf, optax.MaskedNode)
+
+    return optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda leaf, parameter: leaf if masked(leaf) else _abstract(leaf, parameter.sharding),
+        opt_state,
+        params,
+        transform_non_params=lambda leaf: _abstract(leaf, everywhere),
+        is_leaf=masked,
+    )
 
 
 def active_objectives(config: Any) -> list[str]:
