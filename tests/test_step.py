@@ -1,0 +1,298 @@
+"""The training step: the same on every mesh, safe from bad batches, compiled once."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.monitoring
+import numpy as np
+import pytest
+import small
+
+from igerg_jax import objectives, sharding, step
+from igerg_jax.errors import UserError
+
+STEPS = 3
+# Randomness on rows, a chunked vocabulary, two terms each: what could depend on the layout.
+SUBSET = ("masked_multimodal", "emotional_response")
+
+
+def make_setup(devices: int, subset=SUBSET, pixels: bool = False, **changes) -> step.Setup:
+    config = small.only(small.make_config(**changes), *subset)
+    if pixels:
+        small.with_pixels(config)
+    return step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:devices])
+
+
+def place(setup: step.Setup, batch):
+    return sharding.to_devices(batch, sharding.batch_sharding(setup.mesh))
+
+
+def batches(setup: step.Setup, count: int = STEPS):
+    return [place(setup, small.make_batch(setup.config, seed)) for seed in range(count)]
+
+
+class Run:
+    """A compiled step, and host copies of the states and metrics of a few steps."""
+
+    def __init__(self, setup: step.Setup):
+        self.setup = setup
+        self.step = step.compile_step(setup)
+        state = step.init_state(setup)
+        self.states, self.metrics = [jax.device_get(state)], []
+        for batch in batches(setup):
+            state, metrics = self.step(state, batch)
+            self.states.append(jax.device_get(state))
+            self.metrics.append(jax.device_get(metrics))
+
+    def restored(self, index: int) -> step.TrainState:
+        """The state after `index` steps, on the devices again."""
+        where = jax.tree.map(lambda leaf: leaf.sharding, self.setup.abstract_state)
+        return jax.device_put(self.states[index], where)
+
+
+@pytest.fixture(scope="module")
+def one() -> Run:
+    return Run(make_setup(1, optim__ema_decay=0.9))
+
+
+@pytest.mark.parametrize(
+    ("devices", "changes"),
+    [
+        (8, dict(mesh__data=8)),
+        (8, dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)),
+        (2, dict(mesh__data=2, train__accumulate_steps=4)),
+    ],
+    ids=["data", "data_fsdp_tensor", "accumulated"],
+)
+def test_the_layout_changes_nothing(one, devices, changes):
+    """Every mesh, and accumulation: the same start, losses, gradients and parameters."""
+    other = Run(make_setup(devices, optim__ema_decay=0.9, **changes))
+    small.assert_trees_equal(other.states[0], one.states[0])
+    for ours, theirs in zip(other.metrics, one.metrics, strict=True):
+        small.assert_trees_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    # Adam divides by the gradient's size, so that a rounding error in a gradient of zero shows.
+    small.assert_trees_close(other.states[-1].params, one.states[-1].params, 1e-3, 2e-5)
+
+
+def test_the_state_lies_where_the_setup_says():
+    setup = make_setup(8, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, optim__ema_decay=0.9)
+    state = step.init_state(setup)
+    wanted = jax.tree_util.tree_leaves_with_path(setup.abstract_state)
+    for (path, abstract), leaf in zip(wanted, jax.tree.leaves(state), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert (leaf.shape, leaf.dtype) == (abstract.shape, abstract.dtype), name
+        assert leaf.sharding.is_equivalent_to(abstract.sharding, leaf.ndim), name
+    # Adam's moments lie beside their parameter.
+    table = state.params["token_embedding"].sharding
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (small.VOCAB_SIZE, 16)]
+    assert len(moments) == 2 and all(m.sharding.is_equivalent_to(table, 2) for m in moments)
+
+
+def test_the_loss_is_the_weighted_sum_of_means():
+    """Against a sum by hand over the objectives' own terms."""
+    setup = make_setup(1, ("sequence_emotion", "text_emotion"))
+    setup.config.objectives.text_emotion.weight = 0.25
+    state, batch = jax.device_get(step.init_state(setup)), small.make_batch(setup.config)
+    batch["sequence_emotion"][3:] = -1
+    sums = jax.jit(
+        lambda params: step.objective_sums(
+            setup.config, setup.model, params, batch, jax.random.key(0), 0
+        )
+    )
+    (terms, _), expected = sums(state.params), 0.0
+    for (name, _), term in terms.items():
+        assert term.count == {"sequence_emotion": 3, "text_emotion": 8}[name]
+        expected += setup.config.objectives[name].weight * term.loss_sum / term.count
+    _, metrics = step.compile_step(setup)(step.init_state(setup), place(setup, batch))
+    np.testing.assert_allclose(metrics["loss/total"], expected, rtol=1e-5)
+    assert 0 <= metrics["metric/text_emotion/accuracy"] <= 1
+
+
+def test_ema_follows_its_formula(one):
+    for before, after in zip(one.states[:-1], one.states[1:], strict=True):
+        expected = jax.tree.map(
+            lambda average, new: 0.9 * average + 0.1 * new, before.ema_params, after.params
+        )
+        small.assert_trees_close(after.ema_params, expected, rtol=1e-5, atol=1e-7)
+    small.assert_trees_equal(one.states[0].ema_params, one.states[0].params)
+
+
+def test_counters_and_learning_rate(one):
+    assert [int(state.step) for state in one.states] == [0, 1, 2, 3]
+    # Warm-up from 1e-7 to 1e-3 in 4 steps.
+    rates = [float(metrics["learning_rate"]) for metrics in one.metrics]
+    np.testing.assert_allclose(rates, [1e-7 + (1e-3 - 1e-7) * i / 4 for i in range(3)], rtol=1e-5)
+    assert all(metrics["skipped"] == 0 for metrics in one.metrics)
+
+
+def poisoned(setup: step.Setup):
+    batch = small.make_batch(setup.config, 1)
+    assert batch["image_mask"][0, 0]
+    batch["features"][0, 0, 0] = np.nan
+    return place(setup, batch)
+
+
+def test_a_bad_batch_changes_counters_alone_and_training_recovers(one):
+    good = batches(one.setup)
+    state, metrics = one.step(one.restored(1), poisoned(one.setup))
+    after = jax.device_get(state)
+    assert not np.isfinite(metrics["loss/total"]) and metrics["skipped"] == 1
+    for part in ("params", "opt_state", "ema_params"):
+        small.assert_trees_equal(getattr(after, part), getattr(one.states[1], part))
+    counters = (after.step, after.skipped_steps, after.consecutive_skips)
+    assert tuple(map(int, counters)) == (2, 1, 1)
+    state, metrics = one.step(state, poisoned(one.setup))
+    assert (int(state.consecutive_skips), float(metrics["consecutive_skips"])) == (2, 2.0)
+    # The learning rate is the optimizer's, which has made one step so far.
+    state, metrics = one.step(state, good[2])
+    np.testing.assert_allclose(metrics["learning_rate"], one.metrics[1]["learning_rate"])
+    assert (int(state.consecutive_skips), int(state.skipped_steps)) == (0, 2)
+    assert metrics["skipped"] == 0 and np.isfinite(metrics["loss/total"])
+    moved = jax.tree.map(
+        lambda new, old: np.abs(new - old), jax.device_get(state.params), after.params
+    )
+    assert small.largest(moved) > 1e-6
+
+
+def test_a_step_is_a_function_of_its_inputs(one):
+    """Bitwise; and the step number, not history, is what randomness comes from."""
+    state, metrics = one.step(one.restored(2), batches(one.setup)[2])
+    small.assert_trees_equal(jax.device_get(state), one.states[3])
+    small.assert_trees_equal(jax.device_get(metrics), one.metrics[2])
+    shifted = one.restored(2)
+    shifted = shifted.replace(step=shifted.step + 1)
+    _, other = one.step(shifted, batches(one.setup)[2])
+    name = "loss/masked_multimodal/tokens"
+    assert float(other[name]) != float(one.metrics[2][name])
+
+
+def test_the_state_is_donated(one):
+    state = one.restored(0)
+    held = jax.tree.leaves(state.params)
+    one.step(state, batches(one.setup)[0])
+    assert all(leaf.is_deleted() for leaf in held)
+
+
+def test_nothing_compiles_or_moves_between_host_and_device_in_the_loop(one):
+    state, ready = one.restored(0), batches(one.setup)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name)
+    )
+    try:
+        with jax.transfer_guard("disallow"):
+            for batch in ready:
+                state, metrics = one.step(state, batch)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [name for name in compiled if "compile" in name or "trace" in name], compiled
+    small.assert_trees_equal(jax.device_get(metrics), one.metrics[-1])
+
+
+def test_another_shape_is_refused_not_compiled(one):
+    batch = small.make_batch(one.setup.config, batch_size=4)
+    with pytest.raises(TypeError, match="compiled"):
+        one.step(one.restored(0), place(one.setup, batch))
+
+
+def raises(*_):
+    raise AssertionError("an objective of weight 0 was traced")
+
+
+def lowered(setup: step.Setup) -> str:
+    batch = {k: jax.ShapeDtypeStruct(*v) for k, v in setup.spec.shapes().items()}
+    with step.mesh_context(setup):
+        return step.make_step(setup).lower(setup.abstract_state, batch).as_text()
+
+
+def test_weight_zero_is_not_traced(monkeypatch):
+    for name in set(objectives.OBJECTIVES) - {"image_emotion"}:
+        monkeypatch.setitem(objectives.OBJECTIVES, name, raises)
+    setup = make_setup(1, ("image_emotion",))
+    program = lowered(setup)
+    monkeypatch.undo()
+    products = lambda text: len(re.findall(r"dot_general", text))  # noqa: E731
+    assert products(program) < products(lowered(make_setup(1, ("image_emotion", *SUBSET)))) / 2
+
+
+def test_an_objective_does_not_notice_the_others():
+    """Corruption and dropout of one objective stay the same when others are switched on."""
+
+    def losses(*subset):
+        config = small.only(small.make_config(model__text__dropout_rate=0.3), *subset)
+        model, batch = small.make_model(config), small.make_batch(config)
+        params = small.make_params(model, batch)
+        run = lambda p: step.objective_sums(config, model, p, batch, jax.random.key(0), 0)[0]  # noqa: E731
+        return jax.jit(run)(params)
+
+    alone, together = losses("text_denoising"), losses("image_emotion", "text_denoising")
+    name = ("text_denoising", "")
+    np.testing.assert_allclose(alone[name].loss_sum, together[name].loss_sum, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Run:
+    return Run(make_setup(2, ("image_emotion",), True, model__vision__frozen=True))
+
+
+def test_a_frozen_tower_keeps_its_values_and_costs_no_state(frozen):
+    first, last = frozen.states[0], frozen.states[-1]
+    small.assert_trees_equal(last.params["vision_tower"], first.params["vision_tower"])
+    for part in ("image_projection", "encoder", "emotion_head"):
+        moved = jax.tree.map(lambda a, b: a - b, last.params[part], first.params[part])
+        assert small.largest(moved) > 1e-6, part
+    names = small.flat(last.opt_state)
+    assert not any("vision_tower" in name for name in names)
+    assert any("image_projection" in name for name in names)
+
+
+def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
+    rates = sum(float(m["learning_rate"]) for m in frozen.metrics)
+    first, last = (frozen.states[i].params["judge_network"] for i in (0, -1))
+    decay = frozen.setup.config.optim.weight_decay
+    expected = first["embedding"] * (1 - rates * decay)
+    np.testing.assert_allclose(last["embedding"], expected, rtol=1e-5)
+
+
+def test_all_seven_objectives_in_one_step_on_a_mesh():
+    changes = dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, optim__clip_norm=0.1)
+    run = Run(make_setup(8, tuple(objectives.OBJECTIVES), **changes))
+    for metrics in run.metrics:
+        assert {f"loss/{name}" for name in objectives.OBJECTIVES} <= metrics.keys()
+        assert all(np.isfinite(value) for value in metrics.values())
+        total = sum(metrics[f"loss/{name}"] for name in objectives.OBJECTIVES)
+        np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
+        assert metrics["grad_norm"] > 0.1  # logged as it was before clipping
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(model__text__max_positions=8), "model.text.max_positions=8 is below the 12 tokens"),
+        (dict(model__text__heads=3), "width=16 does not divide into heads=3"),
+        (dict(model__judge__heads=0), "width=8 does not divide into heads=0"),
+        (dict(model__text__remat="some"), "remat 'some' is not one of none, dots"),
+        (dict(data__feature_dim=0), "model.vision.kind='features' and data.feature_dim"),
+        (dict(model__vision__kind="clip", data__feature_dim=0), "'clip' is not one of vit"),
+        (dict(model__vision__tokens_per_image=2), "'features' makes 1 token"),
+        (dict(train__batch_size=6), "train.batch_size=6 does not divide over 8 data shards"),
+        (dict(objectives__emotional_response__estimator="soft"), "estimator 'soft' is not one of"),
+        (dict(optim__warmup_steps=99), "optim.warmup_steps .99. must be below"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_is_one_message_before_anything_compiles(changes, says):
+    with pytest.raises(UserError, match=says):
+        make_setup(8, **changes)
+
+
+def test_a_run_without_objectives_is_refused():
+    with pytest.raises(UserError, match="every objective's weight is 0"):
+        make_setup(1, ())
+
+
+def test_an_image_that_does_not_divide_into_patches_is_refused():
+    with pytest.raises(UserError, match=r"image_size=16 does not divide into patches .*=5"):
+        make_setup(1, pixels=True, model__vision__patch_size=5)
