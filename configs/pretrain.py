@@ -57,6 +57,7 @@ def _local() -> ConfigDict:
             compute_dtype="float32",
             vision=dict(
                 kind="vit",  # vit, resnet50, features
+                stem="convolution",  # patch, convolution (learns from fewer images)
                 patch_size=16,
                 width=64,
                 layers=2,
@@ -249,7 +250,7 @@ def _pretrain_sizes(config: ConfigDict) -> None:
     config.data.update(context_tokens=128, response_tokens=32, image_size=224)
     config.data.tokenizer.update(vocab_size=32768)
     config.model.compute_dtype = "bfloat16"
-    config.model.vision.tokens_per_image = 4
+    config.model.vision.update(stem="patch", tokens_per_image=4)
     config.model.text.update(dropout_rate=0.1, max_positions=512)
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
     config.model.contrastive_width = 512

@@ -159,7 +159,7 @@ def write_samples(rows: Sequence[Mapping[str, Any]], workdir: Any) -> None:
     """Writes `samples.jsonl` under another name, then renames it: it is whole or absent."""
     partial = workdir / f"{SAMPLES_FILE}.partial"
     partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    partial.rename(workdir / SAMPLES_FILE)
+    partial.replace(workdir / SAMPLES_FILE)
 
 
 def respond_once(

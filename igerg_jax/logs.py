@@ -31,7 +31,7 @@ class JsonlWriter:
         if kept != lines or not path.exists():
             partial = path.with_name(path.name + ".partial")
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            partial.rename(path)
+            partial.replace(path)
         self._file = path.open("a")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -55,7 +55,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     digest = prepared.tokenizer.digest if prepared else SYNTHETIC
     checkpoints = Checkpoints(workdir, config, digest)
     try:
-        state, resumed_from = first_state(setup, checkpoints)
+        state, resumed_from = first_state(setup, checkpoints, digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
@@ -63,7 +63,6 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         evaluator = make_evaluator(setup, prepared)
         loop = Loop(setup, checkpoints, evaluator, workdir, resumed_from or 0, start)
         state = loop.run(state, batches(setup, prepared, int(state.step)))
-        checkpoints.save(state, loop.evaluation, force=True)
         summary = loop.summary(state) | {"resumed_from": resumed_from}
         return finish(setup, evaluator, state, workdir, summary, start)
     finally:
@@ -113,7 +112,9 @@ def batches(setup: Setup, prepared: Any | None, start_step: int) -> Iterator[dic
     return map(make, itertools.count(start_step))
 
 
-def first_state(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, int | None]:
+def first_state(
+    setup: Setup, checkpoints: Checkpoints, tokenizer_digest: str
+) -> tuple[TrainState, int | None]:
     """(the state to start from, the step it was resumed from or None)."""
     step = checkpoints.latest_step()
     if step is not None:
@@ -121,7 +122,7 @@ def first_state(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, int
     config = setup.config
     state = init_state(setup)
     if config.init_from:
-        params, found = load_params(config.init_from, setup, state.params)
+        params, found = load_params(config.init_from, setup, state.params, tokenizer_digest)
         logs.say(f"starting from {config.init_from}: {found.describe()}")
         shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
         make = jax.jit(
@@ -156,7 +157,6 @@ class Loop:
         self._interval: list[dict[str, float]] = []  # metrics since the last line
         self._interval_start = (0.0, 0.0)  # training and input seconds when it began
         self._seconds_to_first_step: float | None = None
-        self.evaluation: dict[str, float] | None = None
 
     def run(self, state: TrainState, source: Iterator[dict]) -> TrainState:
         """Trains to `config.train.steps`. The metrics of a step are read after the next one
@@ -199,16 +199,14 @@ class Loop:
     def _pauses_after(self, step: int, stop: int | None) -> bool:
         train = self._config.train
         every = (train.evaluate_every_steps, train.checkpoint_every_steps)
-        return stop is not None or any(_due(step, n) for n in every)
+        return stop is not None or step == train.steps or any(_due(step, n) for n in every)
 
     def _evaluate_and_save(self, step: int, state: TrainState, stop: int | None) -> None:
         train = self._config.train
-        last = step == train.steps
-        if _due(step, train.evaluate_every_steps) and not last and stop is None:
-            self.evaluation = self._evaluate(step, state)
-            self._checkpoints.save(state, self.evaluation)
-        elif (_due(step, train.checkpoint_every_steps) or stop is not None) and not last:
-            self._checkpoints.save(state, None, force=stop is not None)
+        if stop is None and (_due(step, train.evaluate_every_steps) or step == train.steps):
+            self._checkpoints.save(state, self._evaluate(step, state))
+        else:
+            self._checkpoints.save(state)
         if stop is not None:
             self._checkpoints.wait()
             logs.say(
@@ -305,7 +303,7 @@ def finish(
     if jax.process_index() == 0:
         partial = workdir / "summary.json.partial"
         partial.write_text(json.dumps(summary, indent=2) + "\n")
-        partial.rename(workdir / "summary.json")
+        partial.replace(workdir / "summary.json")
         page = report.write_report(workdir)
         logs.say(f"report: {page}")
     return summary

@@ -31,6 +31,8 @@ def make_config(**changes) -> ConfigDict:
     config.model.text.max_positions = 16
     config.model.judge.update(width=8, layers=1, heads=2, mlp_width=16)
     config.model.update(contrastive_width=8, vocab_chunk_tokens=4)
+    for part in (config.model.vision, config.model.text, config.model.judge):
+        part.scan_layers = True  # compiles sooner
     # lambda is at its full height from step 0 on.
     config.objectives.emotional_response.update(
         consistency_weight=1.0, consistency_start_step=-1, consistency_ramp_steps=1

@@ -13,6 +13,7 @@ from igerg_jax.models import vision
 
 SETTINGS = dict(
     kind="vit",
+    stem="patch",
     patch_size=8,
     width=16,
     layers=1,
@@ -142,12 +143,26 @@ def test_vit_scales_pixels_to_between_minus_one_and_one():
         _, state = module.apply(
             {"params": params}, images, capture_intermediates=True, mutable="intermediates"
         )
-        return state["intermediates"]["patch_embedding"]["__call__"][0]
+        return state["intermediates"]["stem"]["patch_embedding"]["__call__"][0]
 
     black, white = np.asarray(jax.jit(embed)(images))[:, 0, 0]
-    kernel, bias = (params["patch_embedding"][name] for name in ("kernel", "bias"))
+    kernel, bias = (params["stem"]["patch_embedding"][name] for name in ("kernel", "bias"))
     np.testing.assert_allclose(white, bias + kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(black, bias - kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch_size", [2, 8, 16])
+def test_a_convolution_stem_keeps_the_patch_grid(patch_size):
+    stem = vision.ConvolutionStem(patch_size, 32, jnp.float32)
+    x = np.zeros((1, 32, 32, 3), np.float32)
+    shape = jax.eval_shape(lambda: stem.init_with_output(jax.random.key(0), x)[0]).shape
+    assert shape == (1, 32 // patch_size, 32 // patch_size, 32)
+
+
+def test_a_convolution_stem_refuses_what_it_cannot_halve():
+    stem = vision.ConvolutionStem(14, 32, jnp.float32)
+    with pytest.raises(ValueError, match="power of 2, not 14"):
+        stem.init(jax.random.key(0), np.zeros((1, 28, 28, 3), np.float32))
 
 
 def test_features_pass_through():

@@ -19,6 +19,7 @@ import json
 import math
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -248,7 +249,8 @@ def _build(dataset: str, data_dir: pathlib.Path) -> dict[str, Any]:
 
     builder = builders.make(dataset, str(data_dir))
     tfds.disable_progress_bar()  # ours tell more, and stay readable in a log
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+        builder.download_and_prepare()
     skip = {
         name: tfds.decode.SkipDecoding()
         for name, feature in builder.info.features.items()

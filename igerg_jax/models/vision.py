@@ -21,9 +21,67 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class PatchStem(nn.Module):
+    """ViT's patch embedding: one linear map a patch."""
+
+    patch_size: int
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_IxHxWx3: jax.Array) -> jax.Array:
+        """Maps [I, side, side, 3] to [I, side / patch_size, side / patch_size, W]."""
+        size = (self.patch_size, self.patch_size)
+        return _convolution(self.width, size, size, self.dtype, "patch_embedding")(x_IxHxWx3)
+
+
+class ConvolutionStem(nn.Module):
+    """3x3 convolutions of stride 2 down to the patch grid, then 1x1.
+
+    Learns from far fewer images than linear patches do (Xiao et al. 2021, "Early convolutions
+    help transformers see better", https://arxiv.org/abs/2106.14881).
+    """
+
+    patch_size: int
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_IxHxWx3: jax.Array) -> jax.Array:
+        """As `PatchStem`. Raises ValueError where `patch_size` is not a power of 2."""
+        halvings = self.patch_size.bit_length() - 1
+        if 2**halvings != self.patch_size:
+            raise ValueError(f"a convolution stem needs a power of 2, not {self.patch_size} pixels")
+        x = x_IxHxWx3
+        for i in range(halvings):
+            channels = max(self.width // 2 ** (halvings - 1 - i), 8)
+            name = f"convolution{i}"
+            x = _convolution(channels, (3, 3), (2, 2), self.dtype, name)(x)
+            x = nn.gelu(layers.layer_norm(f"{name}_norm", VIT_EPSILON)(x)).astype(self.dtype)
+        return _convolution(self.width, (1, 1), (1, 1), self.dtype, "projection")(x)
+
+
+# model.vision.stem -> how pixels become the first patch vectors
+STEMS = {"patch": PatchStem, "convolution": ConvolutionStem}
+
+
+def _convolution(width: int, size, strides, dtype, name: str) -> nn.Conv:
+    return nn.Conv(
+        width,
+        size,
+        strides=strides,
+        padding="SAME",
+        dtype=dtype,
+        kernel_init=layers.named(nn.initializers.lecun_normal(), None, None, None, "embed"),
+        bias_init=layers.named(nn.initializers.zeros, "norm"),
+        name=name,
+    )
+
+
 class VisionTransformer(nn.Module):
     """ViT (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929) without a class token."""
 
+    stem: str
     patch_size: int
     width: int
     layers: int
@@ -38,17 +96,9 @@ class VisionTransformer(nn.Module):
     def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
         """Maps uint8 [I, side, side, 3] to patch features, float [I, P, W] in `dtype`."""
         x = (images_IxHxWx3.astype(jnp.float32) / 127.5 - 1.0).astype(self.dtype)
-        size = (self.patch_size, self.patch_size)
-        x = nn.Conv(
-            self.width,
-            size,
-            strides=size,
-            padding="VALID",
-            dtype=self.dtype,
-            kernel_init=layers.normal_init(None, None, None, "embed"),
-            bias_init=layers.named(nn.initializers.zeros, "norm"),
-            name="patch_embedding",
-        )(x)
+        if self.stem not in STEMS:
+            raise ValueError(f"model.vision.stem '{self.stem}' is not one of {', '.join(STEMS)}")
+        x = STEMS[self.stem](self.patch_size, self.width, self.dtype, name="stem")(x)
         x_IxPxW = x.reshape(x.shape[0], -1, self.width)
         positions_PxW = self.param(
             "position_embedding",
@@ -214,7 +264,7 @@ class PooledViT(nn.Module):
     @nn.compact
     def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
         """Maps uint8 [I, side, side, 3] to [I, K, W]."""
-        keys = ("patch_size", "width", "layers", "heads", "mlp_width", "dropout_rate")
+        keys = ("stem", "patch_size", "width", "layers", "heads", "mlp_width", "dropout_rate")
         keys += ("scan_layers", "remat")
         x_IxPxW = VisionTransformer(
             dtype=self.dtype, name="vit", **{key: self.settings[key] for key in keys}
