@@ -43,7 +43,7 @@ def _local() -> ConfigDict:
             use_images=True,
             image_size=64,  # pixels a side
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
-            augment=dict(crop_min_area=0.6, flip=True, colour_jitter=0.2),
+            augment=dict(crop_min_area=0.8, flip=True, colour_jitter=0.2),
             tokenizer=dict(
                 kind="sentencepiece", path="", model_type="unigram", vocab_size=2048
             ),  # path "" = train on the train split
@@ -99,11 +99,11 @@ def _local() -> ConfigDict:
                 weight=1.0,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
                 consistency_weight=0.1,  # lambda at its full height
-                consistency_start_step=200,  # lambda is 0 until the MLE has warmed up
-                consistency_ramp_steps=200,
+                consistency_start_step=150,  # lambda is 0 until the MLE has warmed up
+                consistency_ramp_steps=100,
                 temperature_start=1.0,
                 temperature_end=0.5,
-                temperature_anneal_steps=600,
+                temperature_anneal_steps=350,
             ),
             image_text_contrastive=dict(weight=0.1),
         )
@@ -129,11 +129,11 @@ def _local() -> ConfigDict:
     config.train = ConfigDict(
         dict(
             batch_size=16,  # examples a step, over all devices and accumulation steps
-            steps=600,
+            steps=450,
             accumulate_steps=1,
             log_every_steps=10,
-            evaluate_every_steps=300,
-            checkpoint_every_steps=200,
+            evaluate_every_steps=150,
+            checkpoint_every_steps=150,
             keep_checkpoints=2,
             max_consecutive_skips=10,
             stall_seconds=600,  # dump stacks when no step ends for this long; 0 = never

@@ -31,14 +31,14 @@ def make_config(**changes) -> ConfigDict:
     config.model.text.max_positions = 16
     config.model.judge.update(width=8, layers=1, heads=2, mlp_width=16)
     config.model.update(contrastive_width=8, vocab_chunk_tokens=4)
-    for part in (config.model.vision, config.model.text, config.model.judge):
+    for part in (config.model.vision, config.model.text):
         part.scan_layers = True  # compiles sooner
     # lambda is at its full height from step 0 on.
     config.objectives.emotional_response.update(
         consistency_weight=1.0, consistency_start_step=-1, consistency_ramp_steps=1
     )
     config.train.update(batch_size=8, steps=20)
-    config.optim.warmup_steps = 4
+    config.optim.update(warmup_steps=4, initial_learning_rate=1e-7, peak_learning_rate=1e-3)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 

@@ -19,7 +19,8 @@ SUBSET = ("masked_multimodal", "emotional_response")
 
 
 def make_setup(devices: int, subset=SUBSET, pixels: bool = False, **changes) -> step.Setup:
-    config = small.only(small.make_config(**changes), *subset)
+    config = small.only(small.make_config(), *subset)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     if pixels:
         small.with_pixels(config)
     return step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:devices])
@@ -33,13 +34,24 @@ def batches(setup: step.Setup, count: int = STEPS):
     return [place(setup, small.make_batch(setup.config, seed)) for seed in range(count)]
 
 
+def drawn_state(setup: step.Setup) -> step.TrainState:
+    """A state of step 0 on the devices, without compiling `init_state`."""
+    abstract = setup.abstract_state
+    params = small.make_params(setup.model, small.make_batch(setup.config), spread=0.1)
+    params = jax.device_get(params)  # else both trees below would be one buffer, donated twice
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+    ema_params = params if abstract.ema_params is not None else None
+    state = zeros.replace(params=params, ema_params=ema_params)
+    return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+
+
 class Run:
     """A compiled step, and host copies of the states and metrics of a few steps."""
 
     def __init__(self, setup: step.Setup):
         self.setup = setup
         self.step = step.compile_step(setup)
-        state = step.init_state(setup)
+        state = drawn_state(setup)
         self.states, self.metrics = [jax.device_get(state)], []
         for batch in batches(setup):
             state, metrics = self.step(state, batch)
@@ -52,33 +64,36 @@ class Run:
         return jax.device_put(self.states[index], where)
 
 
+ONE = dict(optim__ema_decay=0.9, train__batch_size=16, objectives__masked_multimodal__weight=0.5)
+
+
 @pytest.fixture(scope="module")
 def one() -> Run:
-    return Run(make_setup(1, optim__ema_decay=0.9))
+    return Run(make_setup(1, **ONE))
 
 
 @pytest.mark.parametrize(
     ("devices", "changes"),
     [
-        (8, dict(mesh__data=8)),
         (8, dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)),
-        (2, dict(mesh__data=2, train__accumulate_steps=4)),
+        (8, dict(mesh__data=8, train__accumulate_steps=2)),
     ],
-    ids=["data", "data_fsdp_tensor", "accumulated"],
+    ids=["data_fsdp_tensor", "data_accumulated"],
 )
 def test_the_layout_changes_nothing(one, devices, changes):
-    """Every mesh, and accumulation: the same start, losses, gradients and parameters."""
-    other = Run(make_setup(devices, optim__ema_decay=0.9, **changes))
-    small.assert_trees_equal(other.states[0], one.states[0])
+    """Every mesh, and accumulation: the same losses, gradients and parameters."""
+    other = Run(make_setup(devices, **ONE | changes))
     for ours, theirs in zip(other.metrics, one.metrics, strict=True):
         small.assert_trees_close(ours, theirs, rtol=1e-4, atol=1e-5)
     # Adam divides by the gradient's size, so that a rounding error in a gradient of zero shows.
     small.assert_trees_close(other.states[-1].params, one.states[-1].params, 1e-3, 2e-5)
 
 
-def test_the_state_lies_where_the_setup_says():
+def test_a_fresh_state_is_the_same_on_any_mesh_and_lies_where_the_setup_says():
     setup = make_setup(8, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, optim__ema_decay=0.9)
     state = step.init_state(setup)
+    alone = make_setup(1, optim__ema_decay=0.9)
+    small.assert_trees_equal(jax.device_get(state), jax.device_get(step.init_state(alone)))
     wanted = jax.tree_util.tree_leaves_with_path(setup.abstract_state)
     for (path, abstract), leaf in zip(wanted, jax.tree.leaves(state), strict=True):
         name = jax.tree_util.keystr(path)
@@ -90,24 +105,20 @@ def test_the_state_lies_where_the_setup_says():
     assert len(moments) == 2 and all(m.sharding.is_equivalent_to(table, 2) for m in moments)
 
 
-def test_the_loss_is_the_weighted_sum_of_means():
+def test_the_loss_is_the_weighted_sum_of_means(one):
     """Against a sum by hand over the objectives' own terms."""
-    setup = make_setup(1, ("sequence_emotion", "text_emotion"))
-    setup.config.objectives.text_emotion.weight = 0.25
-    state, batch = jax.device_get(step.init_state(setup)), small.make_batch(setup.config)
-    batch["sequence_emotion"][3:] = -1
-    sums = jax.jit(
-        lambda params: step.objective_sums(
-            setup.config, setup.model, params, batch, jax.random.key(0), 0
-        )
-    )
-    (terms, _), expected = sums(state.params), 0.0
-    for (name, _), term in terms.items():
-        assert term.count == {"sequence_emotion": 3, "text_emotion": 8}[name]
-        expected += setup.config.objectives[name].weight * term.loss_sum / term.count
-    _, metrics = step.compile_step(setup)(step.init_state(setup), place(setup, batch))
-    np.testing.assert_allclose(metrics["loss/total"], expected, rtol=1e-5)
-    assert 0 <= metrics["metric/text_emotion/accuracy"] <= 1
+    config, model, batch = one.setup.config, one.setup.model, small.make_batch(one.setup.config)
+    key = jax.random.fold_in(step.base_key(config), 0)
+    sums = jax.jit(lambda params: step.objective_sums(config, model, params, batch, key, 0))
+    (terms, metrics), expected = sums(one.states[0].params), 0.0
+    for (name, part), term in terms.items():
+        mean = float(term.loss_sum / term.count)
+        np.testing.assert_allclose(one.metrics[0][f"loss/{name}/{part}"], mean, rtol=1e-4)
+        expected += config.objectives[name].weight * float(term.scale) * mean
+    np.testing.assert_allclose(one.metrics[0]["loss/total"], expected, rtol=1e-4)
+    for (name, part), (right, count) in metrics.items():
+        shown = one.metrics[0][f"metric/{name}/{part}"]
+        np.testing.assert_allclose(shown, right / count, rtol=1e-5)
 
 
 def test_ema_follows_its_formula(one):
@@ -123,7 +134,8 @@ def test_counters_and_learning_rate(one):
     assert [int(state.step) for state in one.states] == [0, 1, 2, 3]
     # Warm-up from 1e-7 to 1e-3 in 4 steps.
     rates = [float(metrics["learning_rate"]) for metrics in one.metrics]
-    np.testing.assert_allclose(rates, [1e-7 + (1e-3 - 1e-7) * i / 4 for i in range(3)], rtol=1e-5)
+    expected = [1e-7 + (1e-3 - 1e-7) * i / 4 for i in range(3)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-9)
     assert all(metrics["skipped"] == 0 for metrics in one.metrics)
 
 
@@ -254,17 +266,6 @@ def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
     decay = frozen.setup.config.optim.weight_decay
     expected = first["embedding"] * (1 - rates * decay)
     np.testing.assert_allclose(last["embedding"], expected, rtol=1e-5)
-
-
-def test_all_seven_objectives_in_one_step_on_a_mesh():
-    changes = dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, optim__clip_norm=0.1)
-    run = Run(make_setup(8, tuple(objectives.OBJECTIVES), **changes))
-    for metrics in run.metrics:
-        assert {f"loss/{name}" for name in objectives.OBJECTIVES} <= metrics.keys()
-        assert all(np.isfinite(value) for value in metrics.values())
-        total = sum(metrics[f"loss/{name}"] for name in objectives.OBJECTIVES)
-        np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
-        assert metrics["grad_norm"] > 0.1  # logged as it was before clipping
 
 
 @pytest.mark.parametrize(
