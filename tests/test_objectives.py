@@ -290,6 +290,7 @@ def test_nothing_adds_zero_and_has_no_gradient(missing):
 # Meshes.
 
 
+@pytest.mark.slow
 def test_no_gradient_changes_on_a_mesh(whole):
     """Agreeing losses are not enough: a partitioner can get the backward pass alone wrong."""
     config = CONFIG.copy_and_resolve_references()

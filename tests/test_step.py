@@ -80,6 +80,7 @@ def one() -> Run:
     ],
     ids=["data_fsdp_tensor", "data_accumulated"],
 )
+@pytest.mark.slow
 def test_the_layout_changes_nothing(one, devices, changes):
     """Every mesh, and accumulation: the same losses, gradients and parameters."""
     other = Run(make_setup(devices, **ONE | changes))
