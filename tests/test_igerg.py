@@ -131,6 +131,20 @@ def test_what_is_masked_may_hold_anything(case):
         np.testing.assert_array_equal(first, second, err_msg=name)
 
 
+def test_the_amount_of_padding_changes_nothing(case):
+    """Masked places are not read as blanks either: fewer of them, the same output."""
+    features, mask, turn, words = case.inputs
+    mask = np.where(np.arange(N) < 2, mask, False)
+    read = words.mask_BxS & (np.arange(S) < 7)
+    long = case.run(case.params, features, mask, turn, words._replace(mask_BxS=read))
+    cut = TextSide(*(side[:, :7] for side in words))
+    short = case.run(case.params, features[:, :2], mask[:, :2], turn[:, :2], cut)
+    for name in ("cls", "sequence_logits"):
+        np.testing.assert_allclose(long[name], short[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    real = cut.mask_BxS
+    np.testing.assert_allclose(long["text"][:, :7][real], short["text"][real], rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def gradient():
     """Of all that is read off real positions, by parameters and features; and what was masked."""
@@ -299,6 +313,12 @@ def test_the_judge_reads_ids_as_rows_of_its_embedding(judge):
     mask = response != small.SPECIAL.pad
     rows = np.where(mask[..., None], params["embedding"][response], np.nan)
     np.testing.assert_allclose(read(response), embedded(rows, mask), rtol=1e-5, atol=1e-6)
+
+
+def test_the_judge_does_not_read_padding(judge):
+    _, read, _, response = judge
+    longer = np.pad(response, ((0, 0), (0, 3)), constant_values=small.SPECIAL.pad)
+    np.testing.assert_allclose(read(longer), read(response), rtol=1e-4, atol=1e-5)
 
 
 def test_the_judge_of_nothing_has_its_bias_alone(judge):

@@ -74,6 +74,7 @@ def bottleneck():
 
 def test_bottleneck_is_its_numpy_twin(bottleneck):
     x, params, output, _ = bottleneck
+    params = jax.tree.map(np.asarray, params)
 
     def step(x, name, stride=1):
         return batch_norm(convolve(x, params[name]["kernel"], stride), params[f"{name}_norm"])
