@@ -24,6 +24,7 @@ def normal(*shape, seed=0):
 
 
 def np_norm(x, p):
+    p = jax.tree.map(np.asarray, p)
     mean = x.mean(-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(-1, keepdims=True)
     return (x - mean) / np.sqrt(variance + EPSILON) * p["scale"] + p["bias"]
