@@ -297,6 +297,17 @@ def test_an_image_of_several_tokens_is_masked_and_pooled_whole():
     assert np.abs(run(visual[:, :, ::-1]).cls_BxD - before.cls_BxD).max() > 1e-3
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_tower_gets_no_gradient(frozen):
+    config = small.with_pixels(small.make_config(model__vision__frozen=frozen))
+    model, batch = small.make_model(config), small.make_batch(config)
+    params = small.make_params(model, batch)
+    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="see")).sum()  # noqa: E731
+    by_params = jax.jit(jax.grad(loss))(params)
+    assert (small.largest(by_params["vision_tower"]) == 0) == frozen
+    assert small.largest(by_params["image_projection"]) > 0
+
+
 @pytest.fixture(scope="module")
 def judge():
     config = small.make_config()
