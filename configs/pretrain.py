@@ -84,7 +84,7 @@ def _local() -> ConfigDict:
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
             turn_embeddings=True,
             contrastive_width=64,
-            vocab_chunk_tokens=16,  # sequence positions whose [B, chunk, V] logits exist at once
+            vocab_chunk_tokens=20,  # sequence positions whose [B, chunk, V] logits exist at once
         )
     )
 

@@ -182,6 +182,7 @@ def _over_chunks(function, arrays, chunk_tokens: int, with_index: bool = False):
     pads the last chunk is zeros, so a mask must be among `arrays`.
     """
     length = arrays[0].shape[1]
+    chunk_tokens = min(chunk_tokens, length)
     chunks = -(-length // chunk_tokens)
 
     def cut(x):

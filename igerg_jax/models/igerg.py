@@ -89,7 +89,7 @@ def _dense(width: int, dtype, name: str, axes: tuple[str, str]) -> nn.Dense:
     return nn.Dense(
         width,
         dtype=dtype,
-        kernel_init=layers.normal_init(*axes),
+        kernel_init=layers.kernel_init(*axes),
         bias_init=layers.named(nn.initializers.zeros, axes[1] if axes[1] != "embed" else "norm"),
         name=name,
     )

@@ -269,13 +269,16 @@ class PooledViT(nn.Module):
         x_IxPxW = VisionTransformer(
             dtype=self.dtype, name="vit", **{key: self.settings[key] for key in keys}
         )(images_IxHxWx3)
-        return AttentionPool(
+        x_IxKxW = AttentionPool(
             self.settings["tokens_per_image"],
             self.settings["heads"],
             self.settings["mlp_width"],
             self.dtype,
             name="pool",
         )(x_IxPxW)
+        # Without it what was seen starts ten times fainter than the turn and type embeddings
+        # that are added to it, and hundreds of steps pass before an image counts for anything.
+        return layers.layer_norm("norm", VIT_EPSILON)(x_IxKxW).astype(self.dtype)
 
 
 # model.vision.kind -> how to make the tower from model.vision

@@ -19,9 +19,9 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.data.builders.chitchat_openmoji import cues
 from igerg_jax.errors import UserError
 
-MIN_TURNS, MAX_TURNS = 5, 12
+MIN_TURNS, MAX_TURNS = 4, 12
 MAX_TURN_WORDS = 24  # one turn of the chats is 14,843 words long; the median is 12
-TURN_SCORE = dict.fromkeys(EMOTIONS, 2.0) | {"surprise": 1.0, "joy": 0.0, "neutral": -1.0}
+TURN_SCORE = dict.fromkeys(EMOTIONS, 2.0) | {"surprise": 1.0, "joy": 0.0, "neutral": -1.25}
 VALID_PERCENT, TEST_PERCENT = 8, 8  # of the chats; the rest is train
 
 
