@@ -99,11 +99,11 @@ def _local() -> ConfigDict:
                 weight=1.0,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
                 consistency_weight=0.1,  # lambda at its full height
-                consistency_start_step=150,  # lambda is 0 until the MLE has warmed up
-                consistency_ramp_steps=100,
+                consistency_start_step=300,  # lambda is 0 until the MLE has warmed up
+                consistency_ramp_steps=200,
                 temperature_start=1.0,
                 temperature_end=0.5,
-                temperature_anneal_steps=350,
+                temperature_anneal_steps=800,
             ),
             image_text_contrastive=dict(weight=0.1),
         )
@@ -113,10 +113,10 @@ def _local() -> ConfigDict:
         dict(
             name="adamw",
             schedule="cosine",  # cosine, inverse_sqrt
-            peak_learning_rate=1e-3,
+            peak_learning_rate=2e-3,
             initial_learning_rate=1e-7,
             final_learning_rate=1e-5,  # where cosine ends
-            warmup_steps=50,
+            warmup_steps=100,
             b1=0.9,
             b2=0.98,
             eps=1e-8,
@@ -129,11 +129,11 @@ def _local() -> ConfigDict:
     config.train = ConfigDict(
         dict(
             batch_size=16,  # examples a step, over all devices and accumulation steps
-            steps=450,
+            steps=1000,
             accumulate_steps=1,
             log_every_steps=10,
-            evaluate_every_steps=150,
-            checkpoint_every_steps=150,
+            evaluate_every_steps=250,
+            checkpoint_every_steps=250,
             keep_checkpoints=2,
             max_consecutive_skips=10,
             stall_seconds=600,  # dump stacks when no step ends for this long; 0 = never
