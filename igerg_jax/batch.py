@@ -14,6 +14,7 @@ used as name suffixes throughout the models and losses:
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,18 @@ class BatchSpec:
     response_tokens: int  # T
     image_size: int  # pixels a side, 0 with precomputed features
     feature_dim: int  # F, 0 with pixels
+
+    @classmethod
+    def of(cls, settings: Any, batch_size: int) -> BatchSpec:
+        """The sizes under `config.data`; one image a turn, the response's too."""
+        return cls(
+            batch_size=batch_size,
+            images=settings.context_turns + 1,
+            context_tokens=settings.context_tokens,
+            response_tokens=settings.response_tokens,
+            image_size=0 if settings.feature_dim else settings.image_size,
+            feature_dim=settings.feature_dim,
+        )
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Returns {array name: (shape, dtype)}: the whole contract."""

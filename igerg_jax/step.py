@@ -46,19 +46,6 @@ class Setup(NamedTuple):
     abstract_state: TrainState  # jax.ShapeDtypeStruct leaves, with shardings
 
 
-def batch_spec(config: Any, batch_size: int) -> BatchSpec:
-    """The static sizes of a batch under `config`."""
-    data = config.data
-    return BatchSpec(
-        batch_size=batch_size,
-        images=data.context_turns + 1,
-        context_tokens=data.context_tokens,
-        response_tokens=data.response_tokens,
-        image_size=0 if data.feature_dim else data.image_size,
-        feature_dim=data.feature_dim,
-    )
-
-
 def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
     """The module that `config.model` describes.
 
@@ -108,7 +95,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     model = build_model(config, vocab_size, special)
     frozen = ("vision_tower",) if config.model.vision.frozen else ()
     optimizer = optim.optimizer(config.optim, train.steps, frozen)
-    spec = batch_spec(config, train.batch_size)
+    spec = BatchSpec.of(config.data, train.batch_size)
     rules = sharding.rules(config)
     try:
         boxed = jax.eval_shape(lambda: _init_params(config, model, spec))

@@ -15,6 +15,7 @@ for _flag, _value in (
     ("--xla_force_host_platform_device_count", "8"),
     ("--xla_backend_optimization_level", "0"),
     ("--xla_llvm_disable_expensive_passes", "true"),
+    ("--xla_cpu_use_fusion_emitters", "false"),
 ):
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()

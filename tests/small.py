@@ -62,7 +62,7 @@ def make_model(config: ConfigDict) -> Igerg:
 
 
 def make_batch(config: ConfigDict, seed: int = 0, batch_size: int = 0) -> dict[str, np.ndarray]:
-    spec = step.batch_spec(config, batch_size or config.train.batch_size)
+    spec = batch_lib.BatchSpec.of(config.data, batch_size or config.train.batch_size)
     return batch_lib.synthetic(spec, SPECIAL, VOCAB_SIZE, seed)
 
 

@@ -20,9 +20,6 @@ NAMES = sorted(
     if not path.name.startswith("_")
 )
 ABLATIONS = [name for name in NAMES if name.startswith("ablations/")]
-# One of each kind of program: all objectives, one, and other layers. Compiling is slow; what the
-# rest drop or swap is traced below, and the objectives' own tests run its parts.
-TRAINED = ("pretrain", "baselines/coarse_visual", "baselines/released_code")
 
 
 def get_config(name: str, preset: str = ""):
@@ -117,7 +114,7 @@ def test_traces_at_the_real_local_size(name):
     check_traced(get_config(name))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", NAMES)
 def test_trains_a_step(name):
     config = shrink(get_config(name))
     setup = step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])

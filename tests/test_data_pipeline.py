@@ -32,7 +32,7 @@ def assert_equal(one, other):
 
 
 def test_batches_obey_the_contract(prepared, tiny_config):
-    spec = windows.batch_spec(tiny_config, tiny_config.train.batch_size)
+    spec = batch_lib.BatchSpec.of(tiny_config.data, tiny_config.train.batch_size)
     for batch in take(prepared, tiny_config, 3):
         batch_lib.check(batch, spec)
 
@@ -245,7 +245,7 @@ def test_evaluation_is_the_split_in_order_and_padding_adds_nothing(prepared, tin
     found = list(pipeline.eval_batches(prepared, "valid", tiny_config, 0, 1))
     assert [real for _, real in found] == [8, 8, 3]
     for number, (batch, real) in enumerate(found):
-        batch_lib.check(batch, windows.batch_spec(tiny_config, 8))
+        batch_lib.check(batch, batch_lib.BatchSpec.of(tiny_config.data, 8))
         for row in range(real):
             window = split.window(8 * number + row)
             words = prepared.tokenizer.encode(window.response_text)[:15]
@@ -295,7 +295,7 @@ def test_a_typed_conversation_is_packed_like_a_stored_one(prepared, tiny_config,
             files[-1].write_bytes(jpeg)
         turns = list(zip(window.turn_texts, files[:-1], strict=True))
         typed = pipeline.single_example(prepared.tokenizer, tiny_config, turns, files[-1])
-        batch_lib.check(typed, windows.batch_spec(tiny_config, 1))
+        batch_lib.check(typed, batch_lib.BatchSpec.of(tiny_config.data, 1))
         for name in ("images", "image_mask", "image_turn", "context", "context_turn"):
             np.testing.assert_array_equal(typed[name][0], stored[name][row], err_msg=name)
         assert not typed["response"].any() and (typed["image_emotion"] == UNKNOWN).all()

@@ -89,7 +89,7 @@ def train_batches(
         return _flatten(batch, split.turns.read_images(records_M), recipe, place_M)
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    return _iterate(steps, fetch, windows.batch_spec(config, rows), config)
+    return _iterate(steps, fetch, BatchSpec.of(config.data, rows), config)
 
 
 def eval_batches(
@@ -148,7 +148,7 @@ def window_batches(
         return _flatten(batch, chosen.turns.read_images(records_M), recipe, place_M)
 
     steps = tf.data.Dataset.range(-(-len(window_ids) // size))
-    batches = _iterate(steps, fetch, windows.batch_spec(config, rows), config)
+    batches = _iterate(steps, fetch, BatchSpec.of(config.data, rows), config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))
 
 
@@ -190,7 +190,7 @@ def single_example(
     sizes_Mx2 = np.array([encoded[i][1] for i in shown_M], np.int64).reshape(-1, 2)
     recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
     parts = _flatten(batch, [encoded[i][0] for i in shown_M], recipe, shown_M)
-    spec = windows.batch_spec(config, 1)
+    spec = BatchSpec.of(config.data, 1)
     return {name: array.numpy() for name, array in _finish(spec, *parts).items()}
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import json
-import math
 import pathlib
 import shutil
 import sys
@@ -110,7 +108,6 @@ class Prepared:
         self.summary = json.loads((folder / "summary.json").read_text())
         self._context_turns = config.data.context_turns
         self._response_tokens = config.data.response_tokens
-        self._train_split = config.data.train_split
         self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
@@ -121,22 +118,6 @@ class Prepared:
         if name not in self._splits:
             self._splits[name] = Split(name, self.folder / name, self._context_turns)
         return self._splits[name]
-
-    def response_unigram_perplexity(self, name: str) -> float:
-        """Returns the perplexity of a unigram model on the responses of split `name`.
-
-        The model is the train split's `response_token_counts` plus one for every id of the
-        vocabulary. EOS counts as a token, so the figure can be set beside a decoder's.
-        """
-        log_probability_V = np.log(self._unigram_probability_V)
-        counts_V = self.response_token_counts(name)
-        mean = float(counts_V @ log_probability_V) / max(counts_V.sum(), 1)
-        return math.exp(-mean)
-
-    @functools.cached_property
-    def _unigram_probability_V(self) -> np.ndarray:
-        counts_V = self.response_token_counts(self._train_split) + 1
-        return counts_V / counts_V.sum()
 
     def response_token_counts(self, name: str) -> np.ndarray:
         """Returns int64[V]: how often each id occurs in a split's responses.

@@ -33,19 +33,6 @@ class Example:
     images: Sequence[int]
 
 
-def batch_spec(config: ConfigDict, batch_size: int) -> BatchSpec:
-    """Returns the static sizes of a batch of `batch_size` rows."""
-    data = config.data
-    return BatchSpec(
-        batch_size=batch_size,
-        images=data.context_turns + 1,
-        context_tokens=data.context_tokens,
-        response_tokens=data.response_tokens,
-        image_size=0 if data.feature_dim else data.image_size,
-        feature_dim=data.feature_dim,
-    )
-
-
 def local_batch_size(name: str, batch_size: int, process_count: int) -> int:
     """Returns each process's rows of a global batch; `name` is the config key, for the error."""
     if batch_size % process_count:
@@ -73,7 +60,7 @@ def pack(
       The batch without `images` (see igerg_jax.batch), and int64[B, N]: what shows each slot,
       NO_IMAGE where `image_mask` is False.
     """
-    spec = batch_spec(config, len(examples))
+    spec = BatchSpec.of(config.data, len(examples))
     batch = {
         name: np.full(shape, _empty(name, special), dtype)
         for name, (shape, dtype) in spec.shapes().items()
