@@ -160,6 +160,7 @@ def _local() -> ConfigDict:
             temperature=1.0,
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off
+            no_repeat_ngram=3,  # no run of so many tokens twice in a response; 0 = off
             examples=64,  # written to samples.jsonl by a run
         )
     )

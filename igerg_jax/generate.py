@@ -6,77 +6,25 @@ K beams (not visual tokens), J candidates a beam, P = 2K, and T = `max_tokens`.
 
 What holds for all of them: a response ends with EOS, and only PAD follows; at the last place
 nothing but EOS is allowed (fairseq's rule; training's cut responses end so too). PAD, BOS, UNK,
-MASK and the start token are never chosen. Scores are the model's own log-probabilities, from
+MASK and the start token are never chosen, nor what would repeat an n-gram of
+`generate.no_repeat_ngram` tokens. Scores are the model's own log-probabilities, from
 before any of these rules, temperatures or filters. A row's result depends on that row alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from igerg_jax import objectives, sharding
-from igerg_jax.batch import SpecialIds
-from igerg_jax.errors import UserError
+from igerg_jax import objectives, sharding, strategies
 from igerg_jax.models import igerg
 from igerg_jax.models.layers import DecoderCache, KeyValue
 from igerg_jax.step import Setup, mesh_context
-
-
-@dataclasses.dataclass(frozen=True)
-class Greedy:
-    """The likeliest token each time."""
-
-    def choose(self, log_p_BxV: jax.Array, keys_B: jax.Array) -> jax.Array:
-        """int32 [B] out of log-probabilities float32 [B, V]; -inf = not allowed."""
-        return log_p_BxV.argmax(-1).astype(jnp.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A token at random, after temperature, then top-k, then top-p."""
-
-    temperature: float
-    top_k: int  # only the k likeliest; 0 = all
-    top_p: float  # only the likeliest that together reach p (Holtzman et al. 2020); 1 = all
-
-    def choose(self, log_p_BxV: jax.Array, keys_B: jax.Array) -> jax.Array:
-        """int32 [B] out of log-probabilities float32 [B, V]; -inf = not allowed."""
-        logits_BxV = self.filtered(log_p_BxV)
-        return jax.vmap(jax.random.categorical)(keys_B, logits_BxV).astype(jnp.int32)
-
-    def filtered(self, log_p_BxV: jax.Array) -> jax.Array:
-        """The logits float32 [B, V] that are drawn from: -inf where a filter says no."""
-        logits_BxV = log_p_BxV / self.temperature
-        if self.top_k:
-            k = min(self.top_k, logits_BxV.shape[-1])
-            logits_BxV = _at_least(logits_BxV, _top_k(logits_BxV, k)[0][:, -1:])
-        if self.top_p < 1:
-            sorted_BxV = jnp.sort(logits_BxV, axis=-1, descending=True)
-            p_BxV = jax.nn.softmax(sorted_BxV)
-            # The likeliest token has 0 before it, so one is always kept.
-            kept_BxV = jnp.cumsum(p_BxV, axis=-1) - p_BxV < self.top_p
-            least_Bx1 = jnp.where(kept_BxV, sorted_BxV, jnp.inf).min(-1, keepdims=True)
-            logits_BxV = _at_least(logits_BxV, least_Bx1)
-        return logits_BxV
-
-
-@dataclasses.dataclass(frozen=True)
-class Beam:
-    """Beam search. A hypothesis's score is log p / length ** length_penalty, EOS counted."""
-
-    beams: int
-    length_penalty: float
-
-
-Strategy = Greedy | Sample | Beam
+from igerg_jax.strategies import Beam, Greedy, Limits, Sample, Strategy, allowed, top_k
 
 # What of a batch is read: no label, and no response.
 BATCH_ENTRIES = ("images", "features", "image_mask", "image_turn", "context", "context_turn", "row")
@@ -98,37 +46,6 @@ class Hypotheses(NamedTuple):
     score_BxK: jax.Array
 
 
-def strategy(config: Any) -> Strategy:
-    """The strategy that `config.generate` describes.
-
-    Raises:
-      UserError: unknown strategy, or a number out of range; the message names the key.
-    """
-    settings = config.generate
-    longest = config.model.text.max_positions
-    if not 1 <= settings.max_tokens <= longest:
-        raise UserError(
-            f"generate.max_tokens={settings.max_tokens} must be between 1 and "
-            f"model.text.max_positions={longest}"
-        )
-    if settings.strategy == "greedy":
-        return Greedy()
-    if settings.strategy == "sample":
-        if settings.temperature <= 0 or settings.top_k < 0 or not 0 < settings.top_p <= 1:
-            raise UserError(
-                f"generate: temperature={settings.temperature} must be above 0, "
-                f"top_k={settings.top_k} at least 0 and top_p={settings.top_p} in (0, 1]"
-            )
-        return Sample(settings.temperature, settings.top_k, settings.top_p)
-    if settings.strategy == "beam":
-        if settings.beams < 1:
-            raise UserError(f"generate.beams={settings.beams} must be at least 1")
-        return Beam(settings.beams, settings.length_penalty)
-    raise UserError(
-        f"generate.strategy='{settings.strategy}' is unknown; there are: greedy, sample, beam"
-    )
-
-
 def make_respond(setup: Setup) -> Callable[[Any, Mapping[str, jax.Array], jax.Array], Responses]:
     """A function (params, batch, rng) -> `Responses`, as `config.generate` says.
 
@@ -138,12 +55,12 @@ def make_respond(setup: Setup) -> Callable[[Any, Mapping[str, jax.Array], jax.Ar
     Parameters and batch are on `setup.mesh`; the result is whole on every device.
 
     Raises:
-      UserError: as `strategy`.
+      UserError: as `strategies.strategy` and `strategies.limits`.
     """
-    chosen, max_tokens = strategy(setup.config), setup.config.generate.max_tokens
+    chosen, limits = strategies.strategy(setup.config), strategies.limits(setup.config)
 
     def answer(params, batch, rng):
-        return generate(setup.model, params, batch, rng, chosen, max_tokens)
+        return generate(setup.model, params, batch, rng, chosen, limits)
 
     jitted = jax.jit(answer, out_shardings=sharding.replicated(setup.mesh))
 
@@ -161,7 +78,7 @@ def generate(
     batch: Mapping[str, jax.Array],
     rng: jax.Array,
     strategy: Strategy,
-    max_tokens: int,
+    limits: Limits,
 ) -> Responses:
     """Encodes a batch's images and context, decodes a response; what `make_respond` jits."""
     variables = {"params": params}
@@ -171,10 +88,10 @@ def generate(
     words = igerg.text_side(batch, model.special)
     encoded = model.apply(variables, images, words, method="encode")
     if isinstance(strategy, Beam):
-        found = beam_search(model, params, encoded, strategy, max_tokens)
+        found = beam_search(model, params, encoded, strategy, limits)
         return Responses(*(leaf[:, 0] for leaf in found))
     keys_B = objectives.row_keys(rng, batch)
-    return decode_rows(model, params, encoded, keys_B, strategy, max_tokens)
+    return decode_rows(model, params, encoded, keys_B, strategy, limits)
 
 
 class RowState(NamedTuple):
@@ -194,17 +111,17 @@ def decode_rows(
     encoded: igerg.Encoded,
     keys_B: jax.Array,
     strategy: Greedy | Sample,
-    max_tokens: int,
+    limits: Limits,
 ) -> Responses:
     """Greedy or sampled responses, from each row's own key."""
-    special = model.special
+    special, max_tokens = model.special, limits.max_tokens
     rows = encoded.mask_BxL.shape[0]
     hidden_BxD, cache, table_VxD = _start(model, params, encoded, max_tokens)
 
     def choose(state: RowState, hidden_BxD: jax.Array) -> RowState:
         log_p_BxV = jax.nn.log_softmax(_logits(hidden_BxD, table_VxD))
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.position)
-        allowed_BxV = _allowed(log_p_BxV, state.position, special, max_tokens)
+        allowed_BxV = allowed(log_p_BxV, state.tokens_BxT, state.position, special, limits)
         token_B = strategy.choose(allowed_BxV, keys)
         gain_B = jnp.take_along_axis(log_p_BxV, token_B[:, None], axis=1)[:, 0]
         token_B = jnp.where(state.done_B, special.pad, token_B)
@@ -252,7 +169,7 @@ class BeamState(NamedTuple):
 
 
 def beam_search(
-    model: igerg.Igerg, params: Any, encoded: igerg.Encoded, strategy: Beam, max_tokens: int
+    model: igerg.Igerg, params: Any, encoded: igerg.Encoded, strategy: Beam, limits: Limits
 ) -> Hypotheses:
     """The K best hypotheses that a beam search over each row ends with.
 
@@ -263,11 +180,12 @@ def beam_search(
     greedy.
     """
     special, beams, rows = model.special, strategy.beams, encoded.mask_BxL.shape[0]
+    max_tokens = limits.max_tokens
     hidden_BxD, cache, table_VxD = _start(model, params, encoded, max_tokens)
 
     def choose(state: BeamState, hidden_BxKxD: jax.Array) -> BeamState:
         log_p_BxKxV = jax.nn.log_softmax(_logits(hidden_BxKxD, table_VxD))
-        log_p_BxKxV = _allowed(log_p_BxKxV, state.position, special, max_tokens)
+        log_p_BxKxV = allowed(log_p_BxKxV, state.tokens_BxKxT, state.position, special, limits)
         best = _continuations(state, log_p_BxKxV)
         return _select(state, best, special.eos, strategy, max_tokens)
 
@@ -314,9 +232,9 @@ class Continuations(NamedTuple):
 def _continuations(state: BeamState, log_p_BxKxV: jax.Array) -> Continuations:
     rows, beams, vocabulary = log_p_BxKxV.shape
     # Two steps, since no beam can have more than 2K among the best 2K: sorting K * V is slower.
-    gain_BxKxJ, token_BxKxJ = _top_k(log_p_BxKxV, min(2 * beams, vocabulary))
+    gain_BxKxJ, token_BxKxJ = top_k(log_p_BxKxV, min(2 * beams, vocabulary))
     total_BxKJ = (state.log_p_BxK[..., None] + gain_BxKxJ).reshape(rows, -1)
-    log_p_BxP, at_BxP = _top_k(total_BxKJ, 2 * beams)
+    log_p_BxP, at_BxP = top_k(total_BxKJ, 2 * beams)
     token_BxP = jnp.take_along_axis(token_BxKxJ.reshape(rows, -1), at_BxP, axis=1)
     return Continuations(log_p_BxP, at_BxP // gain_BxKxJ.shape[-1], token_BxP)
 
@@ -336,7 +254,7 @@ def _select(
     score_BxP = jnp.where(ends_BxP, best.log_p_BxP / length**penalty, -jnp.inf)
     fresh = Hypotheses(tokens_BxPxT, best.log_p_BxP, score_BxP)
     pool = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.ended, fresh)
-    at_BxK = _top_k(pool.score_BxK, beams)[1]
+    at_BxK = top_k(pool.score_BxK, beams)[1]
     ended = jax.tree.map(
         lambda old, new: jnp.where(_like(state.done_B, old), old, _pick(new, at_BxK)),
         state.ended,
@@ -344,7 +262,7 @@ def _select(
     )
 
     live_BxP = jnp.where(is_eos_BxP, -jnp.inf, best.log_p_BxP)
-    log_p_BxK, at_BxK = _top_k(live_BxP, beams)
+    log_p_BxK, at_BxK = top_k(live_BxP, beams)
     from_BxK = jnp.take_along_axis(best.beam_BxP, at_BxK, axis=1)
     # More tokens only lower log p, but they may divide it by more.
     furthest = max_tokens if penalty > 0 else length + 1
@@ -383,37 +301,6 @@ def _start(model, params, encoded: igerg.Encoded, max_tokens: int):
 def _logits(hidden_xD: jax.Array, table_VxD: jax.Array) -> jax.Array:
     """float32 [..., V]: products in the compute dtype, summed in float32, as in training."""
     return jnp.einsum("...d,vd->...v", hidden_xD, table_VxD, preferred_element_type=jnp.float32)
-
-
-def _allowed(
-    log_p_xV: jax.Array, position: jax.Array, special: SpecialIds, max_tokens: int
-) -> jax.Array:
-    """-inf at ids that may not be chosen at `position`."""
-    ids_V = np.arange(log_p_xV.shape[-1])
-    roles = (special.pad, special.bos, special.unk, special.mask, special.decoder_start)
-    word_V = ~np.isin(ids_V, roles) | (ids_V == special.eos)  # EOS may be the start token too
-    allowed_V = jnp.where(position == max_tokens - 1, ids_V == special.eos, word_V)
-    return jnp.where(jnp.broadcast_to(allowed_V, log_p_xV.shape), log_p_xV, -jnp.inf)
-
-
-def _top_k(x_BxM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """`lax.top_k` of float32 [B, ..., M], for each device's own rows.
-
-    The partitioner would gather every row on every device: for beams and a vocabulary, gigabytes
-    a step.
-    """
-
-    def top(x):
-        return jax.lax.top_k(x, k)
-
-    if jax.sharding.get_abstract_mesh().empty:
-        return top(x_BxM)
-    rows = nn.logical_to_mesh_axes(("batch",))
-    return jax.shard_map(top, in_specs=rows, out_specs=rows)(x_BxM)
-
-
-def _at_least(logits_BxV: jax.Array, least_Bx1: jax.Array) -> jax.Array:
-    return jnp.where(logits_BxV >= least_Bx1, logits_BxV, -jnp.inf)
 
 
 def _pick(x_BxM: jax.Array, at_BxK: jax.Array) -> jax.Array:

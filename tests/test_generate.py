@@ -13,7 +13,7 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
-from igerg_jax import generate, objectives, sharding, step
+from igerg_jax import generate, objectives, sharding, step, strategies
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
 
@@ -53,20 +53,25 @@ class World:
         return np.asarray(self._forward(encoded, jnp.asarray(tokens_BxT)))
 
     @functools.cache  # noqa: B019 - the world lives as long as the module
-    def respond(self, strategy, max_tokens=T) -> generate.Responses:
-        return self.run(strategy, self.encoded, np.arange(ROWS), KEY, max_tokens)
+    def respond(self, strategy, max_tokens=T, no_repeat_ngram=0) -> generate.Responses:
+        return self.run(strategy, self.encoded, np.arange(ROWS), KEY, max_tokens, no_repeat_ngram)
 
-    def run(self, strategy, encoded, row_B, rng, max_tokens=T) -> generate.Responses:
-        return jax.device_get(self._jitted(strategy, max_tokens)(self.params, encoded, row_B, rng))
+    def run(
+        self, strategy, encoded, row_B, rng, max_tokens=T, no_repeat_ngram=0
+    ) -> generate.Responses:
+        jitted = self._jitted(strategy, max_tokens, no_repeat_ngram)
+        return jax.device_get(jitted(self.params, encoded, row_B, rng))
 
     @functools.cache  # noqa: B019
-    def _jitted(self, strategy, max_tokens):
+    def _jitted(self, strategy, max_tokens, no_repeat_ngram):
+        limits = strategies.Limits(max_tokens, no_repeat_ngram)
+
         def run(params, encoded, row_B, rng):
-            if isinstance(strategy, generate.Beam):
-                found = generate.beam_search(self.model, params, encoded, strategy, max_tokens)
+            if isinstance(strategy, strategies.Beam):
+                found = generate.beam_search(self.model, params, encoded, strategy, limits)
                 return generate.Responses(*(leaf[:, 0] for leaf in found))
             keys_B = objectives.row_keys(rng, {"row": row_B})
-            return generate.decode_rows(self.model, params, encoded, keys_B, strategy, max_tokens)
+            return generate.decode_rows(self.model, params, encoded, keys_B, strategy, limits)
 
         return jax.jit(run)
 
@@ -76,9 +81,9 @@ def world() -> World:
     return World()
 
 
-GREEDY = generate.Greedy()
-SAMPLE = generate.Sample(temperature=1.3, top_k=8, top_p=0.95)
-BEAM = generate.Beam(beams=4, length_penalty=1.0)
+GREEDY = strategies.Greedy()
+SAMPLE = strategies.Sample(temperature=1.3, top_k=8, top_p=0.95)
+BEAM = strategies.Beam(beams=4, length_penalty=1.0)
 
 
 def lengths(tokens_BxT) -> np.ndarray:
@@ -126,12 +131,12 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(world):
 
 
 def test_one_beam_is_greedy(world):
-    one = world.respond(generate.Beam(beams=1, length_penalty=1.0))
+    one = world.respond(strategies.Beam(beams=1, length_penalty=1.0))
     np.testing.assert_array_equal(one.tokens_BxT, world.respond(GREEDY).tokens_BxT)
 
 
 def test_top_k_of_one_is_greedy(log_p_BxV):
-    one = generate.Sample(temperature=2.0, top_k=1, top_p=1.0)
+    one = strategies.Sample(temperature=2.0, top_k=1, top_p=1.0)
     keys = jax.random.split(KEY, len(log_p_BxV))
     np.testing.assert_array_equal(one.choose(log_p_BxV, keys), GREEDY.choose(log_p_BxV, keys))
 
@@ -167,7 +172,7 @@ def slow_beam_search(world, row, beams, penalty) -> tuple[list[int], float]:
 
 @pytest.mark.parametrize(("beams", "penalty"), [(4, 1.0), (3, 2.0)])
 def test_beam_search_is_the_slow_one(world, beams, penalty):
-    got = world.respond(generate.Beam(beams, penalty))
+    got = world.respond(strategies.Beam(beams, penalty))
     for row in range(ROWS):
         tokens, score = slow_beam_search(world, row, beams, penalty)
         np.testing.assert_array_equal(got.tokens_BxT[row, : len(tokens)], tokens)
@@ -180,7 +185,7 @@ def test_enough_beams_find_the_best_of_all_responses(world):
     words = [i for i in range(V) if i not in NEVER and i != EOS]
     every = [[*start, EOS] for n in range(longest) for start in itertools.product(words, repeat=n)]
     padded = np.array([tokens + [PAD] * (longest - len(tokens)) for tokens in every], np.int32)
-    got = world.respond(generate.Beam(len(every), 1.0), longest)
+    got = world.respond(strategies.Beam(len(every), 1.0), longest)
     picked = np.array([len(tokens) for tokens in every])
     inside = np.arange(longest) < picked[:, None]
     for row in range(ROWS):
@@ -233,7 +238,7 @@ def log_p_BxV():
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(log_p_BxV, p):
-    kept_BxV = np.isfinite(generate.Sample(1.0, 0, p).filtered(log_p_BxV))
+    kept_BxV = np.isfinite(strategies.Sample(1.0, 0, p).filtered(log_p_BxV))
     for probabilities, kept in zip(np.exp(log_p_BxV), kept_BxV, strict=True):
         mass = probabilities[kept]
         assert mass.sum() >= p - 1e-5 and mass.sum() - mass.min() < p + 1e-5
@@ -241,14 +246,14 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(log_p_BxV, p):
 
 
 def test_top_k_keeps_k_and_temperature_flattens(log_p_BxV):
-    logits_BxV = np.asarray(generate.Sample(2.0, 3, 1.0).filtered(log_p_BxV))
+    logits_BxV = np.asarray(strategies.Sample(2.0, 3, 1.0).filtered(log_p_BxV))
     kept_BxV = np.isfinite(logits_BxV)
     assert (kept_BxV.sum(1) == 3).all()
     np.testing.assert_allclose(logits_BxV[kept_BxV], np.asarray(log_p_BxV)[kept_BxV] / 2, rtol=1e-6)
 
 
 def test_samples_follow_the_filtered_distribution(log_p_BxV):
-    strategy, draws = generate.Sample(1.5, 6, 0.9), 20_000
+    strategy, draws = strategies.Sample(1.5, 6, 0.9), 20_000
     keys = jax.random.split(KEY, draws)
     tokens = strategy.choose(jnp.tile(log_p_BxV[:1], (draws, 1)), keys)
     found_V = np.bincount(tokens, minlength=30) / draws
@@ -273,7 +278,7 @@ def test_bfloat16_caches_and_float32_scores(strategy, norm_first):
     params = jax.eval_shape(lambda p: small.nn.meta.unbox(p), params)
 
     def run(params):
-        return generate.generate(model, params, batch, KEY, strategy, T)
+        return generate.generate(model, params, batch, KEY, strategy, strategies.Limits(T, 3))
 
     traced = jax.make_jaxpr(run)(params)
     loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
@@ -283,11 +288,38 @@ def test_bfloat16_caches_and_float32_scores(strategy, norm_first):
     assert jax.eval_shape(run, params).score_B.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_ngram_comes_twice(n):
+    """Against a walk over the response so far, at every position and for any shape."""
+    tokens_xT = np.random.default_rng(n).integers(5, 9, (3, 4, 10))
+    flat = np.zeros((3, 4, V), np.float32)
+    for position in range(9):
+        got = strategies.allowed(
+            flat, tokens_xT, jnp.int32(position), small.SPECIAL, strategies.Limits(10, n)
+        )
+        for row in np.ndindex(3, 4):
+            said = tokens_xT[row][:position].tolist()
+            grams = {tuple(said[i : i + n]) for i in range(len(said) - n + 1)}
+            tail = said[len(said) - n + 1 :] if n <= len(said) + 1 else None
+            banned = {i for i in range(V) if tail is not None and (*tail, i) in grams}
+            assert {i for i in range(5, V) if np.isneginf(got[row][i])} == banned
+
+
+@pytest.mark.parametrize("strategy", [GREEDY, SAMPLE, BEAM], ids=["greedy", "sample", "beam"])
+def test_responses_obey_the_ngram_rule(world, strategy):
+    free, bound = (
+        [[token for token in row if token not in (EOS, small.SPECIAL.pad)] for row in got.tolist()]
+        for got in (world.respond(strategy, T, n).tokens_BxT for n in (0, 1))
+    )
+    assert any(len(set(row)) < len(row) for row in free), "or the rule has nothing to do"
+    assert all(len(set(row)) == len(row) for row in bound)
+
+
 def whole_run(world, mesh, devices=None):
     """(setup, the arguments of `make_respond`'s result) for a real batch on a mesh."""
     config = small.make_config(train__batch_size=ROWS)
     config.mesh.update(mesh)
-    config.generate.update(max_tokens=T, strategy="sample", **vars(SAMPLE))
+    config.generate.update(max_tokens=T, strategy="sample", no_repeat_ngram=0, **vars(SAMPLE))
     setup = step.set_up(config, V, small.SPECIAL, devices)
     batch = batch_lib.synthetic(setup.spec, small.SPECIAL, V, seed=1)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state.params)
@@ -318,7 +350,7 @@ def test_rows_stay_on_their_devices(world):
 
     def run(params, hidden, mask):
         encoded = igerg.Encoded(hidden, mask, None, None, None)
-        return generate.beam_search(setup.model, params, encoded, BEAM, T)
+        return generate.beam_search(setup.model, params, encoded, BEAM, strategies.Limits(T, 0))
 
     with step.mesh_context(setup):
         compiled = jax.jit(run).lower(params, encoded["hidden"], encoded["mask"]).compile()
@@ -333,6 +365,7 @@ def test_rows_stay_on_their_devices(world):
     [
         ({"max_tokens": 17}, "max_positions=16"),
         ({"max_tokens": 0}, "max_tokens=0"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram=-1"),
         ({"strategy": "nucleus"}, "nucleus"),
         ({"strategy": "sample", "temperature": 0.0}, "temperature=0.0"),
         ({"strategy": "sample", "top_p": 1.5}, "top_p=1.5"),
@@ -345,14 +378,14 @@ def test_wrong_settings_are_named(changes, named):
     config.generate.update(max_tokens=T)
     config.generate.update(changes)
     with pytest.raises(UserError, match=re.escape(named)):
-        generate.strategy(config)
+        strategies.strategy(config), strategies.limits(config)
 
 
 def test_a_strategy_is_what_the_config_says():
     config = small.make_config()
     config.generate.update(max_tokens=T, strategy="sample", top_k=3, top_p=0.5, temperature=0.25)
-    assert generate.strategy(config) == generate.Sample(0.25, 3, 0.5)
+    assert strategies.strategy(config) == strategies.Sample(0.25, 3, 0.5)
     config.generate.update(strategy="beam", beams=2, length_penalty=0.5)
-    assert generate.strategy(config) == generate.Beam(2, 0.5)
+    assert strategies.strategy(config) == strategies.Beam(2, 0.5)
     config.generate.strategy = "greedy"
-    assert generate.strategy(config) == GREEDY
+    assert strategies.strategy(config) == GREEDY
