@@ -1,7 +1,7 @@
 """Trains, evaluates, and talks with an emotion-aware vision-language model.
 
     python main.py --config=configs/pretrain.py                      # "local": minutes on a CPU
-    python main.py --config=configs/pretrain.py:base --config.train.steps=1000
+    python main.py --config=configs/pretrain.py:base --config.data.dataset=synthetic
     python main.py --config=configs/pretrain.py --mode=evaluate
     python main.py --config=configs/pretrain.py --mode=generate --image=face.png --context="Hi!"
 

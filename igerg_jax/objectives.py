@@ -179,7 +179,11 @@ OBJECTIVES: dict[str, Callable[..., Result]] = {
 
 def consistency_weight(settings: Mapping, step: jax.Array) -> jax.Array:
     """lambda(step): 0 until `consistency_start_step`, then linear to `consistency_weight`."""
-    ramp = (step - settings["consistency_start_step"]) / max(settings["consistency_ramp_steps"], 1)
+    since, ramp_steps = (
+        step - settings["consistency_start_step"],
+        settings["consistency_ramp_steps"],
+    )
+    ramp = since / ramp_steps if ramp_steps else since >= 0
     return settings["consistency_weight"] * jnp.clip(ramp, 0.0, 1.0)
 
 

@@ -170,6 +170,13 @@ def test_consistency_weight_zero_is_the_plain_likelihood():
     assert list(terms) == [("emotional_response", "tokens")]
 
 
+@pytest.mark.parametrize("start", [0, 3])
+def test_without_a_ramp_the_consistency_weight_is_whole_from_its_start(start):
+    settings = dict(consistency_weight=0.5, consistency_start_step=start, consistency_ramp_steps=0)
+    found = [float(objectives.consistency_weight(settings, jnp.int32(step))) for step in range(6)]
+    assert found == [0.0] * start + [0.5] * (6 - start)
+
+
 def test_consistency_weight_is_zero_then_ramps_to_its_height():
     settings = dict(consistency_weight=0.5, consistency_start_step=10, consistency_ramp_steps=4)
     values = [float(objectives.consistency_weight(settings, s)) for s in (0, 10, 11, 12, 14, 99)]
