@@ -7,7 +7,8 @@
 
 --config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. The
 same command goes on where a run was stopped. Exit codes: 0; 2 = something to mend in the command
-or its files, told in one message; 1 = the run itself failed; 130 = interrupted.
+or its files, told in one message; 1 = the run itself failed; 130 and 143 = stopped
+by Ctrl-C or SIGTERM, the state saved.
 
 Conversations, with --mode=generate: give each turn as a --context, oldest first, and each turn's
 face as an --image in the same order (--image= for a turn without). One --image more than there
@@ -197,7 +198,7 @@ def run(values: flags.FlagValues) -> None:
         check_start(config, checkpoint)
     turns = pair(values.context, values.image) if values.context or values.image else None
     if workdir is not None and values.mode != "compile" and turns is None:
-        folders.check(workdir, config)
+        folders.check(workdir, config, training=values.mode == "train")
     from igerg_jax import commands  # JAX and all: seconds that --help and wrong flags do not cost
 
     commands.keep_compiled(config)
@@ -213,7 +214,7 @@ def run(values: flags.FlagValues) -> None:
         else:
             commands.compile_only(config)
     except OSError as error:
-        if workdir is None or not str(error.filename).startswith(os.fspath(workdir)):
+        if workdir is None or not folders.contains(workdir, error.filename):
             raise
         raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
 
@@ -254,7 +255,7 @@ def check_image(file: str) -> None:
 
     try:
         with PIL.Image.open(file) as image:
-            image.verify()
+            image.load()
     except FileNotFoundError as error:
         raise UserError(f"image '{file}' does not exist") from error
     except Exception as error:  # Pillow's plug-ins raise whatever they stumble over

@@ -209,14 +209,10 @@ def load_params(
     part = "ema_params" if averaged else "params"
     stored = {name[len(part) + 1 :]: s for name, s in stored.items() if name.startswith(f"{part}/")}
     wanted = setup.abstract_state.params
+    shapes = _shapes(wanted)
     if initial is None:
         _check_same_model(run, setup.config, folder)
-        _check_same(
-            {name: stored[name] for name in stored if name in _shapes(wanted)},
-            _shapes(wanted),
-            folder,
-        )
-    shapes = _shapes(wanted)
+        _check_same({name: s for name, s in stored.items() if name in shapes}, shapes, folder)
     taken = tuple(name for name in shapes if stored.get(name) == shapes[name])
     if not taken:
         raise UserError(

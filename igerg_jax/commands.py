@@ -36,14 +36,26 @@ def train(config: Any, folder: epath.Path) -> None:
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     step.build_model(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
-    if config.init_from and not (folder / workdir.CHECKPOINTS).exists():
-        checkpoint.find(config.init_from)
+    if not (folder / workdir.CHECKPOINTS).exists():
+        check_first_parameters(config)
     loop.run(config, folder)
+
+
+def check_first_parameters(config: Any) -> None:
+    """Raises UserError where there is nothing to start from, or too little."""
+    if config.init_from:
+        checkpoint.find(config.init_from)
+    elif config.model.vision.frozen and config.data.dataset != loop.SYNTHETIC:
+        raise UserError(
+            "model.vision.frozen=True would keep random weights: start from a checkpoint that has "
+            "the vision tower (--config.init_from=DIR), or train it "
+            "(--config.model.vision.frozen=False)"
+        )
 
 
 def evaluate(config: Any, path: epath.PathLike, folder: epath.Path | None) -> None:
     """Prints metrics on the validation and test splits; with a workdir, renews its report."""
-    setup, prepared, params = load(config, path)
+    setup, prepared, params = load_with_data(config, path)
     evaluator = evaluation.Evaluator(setup, prepared)
     if folder is None:
         splits = {"valid": config.data.eval_split, "test": config.data.test_split}
@@ -64,7 +76,7 @@ def evaluate(config: Any, path: epath.PathLike, folder: epath.Path | None) -> No
 
 def answer_split(config: Any, path: epath.PathLike, folder: epath.Path | None) -> None:
     """Answers `generate.examples` windows of the test split: samples.jsonl, or printed lines."""
-    setup, prepared, params = load(config, path)
+    setup, prepared, params = load_with_data(config, path)
     evaluator = evaluation.Evaluator(setup, prepared)
     rows = evaluator.samples(params, config.data.test_split, config.generate.examples)
     if jax.process_index():
@@ -85,8 +97,10 @@ def talk(config: Any, path: epath.PathLike, turns: Turns, response_image: str | 
             "this config does not show the model the answering turn's image "
             "(data.include_response_image=False); leave the last --image out"
         )
-    setup, prepared, params = load(config, path)
-    answer = evaluation.respond_once(setup, prepared.tokenizer, params, turns, response_image)
+    folder = checkpoint.find(path)
+    tokenizer = tokenizer_of(config, folder)
+    setup, params = load(config, folder, tokenizer)
+    answer = evaluation.respond_once(setup, tokenizer, params, turns, response_image)
     if jax.process_index() == 0:
         print(describe(answer))
 
@@ -107,22 +121,51 @@ def compile_only(config: Any) -> None:
             print(f"{name:>15} {cost[name] / 1e9:12.1f} {unit} a step and device")
 
 
-def load(config: Any, path: epath.PathLike) -> tuple[step.Setup, Any, Any]:
-    """(setup, prepared dataset, parameters) to use the checkpoint under `path` with.
+def load_with_data(config: Any, path: epath.PathLike) -> tuple[step.Setup, Any, Any]:
+    """(setup, prepared dataset, parameters) to evaluate the checkpoint under `path` with.
 
     Raises:
-      UserError: no checkpoint there, or one of another model or tokenizer.
+      UserError: no checkpoint there, one of another model or tokenizer, or no data.
     """
     folder = checkpoint.find(path)
     prepared = loop.prepare(config)
     if prepared is None:
         raise UserError(f"data.dataset is '{loop.SYNTHETIC}': there is nothing to evaluate on")
-    setup = loop.set_up_run(config, prepared)
-    digest = prepared.tokenizer.digest
-    params, found = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
+    setup, params = load(config, folder, prepared.tokenizer)
+    return setup, prepared, params
+
+
+def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[step.Setup, Any]:
+    """(setup, parameters) of one checkpoint's folder; says on stderr what was taken.
+
+    Raises:
+      UserError: it is of another model or tokenizer.
+    """
+    setup = loop.set_up_run(config, tokenizer)
+    params, found = checkpoint.load_params(folder, setup, tokenizer_digest=tokenizer.digest)
     if jax.process_index() == 0:
         print(found.describe(), file=sys.stderr)
-    return setup, prepared, params
+    return setup, params
+
+
+def tokenizer_of(config: Any, folder: epath.Path) -> Any:
+    """The tokenizer that a run left in its workdir; else the one of the config's dataset.
+
+    Args:
+      folder: of one checkpoint.
+
+    Raises:
+      UserError: there is neither.
+    """
+    from igerg_jax.data import tokenizer as tokenizers
+
+    kept = folder.parent.parent / loop.TOKENIZER  # <workdir>/checkpoints/<step>
+    if kept.exists():
+        return tokenizers.load(config.data.tokenizer.kind, kept)
+    prepared = loop.prepare(config)
+    if prepared is None:
+        raise UserError(f"data.dataset is '{loop.SYNTHETIC}': there are no words to answer with")
+    return prepared.tokenizer
 
 
 def renew_summary(folder: epath.Path, config: Any, found: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
             "model.vision.kind='features' and data.feature_dim > 0 go together: set both or none"
         )
     for part in (model.vision, model.text, model.judge):
-        if "width" in part and (part.heads < 1 or part.width % part.heads):
+        if part.heads < 1 or part.width % part.heads:
             raise UserError(f"width={part.width} does not divide into heads={part.heads}")
     return Igerg(
         **model.to_dict(),

@@ -32,14 +32,15 @@ from igerg_jax.step import (
     set_up,
 )
 
+TOKENIZER = "tokenizer.model"  # in a workdir: what its text was tokenised with
 SYNTHETIC = "synthetic"  # config.data.dataset: random batches, no data and no TensorFlow
 
 
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, from its newest checkpoint if there is one.
 
-    Leaves config.json, checkpoints/, metrics.jsonl, TensorBoard events, and, at the end,
-    samples.jsonl, summary.json and report.html.
+    Leaves config.json, tokenizer.model, checkpoints/, metrics.jsonl, TensorBoard events, and, at
+    the end, samples.jsonl, summary.json and report.html.
 
     Returns:
       What is in summary.json.
@@ -51,18 +52,22 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     prepared = prepare(config)
-    setup = set_up_run(config, prepared)
-    digest = prepared.tokenizer.digest if prepared else SYNTHETIC
+    tokenizer = prepared.tokenizer if prepared else None
+    setup = set_up_run(config, tokenizer)
+    digest = tokenizer.digest if tokenizer else SYNTHETIC
     checkpoints = Checkpoints(workdir, config, digest)
     try:
         state, resumed_from = first_state(setup, checkpoints, digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+            if tokenizer:
+                tokenizer.save(workdir / TOKENIZER)
         _greet(setup, prepared, resumed_from)
         evaluator = make_evaluator(setup, prepared)
         loop = Loop(setup, checkpoints, evaluator, workdir, resumed_from or 0, start)
-        state = loop.run(state, batches(setup, prepared, int(state.step)))
+        with contextlib.closing(loop):
+            state = loop.run(state, batches(setup, prepared, int(state.step)))
         summary = loop.summary(state) | {"resumed_from": resumed_from}
         return finish(setup, evaluator, state, workdir, summary, start)
     finally:
@@ -78,11 +83,11 @@ def prepare(config: Any) -> Any | None:
     return data.prepare(config)
 
 
-def set_up_run(config: Any, prepared: Any | None) -> Setup:
-    """`step.set_up` with the dataset's vocabulary."""
-    if prepared is None:
+def set_up_run(config: Any, tokenizer: Any | None) -> Setup:
+    """`step.set_up` with the tokenizer's vocabulary; None = of the size that the config names."""
+    if tokenizer is None:
         return set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
-    return set_up(config, prepared.tokenizer.vocab_size, prepared.tokenizer.special)
+    return set_up(config, tokenizer.vocab_size, tokenizer.special)
 
 
 def make_evaluator(setup: Setup, prepared: Any | None) -> Any | None:
@@ -191,10 +196,13 @@ class Loop:
             if pending:
                 self._read(*pending)
         self._clock.pause()
+        return state
+
+    def close(self) -> None:
+        """Writes out what the writers buffer, however the run ended."""
         self._progress.close()
         for writer in self._writers:
             writer.close()
-        return state
 
     def _pauses_after(self, step: int, stop: int | None) -> bool:
         train = self._config.train
@@ -208,6 +216,8 @@ class Loop:
         else:
             self._checkpoints.save(state)
         if stop is not None:
+            if self._interval:
+                self._log(step)
             self._checkpoints.wait()
             logs.say(
                 f"stopped by {signal.Signals(stop).name} after step {step}; the state is saved, "

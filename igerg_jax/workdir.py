@@ -51,6 +51,8 @@ FREE_MODEL_KEYS = (
     "model.text.dropout_rate",
 )
 
+USED_GROUPS = ("model.", "data.")  # what evaluation and generation read of a run's config
+
 _SHOWN = 6  # names that a message lists before it only counts
 
 
@@ -59,12 +61,16 @@ def default(config: Any) -> epath.Path:
     return epath.Path("runs") / f"{config.name.replace('/', '-')}-{config.preset}"
 
 
-def check(workdir: epath.Path, config: Any) -> None:
+def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Refuses, before anything is made, a workdir that this run cannot use.
 
+    Args:
+      training: every key must be that run's but for `FREE_KEYS`. Else only `model.*` and `data.*`
+        must be: what it was trained with does not matter to who evaluates or generates.
+
     Raises:
-      UserError: it cannot be written to, or its run had another config (but for `FREE_KEYS`):
-        the message names the keys that differ.
+      UserError: it cannot be written to, or its run had another config: the message names the
+        keys that differ.
     """
     _check_writable(workdir)
     path = workdir / "config.json"
@@ -74,12 +80,22 @@ def check(workdir: epath.Path, config: Any) -> None:
         stored = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir") from error
-    different = _differences(flatten(stored), flatten(as_json(config)), FREE_KEYS)
+    keys = () if training else USED_GROUPS
+    different = _differences(
+        _starting(flatten(stored), keys), _starting(flatten(as_json(config)), keys), FREE_KEYS
+    )
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
             "Give another --workdir, or that run's config"
         )
+
+
+def contains(workdir: epath.Path, file: Any) -> bool:
+    """Whether `file`, a path or what else an OSError names, lies in the run's folder."""
+    if not isinstance(file, str | os.PathLike):
+        return False
+    return epath.Path(file).resolve().is_relative_to(epath.Path(workdir).resolve())
 
 
 def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -121,6 +137,11 @@ def _check_writable(workdir: epath.Path) -> None:
         raise UserError(f"cannot make workdir '{workdir}': '{folder}' is a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to workdir '{workdir}': no permission in '{folder}'")
+
+
+def _starting(flat: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """The keys under one of `prefixes`; all where there are none."""
+    return {key: value for key, value in flat.items() if not prefixes or key.startswith(prefixes)}
 
 
 def _differences(stored: dict, given: dict, free: tuple[str, ...]) -> list[str]:

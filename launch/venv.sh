@@ -5,12 +5,12 @@
 #                         requirement files into it; returns at once when that is done already.
 
 MIN_PYTHON="(3, 11)"   # inclusive
-BELOW_PYTHON="(3, 13)" # exclusive: the pinned requirements are tested below it
+BELOW_PYTHON="(3, 14)" # exclusive: the pinned requirements are tested below it
 UV_PIN="uv>=0.9,<1"
 
 find_python() {
   local name
-  for name in python3.12 python3.11 python3 python; do
+  for name in python3.12 python3.13 python3.11 python3 python; do
     # Run it: a version manager's shim may be on PATH for a version that is not active.
     if "$name" -c "import ensurepip, sys, venv
 sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>&1; then
@@ -18,7 +18,7 @@ sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>
       return
     fi
   done
-  echo "No Python >= 3.11 and < 3.13 with the venv module was found on PATH." >&2
+  echo "No Python >= 3.11 and < 3.14 with the venv module was found on PATH." >&2
   echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) and run this again." >&2
   return 1
 }

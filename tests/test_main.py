@@ -89,6 +89,13 @@ def test_refuses_before_data_is_prepared_and_writes_nothing(capsys, tmp_path, ov
     assert list(tmp_path.iterdir()) == []
 
 
+def test_refuses_to_freeze_random_weights(capsys, tmp_path):
+    options = (f"--workdir={tmp_path}/run", f"--config.data.data_dir={tmp_path}/data")
+    message = refused(capsys, f"{CONFIG}:paper", *options)
+    assert "model.vision.frozen=True" in message and "--config.init_from" in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refuses_a_workdir_that_is_not_a_folder(capsys, tmp_path):
     file = tmp_path / "file"
     file.write_text("x")
@@ -126,6 +133,44 @@ def test_a_workdir_may_be_resumed_with_what_does_not_change_the_step(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         workdir.check(workdir.epath.Path(tmp_path), config)
+
+
+def test_who_evaluates_need_not_repeat_how_it_was_trained(tmp_path):
+    config = pretrain.get_config()
+    config.init_from = "runs/pretrain-local"
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    folder = workdir.epath.Path(tmp_path)
+    config.init_from, config.seed, config.optim.peak_learning_rate = "", 7, 1.0
+    workdir.check(folder, config, training=False)
+    with pytest.raises(UserError, match="init_from"):
+        workdir.check(folder, config)
+    config.model.text.width = 256
+    with pytest.raises(
+        UserError, match=r"another config: model\.text\.width \(there 128, here 256\)"
+    ):
+        workdir.check(folder, config, training=False)
+
+
+def test_only_errors_in_the_workdir_are_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = workdir.epath.Path("runs/a")
+    for inside in ("runs/a", "runs/a/summary.json", str(tmp_path / "runs/a/x")):
+        assert workdir.contains(folder, inside)
+    for outside in ("runs/ab", "runs", str(tmp_path), None, 3):
+        assert not workdir.contains(folder, outside)
+
+
+def test_one_off_answers_need_no_data_where_the_run_kept_its_tokenizer(tmp_path, monkeypatch):
+    from igerg_jax import commands
+    from igerg_jax.data import tokenizer as tokenizers
+
+    words = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
+    kept = tokenizers.train_sentencepiece(words, "unigram", 280)
+    folder = workdir.epath.Path(tmp_path)
+    kept.save(folder / "tokenizer.model")
+    monkeypatch.setattr(commands.loop, "prepare", lambda config: pytest.fail("prepared data"))
+    found = commands.tokenizer_of(pretrain.get_config(), folder / "checkpoints" / "3")
+    assert found.digest == kept.digest
 
 
 def test_default_workdir_tells_config_and_preset():

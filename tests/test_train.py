@@ -96,6 +96,7 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(config, folder, m
         with pytest.raises(SystemExit) as stopped:
             train.run(config, folder / "parts")
     assert stopped.value.code == 128 + number
+    assert logs.read_jsonl(folder / "parts" / "metrics.jsonl")[-1]["step"] == STOP_AFTER
     resumed = train.run(config, folder / "parts")
     assert resumed["resumed_from"] == STOP_AFTER
 
