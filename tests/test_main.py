@@ -165,7 +165,7 @@ def test_one_off_answers_need_no_data_where_the_run_kept_its_tokenizer(tmp_path,
     from igerg_jax.data import tokenizer as tokenizers
 
     words = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
-    kept = tokenizers.train_sentencepiece(words, "unigram", 280)
+    kept = tokenizers.train_sentencepiece(words, "unigram", 287)
     folder = workdir.epath.Path(tmp_path)
     kept.save(folder / "tokenizer.model")
     monkeypatch.setattr(commands.loop, "prepare", lambda config: pytest.fail("prepared data"))
