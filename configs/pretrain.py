@@ -33,6 +33,9 @@ def _local() -> ConfigDict:
         dict(
             dataset="chitchat_openmoji",
             data_dir="~/.cache/igerg_jax",
+            manual_dir="",  # folder with the files that a dataset does not fetch; docs/data.md
+            labels=dict(path="", min_confidence=0.6),  # what tools.label_emotions wrote
+            mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}; docs/data.md
             train_split="train",
             eval_split="valid",
             test_split="test",
@@ -45,8 +48,15 @@ def _local() -> ConfigDict:
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
             augment=dict(crop_min_area=0.8, flip=True, colour_jitter=0.2),
             tokenizer=dict(
-                kind="sentencepiece", path="", model_type="unigram", vocab_size=2048
-            ),  # path "" = train on the train split
+                kind="sentencepiece",
+                path="",  # "" = train one on the train split of:
+                mixture="",  # "" = the dataset; a mixture's name; "all" = all datasets
+                model_type="unigram",  # unigram, bpe
+                vocab_size=2048,
+                byte_fallback=True,
+                max_sentences=2_000_000,
+            ),
+            prepare_workers=0,  # processes; 0 = one a core
             prefetch_batches=4,
             read_threads=2,
         )

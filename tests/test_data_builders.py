@@ -14,14 +14,19 @@ from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import builders
+from igerg_jax.data.builders import source
 from igerg_jax.data.builders.chitchat_openmoji import cues, episodes, faces
 from igerg_jax.errors import UserError
+
+
+def options(folder, manual_dir=""):
+    return source.Options(str(folder), str(manual_dir), "", 0.0)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """{split: examples} of the tiny config, and the builder."""
-    builder = builders.make("chitchat_openmoji/tiny", str(tmp_path_factory.mktemp("tfds")))
+    builder = builders.make("chitchat_openmoji/tiny", options(tmp_path_factory.mktemp("tfds")))
     builder.download_and_prepare()
     sources = {name: builder.as_data_source(name) for name in builder.info.splits}
     read = {name: source.__getitems__(range(len(source))) for name, source in sources.items()}
@@ -169,7 +174,7 @@ def test_no_emotion_rules_and_none_is_missing(tiny):
 
 def test_building_twice_gives_the_same_bytes(tiny, tmp_path):
     _, builder = tiny
-    again = builders.make("chitchat_openmoji/tiny", str(tmp_path))
+    again = builders.make("chitchat_openmoji/tiny", options(tmp_path))
     again.download_and_prepare()
     first, second = ({p.name: p.read_bytes() for p in _records(b)} for b in (builder, again))
     assert first and first == second
@@ -191,4 +196,4 @@ def test_unknown_names_are_told_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"unknown dataset 'chitchat'.*chitchat_openmoji"):
         builders.version("chitchat")
     with pytest.raises(UserError, match="no config 'huge'; there are: full, tiny"):
-        builders.make("chitchat_openmoji/huge", str(tmp_path))
+        builders.make("chitchat_openmoji/huge", options(tmp_path))

@@ -2,7 +2,7 @@
 
 import io
 import itertools
-import pathlib
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ from PIL import Image
 
 from igerg_jax import metrics
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data import builders, prepare, store
+from igerg_jax.data import builders, parts, prepare, store, write
+from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
 
@@ -26,21 +27,19 @@ def picture(side: int, format: str = "JPEG") -> bytes:
 
 
 def test_what_was_written_is_what_was_built(prepared, tiny_config):
-    root = pathlib.Path(tiny_config.data.data_dir) / "tfds"
-    builder = builders.make(tiny_config.data.dataset, str(root))
-    source = builder.as_data_source("valid")
+    source = builders.splits(tiny_config.data.dataset, builders.options_of(tiny_config.data))[
+        "valid"
+    ]
     split = prepared.split("valid")
     assert split.num_turns == len(source)
     for number in (0, 1, len(source) - 1):
-        example = source[number]
-        text = example["text"].decode()
-        assert split.turns.text(number) == text
-        assert split.turns.tokens(number).tolist() == prepared.tokenizer.encode(text)
-        assert split.turns.emotion[number] == example["emotion"]
-        (jpeg,) = split.turns.read_images(split.turns.image[number : number + 1])
-        np.testing.assert_allclose(
-            np.asarray(Image.open(io.BytesIO(jpeg))), example["image"], atol=3
-        )
+        row = source.row(number)
+        assert split.turns.text(number) == row["text"]
+        assert split.turns.tokens(number).tolist() == prepared.tokenizer.encode(row["text"])
+        assert split.turns.emotion[number] == row["emotion"]
+        assert split.turns.read_images(split.turns.image[number : number + 1]) == [
+            source.image(number)
+        ]
 
 
 def test_windows_never_cross_episodes_and_every_answer_has_one(prepared):
@@ -69,42 +68,99 @@ def test_a_window_is_its_turns(prepared):
     assert all(image[:2] == b"\xff\xd8" for image in window.turn_images)
 
 
-def test_a_second_call_builds_nothing(prepared, tiny_config, monkeypatch):
-    monkeypatch.setattr(prepare, "_build", None)
+def test_a_second_call_writes_nothing(prepared, tiny_config, monkeypatch):
+    monkeypatch.setattr(write, "turns", None)
+    monkeypatch.setattr(write, "tokens", None)
+    monkeypatch.setattr(prepare, "_train_tokenizer", None)
     again = prepare.prepare(tiny_config)
     assert again.folder == prepared.folder
     assert again.tokenizer.digest == prepared.tokenizer.digest == prepared.folder.name
 
 
-def test_an_existing_tokenizer_is_taken_and_keys_the_folder(prepared, tiny_config, monkeypatch):
+def test_an_existing_tokenizer_is_taken_and_keys_the_folder(prepared, tiny_config):
     tiny_config.data.tokenizer.path = str(prepared.folder / "tokenizer.model")
     assert prepare.prepare(tiny_config).folder == prepared.folder
     tiny_config.data.tokenizer.update(path="", vocab_size=400)
     other = prepare.prepare(tiny_config)
     assert other.tokenizer.vocab_size == 400
     assert other.folder != prepared.folder
-    assert other.folder.parent == prepared.folder.parent
+    assert other.turns_folder == prepared.turns_folder  # words and images are there once
+    assert not list(other.folder.rglob("*.array_record"))
 
 
-def test_killed_half_way_it_is_redone_cleanly(tiny_config, prepared, monkeypatch):
-    tiny_config.data.tokenizer.vocab_size = 450
-    written = store.write
+def fresh(config, tmp_path, workers=1):
+    config = config.copy_and_resolve_references()
+    config.data.update(data_dir=str(tmp_path), prepare_workers=workers)
+    return config
 
-    def write_and_die(folder, turns):
-        written(folder, itertools.islice(turns, 10))
-        raise KeyboardInterrupt
 
-    base = prepared.folder.parent
-    before = {path.name for path in base.iterdir()}
-    monkeypatch.setattr(store, "write", write_and_die)
+def files(folder) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_killed_half_way_it_goes_on_and_ends_the_same(tiny_config, prepared, tmp_path, monkeypatch):
+    """In parts of 100 turns, of which the first run does seven; a part is never done twice."""
+    monkeypatch.setattr(write, "PART_TURNS", 100)
+    monkeypatch.setattr(write, "PART_IMAGES", 100)
+    whole = prepare.prepare(fresh(tiny_config, tmp_path / "whole"))
+    config = fresh(tiny_config, tmp_path / "cut")
+    written, count = parts.save_npz, itertools.count()
+
+    def die(path, arrays):
+        if next(count) == 7:
+            raise KeyboardInterrupt
+        written(path, arrays)
+
+    monkeypatch.setattr(parts, "save_npz", die)
     with pytest.raises(KeyboardInterrupt):
-        prepare.prepare(tiny_config)
-    assert {path.name for path in base.iterdir()} == before
-    # A kill that nothing can catch leaves its unfinished folder; nobody takes it for a whole one.
-    (base / "partial-abc" / "train").mkdir(parents=True)
-    monkeypatch.setattr(store, "write", written)
-    whole = prepare.prepare(tiny_config)
-    assert whole.split("train").num_turns == prepared.split("train").num_turns
+        prepare.prepare(config)
+    base = prepare.base_folder(config.data, config.data.dataset)
+    assert not (base / "turns").exists()
+    finished = {p: p.stat().st_mtime_ns for p in (base / "turns.partial" / "parts").rglob("*.npz")}
+    assert len(finished) == 7
+    again = []
+    monkeypatch.setattr(parts, "save_npz", lambda p, a: (again.append(p), written(p, a)))
+    cut = prepare.prepare(config)
+    assert not finished.keys() & set(again)
+    assert files(cut.folder.parent) == files(whole.folder.parent)
+    assert files(cut.folder.parent).keys() >= {"turns/summary.json", "turns/train/image.npy"}
+
+
+@pytest.mark.slow
+def test_processes_and_parts_change_nothing(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "PART_IMAGES", 512)  # more turns than that: processes are started
+    alone = prepare.prepare(fresh(tiny_config, tmp_path / "1", workers=1))
+    shared = prepare.prepare(fresh(tiny_config, tmp_path / "2", workers=2))
+    assert files(alone.folder.parent) == files(shared.folder.parent)
+
+
+def test_verify_finds_what_is_damaged(tiny_config, tmp_path):
+    config = fresh(tiny_config, tmp_path)
+    prepared = prepare.prepare(config)
+    base = prepared.folder.parent
+    assert write.verify(base, prepared.folder) == []
+    (images,) = (base / "turns" / "test").glob("*.array_record")
+    data = bytearray(images.read_bytes())
+    data[len(data) // 2] ^= 1
+    images.write_bytes(data)
+    (wrong,) = write.verify(base, prepared.folder)
+    assert images.name in wrong and "other bytes" in wrong
+    images.unlink()
+    tokens = prepared.folder / "train" / "tokens.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-4])
+    missing, shorter = write.verify(base, prepared.folder)
+    assert "is missing" in missing and "tokens.npy" in shorter
+    # Counts are compared too: a summary that promises more than there is.
+    data[len(data) // 2] ^= 1
+    images.write_bytes(data)
+    summary = json.loads((base / "turns" / "summary.json").read_text())
+    summary["splits"]["test"]["images"] += 1
+    (base / "turns" / "summary.json").write_text(json.dumps(summary))
+    tokens.write_bytes(tokens.read_bytes() + b"1234")
+    for folder in (base / "turns", prepared.folder):
+        parts.write_manifest(folder)
+    assert any("images, not" in line for line in write.verify(base, prepared.folder))
 
 
 def test_unigram_perplexity_by_hand(prepared, tiny_config):
@@ -129,38 +185,68 @@ def test_unigram_perplexity_by_hand(prepared, tiny_config):
     assert 1 < expected < prepared.tokenizer.vocab_size
 
 
-def test_store_keeps_any_text_missing_images_and_other_formats(tmp_path):
+class Listed(source.Turns):
+    """Turns from a list of (turn, text, emotion, image key, image)."""
+
+    def __init__(self, turns):
+        self._turns = turns
+
+    def __len__(self):
+        return len(self._turns)
+
+    def row(self, i):
+        turn, text, emotion, *_ = self._turns[i]
+        return source.row(0, turn, text, emotion)
+
+    @property
+    def image_keys(self):
+        return np.array([turn[3] for turn in self._turns], np.int64)
+
+    def image(self, i):
+        return self._turns[i][4]
+
+
+def write_listed(monkeypatch, tmp_path, **splits):
+    listed = {name: Listed(turns) for name, turns in splits.items()}
+    monkeypatch.setattr(builders, "splits", lambda dataset, options: listed)
+    options = source.Options(str(tmp_path), "", "", 0.0)
+    folder = write.turns("chitchat_openmoji", options, tmp_path, 1)
+    return folder, json.loads((folder / "summary.json").read_text())["splits"]
+
+
+def test_store_keeps_any_text_shared_missing_and_broken_images(tmp_path, monkeypatch, capsys):
+    none = source.NO_IMAGE
     turns = [
-        store.Turn("héllo 😀", [7, 8, 9], 2, 0, picture(9)),
-        store.Turn("", [], UNKNOWN, 1, None),
-        store.Turn("new episode", [5], 6, 0, picture(7, "PNG")),
+        (0, "héllo 😀", 2, 7, picture(9)),
+        (1, "", UNKNOWN, none, None),
+        (2, "the same image", UNKNOWN, 7, None),  # asked of the first turn that shows it
+        (0, "new episode", 6, 5, picture(7, "PNG")),
+        (1, "missing", 6, 1, None),
+        (2, "broken", 6, 2, picture(40)[:300]),
+        (3, "last", 6, 3, picture(5)),
     ]
-    found = store.write(tmp_path, turns)
-    assert found == {"turns": 3, "windows": 1, "images": 2}
-    read = store.TurnStore(tmp_path)
-    assert [read.text(i) for i in range(3)] == [turn.text for turn in turns]
-    assert [read.tokens(i).tolist() for i in range(3)] == [[7, 8, 9], [], [5]]
-    assert [t.tolist() for t in read.all_tokens()] == [[7, 8, 9], [], [5]]
-    assert read.emotion.tolist() == [2, UNKNOWN, 6]
-    assert read.image.tolist() == [0, store.NO_IMAGE, 1]
-    assert read.image_height_width.tolist() == [[10, 9], [8, 7]]
-    last, first = read.read_images([1, 0])
-    assert first == picture(9)  # a JPEG is kept bit by bit
-    assert Image.open(io.BytesIO(last)).format == "JPEG"
+    folder, counts = write_listed(monkeypatch, tmp_path, train=turns, empty=[])
+    found = counts["train"]
+    assert (found["turns"], found["windows"], found["images"]) == (7, 5, 3)
+    assert (found["missing_images"], found["broken_images"]) == (1, 1)
+    assert "1 of 5 images are missing" in capsys.readouterr().err
+    assert (counts["empty"]["turns"], counts["empty"]["images"]) == (0, 0)
+    read = store.TurnStore(folder / "train", None)
+    assert [read.text(i) for i in range(7)] == [turn[1] for turn in turns]
+    assert read.emotion.tolist() == [2, UNKNOWN, UNKNOWN, 6, 6, 6, 6]
+    assert read.image.tolist() == [0, none, 0, 1, none, none, 2]
+    assert read.image_height_width.tolist() == [[10, 9], [8, 7], [6, 5]]
+    third, first = read.read_images([2, 0])
+    assert first == picture(9) and third == picture(5)  # a JPEG is kept bit by bit
+    assert Image.open(io.BytesIO(read.read_images([1])[0])).format == "JPEG"
     assert read.read_images([]) == []
+    assert len(store.TurnStore(folder / "empty", None)) == 0
 
 
-def test_an_empty_split_can_be_written_and_read(tmp_path):
-    assert store.write(tmp_path, []) == {"turns": 0, "windows": 0, "images": 0}
-    read = store.TurnStore(tmp_path)
-    assert len(read) == 0
-    assert list(read.all_tokens()) == []
-
-
-def test_a_gap_in_an_episode_is_refused(tmp_path):
-    turns = [store.Turn("a", [5], 6, 0, None), store.Turn("b", [5], 6, 2, None)]
+def test_a_gap_in_an_episode_is_refused(tmp_path, monkeypatch):
+    turns = [(0, "a", 6, -1, None), (2, "b", 6, -1, None)]
     with pytest.raises(ValueError, match="turn 1: 2 follows 0"):
-        store.write(tmp_path, turns)
+        write_listed(monkeypatch, tmp_path, train=turns)
 
 
 def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
@@ -168,7 +254,7 @@ def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
         prepared.split("dev")
     (tmp_path / "file").touch()
     tiny_config.data.data_dir = str(tmp_path / "file")
-    with pytest.raises(UserError, match=r"data_dir '.*file': Not a directory"):
+    with pytest.raises(UserError, match=r"file/prepared.*' \(config\.data\.data_dir\): Not a"):
         prepare.prepare(tiny_config)
     tiny_config.data.dataset = "nothing"
     with pytest.raises(UserError, match="unknown dataset 'nothing'"):

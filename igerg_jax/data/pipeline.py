@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
-from PIL import Image
 
 from igerg_jax.batch import UNKNOWN, BatchSpec
 from igerg_jax.data import augment, order, store, windows
-from igerg_jax.data.prepare import Prepared, Split
+from igerg_jax.data.images import as_jpeg
+from igerg_jax.data.prepared import Prepared, Split
 from igerg_jax.data.tokenizer import Tokenizer
 from igerg_jax.errors import UserError
 
@@ -212,8 +212,8 @@ def _check_pixels(config: ConfigDict) -> None:
 
 def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     try:
-        return store.as_jpeg(path.read_bytes())
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        return as_jpeg(path.read_bytes())
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not an image that Pillow can read"
         raise UserError(f"cannot read the image '{path}': {reason}") from error
 

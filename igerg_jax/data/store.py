@@ -1,127 +1,131 @@
 """How a prepared split lies on disk: turns stored once, images in ArrayRecord, words in columns.
 
-    images.array_record   one record an image, its JPEG bytes (random access by number)
-    <column>.npy          one row a turn, or what the offsets of the turns point into
+    turns/<split>/<column>.npy             one row a turn, or what the turns' offsets point into
+    turns/<split>/images-*.array_record    one record an image, its JPEG bytes
+    turns/<split>/features.npy             vectors instead of images
+    <tokenizer digest>/<split>/*.npy       the words as ids
 
 Words and labels are memory-mapped columns rather than part of the image's record, so that text,
 label statistics and label-only windows cost no image reads, and a turn's image may be shared.
+Images know nothing of the tokenizer, so that another one does not copy them.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
-from PIL import Image
+
+from igerg_jax.data.builders.source import NO_IMAGE as NO_IMAGE
+from igerg_jax.data.images import as_jpeg
 
 # Group size 1 makes one image one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-NO_IMAGE = -1
-_COLUMNS = {  # name: dtype
+TURN_COLUMNS = {  # name: dtype
     "emotion": np.int8,  # per turn; UNKNOWN = no label
     "turn_in_episode": np.int32,  # per turn, from 0
-    "image": np.int64,  # per turn: which record shows it; NO_IMAGE = none
-    "token_offsets": np.int64,  # turns + 1
-    "tokens": np.int32,
-    "text_offsets": np.int64,  # turns + 1
+    "text_lengths": np.int64,  # per turn, bytes; becomes text_offsets (turns + 1)
     "text": np.uint8,  # UTF-8
-    "image_height_width": np.int32,  # [images, 2] pixels
 }
+TOKEN_COLUMNS = {
+    "token_lengths": np.int64,  # per turn; becomes token_offsets (turns + 1)
+    "tokens": np.int32,
+}
+IMAGE_COLUMNS = {"image_height_width": np.int32}  # [images, 2] pixels
 
 
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """One turn as the builders give it.
+def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
+    """Returns TURN_COLUMNS of some turns (`builders.source.Turns.row`).
 
-    Attributes:
-      turn_in_episode: 0 begins a new episode, the next turn is 1 more.
-      image: an encoded image (JPEG is kept as it is), or None.
+    Raises ValueError when a turn does not follow the one before it.
     """
-
-    text: str
-    tokens: Sequence[int]
-    emotion: int
-    turn_in_episode: int
-    image: bytes | None
-
-
-def write(folder: pathlib.Path, turns: Iterable[Turn]) -> dict[str, int]:
-    """Writes a split into `folder`, which must exist.
-
-    Returns:
-      {"turns": ..., "windows": ..., "images": ...}: how many there are.
-
-    Raises:
-      ValueError: when a turn does not follow the one before it.
-    """
-    columns: dict[str, list] = {name: [] for name in _COLUMNS}
-    token_end = text_end = 0
-    columns["token_offsets"].append(0)
-    columns["text_offsets"].append(0)
-    previous = -1
-    writer = array_record_module.ArrayRecordWriter(
-        str(folder / "images.array_record"), _WRITER_OPTIONS
-    )
-    try:
-        for number, turn in enumerate(turns):
-            if turn.turn_in_episode not in (0, previous + 1):
-                raise ValueError(
-                    f"turn {number}: {turn.turn_in_episode} follows {previous} in an episode"
-                )
-            previous = turn.turn_in_episode
-            text = turn.text.encode()
-            token_end, text_end = token_end + len(turn.tokens), text_end + len(text)
-            columns["emotion"].append(turn.emotion)
-            columns["turn_in_episode"].append(turn.turn_in_episode)
-            columns["tokens"].append(np.asarray(turn.tokens, np.int32))
-            columns["token_offsets"].append(token_end)
-            columns["text"].append(np.frombuffer(text, np.uint8))
-            columns["text_offsets"].append(text_end)
-            columns["image"].append(NO_IMAGE)
-            if turn.image is not None:
-                columns["image"][-1] = len(columns["image_height_width"])
-                jpeg, height_width = as_jpeg(turn.image)
-                writer.write(jpeg)
-                columns["image_height_width"].append(height_width)
-    finally:
-        writer.close()
-    for name, dtype in _COLUMNS.items():
-        np.save(folder / f"{name}.npy", _column(name, columns[name], dtype))
-    in_episode = columns["turn_in_episode"]
+    texts, emotions, places = [], [], []
+    for number, row in enumerate(rows):
+        if row["turn"] != 0 and places and row["turn"] != places[-1] + 1:
+            raise ValueError(f"turn {number}: {row['turn']} follows {places[-1]} in an episode")
+        places.append(row["turn"])
+        emotions.append(row["emotion"])
+        texts.append(row["text"].encode(errors="replace"))
     return {
-        "turns": len(in_episode),
-        "windows": sum(turn > 0 for turn in in_episode),
-        "images": len(columns["image_height_width"]),
+        "emotion": np.array(emotions, np.int8),
+        "turn_in_episode": np.array(places, np.int32),
+        "text_lengths": np.array([len(text) for text in texts], np.int64),
+        "text": np.frombuffer(b"".join(texts), np.uint8),
     }
 
 
-def _column(name: str, values: list, dtype: type) -> np.ndarray:
-    if name in ("tokens", "text"):
-        return np.concatenate([*values, np.zeros(0, dtype)])
-    if name == "image_height_width":
-        return np.asarray(values, dtype).reshape(-1, 2)
-    return np.asarray(values, dtype)
+def write_tokens(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
+    """Returns TOKEN_COLUMNS of some turns' ids."""
+    tokens = [np.asarray(ids, np.int32) for ids in token_lists]
+    return {
+        "token_lengths": np.array([len(ids) for ids in tokens], np.int64),
+        "tokens": np.concatenate([*tokens, np.zeros(0, np.int32)]),
+    }
 
 
-def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
-    """Returns (JPEG bytes, (height, width)): `data` itself if that is what it holds.
+def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str, np.ndarray]:
+    """Writes the images that can be decoded to an ArrayRecord file, in order.
 
-    Raises OSError when it is no image that can be decoded to its end.
+    Returns:
+      "image_height_width" int32[written, 2], and "state" int8[images]: 0 = written,
+      1 = missing (None), 2 = broken.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        size = (image.height, image.width)
-        if image.format == "JPEG" and image.mode == "RGB":
-            image.draft("RGB", (1, 1))  # the smallest that the decoder makes: enough to see a cut
-            image.load()
-            return data, size
-        out = io.BytesIO()
-        image.convert("RGB").save(out, "JPEG", quality=95)
-        return out.getvalue(), size
+    sizes, states = [], []
+    writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    try:
+        for data in images:
+            try:
+                jpeg, height_width = (None, None) if data is None else as_jpeg(data)
+            except (OSError, ValueError):
+                states.append(2)
+                continue
+            states.append(1 if jpeg is None else 0)
+            if jpeg is not None:
+                writer.write(jpeg)
+                sizes.append(height_width)
+    finally:
+        writer.close()
+    return {
+        "image_height_width": np.array(sizes, np.int32).reshape(-1, 2),
+        "state": np.array(states, np.int8),
+    }
+
+
+def merge_columns(
+    folder: pathlib.Path, parts: Sequence[pathlib.Path], columns: dict[str, type]
+) -> None:
+    """Joins columns of some .npz files, in order, into folder/<column>.npy; lengths to offsets."""
+    for name, dtype in columns.items():
+        pieces = [_read_part(part, name) for part in parts]
+        shape = (0, 2) if name == "image_height_width" else (0,)
+        joined = np.concatenate([*pieces, np.zeros(shape, dtype)])
+        if name.endswith("_lengths"):
+            name = name.replace("_lengths", "_offsets")
+            joined = np.concatenate([[0], np.cumsum(joined)])
+        np.save(folder / f"{name}.npy", joined.astype(dtype))
+
+
+def merge_features(folder: pathlib.Path, parts: Sequence[pathlib.Path], total: int) -> None:
+    """Joins float32[n, F] files into folder/features.npy, one at a time."""
+    out, at = None, 0
+    for part in parts:
+        rows = np.load(part, mmap_mode="r")
+        if out is None:
+            shape = (total, rows.shape[1])
+            path = folder / "features.npy"
+            out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        out[at : at + len(rows)] = rows
+        at += len(rows)
+    if out is not None:
+        out.flush()
+
+
+def _read_part(path: pathlib.Path, name: str) -> np.ndarray:
+    with np.load(path) as part:
+        return part[name]
 
 
 def _open(path: pathlib.Path) -> np.ndarray:
@@ -132,38 +136,82 @@ def _open(path: pathlib.Path) -> np.ndarray:
 
 
 class TurnStore:
-    """A prepared split: random access to its turns, safe to use from several threads."""
+    """A prepared split: random access to its turns, safe to use from several threads.
 
-    def __init__(self, folder: pathlib.Path):
-        self._column = {name: _open(folder / f"{name}.npy") for name in _COLUMNS}
-        self.emotion = np.asarray(self._column["emotion"])  # int8[turns]
-        self.turn_in_episode = np.asarray(self._column["turn_in_episode"])  # int32[turns]
-        self.image = np.asarray(self._column["image"])  # int64[turns]
-        self.image_height_width = np.asarray(self._column["image_height_width"])  # int32[images, 2]
+    Attributes:
+      emotion: int8[turns]; turn_in_episode: int32[turns].
+      image: int64[turns], which record shows a turn; NO_IMAGE = none.
+      image_height_width: int32[records, 2] pixels; empty with vectors.
+      feature_dim: F, 0 with images.
+    """
+
+    def __init__(self, turns: pathlib.Path, tokens: pathlib.Path | None):
+        """Opens turns/<split>, and <digest>/<split> unless only words and images are needed."""
+        names = ("emotion", "turn_in_episode", "image", "image_height_width")
+        for name in names:
+            setattr(self, name, np.load(turns / f"{name}.npy"))
+        self._text_offsets, self._text = (
+            _open(turns / "text_offsets.npy"),
+            _open(turns / "text.npy"),
+        )
+        self._token_offsets = self._tokens = np.zeros(0, np.int32)
+        if tokens is not None:
+            self._token_offsets = _open(tokens / "token_offsets.npy")
+            self._tokens = _open(tokens / "tokens.npy")
+        vectors = turns / "features.npy"
+        self._features = _open(vectors) if vectors.exists() else None
+        self.feature_dim = 0 if self._features is None else self._features.shape[1]
         self._images = None
-        self._images_path = folder / "images.array_record"
+        self._image_files = sorted(str(path) for path in turns.glob("images-*.array_record"))
 
     def __len__(self) -> int:
         return len(self.emotion)
 
     def tokens(self, turn: int) -> np.ndarray:
         """Returns int32[tokens of the turn], without special ids."""
-        start, end = self._column["token_offsets"][turn : turn + 2]
-        return self._column["tokens"][start:end]
+        start, end = self._token_offsets[turn : turn + 2]
+        return self._tokens[start:end]
 
     def text(self, turn: int) -> str:
-        start, end = self._column["text_offsets"][turn : turn + 2]
-        return self._column["text"][start:end].tobytes().decode()
+        start, end = self._text_offsets[turn : turn + 2]
+        return self._text[start:end].tobytes().decode()
 
     def all_tokens(self) -> Iterator[np.ndarray]:
         """Yields int32[tokens] of every turn, in order."""
-        for start, end in itertools.pairwise(self._column["token_offsets"].tolist()):
-            yield self._column["tokens"][start:end]
+        for start, end in itertools.pairwise(self._token_offsets.tolist()):
+            yield self._tokens[start:end]
+
+    def all_token_ids(self) -> np.ndarray:
+        """Returns int32[tokens of the split], memory-mapped."""
+        return self._tokens
+
+    def token_starts(self) -> np.ndarray:
+        """Returns int64[turns]: where in `all_token_ids` each turn begins."""
+        return np.asarray(self._token_offsets[:-1])
+
+    def token_counts(self) -> np.ndarray:
+        """Returns int64[turns]: how many tokens each turn has."""
+        return np.diff(self._token_offsets)
+
+    def text_bytes(self) -> np.ndarray:
+        """Returns int64[turns]: how long each turn's text is."""
+        return np.diff(self._text_offsets)
+
+    def count_images(self) -> int:
+        """Counts the records, or vectors, that are there to be read."""
+        if self._features is not None:
+            return len(self._features)
+        files = self._image_files
+        return len(array_record_data_source.ArrayRecordDataSource(files)) if files else 0
 
     def read_images(self, records: Sequence[int]) -> list[bytes]:
         """Returns the JPEG bytes of those image records (numbers from `image`)."""
         if not len(records):
             return []
         if self._images is None:
-            self._images = array_record_data_source.ArrayRecordDataSource(str(self._images_path))
+            self._images = array_record_data_source.ArrayRecordDataSource(self._image_files)
         return self._images.__getitems__([int(r) for r in records])
+
+    def read_features(self, records: Sequence[int]) -> np.ndarray:
+        """Returns float32[M, F]: the vectors of those records (numbers from `image`)."""
+        return np.asarray(self._features[np.asarray(records, np.int64)])

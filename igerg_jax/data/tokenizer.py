@@ -93,11 +93,12 @@ def load(kind: str, path: pathlib.Path) -> Tokenizer:
 
 
 def train_sentencepiece(
-    sentences: Sequence[str], model_type: str, vocab_size: int
+    sentences: Sequence[str], model_type: str, vocab_size: int, byte_fallback: bool = True
 ) -> SentencePieceTokenizer:
     """Trains a model; the same sentences in the same order give the same bytes.
 
-    Bytes are pieces too, so that no text is unknown; 261 ids are taken before the first word.
+    With `byte_fallback` bytes are pieces too, so that no text is unknown; 261 ids are taken then
+    before the first word.
 
     Args:
       sentences: the text to fit, one string an utterance.
@@ -120,7 +121,7 @@ def train_sentencepiece(
             eos_id=special.eos,
             unk_id=special.unk,
             control_symbols=[MASK_PIECE],  # control: a user's text can't spell it
-            byte_fallback=True,
+            byte_fallback=byte_fallback,
             character_coverage=0.9995,
             num_threads=1,  # sums in another order would give another model
             minloglevel=2,

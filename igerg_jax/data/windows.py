@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import NEUTRAL, NUM_EMOTIONS, UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import store
-from igerg_jax.data.prepare import Split
+from igerg_jax.data.prepared import Split
 from igerg_jax.errors import UserError
 
 
@@ -26,11 +26,14 @@ class Example:
       tokens: int32[...] of each slot, without special ids.
       emotions: id of each slot, UNKNOWN without a label.
       images: what shows each slot (a record's number, or any caller's key); NO_IMAGE = nothing.
+      standalone: there is one slot, and it answers nothing: its words are context and response
+        both, and its image is always shown.
     """
 
     tokens: Sequence[np.ndarray]
     emotions: Sequence[int]
     images: Sequence[int]
+    standalone: bool = False
 
 
 def local_batch_size(name: str, batch_size: int, process_count: int) -> int:
@@ -48,6 +51,7 @@ def read(split: Split, i: int) -> Example:
         tokens=[turns.tokens(n) for n in range(first, last + 1)],
         emotions=turns.emotion[first : last + 1].tolist(),
         images=turns.image[first : last + 1].tolist(),
+        standalone=split.standalone,
     )
 
 
@@ -72,16 +76,20 @@ def pack(
             continue
         response_slot = len(example.tokens) - 1
         for slot, image in enumerate(example.images):
-            hidden = slot == response_slot and not config.data.include_response_image
+            answers = slot == response_slot and not example.standalone
+            hidden = answers and not config.data.include_response_image
             if config.data.use_images and image != store.NO_IMAGE and not hidden:
                 images_BxN[row, slot] = image
                 batch["image_turn"][row, slot] = slot
                 batch["image_emotion"][row, slot] = example.emotions[slot]
-        context, turns = join_context(example.tokens[:-1], spec.context_tokens, special.eos)
+        said = example.tokens if example.standalone else example.tokens[:-1]
+        silent = example.standalone and not len(said[0])  # a face without words: both all PAD
+        context, turns = join_context([] if silent else said, spec.context_tokens, special.eos)
         batch["context"][row, : len(context)] = context
         batch["context_turn"][row, : len(turns)] = turns
-        response = end_with_eos(example.tokens[-1], spec.response_tokens, special.eos)
-        batch["response"][row, : len(response)] = response
+        if not silent:
+            response = end_with_eos(example.tokens[-1], spec.response_tokens, special.eos)
+            batch["response"][row, : len(response)] = response
         batch["response_emotion"][row] = example.emotions[-1]
         batch["sequence_emotion"][row] = sequence_emotion(batch["image_emotion"][row])
     batch["image_mask"] = images_BxN != store.NO_IMAGE

@@ -1,39 +1,82 @@
-"""TFDS builders, one package each, and the plain table that names them."""
+"""Datasets, one package each, and the plain table that names them.
+
+A package holds VERSION, INFO, CONFIGS ({config: what it is}, the first the default; empty = any
+name), `layout(config)` and `splits(config, options)`: cheap to import, and without TFDS. Beside
+it lies `<name>_dataset_builder.Builder`, the same turns as a TFDS dataset.
+"""
 
 from __future__ import annotations
 
 import importlib
+import types
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from igerg_jax.data.builders.source import Layout, Options, Turns
 from igerg_jax.errors import UserError
 
-# {config.data.dataset up to its "/": package}. A package holds VERSION, cheap to import, and
-# `<name>_dataset_builder.Builder`, a tfds.core.GeneratorBasedBuilder with one example a turn.
+# {config.data.dataset up to its "/": package}
 BUILDERS = {
-    "chitchat_openmoji": "igerg_jax.data.builders.chitchat_openmoji",
+    name: f"igerg_jax.data.builders.{name}"
+    for name in (
+        "chitchat_openmoji",
+        "emotion_folder",
+        "fer2013",
+        "meld",
+        "paired",
+    )
 }
 
 
-def package_of(dataset: str) -> str:
-    """Returns the package of `dataset` ("name" or "name/config"). Raises UserError if unknown."""
-    name = dataset.split("/")[0]
+def package_of(dataset: str) -> tuple[types.ModuleType, str]:
+    """Returns (package, config) of "name" or "name/config". Raises UserError for unknown ones."""
+    name, _, config = dataset.partition("/")
     if name not in BUILDERS:
         known = ", ".join(sorted(BUILDERS))
         raise UserError(f"unknown dataset '{dataset}' (config.data.dataset); there are: {known}")
-    return BUILDERS[name]
+    package = importlib.import_module(BUILDERS[name])
+    known = ", ".join(package.CONFIGS)
+    if config and known and config not in package.CONFIGS:
+        raise UserError(f"dataset '{name}' has no config '{config}'; there are: {known}")
+    return package, config or next(iter(package.CONFIGS), "")
+
+
+def options_of(data: ConfigDict) -> Options:
+    """The options that `config.data` gives."""
+    return Options(data.data_dir, data.manual_dir, data.labels.path, data.labels.min_confidence)
 
 
 def version(dataset: str) -> str:
-    """Returns the version of the dataset's builder, without importing TFDS."""
-    return importlib.import_module(package_of(dataset)).VERSION
+    """Returns the version of what the dataset's package reads."""
+    package, config = package_of(dataset)
+    made_of = f"-{package.versions(config)}" if hasattr(package, "versions") else ""
+    return package.VERSION + made_of
 
 
-def make(dataset: str, data_dir: str) -> Any:
-    """Returns the tfds builder of `dataset`, writing ArrayRecord below `data_dir`."""
-    package = package_of(dataset)
-    name, _, config = dataset.partition("/")
-    module = importlib.import_module(f"{package}.{name}_dataset_builder")
-    known = [c.name for c in module.Builder.BUILDER_CONFIGS]
-    if config and config not in known:
-        raise UserError(f"dataset '{name}' has no config '{config}'; there are: {', '.join(known)}")
-    return module.Builder(data_dir=data_dir, config=config or None, file_format="array_record")
+def layout(dataset: str) -> Layout:
+    """Returns what the dataset's turns hold."""
+    package, config = package_of(dataset)
+    return package.layout(config)
+
+
+def splits(dataset: str, options: Options) -> dict[str, Turns]:
+    """Returns {split: turns}, train first. Raises UserError when files are missing."""
+    package, config = package_of(dataset)
+    return package.splits(config, options)
+
+
+def make(dataset: str, options: Options) -> Any:
+    """Returns the TFDS builder of `dataset`, writing ArrayRecord below options.data_dir."""
+    package, config = package_of(dataset)
+    name = dataset.split("/")[0]
+    module = importlib.import_module(f"{package.__name__}.{name}_dataset_builder")
+    chosen: Any = config or None
+    if not package.CONFIGS and config:
+        import tensorflow_datasets as tfds
+
+        chosen = tfds.core.BuilderConfig(name=config.replace("/", "."), description=config)
+        chosen.dataset_config = config
+    return module.Builder(
+        data_dir=options.data_dir, config=chosen, file_format="array_record", options=options
+    )

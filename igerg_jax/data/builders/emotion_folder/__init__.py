@@ -1,0 +1,153 @@
+"""Any folder of labelled images: <split>/<emotion>/*.jpg, or RAF-DB with its list.
+
+`emotion_folder` reads manual_dir/emotion_folder or manual_dir itself; `emotion_folder/NAME`
+reads manual_dir/NAME. Folders may be named as other datasets name the emotions (happy, angry,
+amusement, ...). Other names, such as numbers, are told apart by a file emotions.json beside the
+splits: {"folder name": "emotion", "8": null}; null leaves the images unlabelled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
+from igerg_jax.data.builders import source
+from igerg_jax.data.builders.labels import SPLIT_OF, emotion_id
+from igerg_jax.errors import UserError
+
+VERSION = "1.0.0"
+CONFIGS: dict[str, str] = {}  # any name: a folder of manual_dir
+INFO = source.Info(
+    description="Labelled images from folders named by split and emotion, or RAF-DB's basic set.",
+    citation="""\
+@inproceedings{li2017reliable,
+  title = {Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition
+           in the Wild},
+  author = {Li, Shan and Deng, Weihong and Du, JunPing},
+  booktitle = {CVPR},
+  year = {2017}
+}""",
+    license="That of the images; RAF-DB: for research, on request from its authors",
+    homepage="http://www.whdeld.net/RAF/model1.html (RAF-DB)",
+    files="""\
+Put the images there as <split>/<emotion>/*.jpg (or .png), with splits named train, valid (val, dev)
+and test; or RAF-DB's folders EmoLabel/list_patition_label.txt and Image/aligned (basic/ of the
+download). 'emotion_folder/NAME' reads the folder NAME there.""",
+    extra={},
+)
+_LISTS = ("EmoLabel/list_patition_label.txt", "list_patition_label.txt")  # sic
+# RAF-DB's basic emotions are numbered from 1.
+_RAF_EMOTIONS = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral")
+MAPPING = "emotions.json"
+
+
+def layout(config: str) -> source.Layout:
+    return source.Layout(images="always")
+
+
+def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+    """Returns {split: images}. Raises UserError when no image or an unknown emotion is found."""
+    if config:
+        root = os.path.join(options.manual_dir, config) if options.manual_dir else ""
+        options = source.Options(options.data_dir, root, "", 0.0)
+    folder = source.locate(options, "emotion_folder", INFO, _is_there)
+    basic = folder / "basic" if (folder / "basic").is_dir() else folder
+    found = _from_list(basic) if source.first_existing(basic, _LISTS) else _from_folders(folder)
+    if not found:
+        raise UserError(f"there is no image in '{folder}'. {' '.join(INFO.files.split())}")
+    order = dict.fromkeys(SPLIT_OF.values())
+    return {split: Images(folder, found[split]) for split in order if split in found}
+
+
+def _is_there(folder: pathlib.Path) -> bool:
+    return any((folder / name).is_dir() for name in SPLIT_OF) or any(
+        source.first_existing(place, _LISTS) for place in (folder, folder / "basic")
+    )
+
+
+def _from_folders(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
+    mapping = read_mapping(folder / MAPPING)
+    found: dict[str, list[tuple[str, int]]] = {}
+    strange = set()
+    for split in sorted(SPLIT_OF):
+        for place in sorted(p for p in folder.glob(f"{split}/*") if p.is_dir()):
+            emotion = mapping.get(place.name, emotion_id(place.name))
+            if emotion is None:
+                strange.add(place.name)
+                continue
+            paths = sorted(p for p in place.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            rows = [(str(path.relative_to(folder)), emotion) for path in paths]
+            found.setdefault(SPLIT_OF[split], []).extend(rows)
+    if strange:
+        raise UserError(
+            f"'{folder}': which emotions are {', '.join(map(repr, sorted(strange)))}? Write "
+            f'{MAPPING} there, such as {{"{min(strange)}": "joy"}}; the emotions are '
+            f"{', '.join(EMOTIONS)}, and null for none of them"
+        )
+    return found
+
+
+_SUFFIXES = frozenset(source.IMAGE_SUFFIXES)
+
+
+def read_mapping(path: pathlib.Path) -> dict[str, int]:
+    """Returns {folder name: emotion id or UNKNOWN} of emotions.json, empty without the file."""
+    if not path.exists():
+        return {}
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))
+        return {k: UNKNOWN if v is None else EMOTION_ID[v] for k, v in named.items()}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"'{path}' is not a JSON object of names: {error}") from error
+    except KeyError as error:
+        known = ", ".join(EMOTIONS)
+        raise UserError(f"'{path}': {error} is no emotion; there are: {known}") from error
+
+
+def _from_list(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
+    """RAF-DB: lines of `train_00001.jpg 5`; the aligned faces where there are any."""
+    path = source.first_existing(folder, _LISTS)
+    aligned = (folder / "Image" / "aligned").is_dir()
+    found: dict[str, list[tuple[str, int]]] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            name, label = line.split()
+            split, emotion = SPLIT_OF[name.split("_")[0]], int(label)
+            if not 1 <= emotion <= len(_RAF_EMOTIONS):
+                raise ValueError(f"label {emotion}")
+        except (KeyError, ValueError) as error:
+            raise UserError(f"'{path}', line {number}: '{line}' is not RAF-DB's form") from error
+        stem, dot, suffix = name.rpartition(".")
+        image = f"aligned/{stem}_aligned{dot}{suffix}" if aligned else f"original/{name}"
+        relative = f"{'basic/' if folder.name == 'basic' else ''}Image/{image}"
+        found.setdefault(split, []).append((relative, EMOTION_ID[_RAF_EMOTIONS[emotion - 1]]))
+    return found
+
+
+class Images(source.Turns):
+    """(path below the folder, emotion) of each image."""
+
+    standalone = True
+
+    def __init__(self, folder: pathlib.Path, images: list[tuple[str, int]]):
+        self._folder, self._images = folder, images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def row(self, i: int) -> dict:
+        name, emotion = self._images[i]
+        return source.row(i, 0, "", emotion, image_id=name)
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        return np.arange(len(self), dtype=np.int64)
+
+    def image(self, i: int) -> bytes | None:
+        return source.read_bytes(self._folder / self._images[i][0])

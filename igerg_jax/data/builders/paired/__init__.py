@@ -1,0 +1,160 @@
+"""`paired/DIALOGUES+FACES[@SEED]`: real words, and faces of another dataset that show them.
+
+Every labelled turn of the dialogues gets a face of its emotion, for instance with
+`paired/meld+fer2013` or `paired/daily_dialog+emotion_folder/rafdb@3`. The seed changes which.
+Faces of a split serve that split alone. Where the faces lack a split that the dialogues have,
+the splits without one divide the faces of the nearest held-out split (or, where there is none,
+of train) between them. A picture that is found in several splits, byte for byte, serves only the
+last of them (test before valid before train), so that no face crosses splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+
+import numpy as np
+
+from igerg_jax.batch import EMOTIONS, UNKNOWN
+from igerg_jax.data import order
+from igerg_jax.data.builders import source
+from igerg_jax.errors import UserError
+
+VERSION = "1.0.0"
+CONFIGS: dict[str, str] = {}  # any pair of datasets
+INFO = source.Info(
+    description="Labelled dialogues, each turn with a face of its emotion from another dataset.",
+    citation="",
+    license="Those of the dialogues and of the faces",
+    homepage="",
+    files="Both datasets' files are looked for as if each were used alone.",
+    extra={"face_id": (str, ())},
+)
+_SALT = 0xFACE  # keeps this order apart from others of the same seed
+
+
+def layout(config: str) -> source.Layout:
+    return source.Layout(images="some")
+
+
+def parse(config: str) -> tuple[str, str, int]:
+    """Returns (dialogues, faces, seed). Raises UserError for another form."""
+    pair, _, seed = config.partition("@")
+    names = pair.split("+")
+    if len(names) != 2 or not all(names) or not (seed or "0").isdecimal():
+        raise UserError(
+            f"dataset 'paired/{config}' should be paired/DIALOGUES+FACES or "
+            "paired/DIALOGUES+FACES@SEED, such as paired/meld+fer2013"
+        )
+    return names[0], names[1], int(seed or 0)
+
+
+def versions(config: str) -> str:
+    """The versions of both: what is paired changes with them."""
+    builders = importlib.import_module("igerg_jax.data.builders")
+    return "-".join(builders.version(name) for name in parse(config)[:2])
+
+
+def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+    """Returns {split of the dialogues: turns}. Raises UserError when an emotion has no face."""
+    builders = importlib.import_module("igerg_jax.data.builders")
+    dialogues_name, faces_name, seed = parse(config)
+    dialogues = builders.splits(dialogues_name, options)
+    faces = builders.splits(faces_name, options)
+    for turns, name, wanted in (
+        (dialogues, dialogues_name, False),
+        (faces, faces_name, True),
+    ):
+        if any(split.standalone != wanted for split in turns.values()):
+            raise UserError(
+                f"'paired/{config}': '{name}' has {'no faces' if wanted else 'no dialogues'}"
+            )
+    pools = divide(dialogues, faces)
+    return {
+        name: PairedTurns(turns, *pools[name], seed=seed, where=f"{faces_name} for {name}")
+        for name, turns in dialogues.items()
+    }
+
+
+def divide(
+    dialogues: dict[str, source.Turns], faces: dict[str, source.Turns]
+) -> dict[str, tuple[source.Turns, np.ndarray]]:
+    """Returns {split of the dialogues: (faces, int64 numbers of those that it may use)}."""
+    usable = _without_copies(faces)
+    sharers: dict[str, list[str]] = {}
+    for name in dialogues:
+        held_out = [s for s in ("valid", "test") if s in faces] if name != "train" else []
+        donor = name if name in faces else (held_out or list(faces))[0]
+        sharers.setdefault(donor, []).append(name)
+    pools = {}
+    for donor, names in sharers.items():
+        digest_M = order.hash_uint64(_SALT, usable[donor])
+        for i, name in enumerate(names):
+            pools[name] = (faces[donor], usable[donor][digest_M % np.uint64(len(names)) == i])
+    return pools
+
+
+def _without_copies(faces: dict[str, source.Turns]) -> dict[str, np.ndarray]:
+    """Numbers of the faces that no later split shows too; unreadable ones are left out."""
+    usable, seen = {}, set()
+    for split in [s for s in ("test", "valid", "train") if s in faces]:
+        digests = [_digest(faces[split].image(i)) for i in range(len(faces[split]))]
+        kept = [i for i, digest in enumerate(digests) if digest and digest not in seen]
+        usable[split] = np.array(kept, np.int64)
+        seen |= set(digests)
+    return usable
+
+
+def _digest(image: bytes | None) -> bytes:
+    return hashlib.blake2b(image, digest_size=16).digest() if image else b""
+
+
+class PairedTurns(source.Turns):
+    """Turns of `dialogues`, and for each that is labelled a face of its emotion.
+
+    The k-th turn of an emotion gets the k-th of that emotion's faces in a shuffled order that
+    begins anew when all were used, so that faces are used equally often.
+    """
+
+    def __init__(
+        self,
+        dialogues: source.Turns,
+        faces: source.Turns,
+        usable: np.ndarray,
+        seed: int,
+        where: str,
+    ):
+        self._dialogues, self._faces = dialogues, faces
+        self._emotions = dialogues.emotions
+        of_faces = faces.emotions[usable]
+        self._face = np.full(len(dialogues), source.NO_IMAGE, np.int64)
+        for emotion, name in enumerate(EMOTIONS):
+            turns, pool = np.flatnonzero(self._emotions == emotion), usable[of_faces == emotion]
+            if len(turns) and not len(pool):
+                raise UserError(f"there is no face of {name} in {where}")
+            if len(turns):
+                places = np.arange(len(turns), dtype=np.int64)
+                key = int(order.hash_uint64(seed, _SALT, emotion) >> np.uint64(1))
+                self._face[turns] = pool[order.examples_at(key, places, len(pool))]
+
+    def __len__(self) -> int:
+        return len(self._dialogues)
+
+    def row(self, i: int) -> dict:
+        row, face = self._dialogues.row(i), int(self._face[i])
+        name = "" if face == source.NO_IMAGE else self._faces.row(face)["image_id"]
+        common = {key: row[key] for key in ("episode", "turn", "text", "emotion", "speaker")}
+        return common | {"image_id": name, "face_id": name}
+
+    @property
+    def emotions(self) -> np.ndarray:
+        return self._emotions
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        return self._face
+
+    def image(self, i: int) -> bytes | None:
+        face = int(self._face[i])
+        assert face != source.NO_IMAGE and self._emotions[i] != UNKNOWN
+        return self._faces.image(face)

@@ -1,0 +1,178 @@
+"""What every builder offers: its turns by number, and what to say about itself.
+
+A dataset's package reads raw files into `Turns`. Two things are made of them: the TFDS dataset
+(`igerg_jax.data.builders.turns_builder`), and what training reads (`igerg_jax.data.prepare`),
+which takes them as they are, so that no image is copied on the way. Nothing here imports TFDS.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from igerg_jax.batch import UNKNOWN
+from igerg_jax.errors import UserError
+
+NO_IMAGE = -1
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a config says about where data lies, `config.data` being the place to say it.
+
+    Attributes:
+      data_dir: folder that may be written to; TFDS downloads go below it.
+      manual_dir: folder with files that a person must fetch, "" = none. A dataset looks into
+        the folder of its own name in it first, then into the folder itself.
+      labels_path: folder that `igerg_jax.tools.label_emotions` wrote, "" = none.
+      min_confidence: pseudo-labels below it are dropped.
+    """
+
+    data_dir: str
+    manual_dir: str
+    labels_path: str
+    min_confidence: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a dataset says about itself.
+
+    Attributes:
+      files: which files are needed where, and where to get them.
+      extra: further entries of a turn, {name: (NumPy dtype or str, shape)}.
+    """
+
+    description: str
+    citation: str
+    license: str
+    homepage: str
+    files: str
+    extra: dict[str, tuple[type, tuple[int, ...]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the turns of one config hold.
+
+    Attributes:
+      images: "no"; "always"; or "some": a turn may lack its image.
+      feature_dim: > 0: float32 vectors of this width in place of images.
+    """
+
+    images: str
+    feature_dim: int = 0
+
+
+class Turns(abc.ABC):
+    """A split, turn by turn, in the order of the dialogues: random access, nothing held open.
+
+    Attributes:
+      standalone: the turns are no dialogue; each is an example by itself (faces, comments).
+    """
+
+    standalone = False
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def row(self, i: int) -> dict:
+        """Returns turn i without its image.
+
+        "episode" and "turn" (int, both from 0, without gaps), "text", "speaker" and "image_id"
+        (str, "" = none), "emotion" (id, UNKNOWN = no label), and what `Info.extra` names.
+        """
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        """int64[turns]: turns of one key show the same image; NO_IMAGE = the turn has none."""
+        return np.full(len(self), NO_IMAGE, np.int64)
+
+    @property
+    def emotions(self) -> np.ndarray:
+        """int8[turns]: the emotions alone."""
+        return np.array([self.row(i)["emotion"] for i in range(len(self))], np.int8)
+
+    def image(self, i: int) -> bytes | None:
+        """Returns the encoded image of turn i, None where its file is missing."""
+        return None
+
+    def features(self, i: int) -> np.ndarray:
+        """Returns float32[F], the vector of turn i, where the layout has vectors."""
+        raise NotImplementedError
+
+
+def row(
+    episode: int,
+    turn: int,
+    text: str,
+    emotion: int = UNKNOWN,
+    speaker: str = "",
+    image_id: str = "",
+    **extra,
+) -> dict:
+    """A turn, for `Turns.row`."""
+    named = {"episode": episode, "turn": turn, "text": text, "emotion": emotion}
+    return named | {"speaker": speaker, "image_id": image_id} | extra
+
+
+def locate(
+    options: Options, dataset: str, info: Info, is_there: Callable[[pathlib.Path], bool]
+) -> pathlib.Path:
+    """Returns the folder below `options.manual_dir` that holds a dataset's files.
+
+    Args:
+      dataset: its name, perhaps with "/config".
+      is_there: says of a folder whether the files are in it.
+
+    Raises:
+      UserError: they are nowhere; the message says which files are needed.
+    """
+    if options.manual_dir:
+        root = pathlib.Path(options.manual_dir).expanduser()
+        name = dataset.split("/")[0]
+        for folder in dict.fromkeys((root / dataset, root / name, root)):
+            if folder.is_dir() and is_there(folder):
+                return folder
+    raise UserError(
+        f"dataset '{dataset}' has no files in config.data.manual_dir '{options.manual_dir}'. "
+        f"{' '.join(info.files.split())}"
+    )
+
+
+def first_existing(folder: pathlib.Path, names: Iterable[str]) -> pathlib.Path | None:
+    """Returns the first of folder/name that exists."""
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def read_bytes(path: pathlib.Path) -> bytes | None:
+    """Returns a file's bytes, or None when there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def read_mixed(path: pathlib.Path) -> str:
+    """Returns a text file whose lines are UTF-8 or, some of them, Windows-1252.
+
+    Raises UserError when it cannot be read.
+    """
+
+    def decode(line: bytes) -> str:
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError:
+            return line.decode("cp1252", errors="replace")
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    return "\n".join(map(decode, data.removeprefix(b"\xef\xbb\xbf").split(b"\n")))
