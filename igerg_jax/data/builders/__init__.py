@@ -8,11 +8,13 @@ it lies `<name>_dataset_builder.Builder`, the same turns as a TFDS dataset.
 from __future__ import annotations
 
 import importlib
+import pathlib
 import types
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from igerg_jax.data.builders import pseudo_labels
 from igerg_jax.data.builders.source import Layout, Options, Turns
 from igerg_jax.errors import UserError
 
@@ -21,9 +23,15 @@ BUILDERS = {
     name: f"igerg_jax.data.builders.{name}"
     for name in (
         "chitchat_openmoji",
+        "coco_captions",
+        "daily_dialog",
         "emotion_folder",
+        "empathetic_dialogues",
         "fer2013",
+        "go_emotions",
+        "image_chat",
         "meld",
+        "openvidial",
         "paired",
     )
 }
@@ -61,9 +69,17 @@ def layout(dataset: str) -> Layout:
 
 
 def splits(dataset: str, options: Options) -> dict[str, Turns]:
-    """Returns {split: turns}, train first. Raises UserError when files are missing."""
+    """Returns {split: turns}, train first, with pseudo-labels where options name some.
+
+    Raises UserError when files are missing.
+    """
     package, config = package_of(dataset)
-    return package.splits(config, options)
+    found = package.splits(config, options)
+    if options.labels_path:
+        seen = pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
+        least = options.min_confidence
+        found = {n: pseudo_labels.Labelled(turns, seen, least) for n, turns in found.items()}
+    return found
 
 
 def make(dataset: str, options: Options) -> Any:

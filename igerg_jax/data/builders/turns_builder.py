@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from igerg_jax.batch import EMOTIONS
+from igerg_jax.data import builders
 from igerg_jax.data.builders.source import NO_IMAGE, Info, Layout, Options, Turns
 from igerg_jax.data.images import as_jpeg
 from igerg_jax.data.progress import progress
@@ -56,7 +57,7 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if options is None:
             manual = str(dl_manager._manual_dir or "")  # `manual_dir` insists that it exists
             options = Options(str(self._data_dir_root), manual, "", 0.0)
-        splits = self.PACKAGE.splits(self._config_name, options)
+        splits = builders.splits(f"{self.name}/{self._config_name}".rstrip("/"), options)
         return {name: self._generate_examples(name, turns) for name, turns in splits.items()}
 
     def _generate_examples(self, split: str, turns: Turns) -> Iterator[tuple[int, dict]]:

@@ -1,0 +1,80 @@
+"""COCO captions: photographs and what they show, for the contrastive objective.
+
+Each of an image's first five captions is an example by itself; the five share one image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from igerg_jax.data.builders import source, tfds_source
+from igerg_jax.data.builders.labels import SPLIT_OF
+
+VERSION = "1.0.0"
+CONFIGS = {"karpathy": "The splits of Karpathy and Li; restval is a split of its own."}
+INFO = source.Info(
+    description="COCO 2014: 123,287 photographs with five captions each.",
+    citation="""\
+@article{chen2015microsoft,
+  title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
+  author = {Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and
+            Gupta, Saurabh and Dollar, Piotr and Zitnick, C. Lawrence},
+  journal = {arXiv:1504.00325},
+  year = {2015}
+}""",
+    license="Captions: CC BY 4.0; photographs: Flickr's terms of use",
+    homepage="https://cocodataset.org",
+    files="""\
+Nothing to fetch by hand: TFDS downloads 'coco_captions' (some 20 GB, and 25 GB once built).""",
+    extra={},
+)
+CAPTIONS = 5
+
+
+def layout(config: str) -> source.Layout:
+    return source.Layout("always")
+
+
+def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+    """Returns {split: captions}. Raises UserError when TFDS cannot fetch them."""
+    found = tfds_source.load("coco_captions", options)
+    return {SPLIT_OF.get(name, name): Captions(examples) for name, examples in found.items()}
+
+
+class Captions(source.Turns):
+    """The captions of TFDS's `coco_captions`."""
+
+    standalone = True
+
+    def __init__(self, examples: Any):
+        self._examples = examples
+        self._last: tuple[int, dict | None] = (-1, None)
+
+    def __len__(self) -> int:
+        return CAPTIONS * len(self._examples)
+
+    def _example(self, i: int) -> dict:
+        number = i // CAPTIONS
+        if self._last[0] != number:  # an image's captions are asked for one after another
+            self._last = (number, self._examples[number])
+        return self._last[1]
+
+    def row(self, i: int) -> dict:
+        example = self._example(i)
+        texts = example["captions"]["text"]
+        text = texts[i % CAPTIONS % len(texts)] if len(texts) else b""
+        name = example["image/filename"].decode()
+        return source.row(i, 0, text.decode().strip(), image_id=name)
+
+    @property
+    def emotions(self) -> np.ndarray:
+        return np.full(len(self), -1, np.int8)
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        return np.arange(len(self), dtype=np.int64) // CAPTIONS
+
+    def image(self, i: int) -> bytes:
+        return bytes(self._example(i)["image"])

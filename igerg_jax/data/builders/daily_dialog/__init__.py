@@ -1,0 +1,94 @@
+"""DailyDialog: everyday dialogues, each turn labelled with one of the seven emotions."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import sys
+import zipfile
+
+from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.data.builders import source
+from igerg_jax.data.builders.dialogues import ListedTurns
+from igerg_jax.errors import UserError
+
+VERSION = "1.0.0"
+CONFIGS = {"full": "All dialogues."}
+INFO = source.Info(
+    description="DailyDialog: 13,118 human-written dialogues with an emotion a turn.",
+    citation="""\
+@inproceedings{li2017dailydialog,
+  title = {{DailyDialog}: A Manually Labelled Multi-turn Dialogue Dataset},
+  author = {Li, Yanran and Su, Hui and Shen, Xiaoyu and Li, Wenjie and Cao, Ziqiang and Niu, Shuzi},
+  booktitle = {Proceedings of IJCNLP},
+  year = {2017}
+}""",
+    license="CC BY-NC-SA 4.0",
+    homepage="http://yanran.li/dailydialog",
+    files="""\
+Put what ijcnlp_dailydialog.zip holds there (http://yanran.li/dailydialog): the archives
+train.zip, validation.zip and test.zip, or their folders, such as train/dialogues_train.txt and
+train/dialogues_emotion_train.txt.""",
+    extra={},
+)
+_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+_EMOTIONS = ("neutral", "anger", "disgust", "fear", "joy", "sadness", "surprise")  # by number
+_END = "__eou__"
+
+
+def layout(config: str) -> source.Layout:
+    return source.Layout("no")
+
+
+def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+    """Returns {split: turns}. Raises UserError when files are missing or contradict each other."""
+    folder = source.locate(options, "daily_dialog", INFO, lambda f: _home(f) is not None)
+    home = _home(folder)
+    return {
+        ours: ListedTurns(_read(home, theirs))
+        for theirs, ours in _SPLITS.items()
+        if _file(home, theirs, "dialogues") is not None
+    }
+
+
+def _home(folder: pathlib.Path) -> pathlib.Path | None:
+    for place in (folder, folder / "ijcnlp_dailydialog"):
+        if any(_file(place, split, "dialogues") is not None for split in _SPLITS):
+            return place
+    return None
+
+
+def _file(home: pathlib.Path, split: str, kind: str) -> io.TextIOBase | None:
+    name = f"{split}/{kind}_{split}.txt"
+    if (home / name).exists():
+        return (home / name).open(encoding="utf-8")
+    archive = home / f"{split}.zip"
+    if archive.exists() and name in zipfile.ZipFile(archive).namelist():
+        return io.TextIOWrapper(zipfile.ZipFile(archive).open(name), encoding="utf-8")
+    return None
+
+
+def _read(home: pathlib.Path, split: str) -> list[dict]:
+    texts, labels = _file(home, split, "dialogues"), _file(home, split, "dialogues_emotion")
+    if labels is None:
+        raise UserError(f"'{home}' has no dialogues_emotion_{split}.txt beside the dialogues")
+    with texts, labels:
+        spoken, felt = texts.read().split("\n"), labels.read().split("\n")
+    rows, unlabelled = [], 0
+    pairs = [pair for pair in zip(spoken, felt, strict=False) if pair[0].strip()]
+    if len(pairs) != sum(bool(line.strip()) for line in spoken):
+        raise UserError(f"'{home}', {split}: fewer lines of emotions than of dialogues")
+    for episode, (line, numbers) in enumerate(pairs):
+        turns = [turn.strip() for turn in line.split(_END)[:-1]]
+        ids = [EMOTION_ID[_EMOTIONS[int(n)]] for n in numbers.split()]
+        if len(ids) != len(turns):  # the published files have a few of these
+            ids, unlabelled = [UNKNOWN] * len(turns), unlabelled + 1
+        for place, (turn, emotion) in enumerate(zip(turns, ids, strict=True)):
+            rows.append(source.row(episode, place, turn, emotion, speaker="AB"[place % 2]))
+    if unlabelled:
+        print(
+            f"daily_dialog, {split}: {unlabelled} dialogues have more or fewer labels than turns; "
+            "they stay unlabelled",
+            file=sys.stderr,
+        )
+    return rows

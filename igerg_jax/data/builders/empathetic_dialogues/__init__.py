@@ -1,0 +1,92 @@
+"""EmpatheticDialogues: someone tells of a situation that made them feel something.
+
+The speaker's turns carry the situation's emotion, mapped to the seven by `EMOTION_OF_SITUATION`;
+what the listener says is not labelled.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.data.builders import source
+from igerg_jax.data.builders.dialogues import ListedTurns
+from igerg_jax.errors import UserError
+
+VERSION = "1.0.0"
+CONFIGS = {"full": "All conversations."}
+INFO = source.Info(
+    description="EmpatheticDialogues: 24,850 conversations about situations of 32 emotions.",
+    citation="""\
+@inproceedings{rashkin2019empathetic,
+  title = {Towards Empathetic Open-domain Conversation Models: A New Benchmark and Dataset},
+  author = {Rashkin, Hannah and Smith, Eric Michael and Li, Margaret and Boureau, Y-Lan},
+  booktitle = {Proceedings of ACL},
+  year = {2019}
+}""",
+    license="CC BY-NC 4.0",
+    homepage="https://github.com/facebookresearch/EmpatheticDialogues",
+    files="""\
+Put train.csv, valid.csv and test.csv of empatheticdialogues.tar.gz there, in a folder
+empatheticdialogues/ or empathetic_dialogues/; see
+https://github.com/facebookresearch/EmpatheticDialogues.""",
+    extra={"situation": (str, ()), "situation_emotion": (str, ())},
+)
+_MAPPING = {
+    "joy": "joyful excited proud grateful hopeful confident content caring trusting faithful "
+    "anticipating",
+    "sadness": "sad lonely guilty disappointed devastated ashamed embarrassed sentimental "
+    "nostalgic",
+    "anger": "angry furious annoyed jealous",
+    "fear": "afraid terrified anxious apprehensive",
+    "surprise": "surprised impressed",
+    "disgust": "disgusted",
+    "neutral": "prepared",
+}
+EMOTION_OF_SITUATION = {
+    word: EMOTION_ID[name] for name, words in _MAPPING.items() for word in words.split()
+}
+_SPLITS = ("train", "valid", "test")
+_HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance"
+
+
+def layout(config: str) -> source.Layout:
+    return source.Layout("no")
+
+
+def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+    """Returns {split: turns}. Raises UserError when files are missing or have another form."""
+    folder = source.locate(options, "empathetic_dialogues", INFO, lambda f: bool(_tables(f)))
+    return {name: ListedTurns(_read(path)) for name, path in _tables(folder).items()}
+
+
+def _tables(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    for place in (folder, folder / "empatheticdialogues"):
+        paths = {name: place / f"{name}.csv" for name in _SPLITS}
+        if found := {name: path for name, path in paths.items() if path.exists()}:
+            return found
+    return {}
+
+
+def _read(path: pathlib.Path) -> list[dict]:
+    """The files quote nothing: a comma inside a text is written _comma_."""
+    lines = source.read_mixed(path).split("\n")
+    if not lines[0].startswith(_HEADER):
+        raise UserError(f"'{path}' does not begin with {_HEADER}; is it the official file?")
+    rows, conversation, teller, episode = [], None, "", -1
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        fields = [field.replace("_comma_", ",").strip() for field in line.split(",")[:6]]
+        if len(fields) < 6:
+            raise UserError(f"'{path}', line {number}: {len(fields)} columns, expected 6 or more")
+        name, _, felt, situation, speaker, text = fields
+        if name != conversation:
+            conversation, teller, episode, place = name, speaker, episode + 1, 0
+        emotion = UNKNOWN
+        if speaker == teller:
+            emotion = EMOTION_OF_SITUATION.get(felt, UNKNOWN)
+        extra = {"situation": situation, "situation_emotion": felt}
+        rows.append(source.row(episode, place, text, emotion, speaker=speaker, **extra))
+        place += 1
+    return rows

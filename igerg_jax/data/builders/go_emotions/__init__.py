@@ -1,0 +1,83 @@
+"""GoEmotions: Reddit comments, each an example by itself, with the published mapping to seven.
+
+A comment whose labels fall into one of the seven groups has that emotion; where they fall into
+several, it has none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.data.builders import source, tfds_source
+from igerg_jax.data.builders.labels import SPLIT_OF
+
+VERSION = "1.0.0"
+CONFIGS = {"ekman": "The 28 labels mapped to the seven emotions."}
+INFO = source.Info(
+    description="GoEmotions: 54,263 Reddit comments labelled with 27 emotions or neutral.",
+    citation="""\
+@inproceedings{demszky2020goemotions,
+  title = {{GoEmotions}: A Dataset of Fine-Grained Emotions},
+  author = {Demszky, Dorottya and Movshovitz-Attias, Dana and Ko, Jeongwoo and Cowen, Alan and
+            Nemade, Gaurav and Ravi, Sujith},
+  booktitle = {Proceedings of ACL},
+  year = {2020}
+}""",
+    license="Apache-2.0",
+    homepage="https://github.com/google-research/google-research/tree/master/goemotions",
+    files="Nothing to fetch by hand: TFDS downloads 'goemotions'.",
+    extra={"labels": (str, ())},
+)
+# goemotions/data/ekman_mapping.json of the homepage.
+EKMAN = {
+    "anger": "anger annoyance disapproval",
+    "disgust": "disgust",
+    "fear": "fear nervousness",
+    "joy": "joy amusement approval excitement gratitude love optimism relief pride admiration "
+    "desire caring",
+    "sadness": "sadness disappointment embarrassment grief remorse",
+    "surprise": "surprise realization confusion curiosity",
+    "neutral": "neutral",
+}
+EMOTION_OF = {word: EMOTION_ID[name] for name, words in EKMAN.items() for word in words.split()}
+
+
+def layout(config: str) -> source.Layout:
+    return source.Layout("no")
+
+
+def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+    """Returns {split: comments}. Raises UserError when TFDS cannot fetch them."""
+    found = tfds_source.load("goemotions", options)
+    return {SPLIT_OF[name]: Comments(examples) for name, examples in found.items()}
+
+
+class Comments(source.Turns):
+    """The examples of TFDS's `goemotions`."""
+
+    standalone = True
+
+    def __init__(self, examples: Any):
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def row(self, i: int) -> dict:
+        example = self._examples[i]
+        labels = [name for name in EMOTION_OF if example[name]]
+        text = example["comment_text"].decode(errors="replace").strip()
+        return source.row(i, 0, text, one_of_seven(labels), labels=" ".join(labels))
+
+    @property
+    def emotions(self) -> np.ndarray:
+        return np.array([self.row(i)["emotion"] for i in range(len(self))], np.int8)
+
+
+def one_of_seven(labels: list[str]) -> int:
+    """The emotion that all labels map to, UNKNOWN where there are several or none."""
+    ids = {EMOTION_OF[name] for name in labels}
+    return ids.pop() if len(ids) == 1 else UNKNOWN

@@ -1,0 +1,86 @@
+"""Image-Chat: two people of given styles talk about a photograph, the same for all their turns."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+
+from igerg_jax.data.builders import source
+from igerg_jax.data.builders.dialogues import ListedTurns
+from igerg_jax.errors import UserError
+
+VERSION = "1.0.0"
+CONFIGS = {"full": "All dialogues."}
+INFO = source.Info(
+    description="""\
+Image-Chat: 202,000 dialogues of up to three turns about as many photographs of YFCC100M; each
+speaker has one of 215 styles. No turn is labelled with an emotion.""",
+    citation="""\
+@inproceedings{shuster2020image,
+  title = {Image-Chat: Engaging Grounded Conversations},
+  author = {Shuster, Kurt and Humeau, Samuel and Bordes, Antoine and Weston, Jason},
+  booktitle = {Proceedings of ACL},
+  year = {2020}
+}""",
+    license="CC BY 4.0; photographs: those of YFCC100M, Creative Commons",
+    homepage="https://parl.ai/projects/image_chat",
+    files="""\
+Put train.json, valid.json and test.json of image_chat.tgz there, in a folder image_chat/, and the
+photographs beside them as yfcc_images/<image_hash>.jpg; see https://parl.ai/projects/image_chat.
+ParlAI (parlai display_data -t image_chat) fetches both.""",
+    extra={"style": (str, ())},
+)
+_SPLITS = ("train", "valid", "test")
+_FOLDERS = ("yfcc_images", "images")
+
+
+def layout(config: str) -> source.Layout:
+    return source.Layout("some")
+
+
+def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+    """Returns {split: turns}. Raises UserError when files are missing or have another form."""
+    folder = source.locate(options, "image_chat", INFO, lambda f: bool(_present(f)))
+    images = source.first_existing(folder, _FOLDERS) or source.first_existing(
+        folder.parent, _FOLDERS
+    )
+    if images is None:
+        raise UserError(f"there is no folder yfcc_images in '{folder}'. {INFO.files}")
+    return {split: _read(folder / f"{split}.json", images) for split in _present(folder)}
+
+
+def _present(folder: pathlib.Path) -> list[str]:
+    return [split for split in _SPLITS if (folder / f"{split}.json").exists()]
+
+
+def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
+    rows = []
+    try:
+        for episode, chat in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+            for place, (style, text) in enumerate(chat["dialog"]):
+                name = f"{chat['image_hash']}.jpg"
+                speaker = "AB"[place % 2]
+                extra = {"speaker": speaker, "image_id": name, "style": style}
+                rows.append(source.row(episode, place, text, **extra))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is not Image-Chat's list of dialogues: {error!r}") from error
+    return ChatTurns(rows, images)
+
+
+class ChatTurns(ListedTurns):
+    """Turns whose photograph lies in `images`; the turns of a chat share it."""
+
+    def __init__(self, rows: list[dict], images: pathlib.Path):
+        super().__init__(rows)
+        self._images = images
+        names = np.array([row["image_id"] for row in rows])
+        self._keys = np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        return self._keys
+
+    def image(self, i: int) -> bytes | None:
+        return source.read_bytes(self._images / self.row(i)["image_id"])

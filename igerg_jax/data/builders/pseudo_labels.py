@@ -1,0 +1,78 @@
+"""Emotions that a model saw in images, for turns that nobody labelled.
+
+`igerg_jax.tools.label_emotions` writes them: .npz files with `image` (names below the folder of
+images) and `probability` float32[n, 7] in the order of igerg_jax.batch.EMOTIONS.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import zipfile
+
+import numpy as np
+
+from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.data.builders.source import Turns
+from igerg_jax.errors import UserError
+
+
+class Labelled(Turns):
+    """Another dataset's turns; those that are not labelled get what a model saw in their image.
+
+    A turn's `image_id` is looked up. Below `min_confidence` it stays UNKNOWN.
+    """
+
+    def __init__(self, turns: Turns, seen: dict[str, tuple[int, float]], min_confidence: float):
+        self._turns, self._seen, self._least = turns, seen, min_confidence
+        self.standalone = turns.standalone
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def row(self, i: int) -> dict:
+        row = self._turns.row(i)
+        if row["emotion"] == UNKNOWN:
+            emotion, confidence = self._seen.get(row["image_id"], (UNKNOWN, 0.0))
+            row = row | {"emotion": emotion if confidence >= self._least else UNKNOWN}
+        return row
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        return self._turns.image_keys
+
+    def image(self, i: int) -> bytes | None:
+        return self._turns.image(i)
+
+    def features(self, i: int) -> np.ndarray:
+        return self._turns.features(i)
+
+
+@functools.lru_cache(maxsize=2)
+def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
+    """Returns {image name: (likeliest emotion, its probability)} of a folder of .npz files.
+
+    Raises:
+      UserError: there is none, or one is not of this form.
+    """
+    paths = sorted(folder.glob("labels-*.npz"))
+    if not paths:
+        raise UserError(
+            f"config.data.labels.path '{folder}' has no labels-*.npz; write them with "
+            "python -m igerg_jax.tools.label_emotions"
+        )
+    seen = {}
+    for path in paths:
+        try:
+            with np.load(path) as part:
+                names, p_Nx7 = part["image"], part["probability"]
+            if p_Nx7.shape != (len(names), NUM_EMOTIONS):
+                raise ValueError(f"probabilities of shape {p_Nx7.shape}")
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"'{path}' is not what label_emotions writes: {error}") from error
+        best = p_Nx7.argmax(axis=1)
+        confidence = p_Nx7[np.arange(len(best)), best]
+        seen |= dict(
+            zip(names.tolist(), zip(best.tolist(), confidence.tolist(), strict=True), strict=True)
+        )
+    return seen
