@@ -255,16 +255,22 @@ def objective_sums(config, model, params, batch, key, step) -> tuple[dict, dict]
     """Every active objective's terms and metrics, keyed (objective, name).
 
     An objective's randomness depends on its place in the table of all objectives, so that
-    switching another one off does not change it.
+    switching another one off does not change it; but for the dropout in what they share.
     """
-    order = list(objectives.OBJECTIVES)
-    batch = objectives.annotate(model, params, batch, jax.random.fold_in(key, len(order)))
+    order, names = list(objectives.OBJECTIVES), active_objectives(config)
+    settings = {name: config.objectives[name].to_dict() for name in names}
+    rngs = {name: jax.random.fold_in(key, order.index(name)) for name in names}
+    batch = objectives.numbered(batch)
+    readings = {
+        name: objectives.READINGS[name](model, batch, rngs[name], settings[name])
+        for name in names
+        if name in objectives.READINGS
+    }
+    shared = jax.random.fold_in(key, len(order))
+    batch = objectives.annotate(model, params, batch, shared, readings)
     terms, metrics = {}, {}
-    for name in active_objectives(config):
-        rng = jax.random.fold_in(key, order.index(name))
-        own = objectives.OBJECTIVES[name](
-            model, params, batch, rng, config.objectives[name].to_dict(), step
-        )
+    for name in names:
+        own = objectives.OBJECTIVES[name](model, params, batch, rngs[name], settings[name], step)
         terms |= {(name, part): term for part, term in own[0].items()}
         metrics |= {(name, part): value for part, value in own[1].items()}
     return terms, metrics
