@@ -263,7 +263,11 @@ def temperature(settings: Mapping, step: jax.Array) -> jax.Array:
 
 
 def row_keys(rng: jax.Array, batch: Batch) -> jax.Array:
-    """One key an example, from its place in the global batch."""
+    """One key an example, from its place in the global batch.
+
+    Always threefry's, whatever `train.prng` is: what is masked must not depend on the mesh.
+    """
+    rng = jax.random.wrap_key_data(jax.random.key_data(rng)[:2], impl="threefry2x32")
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, batch["row"])
 
 

@@ -242,13 +242,18 @@ def make_step(setup: Setup) -> Callable:
 
 def compile_step(setup: Setup):
     """`make_step`, compiled ahead of time for `setup.spec`: it cannot compile again."""
+    return lower_step(setup).compile()
+
+
+def lower_step(setup: Setup):
+    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`."""
     placed = sharding.batch_sharding(setup.mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
         for name, (shape, dtype) in setup.spec.shapes().items()
     }
     with mesh_context(setup):
-        return make_step(setup).lower(setup.abstract_state, batch).compile()
+        return make_step(setup).lower(setup.abstract_state, batch)
 
 
 def objective_sums(config, model, params, batch, key, step) -> tuple[dict, dict]:
@@ -350,7 +355,8 @@ def _init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
     batch = synthetic(
         BatchSpec(**{**vars(spec), "batch_size": 1}), model.special, model.vocab_size, seed=0
     )
-    return model.init(base_key(config), batch)["params"]
+    # Not of `train.prng`: the first parameters must not depend on the mesh.
+    return model.init(jax.random.key(config.seed, impl="threefry2x32"), batch)["params"]
 
 
 def _abstract(leaf: Any, placed: Any) -> jax.ShapeDtypeStruct:

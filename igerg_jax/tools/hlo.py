@@ -47,12 +47,13 @@ class Array:
 
     bits: int
     shape: tuple[int, ...]
+    padded: tuple[int, ...]  # what its tiles fill in memory, outermost dimension first
     space: int
 
     @property
     def size(self) -> Bytes:
-        """Of the elements, without a layout's padding."""
-        total = self.bits * math.prod(self.shape) // 8
+        """In memory, what fills its tiles included."""
+        total = self.bits * math.prod(self.padded) // 8
         return Bytes(total, 0 if self.space else total)
 
 
@@ -278,12 +279,13 @@ class Program:
         sizes = [_total(inside[name].arrays) for name in instruction.operands]
         if opcode == "dynamic-update-slice":
             return sizes[1] + sizes[1]
+        if opcode in _COPIES:  # their type is (result, operand, context)
+            moved = instruction.arrays[1].size
+            there_and_back = moved + _at(moved, inside[instruction.operands[0]])
+            # XLA counts a copy where it starts and where it is done.
+            return Bytes(2 * there_and_back.total, there_and_back.hbm)
         if opcode.endswith("-start"):
-            # (operand, result, context) or, of a collective, (operands, results).
-            moved = instruction.arrays[1].size if opcode in _COPIES else _total(instruction.arrays)
-            return (
-                moved + _at(moved, inside[instruction.operands[0]]) if opcode in _COPIES else moved
-            )
+            return _total(instruction.arrays)
         result = _total(instruction.arrays)
         if opcode in ("dynamic-slice", "slice", "gather"):
             return result + _at(result, inside[instruction.operands[0]])
@@ -301,25 +303,19 @@ class Program:
     def _read_bytes(self, computation: str, number: int) -> Bytes:
         """What a fusion's computation reads of its operand `number`."""
         parameter = self._parameters(computation)[number]
-        users = self._users(computation)
-        whole = _total(parameter.arrays)
-        read, stack = NOTHING, [parameter]
-        while stack:
-            value = stack.pop()
-            for user in users[value.name]:
-                if user.opcode in ("bitcast", "get-tuple-element"):
-                    stack.append(user)
-                elif user.opcode in ("dynamic-slice", "slice", "gather"):
-                    read += _at(user.arrays[0].size, parameter)
-                elif user.opcode == "fusion":
-                    called = user.attribute(r"calls=%([\w.-]+)")
-                    places = [i for i, name in enumerate(user.operands) if name == value.name]
-                    read += sum((self._read_bytes(called, place) for place in places), NOTHING)
-                elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
-                    continue  # updated in place
-                else:
-                    return whole
-        return min(read, whole)
+        read, shared = NOTHING, False
+        for user in self._users(computation)[parameter.name]:
+            if user.opcode in ("dynamic-slice", "slice", "gather"):
+                read += _at(user.arrays[0].size, parameter)
+            elif user.opcode == "fusion":
+                called = user.attribute(r"calls=%([\w.-]+)")
+                places = [i for i, name in enumerate(user.operands) if name == parameter.name]
+                read += sum((self._read_bytes(called, place) for place in places), NOTHING)
+            elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+                continue  # updated in place
+            elif not shared:  # the others read it together
+                shared, read = True, read + _total(parameter.arrays)
+        return read
 
     @functools.cache  # noqa: B019
     def _parameters(self, computation: str) -> dict[int, Instruction]:
@@ -382,7 +378,19 @@ def _parse(line: str) -> Instruction:
 def _array(dtype: str, dims: str, layout: str) -> Array:
     shape = tuple(int(d.removeprefix("<=")) for d in dims.split(",") if d)
     space = re.search(r"S\((\d+)\)", layout)
-    return Array(_BITS[dtype], shape, int(space[1]) if space else 0)
+    return Array(_BITS[dtype], shape, _padded(shape, layout), int(space[1]) if space else 0)
+
+
+def _padded(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    order = re.match(r"\{([\d,]*)", layout)
+    physical = [shape[axis] for axis in reversed(_ints(order[1]))] if order else list(shape)
+    tile = re.search(r"T\(([\d,]+)\)", layout)
+    sizes = _ints(tile[1]) if tile else []
+    if len(sizes) > len(physical):
+        physical = [1] * (len(sizes) - len(physical)) + physical
+    for back, size in enumerate(reversed(sizes), 1):
+        physical[-back] = -(-physical[-back] // size) * size
+    return tuple(physical)
 
 
 def _closing(text: str, start: int) -> int:
