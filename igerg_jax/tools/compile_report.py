@@ -44,7 +44,7 @@ def topology_devices(name: str, slices: int) -> list[Any]:
     try:
         return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
     except Exception as error:  # libtpu raises many kinds
-        if "libtpu" in str(error) or "Unable to initialize backend" in str(error):
+        if any(words in str(error) for words in ("libtpu", "TPU support not installed")):
             raise UserError(
                 "--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt"
             ) from error
