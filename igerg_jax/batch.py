@@ -53,6 +53,7 @@ class BatchSpec:
     response_tokens: int  # T
     image_size: int  # pixels a side, 0 with precomputed features
     feature_dim: int  # F, 0 with pixels
+    groups: tuple[str, ...] = ()  # mixtures with arrays of their own: "<group>/<name>"
 
     @classmethod
     def of(cls, settings: Any, batch_size: int) -> BatchSpec:
@@ -64,6 +65,7 @@ class BatchSpec:
             response_tokens=settings.response_tokens,
             image_size=0 if settings.feature_dim else settings.image_size,
             feature_dim=settings.feature_dim,
+            groups=mixed_groups(settings),
         )
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -75,7 +77,7 @@ class BatchSpec:
             pixels = (b, n, self.image_size, self.image_size, 3)
             seen = {"images": (pixels, np.dtype(np.uint8))}
         boolean, integer = np.dtype(np.bool_), np.dtype(np.int32)
-        return seen | {
+        whole = seen | {
             "image_mask": ((b, n), boolean),  # True = real
             "image_turn": ((b, n), integer),  # 0 = oldest turn in the window
             "image_emotion": ((b, n), integer),  # UNKNOWN = no label
@@ -85,6 +87,20 @@ class BatchSpec:
             "response": ((b, t), integer),  # EOS last, then PAD
             "response_emotion": ((b,), integer),
         }
+        return whole | {f"{g}/{name}": kind for g in self.groups for name, kind in whole.items()}
+
+
+def mixed_groups(settings: Any) -> tuple[str, ...]:
+    """Names of the mixtures under `config.data` that make a batch for some objectives alone."""
+    return tuple(name for name, mixture in settings.mixtures.items() if mixture.objectives)
+
+
+def group_of(batch: dict[str, Any], group: str) -> dict[str, Any]:
+    """The arrays of one group under their plain names; the main ones where it has none ("")."""
+    prefix = f"{group}/"
+    own = {n.removeprefix(prefix): a for n, a in batch.items() if group and n.startswith(prefix)}
+    main = {name: array for name, array in batch.items() if "/" not in name}
+    return main | own
 
 
 def check(batch: dict[str, np.ndarray], spec: BatchSpec) -> None:
@@ -136,4 +152,8 @@ def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) 
     else:
         side = spec.image_size
         batch["images"] = rng.integers(0, 256, size=(b, n, side, side, 3)).astype(np.uint8)
+    for number, group in enumerate(spec.groups, 1):
+        alone = dataclasses.replace(spec, groups=())
+        own = synthetic(alone, special, vocab_size, seed + number)
+        batch |= {f"{group}/{name}": array for name, array in own.items()}
     return batch

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from igerg_jax import losses, objectives, optim, sharding
-from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
+from igerg_jax.batch import BatchSpec, SpecialIds, group_of, mixed_groups, synthetic
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Igerg
 
@@ -259,10 +259,23 @@ def lower_step(setup: Setup):
 def objective_sums(config, model, params, batch, key, step) -> tuple[dict, dict]:
     """Every active objective's terms and metrics, keyed (objective, name).
 
+    Objectives of one mixture (`config.data.mixtures`) share a batch, and what is made of it.
     An objective's randomness depends on its place in the table of all objectives, so that
     switching another one off does not change it; but for the dropout in what they share.
     """
-    order, names = list(objectives.OBJECTIVES), active_objectives(config)
+    mixtures = config.data.mixtures
+    group_by = {name: g for g in mixed_groups(config.data) for name in mixtures[g].objectives}
+    names = active_objectives(config)
+    terms, metrics = {}, {}
+    for group in dict.fromkeys(group_by.get(name, "") for name in names):
+        members = [name for name in names if group_by.get(name, "") == group]
+        found = _group_sums(config, model, params, group_of(batch, group), key, step, members)
+        terms, metrics = terms | found[0], metrics | found[1]
+    return terms, metrics
+
+
+def _group_sums(config, model, params, batch, key, step, names) -> tuple[dict, dict]:
+    order = list(objectives.OBJECTIVES)
     settings = {name: config.objectives[name].to_dict() for name in names}
     rngs = {name: jax.random.fold_in(key, order.index(name)) for name in names}
     batch = objectives.numbered(batch)

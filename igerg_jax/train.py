@@ -52,6 +52,10 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     prepared = prepare(config)
+    if prepared is not None:
+        from igerg_jax.data import mixtures
+
+        mixtures.check(prepared, config)
     tokenizer = prepared.tokenizer if prepared else None
     setup = set_up_run(config, tokenizer)
     digest = tokenizer.digest if tokenizer else SYNTHETIC

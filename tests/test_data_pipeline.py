@@ -9,7 +9,7 @@ from PIL import Image
 
 from igerg_jax import batch as batch_lib
 from igerg_jax.batch import EMOTION_ID, NEUTRAL, UNKNOWN
-from igerg_jax.data import augment, pipeline, prepare, store, windows
+from igerg_jax.data import augment, mixtures, pipeline, prepare, store, windows
 from igerg_jax.errors import UserError
 
 PIXELS = {"images"}
@@ -23,6 +23,14 @@ def prepared(tiny_config):
 def take(prepared, config, steps, start=0, host=0, hosts=1):
     batches = pipeline.train_batches(prepared, config, start, host, hosts)
     return list(itertools.islice(batches, steps))
+
+
+def example_ids(prepared, config, step, host=0, hosts=1):
+    """(windows, positions) of a step where there is one dataset."""
+    stream = mixtures.streams(prepared, config)[mixtures.MAIN]
+    sources, ids, positions = pipeline.example_ids(stream, config, step, host, hosts)
+    assert not sources.any()
+    return ids, positions
 
 
 def assert_equal(one, other):
@@ -40,7 +48,7 @@ def test_batches_obey_the_contract(prepared, tiny_config):
 def test_the_rows_are_the_windows_that_the_order_names(prepared, tiny_config):
     split, special = prepared.split("train"), prepared.tokenizer.special
     for step, batch in enumerate(take(prepared, tiny_config, 3)):
-        ids, _ = pipeline.example_ids(tiny_config, split.num_windows, step, 0, 1)
+        ids, _ = example_ids(prepared, tiny_config, step)
         for row, i in enumerate(ids):
             window = split.window(int(i))
             shown = [*window.turn_emotions, window.response_emotion]
@@ -61,8 +69,6 @@ def test_context_ends_every_turn_with_eos_and_loses_its_oldest_tokens(prepared, 
     special = prepared.tokenizer.special
     cut = 0
     for batch in take(prepared, tiny_config, 4):
-        split = prepared.split("train")
-        ids, _ = pipeline.example_ids(tiny_config, split.num_windows, 0, 0, 1)
         for row in range(len(batch["context"])):
             ids, turns = batch["context"][row], batch["context_turn"][row]
             used = int((ids != special.pad).sum())
@@ -102,7 +108,7 @@ def test_ids_of_many_steps_agree_over_hosts_and_a_restart(prepared, tiny_config)
     def ids(steps, hosts):
         return [
             np.concatenate(
-                [pipeline.example_ids(tiny_config, total, s, h, hosts)[0] for h in range(hosts)]
+                [example_ids(prepared, tiny_config, s, h, hosts)[0] for h in range(hosts)]
             )
             for s in steps
         ]
@@ -134,7 +140,7 @@ def test_an_example_looks_different_in_the_next_epoch(prepared, tiny_config):
     steps = range(total // 64 + 2)
     first = {}
     for step in steps:
-        ids, positions = pipeline.example_ids(tiny_config, total, step, 0, 1)
+        ids, positions = example_ids(prepared, tiny_config, step)
         for row, (i, position) in enumerate(zip(ids, positions, strict=True)):
             if position < total:
                 first[int(i)] = (step, row)
@@ -153,7 +159,7 @@ def test_pixels_without_augmentation_are_those_of_the_stored_image(prepared, tin
     tiny_config.data.augment.update(crop_min_area=1.0, flip=False, colour_jitter=0.0)
     split = prepared.split("train")
     (batch,) = take(prepared, tiny_config, 1)
-    ids, _ = pipeline.example_ids(tiny_config, split.num_windows, 0, 0, 1)
+    ids, _ = example_ids(prepared, tiny_config, 0)
     side = tiny_config.data.image_size
     for row, i in enumerate(ids):
         window = split.window(int(i))

@@ -6,6 +6,7 @@ has a state: the batch of step k is made from k alone, so resuming is starting a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec
-from igerg_jax.data import augment, order, store, windows
+from igerg_jax.data import augment, mixtures, order, store, windows
 from igerg_jax.data.images import as_jpeg
 from igerg_jax.data.prepared import Prepared, Split
 from igerg_jax.data.tokenizer import Tokenizer
@@ -34,14 +35,14 @@ _IMAGE_PARTS = {
 
 
 def example_ids(
-    config: ConfigDict, num_windows: int, step: int, process_index: int, process_count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (windows, positions), int64[B'] each: this process's rows of step `step`."""
+    stream: mixtures.Stream, config: ConfigDict, step: int, process_index: int, process_count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (splits, windows, positions), int64[B'] each: this process's rows of step `step`."""
     size = config.train.batch_size
     windows.local_batch_size("config.train.batch_size", size, process_count)
     positions_B = order.positions(step, size)
     positions_b = order.host_slice(positions_B, process_index, process_count)
-    return order.examples_at(config.seed, positions_b, num_windows), positions_b
+    return *stream.at(positions_b), positions_b
 
 
 def train_batches(
@@ -54,42 +55,50 @@ def train_batches(
     """Yields this process's rows of the batch of steps start_step, start_step + 1, ... forever.
 
     Args:
-      prepared: the dataset; config.data.train_split of it is read.
+      prepared: the dataset, and those of the mixtures; config.data.train_split is read.
       config: `seed`, `train.batch_size` (of the global batch) and `data` are read.
       start_step: the first step to yield; any step costs the same.
       process_index, process_count: which rows, B' = batch_size / process_count.
 
     Returns:
-      An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows.
+      An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows; the arrays
+      of a mixture have its name before theirs, as in "faces/images".
 
     Raises:
       UserError: no windows, an unknown split, or rows that do not divide.
     """
-    split = _split(prepared, config, config.data.train_split)
     size = config.train.batch_size
     rows = windows.local_batch_size("config.train.batch_size", size, process_count)
+    spec = dataclasses.replace(BatchSpec.of(config.data, rows), groups=())
 
-    def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
-        ids_B, positions_B = example_ids(
-            config, split.num_windows, int(step), process_index, process_count
+    def fetch(stream: mixtures.Stream, step: np.ndarray) -> tuple[np.ndarray, ...]:
+        positions_B = order.host_slice(
+            order.positions(int(step), size), process_index, process_count
         )
-        examples = [windows.read(split, int(i)) for i in ids_B]
+        source_B, ids_B = stream.at(positions_B)
+        splits = stream.splits
+        examples = [windows.read(splits[s], int(i)) for s, i in zip(source_B, ids_B, strict=True)]
         batch, images_BxN = windows.pack(examples, config, prepared.tokenizer.special)
-        row_M, slot_M = np.nonzero(batch["image_mask"])
-        records_M = images_BxN[row_M, slot_M]
+        shown = _Shown.of(splits, source_B, images_BxN)
+        if spec.feature_dim:
+            return shown.with_vectors(batch, spec)
         recipe = augment.random_recipe(
-            split.turns.image_height_width[records_M],
+            shown.height_width(),
             config.seed,
-            positions_B[row_M],
-            slot_M,
+            positions_B[shown.row_M],
+            shown.slot_M,
             config.data.image_size,
             config.data.augment,
         )
-        place_M = row_M * images_BxN.shape[1] + slot_M
-        return _flatten(batch, split.turns.read_images(records_M), recipe, place_M)
+        return _flatten(batch, shown.read(), recipe, shown.place_M)
 
-    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    return _iterate(steps, fetch, BatchSpec.of(config.data, rows), config)
+    groups = {}
+    for group, stream in mixtures.streams(prepared, config).items():
+        for split in stream.splits:
+            _check_layout(split, config)
+        steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+        groups[group] = _dataset(steps, functools.partial(fetch, stream), spec, config)
+    return _iterate(groups, config)
 
 
 def eval_batches(
@@ -139,16 +148,15 @@ def window_batches(
         examples = [windows.read(chosen, int(i)) for i in ids_of(int(step))]
         padding = [None] * (rows - len(examples))
         batch, images_BxN = windows.pack(examples + padding, config, prepared.tokenizer.special)
-        row_M, slot_M = np.nonzero(batch["image_mask"])
-        records_M = images_BxN[row_M, slot_M]
-        recipe = augment.plain_recipe(
-            chosen.turns.image_height_width[records_M], config.data.image_size
-        )
-        place_M = row_M * images_BxN.shape[1] + slot_M
-        return _flatten(batch, chosen.turns.read_images(records_M), recipe, place_M)
+        shown = _Shown.of([chosen], np.zeros(rows, np.int64), images_BxN)
+        if spec.feature_dim:
+            return shown.with_vectors(batch, spec)
+        recipe = augment.plain_recipe(shown.height_width(), config.data.image_size)
+        return _flatten(batch, shown.read(), recipe, shown.place_M)
 
+    spec = dataclasses.replace(BatchSpec.of(config.data, rows), groups=())
     steps = tf.data.Dataset.range(-(-len(window_ids) // size))
-    batches = _iterate(steps, fetch, BatchSpec.of(config.data, rows), config)
+    batches = _iterate({"": _dataset(steps, fetch, spec, config)}, config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))
 
 
@@ -176,7 +184,11 @@ def single_example(
     turns = list(turns)[-config.data.context_turns :]
     if not turns or any(not text.strip() for text, _ in turns):
         raise UserError("the context is empty: give at least one turn, and words in every turn")
-    _check_pixels(config)
+    if config.data.feature_dim:
+        raise UserError(
+            f"config.data.feature_dim={config.data.feature_dim}: this model reads precomputed "
+            "features, so it cannot look at image files"
+        )
     files = [*(file for _, file in turns), response_image]
     encoded = [None if file is None else _read_image(pathlib.Path(file)) for file in files]
     example = windows.Example(
@@ -189,25 +201,78 @@ def single_example(
     shown_M = images_1xN[batch["image_mask"]]
     sizes_Mx2 = np.array([encoded[i][1] for i in shown_M], np.int64).reshape(-1, 2)
     recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
-    parts = _flatten(batch, [encoded[i][0] for i in shown_M], recipe, shown_M)
-    spec = BatchSpec.of(config.data, 1)
+    jpegs_M = np.array([encoded[i][0] for i in shown_M], object)
+    parts = _flatten(batch, jpegs_M, recipe, shown_M)
+    spec = dataclasses.replace(BatchSpec.of(config.data, 1), groups=())
     return {name: array.numpy() for name, array in _finish(spec, *parts).items()}
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
-    _check_pixels(config)
     split = prepared.split(name)
     if split.num_windows == 0:
         raise UserError(f"split '{name}' of '{prepared.dataset}' has no turn that answers another")
+    _check_layout(split, config)
     return split
 
 
-def _check_pixels(config: ConfigDict) -> None:
-    if config.data.feature_dim:
+def _check_layout(split: Split, config: ConfigDict) -> None:
+    wanted, found = config.data.feature_dim, split.turns.feature_dim
+    if wanted == found or not (split.turns.image != store.NO_IMAGE).any():
+        return
+    if found:
         raise UserError(
-            f"config.data.feature_dim={config.data.feature_dim}, but dataset "
-            f"'{config.data.dataset}' has images, not precomputed features: set it to 0"
+            f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has vectors "
+            f"of {found} numbers: set config.data.feature_dim={found} and "
+            "config.model.vision.kind='features'"
         )
+    raise UserError(
+        f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has images, not "
+        "precomputed features: set it to 0"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """The M images of a batch: where each stands in it, and in which split's store it lies."""
+
+    splits: Sequence[Split]
+    row_M: np.ndarray
+    slot_M: np.ndarray
+    place_M: np.ndarray  # row * N + slot
+    source_M: np.ndarray
+    record_M: np.ndarray
+
+    @classmethod
+    def of(cls, splits: Sequence[Split], source_B: np.ndarray, images_BxN: np.ndarray) -> _Shown:
+        row_M, slot_M = np.nonzero(images_BxN != store.NO_IMAGE)
+        place_M = row_M * images_BxN.shape[1] + slot_M
+        return cls(splits, row_M, slot_M, place_M, source_B[row_M], images_BxN[row_M, slot_M])
+
+    def _by_split(self) -> Iterator[tuple[store.TurnStore, np.ndarray]]:
+        for source in np.unique(self.source_M):
+            yield self.splits[source].turns, np.flatnonzero(self.source_M == source)
+
+    def height_width(self) -> np.ndarray:
+        """int32[M, 2] pixels."""
+        sizes_Mx2 = np.zeros((len(self.record_M), 2), np.int32)
+        for turns, at in self._by_split():
+            sizes_Mx2[at] = turns.image_height_width[self.record_M[at]]
+        return sizes_Mx2
+
+    def read(self) -> np.ndarray:
+        """object[M]: JPEG bytes."""
+        jpegs_M = np.empty(len(self.record_M), object)
+        for turns, at in self._by_split():
+            jpegs_M[at] = turns.read_images(self.record_M[at])
+        return jpegs_M
+
+    def with_vectors(self, batch: dict[str, np.ndarray], spec: BatchSpec) -> tuple[np.ndarray, ...]:
+        """The batch's arrays in the contract's order, `features` being zero at masked slots."""
+        features_BNxF = np.zeros((spec.batch_size * spec.images, spec.feature_dim), np.float32)
+        for turns, at in self._by_split():
+            features_BNxF[self.place_M[at]] = turns.read_features(self.record_M[at])
+        features = features_BNxF.reshape(spec.batch_size, spec.images, spec.feature_dim)
+        return tuple((batch | {"features": features})[name] for name in spec.shapes())
 
 
 def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
@@ -223,13 +288,16 @@ def _text_names(spec: BatchSpec) -> list[str]:
 
 
 def _flatten(
-    batch: dict[str, np.ndarray], jpegs: list[bytes], recipe: augment.Recipe, place_M: np.ndarray
+    batch: dict[str, np.ndarray],
+    jpegs_M: np.ndarray,
+    recipe: augment.Recipe,
+    place_M: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
     """The batch's arrays in the contract's order, then `_IMAGE_PARTS`."""
     # Images to mirror go last, so that they are one slice of the decoded ones.
     by_flip = np.argsort(recipe.flip, kind="stable")
     of_images = (
-        np.array(jpegs, object),
+        jpegs_M,
         recipe.crop,
         recipe.halvings,
         recipe.colour,
@@ -240,11 +308,13 @@ def _flatten(
     return (*batch.values(), *(part[by_flip] for part in of_images), upright)
 
 
-def _iterate(
+def _dataset(
     steps: tf.data.Dataset, fetch: Callable, spec: BatchSpec, config: ConfigDict
-) -> Iterator[dict[str, np.ndarray]]:
+) -> tf.data.Dataset:
+    """The batches of some steps, as dicts; `fetch` makes their parts from a step's number."""
     shapes = spec.shapes()
-    types = [tf.as_dtype(shapes[name][1]) for name in _text_names(spec)] + [*_IMAGE_PARTS.values()]
+    types = [tf.as_dtype(shapes[name][1]) for name in _text_names(spec)]
+    types += [] if spec.feature_dim else [*_IMAGE_PARTS.values()]
     threads = config.data.read_threads
     plain = tf.autograph.experimental.do_not_convert  # no Python control flow: trace it as it is
 
@@ -252,7 +322,23 @@ def _iterate(
         return tf.numpy_function(fetch, [step], types)
 
     dataset = steps.map(plain(read), num_parallel_calls=threads)
-    dataset = dataset.map(plain(functools.partial(_finish, spec)), num_parallel_calls=threads)
+    return dataset.map(plain(functools.partial(_finish, spec)), num_parallel_calls=threads)
+
+
+def _iterate(
+    groups: dict[str, tf.data.Dataset], config: ConfigDict
+) -> Iterator[dict[str, np.ndarray]]:
+    """Joins the groups' batches; all but the main one's arrays get their group's name."""
+
+    def join(batches: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        return {
+            f"{group}/{name}" if group else name: array
+            for group, batch in batches.items()
+            for name, array in batch.items()
+        }
+
+    dataset = tf.data.Dataset.zip(groups).map(tf.autograph.experimental.do_not_convert(join))
+    threads = config.data.read_threads
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False  # the config says how many threads
@@ -269,8 +355,9 @@ def _finish(spec: BatchSpec, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
         name: tf.ensure_shape(part, shapes[name][0])
         for name, part in zip(names, parts, strict=False)
     }
-    images = _images(spec, *parts[len(names) :])
-    batch["images"] = tf.ensure_shape(images, shapes["images"][0])
+    if not spec.feature_dim:
+        images = _images(spec, *parts[len(names) :])
+        batch["images"] = tf.ensure_shape(images, shapes["images"][0])
     return batch
 
 

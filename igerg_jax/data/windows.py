@@ -67,7 +67,7 @@ def pack(
     spec = BatchSpec.of(config.data, len(examples))
     batch = {
         name: np.full(shape, _empty(name, special), dtype)
-        for name, (shape, dtype) in spec.shapes().items()
+        for name, (shape, dtype) in dataclasses.replace(spec, groups=()).shapes().items()
         if name not in ("images", "features")
     }
     images_BxN = np.full((len(examples), spec.images), store.NO_IMAGE, np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 import sys
 import zipfile
@@ -47,33 +46,39 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     return {
         ours: ListedTurns(_read(home, theirs))
         for theirs, ours in _SPLITS.items()
-        if _file(home, theirs, "dialogues") is not None
+        if _there(home, theirs)
     }
 
 
 def _home(folder: pathlib.Path) -> pathlib.Path | None:
-    for place in (folder, folder / "ijcnlp_dailydialog"):
-        if any(_file(place, split, "dialogues") is not None for split in _SPLITS):
-            return place
-    return None
+    places = (folder, folder / "ijcnlp_dailydialog")
+    return next((p for p in places if any(_there(p, split) for split in _SPLITS)), None)
 
 
-def _file(home: pathlib.Path, split: str, kind: str) -> io.TextIOBase | None:
-    name = f"{split}/{kind}_{split}.txt"
-    if (home / name).exists():
-        return (home / name).open(encoding="utf-8")
-    archive = home / f"{split}.zip"
-    if archive.exists() and name in zipfile.ZipFile(archive).namelist():
-        return io.TextIOWrapper(zipfile.ZipFile(archive).open(name), encoding="utf-8")
-    return None
+def _there(home: pathlib.Path, split: str) -> bool:
+    return (home / f"{split}.zip").exists() or (home / _name(split, "dialogues")).exists()
+
+
+def _name(split: str, kind: str) -> str:
+    return f"{split}/{kind}_{split}.txt"
+
+
+def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
+    """The lines of a file, from the folder or the archive of its split."""
+    path = home / _name(split, kind)
+    try:
+        if path.exists():
+            data = path.read_bytes()
+        else:
+            with zipfile.ZipFile(home / f"{split}.zip") as archive:
+                data = archive.read(_name(split, kind))
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"'{home}' has no {_name(split, kind)}, packed or not") from error
+    return data.decode("utf-8").split("\n")
 
 
 def _read(home: pathlib.Path, split: str) -> list[dict]:
-    texts, labels = _file(home, split, "dialogues"), _file(home, split, "dialogues_emotion")
-    if labels is None:
-        raise UserError(f"'{home}' has no dialogues_emotion_{split}.txt beside the dialogues")
-    with texts, labels:
-        spoken, felt = texts.read().split("\n"), labels.read().split("\n")
+    spoken, felt = (_lines(home, split, kind) for kind in ("dialogues", "dialogues_emotion"))
     rows, unlabelled = [], 0
     pairs = [pair for pair in zip(spoken, felt, strict=False) if pair[0].strip()]
     if len(pairs) != sum(bool(line.strip()) for line in spoken):

@@ -1,0 +1,184 @@
+"""Which dataset each example of a step comes from, and which objectives it serves.
+
+    config.data.mixtures = ConfigDict({
+        "faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 3.0, "chitchat": 1.0}},
+        "talk": {"objectives": (), "datasets": {"meld": 0.5, "daily_dialog": 0.5}},
+    })
+
+A mixture makes a batch of its own for the objectives that it names; one that names none makes the
+batch of all others, which come from config.data.dataset where there is no such mixture.
+Evaluation is always on config.data.dataset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from igerg_jax.batch import mixed_groups
+from igerg_jax.data import order
+from igerg_jax.data.prepared import Prepared, Split
+from igerg_jax.errors import UserError
+
+MAIN = ""  # the group of all objectives that no mixture names
+_LONGEST = 10_000  # of the pattern in which datasets take turns
+
+_IMAGES = ("images", "images")
+_SEEN = ("labelled_images", "images with an emotion")
+_WORDS = ("turns_with_words", "words")
+_FELT = ("labelled_turns", "turns with an emotion")
+_DIALOGUES = ("dialogues", "turns that answer others")
+# {objective: what it needs of a dataset: (count in the summary, in words)}
+NEEDS = {
+    "image_emotion": (_IMAGES, _SEEN),
+    "sequence_emotion": (_IMAGES, _SEEN),
+    "text_denoising": (_WORDS,),
+    "text_emotion": (_WORDS, _FELT),
+    "masked_multimodal": (_IMAGES, _WORDS),
+    "emotional_response": (_WORDS, _DIALOGUES),
+    "image_text_contrastive": (_IMAGES, _WORDS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The endless order of one group's examples: a pure function of the position.
+
+    Attributes:
+      splits: the train splits it takes examples from.
+      seeds: of each one's own order.
+      pattern: int64[P], which split position p takes: pattern[p % P]. In any run of positions
+        each split has its share to within two examples, and exactly in P of them.
+    """
+
+    splits: Sequence[Split]
+    seeds: Sequence[int]
+    pattern: np.ndarray
+
+    def at(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (int64[B] which split, int64[B] which of its windows) at those positions."""
+        rounds_B, place_B = np.divmod(positions_B, len(self.pattern))
+        source_B = self.pattern[place_B]
+        ids_B = np.empty_like(source_B)
+        for s, split in enumerate(self.splits):
+            mine = self.pattern == s
+            here_B = source_B == s
+            if here_B.any():
+                # How many examples of this split come before each position.
+                before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
+                ids_B[here_B] = order.examples_at(self.seeds[s], before_B, split.num_windows)
+        return source_B, ids_B
+
+
+def pattern(weights: Sequence[float]) -> np.ndarray:
+    """Returns int64[P]: the shortest sequence in which each number i has its weight's share.
+
+    At every place comes the one that lags most behind its share, so that shares hold early.
+
+    Raises:
+      ValueError: weights that are not positive, or whose ratio needs too long a sequence.
+    """
+    if not weights or not all(w > 0 and math.isfinite(w) for w in weights):
+        raise ValueError("weights must be positive")
+    fractions = [Fraction(w).limit_denominator(_LONGEST) for w in weights]
+    scale = math.lcm(*(f.denominator for f in fractions))
+    counts = [int(f * scale) for f in fractions]
+    counts = np.array(counts, np.int64) // math.gcd(*counts)
+    length = int(counts.sum())
+    if length > _LONGEST or not counts.all():
+        raise ValueError(f"the ratio needs {length} examples to be exact; round the weights")
+    out, taken = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
+    for place in range(length):
+        chosen = int(np.argmax(counts * (place + 1) - taken * length))
+        out[place] = chosen
+        taken[chosen] += 1
+    return out
+
+
+def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
+    """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
+
+    Raises:
+      UserError: an empty or unknown split, or weights that make no mixture.
+    """
+    data = config.data
+    found = {MAIN: Stream([_split(prepared, data)], [config.seed], np.zeros(1, np.int64))}
+    for name, mixture in data.mixtures.items():
+        try:
+            turns = pattern(list(mixture.datasets.values()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"config.data.mixtures.{name}: {error}") from error
+        datasets = list(mixture.datasets)
+        seeds = [_seed(config.seed, name, dataset) for dataset in datasets]
+        splits = [_split(prepared.datasets[dataset], data) for dataset in datasets]
+        found[name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
+    return found
+
+
+def _seed(*parts: Any) -> int:
+    numbers = (p if isinstance(p, int) else zlib.crc32(p.encode()) for p in parts)
+    return int(order.hash_uint64(*numbers) >> np.uint64(1))
+
+
+def _split(prepared: Prepared, data: ConfigDict) -> Split:
+    split = prepared.split(data.train_split)
+    if split.num_windows == 0:
+        raise UserError(
+            f"split '{split.name}' of '{prepared.dataset}' has no turn that answers another"
+        )
+    return split
+
+
+def check(prepared: Prepared, config: ConfigDict) -> None:
+    """Raises UserError when a dataset lacks what an objective that is trained on it needs."""
+    data = config.data
+    weighted = [name for name, settings in config.objectives.items() if settings.weight]
+    check_names(config)
+    special = {o: m for m in mixed_groups(data) for o in data.mixtures[m].objectives}
+    mains = [m.datasets for m in data.mixtures.values() if not m.objectives]
+    for objective in weighted:
+        if objective in special:
+            datasets = list(data.mixtures[special[objective]].datasets)
+        else:
+            datasets = list(mains[0]) if mains else [data.dataset]
+        for dataset in datasets:
+            prepared.datasets[dataset].split(data.train_split)
+            counts = prepared.datasets[dataset].summary["splits"][data.train_split]
+            counts = counts | {"dialogues": 0 if counts["standalone"] else counts["windows"]}
+            for key, words in NEEDS[objective]:
+                if not counts[key]:
+                    raise UserError(
+                        f"objective '{objective}' needs {words}, but split '{data.train_split}' of "
+                        f"'{dataset}' has none: set config.objectives.{objective}.weight=0, or "
+                        "train it on another dataset (config.data.mixtures)"
+                    )
+
+
+def check_names(config: ConfigDict) -> None:
+    """Raises UserError for mixtures that contradict each other or name what is not there."""
+    taken: dict[str, str] = {}
+    for name, mixture in config.data.mixtures.items():
+        if set(mixture) != {"objectives", "datasets"} or not mixture.datasets:
+            raise UserError(
+                f"config.data.mixtures.{name} needs 'objectives' and 'datasets' and nothing else"
+            )
+        for objective in mixture.objectives or (MAIN,):
+            if objective and objective not in config.objectives:
+                known = ", ".join(config.objectives)
+                raise UserError(
+                    f"config.data.mixtures.{name}: '{objective}' is no objective; there are: "
+                    f"{known}"
+                )
+            if objective in taken:
+                what = f"objective '{objective}'" if objective else "what no other names"
+                raise UserError(
+                    f"config.data.mixtures: both '{taken[objective]}' and '{name}' serve {what}"
+                )
+            taken[objective] = name

@@ -1,0 +1,194 @@
+"""OpenViDial, raw and processed, from made-up files in its layouts; vectors in batches."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import raw_data
+
+from igerg_jax import batch as batch_lib
+from igerg_jax.batch import UNKNOWN
+from igerg_jax.data import builders, pipeline, prepare
+from igerg_jax.data.builders import source
+from igerg_jax.errors import UserError
+
+# Two dialogues that use lines out of order; line 2 is blank, line 5 belongs to none.
+LINES = ["one", "two ½", "", "four", "five", "nobody's", "seven"]
+DIALOGUES = [[3, 2, 0], [6, 4, 1]]
+ORDER = [3, 2, 0, 6, 4, 1]
+
+
+def options(folder, labels="", least=0.0):
+    return source.Options(str(folder), str(folder), str(labels), least)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    for split in ("train", "valid", "test"):
+        raw_data.put(tmp_path / f"{split}.origin.txt", "\n".join(LINES) + "\n")
+        text = "\n".join(map(json.dumps, DIALOGUES)) + "\n"
+        raw_data.put(tmp_path / f"{split}.dialogue.jsonl", text)
+        for i in range(len(LINES)):
+            raw_data.put(tmp_path / f"{split}_images" / f"{i}.jpg", raw_data.jpeg(i, 40, "RGB"))
+    return tmp_path
+
+
+def processed(folder, kind="features", turns=7):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((turns, 1000)).astype(np.float32)
+    objects = rng.standard_normal((turns, 20, 2048)).astype(np.float32)
+    mask = rng.random((turns, 20)) < 0.3
+    mask[2], mask[0] = False, True
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "valid", "test"):
+        raw_data.put(folder / f"{split}.src.txt", "\n".join(LINES) + "\n")
+        np.save(folder / f"{split}.sent_num.npy", np.array([3, 4]))
+        np.save(folder / f"{split}.offsets.npy", np.array([0, 3]))
+        vectors.tofile(folder / f"{split}.features.mmap")
+        objects.tofile(folder / f"{split}.objects.mmap")
+        mask.tofile(folder / f"{split}.objects_mask.mmap")
+    return vectors, objects, mask
+
+
+def test_ids_join_words_and_images(raw):
+    turns = builders.splits("openvidial/v1", options(raw))["train"]
+    rows = [turns.row(i) for i in range(len(turns))]
+    assert [row["turn_id"] for row in rows] == ORDER
+    assert [row["text"] for row in rows] == [LINES[i] for i in ORDER]
+    assert [(row["episode"], row["turn"]) for row in rows] == list(
+        itertools.product((0, 1), (0, 1, 2))
+    )
+    assert [turns.image(i) for i in range(6)] == [raw_data.jpeg(i, 40, "RGB") for i in ORDER]
+    assert {row["emotion"] for row in rows} == {UNKNOWN}
+
+
+def config_for(tiny_config, folder, dataset, **changes):
+    tiny_config.data.update(
+        dataset=dataset, data_dir=str(folder / "out"), manual_dir=str(folder), **changes
+    )
+    tiny_config.data.tokenizer.update(model_type="bpe", vocab_size=285)
+    tiny_config.train.batch_size = tiny_config.evaluate.batch_size = 4
+    return tiny_config
+
+
+def test_a_missing_or_broken_image_is_counted_and_shifts_no_other(raw, tiny_config, capsys):
+    (raw / "train_images" / "3.jpg").unlink()
+    (raw / "train_images" / "6.jpg").write_bytes(raw_data.jpeg(6, 40, "RGB")[:200])
+    prepared = prepare.prepare(config_for(tiny_config, raw, "openvidial/v1"))
+    counts = prepared.summary["splits"]["train"]
+    assert (counts["images"], counts["missing_images"], counts["broken_images"]) == (4, 1, 1)
+    said = capsys.readouterr().err
+    assert "openvidial/v1, train: 1 of 6 images are missing" in said and "are broken" in said
+    turns = prepared.split("train").turns
+    assert [turns.text(i) for i in range(6)] == [LINES[i] for i in ORDER]
+    for number, turn_id in enumerate(ORDER):
+        if turn_id in (3, 6):
+            assert turns.image[number] == source.NO_IMAGE
+        else:
+            found = turns.read_images(turns.image[number : number + 1])
+            assert found == [raw_data.jpeg(turn_id, 40, "RGB")]
+
+
+def test_pseudo_labels_are_read_and_doubtful_ones_are_left_out(raw, tiny_config):
+    p = np.full((3, 7), 0.05, np.float32)
+    p[0, 2], p[1, 4], p[2, 1] = 0.7, 0.69, 0.9
+    names = np.array([f"train_images/{i}.jpg" for i in (3, 2, 5)])
+    (raw / "labels").mkdir()
+    np.savez(raw / "labels" / "labels-00000.npz", image=names, probability=p)
+    found = builders.splits("openvidial/v1", options(raw, raw / "labels", 0.695))
+    assert found["train"].emotions.tolist() == [2, *[UNKNOWN] * 5]
+    assert set(found["valid"].emotions) == {UNKNOWN}
+    one, other = (
+        prepare.base_folder(config.data, "openvidial/v1")
+        for config in (
+            config_for(tiny_config, raw, "openvidial/v1").copy_and_resolve_references(),
+            config_for(tiny_config, raw, "openvidial/v1", labels={"path": str(raw / "labels")}),
+        )
+    )
+    assert one != other  # what was prepared without labels is not taken for it
+    with pytest.raises(UserError, match=r"has no labels-\*\.npz"):
+        builders.splits("openvidial/v1", options(raw, raw / "nowhere"))
+    np.savez(raw / "labels" / "labels-00001.npz", image=names, probability=p[:, :3])
+    with pytest.raises(UserError, match=r"labels-00001\.npz' is not what label_emotions writes"):
+        builders.pseudo_labels.read.cache_clear()
+        builders.splits("openvidial/v1", options(raw, raw / "labels"))
+
+
+def test_raw_files_that_contradict_each_other(raw):
+    raw_data.put(raw / "train.dialogue.jsonl", "[0, 1]\n[7]\n")
+    with pytest.raises(UserError, match=r"dialogue\.jsonl', line 2: turn 7"):
+        builders.splits("openvidial/v1", options(raw))
+    raw_data.put(raw / "train.dialogue.jsonl", "{}x\n")
+    with pytest.raises(UserError, match="line 1: not a list"):
+        builders.splits("openvidial/v1", options(raw))
+    (raw / "train.dialogue.jsonl").unlink()
+    with pytest.raises(UserError, match=r"dialogue\.jsonl' is missing"):
+        builders.splits("openvidial/v1", options(raw))
+    with pytest.raises(UserError, match=r"'openvidial/v2' has no files.*origin\.txt"):
+        builders.splits("openvidial/v2", options(raw / "train_images"))
+
+
+def test_processed_vectors_go_with_their_words(tmp_path):
+    vectors, objects, mask = processed(tmp_path)
+    features = builders.splits("openvidial/v1_features", options(tmp_path))["train"]
+    means = builders.splits("openvidial/v1_objects", options(tmp_path))["train"]
+    assert len(features) == len(means) == 7
+    for i in range(7):
+        assert features.row(i)["text"] == LINES[i]
+        np.testing.assert_array_equal(features.features(i), vectors[i])
+        if i != 2:
+            np.testing.assert_allclose(
+                means.features(i), objects[i][mask[i]].mean(0), rtol=1e-5, atol=1e-6
+            )
+    assert [features.row(i)["turn"] for i in range(7)] == [0, 1, 2, 0, 1, 2, 3]
+    assert (means.image_keys == source.NO_IMAGE).nonzero()[0].tolist() == [2]
+
+
+def test_batches_of_vectors(tmp_path, tiny_config):
+    vectors, *_ = processed(tmp_path / "raw")
+    config = config_for(tiny_config, tmp_path, "openvidial/v1_features", feature_dim=1000)
+    config.data.manual_dir = str(tmp_path / "raw")
+    prepared = prepare.prepare(config)
+    spec = batch_lib.BatchSpec.of(config.data, 4)
+    for number, (batch, real) in enumerate(pipeline.eval_batches(prepared, "valid", config, 0, 1)):
+        batch_lib.check(batch, spec)
+        for row in range(real):
+            shown = batch["image_mask"][row]
+            last = int(prepared.split("valid").response_turn[4 * number + row])
+            first = last - (shown.sum() - 1)
+            np.testing.assert_array_equal(batch["features"][row][shown], vectors[first : last + 1])
+            assert not batch["features"][row][~shown].any()
+    batch = next(pipeline.train_batches(prepared, config, 0, 0, 1))
+    batch_lib.check(batch, spec)
+    config.data.feature_dim = 0
+    with pytest.raises(UserError, match=r"set config\.data\.feature_dim=1000"):
+        pipeline.train_batches(prepared, config, 0, 0, 1)
+
+
+def test_processed_files_that_contradict_each_other(tmp_path):
+    processed(tmp_path)
+    path = tmp_path / "train.features.mmap"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"the 7 lines of src\.txt need 28000"):
+        builders.splits("openvidial/v1_features", options(tmp_path))
+    np.save(tmp_path / "train.offsets.npy", np.array([0, 5]))
+    with pytest.raises(UserError, match="do not fit the 7 lines"):
+        builders.splits("openvidial/v1_objects", options(tmp_path))
+
+
+@pytest.mark.parametrize("dataset", ["openvidial/v1", "openvidial/v2_features"])
+def test_tfds_gives_the_same_turns(raw, dataset):
+    vectors, *_ = processed(raw)
+    builder = builders.make(dataset, options(raw))
+    builder.download_and_prepare()
+    found = builder.as_data_source("train")
+    turns = builders.splits(dataset, options(raw))["train"]
+    assert len(found) == len(turns)
+    for i in range(len(turns)):
+        example = found[i]
+        assert example["text"].decode() == turns.row(i)["text"]
+        if "features" in example:
+            np.testing.assert_array_equal(example["features"], vectors[i])
+        else:
+            assert len(example["images"]) == 1 and example["turn_id"] == ORDER[i]
