@@ -67,7 +67,8 @@ def _local() -> ConfigDict:
                 tokens_per_image=1,
                 frozen=False,
                 scan_layers=False,
-                remat="none",
+                remat="none",  # none, dots, all_dots, full: what the backward pass makes again
+                attention="xla",  # xla, fused (one kernel on TPUs)
             ),
             text=dict(
                 width=128,
@@ -80,6 +81,7 @@ def _local() -> ConfigDict:
                 max_positions=128,
                 scan_layers=False,
                 remat="none",
+                attention="xla",
             ),
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
             turn_embeddings=True,
@@ -137,7 +139,7 @@ def _local() -> ConfigDict:
             keep_checkpoints=2,
             max_consecutive_skips=10,
             stall_seconds=600,  # dump stacks when no step ends for this long; 0 = never
-            prng="threefry2x32",
+            prng="threefry2x32",  # or rbg: quick on TPUs, but dropout then depends on the mesh
         )
     )
 
@@ -252,6 +254,8 @@ def _pretrain_sizes(config: ConfigDict) -> None:
     config.data.tokenizer.update(vocab_size=32768)
     config.model.compute_dtype = "bfloat16"
     config.model.vision.update(stem="patch", tokens_per_image=4)
+    config.model.vision.attention = config.model.text.attention = "fused"
+    config.train.prng = "rbg"  # dropout's random bits from the chip itself
     config.model.text.update(dropout_rate=0.1, max_positions=512)
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
     config.model.contrastive_width = 512

@@ -36,7 +36,9 @@ FREE_KEYS = (
     "data.read_threads",
     "data.tokenizer.",  # a checkpoint knows its tokenizer by digest
     "model.vision.remat",
+    "model.vision.attention",
     "model.text.remat",
+    "model.text.attention",
 )
 
 # Of `model`, what may differ between training a checkpoint and using it: the function that it
@@ -45,9 +47,11 @@ FREE_MODEL_KEYS = (
     "model.compute_dtype",
     "model.vocab_chunk_tokens",
     "model.vision.remat",
+    "model.vision.attention",
     "model.vision.frozen",
     "model.vision.dropout_rate",
     "model.text.remat",
+    "model.text.attention",
     "model.text.dropout_rate",
 )
 

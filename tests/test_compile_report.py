@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from igerg_jax import flops, sharding, step
 from igerg_jax.errors import UserError
-from igerg_jax.tools import compile_report, hlo
+from igerg_jax.tools import compile_report, hlo, hlo_text
 
 ROOT = pathlib.Path(__file__).parent.parent
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -89,7 +89,7 @@ def test_padding_multiplies_nothing():
         "  %c = f32[12,196,64]{2,1,0} convolution(%a, %b), window={size=12 stride=11 pad=0_0 "
         "lhs_dilate=12}, dim_labels=0bf_0oi->0bf"
     )
-    instruction = hlo._parse(line)
+    instruction = hlo_text.parse(line)
     found = hlo._convolution(instruction, (12, 196, 32), (12, 64, 32))
     assert found == 12 * 2 * 196 * 64 * 32
 
@@ -150,12 +150,14 @@ def test_collectives_on_a_mesh():
     ],
 )
 def test_groups_of_a_collective(text, expected):
-    instruction = hlo._parse(f"  %r = f32[4]{{0}} all-reduce(%a), {text}, to_apply=%add")
+    instruction = hlo_text.parse(f"  %r = f32[4]{{0}} all-reduce(%a), {text}, to_apply=%add")
     np.testing.assert_array_equal(hlo._groups(instruction, 4), expected)
 
 
 def test_tiles_pad_what_lies_in_memory():
-    array = hlo._parse("  %x = bf16[64,12,196,196]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%y)").arrays[0]
+    array = hlo_text.parse("  %x = bf16[64,12,196,196]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%y)").arrays[
+        0
+    ]
     assert array.size == (64 * 12 * 200 * 256 * 2, 0)  # all of it in on-chip memory
 
 

@@ -134,7 +134,15 @@ class Igerg(nn.Module):
 
         self.embedding_dropout = nn.Dropout(self.text["dropout_rate"])
 
-        shared = ("heads", "mlp_width", "dropout_rate", "norm_first", "scan_layers", "remat")
+        shared = (
+            "heads",
+            "mlp_width",
+            "dropout_rate",
+            "norm_first",
+            "scan_layers",
+            "remat",
+            "attention",
+        )
         stack = {key: self.text[key] for key in shared} | {"dtype": dtype}
         self.encoder = text.Encoder(layers=self.text["encoder_layers"], **stack)
         self.decoder = text.Decoder(layers=self.text["decoder_layers"], **stack)

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from igerg_jax.models import attention
+
 # What the backward pass may keep instead of computing it again.
 REMAT_POLICIES = {
     "none": None,  # keep everything
@@ -22,6 +24,7 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input alone
 }
 
+ATTENTION = ("xla", "fused")  # how self-attention is computed; see igerg_jax.models.attention
 ACTIVATION_AXES = ("batch", None, None)
 BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
 
@@ -80,27 +83,59 @@ class KeyValue(NamedTuple):
     v_BxMxHxE: jax.Array
 
 
+class HeadProjection(nn.Module):
+    """A linear map to every head. Its parameters are those of `nn.DenseGeneral`."""
+
+    heads: int
+    width: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (self.width, self.heads, self.width // self.heads)
+        xavier = nn.initializers.xavier_uniform()  # of the matrix that it is, not of its blocks
+
+        def init(key, shape, dtype=jnp.float32):
+            return xavier(key, (shape[0], shape[1] * shape[2]), dtype).reshape(shape)
+
+        self.kernel = self.param("kernel", named(init, "embed", "heads", "head_dim"), shape)
+        zeros = named(nn.initializers.zeros, "heads", "head_dim")
+        self.bias = self.param("bias", zeros, shape[1:])
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        """Maps [B, L, D] to [B, L, H, E]."""
+        y_BxLxHxE = jnp.einsum("bld,dhe->blhe", x_BxLxD, self.kernel.astype(self.dtype))
+        return y_BxLxHxE + self.bias.astype(self.dtype)[None, None]
+
+    def flat(self) -> tuple[jax.Array, jax.Array]:
+        """(matrix [D, H * E], bias [H * E]) in `dtype`."""
+        return (
+            self.kernel.astype(self.dtype).reshape(self.width, -1),
+            self.bias.astype(self.dtype).reshape(-1),
+        )
+
+
 class Attention(nn.Module):
     """Multi-head attention with biases (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
     There is no dropout on attention weights, so that fused kernels can be used.
+
+    Attributes:
+      kernel: a key of `ATTENTION`. "fused" holds for self-attention without a cache, over a mesh
+        that does not divide the heads; everything else is XLA's.
     """
 
     heads: int
     dtype: jnp.dtype
+    kernel: str
 
     def setup(self):
         if self.heads <= 0:
             raise ValueError(f"attention needs at least one head, got {self.heads}")
+        if self.kernel not in ATTENTION:
+            raise ValueError(f"attention '{self.kernel}' is not one of {', '.join(ATTENTION)}")
 
-    def _projection(self, name: str, width: int) -> nn.DenseGeneral:
-        return nn.DenseGeneral(
-            (self.heads, width // self.heads),
-            dtype=self.dtype,
-            kernel_init=kernel_init("embed", "heads", "head_dim"),
-            bias_init=named(nn.initializers.zeros, "heads", "head_dim"),
-            name=name,
-        )
+    def _projection(self, name: str, width: int) -> HeadProjection:
+        return HeadProjection(self.heads, width, self.dtype, name=name)
 
     @nn.compact
     def __call__(
@@ -111,7 +146,8 @@ class Attention(nn.Module):
         *,
         cache: KeyValue | None = None,
         position: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeyValue]:
+        causal: bool = False,
+    ) -> tuple[jax.Array, KeyValue | None]:
         """Attends from `x` to `memory`, or to `cache`.
 
         Args:
@@ -121,21 +157,31 @@ class Attention(nn.Module):
           cache: keys and values made earlier. With `memory` and `position`, the new keys are
             written into it at `position`.
           position: int32 scalar, where in `cache` the first of `memory` belongs.
+          causal: `mask` is the causal one; else it is the same for all queries.
 
         Returns:
-          ([B, L, D] in `dtype`, the keys and values that were attended to).
+          ([B, L, D] in `dtype`, the keys and values that were attended to; None if fused).
         """
         width = x_BxLxD.shape[-1]
         if width % self.heads:
             raise ValueError(f"width {width} does not divide into {self.heads} heads")
-        q_BxLxHxE = self._projection("query", width)(x_BxLxD)
+        query = self._projection("query", width)
+        if memory_BxMxD is not None:
+            key, value = self._projection("key", width), self._projection("value", width)
+        if self._fuses(x_BxLxD, memory_BxMxD, cache):
+            flat = [projection.flat() for projection in (query, key, value)]
+            kernel_Dx3D, bias_3D = (
+                jnp.concatenate(parts, axis=-1) for parts in zip(*flat, strict=True)
+            )
+            x_BxLx3D = x_BxLxD @ kernel_Dx3D + bias_3D[None, None]
+            keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
+            y_BxLxD = attention.attend(x_BxLx3D, keys_BxL, self.heads, causal)
+            return self._out(y_BxLxD.reshape(*x_BxLxD.shape[:2], self.heads, -1)), None
+        q_BxLxHxE = query(x_BxLxD)
         if memory_BxMxD is None:
             key_value = cache
         else:
-            key_value = KeyValue(
-                self._projection("key", width)(memory_BxMxD),
-                self._projection("value", width)(memory_BxMxD),
-            )
+            key_value = KeyValue(key(memory_BxMxD), value(memory_BxMxD))
             if cache is not None:
                 key_value = KeyValue(
                     *(
@@ -144,15 +190,23 @@ class Attention(nn.Module):
                     )
                 )
         y_BxLxHxE = jax.nn.dot_product_attention(q_BxLxHxE, *key_value, mask=mask_Bx1xLxM)
-        y_BxLxD = nn.DenseGeneral(
-            width,
+        return self._out(y_BxLxHxE), key_value
+
+    def _fuses(self, x_BxLxD, memory_BxMxD, cache) -> bool:
+        mesh = jax.sharding.get_abstract_mesh()
+        whole_heads = mesh.empty or mesh.shape.get("tensor", 1) == 1
+        is_self = memory_BxMxD is x_BxLxD and cache is None
+        return self.kernel == "fused" and is_self and whole_heads
+
+    def _out(self, y_BxLxHxE: jax.Array) -> jax.Array:
+        return nn.DenseGeneral(
+            y_BxLxHxE.shape[-1] * self.heads,
             axis=(-2, -1),
             dtype=self.dtype,
             kernel_init=kernel_init("heads", "head_dim", "embed"),
             bias_init=named(nn.initializers.zeros, "norm"),
             name="out",
         )(y_BxLxHxE)
-        return y_BxLxD, key_value
 
 
 class Mlp(nn.Module):
@@ -207,14 +261,15 @@ class EncoderLayer(nn.Module):
     dropout_rate: float
     dtype: jnp.dtype
     epsilon: float
+    attention: str
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_Bx1x1xL: jax.Array | None):
         residual = (self.norm_first, self.dropout_rate, self.dtype, self.epsilon)
-        attention = Attention(self.heads, self.dtype, name="self_attention")
+        attend = Attention(self.heads, self.dtype, self.attention, name="self_attention")
         mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
         x_BxLxD, _ = Residual(*residual, name="self_attention_residual")(
-            x_BxLxD, lambda h: attention(h, h, mask_Bx1x1xL)
+            x_BxLxD, lambda h: attend(h, h, mask_Bx1x1xL)
         )
         x_BxLxD, _ = Residual(*residual, name="mlp_residual")(x_BxLxD, lambda h: (mlp(h), None))
         return x_BxLxD, None
@@ -236,6 +291,7 @@ class DecoderLayer(nn.Module):
     dropout_rate: float
     dtype: jnp.dtype
     epsilon: float
+    attention: str
     keep_cache: bool
 
     @nn.compact
@@ -254,12 +310,16 @@ class DecoderLayer(nn.Module):
         `encoded` is not read, its keys and values are in the cache.
         """
         residual = (self.norm_first, self.dropout_rate, self.dtype, self.epsilon)
-        self_attention = Attention(self.heads, self.dtype, name="self_attention")
-        cross_attention = Attention(self.heads, self.dtype, name="cross_attention")
+        kernel = "xla" if self.keep_cache else self.attention
+        self_attention = Attention(self.heads, self.dtype, kernel, name="self_attention")
+        cross_attention = Attention(self.heads, self.dtype, "xla", name="cross_attention")
         mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
         past, view = (None, None) if cache is None else cache
         x_BxTxD, past = Residual(*residual, name="self_attention_residual")(
-            x_BxTxD, lambda h: self_attention(h, h, self_mask, cache=past, position=position)
+            x_BxTxD,
+            lambda h: self_attention(
+                h, h, self_mask, cache=past, position=position, causal=cache is None
+            ),
         )
         x_BxTxD, view = Residual(*residual, name="cross_attention_residual")(
             x_BxTxD, lambda h: cross_attention(h, encoded_BxLxD, cross_mask, cache=view)
