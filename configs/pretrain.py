@@ -113,7 +113,8 @@ def _local() -> ConfigDict:
 
     config.optim = ConfigDict(
         dict(
-            name="adamw",
+            name="adamw",  # adamw, lion (a third of the rate), adafactor (least memory)
+            first_moment_dtype="float32",  # bfloat16 halves what it takes
             schedule="cosine",  # cosine, inverse_sqrt
             peak_learning_rate=2e-3,
             initial_learning_rate=1e-7,

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from igerg_jax.errors import UserError
@@ -40,7 +41,22 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
             "set config.mesh so that its sizes multiply to that number"
         )
     # Linen's logical constraints are written for Auto axes; make_mesh's default is Explicit.
-    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, types, devices=devices)
+    if sizes[0] != slices:
+        raise UserError(
+            f"mesh ({wanted}): mesh.dcn must be {slices}, one for every slice, so that only "
+            "gradients cross the data-centre network"
+        )
+    return Mesh(hybrid_device_mesh(sizes, devices), AXES, axis_types=types)
+
+
+def hybrid_device_mesh(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices by mesh position: the first axis over slices, the others within one."""
+    within, over = (1, *sizes[1:]), (sizes[0],) + (1,) * (len(sizes) - 1)
+    return mesh_utils.create_hybrid_device_mesh(within, over, devices)
 
 
 def rules(config: Any) -> tuple[tuple[str, Any], ...]:

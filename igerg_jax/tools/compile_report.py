@@ -65,6 +65,9 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
       OutOfMemory: the program does not fit a device.
     """
     devices = topology_devices(topology, slices) if topology else None
+    if slices > 1 and config.mesh.dcn == 1:
+        config = config.copy_and_resolve_references()
+        config.mesh.dcn = slices
     setup = step.set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
     started = time.perf_counter()
     lowered = step.lower_step(setup)
