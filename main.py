@@ -100,6 +100,12 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "report", None, "With --mode=compile: also write it to this file, JSON.", flag_values=values
     )
+    flags.DEFINE_boolean(
+        "search",
+        False,
+        "With --mode=compile: find the largest batch that fits for every remat policy.",
+        flag_values=values,
+    )
     return values
 
 
@@ -121,8 +127,11 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
-    if values.mode != "compile" and (values.topology or values.report or values.slices != 1):
-        raise UserError("--topology, --slices and --report go with --mode=compile")
+    compiling = values.topology or values.report or values.search or values.slices != 1
+    if values.mode != "compile" and compiling:
+        raise UserError("--topology, --slices, --search and --report go with --mode=compile")
+    if values.slices < 1 or (values.slices > 1 and not values.topology):
+        raise UserError("--slices counts the topologies that --topology names, from 1")
     return values
 
 
@@ -232,7 +241,9 @@ def run(values: flags.FlagValues) -> None:
         elif values.mode == "generate":
             commands.answer_split(config, checkpoint or workdir, workdir)
         else:
-            commands.compile_only(config, values.topology, values.slices, values.report)
+            commands.compile_only(
+                config, values.topology, values.slices, values.report, values.search
+            )
     except OSError as error:
         if workdir is None or not folders.contains(workdir, error.filename):
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -109,6 +109,52 @@ def bytes_per_device(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
+
+
+class Group(NamedTuple):
+    """Parameters that stand together in a start-up table; the largest lends shape and spec."""
+
+    name: str
+    shape: tuple[int, ...]
+    spec: str
+    bytes_per_device: int
+
+
+def groups(params: Any) -> list[Group]:
+    """A model's parameters, abstract or not, by module: a stack's blocks, and whatever else."""
+    members: dict[str, list[Any]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        parts = [key.key for key in path]
+        depth = parts.index("layers") + 2 if "layers" in parts else 2
+        members.setdefault("/".join(parts[:depth]), []).append(leaf)
+    found = []
+    for name, leaves in members.items():
+        largest = max(leaves, key=lambda leaf: leaf.size)
+        spec = spec_text(largest.sharding.spec, len(largest.shape))
+        found.append(Group(name, largest.shape, spec, bytes_per_device(leaves)))
+    return found
+
+
+def spec_text(spec: PartitionSpec, rank: int) -> str:
+    """One entry a dimension: its mesh axes, or - where it is whole."""
+    axes = [*spec, *[None] * (rank - len(spec))]
+    names = ["+".join(a) if isinstance(a, tuple) else a or "-" for a in axes]
+    return ", ".join(names) or "-"
+
+
+def table(params: Any) -> str:
+    """`groups` for a person to read."""
+    rows = [
+        (g.name, "x".join(map(str, g.shape)) or "scalar", g.spec, g.bytes_per_device)
+        for g in groups(params)
+    ]
+    wide = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:3], wide, strict=True))
+        + f"  {row[3] / 2**20:9.3f} MiB a device"
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -> None:

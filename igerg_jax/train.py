@@ -353,6 +353,7 @@ def _greet(setup: Setup, prepared: Any | None, resumed_from: int | None) -> None
     mesh = ", ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
     logs.say(f"{config.name}:{config.preset}  parameters: {sizes}")
     logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
+    logs.say(sharding.table(setup.abstract_state.params))
     if prepared is not None:
         windows = prepared.split(config.data.train_split).num_windows
         logs.say(f"data: {config.data.dataset}, {windows} training windows in {prepared.folder}")

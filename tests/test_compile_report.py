@@ -17,7 +17,7 @@ import small
 from jax.sharding import PartitionSpec
 
 from igerg_jax import flops, sharding, step
-from igerg_jax.errors import UserError
+from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.tools import compile_report, hlo, hlo_text
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -190,6 +190,27 @@ def test_a_report_of_this_machine(tmp_path):
         leaf.size * 4 for leaf in jax.tree.leaves(setup_of().abstract_state.params)
     )
     assert "TFLOP" in compile_report.describe(report)
+
+
+def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
+    fits = {"none": 0, "all_dots": 16, "dots": 64, "full": 256}  # examples
+    tried = []
+
+    def compile_for(config, topology, slices):
+        remat, size = config.model.vision.remat, config.train.batch_size
+        tried.append((remat, size))
+        if size > fits[remat]:
+            raise OutOfMemory("too large")
+        return {"remat": {"vision": remat}, "batch_size": size, "mfu": {"per_op": size / 999}}
+
+    monkeypatch.setattr(compile_report, "compile_for", compile_for)
+    config = small.make_config(train__batch_size=32)
+    found = compile_report.search(config, "", 1)
+    largest = {report["remat"]["vision"]: report["batch_size"] for report in found}
+    assert largest == {name: size for name, size in fits.items() if size}
+    assert len(tried) == len(set(tried)) and min(size for _, size in tried) == 8
+    assert compile_report.best(found)["remat"]["vision"] == "full"
+    assert config.train.batch_size == 32
 
 
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
