@@ -143,18 +143,22 @@ def spec_text(spec: PartitionSpec, rank: int) -> str:
 
 
 def table(params: Any) -> str:
-    """`groups` for a person to read."""
-    rows = [
-        (g.name, "x".join(map(str, g.shape)) or "scalar", g.spec, g.bytes_per_device)
-        for g in groups(params)
-    ]
-    wide = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:3], wide, strict=True))
-        + f"  {row[3] / 2**20:9.3f} MiB a device"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    """`groups` for a person to read; what is under 1 % of the whole is one line."""
+    every = groups(params)
+    whole = sum(group.bytes_per_device for group in every)
+    shown = [group for group in every if group.bytes_per_device >= whole / 100]
+    rows = [("parameters", "largest", "mesh axes", "MiB a device")]
+    for group in shown:
+        shape = "x".join(map(str, group.shape)) or "scalar"
+        rows.append((group.name, shape, group.spec, f"{group.bytes_per_device / 2**20:.3f}"))
+    rest = whole - sum(group.bytes_per_device for group in shown)
+    rows.append((f"{len(every) - len(shown)} smaller groups", "", "", f"{rest / 2**20:.3f}"))
+    rows.append(("together", "", "", f"{whole / 2**20:.3f}"))
+    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"  {name:<{wide[0]}}  {shape:<{wide[1]}}  {spec:<{wide[2]}}  {size:>{wide[3]}}"
+        for name, shape, spec, size in rows
+    )
 
 
 def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -> None:

@@ -93,7 +93,12 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
         "lowering_seconds": lowering_seconds,
         "compile_seconds": seconds,
     }
-    return report | {"memory": memory(setup, compiled)} | costs(setup, compiled, slices)
+    report |= {
+        "memory": memory(setup, compiled),
+        "parameters": [group._asdict() for group in sharding.groups(setup.abstract_state.params)],
+        "parameter_table": sharding.table(setup.abstract_state.params),
+    }
+    return report | costs(setup, compiled, slices)
 
 
 def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
@@ -272,6 +277,7 @@ def describe(report: dict[str, Any]) -> str:
         f"remat vision={report['remat']['vision']}, text={report['remat']['text']}",
         f"  compiled in {report['compile_seconds']:.0f} s (traced and lowered in "
         f"{report['lowering_seconds']:.0f} s)",
+        report["parameter_table"],
         "memory of a device",
     ]
     chip = chips.chip_of(report["device_kind"])
