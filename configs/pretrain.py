@@ -32,7 +32,7 @@ def _local() -> ConfigDict:
     config.distributed = ConfigDict(
         dict(
             # none: this process alone, or, with a coordinator_address, the processes counted here.
-            # auto, tpu, slurm, k8s, ompi: as the cluster around the process says.
+            # auto, gcetpu, gketpu, slurm, ompi: as the cluster around the process says.
             cluster="none",
             coordinator_address="",  # HOST:PORT of process 0
             process_count=-1,  # -1 = not said; 1 = alone, even inside a cluster

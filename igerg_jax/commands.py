@@ -105,20 +105,19 @@ def talk(config: Any, path: epath.PathLike, turns: Turns, response_image: str | 
         print(describe(answer))
 
 
-def compile_only(config: Any) -> None:
-    """Compiles the training step for this machine's devices; prints what it needs. No data."""
-    setup = step.set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
-    compiled = step.compile_step(setup)
-    print(f"{config.name}:{config.preset} on {setup.mesh.size} x {jax.devices()[0].device_kind}")
-    memory = compiled.memory_analysis()
-    for name in ("argument", "output", "alias", "temp", "generated_code"):
-        size = getattr(memory, f"{name}_size_in_bytes", None)
-        if size is not None:
-            print(f"{name:>15} {size / 2**20:12.1f} MiB a device")
-    cost = compiled.cost_analysis() or {}
-    for name, unit in (("flops", "GFLOP"), ("bytes accessed", "GB read and written")):
-        if name in cost:
-            print(f"{name:>15} {cost[name] / 1e9:12.1f} {unit} a step and device")
+def compile_only(config: Any, topology: str, slices: int, file: str | None) -> None:
+    """Compiles the training step for `topology` ("" = this machine); prints what it needs.
+
+    Raises:
+      UserError: no such topology, or the config does not fit it.
+      OutOfMemory: the step does not fit a device.
+    """
+    from igerg_jax.tools import compile_report
+
+    report = compile_report.compile_for(config, topology, slices)
+    if file:
+        compile_report.write(report, file)
+    print(compile_report.describe(report))
 
 
 def load_with_data(config: Any, path: epath.PathLike) -> tuple[step.Setup, Any, Any]:

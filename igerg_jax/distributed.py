@@ -20,7 +20,9 @@ from jax._src import distributed as state  # the address that was detected has n
 
 from igerg_jax.errors import RunError, UserError
 
-CLUSTERS = ("none", "auto", "tpu", "slurm", "k8s", "ompi")
+# JAX's names of what it can ask who is in a run, and two of ours: no such thing, and the first that
+# is there (Kubernetes, too, which has no name).
+CLUSTERS = ("none", "auto", "gcetpu", "gketpu", "slurm", "ompi")
 _GRACE_SECONDS = 120  # by which JAX's own timeout, which aborts the process, lies behind ours
 _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
@@ -28,7 +30,7 @@ _PROBE_SECONDS = 3
 # Environments that hold several processes: name -> how many, from the environment.
 _EVIDENCE = {
     "slurm": lambda env: int(env.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in env else 1,
-    "tpu": lambda env: len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")),
+    "gketpu": lambda env: len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")),
     "ompi": lambda env: int(env.get("OMPI_COMM_WORLD_SIZE", "1")),
 }
 
@@ -127,7 +129,7 @@ def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None
     for name, how_many in _EVIDENCE.items():
         if count == -1 and (found := how_many(environment)) > 1:
             raise UserError(
-                f"this is one of {found} {name} processes: say --config.distributed.cluster={name} "
+                f"this is one of {found} processes ({name}): say --config.distributed.cluster={name} "
                 "to train on all of them, or --config.distributed.process_count=1 to train here "
                 "alone"
             )

@@ -87,6 +87,14 @@ def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -
             )
 
 
+def bytes_per_device(tree: Any) -> int:
+    """What the arrays of an abstract tree take on one device; their padding is not counted."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
 def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -> None:
     """Raises UserError where `batch_size` does not divide over devices and micro-steps."""
     if batch_size < 1 or accumulate_steps < 1:

@@ -59,19 +59,26 @@ def test_a_coordinator_is_taken_as_it_is_given():
     assert found == {"cluster_detection_method": "slurm"}
 
 
+def test_jax_knows_the_clusters():
+    from jax._src.clusters import ClusterEnv
+
+    known = {cluster.name for cluster in ClusterEnv._cluster_types}
+    assert set(distributed.CLUSTERS) - {"none", "auto"} <= known
+
+
 @pytest.mark.parametrize(
     ("changes", "environment", "says"),
     [
-        (dict(cluster="pbs"), {}, "'pbs' is not one of none, auto, tpu"),
-        (dict(cluster="tpu", process_count=2), {}, "cluster='tpu' finds .* itself"),
+        (dict(cluster="pbs"), {}, "'pbs' is not one of none, auto, gcetpu"),
+        (dict(cluster="gcetpu", process_count=2), {}, "cluster='gcetpu' finds .* itself"),
         (dict(cluster="auto") | COORDINATOR, {}, "cluster='auto' finds .* itself"),
         (COORDINATOR | dict(coordinator_address="host"), {}, "'host' is not HOST:PORT"),
         (COORDINATOR | dict(coordinator_address="host:x"), {}, "'host:x' is not HOST:PORT"),
         (COORDINATOR | dict(process_index=2), {}, "count=2 and process_index=2"),
         (COORDINATOR | dict(process_count=-1), {}, "count=-1 and process_index=1"),
         (dict(process_count=2), {}, "need a distributed.coordinator_address"),
-        ({}, SLURM, "one of 8 slurm processes: say --config.distributed.cluster=slurm"),
-        ({}, {"TPU_WORKER_HOSTNAMES": "a,b,c"}, "one of 3 tpu processes"),
+        ({}, SLURM, r"one of 8 processes \(slurm\): say --config.distributed.cluster=slurm"),
+        ({}, {"TPU_WORKER_HOSTNAMES": "a,b,c"}, "one of 3 processes .gketpu."),
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
 )

@@ -88,7 +88,9 @@ def test_scores_are_the_objectives_own(world):
 
     @jax.jit
     def sums(batch):
-        batch = objectives.annotate(model, params, batch, key)
+        batch = objectives.numbered(batch)
+        readings = {"emotional_response": objectives.read_all(model, batch, key, {})}
+        batch = objectives.annotate(model, params, batch, key, readings)
         return {
             name: objectives.OBJECTIVES[name](
                 model, params, batch, key, config.objectives[name].to_dict(), 0
