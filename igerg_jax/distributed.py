@@ -129,9 +129,9 @@ def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None
     for name, how_many in _EVIDENCE.items():
         if count == -1 and (found := how_many(environment)) > 1:
             raise UserError(
-                f"this is one of {found} processes ({name}): say --config.distributed.cluster={name} "
-                "to train on all of them, or --config.distributed.process_count=1 to train here "
-                "alone"
+                f"this is one of {found} processes ({name}): say "
+                f"--config.distributed.cluster={name} to train on all of them, or "
+                "--config.distributed.process_count=1 to train here alone"
             )
 
 
