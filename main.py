@@ -48,19 +48,31 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run(parse(argv))
+        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        code = 2
     except OutOfMemory as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        code = 3
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        code = 130
+    except Exception:
+        leave_others(1)
+        raise
+    leave_others(code)
+    return code
+
+
+def leave_others(code: int) -> None:
+    """Has a process of several that failed end at once, with `code`."""
+    distributed = sys.modules.get("igerg_jax.distributed")
+    if distributed:  # imported once a command line was found to be in order
+        distributed.abandon(code)
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -228,8 +240,10 @@ def run(values: flags.FlagValues) -> None:
         os.environ |= dict(
             JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
         )
-    from igerg_jax import commands  # JAX and all: seconds that --help and wrong flags do not cost
+    # JAX and all: seconds that --help and wrong flags do not cost.
+    from igerg_jax import commands, distributed
 
+    distributed.start(config.distributed)
     commands.keep_compiled(config)
     try:
         if values.mode == "train":

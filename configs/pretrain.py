@@ -29,6 +29,19 @@ def _local() -> ConfigDict:
     config.init_from = ""  # checkpoint folder whose parameters training starts from; "" = random
     config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = not kept
 
+    config.distributed = ConfigDict(
+        dict(
+            # none: this process alone, or, with a coordinator_address, the processes counted here.
+            # auto, gcetpu, gketpu, slurm, ompi: as the cluster around the process says.
+            cluster="none",
+            coordinator_address="",  # HOST:PORT of process 0
+            process_count=-1,  # -1 = not said; 1 = alone, even inside a cluster
+            process_index=-1,
+            initialization_timeout_seconds=300,  # for all processes to be there
+            heartbeat_timeout_seconds=100,  # after which a silent process ends the run
+        )
+    )
+
     config.data = ConfigDict(
         dict(
             dataset="chitchat_openmoji",

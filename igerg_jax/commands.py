@@ -182,9 +182,7 @@ def renew_summary(folder: epath.Path, config: Any, found: dict[str, Any]) -> Non
     path = folder / "summary.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     summary = {"name": config.name, "preset": config.preset} | old | found
-    partial = folder / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(path)
+    workdir.write_whole(path, json.dumps(summary, indent=2) + "\n")
 
 
 def describe(answer: dict[str, Any]) -> str:

@@ -162,23 +162,40 @@ def table(params: Any) -> str:
 
 
 def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -> None:
-    """Raises UserError where `batch_size` does not divide over devices, hosts and micro-steps."""
+    """Raises UserError where `batch_size` does not divide over devices and micro-steps."""
     if batch_size < 1 or accumulate_steps < 1:
         raise UserError(
             f"{name}={batch_size} in {accumulate_steps} accumulation steps: both must be at least 1"
         )
     shards = math.prod(mesh.shape[axis] for axis in ("dcn", "data", "fsdp"))
-    if batch_size % (shards * accumulate_steps) or batch_size % jax.process_count():
+    if batch_size % (shards * accumulate_steps):
         steps = f" times {accumulate_steps} accumulation steps" if accumulate_steps > 1 else ""
         raise UserError(
-            f"{name}={batch_size} does not divide over {shards} data shards{steps} and "
-            f"{jax.process_count()} processes; use a multiple of {shards * accumulate_steps}"
+            f"{name}={batch_size} does not divide over {shards} data shards{steps}; "
+            f"use a multiple of {shards * accumulate_steps}"
         )
 
 
+def process_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process's devices hold.
+
+    Processes need not lie one after another along the mesh (a TPU's hosts do not), and those that
+    share rows (a `tensor` axis over several hosts) each read them.
+
+    Returns:
+      int64[B'], ascending: what `to_devices` wants of each array, in that order.
+    """
+    held = np.zeros(batch_size, bool)
+    for (rows,) in placed.addressable_devices_indices_map((batch_size,)).values():
+        held[rows] = True
+    return np.flatnonzero(held)
+
+
 def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Global arrays out of this host's slice of a batch."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values)
-        for name, values in batch.items()
-    }
+    """Global arrays out of this process's rows (`process_rows`) of a batch."""
+    # Among several processes JAX does not count this as the explicit transfer that it is.
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, values)
+            for name, values in batch.items()
+        }

@@ -26,6 +26,7 @@ FREE_KEYS = (
     "train.stall_seconds",
     "evaluate.",
     "generate.",
+    "distributed.",
     "mesh.",
     "sharding_rules",
     "compilation_cache_dir",
@@ -93,6 +94,13 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
             "Give another --workdir, or that run's config"
         )
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file under another name, then renames it: who reads it finds all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def contains(workdir: epath.Path, file: Any) -> bool:
