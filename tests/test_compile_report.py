@@ -147,6 +147,8 @@ def test_collectives_on_a_mesh():
         ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
         ("replica_groups={{0,3},{1,2}}", [[0, 3], [1, 2]]),
         ("replica_groups={}", [[0, 1, 2, 3]]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", [[0, 2], [1, 3]]),
     ],
 )
 def test_groups_of_a_collective(text, expected):

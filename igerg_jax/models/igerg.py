@@ -132,8 +132,6 @@ class Igerg(nn.Module):
         self.embedding_norm = layers.layer_norm(None)
         self.decoder_embedding_norm = layers.layer_norm(None)
 
-        self.embedding_dropout = nn.Dropout(self.text["dropout_rate"])
-
         shared = (
             "heads",
             "mlp_width",
@@ -205,7 +203,7 @@ class Igerg(nn.Module):
         return ImageSide(visual, batch["image_mask"], batch["image_turn"])
 
     def _dropout(self, x: jax.Array) -> jax.Array:
-        return self.embedding_dropout(x, deterministic=not self.has_rng("dropout"))
+        return layers.dropout(self, self.text["dropout_rate"], x)
 
     def _turns(self, turn: jax.Array) -> jax.Array:
         return self.turn_table[turn] if self.turn_embeddings else jnp.zeros((*turn.shape, 1))

@@ -8,11 +8,13 @@ softmaxes and everything after the last layer are float32.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from igerg_jax.models import attention
 
@@ -71,9 +73,38 @@ def layer_norm(name: str, epsilon: float = BART_EPSILON) -> nn.LayerNorm:
     )
 
 
-def dropout(module: nn.Module, rate: float, x: jax.Array) -> jax.Array:
+def dropout(module: nn.Module, rate: float, x_BxLxD: jax.Array) -> jax.Array:
     """Dropout where `module` was given a "dropout" key, else `x`."""
-    return nn.Dropout(rate, deterministic=not module.has_rng("dropout"))(x)
+    if not rate or not module.has_rng("dropout"):
+        return x_BxLxD
+    kept = _random_mask(module.make_rng("dropout"), 1.0 - rate, x_BxLxD.shape)
+    return jnp.where(kept, x_BxLxD / (1.0 - rate), jnp.zeros_like(x_BxLxD))
+
+
+def _random_mask(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
+    """bool, True with probability `p`; the first axis is the batch.
+
+    XLA divides threefry's bits over devices, and they stay the same. It does not divide those of
+    the hardware generators (rbg): every device would make the whole batch's. There, each device
+    makes its own from a key of its own, which depends on the mesh.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    (rows,) = nn.logical_to_mesh_axes(("batch",))
+    rows = (rows,) if isinstance(rows, str) else (rows or ())
+    shards = math.prod(mesh.shape[axis] for axis in rows) if not mesh.empty else 1
+    if "threefry" in str(jax.random.key_impl(key)) or shards == 1 or shape[0] % shards:
+        return jax.random.bernoulli(key, p, shape)
+
+    def own(data):
+        key_here = jax.random.wrap_key_data(data, impl=impl)
+        key_here = jax.random.fold_in(key_here, jax.lax.axis_index(rows))
+        return jax.random.bernoulli(key_here, p, (shape[0] // shards, *shape[1:]))
+
+    impl = jax.random.key_impl(key)
+    spec = PartitionSpec(rows, *[None] * (len(shape) - 1))
+    return jax.shard_map(own, in_specs=PartitionSpec(), out_specs=spec, check_vma=False)(
+        jax.random.key_data(key)
+    )
 
 
 class KeyValue(NamedTuple):

@@ -94,13 +94,18 @@ class Program:
 
     def collectives(self, devices: int, slices: int) -> list[Collective]:
         """Every collective; devices are numbered slice by slice."""
-        found = []
+        found: dict[str, Collective] = {}
         for name, count in self._with_fused().items():
             for instruction in self.computations[name].values():
                 kind = instruction.opcode.removesuffix("-start")
                 if kind in _COLLECTIVES:
-                    found.append(self._collective(name, instruction, kind, count, devices, slices))
-        return found
+                    one = self._collective(name, instruction, kind, count, devices, slices)
+                    # The fusions in which one starts, goes on and ends all show it.
+                    channel = instruction.attribute(r"channel_id=(\d+)")
+                    channel = f"{kind} {channel or instruction.name}"
+                    if channel not in found or found[channel].count < count:
+                        found[channel] = one
+        return list(found.values())
 
     def _collective(self, name, instruction, kind, count, devices, slices) -> Collective:
         groups = _groups(instruction, devices)
@@ -301,12 +306,26 @@ def _groups(instruction: Instruction, devices: int) -> np.ndarray:
         shape, over, order = (ints(part) for part in iota.groups(default=""))
         ids = np.arange(math.prod(over)).reshape(over)
         return ids.transpose(order or range(len(over))).reshape(shape)
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", instruction.attributes)
+    if named:
+        return _mesh_groups(named[1], named[2])
     listed = re.search(
         r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", instruction.attributes
     )
     if listed:
         return np.array([ints(row) for row in re.findall(r"\{([\d,]+)\}", listed[1])])
     return np.arange(devices)[None]
+
+
+def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
+    """Of groups written as axes of a mesh: mesh['a'=2,'b'=4] {'b'}."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    together = re.findall(r"'([^']+)'", axes)
+    apart = [name for name in sizes if name not in together]
+    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    order = [list(sizes).index(name) for name in (*apart, *together)]
+    group = math.prod(sizes[name] for name in together)
+    return ids.transpose(order).reshape(-1, group)
 
 
 def _convolution(instruction: Instruction, left, right) -> int:
