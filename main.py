@@ -7,8 +7,8 @@
 
 --config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. The
 same command goes on where a run was stopped. Exit codes: 0; 2 = something to mend in the command
-or its files, told in one message; 1 = the run itself failed; 130 and 143 = stopped
-by Ctrl-C or SIGTERM, the state saved.
+or its files, told in one message; 3 = compiled, but does not fit the device; 1 = the run itself
+failed; 130 and 143 = stopped by Ctrl-C or SIGTERM, the state saved.
 
 Conversations, with --mode=generate: give each turn as a --context, oldest first, and each turn's
 face as an --image in the same order (--image= for a turn without). One --image more than there
@@ -33,7 +33,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from igerg_jax.errors import RunError, UserError
+from igerg_jax.errors import OutOfMemory, RunError, UserError
 
 MODES = ("train", "evaluate", "generate", "compile")
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
@@ -48,16 +48,31 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run(parse(argv))
+        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        code = 2
+    except OutOfMemory as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 3
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        code = 130
+    except Exception:
+        leave_others(1)
+        raise
+    leave_others(code)
+    return code
+
+
+def leave_others(code: int) -> None:
+    """Has a process of several that failed end at once, with `code`."""
+    distributed = sys.modules.get("igerg_jax.distributed")
+    if distributed:  # imported once a command line was found to be in order
+        distributed.abandon(code)
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -86,6 +101,23 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_multi_string(
         "image", [], "A turn's image file; repeat it, in the turns' order.", flag_values=values
     )
+    flags.DEFINE_string(
+        "topology",
+        "",
+        "To compile for, with --mode=compile: a TPU topology such as v5e:16x16. Default: this "
+        "machine's devices.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("slices", 1, "How many such topologies.", flag_values=values)
+    flags.DEFINE_string(
+        "report", None, "With --mode=compile: also write it to this file, JSON.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "search",
+        False,
+        "With --mode=compile: find the largest batch that fits for every remat policy.",
+        flag_values=values,
+    )
     return values
 
 
@@ -107,6 +139,11 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
+    compiling = values.topology or values.report or values.search or values.slices != 1
+    if values.mode != "compile" and compiling:
+        raise UserError("--topology, --slices, --search and --report go with --mode=compile")
+    if values.slices < 1 or (values.slices > 1 and not values.topology):
+        raise UserError("--slices counts the topologies that --topology names, from 1")
     return values
 
 
@@ -199,8 +236,14 @@ def run(values: flags.FlagValues) -> None:
     turns = pair(values.context, values.image) if values.context or values.image else None
     if workdir is not None and values.mode != "compile" and turns is None:
         folders.check(workdir, config, training=values.mode == "train")
-    from igerg_jax import commands  # JAX and all: seconds that --help and wrong flags do not cost
+    if values.topology:  # nothing here is to be looked for but the compiler
+        os.environ |= dict(
+            JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+        )
+    # JAX and all: seconds that --help and wrong flags do not cost.
+    from igerg_jax import commands, distributed
 
+    distributed.start(config.distributed)
     commands.keep_compiled(config)
     try:
         if values.mode == "train":
@@ -212,7 +255,9 @@ def run(values: flags.FlagValues) -> None:
         elif values.mode == "generate":
             commands.answer_split(config, checkpoint or workdir, workdir)
         else:
-            commands.compile_only(config)
+            commands.compile_only(
+                config, values.topology, values.slices, values.report, values.search
+            )
     except OSError as error:
         if workdir is None or not folders.contains(workdir, error.filename):
             raise

@@ -14,7 +14,7 @@ from igerg_jax import checkpoint, report, sharding, step, workdir
 from igerg_jax import evaluate as evaluation
 from igerg_jax import train as loop
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.errors import UserError
+from igerg_jax.errors import OutOfMemory, UserError
 
 Turns = list[tuple[str, str | None]]  # (words, image file or None), oldest first
 
@@ -105,20 +105,29 @@ def talk(config: Any, path: epath.PathLike, turns: Turns, response_image: str | 
         print(describe(answer))
 
 
-def compile_only(config: Any) -> None:
-    """Compiles the training step for this machine's devices; prints what it needs. No data."""
-    setup = step.set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
-    compiled = step.compile_step(setup)
-    print(f"{config.name}:{config.preset} on {setup.mesh.size} x {jax.devices()[0].device_kind}")
-    memory = compiled.memory_analysis()
-    for name in ("argument", "output", "alias", "temp", "generated_code"):
-        size = getattr(memory, f"{name}_size_in_bytes", None)
-        if size is not None:
-            print(f"{name:>15} {size / 2**20:12.1f} MiB a device")
-    cost = compiled.cost_analysis() or {}
-    for name, unit in (("flops", "GFLOP"), ("bytes accessed", "GB read and written")):
-        if name in cost:
-            print(f"{name:>15} {cost[name] / 1e9:12.1f} {unit} a step and device")
+def compile_only(config: Any, topology: str, slices: int, file: str | None, search: bool) -> None:
+    """Compiles the training step for `topology` ("" = this machine); prints what it needs.
+
+    Args:
+      search: find the largest batch for every remat policy instead, and report the best.
+
+    Raises:
+      UserError: no such topology, or the config does not fit it.
+      OutOfMemory: the step does not fit a device.
+    """
+    from igerg_jax.tools import compile_report
+
+    if search:
+        found = compile_report.search(config, topology, slices)
+        if not found:
+            raise OutOfMemory("no remat policy fits, however small the batch: raise mesh.fsdp")
+        print(compile_report.compare(found))
+        report = compile_report.best(found)
+    else:
+        report = compile_report.compile_for(config, topology, slices)
+    if file:
+        compile_report.write(report, file)
+    print(compile_report.describe(report))
 
 
 def load_with_data(config: Any, path: epath.PathLike) -> tuple[step.Setup, Any, Any]:
@@ -173,9 +182,7 @@ def renew_summary(folder: epath.Path, config: Any, found: dict[str, Any]) -> Non
     path = folder / "summary.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     summary = {"name": config.name, "preset": config.preset} | old | found
-    partial = folder / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(path)
+    workdir.write_whole(path, json.dumps(summary, indent=2) + "\n")
 
 
 def describe(answer: dict[str, Any]) -> str:

@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on. The message says why; main.py prints it and exits with 1."""
+
+
+class OutOfMemory(RuntimeError):
+    """A compiled program does not fit the device: exit code 3. The message says what to change."""

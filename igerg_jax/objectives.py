@@ -2,8 +2,11 @@
 
     objective(model, params, batch, rng, settings, step) -> terms, metrics
 
-`batch` is the contract's dict, with the entries that `annotate` adds. `settings` are the keys of
-`config.objectives.<name>`, `step` an int32 scalar. Both results map names to (sum, count): the
+`batch` is the contract's dict, with the entries that `annotate` adds: an objective says in
+`READINGS` what the encoder is to read for it, and finds it read. Readings of the same form are
+one pass of the encoder over a batch as many times as large: a pass is a loop of its own, forward
+and backward, to compile and to run. `settings` are the keys of `config.objectives.<name>`, `step`
+an int32 scalar. Both results map names to (sum, count): the
 loss is `weight * sum over terms of scale * loss_sum / count`, with counts over the global batch.
 An objective may have two terms, since a mean over tokens and a mean over images cannot share a
 count; a metric's value is sum / count. Letters as in `igerg_jax.batch`.
@@ -13,13 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from igerg_jax import corruption, losses
-from igerg_jax.models.igerg import ImageSide, TextSide, shift_right, text_side
+from igerg_jax.models.igerg import Encoded, ImageSide, TextSide, shift_right, text_side
 
 Batch = Mapping[str, jax.Array]
 
@@ -36,18 +39,103 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 Result = tuple[dict[str, Term], Metrics]
 
 
-def annotate(model, params, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
-    """Adds what the objectives share: one look at the images, and one reading of them alone.
+class Reading(NamedTuple):
+    """What an objective has the encoder read: words, with the images or without."""
 
-    `visual` are the visual tokens [B, N, K, D], `seen` the encoding of the images without words;
-    `row` int32 [B] is an example's place in the global batch: it keys the example's randomness,
-    and is kept where the batch has it already (as a slice of a larger batch does).
+    words: TextSide
+    with_images: bool
+    chosen_BxS: jax.Array | None = None  # which words were masked, where that is asked
+
+
+def annotate(
+    model, params, batch: Batch, rng: jax.Array, readings: Mapping[str, Reading]
+) -> dict[str, Any]:
+    """Adds what the objectives share: one look at the images, and what the encoder makes of them.
+
+    Args:
+      rng: key of the dropout in what is shared.
+      readings: by objective, as `READINGS` makes them; the batch has `row` (see `numbered`).
+
+    Returns:
+      The batch with `visual`, the visual tokens [B, N, K, D]; `seen`, the encoding of the images
+      without words; `reading`, what was given; and `read`, {objective: its encoding}.
     """
     batch = dict(batch)
-    batch.setdefault("row", jnp.arange(batch["image_mask"].shape[0]))
     batch["visual"] = _apply(model, params, "see", batch, dropout=_first_row(rng, batch))
-    batch["seen"] = _encode(model, params, batch, rng, images=True)
+    images = ImageSide(batch["visual"], batch["image_mask"], batch["image_turn"])
+    key = _first_row(rng, batch)
+    batch["seen"] = _encode(model, params, images, None, jax.random.fold_in(key, 0))
+    batch["reading"], batch["read"] = readings, {}
+    for with_images in (False, True):
+        names = [name for name, r in readings.items() if r.with_images == with_images]
+        if names:
+            words = _interleave([readings[name].words for name in names])
+            repeated = _interleave([images] * len(names)) if with_images else None
+            fold = jax.random.fold_in(key, 1 + with_images)
+            encoded = _encode(model, params, repeated, words, fold)
+            batch["read"] |= dict(zip(names, _divide(encoded, len(names)), strict=True))
     return batch
+
+
+def numbered(batch: Batch) -> dict[str, jax.Array]:
+    """The batch with `row` int32 [B], an example's place in the global batch.
+
+    It keys the example's randomness, and is kept where the batch has it already (as a slice of a
+    larger batch does).
+    """
+    return {"row": jnp.arange(batch["image_mask"].shape[0])} | dict(batch)
+
+
+def read_denoising(model, batch: Batch, rng, settings) -> Reading:
+    """The context with spans masked and turns shuffled (BART)."""
+    tokens_BxS, turn_BxS = corruption.shuffle_turns(
+        row_keys(jax.random.fold_in(rng, 0), batch),
+        batch["context"],
+        batch["context_turn"],
+        model.special,
+    )
+    tokens_BxS, turn_BxS = corruption.infill(
+        row_keys(jax.random.fold_in(rng, 1), batch),
+        tokens_BxS,
+        turn_BxS,
+        settings["mask_fraction"],
+        settings["mean_span_tokens"],
+        model.special,
+    )
+    return Reading(TextSide(tokens_BxS, turn_BxS, tokens_BxS != model.special.pad), False)
+
+
+def read_masked(model, batch: Batch, rng, settings) -> Reading:
+    """The images, and the context with some words masked."""
+    target_BxS = batch["context"]
+    tokens_BxS, chosen_BxS = corruption.mask_tokens(
+        row_keys(rng, batch),
+        target_BxS,
+        settings["mask_fraction"],
+        model.special,
+        model.vocab_size,
+    )
+    words = TextSide(tokens_BxS, batch["context_turn"], target_BxS != model.special.pad)
+    return Reading(words, True, chosen_BxS)
+
+
+def read_all(model, batch: Batch, rng, settings) -> Reading:
+    """The images and the context as they are."""
+    return Reading(text_side(batch, model.special), True)
+
+
+def read_words(model, batch: Batch, rng, settings) -> Reading:
+    """The context as it is, without the images."""
+    return Reading(text_side(batch, model.special), False)
+
+
+# What the encoder reads for an objective, beside the images alone.
+READINGS: dict[str, Callable[..., Reading]] = {
+    "text_denoising": read_denoising,
+    "masked_multimodal": read_masked,
+    "emotional_response": read_all,
+    "image_text_contrastive": read_words,
+}
 
 
 def image_emotion(model, params, batch: Batch, rng, settings, step) -> Result:
@@ -66,22 +154,8 @@ def sequence_emotion(model, params, batch: Batch, rng, settings, step) -> Result
 
 def text_denoising(model, params, batch: Batch, rng, settings, step) -> Result:
     """Rebuilds the context from spans masked and turns shuffled (BART)."""
-    shuffle_keys_B = row_keys(jax.random.fold_in(rng, 0), batch)
-    span_keys_B = row_keys(jax.random.fold_in(rng, 1), batch)
     target_BxS = batch["context"]
-    tokens_BxS, turn_BxS = corruption.shuffle_turns(
-        shuffle_keys_B, target_BxS, batch["context_turn"], model.special
-    )
-    tokens_BxS, turn_BxS = corruption.infill(
-        span_keys_B,
-        tokens_BxS,
-        turn_BxS,
-        settings["mask_fraction"],
-        settings["mean_span_tokens"],
-        model.special,
-    )
-    words = TextSide(tokens_BxS, turn_BxS, tokens_BxS != model.special.pad)
-    encoded = _encode(model, params, batch, rng, words=words)
+    encoded = batch["read"]["text_denoising"]
     hidden_BxSxD = _decode(model, params, encoded, target_BxS, batch, rng)
     return _one_term(_vocabulary(model, params, hidden_BxSxD, target_BxS))
 
@@ -97,15 +171,10 @@ def text_emotion(model, params, batch: Batch, rng, settings, step) -> Result:
 def masked_multimodal(model, params, batch: Batch, rng, settings, step) -> Result:
     """Masked tokens, and every image's emotion, from both sides (the original's "isl_mlm")."""
     target_BxS = batch["context"]
-    tokens_BxS, chosen_BxS = corruption.mask_tokens(
-        row_keys(rng, batch),
-        target_BxS,
-        settings["mask_fraction"],
-        model.special,
-        model.vocab_size,
+    encoded, chosen_BxS = (
+        batch["read"]["masked_multimodal"],
+        batch["reading"]["masked_multimodal"].chosen_BxS,
     )
-    words = TextSide(tokens_BxS, batch["context_turn"], target_BxS != model.special.pad)
-    encoded = _encode(model, params, batch, rng, images=True, words=words)
     # Only the chosen positions meet the vocabulary, up to `max_fraction` of S.
     most = math.ceil(settings["max_fraction"] * target_BxS.shape[1])
     place_BxM = jnp.argsort(~chosen_BxS, axis=1, stable=True)[:, :most]
@@ -129,7 +198,7 @@ def emotional_response(model, params, batch: Batch, rng, settings, step) -> Resu
     `losses.ResponsePass`). The judge's parameters are held fixed here, and it is run without
     dropout: only the generator learns from the second term.
     """
-    encoded = _encode(model, params, batch, rng, images=True, words=text_side(batch, model.special))
+    encoded = batch["read"]["emotional_response"]
     target_BxT = batch["response"]
     mask_BxT = target_BxT != model.special.pad
     hidden_BxTxD = _decode(model, params, encoded, target_BxT, batch, rng)
@@ -158,11 +227,10 @@ def emotional_response(model, params, batch: Batch, rng, settings, step) -> Resu
 
 def image_text_contrastive(model, params, batch: Batch, rng, settings, step) -> Result:
     """Binds a window's images to its words (sigmoid loss over the global batch)."""
-    words = text_side(batch, model.special)
-    read = _encode(model, params, batch, rng, words=words)
+    read = batch["read"]["image_text_contrastive"]
     vectors = _apply(model, params, "contrastive_vectors", batch["seen"], read)
     image_BxG, text_BxG, log_scale, bias = vectors
-    both_B = batch["image_mask"].any(1) & words.mask_BxS.any(1)
+    both_B = batch["image_mask"].any(1) & (batch["context"] != model.special.pad).any(1)
     return _one_term(losses.sigmoid_contrastive(image_BxG, text_BxG, both_B, log_scale, bias))
 
 
@@ -195,7 +263,11 @@ def temperature(settings: Mapping, step: jax.Array) -> jax.Array:
 
 
 def row_keys(rng: jax.Array, batch: Batch) -> jax.Array:
-    """One key an example, from its place in the global batch."""
+    """One key an example, from its place in the global batch.
+
+    Always threefry's, whatever `train.prng` is: what is masked must not depend on the mesh.
+    """
+    rng = jax.random.wrap_key_data(jax.random.key_data(rng)[:2], impl="threefry2x32")
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, batch["row"])
 
 
@@ -209,12 +281,19 @@ def _apply(model, params, method: str, *args, dropout: jax.Array | None = None):
     return model.apply({"params": params}, *args, method=method, rngs=rngs)
 
 
-def _encode(model, params, batch, rng, images: bool = False, words: TextSide | None = None):
-    image_side = None
-    if images:
-        image_side = ImageSide(batch["visual"], batch["image_mask"], batch["image_turn"])
-    key = jax.random.fold_in(_first_row(rng, batch), 0)
-    return _apply(model, params, "encode", image_side, words, dropout=key)
+def _encode(model, params, images: ImageSide | None, words: TextSide | None, key: jax.Array):
+    return _apply(model, params, "encode", images, words, dropout=key)
+
+
+def _interleave(sides: list) -> Any:
+    """[B, ...] R times to [B * R, ...]: a row's readings follow each other on its device."""
+    return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *sides)
+
+
+def _divide(encoded: Encoded, parts: int) -> list[Encoded]:
+    """The inverse of `_interleave`."""
+    whole = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), encoded)
+    return [jax.tree.map(lambda x, i=i: x[:, i], whole) for i in range(parts)]
 
 
 def _decode(model, params, encoded, target_BxT, batch, rng) -> jax.Array:

@@ -129,14 +129,21 @@ def _check_objectives(config: Any) -> None:
 
 
 def _place_opt_state(optimizer, opt_state: Any, params: Any, everywhere) -> Any:
-    """Moments lie where their parameters do, everything else everywhere."""
+    """Moments lie where their parameters do; the rest, Adafactor's rows and columns too, is on
+    every device."""
 
     def masked(leaf) -> bool:  # what stands for a frozen parameter
         return isinstance(leaf, optax.MaskedNode)
 
+    def place(leaf, parameter):
+        if masked(leaf):
+            return leaf
+        beside = leaf.shape == parameter.shape
+        return _abstract(leaf, parameter.sharding if beside else everywhere)
+
     return optax.tree_utils.tree_map_params(
         optimizer,
-        lambda leaf, parameter: leaf if masked(leaf) else _abstract(leaf, parameter.sharding),
+        place,
         opt_state,
         params,
         transform_non_params=lambda leaf: _abstract(leaf, everywhere),
@@ -242,29 +249,40 @@ def make_step(setup: Setup) -> Callable:
 
 def compile_step(setup: Setup):
     """`make_step`, compiled ahead of time for `setup.spec`: it cannot compile again."""
+    return lower_step(setup).compile()
+
+
+def lower_step(setup: Setup):
+    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`."""
     placed = sharding.batch_sharding(setup.mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
         for name, (shape, dtype) in setup.spec.shapes().items()
     }
     with mesh_context(setup):
-        return make_step(setup).lower(setup.abstract_state, batch).compile()
+        return make_step(setup).lower(setup.abstract_state, batch)
 
 
 def objective_sums(config, model, params, batch, key, step) -> tuple[dict, dict]:
     """Every active objective's terms and metrics, keyed (objective, name).
 
     An objective's randomness depends on its place in the table of all objectives, so that
-    switching another one off does not change it.
+    switching another one off does not change it; but for the dropout in what they share.
     """
-    order = list(objectives.OBJECTIVES)
-    batch = objectives.annotate(model, params, batch, jax.random.fold_in(key, len(order)))
+    order, names = list(objectives.OBJECTIVES), active_objectives(config)
+    settings = {name: config.objectives[name].to_dict() for name in names}
+    rngs = {name: jax.random.fold_in(key, order.index(name)) for name in names}
+    batch = objectives.numbered(batch)
+    readings = {
+        name: objectives.READINGS[name](model, batch, rngs[name], settings[name])
+        for name in names
+        if name in objectives.READINGS
+    }
+    shared = jax.random.fold_in(key, len(order))
+    batch = objectives.annotate(model, params, batch, shared, readings)
     terms, metrics = {}, {}
-    for name in active_objectives(config):
-        rng = jax.random.fold_in(key, order.index(name))
-        own = objectives.OBJECTIVES[name](
-            model, params, batch, rng, config.objectives[name].to_dict(), step
-        )
+    for name in names:
+        own = objectives.OBJECTIVES[name](model, params, batch, rngs[name], settings[name], step)
         terms |= {(name, part): term for part, term in own[0].items()}
         metrics |= {(name, part): value for part, value in own[1].items()}
     return terms, metrics
@@ -344,7 +362,8 @@ def _init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
     batch = synthetic(
         BatchSpec(**{**vars(spec), "batch_size": 1}), model.special, model.vocab_size, seed=0
     )
-    return model.init(base_key(config), batch)["params"]
+    # Not of `train.prng`: the first parameters must not depend on the mesh.
+    return model.init(jax.random.key(config.seed, impl="threefry2x32"), batch)["params"]
 
 
 def _abstract(leaf: Any, placed: Any) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,57 @@
+"""What chips can do: peak rates and memory, as their makers state them.
+
+A "device" is what JAX calls one. Of TPU v4 that is half a chip here (the compiler lists both of
+its cores), of every other kind the whole chip.
+
+Sources: https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e (peak, HBM); for links and
+the data-centre network https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100
+SXM and A100 80GB SXM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Rates of one device.
+
+    Attributes:
+      name: as people write it.
+      peak_flops: bfloat16 matrix products, FLOP/s, dense.
+      hbm_bytes: memory, of which the compiler keeps some for itself.
+      hbm_bytes_per_second: peak.
+      link_bytes_per_second: what a device can send along one axis of its torus, both ways round
+        (two links); of a GPU, over NVLink.
+      dcn_bytes_per_second: a device's share of what its host sends to other slices or nodes.
+      xla_flops, xla_bytes_per_second: the rates behind XLA's own `optimal_seconds`, found by
+        compiling a large product and a large copy (0 = not known).
+    """
+
+    name: str
+    peak_flops: float
+    hbm_bytes: float
+    hbm_bytes_per_second: float
+    link_bytes_per_second: float
+    dcn_bytes_per_second: float
+    xla_flops: float
+    xla_bytes_per_second: float
+
+
+GIB = 2**30
+
+# jax.Device.device_kind -> Chip
+CHIPS = {
+    "TPU v4": Chip("v4", 137.5e12, 16 * GIB, 614e9, 90e9, 3.1e9, 137e12, 491.2e9),
+    "TPU v5 lite": Chip("v5e", 197e12, 16 * GIB, 819e9, 90e9, 3.1e9, 197e12, 737.7e9),
+    "TPU v5": Chip("v5p", 459e12, 95 * GIB, 2765e9, 180e9, 6.2e9, 394e12, 2350.4e9),
+    "TPU v6 lite": Chip("v6e", 918e12, 32 * GIB, 1640e9, 180e9, 12.5e9, 918e12, 1638e9),
+    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 80e9, 3350e9, 450e9, 50e9, 0.0, 0.0),
+    "NVIDIA A100-SXM4-80GB": Chip("A100", 312e12, 80e9, 2039e9, 300e9, 25e9, 0.0, 0.0),
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip behind a `device_kind`; None where the table has it not (a CPU)."""
+    return CHIPS.get(device_kind)

@@ -1,0 +1,330 @@
+"""What a training step needs on a machine that is not here: memory, time, communication.
+
+    python main.py --config=configs/pretrain.py:large --mode=compile --topology=v5e:16x16
+
+XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt). The step that is
+compiled is the very one that trains. Three estimates of its time come out, from the strictest
+reading of the compiled program to the most hopeful:
+
+    per_op    every instruction alone: max(FLOPs / peak, bytes / bandwidth), summed, with the rates
+              and the byte counts of XLA's own `optimal_seconds`; nothing overlaps
+    roofline  max(compute, HBM, interconnect), each over the whole step; everything overlaps
+    cycles    XLA's estimate in cycles, summed, where its text gives one
+
+`igerg_jax.tools.hlo` says why XLA's totals cannot be taken as they are: it counts loops once.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import time
+from typing import Any
+
+import jax
+from etils import epath
+
+from igerg_jax import chips, flops, sharding, step
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.errors import OutOfMemory, UserError
+from igerg_jax.tools import hlo
+
+GIB = 2**30
+CHEAPEST_FIRST = ("none", "all_dots", "dots", "full")  # remat policies, by what is made again
+
+
+def topology_devices(name: str, slices: int) -> list[Any]:
+    """The devices of a TPU topology such as v5e:16x16, `slices` times over; none is here.
+
+    Raises:
+      UserError: libtpu is missing, or does not know the topology.
+    """
+    from jax.experimental import topologies
+
+    extra = {"num_slices": slices} if slices > 1 else {}
+    try:
+        return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
+    except Exception as error:  # libtpu raises many kinds
+        if any(words in str(error) for words in ("libtpu", "TPU support not installed")):
+            raise UserError(
+                "--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt"
+            ) from error
+        raise UserError(
+            f"topology '{name}': {str(error).splitlines()[0]} (examples: v5e:2x4, v5e:16x16, "
+            "v5p:8x8x8, v6e:16x16, v4:4x4x4)"
+        ) from error
+
+
+def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
+    """Compiles a preset's step for a topology ("" = this machine) and reads what it needs.
+
+    Returns:
+      The report: JSON values; sizes in bytes of one device, times in seconds.
+
+    Raises:
+      UserError: the mesh or the batch does not fit the topology.
+      OutOfMemory: the program does not fit a device.
+    """
+    devices = topology_devices(topology, slices) if topology else None
+    if slices > 1 and config.mesh.dcn == 1:
+        config = config.copy_and_resolve_references()
+        config.mesh.dcn = slices
+    setup = step.set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
+    started = time.perf_counter()
+    lowered = step.lower_step(setup)
+    lowering_seconds = time.perf_counter() - started
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemory(explain(setup, str(error))) from error
+    seconds = time.perf_counter() - started - lowering_seconds
+    report = {
+        "config": f"{config.name}:{config.preset}",
+        "topology": topology or "this machine",
+        "slices": slices,
+        "devices": setup.mesh.size,
+        "device_kind": setup.mesh.devices.flat[0].device_kind,
+        "mesh": dict(setup.mesh.shape),
+        "batch_size": config.train.batch_size,
+        "examples_per_device": config.train.batch_size / setup.mesh.size,
+        "remat": {"vision": config.model.vision.remat, "text": config.model.text.remat},
+        "lowering_seconds": lowering_seconds,
+        "compile_seconds": seconds,
+    }
+    report |= {
+        "memory": memory(setup, compiled),
+        "parameters": [group._asdict() for group in sharding.groups(setup.abstract_state.params)],
+        "parameter_table": sharding.table(setup.abstract_state.params),
+    }
+    return report | costs(setup, compiled, slices)
+
+
+def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
+    """The largest batch that fits, for every remat policy; every try is a compilation.
+
+    Returns:
+      A report a policy, cheapest in computation first; `mfu` says which is best. A policy of which
+      nothing fits has none.
+    """
+    found = [_largest(config, topology, slices, remat) for remat in CHEAPEST_FIRST]
+    return [report for report in found if report]
+
+
+def _largest(config: Any, topology: str, slices: int, remat: str) -> dict[str, Any] | None:
+    """Doubles or halves `train.batch_size` from the config's own."""
+    config = config.copy_and_resolve_references()
+    config.model.vision.remat = config.model.text.remat = remat
+    smallest = len(topology_devices(topology, slices) if topology else jax.devices())
+    size, best, too_large = config.train.batch_size, None, None
+    while size >= smallest and size != too_large:
+        if best and size == best["batch_size"]:
+            break
+        config.train.batch_size = size
+        try:
+            best = compile_for(config, topology, slices)
+            print(f"remat={remat} batch_size={size} fits", flush=True)
+            size *= 2
+        except OutOfMemory:
+            print(f"remat={remat} batch_size={size} does not fit", flush=True)
+            too_large, size = size, size // 2
+    return best
+
+
+def memory(setup: step.Setup, compiled: Any) -> dict[str, int]:
+    """Bytes on one device by part. The state is donated, so that its output takes no room."""
+    stats, state = compiled.memory_analysis(), setup.abstract_state
+    parts = {
+        "parameters": sharding.bytes_per_device(state.params),
+        "optimizer": sharding.bytes_per_device(state.opt_state),
+        "moving_average": sharding.bytes_per_device(state.ema_params),
+    }
+    parts["batch"] = stats.argument_size_in_bytes - sum(parts.values())
+    parts["temporaries"] = stats.temp_size_in_bytes
+    parts["program"] = stats.generated_code_size_in_bytes
+    parts["outputs"] = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return parts | {"total": sum(parts.values())}
+
+
+def costs(setup: step.Setup, compiled: Any, slices: int) -> dict[str, Any]:
+    """FLOPs, bytes, collectives and the estimates of time."""
+    program = hlo.Program(compiled.as_text())
+    ops = program.ops()
+    analysis = compiled.cost_analysis() or {}
+    out: dict[str, Any] = {
+        "model_flops": flops.model_flops(setup) / setup.mesh.size,
+        "program_flops": sum(op.count * op.flops for op in ops),
+        "bytes_accessed": sum(op.count * op.bytes for op in ops),
+        "hbm_bytes_accessed": sum(op.count * op.hbm_bytes for op in ops),
+        "xla_loops_counted_once": {
+            name: analysis.get(name) for name in ("flops", "bytes accessed", "optimal_seconds")
+        },
+        "collectives": collectives(program.collectives(setup.mesh.size, slices)),
+    }
+    chip = chips.chip_of(setup.mesh.devices.flat[0].device_kind)
+    return out | estimates(out, ops, chip) if chip else out
+
+
+def collectives(found: list[hlo.Collective]) -> list[dict[str, Any]]:
+    """One row a kind, group size and network."""
+    rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+    for one in found:
+        row = rows[one.kind, one.group, one.crosses]
+        row[0] += one.count
+        row[1] += one.count * one.wire_bytes
+    return [
+        {"kind": kind, "group": group, "crosses_slices": crosses, "count": count, "bytes": size}
+        for (kind, group, crosses), (count, size) in sorted(rows.items())
+    ]
+
+
+def estimates(costs: dict[str, Any], ops: list[hlo.Op], chip: chips.Chip) -> dict[str, Any]:
+    """Step times and the MFU that each implies."""
+    terms = {
+        "compute": costs["program_flops"] / chip.peak_flops,
+        "hbm": costs["hbm_bytes_accessed"] / chip.hbm_bytes_per_second,
+        "interconnect": sum(
+            row["bytes"]
+            / (chip.dcn_bytes_per_second if row["crosses_slices"] else chip.link_bytes_per_second)
+            for row in costs["collectives"]
+        ),
+    }
+    per_op = (
+        sum(
+            op.count * max(op.flops / chip.xla_flops, op.bytes / chip.xla_bytes_per_second)
+            for op in ops
+        )
+        if chip.xla_flops
+        else None
+    )
+    ideal = costs["model_flops"] / chip.peak_flops
+    seconds = {"roofline": max(terms.values()), "per_op": per_op}
+    return {
+        "chip": chip.name,
+        "roofline_terms_seconds": terms,
+        "step_seconds": seconds,
+        "mfu": {name: ideal / value for name, value in seconds.items() if value},
+        "estimated_cycles": sum(op.count * op.cycles for op in ops),
+    }
+
+
+def explain(setup: step.Setup, message: str) -> str:
+    """What to change where the step does not fit, and what is largest."""
+    config, state = setup.config, setup.abstract_state
+    first = next((line for line in message.splitlines() if "memory" in line.lower()), message)
+    rows = sorted(largest(setup), key=lambda row: -row[1])[:8]
+    lines = [
+        f"{config.name}:{config.preset} does not fit: {first.split('RESOURCE_EXHAUSTED: ')[-1]}"
+    ]
+    lines += [f"  {size / GIB:8.2f} GiB  {name}" for name, size in rows]
+    resident = sharding.bytes_per_device((state.params, state.opt_state, state.ema_params))
+    lines.append(f"  {resident / GIB:8.2f} GiB  of parameters and optimizer stay between steps")
+    lines.append(
+        "Lower train.batch_size or raise train.accumulate_steps; set model.vision.remat and "
+        "model.text.remat to 'full'; raise mesh.fsdp; lower model.vocab_chunk_tokens"
+    )
+    return "\n".join(lines)
+
+
+def largest(setup: step.Setup) -> list[tuple[str, int]]:
+    """The largest arrays of the traced step, (what and where, bytes on one device).
+
+    Arrays of the trace, before XLA fuses: batch dimensions are taken as divided over the devices
+    that hold examples.
+    """
+    shards = setup.mesh.size // setup.mesh.shape["tensor"]
+    rows = setup.spec.batch_size
+    found: dict[str, int] = {}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in setup.spec.shapes().items()
+    }
+
+    def gradient(params, batch):
+        key = step.base_key(setup.config)
+        return step._gradients(setup.config, setup.model, params, batch, key, 0)[0]
+
+    jaxpr = jax.make_jaxpr(gradient)(setup.abstract_state.params, batch)
+    for equation in _equations(jaxpr.jaxpr):
+        for out in equation.outvars:
+            shape = getattr(out.aval, "shape", ())
+            if any(size and size % rows == 0 for size in shape):
+                size = out.aval.size * out.aval.dtype.itemsize // shards
+                name = f"{out.aval.str_short()} {equation.primitive.name}"
+                where = str(equation.source_info.name_stack)
+                found[f"{name} in {where}"] = size
+    return list(found.items())
+
+
+def _equations(jaxpr: Any):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report for a person to read."""
+    mesh = ", ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+    lines = [
+        f"{report['config']} on {report['topology']}"
+        + (f" x {report['slices']} slices" if report["slices"] > 1 else ""),
+        f"  {report['devices']} x {report['device_kind']}; mesh {mesh}; "
+        f"{report['examples_per_device']:g} examples a device of {report['batch_size']}; "
+        f"remat vision={report['remat']['vision']}, text={report['remat']['text']}",
+        f"  compiled in {report['compile_seconds']:.0f} s (traced and lowered in "
+        f"{report['lowering_seconds']:.0f} s)",
+        report["parameter_table"],
+        "memory of a device",
+    ]
+    chip = chips.chip_of(report["device_kind"])
+    for name, size in report["memory"].items():
+        limit = f"  of {chip.hbm_bytes / GIB:.2f}" if chip and name == "total" else ""
+        lines.append(f"  {name:>16} {size / GIB:9.3f} GiB{limit}")
+    lines += [
+        "a step, each device",
+        f"  {'model':>16} {report['model_flops'] / 1e12:9.3f} TFLOP",
+        f"  {'program':>16} {report['program_flops'] / 1e12:9.3f} TFLOP",
+        f"  {'HBM':>16} {report['hbm_bytes_accessed'] / 1e9:9.2f} GB read and written",
+    ]
+    for row in report["collectives"]:
+        network = "dcn" if row["crosses_slices"] else "ici"
+        lines.append(
+            f"  {row['kind']:>16} {row['bytes'] / 1e9:9.3f} GB sent, {row['count']:g} times, "
+            f"groups of {row['group']} ({network})"
+        )
+    if chip:
+        terms = report["roofline_terms_seconds"]
+        lines.append("time")
+        lines += [f"  {name:>16} {value * 1e3:9.2f} ms" for name, value in terms.items()]
+        lines += [
+            f"  {name:>16} {value * 1e3:9.2f} ms a step, MFU {report['mfu'][name]:.1%}"
+            for name, value in report["step_seconds"].items()
+            if value
+        ]
+    return "\n".join(lines)
+
+
+def best(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one with the highest MFU by the strictest estimate that there is, else the first."""
+    return max(reports, key=lambda r: list(r.get("mfu", {"": 0.0}).values())[-1])
+
+
+def compare(reports: list[dict[str, Any]]) -> str:
+    """One line a report."""
+    lines = []
+    for r in reports:
+        mfu = "  ".join(f"MFU by {name} {value:.1%}" for name, value in r.get("mfu", {}).items())
+        lines.append(
+            f"remat={r['remat']['vision']:<9} {r['examples_per_device']:g} examples a device  "
+            f"{r['memory']['total'] / GIB:.2f} GiB  {mfu}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def write(report: dict[str, Any], path: epath.PathLike) -> None:
+    """Writes the report as JSON."""
+    epath.Path(path).write_text(json.dumps(report, indent=1) + "\n")

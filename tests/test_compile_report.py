@@ -1,0 +1,262 @@
+"""The parser of compiled programs against XLA's own counts and counts by hand; model FLOPs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from jax.sharding import PartitionSpec
+
+from igerg_jax import flops, sharding, step
+from igerg_jax.errors import OutOfMemory, UserError
+from igerg_jax.tools import compile_report, hlo, hlo_text
+
+ROOT = pathlib.Path(__file__).parent.parent
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+
+
+def compiled(function, *shapes, **options):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function, **options).lower(*arguments).compile()
+
+
+def total(program: hlo.Program, field: str) -> float:
+    return sum(op.count * getattr(op, field) for op in program.ops())
+
+
+def layers(x, w):
+    return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=5)[0]
+
+
+def test_a_loop_is_counted_as_often_as_it_runs():
+    one = compiled(layers, (32, 64), (64, 64))
+    assert total(hlo.Program(one.as_text()), "flops") == 5 * 2 * 32 * 64 * 64
+    # XLA's own count is of one pass: this is why the text is read at all.
+    assert one.cost_analysis()["flops"] < 2 * 2 * 32 * 64 * 64
+
+
+def test_loops_in_loops_multiply():
+    def twice(x, w):
+        return jax.lax.scan(lambda x, _: (layers(x, w), None), x, None, length=3)[0]
+
+    one = compiled(twice, (32, 64), (64, 64))
+    assert total(hlo.Program(one.as_text()), "flops") == 15 * 2 * 32 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (lambda a, b: a @ b, [(8, 16), (16, 4)], 2 * 8 * 16 * 4),
+        (
+            lambda a, b: jnp.einsum("bij,bkj->bik", a, b),
+            [(3, 8, 16), (3, 5, 16)],
+            2 * 3 * 8 * 16 * 5,
+        ),
+        (lambda a: a + 1, [(8, 16)], 0),
+    ],
+    ids=["matrices", "batches", "elementwise"],
+)
+def test_flops_of_the_trace_and_of_the_program(function, shapes, expected):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    assert flops.forward_flops(function, *arguments) == expected
+    assert total(hlo.Program(compiled(function, *shapes).as_text()), "flops") == expected
+
+
+def test_convolutions_count_what_is_multiplied():
+    def convolve(x, w):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, w, (2, 2), "VALID", dimension_numbers=numbers)
+
+    shapes = (2, 8, 8, 3), (2, 2, 3, 5)
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    expected = 2 * (2 * 4 * 4 * 5) * (2 * 2 * 3)
+    assert flops.forward_flops(convolve, *arguments) == expected
+    assert total(hlo.Program(compiled(convolve, *shapes).as_text()), "flops") == expected
+
+
+def test_padding_multiplies_nothing():
+    """As XLA's TPU compiler writes a batch of products: a convolution that is mostly empty."""
+    line = (
+        "  %c = f32[12,196,64]{2,1,0} convolution(%a, %b), window={size=12 stride=11 pad=0_0 "
+        "lhs_dilate=12}, dim_labels=0bf_0oi->0bf"
+    )
+    instruction = hlo_text.parse(line)
+    found = hlo._convolution(instruction, (12, 196, 32), (12, 64, 32))
+    assert found == 12 * 2 * 196 * 64 * 32
+
+
+def test_bytes_are_xlas_where_nothing_loops():
+    def adam(p, m, v, g):
+        m, v = 0.9 * m + 0.1 * g, 0.9 * v + 0.1 * g * g
+        return p - m / (jnp.sqrt(v) + 1e-8), m, v
+
+    one = compiled(adam, *[(256, 128)] * 4)
+    found = total(hlo.Program(one.as_text()), "bytes")
+    assert found == pytest.approx(one.cost_analysis()["bytes accessed"], rel=1e-3)
+    assert found >= 7 * 256 * 128 * 4
+
+
+def test_a_slice_reads_what_it_takes():
+    """One layer's weights out of a stack, as the body of a scan over layers does."""
+
+    def pick(stack, x):
+        return jax.lax.scan(lambda x, w: (x + w, None), x, stack)[0]
+
+    program = hlo.Program(compiled(pick, (50, 1000), (1000,)).as_text())
+    assert 50 * 3 * 4000 <= total(program, "bytes") < 50 * 5 * 4000  # not 50 x 50
+
+
+def test_collectives_on_a_mesh():
+    mesh = sharding.make_mesh(dict(dcn=2, data=1, fsdp=4, tensor=1))
+
+    def step(w, x):  # weights divided within a slice, gradients summed over all
+        y = x @ jax.lax.all_gather(w, "fsdp", tiled=True)
+        gradient = jax.lax.psum_scatter(x.T @ y, "fsdp", tiled=True)
+        return jax.lax.psum(gradient, "dcn")
+
+    rows = PartitionSpec(("dcn", "fsdp"))
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(PartitionSpec("fsdp"), rows), out_specs=PartitionSpec("fsdp")
+    )
+    program = hlo.Program(compiled(mapped, (64, 32), (16, 64)).as_text())
+    found = {one.kind: one for one in program.collectives(8, 2)}
+    assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
+    whole = 64 * 32 * 4
+    for kind, group, crosses, sent in (
+        ("all-gather", 4, False, whole * 3 / 4),
+        ("reduce-scatter", 4, False, whole * 3 / 4),
+        ("all-reduce", 2, True, whole / 4),
+    ):
+        one = found[kind]
+        assert (one.group, one.crosses, one.wire_bytes) == (group, crosses, sent), kind
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+        ("replica_groups={{0,3},{1,2}}", [[0, 3], [1, 2]]),
+        ("replica_groups={}", [[0, 1, 2, 3]]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", [[0, 2], [1, 3]]),
+    ],
+)
+def test_groups_of_a_collective(text, expected):
+    instruction = hlo_text.parse(f"  %r = f32[4]{{0}} all-reduce(%a), {text}, to_apply=%add")
+    np.testing.assert_array_equal(hlo._groups(instruction, 4), expected)
+
+
+def test_tiles_pad_what_lies_in_memory():
+    array = hlo_text.parse("  %x = bf16[64,12,196,196]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%y)").arrays[
+        0
+    ]
+    assert array.size == (64 * 12 * 200 * 256 * 2, 0)  # all of it in on-chip memory
+
+
+def setup_of(**changes):
+    config = small.only(small.make_config(**changes), "emotional_response")
+    return step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
+
+
+def test_model_flops_leave_rematerialisation_out_and_take_layers_in():
+    plain = flops.model_flops(setup_of())
+    full = dict(model__text__remat="full", model__vision__remat="full")
+    assert flops.model_flops(setup_of(**full)) == plain
+    unrolled = dict(model__text__scan_layers=False)
+    assert flops.model_flops(setup_of(**unrolled)) == plain
+    deeper = flops.model_flops(setup_of(model__text__encoder_layers=2))
+    deepest = flops.model_flops(setup_of(model__text__encoder_layers=3))
+    assert deepest - deeper == deeper - plain > 0
+    assert flops.model_flops(setup_of(train__batch_size=16)) > 1.9 * plain
+
+
+def test_a_report_of_this_machine(tmp_path):
+    config = small.only(small.make_config(), "image_emotion", "text_denoising")
+    config.data.tokenizer.vocab_size = small.VOCAB_SIZE
+    report = compile_report.compile_for(config, "", 1)
+    compile_report.write(report, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["devices"] == 8
+    # What the program multiplies is the model's work and what is computed again for gradients.
+    assert 0.8 < report["program_flops"] / report["model_flops"] < 2
+    assert report["memory"]["parameters"] == sum(
+        leaf.size * 4 for leaf in jax.tree.leaves(setup_of().abstract_state.params)
+    )
+    assert "TFLOP" in compile_report.describe(report)
+
+
+def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
+    fits = {"none": 0, "all_dots": 16, "dots": 64, "full": 256}  # examples
+    tried = []
+
+    def compile_for(config, topology, slices):
+        remat, size = config.model.vision.remat, config.train.batch_size
+        tried.append((remat, size))
+        if size > fits[remat]:
+            raise OutOfMemory("too large")
+        return {"remat": {"vision": remat}, "batch_size": size, "mfu": {"per_op": size / 999}}
+
+    monkeypatch.setattr(compile_report, "compile_for", compile_for)
+    config = small.make_config(train__batch_size=32)
+    found = compile_report.search(config, "", 1)
+    largest = {report["remat"]["vision"]: report["batch_size"] for report in found}
+    assert largest == {name: size for name, size in fits.items() if size}
+    assert len(tried) == len(set(tried)) and min(size for _, size in tried) == 8
+    assert compile_report.best(found)["remat"]["vision"] == "full"
+    assert config.train.batch_size == 32
+
+
+@pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
+def test_without_the_compiler_the_message_says_what_to_install():
+    with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
+        compile_report.topology_devices("v5e:2x4", 1)
+
+
+ON_A_TPU = """
+import sys
+import jax, jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from igerg_jax import chips
+from igerg_jax.tools import compile_report, hlo
+
+device = compile_report.topology_devices("v5e:2x2", 1)[0]
+place, chip = SingleDeviceSharding(device), chips.chip_of(device.device_kind)
+
+def layer(q, k, v, w):
+    y = jax.nn.dot_product_attention(q, k, v).reshape(*q.shape[:2], -1)
+    return jax.nn.gelu(y @ w).astype(jnp.float32).sum()
+
+shapes = [(16, 196, 12, 64)] * 3 + [(768, 3072)]
+arguments = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=place) for s in shapes]
+one = jax.jit(jax.grad(layer, argnums=(0, 1, 2, 3))).lower(*arguments).compile()
+xla, ops = one.cost_analysis(), hlo.Program(one.as_text()).ops()
+seconds = sum(
+    op.count * max(op.flops / chip.xla_flops, op.bytes / chip.xla_bytes_per_second) for op in ops
+)
+xla_seconds = xla["optimal_seconds"] % 1  # 1 is taken off for every instruction it cannot judge
+print(sum(op.flops for op in ops) / xla["flops"])
+print(sum(op.bytes for op in ops) / xla["bytes accessed"])
+print(seconds / xla_seconds)
+"""
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed")
+def test_counts_agree_with_xlas_for_a_tpu():
+    environment = os.environ | dict(
+        JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_TPU], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ratios = [float(line) for line in done.stdout.split()]
+    assert all(0.93 < ratio < 1.07 for ratio in ratios), ratios
