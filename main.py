@@ -48,19 +48,31 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run(parse(argv))
+        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        code = 2
     except OutOfMemory as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        code = 3
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        code = 130
+    except Exception:
+        leave_others(1)
+        raise
+    leave_others(code)
+    return code
+
+
+def leave_others(code: int) -> None:
+    """Has a process of several that failed end at once, with `code`."""
+    distributed = sys.modules.get("igerg_jax.distributed")
+    if distributed:  # imported once a command line was found to be in order
+        distributed.abandon(code)
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -100,6 +112,12 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "report", None, "With --mode=compile: also write it to this file, JSON.", flag_values=values
     )
+    flags.DEFINE_boolean(
+        "search",
+        False,
+        "With --mode=compile: find the largest batch that fits for every remat policy.",
+        flag_values=values,
+    )
     return values
 
 
@@ -121,8 +139,11 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
-    if values.mode != "compile" and (values.topology or values.report or values.slices != 1):
-        raise UserError("--topology, --slices and --report go with --mode=compile")
+    compiling = values.topology or values.report or values.search or values.slices != 1
+    if values.mode != "compile" and compiling:
+        raise UserError("--topology, --slices, --search and --report go with --mode=compile")
+    if values.slices < 1 or (values.slices > 1 and not values.topology):
+        raise UserError("--slices counts the topologies that --topology names, from 1")
     return values
 
 
@@ -219,8 +240,10 @@ def run(values: flags.FlagValues) -> None:
         os.environ |= dict(
             JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
         )
-    from igerg_jax import commands  # JAX and all: seconds that --help and wrong flags do not cost
+    # JAX and all: seconds that --help and wrong flags do not cost.
+    from igerg_jax import commands, distributed
 
+    distributed.start(config.distributed)
     commands.keep_compiled(config)
     try:
         if values.mode == "train":
@@ -232,7 +255,9 @@ def run(values: flags.FlagValues) -> None:
         elif values.mode == "generate":
             commands.answer_split(config, checkpoint or workdir, workdir)
         else:
-            commands.compile_only(config, values.topology, values.slices, values.report)
+            commands.compile_only(
+                config, values.topology, values.slices, values.report, values.search
+            )
     except OSError as error:
         if workdir is None or not folders.contains(workdir, error.filename):
             raise

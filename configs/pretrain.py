@@ -29,13 +29,26 @@ def _local() -> ConfigDict:
     config.init_from = ""  # checkpoint folder whose parameters training starts from; "" = random
     config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = not kept
 
+    config.distributed = ConfigDict(
+        dict(
+            # none: this process alone, or, with a coordinator_address, the processes counted here.
+            # auto, gcetpu, gketpu, slurm, ompi: as the cluster around the process says.
+            cluster="none",
+            coordinator_address="",  # HOST:PORT of process 0
+            process_count=-1,  # -1 = not said; 1 = alone, even inside a cluster
+            process_index=-1,
+            initialization_timeout_seconds=300,  # for all processes to be there
+            heartbeat_timeout_seconds=100,  # after which a silent process ends the run
+        )
+    )
+
     config.data = ConfigDict(
         dict(
             dataset="chitchat_openmoji",
             data_dir="~/.cache/igerg_jax",
-            manual_dir="",  # folder with the files that a dataset does not fetch; docs/data.md
-            labels=dict(path="", min_confidence=0.6),  # what tools.label_emotions wrote
-            mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}; docs/data.md
+            manual_dir="",  # folder with the files that a dataset does not fetch
+            labels=dict(path="", min_confidence=0.6),  # pseudo-labels; builders/pseudo_labels.py
+            mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}
             train_split="train",
             eval_split="valid",
             test_split="test",
@@ -77,7 +90,8 @@ def _local() -> ConfigDict:
                 tokens_per_image=1,
                 frozen=False,
                 scan_layers=False,
-                remat="none",
+                remat="none",  # none, dots, all_dots, full: what the backward pass makes again
+                attention="xla",  # xla, fused (one kernel on TPUs)
             ),
             text=dict(
                 width=128,
@@ -90,6 +104,7 @@ def _local() -> ConfigDict:
                 max_positions=128,
                 scan_layers=False,
                 remat="none",
+                attention="xla",
             ),
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
             turn_embeddings=True,
@@ -121,7 +136,8 @@ def _local() -> ConfigDict:
 
     config.optim = ConfigDict(
         dict(
-            name="adamw",
+            name="adamw",  # adamw, lion (a third of the rate), adafactor (least memory)
+            first_moment_dtype="float32",  # bfloat16 halves what it takes
             schedule="cosine",  # cosine, inverse_sqrt
             peak_learning_rate=2e-3,
             initial_learning_rate=1e-7,
@@ -147,7 +163,7 @@ def _local() -> ConfigDict:
             keep_checkpoints=2,
             max_consecutive_skips=10,
             stall_seconds=600,  # dump stacks when no step ends for this long; 0 = never
-            prng="threefry2x32",
+            prng="threefry2x32",  # or rbg: quick on TPUs, but dropout then depends on the mesh
         )
     )
 
@@ -262,6 +278,8 @@ def _pretrain_sizes(config: ConfigDict) -> None:
     config.data.tokenizer.update(vocab_size=32768)
     config.model.compute_dtype = "bfloat16"
     config.model.vision.update(stem="patch", tokens_per_image=4)
+    config.model.vision.attention = config.model.text.attention = "fused"
+    config.train.prng = "rbg"  # dropout's random bits from the chip itself
     config.model.text.update(dropout_rate=0.1, max_positions=512)
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
     config.model.contrastive_width = 512

@@ -14,7 +14,7 @@ from igerg_jax import checkpoint, report, sharding, step, workdir
 from igerg_jax import evaluate as evaluation
 from igerg_jax import train as loop
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.errors import UserError
+from igerg_jax.errors import OutOfMemory, UserError
 
 Turns = list[tuple[str, str | None]]  # (words, image file or None), oldest first
 
@@ -105,8 +105,11 @@ def talk(config: Any, path: epath.PathLike, turns: Turns, response_image: str | 
         print(describe(answer))
 
 
-def compile_only(config: Any, topology: str, slices: int, file: str | None) -> None:
+def compile_only(config: Any, topology: str, slices: int, file: str | None, search: bool) -> None:
     """Compiles the training step for `topology` ("" = this machine); prints what it needs.
+
+    Args:
+      search: find the largest batch for every remat policy instead, and report the best.
 
     Raises:
       UserError: no such topology, or the config does not fit it.
@@ -114,7 +117,14 @@ def compile_only(config: Any, topology: str, slices: int, file: str | None) -> N
     """
     from igerg_jax.tools import compile_report
 
-    report = compile_report.compile_for(config, topology, slices)
+    if search:
+        found = compile_report.search(config, topology, slices)
+        if not found:
+            raise OutOfMemory("no remat policy fits, however small the batch: raise mesh.fsdp")
+        print(compile_report.compare(found))
+        report = compile_report.best(found)
+    else:
+        report = compile_report.compile_for(config, topology, slices)
     if file:
         compile_report.write(report, file)
     print(compile_report.describe(report))
@@ -172,9 +182,7 @@ def renew_summary(folder: epath.Path, config: Any, found: dict[str, Any]) -> Non
     path = folder / "summary.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     summary = {"name": config.name, "preset": config.preset} | old | found
-    partial = folder / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(path)
+    workdir.write_whole(path, json.dumps(summary, indent=2) + "\n")
 
 
 def describe(answer: dict[str, Any]) -> str:

@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 
 from igerg_jax import generate, losses, metrics, sharding, step
+from igerg_jax import workdir as folders
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data.builders.chitchat_openmoji import cues
 from igerg_jax.models import igerg
@@ -106,7 +109,8 @@ class Evaluator:
         for start, batch in self._batches(chosen, ids):
             answers = self._respond(params, batch, self._rng)
             views = self._look(params, batch, answers.tokens_BxT)
-            tokens, views, mask = jax.device_get((answers.tokens_BxT, views, batch["image_mask"]))
+            tokens, views = jax.device_get((answers.tokens_BxT, views))
+            mask = multihost_utils.process_allgather(batch["image_mask"], tiled=True)
             for i, window in enumerate(ids[start : start + len(tokens)]):
                 view = {name: value[i] for name, value in views.items()}
                 text = self._prepared.tokenizer.decode(tokens[i])
@@ -121,14 +125,14 @@ class Evaluator:
         from igerg_jax.data import pipeline
 
         config = self._setup.config
-        index, processes = jax.process_index(), jax.process_count()
         size = config.evaluate.batch_size
         placed = sharding.batch_sharding(self._setup.mesh)
-        rows = np.zeros(-(-len(ids) // size) * size, np.int32)
-        rows[: len(ids)] = ids
-        source = pipeline.window_batches(self._prepared, split.name, ids, config, index, processes)
+        rows_b = sharding.process_rows(placed, size)
+        numbers = np.zeros(-(-len(ids) // size) * size, np.int32)
+        numbers[: len(ids)] = ids
+        source = pipeline.window_batches(self._prepared, split.name, ids, config, rows_b)
         for number, (batch, _) in enumerate(source):
-            local = rows[number * size :][:size].reshape(processes, -1)[index]
+            local = numbers[number * size :][:size][rows_b]
             yield number * size, sharding.to_devices(batch | {"row": local}, placed)
 
 
@@ -156,10 +160,9 @@ def run(setup: step.Setup, evaluator: Evaluator, params: Any, workdir: Any) -> d
 
 
 def write_samples(rows: Sequence[Mapping[str, Any]], workdir: Any) -> None:
-    """Writes `samples.jsonl` under another name, then renames it: it is whole or absent."""
-    partial = workdir / f"{SAMPLES_FILE}.partial"
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    partial.replace(workdir / SAMPLES_FILE)
+    """Writes `samples.jsonl`, as a whole."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    folders.write_whole(epath.Path(workdir) / SAMPLES_FILE, text)
 
 
 def respond_once(
@@ -192,7 +195,8 @@ def respond_once(
     turns = list(turns)[-setup.config.data.context_turns :]
     # As many equal rows as it takes to give every data shard one.
     placed = sharding.batch_sharding(setup.mesh)
-    rows = placed.num_devices // setup.mesh.shape["tensor"] // jax.process_count()
+    shards = placed.num_devices // setup.mesh.shape["tensor"]
+    rows = len(sharding.process_rows(placed, shards))
     copies = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
     copies["row"] = np.zeros(rows, np.int32)
     batch = sharding.to_devices(copies, placed)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import tqdm
 from etils import epath
 
+from igerg_jax.workdir import write_whole
+
 
 class Writer(Protocol):
     """Where scalars go."""
@@ -29,9 +31,7 @@ class JsonlWriter:
         lines = read_jsonl(path)
         kept = [line for line in lines if line["step"] <= resumed_step]
         if kept != lines or not path.exists():
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            partial.replace(path)
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

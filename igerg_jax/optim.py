@@ -15,7 +15,7 @@ from igerg_jax.errors import UserError
 # scalars of the contrastive loss. Embedding tables decay, as BART's do.
 NO_DECAY = ("bias", "scale", "mean", "variance", "contrastive_bias", "contrastive_log_scale")
 
-OPTIMIZERS = ("adamw",)
+MOMENT_DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "inverse_sqrt")
 
 
@@ -80,23 +80,61 @@ def optimizer(
     Raises:
       UserError: an unknown name in `settings`.
     """
-    if settings["name"] not in OPTIMIZERS:
-        names = ", ".join(OPTIMIZERS)
-        raise UserError(f"optim.name '{settings['name']}' is not one of {names}")
+    _check_name("name", settings["name"], OPTIMIZERS)
+    _check_name("first_moment_dtype", settings["first_moment_dtype"], MOMENT_DTYPES)
     clip = settings["clip_norm"]
     trained = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
-        optax.adamw(
-            schedule(settings, steps),
-            b1=settings["b1"],
-            b2=settings["b2"],
-            eps=settings["eps"],
-            weight_decay=settings["weight_decay"],
-            mask=decay_mask,
-        ),
+        OPTIMIZERS[settings["name"]](settings, schedule(settings, steps)),
     )
     if not frozen:
         return trained
     return optax.multi_transform(
         {"trained": trained, "frozen": optax.set_to_zero()}, lambda p: labels(p, frozen)
     )
+
+
+def _adamw(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        rate,
+        b1=settings["b1"],
+        b2=settings["b2"],
+        eps=settings["eps"],
+        mu_dtype=settings["first_moment_dtype"],
+        weight_decay=settings["weight_decay"],
+        mask=decay_mask,
+    )
+
+
+def _lion(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.lion(
+        rate,
+        b1=settings["b1"],
+        b2=settings["b2"],
+        mu_dtype=settings["first_moment_dtype"],
+        weight_decay=settings["weight_decay"],
+        mask=decay_mask,
+    )
+
+
+def _adafactor(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Adafactor at the given rate, without momentum; weights decay as AdamW's do.
+
+    optax's own `weight_decay_rate` is not scaled by the learning rate.
+    """
+    return optax.chain(
+        optax.scale_by_factored_rms(decay_rate=0.8),
+        optax.clip_by_block_rms(1.0),
+        optax.add_decayed_weights(settings["weight_decay"], decay_mask),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+# optim.name -> what follows clipping: adamw (Loshchilov & Hutter 2019), lion (Chen et al. 2023),
+# adafactor (Shazeer & Stern 2018), whose second moment takes a row and a column a matrix.
+OPTIMIZERS = {"adamw": _adamw, "lion": _lion, "adafactor": _adafactor}
+
+
+def _check_name(key: str, name: str, known) -> None:
+    if name not in known:
+        raise UserError(f"optim.{key} '{name}' is not one of {', '.join(known)}")

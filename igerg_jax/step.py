@@ -129,14 +129,21 @@ def _check_objectives(config: Any) -> None:
 
 
 def _place_opt_state(optimizer, opt_state: Any, params: Any, everywhere) -> Any:
-    """Moments lie where their parameters do, everything else everywhere."""
+    """Moments lie where their parameters do; the rest, Adafactor's rows and columns too, is on
+    every device."""
 
     def masked(leaf) -> bool:  # what stands for a frozen parameter
         return isinstance(leaf, optax.MaskedNode)
 
+    def place(leaf, parameter):
+        if masked(leaf):
+            return leaf
+        beside = leaf.shape == parameter.shape
+        return _abstract(leaf, parameter.sharding if beside else everywhere)
+
     return optax.tree_utils.tree_map_params(
         optimizer,
-        lambda leaf, parameter: leaf if masked(leaf) else _abstract(leaf, parameter.sharding),
+        place,
         opt_state,
         params,
         transform_non_params=lambda leaf: _abstract(leaf, everywhere),

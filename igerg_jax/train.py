@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import itertools
 import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
-from igerg_jax import logs, report, sharding
+from igerg_jax import guards, logs, report, sharding
 from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
 from igerg_jax.checkpoint import Checkpoints, load_params
 from igerg_jax.errors import RunError
@@ -31,6 +29,7 @@ from igerg_jax.step import (
     new_state,
     set_up,
 )
+from igerg_jax.workdir import write_whole
 
 TOKENIZER = "tokenizer.model"  # in a workdir: what its text was tokenised with
 SYNTHETIC = "synthetic"  # config.data.dataset: random batches, no data and no TensorFlow
@@ -64,7 +63,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         state, resumed_from = first_state(setup, checkpoints, digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+            write_whole(workdir / "config.json", config.to_json_best_effort(indent=2))
             if tokenizer:
                 tokenizer.save(workdir / TOKENIZER)
         _greet(setup, prepared, resumed_from)
@@ -105,18 +104,16 @@ def make_evaluator(setup: Setup, prepared: Any | None) -> Any | None:
 
 def batches(setup: Setup, prepared: Any | None, start_step: int) -> Iterator[dict]:
     """This process's slice of the batches of steps `start_step`, `start_step` + 1, ..."""
+    placed = sharding.batch_sharding(setup.mesh)
+    rows_b = sharding.process_rows(placed, setup.config.train.batch_size)
     if prepared is not None:
         from igerg_jax.data import pipeline
 
-        return pipeline.train_batches(
-            prepared, setup.config, start_step, jax.process_index(), jax.process_count()
-        )
-    rows = setup.spec.batch_size // jax.process_count()
-    first = rows * jax.process_index()
+        return pipeline.train_batches(prepared, setup.config, start_step, rows_b)
 
     def make(step: int) -> dict[str, np.ndarray]:
         whole = synthetic(setup.spec, setup.model.special, setup.model.vocab_size, seed=step)
-        return {name: values[first : first + rows] for name, values in whole.items()}
+        return {name: values[rows_b] for name, values in whole.items()}
 
     return map(make, itertools.count(start_step))
 
@@ -132,7 +129,8 @@ def first_state(
     state = init_state(setup)
     if config.init_from:
         params, found = load_params(config.init_from, setup, state.params, tokenizer_digest)
-        logs.say(f"starting from {config.init_from}: {found.describe()}")
+        if jax.process_index() == 0:
+            logs.say(f"starting from {config.init_from}: {found.describe()}")
         shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
         make = jax.jit(
             lambda params: new_state(config, setup.optimizer, params), out_shardings=shardings
@@ -176,7 +174,7 @@ class Loop:
         compiled = compile_step(self._setup)
         placed = sharding.batch_sharding(self._setup.mesh)
         pending: tuple[int, Any] | None = None
-        with _stop_signals() as stop_after, _watchdog(train.stall_seconds) as alive:
+        with guards.stop_signals() as stop_after, guards.watchdog(train.stall_seconds) as alive:
             self._clock = logs.Clock()
             while step < train.steps:
                 waited = time.perf_counter()
@@ -208,6 +206,11 @@ class Loop:
         for writer in self._writers:
             writer.close()
 
+    def _say(self, message: str) -> None:
+        """One line a run, not one a process."""
+        if self._is_writer:
+            logs.say(message)
+
     def _pauses_after(self, step: int, stop: int | None) -> bool:
         train = self._config.train
         every = (train.evaluate_every_steps, train.checkpoint_every_steps)
@@ -223,7 +226,7 @@ class Loop:
             if self._interval:
                 self._log(step)
             self._checkpoints.wait()
-            logs.say(
+            self._say(
                 f"stopped by {signal.Signals(stop).name} after step {step}; the state is saved, "
                 "the same command goes on from there"
             )
@@ -236,9 +239,8 @@ class Loop:
         values, _ = self._evaluator.metrics(eval_params(state), split, generate=False)
         for writer in self._writers:
             writer.write(step, {f"{split}/{name}": value for name, value in values.items()})
-        if self._is_writer:
-            shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
-            logs.say(f"step {step} on {split}: {shown}")
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
+        self._say(f"step {step} on {split}: {shown}")
         return values
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -250,7 +252,7 @@ class Loop:
             self._clock.lap()
         self._interval.append(values)
         if values["skipped"]:
-            logs.say(f"step {step}: {_blame(values)} is not finite; the step is skipped")
+            self._say(f"step {step}: {_blame(values)} is not finite; the step is skipped")
         if values["consecutive_skips"] >= train.max_consecutive_skips:
             raise RunError(
                 f"step {step}: {_blame(values)} was not finite for {train.max_consecutive_skips} "
@@ -315,9 +317,7 @@ def finish(
         summary |= evaluate.run(setup, evaluator, eval_params(state), workdir)
     summary["wall_seconds"] = time.perf_counter() - start
     if jax.process_index() == 0:
-        partial = workdir / "summary.json.partial"
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
-        partial.replace(workdir / "summary.json")
+        write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         page = report.write_report(workdir)
         logs.say(f"report: {page}")
     return summary
@@ -357,6 +357,7 @@ def _greet(setup: Setup, prepared: Any | None, resumed_from: int | None) -> None
     mesh = ", ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
     logs.say(f"{config.name}:{config.preset}  parameters: {sizes}")
     logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
+    logs.say(sharding.table(setup.abstract_state.params))
     if prepared is not None:
         windows = prepared.split(config.data.train_split).num_windows
         logs.say(f"data: {config.data.dataset}, {windows} training windows in {prepared.folder}")
@@ -375,43 +376,3 @@ def _blame(values: dict[str, float]) -> str:
         if name.startswith("loss/") and name != "loss/total" and not math.isfinite(value):
             return f"objective '{name.split('/')[1]}'"
     return "the gradient"
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[int], int | None]]:
-    """SIGTERM and SIGINT set a flag instead of ending the process.
-
-    Yields a function of the step just done that returns the signal to stop for, or None. With
-    several processes JAX's preemption service takes SIGTERM, so that all stop after one step.
-    """
-    if jax.process_count() > 1:
-        reached = multihost_utils.reached_preemption_sync_point
-        yield lambda step: signal.SIGTERM if reached(step) else None
-        return
-    received: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda signum, frame: received.append(signum))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield lambda step: received[0] if received else None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _watchdog(stall_seconds: int) -> Iterator[Callable[[], None]]:
-    """Dumps every thread's stack to stderr when the yielded function is not called for long."""
-    if not stall_seconds:
-        yield lambda: None
-        return
-
-    def alive() -> None:
-        faulthandler.dump_traceback_later(stall_seconds, repeat=True)
-
-    alive()
-    try:
-        yield alive
-    finally:
-        faulthandler.cancel_dump_traceback_later()

@@ -26,6 +26,7 @@ FREE_KEYS = (
     "train.stall_seconds",
     "evaluate.",
     "generate.",
+    "distributed.",
     "mesh.",
     "sharding_rules",
     "compilation_cache_dir",
@@ -36,7 +37,9 @@ FREE_KEYS = (
     "data.read_threads",
     "data.tokenizer.",  # a checkpoint knows its tokenizer by digest
     "model.vision.remat",
+    "model.vision.attention",
     "model.text.remat",
+    "model.text.attention",
 )
 
 # Of `model`, what may differ between training a checkpoint and using it: the function that it
@@ -45,9 +48,11 @@ FREE_MODEL_KEYS = (
     "model.compute_dtype",
     "model.vocab_chunk_tokens",
     "model.vision.remat",
+    "model.vision.attention",
     "model.vision.frozen",
     "model.vision.dropout_rate",
     "model.text.remat",
+    "model.text.attention",
     "model.text.dropout_rate",
 )
 
@@ -89,6 +94,13 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
             "Give another --workdir, or that run's config"
         )
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file under another name, then renames it: who reads it finds all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def contains(workdir: epath.Path, file: Any) -> bool:

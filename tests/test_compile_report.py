@@ -17,8 +17,8 @@ import small
 from jax.sharding import PartitionSpec
 
 from igerg_jax import flops, sharding, step
-from igerg_jax.errors import UserError
-from igerg_jax.tools import compile_report, hlo
+from igerg_jax.errors import OutOfMemory, UserError
+from igerg_jax.tools import compile_report, hlo, hlo_text
 
 ROOT = pathlib.Path(__file__).parent.parent
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -89,7 +89,7 @@ def test_padding_multiplies_nothing():
         "  %c = f32[12,196,64]{2,1,0} convolution(%a, %b), window={size=12 stride=11 pad=0_0 "
         "lhs_dilate=12}, dim_labels=0bf_0oi->0bf"
     )
-    instruction = hlo._parse(line)
+    instruction = hlo_text.parse(line)
     found = hlo._convolution(instruction, (12, 196, 32), (12, 64, 32))
     assert found == 12 * 2 * 196 * 64 * 32
 
@@ -147,15 +147,19 @@ def test_collectives_on_a_mesh():
         ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
         ("replica_groups={{0,3},{1,2}}", [[0, 3], [1, 2]]),
         ("replica_groups={}", [[0, 1, 2, 3]]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", [[0, 2], [1, 3]]),
     ],
 )
 def test_groups_of_a_collective(text, expected):
-    instruction = hlo._parse(f"  %r = f32[4]{{0}} all-reduce(%a), {text}, to_apply=%add")
+    instruction = hlo_text.parse(f"  %r = f32[4]{{0}} all-reduce(%a), {text}, to_apply=%add")
     np.testing.assert_array_equal(hlo._groups(instruction, 4), expected)
 
 
 def test_tiles_pad_what_lies_in_memory():
-    array = hlo._parse("  %x = bf16[64,12,196,196]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%y)").arrays[0]
+    array = hlo_text.parse("  %x = bf16[64,12,196,196]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%y)").arrays[
+        0
+    ]
     assert array.size == (64 * 12 * 200 * 256 * 2, 0)  # all of it in on-chip memory
 
 
@@ -188,6 +192,27 @@ def test_a_report_of_this_machine(tmp_path):
         leaf.size * 4 for leaf in jax.tree.leaves(setup_of().abstract_state.params)
     )
     assert "TFLOP" in compile_report.describe(report)
+
+
+def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
+    fits = {"none": 0, "all_dots": 16, "dots": 64, "full": 256}  # examples
+    tried = []
+
+    def compile_for(config, topology, slices):
+        remat, size = config.model.vision.remat, config.train.batch_size
+        tried.append((remat, size))
+        if size > fits[remat]:
+            raise OutOfMemory("too large")
+        return {"remat": {"vision": remat}, "batch_size": size, "mfu": {"per_op": size / 999}}
+
+    monkeypatch.setattr(compile_report, "compile_for", compile_for)
+    config = small.make_config(train__batch_size=32)
+    found = compile_report.search(config, "", 1)
+    largest = {report["remat"]["vision"]: report["batch_size"] for report in found}
+    assert largest == {name: size for name, size in fits.items() if size}
+    assert len(tried) == len(set(tried)) and min(size for _, size in tried) == 8
+    assert compile_report.best(found)["remat"]["vision"] == "full"
+    assert config.train.batch_size == 32
 
 
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")

@@ -57,7 +57,8 @@ def mixed(tiny_config, tmp_path):
 
 
 def take(prepared, config, steps, start=0, host=0, hosts=1):
-    batches = pipeline.train_batches(prepared, config, start, host, hosts)
+    rows_b = order.host_slice(np.arange(config.train.batch_size), host, hosts)
+    batches = pipeline.train_batches(prepared, config, start, rows_b)
     return list(itertools.islice(batches, steps))
 
 
@@ -78,7 +79,7 @@ def test_each_objective_gets_its_mixture(mixed):
         assert faces["images"][faces["image_mask"]].any(axis=(1, 2, 3)).all()
         np.testing.assert_array_equal(faces["image_emotion"][:, 0], faces["sequence_emotion"])
         assert batch["image_mask"].sum() > 8
-        source, ids, _ = pipeline.example_ids(streams["felt"], mixed, step, 0, 1)
+        source, ids, _ = pipeline.example_ids(streams["felt"], mixed, step, np.arange(8))
         of_meld = streams["felt"].splits.index(prepared.datasets["meld"].split("train"))
         assert (source == of_meld).sum() == 6  # 3 : 1 of 8
         for row in range(8):

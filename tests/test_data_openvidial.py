@@ -110,7 +110,7 @@ def test_pseudo_labels_are_read_and_doubtful_ones_are_left_out(raw, tiny_config)
     with pytest.raises(UserError, match=r"has no labels-\*\.npz"):
         builders.splits("openvidial/v1", options(raw, raw / "nowhere"))
     np.savez(raw / "labels" / "labels-00001.npz", image=names, probability=p[:, :3])
-    with pytest.raises(UserError, match=r"labels-00001\.npz' is not what label_emotions writes"):
+    with pytest.raises(UserError, match=r"labels-00001\.npz' does not hold pseudo-labels"):
         builders.pseudo_labels.read.cache_clear()
         builders.splits("openvidial/v1", options(raw, raw / "labels"))
 
@@ -151,7 +151,9 @@ def test_batches_of_vectors(tmp_path, tiny_config):
     config.data.manual_dir = str(tmp_path / "raw")
     prepared = prepare.prepare(config)
     spec = batch_lib.BatchSpec.of(config.data, 4)
-    for number, (batch, real) in enumerate(pipeline.eval_batches(prepared, "valid", config, 0, 1)):
+    for number, (batch, real) in enumerate(
+        pipeline.eval_batches(prepared, "valid", config, np.arange(4))
+    ):
         batch_lib.check(batch, spec)
         for row in range(real):
             shown = batch["image_mask"][row]
@@ -159,11 +161,11 @@ def test_batches_of_vectors(tmp_path, tiny_config):
             first = last - (shown.sum() - 1)
             np.testing.assert_array_equal(batch["features"][row][shown], vectors[first : last + 1])
             assert not batch["features"][row][~shown].any()
-    batch = next(pipeline.train_batches(prepared, config, 0, 0, 1))
+    batch = next(pipeline.train_batches(prepared, config, 0, np.arange(4)))
     batch_lib.check(batch, spec)
     config.data.feature_dim = 0
     with pytest.raises(UserError, match=r"set config\.data\.feature_dim=1000"):
-        pipeline.train_batches(prepared, config, 0, 0, 1)
+        pipeline.train_batches(prepared, config, 0, np.arange(4))
 
 
 def test_processed_files_that_contradict_each_other(tmp_path):

@@ -99,7 +99,9 @@ def test_scores_are_the_objectives_own(world):
         }
 
     found = {name: np.zeros(3) for name in names}  # loss sum, count, correct
-    for batch, _ in pipeline.eval_batches(world.prepared, "valid", config, 0, 1):
+    for batch, _ in pipeline.eval_batches(
+        world.prepared, "valid", config, np.arange(config.evaluate.batch_size)
+    ):
         for name, (terms, measured) in jax.device_get(sums(batch)).items():
             (term,), ((correct, _),) = terms.values(), measured.values()
             found[name] += np.array([term.loss_sum, term.count, correct])

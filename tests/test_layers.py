@@ -94,6 +94,7 @@ def settings(**changes):
         dtype=jnp.float32,
         scan_layers=True,
         remat="none",
+        attention="xla",
     ) | dict(changes)
 
 
@@ -105,10 +106,11 @@ def layer_of(params, index):
     return jax.tree.map(lambda leaf: np.asarray(leaf[index], np.float64), params)
 
 
+@pytest.mark.parametrize("attention", layers.ATTENTION)
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_encoder_is_its_numpy_twin(norm_first):
+def test_encoder_is_its_numpy_twin(norm_first, attention):
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(**settings(norm_first=norm_first))
+    module = text.Encoder(**settings(norm_first=norm_first, attention=attention))
     params = small.make_params(module, x, mask)
     actual = jax.jit(module.apply)({"params": params}, x, mask)
     expected = x.astype(np.float64)
@@ -119,10 +121,11 @@ def test_encoder_is_its_numpy_twin(norm_first):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", layers.ATTENTION)
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_decoder_is_its_numpy_twin(norm_first):
+def test_decoder_is_its_numpy_twin(norm_first, attention):
     x, memory, mask = normal(B, L, D), normal(B, M, D, seed=1), mask_of([2, M], M)
-    module = text.Decoder(**settings(norm_first=norm_first))
+    module = text.Decoder(**settings(norm_first=norm_first, attention=attention))
     rest = (memory, mask, None, None)
     params = small.make_params(module, x, *rest, keep_cache=False)
     run = jax.jit(lambda p: module.apply({"params": p}, x, *rest, keep_cache=False)[0])
@@ -149,7 +152,17 @@ def plain():
     return encoder_value_and_gradient()
 
 
-@pytest.mark.parametrize("change", [{"remat": "full"}, {"remat": "dots"}, {"scan_layers": False}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"remat": "full"},
+        {"remat": "dots"},
+        {"scan_layers": False},
+        {"attention": "fused"},
+        {"attention": "fused", "remat": "full"},
+    ],
+    ids=str,
+)
 def test_how_layers_are_stacked_changes_no_gradient(plain, change):
     small.assert_trees_close(encoder_value_and_gradient(**change), plain, 1e-4, 1e-5)
 
@@ -174,9 +187,16 @@ def test_unknown_remat_names_the_policies():
 
 @pytest.mark.parametrize(("heads", "says"), [(5, "does not divide into 5"), (0, "at least one")])
 def test_heads_that_do_not_fit(heads, says):
-    module = layers.Attention(heads, jnp.float32)
+    module = layers.Attention(heads, jnp.float32, "xla")
     x = normal(B, L, D)
     with pytest.raises(ValueError, match=says):
+        jax.eval_shape(lambda: module.init(jax.random.key(0), x, x, None))
+
+
+def test_unknown_attention_names_the_ways():
+    module = layers.Attention(H, jnp.float32, "flash")
+    x = normal(B, L, D)
+    with pytest.raises(ValueError, match="'flash' is not one of xla, fused"):
         jax.eval_shape(lambda: module.init(jax.random.key(0), x, x, None))
 
 

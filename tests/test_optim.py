@@ -10,11 +10,12 @@ import optax
 import pytest
 import small
 
-from igerg_jax import optim
+from igerg_jax import optim, step
 from igerg_jax.errors import UserError
 
 SETTINGS = dict(
     name="adamw",
+    first_moment_dtype="float32",
     schedule="cosine",
     peak_learning_rate=1e-2,
     initial_learning_rate=1e-4,
@@ -54,7 +55,8 @@ def test_schedule_follows_its_formula(name):
         (dict(schedule="linear"), "optim.schedule 'linear' is not one of cosine, inverse_sqrt"),
         (dict(warmup_steps=0), "optim.warmup_steps is 0"),
         (dict(warmup_steps=50), "must be below train.steps"),
-        (dict(name="adam"), "optim.name 'adam' is not one of adamw"),
+        (dict(name="adam"), "optim.name 'adam' is not one of adamw, lion, adafactor"),
+        (dict(first_moment_dtype="int8"), "optim.first_moment_dtype 'int8' is not one of float32"),
     ],
 )
 def test_wrong_settings_are_named(change, says):
@@ -143,3 +145,50 @@ def test_what_is_frozen_neither_moves_nor_has_state():
     state = optim.optimizer(SETTINGS, 50, ("vision_tower",)).init(PARAMS)
     assert not any("vision_tower" in name for name in small.flat(state))
     assert any("token_embedding" in name for name in small.flat(state))
+
+
+def fit(**changes) -> tuple[list[float], optax.OptState]:
+    """A quadratic's values, and the last state."""
+    optimizer = optim.optimizer(SETTINGS | dict(weight_decay=0.0) | changes, 200, ())
+    target = {"kernel": np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)}
+    loss = lambda p: ((p["kernel"] - target["kernel"]) ** 2).mean()  # noqa: E731
+
+    def update(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    params = jax.tree.map(np.zeros_like, target)
+    run = jax.jit(lambda p: jax.lax.scan(update, (p, optimizer.init(p)), None, length=200))
+    (_, state), values = run(params)
+    return values.tolist(), state
+
+
+def size(state) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_each_optimizer_descends(name):
+    values, _ = fit(name=name)
+    assert values[-1] < 0.2 * values[0]
+
+
+def test_what_the_state_of_each_takes():
+    whole = 256 * 128 * 4
+    taken = {name: size(fit(name=name)[1]) for name in optim.OPTIMIZERS}
+    assert taken["adamw"] == pytest.approx(2 * whole, rel=0.01)
+    assert taken["lion"] == pytest.approx(whole, rel=0.01)
+    assert taken["adafactor"] < 0.05 * whole
+    half = size(fit(first_moment_dtype="bfloat16")[1])
+    assert half == pytest.approx(1.5 * whole, rel=0.01)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_each_optimizers_state_has_a_place_on_a_mesh(name):
+    config = small.make_config(optim__name=name)
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    setup = step.set_up(config, small.VOCAB_SIZE, small.SPECIAL)
+    for leaf in jax.tree.leaves(setup.abstract_state.opt_state):
+        leaf.sharding.shard_shape(leaf.shape)  # raises where a rank or a size does not fit

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import flax.linen as nn
+import golden_shardings
 import jax
 import numpy as np
 import pytest
 import small
 from jax.sharding import PartitionSpec
 
-from igerg_jax import sharding
+from configs import pretrain
+from igerg_jax import sharding, step
 from igerg_jax.errors import UserError
 
 
@@ -142,3 +146,48 @@ def test_rules_may_name_several_mesh_axes():
     assert sharding.rules(config) == (("batch", ("data", "fsdp")), ("embed", None))
     mesh = sharding.make_mesh(sizes(data=-1))
     assert sharding.replicated(mesh).spec == PartitionSpec()
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+def test_every_parameter_lies_where_it_lay(preset):
+    """A parameter that moves costs memory or communication: it must be meant."""
+    golden = json.loads(golden_shardings.FILE.read_text())[preset]
+    found = golden_shardings.shardings(preset)
+    moved = {
+        name: f"was {golden.get(name, 'absent')}, is {found.get(name, 'absent')}"
+        for name in sorted(golden.keys() | found.keys())
+        if golden.get(name) != found.get(name)
+    }
+    assert not moved, moved
+
+
+def test_the_table_adds_up():
+    config = small.make_config()
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    params = step.set_up(config, small.VOCAB_SIZE, small.SPECIAL).abstract_state.params
+    groups = sharding.groups(params)
+    assert sum(g.bytes_per_device for g in groups) == sharding.bytes_per_device(params)
+    assert len(groups) < len(jax.tree.leaves(params)) / 2
+    by_name = {g.name: g for g in groups}
+    assert by_name["encoder/layers/mlp"].spec == "-, fsdp, tensor"
+    text = sharding.table(params)
+    shown = [g for g in groups if g.name in text]
+    assert sum(g.bytes_per_device for g in shown) > 0.9 * sharding.bytes_per_device(params)
+    assert f"{sharding.bytes_per_device(params) / 2**20:.3f}" in text.splitlines()[-1]
+
+
+def test_slices_are_the_first_axis():
+    """Four fake devices in two slices: only `dcn` may lead from one to the other."""
+
+    class Device:
+        def __init__(self, number):
+            self.id, self.slice_index, self.process_index = number, number % 2, 0
+            self.platform, self.device_kind, self.coords = "cpu", "fake", (number // 2, 0, 0)
+
+    devices = [Device(number) for number in range(8)]
+    array = sharding.hybrid_device_mesh((2, 1, 2, 2), devices)
+    assert array.shape == (2, 1, 2, 2)
+    for index in range(2):
+        assert {device.slice_index for device in array[index].flat} == {index}
+    with pytest.raises(UserError, match=r"mesh\.dcn must be 2"):
+        sharding.make_mesh(sizes(data=-1), devices)

@@ -24,6 +24,7 @@ SETTINGS = dict(
     frozen=False,
     scan_layers=True,
     remat="none",
+    attention="xla",
 )
 
 

@@ -35,13 +35,10 @@ _IMAGE_PARTS = {
 
 
 def example_ids(
-    stream: mixtures.Stream, config: ConfigDict, step: int, process_index: int, process_count: int
+    stream: mixtures.Stream, config: ConfigDict, step: int, rows_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (splits, windows, positions), int64[B'] each: this process's rows of step `step`."""
-    size = config.train.batch_size
-    windows.local_batch_size("config.train.batch_size", size, process_count)
-    positions_B = order.positions(step, size)
-    positions_b = order.host_slice(positions_B, process_index, process_count)
+    """Returns (splits, windows, positions), int64[B'] each: those rows of step `step`'s batch."""
+    positions_b = order.positions(step, config.train.batch_size)[rows_b]
     return *stream.at(positions_b), positions_b
 
 
@@ -49,8 +46,7 @@ def train_batches(
     prepared: Prepared,
     config: ConfigDict,
     start_step: int,
-    process_index: int,
-    process_count: int,
+    rows_b: np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's rows of the batch of steps start_step, start_step + 1, ... forever.
 
@@ -58,24 +54,19 @@ def train_batches(
       prepared: the dataset, and those of the mixtures; config.data.train_split is read.
       config: `seed`, `train.batch_size` (of the global batch) and `data` are read.
       start_step: the first step to yield; any step costs the same.
-      process_index, process_count: which rows, B' = batch_size / process_count.
+      rows_b: int64[B'], which rows of the global batch (`igerg_jax.sharding.process_rows`).
 
     Returns:
       An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows; the arrays
       of a mixture have its name before theirs, as in "faces/images".
 
     Raises:
-      UserError: no windows, an unknown split, or rows that do not divide.
+      UserError: no windows, or an unknown split.
     """
-    size = config.train.batch_size
-    rows = windows.local_batch_size("config.train.batch_size", size, process_count)
-    spec = dataclasses.replace(BatchSpec.of(config.data, rows), groups=())
+    spec = dataclasses.replace(BatchSpec.of(config.data, len(rows_b)), groups=())
 
     def fetch(stream: mixtures.Stream, step: np.ndarray) -> tuple[np.ndarray, ...]:
-        positions_B = order.host_slice(
-            order.positions(int(step), size), process_index, process_count
-        )
-        source_B, ids_B = stream.at(positions_B)
+        source_B, ids_B, positions_B = example_ids(stream, config, int(step), rows_b)
         splits = stream.splits
         examples = [windows.read(splits[s], int(i)) for s, i in zip(source_B, ids_B, strict=True)]
         batch, images_BxN = windows.pack(examples, config, prepared.tokenizer.special)
@@ -105,8 +96,7 @@ def eval_batches(
     prepared: Prepared,
     split: str,
     config: ConfigDict,
-    process_index: int,
-    process_count: int,
+    rows_b: np.ndarray,
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Yields (batch, num_real) over a split's first windows, in order, without augmentation.
 
@@ -115,7 +105,7 @@ def eval_batches(
     """
     chosen = _split(prepared, config, split)
     total = min(config.evaluate.examples or chosen.num_windows, chosen.num_windows)
-    return window_batches(prepared, split, np.arange(total), config, process_index, process_count)
+    return window_batches(prepared, split, np.arange(total), config, rows_b)
 
 
 def window_batches(
@@ -123,38 +113,36 @@ def window_batches(
     split: str,
     window_ids: np.ndarray,
     config: ConfigDict,
-    process_index: int,
-    process_count: int,
+    rows_b: np.ndarray,
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Yields (batch, num_real) over given windows, in the order given, without augmentation.
 
-    Row r of batch k is window_ids[k * batch_size + process_index * B' + r], with
-    B' = config.evaluate.batch_size / process_count. Every process yields as many batches. Rows
-    past the last id add nothing: images masked, labels UNKNOWN, context and response PAD;
-    `num_real` counts this process's other rows, which come first.
+    Row r of batch k is window_ids[k * config.evaluate.batch_size + rows_b[r]]; int64[B'] rows_b
+    ascend. Every process yields as many batches. Rows past the last id add nothing: images
+    masked, labels UNKNOWN, context and response PAD; `num_real` counts the other rows, which come
+    first.
 
     Raises:
       UserError: as `train_batches`.
     """
     chosen = _split(prepared, config, split)
     size = config.evaluate.batch_size
-    rows = windows.local_batch_size("config.evaluate.batch_size", size, process_count)
 
     def ids_of(step: int) -> np.ndarray:
-        places = order.host_slice(order.positions(step, size), process_index, process_count)
+        places = order.positions(step, size)[rows_b]
         return window_ids[places[places < len(window_ids)]]
 
     def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
         examples = [windows.read(chosen, int(i)) for i in ids_of(int(step))]
-        padding = [None] * (rows - len(examples))
+        padding = [None] * (len(rows_b) - len(examples))
         batch, images_BxN = windows.pack(examples + padding, config, prepared.tokenizer.special)
-        shown = _Shown.of([chosen], np.zeros(rows, np.int64), images_BxN)
+        shown = _Shown.of([chosen], np.zeros(len(rows_b), np.int64), images_BxN)
         if spec.feature_dim:
             return shown.with_vectors(batch, spec)
         recipe = augment.plain_recipe(shown.height_width(), config.data.image_size)
         return _flatten(batch, shown.read(), recipe, shown.place_M)
 
-    spec = dataclasses.replace(BatchSpec.of(config.data, rows), groups=())
+    spec = dataclasses.replace(BatchSpec.of(config.data, len(rows_b)), groups=())
     steps = tf.data.Dataset.range(-(-len(window_ids) // size))
     batches = _iterate({"": _dataset(steps, fetch, spec, config)}, config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))

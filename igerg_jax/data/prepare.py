@@ -1,8 +1,5 @@
 """From datasets' names to tokenised, randomly readable turns on disk, written once.
 
-    python -m igerg_jax.data.prepare --config=configs/pretrain.py:base [--data_dir=DIR]
-        [--tokenizer=MIXTURE|FILE.model] [--verify] [--config.KEY=VALUE ...]
-
     <data_dir>/prepared/<dataset>/<version>/turns/        words, labels, images
     <data_dir>/prepared/<dataset>/<version>/<digest>/     the words as ids of one tokenizer
     <data_dir>/prepared/tokenizers/                       what was trained, and on what

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from igerg_jax.batch import NEUTRAL, NUM_EMOTIONS, UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import store
 from igerg_jax.data.prepared import Split
-from igerg_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +33,6 @@ class Example:
     emotions: Sequence[int]
     images: Sequence[int]
     standalone: bool = False
-
-
-def local_batch_size(name: str, batch_size: int, process_count: int) -> int:
-    """Returns each process's rows of a global batch; `name` is the config key, for the error."""
-    if batch_size % process_count:
-        raise UserError(f"{name}={batch_size} does not divide among {process_count} processes")
-    return batch_size // process_count
 
 
 def read(split: Split, i: int) -> Example:

@@ -132,9 +132,15 @@ class Igerg(nn.Module):
         self.embedding_norm = layers.layer_norm(None)
         self.decoder_embedding_norm = layers.layer_norm(None)
 
-        self.embedding_dropout = nn.Dropout(self.text["dropout_rate"])
-
-        shared = ("heads", "mlp_width", "dropout_rate", "norm_first", "scan_layers", "remat")
+        shared = (
+            "heads",
+            "mlp_width",
+            "dropout_rate",
+            "norm_first",
+            "scan_layers",
+            "remat",
+            "attention",
+        )
         stack = {key: self.text[key] for key in shared} | {"dtype": dtype}
         self.encoder = text.Encoder(layers=self.text["encoder_layers"], **stack)
         self.decoder = text.Decoder(layers=self.text["decoder_layers"], **stack)
@@ -197,7 +203,7 @@ class Igerg(nn.Module):
         return ImageSide(visual, batch["image_mask"], batch["image_turn"])
 
     def _dropout(self, x: jax.Array) -> jax.Array:
-        return self.embedding_dropout(x, deterministic=not self.has_rng("dropout"))
+        return layers.dropout(self, self.text["dropout_rate"], x)
 
     def _turns(self, turn: jax.Array) -> jax.Array:
         return self.turn_table[turn] if self.turn_embeddings else jnp.zeros((*turn.shape, 1))

@@ -8,11 +8,15 @@ softmaxes and everything after the last layer are float32.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from igerg_jax.models import attention
 
 # What the backward pass may keep instead of computing it again.
 REMAT_POLICIES = {
@@ -22,6 +26,7 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input alone
 }
 
+ATTENTION = ("xla", "fused")  # how self-attention is computed; see igerg_jax.models.attention
 ACTIVATION_AXES = ("batch", None, None)
 BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
 
@@ -68,9 +73,38 @@ def layer_norm(name: str, epsilon: float = BART_EPSILON) -> nn.LayerNorm:
     )
 
 
-def dropout(module: nn.Module, rate: float, x: jax.Array) -> jax.Array:
+def dropout(module: nn.Module, rate: float, x_BxLxD: jax.Array) -> jax.Array:
     """Dropout where `module` was given a "dropout" key, else `x`."""
-    return nn.Dropout(rate, deterministic=not module.has_rng("dropout"))(x)
+    if not rate or not module.has_rng("dropout"):
+        return x_BxLxD
+    kept = _random_mask(module.make_rng("dropout"), 1.0 - rate, x_BxLxD.shape)
+    return jnp.where(kept, x_BxLxD / (1.0 - rate), jnp.zeros_like(x_BxLxD))
+
+
+def _random_mask(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
+    """bool, True with probability `p`; the first axis is the batch.
+
+    XLA divides threefry's bits over devices, and they stay the same. It does not divide those of
+    the hardware generators (rbg): every device would make the whole batch's. There, each device
+    makes its own from a key of its own, which depends on the mesh.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    (rows,) = nn.logical_to_mesh_axes(("batch",))
+    rows = (rows,) if isinstance(rows, str) else (rows or ())
+    shards = math.prod(mesh.shape[axis] for axis in rows) if not mesh.empty else 1
+    if "threefry" in str(jax.random.key_impl(key)) or shards == 1 or shape[0] % shards:
+        return jax.random.bernoulli(key, p, shape)
+
+    def own(data):
+        key_here = jax.random.wrap_key_data(data, impl=impl)
+        key_here = jax.random.fold_in(key_here, jax.lax.axis_index(rows))
+        return jax.random.bernoulli(key_here, p, (shape[0] // shards, *shape[1:]))
+
+    impl = jax.random.key_impl(key)
+    spec = PartitionSpec(rows, *[None] * (len(shape) - 1))
+    return jax.shard_map(own, in_specs=PartitionSpec(), out_specs=spec, check_vma=False)(
+        jax.random.key_data(key)
+    )
 
 
 class KeyValue(NamedTuple):
@@ -80,27 +114,59 @@ class KeyValue(NamedTuple):
     v_BxMxHxE: jax.Array
 
 
+class HeadProjection(nn.Module):
+    """A linear map to every head. Its parameters are those of `nn.DenseGeneral`."""
+
+    heads: int
+    width: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (self.width, self.heads, self.width // self.heads)
+        xavier = nn.initializers.xavier_uniform()  # of the matrix that it is, not of its blocks
+
+        def init(key, shape, dtype=jnp.float32):
+            return xavier(key, (shape[0], shape[1] * shape[2]), dtype).reshape(shape)
+
+        self.kernel = self.param("kernel", named(init, "embed", "heads", "head_dim"), shape)
+        zeros = named(nn.initializers.zeros, "heads", "head_dim")
+        self.bias = self.param("bias", zeros, shape[1:])
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        """Maps [B, L, D] to [B, L, H, E]."""
+        y_BxLxHxE = jnp.einsum("bld,dhe->blhe", x_BxLxD, self.kernel.astype(self.dtype))
+        return y_BxLxHxE + self.bias.astype(self.dtype)[None, None]
+
+    def flat(self) -> tuple[jax.Array, jax.Array]:
+        """(matrix [D, H * E], bias [H * E]) in `dtype`."""
+        return (
+            self.kernel.astype(self.dtype).reshape(self.width, -1),
+            self.bias.astype(self.dtype).reshape(-1),
+        )
+
+
 class Attention(nn.Module):
     """Multi-head attention with biases (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
     There is no dropout on attention weights, so that fused kernels can be used.
+
+    Attributes:
+      kernel: a key of `ATTENTION`. "fused" holds for self-attention without a cache, over a mesh
+        that does not divide the heads; everything else is XLA's.
     """
 
     heads: int
     dtype: jnp.dtype
+    kernel: str
 
     def setup(self):
         if self.heads <= 0:
             raise ValueError(f"attention needs at least one head, got {self.heads}")
+        if self.kernel not in ATTENTION:
+            raise ValueError(f"attention '{self.kernel}' is not one of {', '.join(ATTENTION)}")
 
-    def _projection(self, name: str, width: int) -> nn.DenseGeneral:
-        return nn.DenseGeneral(
-            (self.heads, width // self.heads),
-            dtype=self.dtype,
-            kernel_init=kernel_init("embed", "heads", "head_dim"),
-            bias_init=named(nn.initializers.zeros, "heads", "head_dim"),
-            name=name,
-        )
+    def _projection(self, name: str, width: int) -> HeadProjection:
+        return HeadProjection(self.heads, width, self.dtype, name=name)
 
     @nn.compact
     def __call__(
@@ -111,7 +177,8 @@ class Attention(nn.Module):
         *,
         cache: KeyValue | None = None,
         position: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeyValue]:
+        causal: bool = False,
+    ) -> tuple[jax.Array, KeyValue | None]:
         """Attends from `x` to `memory`, or to `cache`.
 
         Args:
@@ -121,21 +188,31 @@ class Attention(nn.Module):
           cache: keys and values made earlier. With `memory` and `position`, the new keys are
             written into it at `position`.
           position: int32 scalar, where in `cache` the first of `memory` belongs.
+          causal: `mask` is the causal one; else it is the same for all queries.
 
         Returns:
-          ([B, L, D] in `dtype`, the keys and values that were attended to).
+          ([B, L, D] in `dtype`, the keys and values that were attended to; None if fused).
         """
         width = x_BxLxD.shape[-1]
         if width % self.heads:
             raise ValueError(f"width {width} does not divide into {self.heads} heads")
-        q_BxLxHxE = self._projection("query", width)(x_BxLxD)
+        query = self._projection("query", width)
+        if memory_BxMxD is not None:
+            key, value = self._projection("key", width), self._projection("value", width)
+        if self._fuses(x_BxLxD, memory_BxMxD, cache):
+            flat = [projection.flat() for projection in (query, key, value)]
+            kernel_Dx3D, bias_3D = (
+                jnp.concatenate(parts, axis=-1) for parts in zip(*flat, strict=True)
+            )
+            x_BxLx3D = x_BxLxD @ kernel_Dx3D + bias_3D[None, None]
+            keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
+            y_BxLxD = attention.attend(x_BxLx3D, keys_BxL, self.heads, causal)
+            return self._out(y_BxLxD.reshape(*x_BxLxD.shape[:2], self.heads, -1)), None
+        q_BxLxHxE = query(x_BxLxD)
         if memory_BxMxD is None:
             key_value = cache
         else:
-            key_value = KeyValue(
-                self._projection("key", width)(memory_BxMxD),
-                self._projection("value", width)(memory_BxMxD),
-            )
+            key_value = KeyValue(key(memory_BxMxD), value(memory_BxMxD))
             if cache is not None:
                 key_value = KeyValue(
                     *(
@@ -144,15 +221,23 @@ class Attention(nn.Module):
                     )
                 )
         y_BxLxHxE = jax.nn.dot_product_attention(q_BxLxHxE, *key_value, mask=mask_Bx1xLxM)
-        y_BxLxD = nn.DenseGeneral(
-            width,
+        return self._out(y_BxLxHxE), key_value
+
+    def _fuses(self, x_BxLxD, memory_BxMxD, cache) -> bool:
+        mesh = jax.sharding.get_abstract_mesh()
+        whole_heads = mesh.empty or mesh.shape.get("tensor", 1) == 1
+        is_self = memory_BxMxD is x_BxLxD and cache is None
+        return self.kernel == "fused" and is_self and whole_heads
+
+    def _out(self, y_BxLxHxE: jax.Array) -> jax.Array:
+        return nn.DenseGeneral(
+            y_BxLxHxE.shape[-1] * self.heads,
             axis=(-2, -1),
             dtype=self.dtype,
             kernel_init=kernel_init("heads", "head_dim", "embed"),
             bias_init=named(nn.initializers.zeros, "norm"),
             name="out",
         )(y_BxLxHxE)
-        return y_BxLxD, key_value
 
 
 class Mlp(nn.Module):
@@ -207,14 +292,15 @@ class EncoderLayer(nn.Module):
     dropout_rate: float
     dtype: jnp.dtype
     epsilon: float
+    attention: str
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_Bx1x1xL: jax.Array | None):
         residual = (self.norm_first, self.dropout_rate, self.dtype, self.epsilon)
-        attention = Attention(self.heads, self.dtype, name="self_attention")
+        attend = Attention(self.heads, self.dtype, self.attention, name="self_attention")
         mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
         x_BxLxD, _ = Residual(*residual, name="self_attention_residual")(
-            x_BxLxD, lambda h: attention(h, h, mask_Bx1x1xL)
+            x_BxLxD, lambda h: attend(h, h, mask_Bx1x1xL)
         )
         x_BxLxD, _ = Residual(*residual, name="mlp_residual")(x_BxLxD, lambda h: (mlp(h), None))
         return x_BxLxD, None
@@ -236,6 +322,7 @@ class DecoderLayer(nn.Module):
     dropout_rate: float
     dtype: jnp.dtype
     epsilon: float
+    attention: str
     keep_cache: bool
 
     @nn.compact
@@ -254,12 +341,16 @@ class DecoderLayer(nn.Module):
         `encoded` is not read, its keys and values are in the cache.
         """
         residual = (self.norm_first, self.dropout_rate, self.dtype, self.epsilon)
-        self_attention = Attention(self.heads, self.dtype, name="self_attention")
-        cross_attention = Attention(self.heads, self.dtype, name="cross_attention")
+        kernel = "xla" if self.keep_cache else self.attention
+        self_attention = Attention(self.heads, self.dtype, kernel, name="self_attention")
+        cross_attention = Attention(self.heads, self.dtype, "xla", name="cross_attention")
         mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
         past, view = (None, None) if cache is None else cache
         x_BxTxD, past = Residual(*residual, name="self_attention_residual")(
-            x_BxTxD, lambda h: self_attention(h, h, self_mask, cache=past, position=position)
+            x_BxTxD,
+            lambda h: self_attention(
+                h, h, self_mask, cache=past, position=position, causal=cache is None
+            ),
         )
         x_BxTxD, view = Residual(*residual, name="cross_attention_residual")(
             x_BxTxD, lambda h: cross_attention(h, encoded_BxLxD, cross_mask, cache=view)

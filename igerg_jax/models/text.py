@@ -23,6 +23,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype
     scan_layers: bool
     remat: str
+    attention: str
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
@@ -37,6 +38,7 @@ class Encoder(nn.Module):
             self.dropout_rate,
             self.dtype,
             layers.BART_EPSILON,
+            self.attention,
             name="layers",
         )(x_BxLxD, mask_BxL[:, None, None, :])
         if self.norm_first:
@@ -55,6 +57,7 @@ class Decoder(nn.Module):
     dtype: jnp.dtype
     scan_layers: bool
     remat: str
+    attention: str
 
     @nn.compact
     def __call__(
@@ -89,6 +92,7 @@ class Decoder(nn.Module):
             self.dropout_rate,
             self.dtype,
             layers.BART_EPSILON,
+            self.attention,
             keep_cache,
             name="layers",
         )(
@@ -140,6 +144,7 @@ class Judge(nn.Module):
             dtype=self.dtype,
             scan_layers=self.scan_layers,
             remat="none",
+            attention="xla",
         )
         self.classifier = nn.Dense(
             self.classes,

@@ -91,6 +91,7 @@ class VisionTransformer(nn.Module):
     dtype: jnp.dtype
     scan_layers: bool
     remat: str
+    attention: str
 
     @nn.compact
     def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
@@ -117,6 +118,7 @@ class VisionTransformer(nn.Module):
             self.dropout_rate,
             self.dtype,
             VIT_EPSILON,
+            self.attention,
             name="layers",
         )(x_IxPxW, None)
         return layers.layer_norm("norm", VIT_EPSILON)(x_IxPxW).astype(self.dtype)
@@ -143,7 +145,7 @@ class AttentionPool(nn.Module):
         queries_IxKxW = jnp.broadcast_to(
             queries_KxW.astype(self.dtype)[None], (x_IxPxW.shape[0], *queries_KxW.shape)
         )
-        y_IxKxW, _ = layers.Attention(self.heads, self.dtype, name="attention")(
+        y_IxKxW, _ = layers.Attention(self.heads, self.dtype, "xla", name="attention")(
             queries_IxKxW, x_IxPxW, None
         )
         h_IxKxW = layers.layer_norm("norm", VIT_EPSILON)(y_IxKxW).astype(self.dtype)
@@ -265,7 +267,7 @@ class PooledViT(nn.Module):
     def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
         """Maps uint8 [I, side, side, 3] to [I, K, W]."""
         keys = ("stem", "patch_size", "width", "layers", "heads", "mlp_width", "dropout_rate")
-        keys += ("scan_layers", "remat")
+        keys += ("scan_layers", "remat", "attention")
         x_IxPxW = VisionTransformer(
             dtype=self.dtype, name="vit", **{key: self.settings[key] for key in keys}
         )(images_IxHxWx3)

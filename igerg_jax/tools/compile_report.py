@@ -30,6 +30,7 @@ from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.tools import hlo
 
 GIB = 2**30
+CHEAPEST_FIRST = ("none", "all_dots", "dots", "full")  # remat policies, by what is made again
 
 
 def topology_devices(name: str, slices: int) -> list[Any]:
@@ -65,6 +66,9 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
       OutOfMemory: the program does not fit a device.
     """
     devices = topology_devices(topology, slices) if topology else None
+    if slices > 1 and config.mesh.dcn == 1:
+        config = config.copy_and_resolve_references()
+        config.mesh.dcn = slices
     setup = step.set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
     started = time.perf_counter()
     lowered = step.lower_step(setup)
@@ -89,7 +93,43 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
         "lowering_seconds": lowering_seconds,
         "compile_seconds": seconds,
     }
-    return report | {"memory": memory(setup, compiled)} | costs(setup, compiled, slices)
+    report |= {
+        "memory": memory(setup, compiled),
+        "parameters": [group._asdict() for group in sharding.groups(setup.abstract_state.params)],
+        "parameter_table": sharding.table(setup.abstract_state.params),
+    }
+    return report | costs(setup, compiled, slices)
+
+
+def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
+    """The largest batch that fits, for every remat policy; every try is a compilation.
+
+    Returns:
+      A report a policy, cheapest in computation first; `mfu` says which is best. A policy of which
+      nothing fits has none.
+    """
+    found = [_largest(config, topology, slices, remat) for remat in CHEAPEST_FIRST]
+    return [report for report in found if report]
+
+
+def _largest(config: Any, topology: str, slices: int, remat: str) -> dict[str, Any] | None:
+    """Doubles or halves `train.batch_size` from the config's own."""
+    config = config.copy_and_resolve_references()
+    config.model.vision.remat = config.model.text.remat = remat
+    smallest = len(topology_devices(topology, slices) if topology else jax.devices())
+    size, best, too_large = config.train.batch_size, None, None
+    while size >= smallest and size != too_large:
+        if best and size == best["batch_size"]:
+            break
+        config.train.batch_size = size
+        try:
+            best = compile_for(config, topology, slices)
+            print(f"remat={remat} batch_size={size} fits", flush=True)
+            size *= 2
+        except OutOfMemory:
+            print(f"remat={remat} batch_size={size} does not fit", flush=True)
+            too_large, size = size, size // 2
+    return best
 
 
 def memory(setup: step.Setup, compiled: Any) -> dict[str, int]:
@@ -237,6 +277,7 @@ def describe(report: dict[str, Any]) -> str:
         f"remat vision={report['remat']['vision']}, text={report['remat']['text']}",
         f"  compiled in {report['compile_seconds']:.0f} s (traced and lowered in "
         f"{report['lowering_seconds']:.0f} s)",
+        report["parameter_table"],
         "memory of a device",
     ]
     chip = chips.chip_of(report["device_kind"])
@@ -264,6 +305,23 @@ def describe(report: dict[str, Any]) -> str:
             for name, value in report["step_seconds"].items()
             if value
         ]
+    return "\n".join(lines)
+
+
+def best(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one with the highest MFU by the strictest estimate that there is, else the first."""
+    return max(reports, key=lambda r: list(r.get("mfu", {"": 0.0}).values())[-1])
+
+
+def compare(reports: list[dict[str, Any]]) -> str:
+    """One line a report."""
+    lines = []
+    for r in reports:
+        mfu = "  ".join(f"MFU by {name} {value:.1%}" for name, value in r.get("mfu", {}).items())
+        lines.append(
+            f"remat={r['remat']['vision']:<9} {r['examples_per_device']:g} examples a device  "
+            f"{r['memory']['total'] / GIB:.2f} GiB  {mfu}".rstrip()
+        )
     return "\n".join(lines)
 
 

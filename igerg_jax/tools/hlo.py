@@ -18,20 +18,12 @@ import functools
 import math
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
-_BITS = {
-    **dict(pred=8, s4=4, u4=4, s8=8, u8=8, s16=16, u16=16, s32=32, u32=32, s64=64, u64=64),
-    **dict(f16=16, bf16=16, f32=32, f64=64, c64=64, c128=128, token=0, opaque=0),
-    **dict(f8e4m3fn=8, f8e5m2=8, f8e4m3b11fnuz=8),
-}
-_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?")
-_NAME = re.compile(r"%([\w.-]+)")
-_OPCODE = re.compile(r"\s*([a-z][a-z0-9-]*)\(")
+from igerg_jax.tools.hlo_text import NOTHING, Array, Bytes, Instruction, computations, ints
+
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_COPIES = ("copy-start", "slice-start")
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 # They name values, move nothing.
 _FREE = {
@@ -39,60 +31,6 @@ _FREE = {
     *("partition-id", "replica-id", "opt-barrier", "while", "conditional", "call", "domain"),
     *("add-dependency", "async-update"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Array:
-    """An array's type: bits an element, dimensions, and XLA's memory space (0 = HBM)."""
-
-    bits: int
-    shape: tuple[int, ...]
-    padded: tuple[int, ...]  # what its tiles fill in memory, outermost dimension first
-    space: int
-
-    @property
-    def size(self) -> Bytes:
-        """In memory, what fills its tiles included."""
-        total = self.bits * math.prod(self.padded) // 8
-        return Bytes(total, 0 if self.space else total)
-
-
-class Bytes(NamedTuple):
-    """Bytes in any memory, and those in HBM (TPU programs keep much in on-chip memory)."""
-
-    total: int
-    hbm: int
-
-    def __add__(self, other: Bytes) -> Bytes:
-        return Bytes(self.total + other.total, self.hbm + other.hbm)
-
-    __radd__ = __add__
-
-
-NOTHING = Bytes(0, 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of a computation."""
-
-    name: str
-    arrays: tuple[Array, ...]  # of the result; several for a tuple
-    opcode: str
-    operands: tuple[str, ...]
-    attributes: str  # the rest of the line
-    arguments: str  # the operands as written: a constant's value, a parameter's number
-    is_root: bool
-
-    def attribute(self, pattern: str) -> str | None:
-        """The first group of a regular expression in the attributes."""
-        found = re.search(pattern, self.attributes)
-        return found[1] if found else None
-
-    @property
-    def op_name(self) -> str:
-        """Where in the Python program it comes from."""
-        return self.attribute(r'op_name="([^"]*)"') or ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,19 +74,7 @@ class Program:
     """
 
     def __init__(self, text: str):
-        self.computations: dict[str, dict[str, Instruction]] = {}
-        entry = None
-        current: dict[str, Instruction] = {}
-        for line in text.splitlines():
-            if line.endswith("{") and not line.startswith((" ", "HloModule")):
-                name = _NAME.search(line)[1]
-                current = self.computations.setdefault(name, {})
-                entry = name if line.startswith("ENTRY") else entry
-            elif line.startswith("  ") and " = " in line:
-                instruction = _parse(line)
-                current[instruction.name] = instruction
-        if entry is None:
-            raise ValueError("no ENTRY computation: this is not the text of an HLO module")
+        self.computations, entry = computations(text)
         self.counts: dict[str, float] = collections.defaultdict(float)
         self._walk(entry, 1.0)
 
@@ -168,13 +94,18 @@ class Program:
 
     def collectives(self, devices: int, slices: int) -> list[Collective]:
         """Every collective; devices are numbered slice by slice."""
-        found = []
+        found: dict[str, Collective] = {}
         for name, count in self._with_fused().items():
             for instruction in self.computations[name].values():
                 kind = instruction.opcode.removesuffix("-start")
                 if kind in _COLLECTIVES:
-                    found.append(self._collective(name, instruction, kind, count, devices, slices))
-        return found
+                    one = self._collective(name, instruction, kind, count, devices, slices)
+                    # The fusions in which one starts, goes on and ends all show it.
+                    channel = instruction.attribute(r"channel_id=(\d+)")
+                    channel = f"{kind} {channel or instruction.name}"
+                    if channel not in found or found[channel].count < count:
+                        found[channel] = one
+        return list(found.values())
 
     def _collective(self, name, instruction, kind, count, devices, slices) -> Collective:
         groups = _groups(instruction, devices)
@@ -237,6 +168,8 @@ class Program:
         called = instruction.attribute(r"calls=%([\w.-]+)")
         if instruction.opcode == "fusion":
             return self._flops_inside(called)
+        if instruction.opcode == "custom-call":  # a kernel's own estimate
+            return int(instruction.attribute(r'"flops":"(\d+)"') or 0)
         return (
             0
             if instruction.opcode not in ("dot", "convolution")
@@ -279,11 +212,17 @@ class Program:
         sizes = [_total(inside[name].arrays) for name in instruction.operands]
         if opcode == "dynamic-update-slice":
             return sizes[1] + sizes[1]
-        if opcode in _COPIES:  # their type is (result, operand, context)
-            moved = instruction.arrays[1].size
-            there_and_back = moved + _at(moved, inside[instruction.operands[0]])
+        if opcode == "copy-start":  # its type is (result, operand, context)
             # XLA counts a copy where it starts and where it is done.
-            return Bytes(2 * there_and_back.total, there_and_back.hbm)
+            both = instruction.arrays[0].size + sizes[0]
+            return Bytes(2 * both.total, both.hbm)
+        if opcode == "slice-start":  # ((operand), result, context)
+            moved = instruction.arrays[1].size
+            both = moved + _at(moved, inside[instruction.operands[0]])
+            return Bytes(2 * both.total, both.hbm)
+        estimate = instruction.attribute(r'"bytes_accessed":"(\d+)"')
+        if opcode == "custom-call" and estimate:  # a kernel knows best
+            return Bytes(int(estimate), int(estimate))
         if opcode.endswith("-start"):
             return _total(instruction.arrays)
         result = _total(instruction.arrays)
@@ -352,57 +291,6 @@ def _is_free(instruction: Instruction) -> bool:
     return any(name in instruction.attributes for name in _FREE_CALLS)
 
 
-def _parse(line: str) -> Instruction:
-    left, _, right = line.strip().partition(" = ")
-    is_root = left.startswith("ROOT ")
-    name = left.removeprefix("ROOT ").removeprefix("%")
-    end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
-    found = _OPCODE.match(right, end)
-    start = found.end() - 1
-    stop = _closing(right, start)
-    arguments = right[start + 1 : stop]
-    arrays = tuple(
-        _array(dtype, dims, layout) for dtype, dims, layout in _ARRAY.findall(right[:end])
-    )
-    return Instruction(
-        name,
-        arrays,
-        found[1],
-        tuple(_NAME.findall(arguments)),
-        right[stop + 1 :],
-        arguments,
-        is_root,
-    )
-
-
-def _array(dtype: str, dims: str, layout: str) -> Array:
-    shape = tuple(int(d.removeprefix("<=")) for d in dims.split(",") if d)
-    space = re.search(r"S\((\d+)\)", layout)
-    return Array(_BITS[dtype], shape, _padded(shape, layout), int(space[1]) if space else 0)
-
-
-def _padded(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    order = re.match(r"\{([\d,]*)", layout)
-    physical = [shape[axis] for axis in reversed(_ints(order[1]))] if order else list(shape)
-    tile = re.search(r"T\(([\d,]+)\)", layout)
-    sizes = _ints(tile[1]) if tile else []
-    if len(sizes) > len(physical):
-        physical = [1] * (len(sizes) - len(physical)) + physical
-    for back, size in enumerate(reversed(sizes), 1):
-        physical[-back] = -(-physical[-back] // size) * size
-    return tuple(physical)
-
-
-def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
-    depth = 0
-    for found in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if found[0] == "(" else -1
-        if depth == 0:
-            return found.start()
-    raise ValueError(f"unbalanced parentheses: {text[:200]}")
-
-
 def _halves(arrays: tuple[Array, ...]) -> tuple[int, int]:
     middle = len(arrays) // 2
     return _total(arrays[:middle]).total, _total(arrays[middle:]).total
@@ -415,19 +303,29 @@ def _groups(instruction: Instruction, devices: int) -> np.ndarray:
         instruction.attributes,
     )
     if iota:
-        shape, over, order = (_ints(part) for part in iota.groups(default=""))
+        shape, over, order = (ints(part) for part in iota.groups(default=""))
         ids = np.arange(math.prod(over)).reshape(over)
         return ids.transpose(order or range(len(over))).reshape(shape)
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", instruction.attributes)
+    if named:
+        return _mesh_groups(named[1], named[2])
     listed = re.search(
         r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", instruction.attributes
     )
     if listed:
-        return np.array([_ints(row) for row in re.findall(r"\{([\d,]+)\}", listed[1])])
+        return np.array([ints(row) for row in re.findall(r"\{([\d,]+)\}", listed[1])])
     return np.arange(devices)[None]
 
 
-def _ints(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
+def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
+    """Of groups written as axes of a mesh: mesh['a'=2,'b'=4] {'b'}."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    together = re.findall(r"'([^']+)'", axes)
+    apart = [name for name in sizes if name not in together]
+    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    order = [list(sizes).index(name) for name in (*apart, *together)]
+    group = math.prod(sizes[name] for name in together)
+    return ids.transpose(order).reshape(-1, group)
 
 
 def _convolution(instruction: Instruction, left, right) -> int:
@@ -454,9 +352,5 @@ def _convolution(instruction: Instruction, left, right) -> int:
         )
         size = (left[lhs.index(axis)] - 1) * base + 1
         flops *= int(((at >= 0) & (at < size) & (at % base == 0)).sum())
-    return flops // setting_of(instruction, "batch_group_count")
-
-
-def setting_of(instruction: Instruction, name: str) -> int:
-    """An integer attribute; 1 where it is absent."""
-    return int(instruction.attribute(rf"\b{name}=(\d+)") or 1)
+    groups = instruction.attribute(r"\bbatch_group_count=(\d+)")
+    return flops // int(groups or 1)

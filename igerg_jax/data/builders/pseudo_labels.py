@@ -1,7 +1,8 @@
 """Emotions that a model saw in images, for turns that nobody labelled.
 
-`igerg_jax.tools.label_emotions` writes them: .npz files with `image` (names below the folder of
-images) and `probability` float32[n, 7] in the order of igerg_jax.batch.EMOTIONS.
+A folder of files labels-*.npz, each with `image` str[n], the `image_id` of turns (an image's name
+below its dataset's folder), and `probability` float32[n, 7] in the order of
+igerg_jax.batch.EMOTIONS.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
     paths = sorted(folder.glob("labels-*.npz"))
     if not paths:
         raise UserError(
-            f"config.data.labels.path '{folder}' has no labels-*.npz; write them with "
-            "python -m igerg_jax.tools.label_emotions"
+            f"config.data.labels.path '{folder}' has no labels-*.npz "
+            "(igerg_jax/data/builders/pseudo_labels.py says what they hold)"
         )
     seen = {}
     for path in paths:
@@ -69,7 +70,7 @@ def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
             if p_Nx7.shape != (len(names), NUM_EMOTIONS):
                 raise ValueError(f"probabilities of shape {p_Nx7.shape}")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"'{path}' is not what label_emotions writes: {error}") from error
+            raise UserError(f"'{path}' does not hold pseudo-labels: {error}") from error
         best = p_Nx7.argmax(axis=1)
         confidence = p_Nx7[np.arange(len(best)), best]
         seen |= dict(

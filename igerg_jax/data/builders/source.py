@@ -29,7 +29,7 @@ class Options:
       data_dir: folder that may be written to; TFDS downloads go below it.
       manual_dir: folder with files that a person must fetch, "" = none. A dataset looks into
         the folder of its own name in it first, then into the folder itself.
-      labels_path: folder that `igerg_jax.tools.label_emotions` wrote, "" = none.
+      labels_path: folder of pseudo-labels (`igerg_jax.data.builders.pseudo_labels`), "" = none.
       min_confidence: pseudo-labels below it are dropped.
     """
 

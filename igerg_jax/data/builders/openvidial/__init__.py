@@ -26,8 +26,8 @@ CONFIGS = {
 INFO = source.Info(
     description="""\
 OpenViDial: dialogue turns of films and series with the frame that each is said in; 1.1 million
-turns in v1, 5.6 million in v2. No turn is labelled with an emotion; igerg_jax.tools.label_emotions
-writes pseudo-labels.""",
+turns in v1, 5.6 million in v2. No turn is labelled with an emotion; pseudo-labels can be
+given in config.data.labels.""",
     citation="""\
 @article{meng2020openvidial,
   title = {{OpenViDial}: A Large-Scale, Open-Domain Dialogue Dataset with Visual Contexts},

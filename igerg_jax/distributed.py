@@ -1,0 +1,203 @@
+"""Starting one run on several processes: explicit, with a timeout, and loud when it fails.
+
+Which processes make up a run is said by `config.distributed`, never guessed: a run that was meant
+for a pod and trains on one of its hosts alone would cost days. Nothing here may touch a device
+before `start` has returned.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax._src import distributed as state  # the address that was detected has no public name
+
+from igerg_jax.errors import RunError, UserError
+
+# JAX's names of what it can ask who is in a run, and two of ours: no such thing, and the first that
+# is there (Kubernetes, too, which has no name).
+CLUSTERS = ("none", "auto", "gcetpu", "gketpu", "slurm", "ompi")
+_GRACE_SECONDS = 120  # by which JAX's own timeout, which aborts the process, lies behind ours
+_SAY_AFTER_SECONDS = 5
+_PROBE_SECONDS = 3
+
+# Environments that hold several processes: name -> how many, from the environment.
+_EVIDENCE = {
+    "slurm": lambda env: int(env.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in env else 1,
+    "gketpu": lambda env: len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")),
+    "ompi": lambda env: int(env.get("OMPI_COMM_WORLD_SIZE", "1")),
+}
+
+
+def start(settings: Any) -> None:
+    """Joins this process to the others of its run, as `config.distributed` says.
+
+    Does nothing for a run of one process, or where JAX's distributed system is started already.
+
+    Args:
+      settings: cluster, coordinator_address ("host:port" of process 0), process_count,
+        process_index, initialization_timeout_seconds, heartbeat_timeout_seconds.
+
+    Raises:
+      UserError: settings that do not go together, no such cluster around this process, or this
+        process is one of several and the config does not say so.
+      RunError: the others were not there in time; the message names the coordinator.
+    """
+    arguments = resolve(settings, os.environ)
+    if arguments is None or jax.distributed.is_initialized():
+        return
+    timeout = settings.initialization_timeout_seconds
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            jax.distributed.initialize(
+                **arguments,
+                initialization_timeout=timeout + _GRACE_SECONDS,
+                heartbeat_timeout_seconds=settings.heartbeat_timeout_seconds,
+            )
+        except Exception as error:  # gRPC's, the operating system's, a cluster's interface
+            failed.append(error)
+
+    # A thread, because where the coordinator is not reached XLA ends the process by abort(), with
+    # a stack trace in place of a message. It lets go of the interpreter while it waits.
+    connecting = threading.Thread(target=connect, daemon=True)
+    connecting.start()
+    connecting.join(min(_SAY_AFTER_SECONDS, timeout))
+    if connecting.is_alive() and timeout > _SAY_AFTER_SECONDS:
+        where = _who(arguments)
+        print(f"{where}: waiting up to {timeout} s for all processes", file=sys.stderr, flush=True)
+        connecting.join(timeout - _SAY_AFTER_SECONDS)
+    if connecting.is_alive() or failed:
+        abandon(1)
+        raise RunError(_explain(arguments, timeout, failed[0] if failed else None))
+
+
+def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is to be called with; None for a run of one process.
+
+    Raises:
+      UserError: as `start`.
+    """
+    cluster, address = settings.cluster, settings.coordinator_address
+    count, index = settings.process_count, settings.process_index
+    if cluster not in CLUSTERS:
+        names = ", ".join(CLUSTERS)
+        raise UserError(f"distributed.cluster '{cluster}' is not one of {names}")
+    if cluster != "none" and (address or count != -1 or index != -1):
+        raise UserError(
+            f"distributed.cluster='{cluster}' finds the coordinator and the processes itself; "
+            "leave distributed.coordinator_address, process_count and process_index as they are, "
+            "or set cluster to 'none'"
+        )
+    if cluster != "none":
+        method = None if cluster == "auto" else cluster
+        return {"cluster_detection_method": method}
+    if not address:
+        _check_alone(count, index, environment)
+        return None
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"distributed.coordinator_address='{address}' is not HOST:PORT")
+    if count < 1 or not 0 <= index < count:
+        raise UserError(
+            f"distributed.process_count={count} and process_index={index}: with a "
+            "coordinator_address the count must be at least 1 and the index below it, from 0"
+        )
+    return {
+        "coordinator_address": address,
+        "num_processes": count,
+        "process_id": index,
+        # What else is in the environment has no say. Every device of the host is used.
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None:
+    """Raises UserError where a run of one process is hardly what was meant."""
+    if count > 1 or index > 0:
+        raise UserError(
+            f"distributed.process_count={count} and process_index={index} need a "
+            "distributed.coordinator_address, HOST:PORT of process 0"
+        )
+    for name, how_many in _EVIDENCE.items():
+        if count == -1 and (found := how_many(environment)) > 1:
+            raise UserError(
+                f"this is one of {found} processes ({name}): say "
+                f"--config.distributed.cluster={name} to train on all of them, or "
+                "--config.distributed.process_count=1 to train here alone"
+            )
+
+
+def abandon(code: int) -> None:
+    """Has this process end with `code` without waiting for the others, which may wait for it.
+
+    An orderly exit waits until every process exits: the one that failed would hang, and with it
+    whoever watches for its exit code. Nothing is done for a run of one process.
+    """
+    if state.global_state.client is None and state.global_state.service is None:
+        return
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # the last to be registered is the first to be called
+
+
+def _who(arguments: Mapping[str, Any]) -> str:
+    if "process_id" in arguments:
+        index, count = arguments["process_id"], arguments["num_processes"]
+        return f"process {index} of {count}, coordinator {arguments['coordinator_address']}"
+    address = state.global_state.coordinator_address or "not found yet"
+    return f"process {state.global_state.process_id}, coordinator {address}"
+
+
+def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None) -> str:
+    """One message: who could not reach whom, and what to look at."""
+    address = arguments.get("coordinator_address") or state.global_state.coordinator_address
+    who = _who(arguments)
+    if error is not None and address is None:
+        method = arguments["cluster_detection_method"] or "auto"
+        return (
+            f"distributed.cluster={method}: no such cluster around this process "
+            f"({_one_line(error)}); set distributed.coordinator_address, process_count and "
+            "process_index"
+        )
+    if error is not None and state.global_state.service is None and "RPC server" in str(error):
+        return f"{who}: cannot listen there ({_one_line(error)}); is the port in use?"
+    if error is not None:
+        return f"{who}: {_one_line(error)}"
+    if address is None:
+        return f"{who}: the cluster did not name a coordinator within {timeout} s"
+    reason = _probe(address)
+    if reason:
+        return (
+            f"{who}: cannot reach the coordinator {address} within {timeout} s ({reason}); see "
+            "that process 0 runs there and that no firewall closes the port"
+        )
+    return (
+        f"{who}: the coordinator answers, but not all processes were there within {timeout} s; see "
+        "that each was started, with the same distributed.process_count"
+    )
+
+
+def _probe(address: str) -> str:
+    """Why a TCP connection to "host:port" cannot be made; "" where it can."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,54 @@
+"""What stands guard around the training loop: stop signals and the watchdog."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[int], int | None]]:
+    """SIGTERM and SIGINT set a flag instead of ending the process.
+
+    Yields a function of the step just done that returns the signal to stop for, or None. With
+    several processes JAX's preemption service takes SIGTERM, so that all stop after one step; it
+    knows no other signal, so SIGINT is passed on as that.
+    """
+    received: list[int] = []
+    if jax.process_count() > 1:
+        reached = multihost_utils.reached_preemption_sync_point
+        handlers = {signal.SIGINT: lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)}
+        stop_after = lambda step: signal.SIGTERM if reached(step) else None  # noqa: E731
+    else:
+        keep = lambda number, frame: received.append(number)  # noqa: E731
+        handlers = {signal.SIGTERM: keep, signal.SIGINT: keep}
+        stop_after = lambda step: received[0] if received else None  # noqa: E731
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield stop_after
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def watchdog(stall_seconds: int) -> Iterator[Callable[[], None]]:
+    """Dumps every thread's stack to stderr when the yielded function is not called for long."""
+    if not stall_seconds:
+        yield lambda: None
+        return
+
+    def alive() -> None:
+        faulthandler.dump_traceback_later(stall_seconds, repeat=True)
+
+    alive()
+    try:
+        yield alive
+    finally:
+        faulthandler.cancel_dump_traceback_later()
