@@ -245,6 +245,7 @@ def _base(config: ConfigDict) -> None:
     config.model.text.update(
         width=768, encoder_layers=6, decoder_layers=6, heads=12, mlp_width=3072
     )
+    config.model.vision.remat = config.model.text.remat = "full"
     _long_run(config, batch_size=256, steps=200_000)
 
 

@@ -4,8 +4,9 @@ A "device" is what JAX calls one. Of TPU v4 that is half a chip here (the compil
 its cores), of every other kind the whole chip.
 
 Sources: https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e (peak, HBM); for links and
-the data-centre network https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100
-SXM and A100 80GB SXM.
+the data-centre network (25 GB/s a host, of 8 devices, 4 of v5p)
+https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100 SXM and A100 80GB SXM, with
+one adaptor of 400 and 200 Gbit/s a GPU, as in DGX.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ CHIPS = {
     "TPU v4": Chip("v4", 137.5e12, 16 * GIB, 614e9, 90e9, 3.1e9, 137e12, 491.2e9),
     "TPU v5 lite": Chip("v5e", 197e12, 16 * GIB, 819e9, 90e9, 3.1e9, 197e12, 737.7e9),
     "TPU v5": Chip("v5p", 459e12, 95 * GIB, 2765e9, 180e9, 6.2e9, 394e12, 2350.4e9),
-    "TPU v6 lite": Chip("v6e", 918e12, 32 * GIB, 1640e9, 180e9, 12.5e9, 918e12, 1638e9),
+    "TPU v6 lite": Chip("v6e", 918e12, 32 * GIB, 1640e9, 180e9, 3.1e9, 918e12, 1638e9),
     "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 80e9, 3350e9, 450e9, 50e9, 0.0, 0.0),
     "NVIDIA A100-SXM4-80GB": Chip("A100", 312e12, 80e9, 2039e9, 300e9, 25e9, 0.0, 0.0),
 }

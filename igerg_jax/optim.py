@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -94,27 +94,14 @@ def optimizer(
     )
 
 
-def _adamw(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adamw(
-        rate,
-        b1=settings["b1"],
-        b2=settings["b2"],
-        eps=settings["eps"],
-        mu_dtype=settings["first_moment_dtype"],
-        weight_decay=settings["weight_decay"],
-        mask=decay_mask,
-    )
+def _with_moments(make: Callable[..., optax.GradientTransformation], *keys: str):
+    """An optax optimizer with decoupled decay, of the settings `keys`."""
 
+    def build(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
+        given = {key: settings[key] for key in (*keys, "weight_decay")}
+        return make(rate, mask=decay_mask, mu_dtype=settings["first_moment_dtype"], **given)
 
-def _lion(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
-    return optax.lion(
-        rate,
-        b1=settings["b1"],
-        b2=settings["b2"],
-        mu_dtype=settings["first_moment_dtype"],
-        weight_decay=settings["weight_decay"],
-        mask=decay_mask,
-    )
+    return build
 
 
 def _adafactor(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -132,7 +119,11 @@ def _adafactor(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransfo
 
 # optim.name -> what follows clipping: adamw (Loshchilov & Hutter 2019), lion (Chen et al. 2023),
 # adafactor (Shazeer & Stern 2018), whose second moment takes a row and a column a matrix.
-OPTIMIZERS = {"adamw": _adamw, "lion": _lion, "adafactor": _adafactor}
+OPTIMIZERS = {
+    "adamw": _with_moments(optax.adamw, "b1", "b2", "eps"),
+    "lion": _with_moments(optax.lion, "b1", "b2"),
+    "adafactor": _adafactor,
+}
 
 
 def _check_name(key: str, name: str, known) -> None:

@@ -92,6 +92,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     train = config.train
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
     _check_objectives(config)
+    _check_prng(config)
     model = build_model(config, vocab_size, special)
     frozen = ("vision_tower",) if config.model.vision.frozen else ()
     optimizer = optim.optimizer(config.optim, train.steps, frozen)
@@ -126,6 +127,13 @@ def _check_objectives(config: Any) -> None:
         raise UserError(
             f"objectives.emotional_response.estimator '{estimator}' is not one of {names}"
         )
+
+
+def _check_prng(config: Any) -> None:
+    try:
+        jax.eval_shape(lambda: base_key(config))
+    except ValueError as error:  # JAX's own message names what there is
+        raise UserError(f"train.prng: {error}") from error
 
 
 def _place_opt_state(optimizer, opt_state: Any, params: Any, everywhere) -> Any:

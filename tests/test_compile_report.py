@@ -215,8 +215,22 @@ def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
     assert config.train.batch_size == 32
 
 
-@pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
-def test_without_the_compiler_the_message_says_what_to_install():
+def test_what_does_not_fit_is_named_with_what_to_change(monkeypatch):
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM")
+
+    monkeypatch.setattr(compile_report.step, "lower_step", lambda setup: Lowered())
+    config = small.only(small.make_config(), "text_denoising")
+    with pytest.raises(OutOfMemory, match="Ran out of memory on HBM") as found:
+        compile_report.compile_for(config, "", 1)
+    message = str(found.value)
+    assert message.count("GiB") == 9  # eight arrays, and what stays between steps
+    assert "train.batch_size" in message and "remat" in message
+
+
+def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(compile_report.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
         compile_report.topology_devices("v5e:2x4", 1)
 

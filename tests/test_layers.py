@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from jax.sharding import NamedSharding, PartitionSpec
 
+from configs import pretrain
+from igerg_jax import sharding
 from igerg_jax.models import layers, text
 
 B, L, M, D, H, W = 2, 5, 4, 12, 3, 20  # here W is the MLP's width
@@ -236,3 +240,29 @@ def test_bfloat16_stays_near_float32():
     actual, exact = run(params), jax.jit(module.apply)({"params": params}, x, mask)
     assert actual.dtype == jnp.bfloat16
     np.testing.assert_allclose(actual.astype(np.float32), exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("prng", ["threefry2x32", "rbg"])
+def test_each_device_draws_dropout_for_its_own_rows_alone(prng):
+    """A generator that XLA cannot divide would make the whole batch's bits on every device."""
+    mesh = sharding.make_mesh(dict(dcn=1, data=2, fsdp=4, tensor=1))
+    x = np.ones((64, 16, 32), np.float32)
+
+    class Drop(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.dropout(self, 0.25, x)
+
+    def drop(x):
+        return Drop().apply({}, x, rngs={"dropout": jax.random.key(0, impl=prng)})
+
+    rows = NamedSharding(mesh, PartitionSpec(("dcn", "data", "fsdp")))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(pretrain.get_config())):
+        compiled = jax.jit(drop, in_shardings=rows, out_shardings=rows).lower(x).compile()
+    assert "[64,16,32]" not in compiled.as_text()
+    y = np.asarray(compiled(jax.device_put(x, rows)))
+    assert np.unique(y).tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert abs((y == 0).mean() - 0.25) < 0.01
+    assert len(np.unique((y == 0).reshape(64, -1), axis=0)) == 64  # no two devices draw alike
+    if prng == "threefry2x32":
+        np.testing.assert_array_equal(y, jax.jit(drop)(x))

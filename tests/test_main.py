@@ -14,7 +14,7 @@ import pytest
 import main
 from configs import pretrain
 from igerg_jax import workdir
-from igerg_jax.errors import RunError, UserError
+from igerg_jax.errors import OutOfMemory, RunError, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/pretrain.py"
@@ -197,7 +197,8 @@ def test_images_go_with_turns_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(UserError("x"), 2), (RunError("x"), 1), (KeyboardInterrupt(), 130)]
+    ("error", "code"),
+    [(UserError("x"), 2), (OutOfMemory("x"), 3), (RunError("x"), 1), (KeyboardInterrupt(), 130)],
 )
 def test_exit_codes(capsys, monkeypatch, error, code):
     def fail(values):

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
+
+from igerg_jax.models.mesh import batch_shards
 
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
@@ -35,9 +36,8 @@ def attend(x_BxLx3D: jax.Array, keys_BxL: jax.Array | None, heads: int, causal: 
     keys_Bx1xL = jnp.ones((batch, 1, length), jnp.float32)
     if keys_BxL is not None:
         keys_Bx1xL = keys_BxL.astype(jnp.float32)[:, None]
-    mesh = jax.sharding.get_abstract_mesh()
-    (rows,) = nn.logical_to_mesh_axes(("batch",))
-    if mesh.empty or batch % _size(mesh, rows):  # initialisation has one example
+    rows, shards = batch_shards()
+    if shards == 1 or batch % shards:  # initialisation has one example
         return _attend(heads, causal, x_BxLx3D, keys_Bx1xL)
     spec = PartitionSpec(rows, None, None)
     # A kernel is opaque to XLA's partitioner: each device gets its examples.
@@ -47,13 +47,6 @@ def attend(x_BxLx3D: jax.Array, keys_BxL: jax.Array | None, heads: int, causal: 
         out_specs=spec,
         check_vma=False,
     )(x_BxLx3D, keys_Bx1xL)
-
-
-def _size(mesh, axes) -> int:
-    size = 1
-    for axis in (axes,) if isinstance(axes, str) else (axes or ()):
-        size *= mesh.shape[axis]
-    return size
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -8,7 +8,6 @@ softmaxes and everything after the last layer are float32.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from igerg_jax.models import attention
+from igerg_jax.models.mesh import batch_shards
 
 # What the backward pass may keep instead of computing it again.
 REMAT_POLICIES = {
@@ -88,11 +88,9 @@ def _random_mask(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
     the hardware generators (rbg): every device would make the whole batch's. There, each device
     makes its own from a key of its own, which depends on the mesh.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    (rows,) = nn.logical_to_mesh_axes(("batch",))
-    rows = (rows,) if isinstance(rows, str) else (rows or ())
-    shards = math.prod(mesh.shape[axis] for axis in rows) if not mesh.empty else 1
-    if "threefry" in str(jax.random.key_impl(key)) or shards == 1 or shape[0] % shards:
+    rows, shards = batch_shards()
+    impl = jax.random.key_impl(key)
+    if "threefry" in str(impl) or shards == 1 or shape[0] % shards:
         return jax.random.bernoulli(key, p, shape)
 
     def own(data):
@@ -100,7 +98,6 @@ def _random_mask(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
         key_here = jax.random.fold_in(key_here, jax.lax.axis_index(rows))
         return jax.random.bernoulli(key_here, p, (shape[0] // shards, *shape[1:]))
 
-    impl = jax.random.key_impl(key)
     spec = PartitionSpec(rows, *[None] * (len(shape) - 1))
     return jax.shard_map(own, in_specs=PartitionSpec(), out_specs=spec, check_vma=False)(
         jax.random.key_data(key)

@@ -3,20 +3,25 @@
     python main.py --config=configs/pretrain.py:large --mode=compile --topology=v5e:16x16
 
 XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt). The step that is
-compiled is the very one that trains. Three estimates of its time come out, from the strictest
-reading of the compiled program to the most hopeful:
+compiled is the very one that trains. Two estimates of its time come out:
 
+    roofline  max(compute, HBM, interconnect), each over the whole step: everything overlaps, and
+              every unit runs at its peak
     per_op    every instruction alone: max(FLOPs / peak, bytes / bandwidth), summed, with the rates
-              and the byte counts of XLA's own `optimal_seconds`; nothing overlaps
-    roofline  max(compute, HBM, interconnect), each over the whole step; everything overlaps
-    cycles    XLA's estimate in cycles, summed, where its text gives one
+              and the byte counts of XLA's own `optimal_seconds`: nothing overlaps, on-chip memory
+              counts as HBM, collectives by what they read and write here. A kernel's cost is
+              what it states itself
 
-`igerg_jax.tools.hlo` says why XLA's totals cannot be taken as they are: it counts loops once.
+Neither knows how well a unit is used: small products, elementwise work on the vector unit,
+launches. `estimated_cycles` in the JSON is the compiler's own, which does, but it has none for
+kernels and collectives. `igerg_jax.tools.hlo` says why XLA's totals cannot be taken as they are: it
+counts loops once.
 """
 
 from __future__ import annotations
 
 import collections
+import importlib.util
 import json
 import time
 from typing import Any
@@ -41,14 +46,12 @@ def topology_devices(name: str, slices: int) -> list[Any]:
     """
     from jax.experimental import topologies
 
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt")
     extra = {"num_slices": slices} if slices > 1 else {}
     try:
         return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
     except Exception as error:  # libtpu raises many kinds
-        if any(words in str(error) for words in ("libtpu", "TPU support not installed")):
-            raise UserError(
-                "--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt"
-            ) from error
         raise UserError(
             f"topology '{name}': {str(error).splitlines()[0]} (examples: v5e:2x4, v5e:16x16, "
             "v5p:8x8x8, v6e:16x16, v4:4x4x4)"

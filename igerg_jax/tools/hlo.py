@@ -230,7 +230,7 @@ class Program:
             return result + _at(result, inside[instruction.operands[0]])
         return result + sum(sizes, NOTHING)
 
-    def _fusion_bytes(self, instruction: Instruction) -> int:
+    def _fusion_bytes(self, instruction: Instruction) -> Bytes:
         called = instruction.attribute(r"calls=%([\w.-]+)")
         inside = self.computations[called]
         numbers = range(len(instruction.operands))
