@@ -99,6 +99,8 @@ class Program:
             for instruction in self.computations[name].values():
                 kind = instruction.opcode.removesuffix("-start")
                 if kind in _COLLECTIVES:
+                    if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                        kind = "reduce-scatter"  # as the TPU's compiler writes one: a fusion
                     one = self._collective(name, instruction, kind, count, devices, slices)
                     # The fusions in which one starts, goes on and ends all show it.
                     channel = instruction.attribute(r"channel_id=(\d+)")
@@ -233,11 +235,32 @@ class Program:
     def _fusion_bytes(self, instruction: Instruction) -> Bytes:
         called = instruction.attribute(r"calls=%([\w.-]+)")
         inside = self.computations[called]
-        numbers = range(len(instruction.operands))
+        carried = self._carried(called)
+        numbers = [
+            number
+            for number in range(len(instruction.operands))
+            if self._parameters(called)[number].name not in carried
+        ]
         read = sum((self._read_bytes(called, number) for number in numbers), NOTHING)
         root = next(inner for inner in inside.values() if inner.is_root)
         results = [inside[n] for n in root.operands] if root.opcode == "tuple" else [root]
-        return read + sum((_written_bytes(result, inside) for result in results), NOTHING)
+        written = (r for r in results if r.name not in carried)
+        return read + sum((_written_bytes(result, inside) for result in written), NOTHING)
+
+    @functools.cache  # noqa: B019
+    def _carried(self, computation: str) -> set[str]:
+        """What a fusion only passes on, in place, for a collective that goes on beside it."""
+        if not computation.startswith("async_collective_fusion"):
+            return set()
+        inside = self.computations[computation].values()
+        collectives = {i.name for i in inside if i.opcode.removesuffix("-start") in _COLLECTIVES}
+        users = self._users(computation)
+        return collectives | {
+            i.name
+            for i in inside
+            if i.opcode == "parameter"
+            and all(u.opcode == "tuple" or u.name in collectives for u in users[i.name])
+        }
 
     def _read_bytes(self, computation: str, number: int) -> Bytes:
         """What a fusion's computation reads of its operand `number`."""
