@@ -10,7 +10,9 @@ import pathlib
 
 import tokenizers
 
-TEXTS = [f"the cat {i} sat on the mat, isn't it?\n  so the rat said naïve 😀 things" for i in range(50)]
+TEXTS = [
+    f"the cat {i} sat on the mat, isn't it?\n  so the rat said naïve 😀 things" for i in range(50)
+]
 
 
 def train(folder: pathlib.Path, vocab_size: int = 320, texts=TEXTS) -> pathlib.Path:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 
 import byte_pairs
 import jax
 import numpy as np
 import pytest
 import small
+from etils import epath
 
 import main
 from igerg_jax import batch as batch_lib
-from igerg_jax import commands, generate, step, strategies
+from igerg_jax import checkpoint, commands, generate, step, strategies, train
 from igerg_jax.batch import SpecialIds
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
@@ -97,7 +99,7 @@ def run(tmp_path_factory, data_dir):
     """(config, workdir) of two steps with a byte-level BPE tokenizer that then goes away."""
     folder = byte_pairs.train(tmp_path_factory.mktemp("bpe"))
     workdir = tmp_path_factory.mktemp("run") / "run"
-    config = small.with_pixels(small.make_config())
+    config = small.only(small.with_pixels(small.make_config()), "emotional_response")
     config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
     config.data.update(context_tokens=24, response_tokens=12)
     config.data.tokenizer.update(kind="byte_level_bpe", path=str(folder / "vocab.json"))
@@ -105,24 +107,25 @@ def run(tmp_path_factory, data_dir):
     config.optim.warmup_steps = 1
     config.train.update(steps=2, log_every_steps=1, evaluate_every_steps=2)
     config.train.checkpoint_every_steps = 2
-    config.evaluate.update(batch_size=8, examples=8, generated_examples=8)
+    config.evaluate.update(batch_size=8, examples=8)
     config.generate.update(strategy="greedy", max_tokens=8, examples=2)
-    config.compilation_cache_dir = ""
-    commands.train(config, commands.epath.Path(workdir))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train, "make_evaluator", lambda setup, prepared: None)  # compiles long
+        train.run(config, epath.Path(workdir))
     return config, workdir
 
 
-def test_a_run_with_barts_ids_trains_and_evaluates(run):
-    config, workdir = run
+def test_a_run_with_barts_ids_trains(run):
+    workdir = run[1]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     lost = [line["loss/total"] for line in lines if "loss/total" in line]
     assert len(lost) == 2 and np.isfinite(lost).all()
-    summary = json.loads((workdir / "summary.json").read_text())
-    assert np.isfinite(summary["evaluation"]["test"]["response_perplexity"])
 
 
 def test_its_batches_are_padded_with_the_tokenizers_pad(run):
-    config, _ = run
+    config = run[0].copy_and_resolve_references()
+    config.data.update(context_tokens=300, response_tokens=200)  # near a token a letter
+    config.model.text.max_positions = 300
     prepared = prepare(config)
     special = prepared.tokenizer.special
     assert special.pad == 1
@@ -134,11 +137,11 @@ def test_its_batches_are_padded_with_the_tokenizers_pad(run):
         assert special.bos not in batch[name]  # 0, which an empty array would hold
         used = (batch[name] != special.pad).sum(1)
         assert (np.take_along_axis(batch[name], used[:, None] - 1, 1) == special.eos).all()
-    row = batch["response"][0]
-    assert prepared.tokenizer.decode(row) == prepared.split("valid").window(0).response_text[:99]
+    for i, row in enumerate(batch["response"]):
+        assert prepared.tokenizer.decode(row) == prepared.split("valid").window(i).response_text
 
 
-def test_generate_finds_the_tokenizer_that_the_run_kept(run, monkeypatch, capsys):
+def test_generate_finds_the_tokenizer_that_the_run_kept(run, capsys):
     """Whatever the config says of the tokenizer by then."""
     config, workdir = run
     config = config.copy_and_resolve_references()
@@ -146,7 +149,7 @@ def test_generate_finds_the_tokenizer_that_the_run_kept(run, monkeypatch, capsys
     commands.talk(config, workdir, [("Hi! 😀", None)], None)
     out = capsys.readouterr().out
     assert out.startswith("Hi! 😀\n") and "response: " in out
-    kept = commands.tokenizer_of(config, commands.checkpoint.find(workdir))
+    kept = commands.tokenizer_of(config, checkpoint.find(workdir))
     assert kept.special.pad == 1
 
 
@@ -161,7 +164,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(run, tmp_path):
 
 
 def test_a_missing_tokenizer_is_one_message(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(byte_pairs.pathlib.Path(main.__file__).parent)
+    monkeypatch.chdir(pathlib.Path(main.__file__).parent)
     command = ["main.py", "--config=configs/pretrain.py", f"--workdir={tmp_path / 'run'}"]
     command += ["--config.data.dataset=chitchat_openmoji/tiny"]
     command += [f"--config.data.data_dir={tmp_path}"]
