@@ -29,6 +29,10 @@ def _local() -> ConfigDict:
     config.init_from = ""  # checkpoint folder whose parameters training starts from; "" = random
     config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = not kept
 
+    # A trace of so many steps, in workdir/profile for TensorBoard; 0 = none. The first steps of a
+    # start, which are slower, go before it.
+    config.profile = ConfigDict(dict(after_steps=5, steps=0))
+
     config.distributed = ConfigDict(
         dict(
             # none: this process alone, or, with a coordinator_address, the processes counted here.

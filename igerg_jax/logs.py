@@ -6,12 +6,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import tqdm
 from etils import epath
 
+from igerg_jax import chips
 from igerg_jax.workdir import write_whole
 
 
@@ -144,6 +145,31 @@ class Clock:
         self.pause()
         self.resume()
         return self.training_seconds
+
+
+class Speed:
+    """What steps that were waited for say of the devices' use."""
+
+    def __init__(self, batch_size: int, model_flops: float, devices: Sequence[Any]):
+        """Takes a step's examples and its `flops.model_flops`, both over all `devices`."""
+        self._batch_size, self._flops, self._devices = batch_size, model_flops, len(devices)
+        self._peak = chips.peak_flops(devices[0])
+
+    def of(self, steps: int, seconds: float) -> dict[str, float]:
+        """The rates of so many steps in so many seconds.
+
+        "mfu" is the share of the devices' bfloat16 peak that model FLOPs make up, whatever the
+        compute dtype; it is left out where the peak is not known.
+        """
+        examples = steps * self._batch_size / seconds
+        flops = steps * self._flops / seconds / self._devices
+        rates = {
+            "step_seconds": seconds / steps,
+            "examples_per_second": examples,
+            "examples_per_second_per_device": examples / self._devices,
+            "model_tflops_per_second_per_device": flops / 1e12,
+        }
+        return rates | ({"mfu": flops / self._peak} if self._peak else {})
 
 
 def duration(seconds: float) -> str:

@@ -27,6 +27,7 @@ FREE_KEYS = (
     "evaluate.",
     "generate.",
     "distributed.",
+    "profile.",
     "mesh.",
     "sharding_rules",
     "compilation_cache_dir",
