@@ -51,11 +51,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
       SystemExit: the process was told to stop; the state is saved.
     """
     start = time.perf_counter()
-    prepared = prepare(config)
-    if prepared is not None:
-        from igerg_jax.data import mixtures
-
-        mixtures.check(prepared, config)
+    prepared = prepare_to_train(config)
     tokenizer = prepared.tokenizer if prepared else None
     setup = set_up_run(config, tokenizer)
     digest = tokenizer.digest if tokenizer else SYNTHETIC
@@ -86,6 +82,18 @@ def prepare(config: Any) -> Any | None:
     from igerg_jax.data import prepare as data
 
     return data.prepare(bucket.fetched(config))
+
+
+def prepare_to_train(config: Any) -> Any | None:
+    """`prepare`; refuses data that lacks what an objective or the evaluation needs."""
+    if config.data.dataset == SYNTHETIC:
+        return None
+    from igerg_jax.data import mixtures
+
+    mixtures.check_start(config)
+    prepared = prepare(config)
+    mixtures.check(prepared, config)
+    return prepared
 
 
 def set_up_run(config: Any, tokenizer: Any | None) -> Setup:
