@@ -17,55 +17,21 @@ are turns is the face of the one who answers.
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import os
-import pathlib
-import re
 import sys
-from typing import Any
 
-# Before anything that logs is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only decodes images, and says so at length
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+from absl import flags
+from ml_collections import ConfigDict
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
-
-from igerg_jax.errors import OutOfMemory, RunError, UserError
+from igerg_jax import cli
+from igerg_jax.errors import UserError
 
 MODES = ("train", "evaluate", "generate", "compile")
-OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 def main(argv: list[str]) -> int:
     """Runs a command line (the program's name first) and returns its exit code."""
-    logging.set_verbosity(logging.ERROR)
-    if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
-        ours = define_flags(argv).get_help().partition("\nabsl.flags:")[0]
-        print(f"{__doc__}{ours}")
-        return 0
-    try:
-        run(parse(argv))
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except OutOfMemory as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 3
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    except Exception:
-        leave_others(1)
-        raise
-    leave_others(code)
-    return code
+    return cli.main(argv, __doc__, define_flags, lambda argv: run(parse(argv)), leave_others)
 
 
 def leave_others(code: int) -> None:
@@ -76,11 +42,8 @@ def leave_others(code: int) -> None:
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
-    """The flags of one command line. Not absl's global ones: two calls must not mix."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, and a preset.", flag_values=values, sys_argv=argv
-    )
+    """The flags of one command line."""
+    values = cli.new_flags(argv)
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
     flags.DEFINE_string(
         "workdir",
@@ -127,16 +90,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     Raises:
       UserError: whatever is wrong with them.
     """
-    check_config(argv)
-    values = define_flags(argv)
-    try:
-        rest = values(argv)
-    except flags.IllegalFlagValueError as error:
-        raise UserError(explain_value(str(error), argv)) from error
-    except flags.Error as error:
-        raise UserError(f"{error} (see --help)") from error
-    if rest[1:]:
-        raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
+    values = cli.parse(argv, define_flags)
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
     compiling = values.topology or values.report or values.search or values.slices != 1
@@ -147,88 +101,12 @@ def parse(argv: list[str]) -> flags.FlagValues:
     return values
 
 
-def check_config(argv: list[str]) -> None:
-    """Refuses a config file, a preset or a key that is not there, in words that help."""
-    config = load_config(config_argument(argv))
-    keys = list(leaves(config))
-    for argument in argv[1:]:
-        match = OVERRIDE.match(argument)
-        if match and match[1] not in keys:
-            inside = [key for key in keys if key.startswith(f"{match[1]}.")]
-            if inside:
-                raise UserError(f"'config.{match[1]}' is a group of keys: {', '.join(inside)}")
-            close = ", ".join(nearest(match[1], keys))
-            raise UserError(f"unknown config key '{match[1]}'; the nearest are: {close}")
-
-
-def config_argument(argv: list[str]) -> str:
-    """The value of --config."""
-    for i, argument in enumerate(argv[1:], 1):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            following = argv[i + 1] if i + 1 < len(argv) else ""
-            return value if equals else following
-    raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
-
-
-def load_config(argument: str) -> ConfigDict:
-    """What the config file FILE[:PRESET] returns."""
-    file, _, preset = argument.partition(":")
-    path = pathlib.Path(file)
-    if not path.is_file() or path.suffix != ".py":
-        there = sorted(pathlib.Path("configs").rglob("[a-z]*.py"))
-        close = nearest(file, [p.as_posix() for p in there])
-        hint = f"; there are: {', '.join(close)} …" if close else ""
-        raise UserError(f"config file '{file}' does not exist{hint}")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    try:
-        return module.get_config(preset)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
-
-
-def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value} of a config, groups left out."""
-    flat = {}
-    for key, value in config.items():
-        inside = isinstance(value, ConfigDict)
-        flat |= leaves(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
-    return flat
-
-
-def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
-    """The names most like `name`, as a whole or by their last part."""
-
-    def last(path: str) -> str:
-        return re.split(r"[./]", path.removesuffix(".py"))[-1]
-
-    def likeness(other: str) -> float:
-        pairs = [(name, other), (last(name), last(other))]
-        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    return sorted(names, key=likeness, reverse=True)[:count]
-
-
-def explain_value(message: str, argv: list[str]) -> str:
-    """absl's complaint about a value, with what the config key takes."""
-    match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
-    if not match:
-        return f"{message} (see --help)"
-    default = leaves(load_config(config_argument(argv)))[match[1]]
-    kind = type(default).__name__
-    return f"--config.{match[1]} takes {kind} values such as {default!r}, not '{match[2]}'"
-
-
 def run(values: flags.FlagValues) -> None:
     """Does what parsed flags ask for. Raises UserError, RunError."""
-    from etils import epath
-
     from igerg_jax import workdir as folders
 
     config, checkpoint = values.config, values.checkpoint
-    workdir = epath.Path(values.workdir).expanduser() if values.workdir else None
+    workdir = folders.parse(values.workdir) if values.workdir else None
     if workdir is None and not (checkpoint and values.mode != "train"):
         workdir = folders.default(config)
     if values.mode == "train":

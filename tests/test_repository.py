@@ -32,7 +32,8 @@ ALLOWED = {
         "igerg_jax.batch igerg_jax.corruption igerg_jax.errors igerg_jax.losses igerg_jax.models"
     ),
     "igerg_jax/models/": "igerg_jax.batch igerg_jax.errors igerg_jax.losses",
-    "igerg_jax/data/": "igerg_jax.batch igerg_jax.errors",
+    "igerg_jax/cli.py": "igerg_jax.errors",
+    "igerg_jax/data/": "igerg_jax.batch igerg_jax.cli igerg_jax.errors",
     "igerg_jax/report/": "igerg_jax.batch igerg_jax.errors",
     "configs/": "",
 }

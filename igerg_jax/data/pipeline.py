@@ -17,10 +17,13 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec
 from igerg_jax.data import augment, mixtures, order, store, windows
-from igerg_jax.data.images import as_jpeg
+from igerg_jax.data.images import as_jpeg, imagenet_crop
 from igerg_jax.data.prepared import Prepared, Split
 from igerg_jax.data.tokenizer import Tokenizer
 from igerg_jax.errors import UserError
+
+# config.data.preprocessing. With the second, what recipes say of crops is not read.
+AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
 
 # What crosses from Python into the graph: the batch without pixels, then these.
 _IMAGE_PARTS = {
@@ -73,14 +76,17 @@ def train_batches(
         shown = _Shown.of(splits, source_B, images_BxN)
         if spec.feature_dim:
             return shown.with_vectors(batch, spec)
-        recipe = augment.random_recipe(
-            shown.height_width(),
-            config.seed,
-            positions_B[shown.row_M],
-            shown.slot_M,
-            config.data.image_size,
-            config.data.augment,
-        )
+        if config.data.preprocessing == AUGMENT:
+            recipe = augment.random_recipe(
+                shown.height_width(),
+                config.seed,
+                positions_B[shown.row_M],
+                shown.slot_M,
+                config.data.image_size,
+                config.data.augment,
+            )
+        else:
+            recipe = augment.plain_recipe(shown.height_width(), config.data.image_size)
         return _flatten(batch, shown.read(), recipe, shown.place_M)
 
     groups = {}
@@ -192,7 +198,8 @@ def single_example(
     jpegs_M = np.array([encoded[i][0] for i in shown_M], object)
     parts = _flatten(batch, jpegs_M, recipe, shown_M)
     spec = dataclasses.replace(BatchSpec.of(config.data, 1), groups=())
-    return {name: array.numpy() for name, array in _finish(spec, *parts).items()}
+    batch = _finish(spec, config.data.preprocessing, *parts)
+    return {name: array.numpy() for name, array in batch.items()}
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
@@ -204,6 +211,11 @@ def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
 
 
 def _check_layout(split: Split, config: ConfigDict) -> None:
+    if config.data.preprocessing not in PREPROCESSING:
+        raise UserError(
+            f"config.data.preprocessing is '{config.data.preprocessing}'; there are: "
+            f"{', '.join(PREPROCESSING)}"
+        )
     wanted, found = config.data.feature_dim, split.turns.feature_dim
     if wanted == found or not (split.turns.image != store.NO_IMAGE).any():
         return
@@ -310,7 +322,8 @@ def _dataset(
         return tf.numpy_function(fetch, [step], types)
 
     dataset = steps.map(plain(read), num_parallel_calls=threads)
-    return dataset.map(plain(functools.partial(_finish, spec)), num_parallel_calls=threads)
+    finish = functools.partial(_finish, spec, config.data.preprocessing)
+    return dataset.map(plain(finish), num_parallel_calls=threads)
 
 
 def _iterate(
@@ -335,7 +348,7 @@ def _iterate(
     return dataset.prefetch(config.data.prefetch_batches).with_options(options).as_numpy_iterator()
 
 
-def _finish(spec: BatchSpec, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
+def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
     """Gives the arrays their shapes and makes `images`, zero where there is none."""
     names = _text_names(spec)
     shapes = spec.shapes()
@@ -344,13 +357,14 @@ def _finish(spec: BatchSpec, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
         for name, part in zip(names, parts, strict=False)
     }
     if not spec.feature_dim:
-        images = _images(spec, *parts[len(names) :])
+        images = _images(spec, preprocessing, *parts[len(names) :])
         batch["images"] = tf.ensure_shape(images, shapes["images"][0])
     return batch
 
 
 def _images(
     spec: BatchSpec,
+    preprocessing: str,
     jpeg: tf.Tensor,
     crop: tf.Tensor,
     halvings: tf.Tensor,
@@ -361,15 +375,18 @@ def _images(
 ) -> tf.Tensor:
     """uint8[B, N, H, W, 3] from `_IMAGE_PARTS`."""
     side, b, n = spec.image_size, spec.batch_size, spec.images
-    pixels = tf.map_fn(
-        lambda image: _decode(*image, side),
-        (
-            tf.ensure_shape(jpeg, [None]),
-            tf.ensure_shape(crop, [None, 4]),
-            tf.ensure_shape(halvings, [None]),
-        ),
-        fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32),
-    )
+    if preprocessing == IMAGENET:
+        pixels = tf.cast(tf.numpy_function(_imagenet_crops(side), [jpeg], tf.uint8), tf.float32)
+    else:
+        pixels = tf.map_fn(
+            lambda image: _decode(*image, side),
+            (
+                tf.ensure_shape(jpeg, [None]),
+                tf.ensure_shape(crop, [None, 4]),
+                tf.ensure_shape(halvings, [None]),
+            ),
+            fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32),
+        )
     flat = tf.reshape(pixels, [-1, side * side, 3])
     flat = tf.matmul(flat, tf.ensure_shape(colour, [None, 3, 3]), transpose_b=True)
     flat += tf.ensure_shape(offset, [None])[:, None, None]
@@ -382,6 +399,14 @@ def _images(
         tf.constant([b * n, side * side * 3], tf.int64),
     )
     return tf.reshape(images, [b, n, side, side, 3])
+
+
+def _imagenet_crops(side: int) -> Callable[[np.ndarray], np.ndarray]:
+    def crops(jpeg_M: np.ndarray) -> np.ndarray:
+        images = [imagenet_crop(jpeg, side) for jpeg in jpeg_M]
+        return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
+
+    return crops
 
 
 def _decode(jpeg: tf.Tensor, crop: tf.Tensor, halvings: tf.Tensor, side: int) -> tf.Tensor:

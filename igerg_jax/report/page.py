@@ -35,6 +35,7 @@ MECHANICS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
     "examples_per_second": "examples a second",
+    "mfu": "share of the devices' peak that the model's FLOPs make up",
     "input_wait_fraction": "share of time spent waiting for data",
 }
 
@@ -141,6 +142,7 @@ def _summary(summary: Mapping[str, Any], records: list[dict]) -> str:
         ("Wall time", duration(seconds) if finite(seconds) else ""),
         ("First step after", formatted(summary, "seconds_to_first_step", "{:.1f} s")),
         ("Examples a second", formatted(summary, "examples_per_second", "{:,.1f}")),
+        ("MFU", formatted(summary, "mfu", "{:.1%}")),
         ("Waiting for data", f"{sum(waits) / len(waits):.1%} of the time" if waits else ""),
         ("Devices", _escape(summary.get("devices") or "")),
         ("Skipped steps", formatted(summary, "skipped_steps", "{:,}")),

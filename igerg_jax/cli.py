@@ -1,0 +1,179 @@
+"""Command lines that name a config: what main.py and the tools parse and refuse alike.
+
+--config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. What a
+person gets wrong is one message on stderr and exit code 2. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from igerg_jax.errors import OutOfMemory, RunError, UserError
+
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+MODULE_LINE = re.compile(r"^\S+:\n", re.MULTILINE)  # absl says which file defines a flag
+
+
+def main(
+    argv: list[str],
+    doc: str,
+    define_flags: Callable[[list[str]], flags.FlagValues],
+    run: Callable[[list[str]], None],
+    failed: Callable[[int], None] = lambda code: None,
+) -> int:
+    """A program: prints its help, or calls `run`, and returns the exit code.
+
+    Args:
+      argv: the command line, the program's name first.
+      doc: what --help says before it lists the flags.
+      define_flags: makes the flags of a command line (`new_flags` and more).
+      run: does what a command line asks for. UserError, OutOfMemory and RunError become one
+        message; others are raised.
+      failed: called with the exit code before a failure is returned or raised.
+    """
+    quieten()
+    if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
+        ours = define_flags(argv).get_help().partition("\nabsl.flags:")[0]
+        print(doc + MODULE_LINE.sub("", ours))
+        return 0
+    try:
+        run(argv)
+        return 0
+    except (UserError, OutOfMemory, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = {UserError: 2, OutOfMemory: 3}.get(type(error), 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except Exception:
+        failed(1)
+        raise
+    failed(code)
+    return code
+
+
+def quieten() -> None:
+    """Keeps libraries from filling stderr; call it before TensorFlow or JAX is imported.
+
+    Has gs:// paths read by gcsfs, too, whether TensorFlow is there or not: one way, tested, and
+    without the seconds that importing TensorFlow takes.
+    """
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only decodes images; says so at length
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.set_verbosity(logging.ERROR)
+
+
+def new_flags(argv: list[str]) -> flags.FlagValues:
+    """The flag --config. Not among absl's global ones: two calls must not mix."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, and a preset.", flag_values=values, sys_argv=argv
+    )
+    return values
+
+
+def parse(
+    argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
+) -> flags.FlagValues:
+    """Parses a command line, the config file and its overrides included.
+
+    Raises:
+      UserError: whatever is wrong with them.
+    """
+    check_config(argv)
+    values = define_flags(argv)
+    try:
+        rest = values(argv)
+    except flags.IllegalFlagValueError as error:
+        raise UserError(explain_value(str(error), argv)) from error
+    except flags.Error as error:
+        raise UserError(f"{error} (see --help)") from error
+    if rest[1:]:
+        raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
+    return values
+
+
+def check_config(argv: list[str]) -> None:
+    """Refuses a config file, a preset or a key that is not there, in words that help."""
+    config = load_config(config_argument(argv))
+    keys = list(leaves(config))
+    for argument in argv[1:]:
+        match = OVERRIDE.match(argument)
+        if match and match[1] not in keys:
+            inside = [key for key in keys if key.startswith(f"{match[1]}.")]
+            if inside:
+                raise UserError(f"'config.{match[1]}' is a group of keys: {', '.join(inside)}")
+            close = ", ".join(nearest(match[1], keys))
+            raise UserError(f"unknown config key '{match[1]}'; the nearest are: {close}")
+
+
+def config_argument(argv: list[str]) -> str:
+    """The value of --config."""
+    for i, argument in enumerate(argv[1:], 1):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            return value if equals else following
+    raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
+
+
+def load_config(argument: str) -> ConfigDict:
+    """What the config file FILE[:PRESET] returns."""
+    file, _, preset = argument.partition(":")
+    path = pathlib.Path(file)
+    if not path.is_file() or path.suffix != ".py":
+        there = sorted(pathlib.Path("configs").rglob("[a-z]*.py"))
+        close = nearest(file, [p.as_posix() for p in there])
+        hint = f"; there are: {', '.join(close)} …" if close else ""
+        raise UserError(f"config file '{file}' does not exist{hint}")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.get_config(preset)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of a config, groups left out."""
+    flat = {}
+    for key, value in config.items():
+        inside = isinstance(value, ConfigDict)
+        flat |= leaves(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return flat
+
+
+def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
+    """The names most like `name`, as a whole or by their last part."""
+
+    def last(path: str) -> str:
+        return re.split(r"[./]", path.removesuffix(".py"))[-1]
+
+    def likeness(other: str) -> float:
+        pairs = [(name, other), (last(name), last(other))]
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return sorted(names, key=likeness, reverse=True)[:count]
+
+
+def explain_value(message: str, argv: list[str]) -> str:
+    """absl's complaint about a value, with what the config key takes."""
+    match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
+    if not match:
+        return f"{message} (see --help)"
+    default = leaves(load_config(config_argument(argv)))[match[1]]
+    kind = type(default).__name__
+    return f"--config.{match[1]} takes {kind} values such as {default!r}, not '{match[2]}'"
