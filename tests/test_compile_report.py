@@ -156,6 +156,66 @@ def test_groups_of_a_collective(text, expected):
     np.testing.assert_array_equal(hlo._groups(instruction, 4), expected)
 
 
+IN_FUSIONS = """HloModule step
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter.1 (whole: f32[64,32]) -> f32[16,32] {
+  %whole = f32[64,32]{1,0} parameter(0)
+  %all-reduce.1 = f32[64,32]{1,0} all-reduce(%whole), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %mine = f32[16,32]{1,0} dynamic-slice(%all-reduce.1, %zero, %zero), dynamic_slice_sizes={16,32}
+}
+
+%async_collective_fusion.1 (x: f32[8,16], w: f32[16,8], part: f32[100], room: f32[400]) -> (f32[8,8], f32[100], f32[400]) {
+  %x = f32[8,16]{1,0} parameter(0)
+  %w = f32[16,8]{1,0} parameter(1)
+  %part = f32[100]{0} parameter(2)
+  %room = f32[400]{0} parameter(3)
+  %dot.1 = f32[8,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %all-gather.1 = f32[400]{0} all-gather(%part), channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %both = (f32[8,8]{1,0}, f32[100]{0}, f32[400]{0}) tuple(%dot.1, %part, %all-gather.1)
+}
+
+ENTRY %main (whole: f32[64,32], x: f32[8,16], w: f32[16,8], part: f32[100], room: f32[400]) -> f32[16,32] {
+  %whole = f32[64,32]{1,0} parameter(0)
+  %x = f32[8,16]{1,0} parameter(1)
+  %w = f32[16,8]{1,0} parameter(2)
+  %part = f32[100]{0} parameter(3)
+  %room = f32[400]{0} parameter(4)
+  %fusion.2 = (f32[8,8]{1,0}, f32[100]{0}, f32[400]{0}) fusion(%x, %w, %part, %room), kind=kOutput, calls=%async_collective_fusion.1
+  ROOT %fusion.1 = f32[16,32]{1,0} fusion(%whole), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""  # noqa: E501
+
+
+def test_collectives_in_a_tpus_fusions():
+    """XLA's TPU compiler writes a reduce-scatter as an all-reduce and a slice, in a fusion; and a
+    gather that goes on beside a product as results of the product's fusion."""
+    program = hlo.Program(IN_FUSIONS)
+    sent = {one.kind: one.wire_bytes for one in program.collectives(4, 1)}
+    assert sent == {"reduce-scatter": 64 * 32 * 4 * 3 / 4, "all-gather": 400 * 4 * 3 / 4}
+    product = next(op for op in program.ops() if op.name == "fusion.2")
+    assert product.flops == 2 * 8 * 8 * 16
+    assert product.bytes == (8 * 16 + 16 * 8 + 8 * 8) * 4  # nothing of the gather's
+
+
+def test_what_crosses_slices_is_named():
+    def one(crosses, op_name, size):
+        return hlo.Collective("all-reduce", 3.0, size, 2, crosses, op_name)
+
+    gradient = "jit(step)/transpose(jvp(Igerg.encode))/encoder/while/body/mlp/in/dot_general"
+    found = [one(True, "jit(step)/jvp()/reduce_sum", 4), one(True, gradient, 100)]
+    found += [one(True, gradient, 100), one(False, gradient, 1000)]
+    rows = compile_report.between_slices(found)
+    assert [(row["count"], row["bytes"]) for row in rows] == [(6, 600), (3, 12)]
+    assert rows[0]["from"] == "transpose(jvp(encode))/encoder/mlp/in/dot_general"
+
+
 def test_tiles_pad_what_lies_in_memory():
     array = hlo_text.parse("  %x = bf16[64,12,196,196]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%y)").arrays[
         0
@@ -227,6 +287,19 @@ def test_what_does_not_fit_is_named_with_what_to_change(monkeypatch):
     message = str(found.value)
     assert message.count("GiB") == 9  # eight arrays, and what stays between steps
     assert "train.batch_size" in message and "remat" in message
+
+
+def test_depth_does_not_lengthen_the_program():
+    """What is compiled, and so the time it takes, hardly grows with layers that are scanned."""
+
+    def length(layers):
+        config = small.only(small.with_pixels(small.make_config()), "text_denoising")
+        config.model.vision.layers = layers
+        config.model.text.update(encoder_layers=layers, decoder_layers=layers)
+        setup = step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
+        return len(step.lower_step(setup).as_text())
+
+    assert length(24) < 1.02 * length(6)
 
 
 def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
