@@ -97,17 +97,36 @@ class Program:
         found: dict[str, Collective] = {}
         for name, count in self._with_fused().items():
             for instruction in self.computations[name].values():
-                kind = instruction.opcode.removesuffix("-start")
-                if kind in _COLLECTIVES:
-                    if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-                        kind = "reduce-scatter"  # as the TPU's compiler writes one: a fusion
-                    one = self._collective(name, instruction, kind, count, devices, slices)
+                one = self._one_collective(name, instruction, count, devices, slices)
+                if one:
                     # The fusions in which one starts, goes on and ends all show it.
                     channel = instruction.attribute(r"channel_id=(\d+)")
-                    channel = f"{kind} {channel or instruction.name}"
+                    channel = f"{one.kind} {channel or instruction.name}"
                     if channel not in found or found[channel].count < count:
                         found[channel] = one
         return list(found.values())
+
+    def _one_collective(self, name, instruction, count, devices, slices) -> Collective | None:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind == "send":
+            return self._between_slices(name, instruction, count, slices)
+        if kind not in _COLLECTIVES:
+            return None
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"  # as the TPU's compiler writes one: a fusion
+        return self._collective(name, instruction, kind, count, devices, slices)
+
+    def _between_slices(self, name, instruction, count, slices) -> Collective | None:
+        """A slice's program hands to the host what crosses, after its own part of the work."""
+        kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+        if not kind:
+            return None
+        kind = kind.lower().replace("_", "-")
+        size = instruction.arrays[0].size.total * (slices if kind == "all-gather" else 1)
+        source, inside = instruction, self.computations[name]
+        while not source.op_name and source.operands:
+            source = inside[source.operands[0]]
+        return Collective(kind, count, size, slices, True, source.op_name)
 
     def _collective(self, name, instruction, kind, count, devices, slices) -> Collective:
         groups = _groups(instruction, devices)
