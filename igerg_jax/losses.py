@@ -167,8 +167,9 @@ def _unit(x_BxG: jax.Array) -> jax.Array:
 
 
 def _once(table_VxD: jax.Array, hidden_BxTxD: jax.Array) -> jax.Array:
-    """The table as the products take it, before the loop over chunks: there, a divided table would
-    be gathered, at its full width, for every chunk."""
+    """The table as the products take it, made before the loop over chunks: inside, one that is
+    divided over devices would be gathered for every chunk, at its full width. Its gradient is
+    summed over the chunks in the same dtype."""
     return table_VxD.astype(hidden_BxTxD.dtype)
 
 
