@@ -52,3 +52,9 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
     left, top = (round((s - side) / 2) for s in size)
     image = image.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def imagenet_crops(side: int, jpeg_M: np.ndarray) -> np.ndarray:
+    """uint8[M, side, side, 3]: `imagenet_crop` of each."""
+    images = [imagenet_crop(jpeg, side) for jpeg in jpeg_M]
+    return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)

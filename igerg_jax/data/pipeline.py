@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from igerg_jax.batch import UNKNOWN, BatchSpec
+from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import augment, mixtures, order, store, windows
-from igerg_jax.data.images import as_jpeg, imagenet_crop
+from igerg_jax.data.images import as_jpeg, imagenet_crops
 from igerg_jax.data.prepared import Prepared, Split
 from igerg_jax.data.tokenizer import Tokenizer
 from igerg_jax.errors import UserError
@@ -192,14 +192,36 @@ def single_example(
     )
     batch, images_1xN = windows.pack([example], config, tokenizer.special)
     batch["response"][:] = tokenizer.special.pad
-    shown_M = images_1xN[batch["image_mask"]]
-    sizes_Mx2 = np.array([encoded[i][1] for i in shown_M], np.int64).reshape(-1, 2)
-    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
-    jpegs_M = np.array([encoded[i][0] for i in shown_M], object)
-    parts = _flatten(batch, jpegs_M, recipe, shown_M)
+    parts = _flatten_read(batch, images_1xN, encoded, config)
     spec = dataclasses.replace(BatchSpec.of(config.data, 1), groups=())
     batch = _finish(spec, config.data.preprocessing, *parts)
     return {name: array.numpy() for name, array in batch.items()}
+
+
+def file_batches(
+    files: Sequence[pathlib.Path], special: SpecialIds, config: ConfigDict
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of images that stand alone (N = 1), without words, read as in evaluation.
+
+    Row r of batch k is file k * config.evaluate.batch_size + r. Where a file cannot be read as an
+    image, and past the last one, `image_mask` is False.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.update(context_turns=0, use_images=True, mixtures={})
+    size = config.evaluate.batch_size
+
+    def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
+        read = [_try_image(path) for path in files[int(step) * size :][:size]]
+        examples = [
+            windows.Example([()], [UNKNOWN], [store.NO_IMAGE if image is None else row], True)
+            for row, image in enumerate(read)
+        ] + [None] * (size - len(read))
+        batch, images_Bx1 = windows.pack(examples, config, special)
+        return _flatten_read(batch, images_Bx1, read, config)
+
+    spec = BatchSpec.of(config.data, size)
+    steps = tf.data.Dataset.range(-(-len(files) // size))
+    return _iterate({"": _dataset(steps, fetch, spec, config)}, config)
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
@@ -283,6 +305,13 @@ def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         raise UserError(f"cannot read the image '{path}': {reason}") from error
 
 
+def _try_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]] | None:
+    try:
+        return _read_image(path)
+    except UserError:
+        return None
+
+
 def _text_names(spec: BatchSpec) -> list[str]:
     return [name for name in spec.shapes() if name != "images"]
 
@@ -306,6 +335,15 @@ def _flatten(
     )
     upright = np.int64(len(by_flip) - recipe.flip.sum())
     return (*batch.values(), *(part[by_flip] for part in of_images), upright)
+
+
+def _flatten_read(batch, images_BxN, read, config) -> tuple[np.ndarray, ...]:
+    """`_flatten` with images of `read` (JPEG bytes and size), to which images_BxN points."""
+    shown = [read[i] for i in images_BxN[batch["image_mask"]]]
+    sizes_Mx2 = np.array([size for _, size in shown], np.int32).reshape(-1, 2)
+    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
+    jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
+    return _flatten(batch, jpegs_M, recipe, np.flatnonzero(batch["image_mask"]))
 
 
 def _dataset(
@@ -376,7 +414,8 @@ def _images(
     """uint8[B, N, H, W, 3] from `_IMAGE_PARTS`."""
     side, b, n = spec.image_size, spec.batch_size, spec.images
     if preprocessing == IMAGENET:
-        pixels = tf.cast(tf.numpy_function(_imagenet_crops(side), [jpeg], tf.uint8), tf.float32)
+        crops = functools.partial(imagenet_crops, side)
+        pixels = tf.cast(tf.numpy_function(crops, [jpeg], tf.uint8), tf.float32)
     else:
         pixels = tf.map_fn(
             lambda image: _decode(*image, side),
@@ -399,14 +438,6 @@ def _images(
         tf.constant([b * n, side * side * 3], tf.int64),
     )
     return tf.reshape(images, [b, n, side, side, 3])
-
-
-def _imagenet_crops(side: int) -> Callable[[np.ndarray], np.ndarray]:
-    def crops(jpeg_M: np.ndarray) -> np.ndarray:
-        images = [imagenet_crop(jpeg, side) for jpeg in jpeg_M]
-        return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
-
-    return crops
 
 
 def _decode(jpeg: tf.Tensor, crop: tf.Tensor, halvings: tf.Tensor, side: int) -> tf.Tensor:

@@ -23,6 +23,7 @@ from igerg_jax.errors import UserError
 # --format -> (the module that has `export(checkpoint, out) -> what it did`, what it writes)
 FORMATS = {
     "hf": ("igerg_jax.tools.weights.exporting", "folders that transformers loads"),
+    "stablehlo": ("igerg_jax.tools.stablehlo", "programs that run with JAX alone"),
 }
 
 
