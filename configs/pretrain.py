@@ -49,7 +49,8 @@ def _local() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             dataset="chitchat_openmoji",
-            data_dir="~/.cache/igerg_jax",
+            data_dir="~/.cache/igerg_jax",  # or gs://…, which holds what was prepared elsewhere
+            bucket_copies_dir="~/.cache/igerg_jax/buckets",  # where each host then keeps a copy
             manual_dir="",  # folder with the files that a dataset does not fetch
             labels=dict(path="", min_confidence=0.6),  # pseudo-labels; builders/pseudo_labels.py
             mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}
