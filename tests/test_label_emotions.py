@@ -16,7 +16,6 @@ from igerg_jax import checkpoint, evaluate, step
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import builders, image_files, parts, pipeline
 from igerg_jax.data.prepare import prepare
-from igerg_jax.errors import UserError
 from igerg_jax.tools import label_emotions, runs
 
 IMAGES, BATCH, PART = 21, 8, 10
