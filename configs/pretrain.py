@@ -29,6 +29,10 @@ def _local() -> ConfigDict:
     config.init_from = ""  # checkpoint folder whose parameters training starts from; "" = random
     config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = not kept
 
+    # A trace of so many steps, in workdir/profile for TensorBoard; 0 = none. The first steps of a
+    # start, which are slower, go before it.
+    config.profile = ConfigDict(dict(after_steps=5, steps=0))
+
     config.distributed = ConfigDict(
         dict(
             # none: this process alone, or, with a coordinator_address, the processes counted here.
@@ -45,7 +49,8 @@ def _local() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             dataset="chitchat_openmoji",
-            data_dir="~/.cache/igerg_jax",
+            data_dir="~/.cache/igerg_jax",  # or gs://…, which holds what was prepared elsewhere
+            bucket_copies_dir="~/.cache/igerg_jax/buckets",  # where each host then keeps a copy
             manual_dir="",  # folder with the files that a dataset does not fetch
             labels=dict(path="", min_confidence=0.6),  # pseudo-labels; builders/pseudo_labels.py
             mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}
@@ -59,10 +64,13 @@ def _local() -> ConfigDict:
             use_images=True,
             image_size=64,  # pixels a side
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
+            # augment: as the next line says in training, the largest centred square elsewhere;
+            # imagenet: always the middle of the image, as ResNet-50 was evaluated on ImageNet.
+            preprocessing="augment",
             augment=dict(crop_min_area=0.8, flip=True, colour_jitter=0.2),
             tokenizer=dict(
-                kind="sentencepiece",
-                path="",  # "" = train one on the train split of:
+                kind="sentencepiece",  # or byte_level_bpe, BART's, which needs a path
+                path="",  # a file or folder; "" = train one on the train split of:
                 mixture="",  # "" = the dataset; a mixture's name; "all" = all datasets
                 model_type="unigram",  # unigram, bpe
                 vocab_size=2048,
@@ -87,6 +95,10 @@ def _local() -> ConfigDict:
                 heads=4,
                 mlp_width=256,
                 dropout_rate=0.0,
+                # Three that pre-trained weights need: see docs/weights.md.
+                class_token=False,  # a learned vector before the patches, as in the first ViTs
+                gelu="exact",  # exact, tanh (as SigLIP)
+                norm_epsilon=1e-6,  # of layer norms
                 tokens_per_image=1,
                 frozen=False,
                 scan_layers=False,
@@ -213,6 +225,9 @@ def _paper(config: ConfigDict) -> None:
     """The original's sizes and schedule, on OpenViDial: ResNet-50 logits into BART-base."""
     config.data.dataset = "openvidial/v1"
     config.data.update(context_tokens=128, response_tokens=32, image_size=224)
+    config.data.preprocessing = "imagenet"
+    # BART's own words, to start from its weights: kind="byte_level_bpe", path= a folder with its
+    # tokenizer.json, vocab_size=50265.
     config.data.tokenizer.update(vocab_size=32000)
     config.model.compute_dtype = "bfloat16"
     config.model.vision.update(kind="resnet50", frozen=True, tokens_per_image=1)

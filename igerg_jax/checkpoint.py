@@ -14,6 +14,7 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
@@ -97,8 +98,8 @@ class Checkpoints:
         if step is None or step not in self._manager.all_steps():
             raise UserError(f"there is no checkpoint{_of(step)} in '{self._folder}'")
         path = self._folder / str(step)
-        _check_tokenizer(_read_run(path), self._tokenizer_digest, path)
-        _check_same(_stored_shapes(path), _shapes(abstract_state), path)
+        _check_tokenizer(read_run(path), self._tokenizer_digest, path)
+        _check_same(_stored_shapes(path), shapes(abstract_state), path)
         return _restore(path, abstract_state)
 
     def best_step(self) -> int | None:
@@ -150,12 +151,7 @@ class Checkpoints:
         return metrics.get(evaluate.best_metric, worst)
 
     def _run(self, step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "seed": self._config.seed,
-            "tokenizer_digest": self._tokenizer_digest,
-            "config": workdir.as_json(self._config),
-        }
+        return _run_record(self._config, step, self._tokenizer_digest)
 
 
 class Loaded(NamedTuple):
@@ -201,7 +197,7 @@ def load_params(
       UserError: no checkpoint there, another tokenizer, nothing or not enough that matches.
     """
     folder = find(path)
-    run = _read_run(folder)
+    run = read_run(folder)
     if tokenizer_digest is not None:
         _check_tokenizer(run, tokenizer_digest, folder)
     stored = _stored_shapes(folder)
@@ -209,11 +205,11 @@ def load_params(
     part = "ema_params" if averaged else "params"
     stored = {name[len(part) + 1 :]: s for name, s in stored.items() if name.startswith(f"{part}/")}
     wanted = setup.abstract_state.params
-    shapes = _shapes(wanted)
+    named = shapes(wanted)
     if initial is None:
         _check_same_model(run, setup.config, folder)
-        _check_same({name: s for name, s in stored.items() if name in shapes}, shapes, folder)
-    taken = tuple(name for name in shapes if stored.get(name) == shapes[name])
+        _check_same({name: s for name, s in stored.items() if name in named}, named, folder)
+    taken = tuple(name for name in named if stored.get(name) == named[name])
     if not taken:
         raise UserError(
             f"no parameter of '{folder}' has a name and shape of this model; "
@@ -223,7 +219,7 @@ def load_params(
     loaded = _restore(folder, {part: chosen})[part]
     params = _overlay(initial, loaded)
     left = tuple(name for name in stored if name not in taken)
-    new = tuple(name for name in shapes if name not in taken)
+    new = tuple(name for name in named if name not in taken)
     return params, Loaded(folder, averaged, taken, left, new)
 
 
@@ -246,6 +242,35 @@ def find(path: epath.PathLike) -> epath.Path:
     )
 
 
+def write_params(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: str) -> None:
+    """Writes nested dicts of NumPy arrays as the checkpoint of step 0 in the workdir `folder`.
+
+    It holds parameters alone, not all of the model's if need be: something to start from
+    (`load_params`), not to resume.
+
+    Args:
+      tokenizer_digest: "" = it is not known, and is compared with no run's.
+    """
+    items = {STATE: ocp.args.PyTreeSave({"params": params})}
+    items[RUN] = ocp.args.JsonSave(_run_record(config, 0, tokenizer_digest))
+    manager = ocp.CheckpointManager(
+        _absolute(folder) / workdir.CHECKPOINTS,
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+        item_handlers={STATE: ocp.PyTreeCheckpointHandler(), RUN: ocp.JsonCheckpointHandler()},
+    )
+    with manager:
+        manager.save(0, args=ocp.args.Composite(**items))
+
+
+def _run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
+    return {
+        "step": step,
+        "seed": config.seed,
+        "tokenizer_digest": tokenizer_digest,
+        "config": workdir.as_json(config),
+    }
+
+
 def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None:
     differences = workdir.model_differences(run["config"], workdir.as_json(config))
     if differences:
@@ -256,7 +281,7 @@ def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> Non
 
 
 def _check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None:
-    if run["tokenizer_digest"] != digest:
+    if run["tokenizer_digest"] not in ("", digest):  # "" = imported without one
         raise UserError(
             f"tokenizer that does not match the checkpoint: '{path}' was trained with "
             f"{run['tokenizer_digest']}, this run has {digest}. Train anew in another workdir, or "
@@ -291,12 +316,13 @@ def _of(step: int | None) -> str:
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
-    path = epath.Path(path).expanduser()
+    path = workdir.parse(os.fspath(path))
     # Orbax takes no relative paths; a bucket's are absolute.
-    return path if "://" in os.fspath(path) else path.resolve()
+    return path if workdir.is_bucket(path) else path.resolve()
 
 
-def _read_run(path: epath.Path) -> dict[str, Any]:
+def read_run(path: epath.Path) -> dict[str, Any]:
+    """{"step", "seed", "tokenizer_digest", "config"} of the checkpoint in `path` (see `find`)."""
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return reader.restore(path / RUN)
 
@@ -308,13 +334,16 @@ def _arrays() -> ocp.PyTreeCheckpointHandler:
     seconds for a small model's hundreds of arrays. It pays for large slices only.
     """
     handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
-    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, handler),
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),  # as `write_params` writes
+    )
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _stored_shapes(path: epath.Path) -> Shapes:
     with ocp.Checkpointer(_arrays()) as reader:
-        return _shapes(reader.metadata(path / STATE).item_metadata.tree)
+        return shapes(reader.metadata(path / STATE).item_metadata.tree)
 
 
 def _restore(path: epath.Path, wanted: Any) -> Any:
@@ -330,7 +359,8 @@ def _restore(path: epath.Path, wanted: Any) -> Any:
         )
 
 
-def _shapes(tree: Any) -> Shapes:
+def shapes(tree: Any) -> Shapes:
+    """{name: shape} of a tree's leaves."""
     return {
         _name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }

@@ -5,13 +5,14 @@ its cores), of every other kind the whole chip.
 
 Sources: https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e (peak, HBM); for links and
 the data-centre network (25 GB/s a host, of 8 devices, 4 of v5p)
-https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100 SXM and A100 80GB SXM, with
-one adaptor of 400 and 200 Gbit/s a GPU, as in DGX.
+https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100 SXM, H200 SXM and A100 80GB
+SXM, with one adaptor of 400 (A100: 200) Gbit/s a GPU, as in DGX.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ CHIPS = {
     "TPU v5": Chip("v5p", 459e12, 95 * GIB, 2765e9, 180e9, 6.2e9, 394e12, 2350.4e9),
     "TPU v6 lite": Chip("v6e", 918e12, 32 * GIB, 1640e9, 180e9, 3.1e9, 918e12, 1638e9),
     "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 80e9, 3350e9, 450e9, 50e9, 0.0, 0.0),
+    "NVIDIA H200": Chip("H200", 989e12, 141e9, 4800e9, 450e9, 50e9, 0.0, 0.0),
     "NVIDIA A100-SXM4-80GB": Chip("A100", 312e12, 80e9, 2039e9, 300e9, 25e9, 0.0, 0.0),
 }
 
@@ -56,3 +58,13 @@ CHIPS = {
 def chip_of(device_kind: str) -> Chip | None:
     """The chip behind a `device_kind`; None where the table has it not (a CPU)."""
     return CHIPS.get(device_kind)
+
+
+def peak_flops(device: Any) -> float | None:
+    """bfloat16 FLOP/s of a `jax.Device` that is at hand; None where it is not known (a CPU)."""
+    chip = chip_of(device.device_kind)
+    if chip is None:
+        return None
+    # A v4 chip at hand is one device of two cores; the compiler's topologies list its cores.
+    cores = getattr(device, "num_cores", 1) if chip.name == "v4" else 1
+    return chip.peak_flops * cores

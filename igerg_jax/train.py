@@ -16,10 +16,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from igerg_jax import guards, logs, report, sharding
+from igerg_jax import flops, guards, logs, report, sharding
 from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
 from igerg_jax.checkpoint import Checkpoints, load_params
 from igerg_jax.errors import RunError
+from igerg_jax.profiler import Profile
 from igerg_jax.step import (
     Setup,
     TrainState,
@@ -50,11 +51,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
       SystemExit: the process was told to stop; the state is saved.
     """
     start = time.perf_counter()
-    prepared = prepare(config)
-    if prepared is not None:
-        from igerg_jax.data import mixtures
-
-        mixtures.check(prepared, config)
+    prepared = prepare_to_train(config)
     tokenizer = prepared.tokenizer if prepared else None
     setup = set_up_run(config, tokenizer)
     digest = tokenizer.digest if tokenizer else SYNTHETIC
@@ -81,9 +78,22 @@ def prepare(config: Any) -> Any | None:
     """The prepared dataset, or None for synthetic batches. Imports TensorFlow only for data."""
     if config.data.dataset == SYNTHETIC:
         return None
+    from igerg_jax.data import bucket
     from igerg_jax.data import prepare as data
 
-    return data.prepare(config)
+    return data.prepare(bucket.fetched(config))
+
+
+def prepare_to_train(config: Any) -> Any | None:
+    """`prepare`; refuses data that lacks what an objective or the evaluation needs."""
+    if config.data.dataset == SYNTHETIC:
+        return None
+    from igerg_jax.data import mixtures
+
+    mixtures.check_start(config)
+    prepared = prepare(config)
+    mixtures.check(prepared, config)
+    return prepared
 
 
 def set_up_run(config: Any, tokenizer: Any | None) -> Setup:
@@ -160,6 +170,8 @@ class Loop:
             setup.config.train.steps, resumed_step, quiet=not self._is_writer
         )
         self._first_step = resumed_step
+        self._profile = Profile(self._config.profile, workdir, resumed_step)
+        self._speed: logs.Speed | None = None  # known once a step is compiled
         self._clock = logs.Clock()
         self._interval: list[dict[str, float]] = []  # metrics since the last line
         self._interval_start = (0.0, 0.0)  # training and input seconds when it began
@@ -172,11 +184,13 @@ class Loop:
         if step >= train.steps:
             return state
         compiled = compile_step(self._setup)
+        self._speed = logs.Speed(train.batch_size, flops.model_flops(self._setup), jax.devices())
         placed = sharding.batch_sharding(self._setup.mesh)
         pending: tuple[int, Any] | None = None
         with guards.stop_signals() as stop_after, guards.watchdog(train.stall_seconds) as alive:
             self._clock = logs.Clock()
             while step < train.steps:
+                self._turn_profile(step, state)
                 waited = time.perf_counter()
                 batch = next(source)
                 self._clock.input_seconds += time.perf_counter() - waited
@@ -197,14 +211,23 @@ class Loop:
                     self._clock.resume()
             if pending:
                 self._read(*pending)
+            self._turn_profile(step, state)
         self._clock.pause()
         return state
 
     def close(self) -> None:
         """Writes out what the writers buffer, however the run ended."""
+        self._profile.close()
         self._progress.close()
         for writer in self._writers:
             writer.close()
+
+    def _turn_profile(self, step: int, state: TrainState) -> None:
+        """Begins or ends the trace where it is time to; neither counts as training."""
+        self._clock.pause()
+        if folder := self._profile.turn(step, state):
+            self._say(f"profile: {folder}, of the steps up to {step}")
+        self._clock.resume()
 
     def _say(self, message: str) -> None:
         """One line a run, not one a process."""
@@ -271,8 +294,8 @@ class Loop:
         kept = [row for row in self._interval if not row["skipped"]] or self._interval
         line = {name: sum(row[name] for row in kept) / len(kept) for name in kept[0]}
         line["skipped"] = sum(row["skipped"] for row in self._interval)
-        line |= {
-            "examples_per_second": count * self._config.train.batch_size / elapsed,
+        # Both ends of an interval are steps whose metrics were read, so that were waited for.
+        line |= self._speed.of(count, elapsed) | {
             "input_wait_fraction": min((waited - self._interval_start[1]) / elapsed, 1.0),
             "wall_seconds": time.perf_counter() - self._start,
         }
@@ -292,14 +315,14 @@ class Loop:
             "preset": config.preset,
             "steps": config.train.steps,
             "final_step": int(state.step),
-            "examples_per_second": done * config.train.batch_size / seconds if done else None,
+            "examples_per_second": None,
             "input_wait_fraction": self._clock.input_seconds / seconds if done else None,
             "seconds_to_first_step": self._seconds_to_first_step,
             "skipped_steps": int(state.skipped_steps),
             "parameters": count_parameters(state.params),
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "objectives": objective_losses(self._workdir, active_objectives(config)),
-        }
+        } | (self._speed.of(done, seconds) if done else {})
 
 
 def finish(

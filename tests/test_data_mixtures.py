@@ -27,6 +27,42 @@ def test_a_pattern_holds_its_shares_everywhere(weights, length):
         assert np.abs(counts - size * share).max() < 2
 
 
+class Numbered:
+    """All that a stream asks of a split."""
+
+    def __init__(self, num_windows):
+        self.num_windows = num_windows
+
+
+def random_mixtures():
+    rng = np.random.default_rng(0)
+    yield (1,) * 6 + (2,) * 5 + (3,) * 12 + (23, 160, 194, 195)  # the greedy choice fails here
+    for _ in range(12):
+        yield rng.integers(1, 60, rng.integers(2, 9)).tolist()
+        yield np.concatenate([rng.integers(1, 4, 12), rng.integers(50, 200, 3)]).tolist()
+
+
+@pytest.mark.parametrize("weights", random_mixtures(), ids=lambda w: "-".join(map(str, w))[:40])
+def test_any_window_of_the_order_holds_exact_proportions(weights):
+    """Whatever its start and length, and exactly where it is as long as the pattern."""
+    splits = [Numbered(7 * w + 5) for w in weights]
+    stream = mixtures.Stream(splits, list(range(len(weights))), mixtures.pattern(weights))
+    length, share = len(stream.pattern), np.array(weights) / sum(weights)
+    start = 3 * length + 12_345
+    source, ids = stream.at(start + np.arange(3 * length))
+    taken = np.cumsum(source[:, None] == np.arange(len(weights)), axis=0)
+    lead = np.pad(taken - np.arange(1, 3 * length + 1)[:, None] * share, ((1, 0), (0, 0)))
+    # The counts of every window there is are differences of two rows.
+    assert (lead.max(axis=0) - lead.min(axis=0)).max() < 2
+    np.testing.assert_allclose(lead[length:], lead[:-length], atol=1e-9)
+    fair = 1 - 1 / (2 * len(weights) - 2)
+    early = stream.at(np.arange(length))[0][:, None] == np.arange(len(weights))
+    lag = np.cumsum(early, axis=0) - np.arange(1, length + 1)[:, None] * share
+    assert np.abs(lag).max() <= fair + 1e-9
+    for s, split in enumerate(splits):
+        assert ids[source == s].max(initial=0) < split.num_windows
+
+
 @pytest.mark.parametrize(
     "weights", [(), (1, 0), (1, -2), (1, float("nan")), (1, 1e-7), (1, 9999.7)]
 )
@@ -35,12 +71,17 @@ def test_weights_that_make_no_pattern(weights):
         mixtures.pattern(weights)
 
 
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Made once, so that what is prepared of it is too."""
+    folder = tmp_path_factory.mktemp("raw")
+    return raw_data.fer_zip(raw_data.meld(folder, dialogues=40), raw_data.fer_names(8))
+
+
 @pytest.fixture
-def mixed(tiny_config, tmp_path):
+def mixed(tiny_config, raw):
     """chitchat for most objectives, faces for two, and two sources of words for one."""
-    raw_data.meld(tmp_path / "raw", dialogues=40)
-    raw_data.fer_zip(tmp_path / "raw", raw_data.fer_names(8))
-    tiny_config.data.manual_dir = str(tmp_path / "raw")
+    tiny_config.data.manual_dir = str(raw)
     tiny_config.data.mixtures = ConfigDict(
         {
             "faces": {
@@ -137,6 +178,29 @@ def test_a_dataset_that_lacks_what_an_objective_needs(mixed):
             mixtures.check(prepared, config)
         config.objectives[objective].weight = 0.0
         mixtures.check(prepared, config)
+
+
+def test_what_can_be_told_before_preparing_is(tiny_config):
+    """No file of MELD is anywhere, and none is looked for."""
+    mixtures.check_start(tiny_config)
+    mine = {"objectives": ("image_emotion",), "datasets": {"meld": 1.0}}
+    tiny_config.data.mixtures = ConfigDict({"mine": mine})
+    with pytest.raises(UserError, match=r"'image_emotion' needs images.*'meld' has none"):
+        mixtures.check_start(tiny_config)
+    for having in ("meld/frames", "paired/meld+fer2013", "openvidial/v1_features"):
+        tiny_config.data.mixtures.mine.datasets = ConfigDict({having: 1.0})
+        mixtures.check_start(tiny_config)
+    tiny_config.data.mixtures.mine.datasets = ConfigDict({"melt": 1.0})
+    with pytest.raises(UserError, match="unknown dataset 'melt'"):
+        mixtures.check_start(tiny_config)
+
+
+@pytest.mark.parametrize("key", ["eval_split", "test_split"])
+def test_a_split_that_will_be_evaluated_is_missed_at_the_start(tiny_config, key):
+    prepared = prepare.prepare(tiny_config)
+    tiny_config.data[key] = "dev"
+    with pytest.raises(UserError, match=rf"no split 'dev' \(config\.data\.{key}\)"):
+        mixtures.check(prepared, tiny_config)
 
 
 @pytest.mark.parametrize(

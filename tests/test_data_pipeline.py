@@ -10,6 +10,7 @@ from PIL import Image
 from igerg_jax import batch as batch_lib
 from igerg_jax.batch import EMOTION_ID, NEUTRAL, UNKNOWN
 from igerg_jax.data import augment, mixtures, order, pipeline, prepare, store, windows
+from igerg_jax.data.images import imagenet_crop
 from igerg_jax.errors import UserError
 
 PIXELS = {"images"}
@@ -172,6 +173,40 @@ def test_pixels_without_augmentation_are_those_of_the_stored_image(prepared, tin
             image.draft("RGB", (36, 36))  # the decoder's own halving
             expected = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), int)
             assert np.abs(batch["images"][row, slot] - expected).mean() < 4
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (61, 90), (32, 32)])
+def test_imagenet_preprocessing_is_resize_256_and_centre_crop_224(width, height):
+    """torchvision's Resize(256), CenterCrop(224) at a seventh of the size, in Pillow's words."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=95)
+    image = Image.open(io.BytesIO(out.getvalue()))
+    scale = 37 / min(width, height)  # 37 : 32 as 256 : 224
+    image = image.resize((int(width * scale + 1e-9), int(height * scale + 1e-9)), Image.BILINEAR)
+    left, top = round((image.width - 32) / 2), round((image.height - 32) / 2)
+    expected = np.asarray(image)[top : top + 32, left : left + 32]
+    np.testing.assert_array_equal(imagenet_crop(out.getvalue(), 32), expected)
+
+
+def test_imagenet_preprocessing_is_what_training_and_evaluation_see(prepared, tiny_config):
+    tiny_config.data.preprocessing = "imagenet"
+    split = prepared.split("train")
+    batch = take(prepared, tiny_config, 1)[0]
+    ids, _ = example_ids(prepared, tiny_config, 0, rows_of(tiny_config))
+    rows_b = np.arange(tiny_config.evaluate.batch_size)
+    evaluated, _ = next(pipeline.window_batches(prepared, "train", ids, tiny_config, rows_b))
+    np.testing.assert_array_equal(batch["images"], evaluated["images"])
+    _, images_BxN = windows.pack(
+        [windows.read(split, int(i)) for i in ids], tiny_config, prepared.tokenizer.special
+    )
+    row, slot = np.argwhere(images_BxN != store.NO_IMAGE)[0]
+    jpeg = split.turns.read_images(images_BxN[row, slot][None])[0]
+    expected = imagenet_crop(jpeg, tiny_config.data.image_size)
+    np.testing.assert_array_equal(batch["images"][row, slot], expected)
+    tiny_config.data.preprocessing = "none"
+    with pytest.raises(UserError, match="augment, imagenet"):
+        take(prepared, tiny_config, 1)
 
 
 def test_masked_slots_are_empty(prepared, tiny_config):

@@ -139,17 +139,17 @@ def test_verify_finds_what_is_damaged(tiny_config, tmp_path):
     config = fresh(tiny_config, tmp_path)
     prepared = prepare.prepare(config)
     base = prepared.folder.parent
-    assert write.verify(base, prepared.folder) == []
+    assert write.verify(base, prepared.folder, 2) == []
     (images,) = (base / "turns" / "test").glob("*.array_record")
     data = bytearray(images.read_bytes())
     data[len(data) // 2] ^= 1
     images.write_bytes(data)
-    (wrong,) = write.verify(base, prepared.folder)
+    (wrong,) = write.verify(base, prepared.folder, 2)
     assert images.name in wrong and "other bytes" in wrong
     images.unlink()
     tokens = prepared.folder / "train" / "tokens.npy"
     tokens.write_bytes(tokens.read_bytes()[:-4])
-    missing, shorter = write.verify(base, prepared.folder)
+    missing, shorter = write.verify(base, prepared.folder, 2)
     assert "is missing" in missing and "tokens.npy" in shorter
     # Counts are compared too: a summary that promises more than there is.
     data[len(data) // 2] ^= 1
@@ -159,8 +159,8 @@ def test_verify_finds_what_is_damaged(tiny_config, tmp_path):
     (base / "turns" / "summary.json").write_text(json.dumps(summary))
     tokens.write_bytes(tokens.read_bytes() + b"1234")
     for folder in (base / "turns", prepared.folder):
-        parts.write_manifest(folder)
-    assert any("images, not" in line for line in write.verify(base, prepared.folder))
+        parts.write_manifest(folder, 2, without="parts")
+    assert any("images, not" in line for line in write.verify(base, prepared.folder, 2))
 
 
 def test_unigram_perplexity_by_hand(prepared, tiny_config):

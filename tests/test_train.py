@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
+import types
 
 import jax
 import numpy as np
@@ -20,6 +22,12 @@ from igerg_jax.errors import RunError
 
 STEPS = 6
 STOP_AFTER = 3
+SPEED = (
+    "step_seconds",
+    "examples_per_second",
+    "examples_per_second_per_device",
+    "model_tflops_per_second_per_device",
+)
 
 
 @pytest.fixture
@@ -76,7 +84,7 @@ def interrupt(monkeypatch, at: int, action) -> None:
 
 def stripped(workdir: epath.Path) -> list[dict]:
     """metrics.jsonl without what the clock decides."""
-    clock = ("wall_seconds", "examples_per_second", "input_wait_fraction")
+    clock = {"wall_seconds", "input_wait_fraction"} | set(SPEED)
     lines = logs.read_jsonl(workdir / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
@@ -160,3 +168,47 @@ def test_another_train_steps_goes_on_from_the_end(config, folder):
     again = train.run(config, folder)
     assert again["examples_per_second"] is None
     assert again["objectives"] == summary["objectives"]
+
+
+def test_a_profile_is_written_and_changes_nothing(config, folder):
+    """TensorBoard's plug-in looks for *.xplane.pb below plugins/profile."""
+    config.train.update(evaluate_every_steps=0, checkpoint_every_steps=0)
+    train.run(config, folder / "plain")
+    config.profile.update(after_steps=2, steps=2)
+    train.run(config, folder / "profiled")
+    (trace,) = (folder / "profiled" / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert trace.stat().length > 1000
+    assert not (folder / "plain" / "profile").exists()
+    assert stripped(folder / "plain") == stripped(folder / "profiled")
+    expected, found = (final_state(config, folder / name) for name in ("plain", "profiled"))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_speed_is_that_of_the_devices():
+    """A step of 24 examples and 6e12 FLOPs in 0.5 s on two chips of 197e12 FLOP/s."""
+    chips = [types.SimpleNamespace(device_kind="TPU v5 lite", num_cores=1)] * 2
+    rates = logs.Speed(24, 6e12, chips).of(steps=4, seconds=2.0)
+    assert rates == pytest.approx(
+        {
+            "step_seconds": 0.5,
+            "examples_per_second": 48,
+            "examples_per_second_per_device": 24,
+            "model_tflops_per_second_per_device": 6,
+            "mfu": 6 / 197,
+        }
+    )
+    unknown = [types.SimpleNamespace(device_kind="cpu")]
+    assert set(logs.Speed(24, 6e12, unknown).of(4, 2.0)) == set(SPEED)
+    v4 = types.SimpleNamespace(device_kind="TPU v4", num_cores=2)  # both cores as one device
+    assert logs.Speed(1, 275e12, [v4]).of(1, 1.0)["mfu"] == pytest.approx(1.0)
+
+
+def test_speed_counts_steps_that_ended(config, folder, monkeypatch):
+    """A slow step shows in the line of its interval, not in the one before or after."""
+    slow = iter([0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    interrupt(monkeypatch, 0, lambda batch: time.sleep(next(slow)))
+    summary = train.run(config, folder)
+    lines = {line["step"]: line for line in logs.read_jsonl(folder / "metrics.jsonl")}
+    assert lines[6]["step_seconds"] > 0.5 > lines[4]["step_seconds"]
+    assert set(SPEED) <= summary.keys() and "mfu" not in summary

@@ -25,6 +25,9 @@ SETTINGS = dict(
     scan_layers=True,
     remat="none",
     attention="xla",
+    class_token=False,
+    gelu="exact",
+    norm_epsilon=1e-6,
 )
 
 
@@ -151,6 +154,30 @@ def test_vit_scales_pixels_to_between_minus_one_and_one():
     kernel, bias = (params["stem"]["patch_embedding"][name] for name in ("kernel", "bias"))
     np.testing.assert_allclose(white, bias + kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(black, bias - kernel.sum((0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_token_is_one_more_vector_before_the_patches():
+    module = vision.tower(SETTINGS | dict(class_token=True), jnp.float32)
+    images = pixels(1, 16)
+    params = small.make_params(module, images)
+    assert params["vit"]["position_embedding"].shape == (4 + 1, 16)
+    run = jax.jit(lambda p: module.apply({"params": p}, images))
+    moved = jax.tree.map(jnp.copy, params)
+    moved["vit"]["class_token"] = -moved["vit"]["class_token"]
+    assert np.abs(np.asarray(run(params)) - np.asarray(run(moved))).max() > 1e-3
+
+
+def test_the_gelus_differ_and_no_other_is_known():
+    images = pixels(1, 16)
+
+    def output(gelu: str) -> np.ndarray:
+        module = vision.tower(SETTINGS | dict(gelu=gelu), jnp.float32)
+        params = small.make_params(module, images)
+        return np.asarray(jax.jit(module.apply)({"params": params}, images))
+
+    assert 0 < np.abs(output("exact") - output("tanh")).max() < 0.05
+    with pytest.raises(ValueError, match="'quick' is not one of exact, tanh"):
+        output("quick")
 
 
 @pytest.mark.parametrize("patch_size", [2, 8, 16])

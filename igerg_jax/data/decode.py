@@ -7,6 +7,7 @@ a whole batch at once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,10 @@ import tensorflow as tf
 
 from igerg_jax.batch import BatchSpec
 from igerg_jax.data.augment import Recipe
+from igerg_jax.data.images import imagenet_crops
+
+# config.data.preprocessing. With the second, what recipes say is not read.
+AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
 
 _NOTHING, _SHRUNK = 0, (1, 2, 4, 8)  # how a slot is made: not at all, or decoded so much smaller
 
@@ -59,18 +64,22 @@ def parts(
     )
 
 
-def images(spec: BatchSpec, *parts_S: tf.Tensor) -> tf.Tensor:
+def images(spec: BatchSpec, preprocessing: str, *parts_S: tf.Tensor) -> tf.Tensor:
     """uint8[B, N, H, W, 3] from `PARTS`, zero where a slot has no image."""
     side = spec.image_size
     shaped = [
         tf.ensure_shape(part, [spec.batch_size * spec.images, *shape])
         for part, (_, shape) in zip(parts_S, PARTS.values(), strict=True)
     ]
-    pixels = tf.map_fn(
-        lambda image: _make(*image, side),
-        tuple(shaped),
-        fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
-    )
+    if preprocessing == IMAGENET:
+        crops = functools.partial(imagenet_crops, side)
+        pixels = tf.numpy_function(crops, shaped[:1], tf.uint8)
+    else:
+        pixels = tf.map_fn(
+            lambda image: _make(*image, side),
+            tuple(shaped),
+            fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
+        )
     return tf.reshape(pixels, [spec.batch_size, spec.images, side, side, 3])
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 from PIL import Image
+
+_IMAGENET_MARGIN = 256 / 224  # the shorter side before the crop, relative to the crop's
 
 
 def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
@@ -29,3 +32,32 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
         SyntaxError,
     ) as error:  # not OSErrors
         raise ValueError(str(error)) from error
+
+
+def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
+    """uint8[side, side, 3]: the preprocessing that ResNets are evaluated on ImageNet with.
+
+    The shorter side becomes 256 pixels (for a `side` of 224) by Pillow's bilinear filter, which
+    covers all pixels of a larger image; then the middle is cut out. Sizes and places are rounded
+    as torchvision's Resize and CenterCrop round them.
+    """
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image = image.convert("RGB")
+    shorter = round(side * _IMAGENET_MARGIN)
+    width, height = image.size
+    if width <= height:
+        size = shorter, int(shorter * height / width)
+    else:
+        size = int(shorter * width / height), shorter
+    left, top = (round((s - side) / 2) for s in size)
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def imagenet_crops(side: int, jpeg_M: np.ndarray) -> np.ndarray:
+    """uint8[M, side, side, 3]: `imagenet_crop` of each, zero where there are no bytes."""
+    made = np.zeros((len(jpeg_M), side, side, 3), np.uint8)
+    for image, jpeg in zip(made, jpeg_M, strict=True):
+        if jpeg:
+            image[:] = imagenet_crop(jpeg, side)
+    return made

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import mixed_groups
-from igerg_jax.data import order
+from igerg_jax.data import builders, order
 from igerg_jax.data.prepared import Prepared, Split
 from igerg_jax.errors import UserError
 
@@ -55,7 +55,7 @@ class Stream:
       splits: the train splits it takes examples from.
       seeds: of each one's own order.
       pattern: int64[P], which split position p takes: pattern[p % P]. In any run of positions
-        each split has its share to within two examples, and exactly in P of them.
+        each split has its share to less than two examples, and exactly in P of them.
     """
 
     splits: Sequence[Split]
@@ -80,7 +80,10 @@ class Stream:
 def pattern(weights: Sequence[float]) -> np.ndarray:
     """Returns int64[P]: the shortest sequence in which each number i has its weight's share.
 
-    At every place comes the one that lags most behind its share, so that shares hold early.
+    Of those that lag behind their share enough, the one comes next that would first be too late
+    (Tijdeman, "The chairman assignment problem", 1980). So the first n hold n times each one's
+    share to within 1 - 1 / (2k - 2) of k, and any run of the endless sequence to within twice
+    that. (Taking the one that lags most gives no such bound: with 30 weights it exceeds two.)
 
     Raises:
       ValueError: weights that are not positive, or whose ratio needs too long a sequence.
@@ -95,8 +98,11 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     if length > _LONGEST or not counts.all():
         raise ValueError(f"the ratio needs {length} examples to be exact; round the weights")
     out, taken = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
+    unit = max(2 * len(counts) - 2, 1)  # all in whole numbers: lags in 1 / (unit * length)
     for place in range(length):
-        chosen = int(np.argmax(counts * (place + 1) - taken * length))
+        lag = (counts * (place + 1) - taken * length) * unit
+        spare = ((unit - 1) * length - lag) / counts  # how many places it can still wait
+        chosen = int(np.argmin(np.where(lag >= length, spare, np.inf)))
         out[place] = chosen
         taken[chosen] += 1
     return out
@@ -136,29 +142,69 @@ def _split(prepared: Prepared, data: ConfigDict) -> Split:
     return split
 
 
-def check(prepared: Prepared, config: ConfigDict) -> None:
-    """Raises UserError when a dataset lacks what an objective that is trained on it needs."""
-    data = config.data
-    weighted = [name for name, settings in config.objectives.items() if settings.weight]
+def check_start(config: ConfigDict) -> None:
+    """Refuses what can be told before anything is prepared.
+
+    Raises:
+      UserError: an unknown dataset, mixtures as in `check_names`, or an objective that needs
+        images of a dataset that never has any.
+    """
     check_names(config)
+    for objective, dataset in _served(config):
+        layout = builders.layout(dataset)
+        if _IMAGES in NEEDS[objective] and layout.images == "no" and not layout.feature_dim:
+            _lacks(objective, dataset, config, _IMAGES)
+
+
+def check(prepared: Prepared, config: ConfigDict) -> None:
+    """Refuses, before anything is compiled, what the prepared data cannot serve.
+
+    Raises:
+      UserError: a dataset lacks what an objective that is trained on it needs, or there is no
+        split to evaluate.
+    """
+    check_names(config)
+    splits = prepared.summary["splits"]
+    for key in ("train_split", "eval_split", "test_split"):
+        name = config.data[key]
+        if name not in splits:
+            known = ", ".join(splits)
+            raise UserError(
+                f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key}); there "
+                f"are: {known}"
+            )
+    for objective, dataset in _served(config):
+        opened, split = prepared.datasets[dataset], config.data.train_split
+        opened.split(split)
+        counts = opened.summary["splits"][split]
+        counts = counts | {"dialogues": 0 if counts["standalone"] else counts["windows"]}
+        for need in NEEDS[objective]:
+            if not counts[need[0]]:
+                _lacks(objective, dataset, config, need)
+
+
+def _lacks(objective: str, dataset: str, config: ConfigDict, need: tuple[str, str]) -> None:
+    raise UserError(
+        f"objective '{objective}' needs {need[1]}, but split '{config.data.train_split}' of "
+        f"'{dataset}' has none: set config.objectives.{objective}.weight=0, or train it on "
+        "another dataset (config.data.mixtures)"
+    )
+
+
+def _served(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """(objective, dataset) for each dataset that an objective with a weight is trained on."""
+    data = config.data
     special = {o: m for m in mixed_groups(data) for o in data.mixtures[m].objectives}
     mains = [m.datasets for m in data.mixtures.values() if not m.objectives]
-    for objective in weighted:
+    for objective, settings in config.objectives.items():
+        if not settings.weight:
+            continue
         if objective in special:
             datasets = list(data.mixtures[special[objective]].datasets)
         else:
             datasets = list(mains[0]) if mains else [data.dataset]
         for dataset in datasets:
-            prepared.datasets[dataset].split(data.train_split)
-            counts = prepared.datasets[dataset].summary["splits"][data.train_split]
-            counts = counts | {"dialogues": 0 if counts["standalone"] else counts["windows"]}
-            for key, words in NEEDS[objective]:
-                if not counts[key]:
-                    raise UserError(
-                        f"objective '{objective}' needs {words}, but split '{data.train_split}' of "
-                        f"'{dataset}' has none: set config.objectives.{objective}.weight=0, or "
-                        "train it on another dataset (config.data.mixtures)"
-                    )
+            yield objective, dataset
 
 
 def check_names(config: ConfigDict) -> None:

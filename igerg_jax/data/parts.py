@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
 MANIFEST = "files.json"
+UNFINISHED = "unfinished-"  # begins the names of files that are not whole yet
+_SHOWN_BYTES = 2**30  # below that, checksums take no time worth showing
 
 
 def borders(total: int, size: int) -> list[tuple[int, int]]:
@@ -29,12 +32,17 @@ def borders(total: int, size: int) -> list[tuple[int, int]]:
     return [(at, min(at + size, total)) for at in range(0, max(total, 1), size)]
 
 
+def unfinished(path: pathlib.Path) -> pathlib.Path:
+    """What a file is called until it is whole; no other process gives it this name."""
+    return path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+
+
 def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes `path` whole or not at all."""
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    with unfinished.open("wb") as file:
+    partial = unfinished(path)
+    with partial.open("wb") as file:
         np.savez(file, **arrays)
-    unfinished.replace(path)
+    partial.replace(path)
 
 
 def run(
@@ -61,7 +69,7 @@ def run(
     # "spawn": a fork of a process with JAX's or TensorFlow's threads can hang.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(jobs)), context, initializer=function, initargs=arguments
+        min(workers, len(jobs)), context, initializer=_begin, initargs=start
     ) as pool:
         futures = [pool.submit(job, *given) for job, given in jobs]
         try:
@@ -78,32 +86,65 @@ def run(
                 future.cancel()
 
 
-def write_manifest(folder: pathlib.Path) -> None:
-    """Writes the size and SHA-256 of every file below `folder` into folder/files.json."""
+def _begin(function: Callable, arguments: tuple) -> None:
+    """The start of a worker process, which ends with the one that started it.
+
+    Killed, that one cannot tell its workers; they would wait for work forever.
+    """
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    function(*arguments)
+
+
+def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
+    """Writes the size and SHA-256 of every file below `folder` into folder/files.json.
+
+    What lies in folder/`without` is left out.
+    """
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
+    paths = [p for p in paths if p.relative_to(folder).parts[0] != without]
+    sums = _sha256_of(paths, workers, "checksums")
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": found}
+        for path, found in zip(paths, sums, strict=True)
     }
-    (folder / MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
+    partial = unfinished(folder / MANIFEST)
+    partial.write_text(json.dumps(files, indent=1) + "\n")
+    partial.replace(folder / MANIFEST)
 
 
-def check_manifest(folder: pathlib.Path) -> list[str]:
+def check_manifest(folder: pathlib.Path, workers: int) -> list[str]:
     """Returns what is wrong with the files below `folder`: one line each, none when all is well."""
     try:
         files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         return [f"{folder / MANIFEST}: {error}"]
-    wrong = []
-    for name, expected in progress(list(files.items()), "verifying", "file"):
+    wrong, whole = [], {}
+    for name, expected in files.items():
         path = folder / name
         if not path.exists():
             wrong.append(f"{path} is missing")
         elif path.stat().st_size != expected["bytes"]:
             wrong.append(f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}")
-        elif sha256(path) != expected["sha256"]:
+        else:
+            whole[path] = expected["sha256"]
+    for path, found in zip(whole, _sha256_of(list(whole), workers, "verifying"), strict=True):
+        if found != whole[path]:
             wrong.append(f"{path} has other bytes than were written")
     return wrong
+
+
+def _sha256_of(paths: Sequence[pathlib.Path], workers: int, label: str) -> list[str]:
+    """The SHA-256 of each file. Threads do: hashing lets others run."""
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        found = pool.map(sha256, paths)
+        if sum(path.stat().st_size for path in paths) > _SHOWN_BYTES:
+            found = progress(found, label, "file", total=len(paths))
+        return list(found)
 
 
 def sha256(path: pathlib.Path) -> str:

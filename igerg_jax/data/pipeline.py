@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from igerg_jax.batch import UNKNOWN, BatchSpec
+from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import augment, decode, mixtures, order, store, windows
+from igerg_jax.data.decode import AUGMENT, PREPROCESSING
 from igerg_jax.data.images import as_jpeg
 from igerg_jax.data.prepared import Prepared, Split
 from igerg_jax.data.tokenizer import Tokenizer
@@ -62,14 +63,17 @@ def train_batches(
         shown = _Shown.of(splits, source_B, images_BxN)
         if spec.feature_dim:
             return shown.with_vectors(batch, spec)
-        recipe = augment.random_recipe(
-            shown.height_width(),
-            config.seed,
-            positions_B[shown.row_M],
-            shown.slot_M,
-            config.data.image_size,
-            config.data.augment,
-        )
+        if config.data.preprocessing == AUGMENT:
+            recipe = augment.random_recipe(
+                shown.height_width(),
+                config.seed,
+                positions_B[shown.row_M],
+                shown.slot_M,
+                config.data.image_size,
+                config.data.augment,
+            )
+        else:
+            recipe = augment.plain_recipe(shown.height_width(), config.data.image_size)
         return _flatten(batch, shown.read(), recipe, shown.place_M)
 
     groups = {}
@@ -175,13 +179,36 @@ def single_example(
     )
     batch, images_1xN = windows.pack([example], config, tokenizer.special)
     batch["response"][:] = tokenizer.special.pad
-    shown_M = images_1xN[batch["image_mask"]]
-    sizes_Mx2 = np.array([encoded[i][1] for i in shown_M], np.int64).reshape(-1, 2)
-    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
-    jpegs_M = np.array([encoded[i][0] for i in shown_M], object)
-    parts = _flatten(batch, jpegs_M, recipe, shown_M)
+    parts = _flatten_read(batch, images_1xN, encoded, config)
     spec = dataclasses.replace(BatchSpec.of(config.data, 1), groups=())
-    return {name: array.numpy() for name, array in _finish(spec, *parts).items()}
+    batch = _finish(spec, config.data.preprocessing, *parts)
+    return {name: array.numpy() for name, array in batch.items()}
+
+
+def file_batches(
+    files: Sequence[pathlib.Path], special: SpecialIds, config: ConfigDict
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of images that stand alone (N = 1), without words, read as in evaluation.
+
+    Row r of batch k is file k * config.evaluate.batch_size + r. Where a file cannot be read as an
+    image, and past the last one, `image_mask` is False.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.update(context_turns=0, use_images=True, mixtures={})
+    size = config.evaluate.batch_size
+
+    def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
+        read = [_try_image(path) for path in files[int(step) * size :][:size]]
+        examples = [
+            windows.Example([()], [UNKNOWN], [store.NO_IMAGE if image is None else row], True)
+            for row, image in enumerate(read)
+        ] + [None] * (size - len(read))
+        batch, images_Bx1 = windows.pack(examples, config, special)
+        return _flatten_read(batch, images_Bx1, read, config)
+
+    spec = BatchSpec.of(config.data, size)
+    steps = tf.data.Dataset.range(-(-len(files) // size))
+    return _iterate({"": _dataset(steps, fetch, spec, config)}, config)
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
@@ -193,6 +220,11 @@ def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
 
 
 def _check_layout(split: Split, config: ConfigDict) -> None:
+    if config.data.preprocessing not in PREPROCESSING:
+        raise UserError(
+            f"config.data.preprocessing is '{config.data.preprocessing}'; there are: "
+            f"{', '.join(PREPROCESSING)}"
+        )
     wanted, found = config.data.feature_dim, split.turns.feature_dim
     if wanted == found or not (split.turns.image != store.NO_IMAGE).any():
         return
@@ -260,6 +292,13 @@ def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         raise UserError(f"cannot read the image '{path}': {reason}") from error
 
 
+def _try_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]] | None:
+    try:
+        return _read_image(path)
+    except UserError:
+        return None
+
+
 def _text_names(spec: BatchSpec) -> list[str]:
     return [name for name in spec.shapes() if name != "images"]
 
@@ -273,6 +312,15 @@ def _flatten(
     """The batch's arrays in the contract's order, then `decode.PARTS`."""
     slots = batch["image_mask"].size
     return (*batch.values(), *decode.parts(jpegs_M, recipe, place_M, slots))
+
+
+def _flatten_read(batch, images_BxN, read, config) -> tuple[np.ndarray, ...]:
+    """`_flatten` with images of `read` (JPEG bytes and size), to which images_BxN points."""
+    shown = [read[i] for i in images_BxN[batch["image_mask"]]]
+    sizes_Mx2 = np.array([size for _, size in shown], np.int32).reshape(-1, 2)
+    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
+    jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
+    return _flatten(batch, jpegs_M, recipe, np.flatnonzero(batch["image_mask"]))
 
 
 def _dataset(
@@ -289,7 +337,8 @@ def _dataset(
         return tf.numpy_function(fetch, [step], types)
 
     dataset = steps.map(plain(read), num_parallel_calls=threads)
-    return dataset.map(plain(functools.partial(_finish, spec)), num_parallel_calls=threads)
+    finish = functools.partial(_finish, spec, config.data.preprocessing)
+    return dataset.map(plain(finish), num_parallel_calls=threads)
 
 
 def _iterate(
@@ -314,7 +363,7 @@ def _iterate(
     return dataset.prefetch(config.data.prefetch_batches).with_options(options).as_numpy_iterator()
 
 
-def _finish(spec: BatchSpec, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
+def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
     """Gives the arrays their shapes and makes `images`, zero where there is none."""
     names = _text_names(spec)
     shapes = spec.shapes()
@@ -323,6 +372,6 @@ def _finish(spec: BatchSpec, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
         for name, part in zip(names, parts, strict=False)
     }
     if not spec.feature_dim:
-        images = decode.images(spec, *parts[len(names) :])
+        images = decode.images(spec, preprocessing, *parts[len(names) :])
         batch["images"] = tf.ensure_shape(images, shapes["images"][0])
     return batch

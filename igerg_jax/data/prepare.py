@@ -1,11 +1,20 @@
 """From datasets' names to tokenised, randomly readable turns on disk, written once.
 
+    python -m igerg_jax.data.prepare --config=configs/pretrain.py [--config.data.dataset=meld ...]
+    python -m igerg_jax.data.prepare --config=... --tokenizer     # trains it, tokenises nothing
+    python -m igerg_jax.data.prepare --config=... --verify        # changes nothing
+
+Prepares every dataset that the config names, in as many processes as there are cores
+(config.data.prepare_workers), and prints what there is. Training does the same where it was not
+done yet. Killed, it goes on where it was: finished parts are kept. docs/data.md says which files a
+dataset needs.
+
     <data_dir>/prepared/<dataset>/<version>/turns/        words, labels, images
     <data_dir>/prepared/<dataset>/<version>/<digest>/     the words as ids of one tokenizer
     <data_dir>/prepared/tokenizers/                       what was trained, and on what
 
-Killed, it goes on where it was; see `igerg_jax.data.write`. Nothing here imports TensorFlow;
-TFDS only where a dataset comes from it.
+Exit codes: 0; 2 = something to mend, told in one message: files that are missing, damaged (with
+--verify, which names them and deletes nothing) or contradict each other, or a wrong flag.
 """
 
 from __future__ import annotations
@@ -19,16 +28,21 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, parts, store, write
+from igerg_jax import cli
+from igerg_jax.data import builders, mixtures, parts, store, write
 from igerg_jax.data import tokenizer as tokenizers
 from igerg_jax.data.prepared import Prepared, Split, Window
 from igerg_jax.errors import UserError
 
 __all__ = ["Prepared", "Split", "Window", "dataset_names", "prepare"]
 
+# Nothing here imports TensorFlow; TFDS only where a dataset comes from it.
 EVERYTHING = "all"  # config.data.tokenizer.mixture: every dataset that the config names
+_SHOWN = 10  # damaged files that a message names
+_COLUMNS = ("turns", "windows", "images", "missing_images", "broken_images", "labelled_turns")
 
 
 def dataset_names(data: ConfigDict) -> list[str]:
@@ -51,15 +65,9 @@ def prepare(config: ConfigDict) -> Prepared:
       UserError: unknown dataset, missing source, unreadable or untrainable tokenizer.
     """
     data = config.data
-    names = dataset_names(data)
-    bases = {name: base_folder(data, name) for name in names}
     tokenizer = _known_tokenizer(data)
-    for name, base in bases.items():
-        if not (base / "turns").is_dir():
-            _write_turns(data, name, base)
-    if tokenizer is None:
-        with _locked(_tokenizers(data)):
-            tokenizer = _known_tokenizer(data) or _train_tokenizer(data, bases)
+    bases = _turns_of(data, dataset_names(data))
+    tokenizer = tokenizer or _trained_tokenizer(data, bases)
     opened = {}
     for name, base in bases.items():
         folder = base / tokenizer.digest
@@ -71,6 +79,47 @@ def prepare(config: ConfigDict) -> Prepared:
     prepared = opened[data.dataset]
     prepared.datasets = opened
     return prepared
+
+
+def prepare_tokenizer(config: ConfigDict) -> tuple[tokenizers.Tokenizer, pathlib.Path]:
+    """The tokenizer that `prepare` takes, and its file; trains it where it is not there yet.
+
+    Only what it is trained on is read, and nothing is tokenised. Raises UserError as `prepare`.
+    """
+    data = config.data
+    tokenizer = _known_tokenizer(data)
+    tokenizer = tokenizer or _trained_tokenizer(data, _turns_of(data, list(_texts_of(data))))
+    path = pathlib.Path(data.tokenizer.path or _note(data).with_name(f"{tokenizer.digest}.model"))
+    return tokenizer, path
+
+
+def verify(config: ConfigDict) -> int:
+    """Re-reads all that is prepared for a config: checksums, then counts. Changes nothing.
+
+    Returns:
+      How many datasets there are.
+
+    Raises:
+      UserError: something is not prepared, or damaged; the message names the files.
+    """
+    data = config.data
+    tokenizer = _known_tokenizer(data)
+    wrong: list[str] = []
+    folders = {name: base_folder(data, name) for name in dataset_names(data)}
+    for name, base in folders.items():
+        folder = base / (tokenizer.digest if tokenizer else "no tokenizer")
+        if not (base / "turns").is_dir() or not folder.is_dir():
+            raise UserError(
+                f"dataset '{name}' is not prepared in '{base}': run this without --verify first"
+            )
+        wrong += write.verify(base, folder, _workers(data))
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UserError(
+            f"damaged: {'; '.join(wrong[:_SHOWN])}{more}. Nothing was changed: remove the folder "
+            f"'turns' or '{tokenizer.digest}' that holds them, and prepare again"
+        )
+    return len(folders)
 
 
 def base_folder(data: ConfigDict, dataset: str) -> pathlib.Path:
@@ -86,6 +135,11 @@ def base_folder(data: ConfigDict, dataset: str) -> pathlib.Path:
 
 
 def _root(data: ConfigDict) -> pathlib.Path:
+    if "://" in data.data_dir:
+        raise UserError(
+            f"config.data.data_dir '{data.data_dir}': data are prepared on a local disk, then "
+            "copied to a bucket (gcloud storage rsync -r)"
+        )
     return pathlib.Path(data.data_dir).expanduser() / "prepared"
 
 
@@ -98,6 +152,15 @@ def _write_turns(data: ConfigDict, dataset: str, base: pathlib.Path) -> None:
     with _locked(base):
         if not (base / "turns").is_dir():
             write.turns(dataset, options, base, _workers(data))
+
+
+def _turns_of(data: ConfigDict, names: list[str]) -> dict[str, pathlib.Path]:
+    """{dataset: its folder}, its turns written where they were not."""
+    bases = {name: base_folder(data, name) for name in names}
+    for name, base in bases.items():
+        if not (base / "turns").is_dir():
+            _write_turns(data, name, base)
+    return bases
 
 
 def _tokenizers(data: ConfigDict) -> pathlib.Path:
@@ -140,6 +203,11 @@ def _texts_of(data: ConfigDict) -> dict[str, float]:
     return data.mixtures[mixture].datasets.to_dict()
 
 
+def _trained_tokenizer(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
+    with _locked(_tokenizers(data)):
+        return _known_tokenizer(data) or _train_tokenizer(data, bases)
+
+
 def _train_tokenizer(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
     settings = data.tokenizer
     if settings.kind != "sentencepiece":
@@ -158,7 +226,7 @@ def _train_tokenizer(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokeni
     note = _note(data)
     model = note.with_name(f"{tokenizer.digest}.model")
     for path, save in ((model, tokenizer.save), (note, lambda p: p.write_text(tokenizer.digest))):
-        unfinished = path.with_name(f"unfinished-{path.name}")
+        unfinished = parts.unfinished(path)
         save(unfinished)
         unfinished.replace(path)
     return tokenizer
@@ -196,3 +264,71 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def table(prepared: Prepared) -> str:
+    """What is prepared, a line a split, for a person to read."""
+    rows = [("dataset", "split", *(name.replace("_", " ") for name in _COLUMNS))]
+    for dataset, opened in prepared.datasets.items():
+        for split, counts in opened.summary["splits"].items():
+            rows.append((dataset, split, *(f"{counts[name]:,}" for name in _COLUMNS)))
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: tuple[str, ...]) -> str:
+        names = [cell.ljust(width) for cell, width in zip(row[:2], wide, strict=False)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[2:], wide[2:], strict=True)]
+        return "  ".join((*names, *numbers))
+
+    return "\n".join(map(line, rows))
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """The flags of one command line."""
+    values = cli.new_flags(argv)
+    for name, what in (
+        ("data_dir", "Folder that is written to"),
+        ("manual_dir", "Folder with the files that a person must fetch"),
+    ):
+        text = f"{what}: short for --config.data.{name}."
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_boolean(
+        "tokenizer",
+        False,
+        "Only make the tokenizer (config.data.tokenizer: an existing path, or model_type, "
+        "vocab_size, byte_fallback and mixture) and print its file.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "verify", False, "Only re-read checksums and counts of what is there.", flag_values=values
+    )
+    return values
+
+
+def run(values: flags.FlagValues) -> None:
+    """Does what parsed flags ask for; results go to stdout. Raises UserError."""
+    config = values.config
+    for name in ("data_dir", "manual_dir"):
+        if values[name].value is not None:
+            config.data[name] = values[name].value
+    if values.verify and values.tokenizer:
+        raise UserError("--verify and --tokenizer do not go together")
+    mixtures.check_names(config)
+    if values.verify:
+        count = verify(config)
+        print(f"all is well: {count} dataset{'s' if count > 1 else ''}")
+    elif values.tokenizer:
+        tokenizer, path = prepare_tokenizer(config)
+        print(f"{path}: {tokenizer.vocab_size:,} ids, digest {tokenizer.digest}")
+    else:
+        prepared = prepare(config)
+        print(table(prepared))
+        print(f"in {_root(config.data)}, tokenizer {prepared.tokenizer.digest}")
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line (the program's name first) and returns its exit code."""
+    return cli.main(argv, __doc__, define_flags, lambda a: run(cli.parse(a, define_flags)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

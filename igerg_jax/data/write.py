@@ -41,6 +41,8 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
         name: [len(split), len(_unique(split.image_keys)[0])] for name, split in splits.items()
     }
     _claim(partial, plan)
+    if _sealed(partial):
+        return _seal(partial, folder)
     jobs = []
     for name, (num_turns, num_images) in plan["splits"].items():
         (partial / "parts" / name).mkdir(parents=True, exist_ok=True)
@@ -63,9 +65,8 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
     counts = {name: _merge_turns(partial, name, split, vectors) for name, split in splits.items()}
     summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
     (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    _finish(partial, folder)
     _report(dataset, counts)
-    return folder
+    return _finish(partial, folder, workers)
 
 
 def tokens(
@@ -76,6 +77,8 @@ def tokens(
     partial = base / f"{tokenizer.digest}.partial"
     splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
     _claim(partial, {"format": FORMAT, "part_turns": PART_TURNS})
+    if _sealed(partial):
+        return _seal(partial, folder)
     tokenizer.save(partial / "tokenizer.model")
     jobs = []
     for name, counts in splits.items():
@@ -88,8 +91,7 @@ def tokens(
     parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising", start)
     for name in splits:
         store.merge_columns(partial / name, _all(partial, name, "tokens"), store.TOKEN_COLUMNS)
-    _finish(partial, folder)
-    return folder
+    return _finish(partial, folder, workers)
 
 
 def _claim(partial: pathlib.Path, plan: dict) -> None:
@@ -98,17 +100,28 @@ def _claim(partial: pathlib.Path, plan: dict) -> None:
     if not path.exists() or json.loads(path.read_text()) != plan:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        unfinished = partial / "plan.json.unfinished"
+        unfinished = parts.unfinished(path)
         unfinished.write_text(json.dumps(plan))
         unfinished.replace(path)
 
 
-def _finish(partial: pathlib.Path, folder: pathlib.Path) -> None:
-    shutil.rmtree(partial / "parts")
-    for path in partial.rglob("unfinished-*"):
+def _finish(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
+    """Makes `partial` complete, as `folder`. Killed on the way, it loses no part that is done."""
+    for path in partial.rglob(f"{parts.UNFINISHED}*"):
         path.unlink()
-    parts.write_manifest(partial)
+    parts.write_manifest(partial, workers, without="parts")
+    return _seal(partial, folder)
+
+
+def _sealed(partial: pathlib.Path) -> bool:
+    """Whether all is written: checksums come last."""
+    return (partial / parts.MANIFEST).exists()
+
+
+def _seal(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    shutil.rmtree(partial / "parts", ignore_errors=True)
     partial.rename(folder)
+    return folder
 
 
 def _part(partial: pathlib.Path, split: str, kind: str, number: int) -> pathlib.Path:
@@ -157,7 +170,7 @@ def _text_part(partial: str, split: str, number: int, start: int, end: int) -> N
 def _image_part(partial: str, split: str, number: int, start: int, end: int) -> None:
     folder = pathlib.Path(partial)
     path = folder / split / f"images-{number:05d}.array_record"
-    unfinished = path.with_name(f"unfinished-{path.name}")
+    unfinished = parts.unfinished(path)
     images = (_splits[split].image(i) for i in _first_turns[split][start:end])
     written = store.write_images(unfinished, images)
     if len(written["image_height_width"]):
@@ -235,9 +248,9 @@ def _report(dataset: str, counts: dict[str, dict]) -> None:
                 )
 
 
-def verify(base: pathlib.Path, folder: pathlib.Path) -> list[str]:
+def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
     """Re-reads checksums and counts of base/turns and of `folder`; returns what is wrong."""
-    wrong = parts.check_manifest(base / "turns") + parts.check_manifest(folder)
+    wrong = parts.check_manifest(base / "turns", workers) + parts.check_manifest(folder, workers)
     if wrong:
         return wrong
     summary = json.loads((base / "turns" / "summary.json").read_text())

@@ -8,6 +8,7 @@ softmaxes and everything after the last layer are float32.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,6 +27,11 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input alone
 }
 
+# Exact, as in BART and Hugging Face's ViT; or by tanh, as in big_vision and SigLIP.
+GELUS = {
+    "exact": functools.partial(nn.gelu, approximate=False),
+    "tanh": functools.partial(nn.gelu, approximate=True),
+}
 ATTENTION = ("xla", "fused")  # how self-attention is computed; see igerg_jax.models.attention
 ACTIVATION_AXES = ("batch", None, None)
 BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
@@ -238,13 +244,16 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Dense, exact GELU, dense."""
+    """Dense, GELU (a key of `GELUS`), dense."""
 
     width: int
     dtype: jnp.dtype
+    gelu: str
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        if self.gelu not in GELUS:
+            raise ValueError(f"gelu '{self.gelu}' is not one of {', '.join(GELUS)}")
         h = nn.Dense(
             self.width,
             dtype=self.dtype,
@@ -258,7 +267,7 @@ class Mlp(nn.Module):
             kernel_init=kernel_init("mlp", "embed"),
             bias_init=named(nn.initializers.zeros, "norm"),
             name="out",
-        )(nn.gelu(h, approximate=False))
+        )(GELUS[self.gelu](h))
 
 
 class Residual(nn.Module):
@@ -290,12 +299,13 @@ class EncoderLayer(nn.Module):
     dtype: jnp.dtype
     epsilon: float
     attention: str
+    gelu: str
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_Bx1x1xL: jax.Array | None):
         residual = (self.norm_first, self.dropout_rate, self.dtype, self.epsilon)
         attend = Attention(self.heads, self.dtype, self.attention, name="self_attention")
-        mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
+        mlp = Mlp(self.mlp_width, self.dtype, self.gelu, name="mlp")
         x_BxLxD, _ = Residual(*residual, name="self_attention_residual")(
             x_BxLxD, lambda h: attend(h, h, mask_Bx1x1xL)
         )
@@ -341,7 +351,7 @@ class DecoderLayer(nn.Module):
         kernel = "xla" if self.keep_cache else self.attention
         self_attention = Attention(self.heads, self.dtype, kernel, name="self_attention")
         cross_attention = Attention(self.heads, self.dtype, "xla", name="cross_attention")
-        mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
+        mlp = Mlp(self.mlp_width, self.dtype, "exact", name="mlp")
         past, view = (None, None) if cache is None else cache
         x_BxTxD, past = Residual(*residual, name="self_attention_residual")(
             x_BxTxD,

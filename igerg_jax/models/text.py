@@ -39,6 +39,7 @@ class Encoder(nn.Module):
             self.dtype,
             layers.BART_EPSILON,
             self.attention,
+            "exact",
             name="layers",
         )(x_BxLxD, mask_BxL[:, None, None, :])
         if self.norm_first:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from igerg_jax.models import layers
 
-VIT_EPSILON = 1e-6
+VIT_EPSILON = 1e-6  # of layer norms that are this code's own
 
 # ImageNet's channel statistics, with which ResNet-50's weights were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,7 +79,10 @@ def _convolution(width: int, size, strides, dtype, name: str) -> nn.Conv:
 
 
 class VisionTransformer(nn.Module):
-    """ViT (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929) without a class token."""
+    """ViT (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
+
+    With `class_token` its learned vector comes before the patches, and P counts it.
+    """
 
     stem: str
     patch_size: int
@@ -92,6 +95,9 @@ class VisionTransformer(nn.Module):
     scan_layers: bool
     remat: str
     attention: str
+    class_token: bool
+    gelu: str
+    norm_epsilon: float
 
     @nn.compact
     def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
@@ -101,6 +107,12 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"model.vision.stem '{self.stem}' is not one of {', '.join(STEMS)}")
         x = STEMS[self.stem](self.patch_size, self.width, self.dtype, name="stem")(x)
         x_IxPxW = x.reshape(x.shape[0], -1, self.width)
+        if self.class_token:
+            class_1xW = self.param(
+                "class_token", layers.normal_init("positions", "embed"), (1, self.width)
+            )
+            class_Ix1xW = jnp.broadcast_to(class_1xW[None], (x.shape[0], 1, self.width))
+            x_IxPxW = jnp.concatenate([class_Ix1xW.astype(self.dtype), x_IxPxW], axis=1)
         positions_PxW = self.param(
             "position_embedding",
             layers.normal_init("positions", "embed"),
@@ -117,11 +129,12 @@ class VisionTransformer(nn.Module):
             True,
             self.dropout_rate,
             self.dtype,
-            VIT_EPSILON,
+            self.norm_epsilon,
             self.attention,
+            self.gelu,
             name="layers",
         )(x_IxPxW, None)
-        return layers.layer_norm("norm", VIT_EPSILON)(x_IxPxW).astype(self.dtype)
+        return layers.layer_norm("norm", self.norm_epsilon)(x_IxPxW).astype(self.dtype)
 
 
 class AttentionPool(nn.Module):
@@ -135,6 +148,8 @@ class AttentionPool(nn.Module):
     heads: int
     mlp_width: int
     dtype: jnp.dtype
+    gelu: str
+    norm_epsilon: float
 
     @nn.compact
     def __call__(self, x_IxPxW: jax.Array) -> jax.Array:
@@ -148,8 +163,8 @@ class AttentionPool(nn.Module):
         y_IxKxW, _ = layers.Attention(self.heads, self.dtype, "xla", name="attention")(
             queries_IxKxW, x_IxPxW, None
         )
-        h_IxKxW = layers.layer_norm("norm", VIT_EPSILON)(y_IxKxW).astype(self.dtype)
-        return y_IxKxW + layers.Mlp(self.mlp_width, self.dtype, name="mlp")(h_IxKxW)
+        h_IxKxW = layers.layer_norm("norm", self.norm_epsilon)(y_IxKxW).astype(self.dtype)
+        return y_IxKxW + layers.Mlp(self.mlp_width, self.dtype, self.gelu, name="mlp")(h_IxKxW)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -267,7 +282,7 @@ class PooledViT(nn.Module):
     def __call__(self, images_IxHxWx3: jax.Array) -> jax.Array:
         """Maps uint8 [I, side, side, 3] to [I, K, W]."""
         keys = ("stem", "patch_size", "width", "layers", "heads", "mlp_width", "dropout_rate")
-        keys += ("scan_layers", "remat", "attention")
+        keys += ("scan_layers", "remat", "attention", "class_token", "gelu", "norm_epsilon")
         x_IxPxW = VisionTransformer(
             dtype=self.dtype, name="vit", **{key: self.settings[key] for key in keys}
         )(images_IxHxWx3)
@@ -276,6 +291,8 @@ class PooledViT(nn.Module):
             self.settings["heads"],
             self.settings["mlp_width"],
             self.dtype,
+            self.settings["gelu"],
+            self.settings["norm_epsilon"],
             name="pool",
         )(x_IxPxW)
         # Without it what was seen starts ten times fainter than the turn and type embeddings

@@ -35,6 +35,7 @@ MECHANICS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
     "examples_per_second": "examples a second",
+    "mfu": "share of the devices' peak that the model's FLOPs make up",
     "input_wait_fraction": "share of time spent waiting for data",
 }
 
@@ -83,6 +84,11 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     target, partial = workdir / "report.html", workdir / "report.html.partial"
     partial.write_text(page, encoding="utf-8")
     return epath.Path(partial.replace(target))
+
+
+def style() -> str:
+    """The report's style sheet, for other pages that are to look like it."""
+    return _TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
@@ -141,6 +147,7 @@ def _summary(summary: Mapping[str, Any], records: list[dict]) -> str:
         ("Wall time", duration(seconds) if finite(seconds) else ""),
         ("First step after", formatted(summary, "seconds_to_first_step", "{:.1f} s")),
         ("Examples a second", formatted(summary, "examples_per_second", "{:,.1f}")),
+        ("MFU", formatted(summary, "mfu", "{:.1%}")),
         ("Waiting for data", f"{sum(waits) / len(waits):.1%} of the time" if waits else ""),
         ("Devices", _escape(summary.get("devices") or "")),
         ("Skipped steps", formatted(summary, "skipped_steps", "{:,}")),

@@ -1,0 +1,63 @@
+"""A trace of some steps of a run, for TensorBoard's profile plug-in and XProf.
+
+<workdir>/profile/plugins/profile/<time>/<host>.xplane.pb, .trace.json.gz
+
+pip install xprof && xprof --logdir=<workdir>/profile       (or tensorboard, with that installed)
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+from etils import epath
+
+FOLDER = "profile"  # in a workdir
+
+
+class Profile:
+    """Traces `config.profile.steps` steps, after the first `after_steps` since this start.
+
+    Process 0 alone traces, what its own host and devices do: the processes of a run do the same,
+    and a pod's traces together are more than a browser shows. The device is waited for before and
+    after, so that the trace holds whole steps; nothing that is computed changes.
+    """
+
+    def __init__(self, settings: Any, workdir: epath.Path, first_step: int):
+        self._begin = first_step + settings.after_steps
+        self._end = self._begin + settings.steps
+        self._wanted = settings.steps > 0 and jax.process_index() == 0
+        self._folder = workdir / FOLDER
+        self._scratch: tempfile.TemporaryDirectory | None = None
+
+    def turn(self, step: int, state: Any) -> epath.Path | None:
+        """Begins or ends the trace where `step` steps are done and it is time to.
+
+        Returns:
+          Where the trace is, when one has ended.
+        """
+        if self._wanted and step == self._begin:
+            jax.block_until_ready(state)
+            # JAX writes to local folders; the workdir may be a bucket.
+            self._scratch = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(self._scratch.name)
+        elif self._scratch is not None and step == self._end:
+            jax.block_until_ready(state)
+            return self.close()
+        return None
+
+    def close(self) -> epath.Path | None:
+        """Writes what there is of a trace that has begun."""
+        if self._scratch is None:
+            return None
+        with self._scratch as scratch:
+            self._scratch = None
+            jax.profiler.stop_trace()
+            for file in pathlib.Path(scratch).rglob("*"):
+                if file.is_file():
+                    target = self._folder / file.relative_to(scratch).as_posix()
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(file.read_bytes())
+        return self._folder

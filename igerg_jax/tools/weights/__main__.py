@@ -1,0 +1,110 @@
+"""Pre-trained weights in, and a run's weights out.
+
+    python -m igerg_jax.tools.weights import --config=configs/pretrain.py:paper \\
+        --text=DIR --vision=DIR --out=DIR
+    python -m igerg_jax.tools.weights export --format=hf --checkpoint=RUN --out=DIR
+
+import: --text is a folder of BART, --vision one of ViT, SigLIP or ResNet-50 (docs/weights.md lists
+what else); both are on this machine already: nothing is fetched. Training then starts with
+--config.init_from=DIR. export: --checkpoint is a workdir or one of its checkpoints. Exit codes:
+0; 2 = something to mend in the command or its files, told in one message.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from absl import flags
+
+from igerg_jax import cli
+from igerg_jax.errors import UserError
+
+# --format -> (the module that has `export(checkpoint, out) -> what it did`, what it writes)
+FORMATS = {
+    "hf": ("igerg_jax.tools.weights.exporting", "folders that transformers loads"),
+    "stablehlo": ("igerg_jax.tools.stablehlo", "programs that run with JAX alone"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line (the program's name first) and returns its exit code."""
+    return cli.main(argv, __doc__, _flags_of(argv), run)
+
+
+def _flags_of(argv: list[str]):
+    return _export_flags if argv[1:2] == ["export"] else _import_flags
+
+
+def run(argv: list[str]) -> None:
+    """Does what a command line asks for.
+
+    Raises:
+      UserError: whatever is wrong with it or with the files it names.
+    """
+    command, rest = argv[1:2], [argv[0], *argv[2:]]
+    if command == ["import"]:
+        values = cli.parse(rest, _import_flags)
+        _need(values, "out")
+        from igerg_jax.tools.weights import importing
+
+        print(
+            importing.run(
+                values.config, values.text, values.vision, values.out, values.resize_vocabulary
+            )
+        )
+    elif command == ["export"]:
+        values = cli.parse_flags(rest, _export_flags)
+        _need(values, "checkpoint", "out")
+        options = _options(values)
+        module = importlib.import_module(FORMATS[values.format][0])
+        print(module.export(values.checkpoint, values.out, **options))
+    else:
+        raise UserError("say what to do: import or export (see --help)")
+
+
+def _options(values: flags.FlagValues) -> dict[str, bool]:
+    if values.greedy and values.format != "stablehlo":
+        raise UserError("--greedy goes with --format=stablehlo")
+    return {"greedy": True} if values.greedy else {}
+
+
+def _need(values: flags.FlagValues, *names: str) -> None:
+    for name in names:
+        if not values[name].value:
+            raise UserError(f"--{name} is missing (see --help)")
+
+
+def _import_flags(argv: list[str]) -> flags.FlagValues:
+    values = cli.new_flags(argv)
+    flags.DEFINE_string("text", "", "Folder or file of the text model.", flag_values=values)
+    flags.DEFINE_string("vision", "", "Folder or file of the vision tower.", flag_values=values)
+    flags.DEFINE_string("out", "", "Folder of the checkpoint to write.", flag_values=values)
+    flags.DEFINE_boolean(
+        "resize_vocabulary",
+        False,
+        "Cut or lengthen the token embedding to config.data.tokenizer.vocab_size.",
+        flag_values=values,
+    )
+    return values
+
+
+def _export_flags(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    kinds = "; ".join(f"{name}: {what}" for name, (_, what) in FORMATS.items())
+    flags.DEFINE_enum("format", "hf", list(FORMATS), f"{kinds}.", flag_values=values)
+    flags.DEFINE_string(
+        "checkpoint", "", "A workdir, or one of its checkpoints.", flag_values=values
+    )
+    flags.DEFINE_string("out", "", "Folder to write.", flag_values=values)
+    flags.DEFINE_boolean(
+        "greedy",
+        False,
+        "stablehlo: generate greedily, not as the run's config.generate says.",
+        flag_values=values,
+    )
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,269 @@
+"""`import`: pre-trained weights become a checkpoint that training starts from."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from igerg_jax import checkpoint, step, train
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.errors import UserError
+from igerg_jax.tools.weights import bart, big_vision, matching, resnet50, siglip, vit
+from igerg_jax.tools.weights.matching import Plan, Shapes
+from igerg_jax.tools.weights.sources import Source, open_source
+from igerg_jax.tools.weights.table import Table
+from igerg_jax.tools.weights.transforms import TRANSFORMS
+
+Sources = Mapping[str, tuple[Table, Source]]  # by part
+
+# `model_type` of a config.json -> the table for it.
+MODEL_TYPES = {
+    "bart": bart.BART,
+    "mbart": bart.MBART,
+    "vit": vit.VIT,
+    "siglip": siglip.SIGLIP,
+    "siglip_vision_model": siglip.SIGLIP,
+    "resnet": resnet50.RESNET50,
+}
+# Without one, the first whose marker is among the tensors.
+BY_MARKER = (
+    bart.MBART,
+    bart.BART,
+    resnet50.RESNET50,
+    resnet50.TORCHVISION,
+    siglip.SIGLIP,
+    vit.VIT,
+    big_vision.BIG_VISION_SIGLIP,
+    big_vision.VIT_JAX,
+    big_vision.BIG_VISION_VIT,
+)
+DOWNLOADS = {
+    "text": bart.BART.download,
+    "vision": "; or ".join(
+        table.download for table in (vit.VIT, siglip.SIGLIP, resnet50.TORCHVISION)
+    ),
+}
+# What no source has, and a run that starts from the checkpoint learns: {pattern: why}.
+ADDITIONS = {
+    "cls_embedding": "the vector that a sequence's emotion is read from",
+    "image_projection/*": "from the vision tower's width to the text's",
+    "image_slot_embedding": "tells an image's tokens apart",
+    "emotion_head/*": "each image's emotion",
+    "sequence_emotion_head/*": "the sequence's emotion",
+    "masked_token_head/*": "before the tied token embedding",
+    "judge_network/*": "the judge of a text's emotion",
+    "contrastive_*": "the contrastive objective",
+}
+
+
+def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, resize: bool) -> str:
+    """Writes the checkpoint `out`; returns what was taken, derived, left out and not there.
+
+    Args:
+      text, vision: a folder or file each; "" = not imported.
+      resize: the vocabulary may be cut or lengthened.
+
+    Raises:
+      UserError: anything that does not fit, in one message; nothing is written then.
+    """
+    given = {part: path for part, path in (("text", text), ("vision", vision)) if path}
+    if not given:
+        raise UserError("nothing to import: give --text, --vision, or both")
+    folder = pathlib.Path(out).expanduser().resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--out={out} is not empty; name a new folder")
+    sources = {part: open_part(part, path) for part, path in given.items()}
+    for table, source in sources.values():
+        check_settings(config, table, source)
+    wanted = parameter_shapes(config)
+    plans = {
+        part: matching.plan(table, source, wanted, resize)
+        for part, (table, source) in sources.items()
+    }
+    new = check_parameters(wanted, plans)
+    tokenizer, digest = tokenizer_of(config, sources)
+    params: dict[str, Any] = {}
+    for part, (_, source) in sources.items():
+        fill(params, plans[part], source, wanted)
+    checkpoint.write_params(folder, params, config, digest)
+    if tokenizer is not None:
+        tokenizer.save(folder / train.TOKENIZER)
+    return described(sources, plans, new, digest, out)
+
+
+def open_part(part: str, path: str) -> tuple[Table, Source]:
+    """The files under `path`, and the table that fits them.
+
+    Raises:
+      UserError: they cannot be read, or no table of this part fits them.
+    """
+    source = open_source(path, DOWNLOADS[part])
+    if source.path.suffix == ".npz":
+        source = big_vision.unscanned(source)
+    model_type = source.config.get("model_type")
+    if model_type is not None:
+        table = MODEL_TYPES.get(model_type)
+    else:
+        fitting = (t for t in BY_MARKER if t.marker in matching.without_prefixes(source, t))
+        table = next(fitting, None)
+    if table is None or table.part != part:
+        what = f"of type '{model_type}'" if model_type else "of a kind that no table knows"
+        known = dict.fromkeys(t.name for t in BY_MARKER if t.part == part)
+        raise UserError(f"'{path}' is {what}; for --{part} there are: {', '.join(known)}")
+    return table, source
+
+
+def check_settings(config: ml_collections.ConfigDict, table: Table, source: Source) -> None:
+    """Raises UserError where `config.model` computes another function than the source."""
+    refused = table.refusals(source.config)
+    if refused:
+        raise UserError(f"'{source.path}' ({table.name}) cannot be taken: {'; '.join(refused)}")
+    names = matching.without_prefixes(source, table)
+    needed = [
+        f"--config.model.{key}={value}"
+        for key, value in table.settings(source.config, names).items()
+        if _setting(config.model, key) != value
+    ]
+    if needed:
+        raise UserError(
+            f"'{source.path}' ({table.name}) is not the model that the config describes. "
+            f"It needs, here and in every run that starts from it: {' '.join(needed)}"
+        )
+
+
+def _setting(model: ml_collections.ConfigDict, key: str) -> Any:
+    for name in key.split("."):
+        model = model[name]
+    return model
+
+
+def parameter_shapes(config: ml_collections.ConfigDict) -> Shapes:
+    """{name: shape} of every parameter of the model that `config` describes."""
+    alone = ml_collections.ConfigDict(config.to_dict())
+    alone.mesh.update(dict.fromkeys(alone.mesh, 1))  # shapes are those of any mesh
+    vocab_size = config.data.tokenizer.vocab_size
+    setup = step.set_up(alone, vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1])
+    return checkpoint.shapes(setup.abstract_state.params)
+
+
+def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str]:
+    """{parameter that stays as initialised: why}; raises UserError for one nobody speaks of."""
+    taken = {piece.ours for plan in plans.values() for piece in plan.pieces}
+    taken |= {name for plan in plans.values() for name in plan.derived}
+    new = matching.matching(ADDITIONS, [name for name in wanted if name not in taken])
+    for plan in plans.values():
+        new |= plan.new
+    absent = [p for p in DOWNLOADS if p not in plans]
+    unspoken = []
+    for name in wanted:
+        if name in taken or name in new:
+            continue
+        part = "vision" if name.startswith("vision_tower/") else "text"
+        if part in absent:
+            new[name] = f"no --{part} was given"
+        else:
+            unspoken.append(name)
+    if unspoken:
+        raise UserError(f"no table speaks of these parameters: {', '.join(unspoken)}")
+    return new
+
+
+def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[Any | None, str]:
+    """(the tokenizer of --text, its digest), or (None, "") where the checkpoint has none.
+
+    Raises:
+      UserError: it cannot be read, or has more ids than the model.
+    """
+    settings = config.data.tokenizer
+    path = pathlib.Path(settings.path).expanduser() if settings.path else None
+    if path is None and "text" in sources:
+        source = sources["text"][1].path
+        folder = source if source.is_dir() else source.parent
+        names = ("tokenizer.model",) if settings.kind == "sentencepiece" else TOKENIZER_FILES
+        path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is None or "text" not in sources:
+        return None, ""
+    from igerg_jax.data import tokenizer as tokenizers
+
+    tokenizer = tokenizers.load(settings.kind, path)
+    if tokenizer.vocab_size > settings.vocab_size:
+        raise UserError(
+            f"the tokenizer '{path}' has {tokenizer.vocab_size} ids, more than "
+            f"config.data.tokenizer.vocab_size={settings.vocab_size}"
+        )
+    return tokenizer, tokenizer.digest
+
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+
+
+def fill(params: dict[str, Any], plan: Plan, source: Source, wanted: Shapes) -> None:
+    """Reads every tensor of `plan` into nested dicts of float32 arrays, one tensor at a time."""
+    for piece in plan.pieces:
+        shape = wanted[piece.ours]
+        target = shape[1:] if piece.layered else shape
+        array = np.empty(shape, np.float32)
+        for i, theirs in enumerate(piece.theirs):
+            x = TRANSFORMS[piece.how].ours(_numbers(source, theirs), target)
+            if piece.adapted is not None:
+                x = piece.adapted.apply(np.asarray(x, np.float32), target)
+            array[i if piece.layered else ...] = x
+        _place(params, piece.ours, array)
+    for name in plan.derived:
+        _place(params, name, np.zeros(wanted[name], np.float32))
+
+
+def _numbers(source: Source, name: str) -> np.ndarray:
+    x = source.read(name)
+    # Floats of any kind, bfloat16 too, which NumPy does not count among them.
+    if not np.issubdtype(x.dtype, np.floating) and x.dtype.name != "bfloat16":
+        raise UserError(f"'{source.path}': {name} holds {x.dtype}, not floating-point numbers")
+    if not np.isfinite(x.astype(np.float32, copy=False)).all():
+        raise UserError(f"'{source.path}': {name} holds numbers that are not finite")
+    return x
+
+
+def _place(params: dict[str, Any], name: str, array: np.ndarray) -> None:
+    *branches, leaf = name.split("/")
+    for branch in branches:
+        params = params.setdefault(branch, {})
+    params[leaf] = array
+
+
+def described(
+    sources, plans: Mapping[str, Plan], new: dict[str, str], digest: str, out: str
+) -> str:
+    """What happened to every tensor and parameter, by its reason."""
+    lines = []
+    for part, (table, source) in sources.items():
+        plan = plans[part]
+        count = len({theirs for piece in plan.pieces for theirs in piece.theirs})
+        lines.append(
+            f"{part}: {count} tensors of {table.name} in '{source.path}' became "
+            f"{len(plan.pieces)} parameters"
+        )
+        lines += [f"  {p.ours}: {p.adapted.said}" for p in plan.pieces if p.adapted]
+        lines += _by_reason("  derived", plan.derived)
+        lines += _by_reason("  left out", plan.left)
+    lines += _by_reason("as initialised", new)
+    if not digest:
+        lines.append("no tokenizer came with it: a run's tokenizer is not compared")
+    lines.append(f"start from it: --config.init_from={os.fspath(out)}")
+    return "\n".join(lines)
+
+
+def _by_reason(what: str, why: Mapping[str, str]) -> list[str]:
+    reasons = dict.fromkeys(why.values())
+    grouped = {reason: [name for name in why if why[name] == reason] for reason in reasons}
+    return [f"{what} ({reason}): {_listed(names)}" for reason, names in grouped.items()]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more

@@ -1,0 +1,193 @@
+"""Files of tensors, read one tensor at a time. Nothing in them is executed.
+
+safetensors and npz hold no code (npz with pickled objects is refused). PyTorch's files are
+pickles: they are read by torch's `weights_only` loader, which knows tensors and plain containers
+and nothing else; for fairseq's, `argparse.Namespace`, a bag of values, is allowed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from igerg_jax.errors import UserError
+
+SAFETENSORS, INDEX, PICKLE = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+)
+
+
+@dataclasses.dataclass
+class Source:
+    """Named tensors on disk.
+
+    Attributes:
+      path: the folder or file.
+      shapes: of every tensor, by the names in the file.
+      read: one tensor, as it is stored.
+      config: the model's own config.json (or fairseq's `args`); {} = there is none.
+    """
+
+    path: pathlib.Path
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+    config: dict[str, Any]
+
+
+def open_source(path: str, download: str) -> Source:
+    """Opens a Hugging Face folder, or a .safetensors, .npz, .pt, .pth or .bin file.
+
+    Args:
+      download: what to say where nothing is there.
+
+    Raises:
+      UserError: nothing there, or a file that is corrupt, cut off, or more than tensors.
+    """
+    found = pathlib.Path(path).expanduser()
+    if not found.exists():
+        raise UserError(
+            f"there is no '{path}'. Nothing is fetched from the network: download the weights "
+            f"first ({download}) and name the folder or file that holds them"
+        )
+    config = _config(found if found.is_dir() else found.parent)
+    if found.is_dir():
+        return _folder(found, config, download)
+    openers = {".safetensors": _safetensors, ".npz": _npz}
+    openers |= dict.fromkeys((".pt", ".pth", ".bin"), _torch)
+    if found.suffix not in openers:
+        raise UserError(f"'{path}' is not a folder or a file of {', '.join(openers)}")
+    return openers[found.suffix]([found], {} if found.suffix in (".npz", ".pt") else config)
+
+
+def _folder(folder: pathlib.Path, config: dict[str, Any], download: str) -> Source:
+    if (folder / SAFETENSORS).exists():
+        source = _safetensors([folder / SAFETENSORS], config)
+    elif (folder / INDEX).exists():
+        names = sorted(set(_json(folder / INDEX)["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise UserError(f"'{folder}' lacks {', '.join(missing)}, which {INDEX} names")
+        source = _safetensors([folder / name for name in names], config)
+    elif (folder / PICKLE).exists():
+        source = _torch([folder / PICKLE], config)
+    else:
+        raise UserError(
+            f"'{folder}' has no {SAFETENSORS}, {INDEX} or {PICKLE}; download them ({download})"
+        )
+    source.path = folder
+    return source
+
+
+def _config(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return _json(path) if path.exists() else {}
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"'{path}' is not a JSON object")
+    return found
+
+
+def _safetensors(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
+    shapes, where = {}, {}
+    for path in paths:
+        try:
+            with safetensors.safe_open(path, "np") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no dict)
+                    shapes[name] = tuple(file.get_slice(name).get_shape())
+                    where[name] = path
+        except (safetensors.SafetensorError, OSError) as error:
+            raise _corrupt(path, error) from error
+
+    def read(name: str) -> np.ndarray:
+        # Opened anew each time: pages that were read do not stay mapped.
+        with safetensors.safe_open(where[name], "np") as file:
+            return file.get_tensor(name)
+
+    return Source(paths[0], shapes, read, config)
+
+
+def _npz(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
+    (path,) = paths
+    try:
+        file = np.load(path, allow_pickle=False)
+        shapes = {name: _npy_shape(file, name) for name in file.files}
+    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise _corrupt(path, error) from error
+
+    def read(name: str) -> np.ndarray:
+        try:
+            x = file[name]
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise _corrupt(path, error) from error
+        # NumPy stores bfloat16, which it does not know, as two bytes of nothing.
+        return x.view(ml_dtypes.bfloat16) if x.dtype == np.dtype("V2") else x
+
+    return Source(path, shapes, read, config)
+
+
+def _npy_shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
+    """From the header alone; raises ValueError for pickled objects."""
+    with file.zip.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = header(member)
+    if dtype.hasobject:
+        raise ValueError(f"'{name}' holds Python objects, not numbers")
+    return shape
+
+
+def _torch(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
+    (path,) = paths
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"'{path}' is a PyTorch file; reading it safely needs torch (pip install -r "
+            "requirements-parity.txt). A model.safetensors needs nothing more"
+        ) from error
+    bag = [argparse.Namespace] if path.suffix == ".pt" else []  # fairseq's
+    try:
+        with torch.serialization.safe_globals(bag):
+            # Only zip files can be mapped; before 2020 there were others.
+            mapped = zipfile.is_zipfile(path)
+            whole = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises many kinds
+        raise _corrupt(path, error) from error
+    tensors = whole.get("model", whole) if isinstance(whole, dict) else None
+    if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise UserError(f"'{path}' is not a dict of tensors")
+    args = whole.get("args") if tensors is not whole else None
+    config = dict(vars(args)) if isinstance(args, argparse.Namespace) else config
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors[name].detach()
+        return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+    return Source(path, {n: tuple(t.shape) for n, t in tensors.items()}, read, config)
+
+
+def _corrupt(path: pathlib.Path, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"'{path}' cannot be read: it is corrupt, cut off, or holds more than tensors ({reason}). "
+        "Nothing in it was executed; download it again"
+    )
