@@ -316,9 +316,9 @@ def _of(step: int | None) -> str:
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
-    path = epath.Path(path).expanduser()
+    path = workdir.parse(os.fspath(path))
     # Orbax takes no relative paths; a bucket's are absolute.
-    return path if "://" in os.fspath(path) else path.resolve()
+    return path if workdir.is_bucket(path) else path.resolve()
 
 
 def read_run(path: epath.Path) -> dict[str, Any]:
