@@ -103,12 +103,10 @@ def parse(argv: list[str]) -> flags.FlagValues:
 
 def run(values: flags.FlagValues) -> None:
     """Does what parsed flags ask for. Raises UserError, RunError."""
-    from etils import epath
-
     from igerg_jax import workdir as folders
 
     config, checkpoint = values.config, values.checkpoint
-    workdir = epath.Path(values.workdir).expanduser() if values.workdir else None
+    workdir = folders.parse(values.workdir) if values.workdir else None
     if workdir is None and not (checkpoint and values.mode != "train"):
         workdir = folders.default(config)
     if values.mode == "train":

@@ -122,11 +122,11 @@ def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) 
     """
     rng = np.random.default_rng(seed)
     b, n, s, t = spec.batch_size, spec.images, spec.context_tokens, spec.response_tokens
-    first_word = max(dataclasses.astuple(special)) + 1
+    words = np.setdiff1d(np.arange(vocab_size), dataclasses.astuple(special))
 
     def tokens(length):
         used_b = rng.integers(2, length + 1, size=b)
-        ids = rng.integers(first_word, vocab_size, size=(b, length))
+        ids = words[rng.integers(len(words), size=(b, length))]
         at = np.arange(length)
         ids = np.where(at == used_b[:, None] - 1, special.eos, ids)
         return np.where(at < used_b[:, None], ids, special.pad).astype(np.int32)

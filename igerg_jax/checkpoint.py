@@ -98,7 +98,7 @@ class Checkpoints:
         if step is None or step not in self._manager.all_steps():
             raise UserError(f"there is no checkpoint{_of(step)} in '{self._folder}'")
         path = self._folder / str(step)
-        _check_tokenizer(_read_run(path), self._tokenizer_digest, path)
+        _check_tokenizer(read_run(path), self._tokenizer_digest, path)
         _check_same(_stored_shapes(path), shapes(abstract_state), path)
         return _restore(path, abstract_state)
 
@@ -197,7 +197,7 @@ def load_params(
       UserError: no checkpoint there, another tokenizer, nothing or not enough that matches.
     """
     folder = find(path)
-    run = _read_run(folder)
+    run = read_run(folder)
     if tokenizer_digest is not None:
         _check_tokenizer(run, tokenizer_digest, folder)
     stored = _stored_shapes(folder)
@@ -341,12 +341,13 @@ def _of(step: int | None) -> str:
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
-    path = epath.Path(path).expanduser()
+    path = workdir.parse(os.fspath(path))
     # Orbax takes no relative paths; a bucket's are absolute.
-    return path if "://" in os.fspath(path) else path.resolve()
+    return path if workdir.is_bucket(path) else path.resolve()
 
 
-def _read_run(path: epath.Path) -> dict[str, Any]:
+def read_run(path: epath.Path) -> dict[str, Any]:
+    """{"step", "seed", "tokenizer_digest", "config"} of the checkpoint in `path` (see `find`)."""
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return reader.restore(path / RUN)
 

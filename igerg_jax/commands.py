@@ -170,7 +170,7 @@ def tokenizer_of(config: Any, folder: epath.Path) -> Any:
 
     kept = folder.parent.parent / loop.TOKENIZER  # <workdir>/checkpoints/<step>
     if kept.exists():
-        return tokenizers.load(config.data.tokenizer.kind, kept)
+        return tokenizers.read(kept)
     prepared = loop.prepare(config)
     if prepared is None:
         raise UserError(f"data.dataset is '{loop.SYNTHETIC}': there are no words to answer with")

@@ -270,14 +270,17 @@ def look(
 
     The first two are of the images alone, the third is the judge's of `tokens`.
     """
-    variables = {"params": params}
-    image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, batch)
-    judged_BxC = model.apply(variables, tokens_BxT, method="judge_tokens")
-    return {
-        "images": jax.nn.softmax(image_logits_BxNxC),
-        "sequence": jax.nn.softmax(sequence_logits_BxC),
-        "judge": jax.nn.softmax(judged_BxC),
-    }
+    images_BxNxC, sequence_BxC = image_probabilities(model, params, batch)
+    judged_BxC = model.apply({"params": params}, tokens_BxT, method="judge_tokens")
+    return {"images": images_BxNxC, "sequence": sequence_BxC, "judge": jax.nn.softmax(judged_BxC)}
+
+
+def image_probabilities(
+    model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Emotion probabilities of (each image [B, N, C], the sequence [B, C]) from images alone."""
+    logits = _image_logits(model, {"params": params}, batch)
+    return tuple(jax.nn.softmax(x) for x in logits)
 
 
 def response_metrics(

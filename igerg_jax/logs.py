@@ -13,7 +13,9 @@ import tqdm
 from etils import epath
 
 from igerg_jax import chips
-from igerg_jax.workdir import write_whole
+from igerg_jax.workdir import is_bucket, write_whole
+
+_BUCKET_SECONDS = 30
 
 
 class Writer(Protocol):
@@ -25,25 +27,44 @@ class Writer(Protocol):
 
 
 class JsonlWriter:
-    """One JSON object a line. Lines past `resumed_step` belong to a lost future: they are cut."""
+    """One JSON object a line. Lines past `resumed_step` belong to a lost future: they are cut.
+
+    A line is in the file when `write` returns. A bucket's objects cannot be appended to: there the
+    whole file is written anew, at most every `_BUCKET_SECONDS`, and when it is closed.
+    """
 
     def __init__(self, path: epath.Path, resumed_step: int):
         self._path = path
         lines = read_jsonl(path)
         kept = [line for line in lines if line["step"] <= resumed_step]
+        self._text = "".join(json.dumps(line) + "\n" for line in kept)
         if kept != lines or not path.exists():
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a")
+            write_whole(path, self._text)
+        self._file = None if is_bucket(path) else path.open("a")
+        self._written = time.monotonic()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends a line; a value that JSON has no word for (NaN, infinity) becomes null."""
         values = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **values}) + "\n"
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+            return
+        self._text += line
+        if time.monotonic() - self._written > _BUCKET_SECONDS:
+            self._put()
 
     def close(self) -> None:
         """Ends the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        else:
+            self._put()
+
+    def _put(self) -> None:
+        write_whole(self._path, self._text)
+        self._written = time.monotonic()
 
 
 class TensorBoardWriter:

@@ -78,9 +78,10 @@ def prepare(config: Any) -> Any | None:
     """The prepared dataset, or None for synthetic batches. Imports TensorFlow only for data."""
     if config.data.dataset == SYNTHETIC:
         return None
+    from igerg_jax.data import bucket
     from igerg_jax.data import prepare as data
 
-    return data.prepare(config)
+    return data.prepare(bucket.fetched(config))
 
 
 def prepare_to_train(config: Any) -> Any | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ FREE_KEYS = (
     "sharding_rules",
     "compilation_cache_dir",
     "data.data_dir",
+    "data.bucket_copies_dir",
     "data.eval_split",
     "data.test_split",
     "data.prefetch_batches",
@@ -67,6 +69,27 @@ def default(config: Any) -> epath.Path:
     return epath.Path("runs") / f"{config.name.replace('/', '-')}-{config.preset}"
 
 
+def parse(text: str) -> epath.Path:
+    """A path as typed: "~" is the home folder, gs:// a bucket of Google Cloud Storage.
+
+    Raises:
+      UserError: a kind of storage that is not known, or whose package is not installed.
+    """
+    scheme, colon, _ = text.partition("://")
+    if not colon:
+        return epath.Path(text).expanduser()
+    if scheme != "gs":
+        raise UserError(f"'{text}': paths are local, or gs://BUCKET/FOLDER")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"'{text}': gs:// needs gcsfs: pip install -r requirements-gcs.txt")
+    return epath.Path(text)
+
+
+def is_bucket(path: epath.Path) -> bool:
+    """Whether `path` is an object store's: files there are written whole, never appended to."""
+    return "://" in os.fspath(path)
+
+
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Refuses, before anything is made, a workdir that this run cannot use.
 
@@ -99,6 +122,9 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
 
 def write_whole(path: epath.Path, text: str) -> None:
     """Writes a file under another name, then renames it: who reads it finds all of it or none."""
+    if is_bucket(path):  # an object appears when all of it is there
+        path.write_text(text)
+        return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
@@ -141,7 +167,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _check_writable(workdir: epath.Path) -> None:
-    if "://" in os.fspath(workdir):
+    if is_bucket(workdir):
         return  # a bucket says so itself when it is first written to
     folder = workdir
     while not folder.exists():

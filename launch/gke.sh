@@ -44,7 +44,8 @@ run() {
   arguments=$(quoted "$@" --config.distributed.cluster=gketpu)
   # xpk copies this folder into the image and runs the command in it, in a shell. exec: so that
   # SIGTERM reaches the run.
-  command="source launch/venv.sh && ensure_venv requirements.txt requirements-tpu.txt && \
+  command="source launch/venv.sh && \
+ensure_venv requirements.txt requirements-tpu.txt requirements-gcs.txt && \
 exec .venv/bin/python main.py $arguments"
   perform xpk workload create "${where[@]}" --workload="$name" --tpu-type="$TPU_TYPE" \
     --num-slices="${TPU_SLICES:-1}" --base-docker-image="${GKE_IMAGE:-python:3.12}" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the same .venv as local.sh, adds what the tests need, and runs them:
+# Makes the same .venv as local.sh, adds what the tests and gs:// need, and runs them:
 #
 #   ./launch/test.sh                                   # all of them
 #   ./launch/test.sh tests/test_metrics.py -k bleu     # any argument of pytest
@@ -8,5 +8,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/venv.sh
 source launch/venv.sh
 
-ensure_venv requirements.txt requirements-test.txt
+ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt
 exec .venv/bin/python -m pytest "$@"

@@ -78,7 +78,7 @@ rm -rf igerg_jax; mv igerg_jax.new igerg_jax; cd igerg_jax
 export PATH="$HOME/.local/bin:$PATH"
 python3 -m pip install --quiet --user "uv>=0.9,<1"
 uv python install --quiet 3.12
-bash -c "set -e; source launch/venv.sh; ensure_venv requirements.txt requirements-tpu.txt"'
+bash -c "set -e; source launch/venv.sh; ensure_venv requirements.txt requirements-tpu.txt requirements-gcs.txt"'
 
 install_code() {
   local archive=${TMPDIR:-/tmp}/igerg_jax-$$.tar.gz

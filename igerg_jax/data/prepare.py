@@ -135,6 +135,11 @@ def base_folder(data: ConfigDict, dataset: str) -> pathlib.Path:
 
 
 def _root(data: ConfigDict) -> pathlib.Path:
+    if "://" in data.data_dir:
+        raise UserError(
+            f"config.data.data_dir '{data.data_dir}': data are prepared on a local disk, then "
+            "copied to a bucket (gcloud storage rsync -r)"
+        )
     return pathlib.Path(data.data_dir).expanduser() / "prepared"
 
 

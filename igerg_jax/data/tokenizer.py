@@ -1,6 +1,7 @@
 """Text to token ids and back. Nothing here imports TensorFlow.
 
-`Tokenizer` is what the rest of the code asks for; SentencePiece is the implementation there is.
+`Tokenizer` is what the rest of the code asks for. There are SentencePiece, which is trained here,
+and byte-level BPE, for models that start from BART (`igerg_jax.data.byte_level_bpe`).
 Text is tokenised when records are prepared and when a prompt is read, never in an input graph.
 """
 
@@ -15,6 +16,7 @@ from typing import Protocol
 import sentencepiece
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
+from igerg_jax.data.byte_level_bpe import ByteLevelBpeTokenizer
 from igerg_jax.errors import UserError
 
 MASK_PIECE = "<mask>"
@@ -40,7 +42,7 @@ class Tokenizer(Protocol):
         """Returns the text of `ids`; special ids are dropped, wherever they are."""
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the file that `load` reads."""
+        """Writes the one file that `read` and `load` read."""
 
 
 class SentencePieceTokenizer:
@@ -68,28 +70,64 @@ class SentencePieceTokenizer:
                 f"ids of pad, bos, eos, unk and {MASK_PIECE} are {found}, expected {wanted}"
             )
 
+    @classmethod
+    def read(cls, path: pathlib.Path) -> SentencePieceTokenizer:
+        """Reads a model's file. Raises OSError, RuntimeError or ValueError."""
+        return cls(path.read_bytes())
+
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(i) for i in ids if int(i) not in self._dropped])
 
+    def piece(self, token: int) -> str:
+        return self._model.id_to_piece(int(token))
+
     def save(self, path: pathlib.Path) -> None:
         path.write_bytes(self._proto)
 
 
 def load(kind: str, path: pathlib.Path) -> Tokenizer:
-    """Reads a tokenizer. `kind` is a name in `KINDS`; raises UserError if it cannot be read."""
+    """Reads a tokenizer that the config names.
+
+    Args:
+      kind: config.data.tokenizer.kind, a name in `KINDS`.
+      path: a SentencePiece model; or, with byte_level_bpe, a tokenizer.json, a vocab.json beside
+        its merges.txt, or a folder that holds either.
+
+    Raises:
+      UserError: it cannot be read, is of another kind, or lacks a special token.
+    """
     if kind not in KINDS:
         raise UserError(
             f"config.data.tokenizer.kind is '{kind}'; there are: {', '.join(sorted(KINDS))}"
         )
     try:
-        return KINDS[kind](path.read_bytes())
+        return KINDS[kind].read(path)
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"cannot read the tokenizer '{where}': {error.strerror}") from error
+    except (RuntimeError, ValueError) as error:
+        others = ", ".join(sorted(KINDS.keys() - {kind}))
+        raise UserError(
+            f"'{path}' is not a {kind} model that fits: {error} (config.data.tokenizer.kind may "
+            f"also be: {others})"
+        ) from error
+
+
+def read(path: pathlib.Path) -> Tokenizer:
+    """Reads what a tokenizer's `save` wrote; what is in the file says of which kind it is.
+
+    Raises:
+      UserError: as `load`.
+    """
+    try:
+        with path.open("rb") as file:
+            is_json = file.read(1) == b"{"
     except OSError as error:
         raise UserError(f"cannot read the tokenizer '{path}': {error.strerror}") from error
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"'{path}' is not a {kind} model that fits: {error}") from error
+    return load("byte_level_bpe" if is_json else "sentencepiece", path)
 
 
 def train_sentencepiece(
@@ -135,5 +173,8 @@ def train_sentencepiece(
     return SentencePieceTokenizer(out.getvalue())
 
 
-# {config.data.tokenizer.kind: the class that reads its file}
-KINDS = {"sentencepiece": SentencePieceTokenizer}
+# {config.data.tokenizer.kind: its class}
+KINDS: dict[str, type] = {
+    "sentencepiece": SentencePieceTokenizer,
+    "byte_level_bpe": ByteLevelBpeTokenizer,
+}

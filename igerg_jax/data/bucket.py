@@ -1,0 +1,99 @@
+"""A data_dir in a bucket: what was prepared elsewhere, copied to this machine's disk.
+
+Training reads single turns and images at random from memory-mapped files and ArrayRecord, which
+know local files only. So a host copies the datasets that its config names once, and finds them
+there the next time. Where they are larger than its disk, mount the bucket instead (Cloud Storage
+FUSE, Filestore) and give the mounted folder: a local path like any other.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from igerg_jax.data import parts
+from igerg_jax.data import prepare as preparing
+from igerg_jax.data.progress import progress
+from igerg_jax.errors import UserError
+
+_COPIES = 16  # files at once
+
+
+def fetched(config: ConfigDict) -> ConfigDict:
+    """`config` itself; or, where config.data.data_dir is gs://, one whose data_dir is a local copy.
+
+    Several processes of a machine may call it at once: who comes second throws its copy away.
+
+    Raises:
+      UserError: another kind of storage, or the bucket does not have the datasets prepared.
+    """
+    place = config.data.data_dir
+    if "://" not in place:
+        return config
+    if not place.startswith("gs://"):
+        raise UserError(f"config.data.data_dir '{place}': paths are local, or gs://BUCKET/FOLDER")
+    key = hashlib.sha256(place.rstrip("/").encode()).hexdigest()[:12]
+    local = pathlib.Path(config.data.bucket_copies_dir).expanduser() / key
+    config = config.copy_and_resolve_references()
+    config.data.data_dir = str(local)
+    tokenizers = epath.Path(place) / "prepared" / "tokenizers"
+    if tokenizers.exists():
+        for file in tokenizers.iterdir():
+            if not (local / "prepared" / "tokenizers" / file.name).exists():
+                _copy([(file, local / "prepared" / "tokenizers" / file.name)], "tokenizers")
+    for name in preparing.dataset_names(config.data):
+        base = preparing.base_folder(config.data, name)
+        _fetch(epath.Path(place) / base.relative_to(local).as_posix(), base, name, place)
+    return config
+
+
+def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: str) -> None:
+    """Copies the finished folders of a prepared dataset, the turns and the tokens of each
+    tokenizer, that are not here yet."""
+    if not (source / "turns" / parts.MANIFEST).exists() and not (base / "turns").is_dir():
+        raise UserError(
+            f"there is no prepared '{dataset}' in '{source}' (config.data.data_dir): prepare it "
+            "with a local data_dir and the same --config.data.* (python -m igerg_jax.data.prepare "
+            f"--help), then copy it: gcloud storage rsync -r LOCAL/prepared {place}/prepared"
+        )
+    for folder in source.iterdir():
+        if (base / folder.name).is_dir() or not (folder / parts.MANIFEST).exists():
+            continue
+        base.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that a rename makes all of it appear at once.
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="copy-", dir=base))
+        try:
+            files = json.loads((folder / parts.MANIFEST).read_text())
+            pairs = [(folder / name, scratch / name) for name in (*files, parts.MANIFEST)]
+            _copy(pairs, f"copying {dataset}")
+            for name, about in files.items():
+                if (scratch / name).stat().st_size != about["bytes"]:
+                    raise UserError(f"'{folder / name}' is not as long as it was when written")
+            with contextlib.suppress(OSError):  # another process was first
+                os.rename(scratch, base / folder.name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print(f"{dataset}: a copy of {source} in {base}", file=sys.stderr)
+
+
+def _copy(pairs: list[tuple[epath.Path, pathlib.Path]], label: str) -> None:
+    def one(pair: tuple[epath.Path, pathlib.Path]) -> None:
+        source, target = pair
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"unfinished-{os.getpid()}-{target.name}")
+        source.copy(unfinished)
+        unfinished.replace(target)
+
+    with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
+        for _ in progress(pool.map(one, pairs), label, "file", total=len(pairs)):
+            pass

@@ -1,0 +1,169 @@
+"""Byte-level BPE (GPT-2's, which RoBERTa and BART took over), read with the `tokenizers` library.
+
+Every byte is a piece, so no text is unknown, and decoding gives back what was encoded. A text
+cannot spell a special token: "</s>" in a text is four pieces like any other word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import tokenizers
+
+from igerg_jax.batch import SpecialIds
+
+VOCABULARY, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
+# {role: BART's name for its token}; as in BART, the decoder starts from EOS.
+ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+# What of a tokenizer.json neither gives a text other ids nor is ours to do.
+_LEFT_OUT = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+
+
+class ByteLevelBpeTokenizer:
+    """A tokenizer.json whose model is BPE over bytes and whose vocabulary has BART's roles."""
+
+    def __init__(self, content: bytes):
+        """Takes a tokenizer.json. Raises ValueError when it is something else, or lacks a role."""
+        self._content = content
+        whole = _parse(content)
+        named = _special_tokens(whole)
+        plain = whole | _LEFT_OUT
+        plain["model"] = plain["model"] | {"dropout": None}  # at random: of training, not of use
+        try:
+            self._model = tokenizers.Tokenizer.from_str(json.dumps(plain))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(str(error)) from error
+        vocabulary = self._model.get_vocab()
+        lacking = set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) - vocabulary.keys()
+        if lacking:
+            raise ValueError(f"{len(lacking)} of the 256 bytes have no piece: not byte-level")
+        ids = {role: named.get(token, vocabulary.get(token)) for role, token in ROLES.items()}
+        if absent := [ROLES[role] for role, number in ids.items() if number is None]:
+            raise ValueError(f"its vocabulary lacks {', '.join(absent)}")
+        self.special = SpecialIds(**ids, decoder_start=ids["eos"])
+        self.vocab_size: int = max(*vocabulary.values(), *named.values()) + 1
+        self.digest = _digest(plain, named, self.special)
+        self._dropped = frozenset({*dataclasses.astuple(self.special), *named.values()})
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> ByteLevelBpeTokenizer:
+        """Reads a tokenizer.json; a vocab.json with its merges.txt; or a folder of either.
+
+        Raises OSError for a file that is not there, ValueError for one that does not fit.
+        """
+        if path.is_dir():
+            whole = path / WHOLE
+            path = whole if whole.exists() else path / VOCABULARY
+        if path.name == MERGES or path.name.endswith(f"-{MERGES}"):
+            path = path.with_name(path.name.replace(MERGES, VOCABULARY))
+        content = path.read_bytes()
+        if not path.name.endswith(VOCABULARY):
+            return cls(content)
+        merges = path.with_name(path.name.replace(VOCABULARY, MERGES))
+        return cls(_join(_parse_json(content), merges.read_text(encoding="utf-8")))
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        # Bytes that are no UTF-8, as a generator may write them, become U+FFFD.
+        return self._model.decode([int(i) for i in ids if int(i) not in self._dropped])
+
+    def piece(self, token: int) -> str:
+        if int(token) in self._dropped:
+            return self._model.id_to_token(int(token)) or f"id {token}"
+        return self._model.decode([int(token)]).replace(" ", "▁")
+
+    def save(self, path: pathlib.Path) -> None:
+        path.write_bytes(self._content)
+
+
+def _parse_json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:  # UnicodeDecodeError too
+        raise ValueError("it is not JSON") from error
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """A tokenizer.json's content. Raises ValueError when it is not one of byte-level BPE."""
+    whole = _parse_json(content)
+    if not isinstance(whole, dict) or not isinstance(whole.get("model"), dict):
+        raise ValueError(f"it is JSON, but no {WHOLE}: it has no model")
+    kind = whole["model"].get("type")
+    if kind != "BPE":
+        raise ValueError(f"its model is {kind}, not BPE")
+    for part in ("pre_tokenizer", "decoder"):
+        if '"ByteLevel"' not in json.dumps(whole.get(part)):
+            raise ValueError(f"its {part} is not byte-level")
+    return whole
+
+
+def _special_tokens(whole: dict[str, Any]) -> dict[str, int]:
+    """{token: id} of what was added to the model's vocabulary.
+
+    Raises ValueError where some of it is ordinary words, which no merge would ever make.
+    """
+    added = whole.get("added_tokens") or []
+    words = [t["content"] for t in added if not t["special"] and t["content"] not in ROLES.values()]
+    if words:
+        raise ValueError(f"ordinary words were added to its vocabulary ({', '.join(words[:3])} …)")
+    return {token["content"]: token["id"] for token in added}
+
+
+def _digest(plain: dict[str, Any], named: dict[str, int], special: SpecialIds) -> str:
+    """Of what decides the ids: the same from a tokenizer.json and from vocab.json + merges.txt."""
+    unused = ("unk_token", "fuse_unk")  # nothing is unknown
+    model = {name: value for name, value in plain["model"].items() if value and name not in unused}
+    # Older files have a merge as "a b", newer ones as ["a", "b"].
+    model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])]
+    model["vocab"] = sorted((model["vocab"] | named).items())
+    pre_tokenizer = {"use_regex": True, **plain["pre_tokenizer"], "trim_offsets": True}
+    parts = [model, plain.get("normalizer"), pre_tokenizer, dataclasses.asdict(special)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _join(vocabulary: Any, merges: str) -> bytes:
+    """The tokenizer.json that a vocab.json {piece: id} and a merges.txt ("a b" a line) make."""
+    if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
+        raise ValueError(f"it is JSON, but no {VOCABULARY}: not one id a piece")
+    first, *lines = merges.splitlines() or [""]
+    lines = lines if first.startswith("#version") else [first, *lines]
+    pairs = [line.split(" ") for line in lines if line]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"its {MERGES} has a line that is not two pieces")
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    byte_level["trim_offsets"] = True
+    token = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    added = [
+        {"id": vocabulary[name], "content": name, **token}
+        for name in ROLES.values()
+        if name in vocabulary
+    ]
+    ends = {name: (ROLES[name], vocabulary.get(ROLES[name])) for name in ("bos", "eos")}
+    whole = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": ends["eos"],
+            "cls": ends["bos"],
+            "trim_offsets": True,
+            "add_prefix_space": False,
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+        | {"use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None}
+        | {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
+        | {"fuse_unk": False, "byte_fallback": False, "vocab": vocabulary, "merges": pairs},
+    }
+    return json.dumps(whole, ensure_ascii=False).encode()

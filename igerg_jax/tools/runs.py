@@ -1,0 +1,51 @@
+"""A trained run, opened by its checkpoint alone: what tools that use a model start from."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from igerg_jax import checkpoint, commands, sharding, step, train
+from igerg_jax.batch import SENTENCEPIECE_IDS
+
+
+class Run(NamedTuple):
+    """A checkpoint and what it takes to use it."""
+
+    folder: epath.Path  # of the checkpoint
+    config: ConfigDict  # the run's own, but for its mesh and batch size
+    setup: step.Setup
+    params: Any  # on the setup's mesh
+    tokenizer: Any | None  # None: it was trained on synthetic batches
+
+
+def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) -> Run:
+    """Opens the checkpoint under `path`, its parameters whole on every device.
+
+    Args:
+      path: a workdir, its checkpoints folder (of both, the newest step), or one step's folder.
+      batch_size: of what the model is to be used on.
+      devices: that examples are spread over; default all.
+
+    Raises:
+      UserError: no checkpoint, no tokenizer, or a batch that does not divide over the devices.
+    """
+    folder = checkpoint.find(path)
+    stored = checkpoint.read_run(folder)
+    config = ConfigDict(stored["config"])
+    config.init_from = ""
+    config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))
+    config.train.update(batch_size=batch_size, accumulate_steps=1)
+    tokenizer, special = None, SENTENCEPIECE_IDS
+    vocab_size = config.data.tokenizer.vocab_size
+    if stored["tokenizer_digest"] not in ("", train.SYNTHETIC):
+        tokenizer = commands.tokenizer_of(config, folder)
+        special, vocab_size = tokenizer.special, tokenizer.vocab_size
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch(batch_size, 1, mesh, "batch_size")
+    setup = step.set_up(config, vocab_size, special, devices)
+    digest = tokenizer.digest if tokenizer else None
+    params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
+    return Run(folder, config, setup, params, tokenizer)
