@@ -245,7 +245,7 @@ def read_params(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndar
             args=ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True),
         )
     names = shapes(found[part])
-    return _read_run(folder), dict(zip(names, jax.tree.leaves(found[part]), strict=True))
+    return read_run(folder), dict(zip(names, jax.tree.leaves(found[part]), strict=True))
 
 
 def find(path: epath.PathLike) -> epath.Path:
