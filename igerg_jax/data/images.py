@@ -55,6 +55,9 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
 
 
 def imagenet_crops(side: int, jpeg_M: np.ndarray) -> np.ndarray:
-    """uint8[M, side, side, 3]: `imagenet_crop` of each."""
-    images = [imagenet_crop(jpeg, side) for jpeg in jpeg_M]
-    return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
+    """uint8[M, side, side, 3]: `imagenet_crop` of each, zero where there are no bytes."""
+    made = np.zeros((len(jpeg_M), side, side, 3), np.uint8)
+    for image, jpeg in zip(made, jpeg_M, strict=True):
+        if jpeg:
+            image[:] = imagenet_crop(jpeg, side)
+    return made
