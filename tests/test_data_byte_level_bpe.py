@@ -71,6 +71,14 @@ def test_no_text_spells_a_special_token(tokenizer):
     assert {s.pad, s.bos, s.eos, s.unk, s.mask}.isdisjoint(tokenizer.encode(SPELT))
 
 
+def test_pieces_are_the_vocabularys_spelling(tokenizer):
+    ids = tokenizer.encode("the cat")
+    assert "".join(map(tokenizer.piece, ids)).replace("Ġ", " ") == "the cat"
+    s = tokenizer.special
+    spelt = [tokenizer.piece(i) for i in (s.bos, s.pad, s.eos, s.unk, s.mask)]
+    assert spelt == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
 def test_decode_drops_special_ids_and_survives_what_is_no_text(tokenizer):
     s, ids = tokenizer.special, tokenizer.encode("naïve 😀")
     assert tokenizer.decode([s.bos, ids[0], s.mask, *ids[1:], s.unk, s.eos, s.pad]) == "naïve 😀"
@@ -160,6 +168,7 @@ def test_a_file_of_another_kind_or_none_is_one_message(folder, tmp_path):
         tokenizers.load(KIND, tmp_path)
 
 
+@pytest.mark.parity
 def test_ids_and_text_are_those_of_transformers(tmp_path):
     """BartTokenizerFast on the same files, and on the file that `save` writes."""
     transformers = pytest.importorskip("transformers")

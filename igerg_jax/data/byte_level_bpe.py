@@ -48,6 +48,7 @@ class ByteLevelBpeTokenizer:
         self.special = SpecialIds(**ids, decoder_start=ids["eos"])
         self.vocab_size: int = max(*vocabulary.values(), *named.values()) + 1
         self.digest = _digest(plain, named, self.special)
+        self._spelling = {i: token for token, i in (vocabulary | named).items()}
         self._dropped = frozenset({*dataclasses.astuple(self.special), *named.values()})
 
     @classmethod
@@ -78,6 +79,9 @@ class ByteLevelBpeTokenizer:
         if int(token) in self._dropped:
             return self._model.id_to_token(int(token)) or f"id {token}"
         return self._model.decode([int(token)]).replace(" ", "▁")
+
+    def piece(self, token: int) -> str:
+        return self._spelling[int(token)]
 
     def save(self, path: pathlib.Path) -> None:
         path.write_bytes(self._content)
