@@ -41,6 +41,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of `ids`; special ids are dropped, wherever they are."""
 
+    def piece(self, token: int) -> str:
+        """Returns how the vocabulary spells an id, special ones too."""
+
     def save(self, path: pathlib.Path) -> None:
         """Writes the one file that `read` and `load` read."""
 
@@ -80,6 +83,9 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(i) for i in ids if int(i) not in self._dropped])
+
+    def piece(self, token: int) -> str:
+        return self._model.id_to_piece(int(token))
 
     def save(self, path: pathlib.Path) -> None:
         path.write_bytes(self._proto)
