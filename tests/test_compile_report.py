@@ -410,5 +410,5 @@ def test_a_report_of_two_slices(tmp_path):
     crosses = sum(row["bytes"] for row in report["between_slices"])
     assert 0 < crosses < report["memory"]["parameters"]
     assert {row["kind"] for row in report["between_slices"]} == {"all-reduce"}
-    places = [row["from"] for row in report["between_slices"] if row["bytes"] > 0.05 * crosses]
+    places = [row["from"] for row in report["between_slices"] if row["bytes"] > 0.08 * crosses]
     assert places and all(place.startswith("transpose(jvp(") for place in places), places
