@@ -47,7 +47,7 @@ from igerg_jax.batch import EMOTIONS
 
 BATCH_SIZE, IMAGE_SIZE = 64, 224
 STILL_HEIGHT, STILL_WIDTH = 320, 400
-NOISE, QUALITY = 35.0, 90  # what gives 84 KB a still
+NOISE, QUALITY = 35.0, 90  # what gives 81 KB a still
 WARM_UP_BATCHES = 8
 DATASET = "emotion_folder/stills"
 
