@@ -140,11 +140,13 @@ import jax, numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from igerg_jax import distributed, sharding
+from igerg_jax.errors import RunError
 from ml_collections import ConfigDict
 index = int(sys.argv[2])
 distributed.start(ConfigDict(dict(
     cluster="none", coordinator_address=sys.argv[1], process_count=2, process_index=index,
     initialization_timeout_seconds=100, heartbeat_timeout_seconds=100)))
+distributed.wait_for_all("started", 100)
 devices = np.array(jax.devices())
 assert [d.process_index for d in devices] == [0, 0, 1, 1]
 whole = np.arange(8 * 3).reshape(8, 3)
@@ -162,6 +164,13 @@ for name, order in orders.items():
     assert array.shape == (8, 3), (name, array.shape)
     found = multihost_utils.process_allgather(array, tiled=True)
     np.testing.assert_array_equal(found, whole, err_msg=name)
+if index == 0:  # nobody comes
+    try:
+        distributed.wait_for_all("alone", 1)
+    except RunError as error:
+        assert "process 0 of 2: alone, but not all others within 1 s" in str(error), error
+    else:
+        raise AssertionError("it did not wait")
 """
 
 
