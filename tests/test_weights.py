@@ -6,6 +6,8 @@ import contextlib
 import json
 import pathlib
 import pickle
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -18,7 +20,7 @@ from configs import pretrain
 from igerg_jax import checkpoint, step
 from igerg_jax.errors import UserError
 from igerg_jax.tools.weights import __main__ as program
-from igerg_jax.tools.weights import importing, matching
+from igerg_jax.tools.weights import importing, matching, parameters
 from igerg_jax.tools.weights.bart import BART
 from igerg_jax.tools.weights.sources import Source
 
@@ -122,6 +124,39 @@ def test_bart_base_fills_the_paper_preset_but_for_the_named_additions():
     assert new["vision_tower/stem/kernel"] == "no --vision was given"
 
 
+@pytest.mark.slow
+def test_bart_base_takes_seconds_and_less_than_thrice_its_size(tmp_path):
+    """CPU seconds, which other work on the machine does not lengthen much; and peak memory."""
+    shapes = files.bart_shapes(50265, 1024, 768, 3072, (6, 6))
+    config = dict(files.BART_CONFIG, vocab_size=50265, d_model=768, max_position_embeddings=1024)
+    config |= dict.fromkeys(("encoder_layers", "decoder_layers"), 6)
+    config |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 12)
+    config |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 3072)
+    files.write(tmp_path / "bart", config, files.draw(shapes))
+    size = (tmp_path / "bart" / "model.safetensors").stat().st_size
+    command = """
+import os, resource, sys
+from igerg_jax.tools.weights import __main__ as program
+assert program.main(sys.argv) == 0
+used = resource.getrusage(resource.RUSAGE_SELF)
+scale = 1 if sys.platform == "darwin" else 1024
+print(used.ru_utime + used.ru_stime, used.ru_maxrss * scale)
+"""
+    arguments = ["--config=configs/pretrain.py:paper", "--config.data.tokenizer.vocab_size=50265"]
+    arguments += [f"--text={tmp_path}/bart", f"--out={tmp_path}/out"]
+    done = subprocess.run(
+        [sys.executable, "-c", command, "import", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, peak = map(float, done.stdout.split("\n")[-2].split())
+    print(f"{seconds:.1f} CPU seconds, {peak / size:.2f} times {size / 2**20:.0f} MiB")
+    assert seconds < 20
+    assert peak < 3 * size
+
+
 def test_positions_and_vocabularies_of_another_length(bart, tmp_path):
     folder, arrays = bart
     config = files.text_config(model__text__max_positions=24)
@@ -130,7 +165,7 @@ def test_positions_and_vocabularies_of_another_length(bart, tmp_path):
         importing.run(config, str(folder), "", str(tmp_path / "out"), False)
     said = importing.run(config, str(folder), "", str(tmp_path / "out"), True)
     assert "16 positions interpolated to 24" in said and "2 tokens after 40" in said
-    _, params = checkpoint.read_params(tmp_path / "out")
+    _, params = parameters.read(tmp_path / "out")
     old = arrays["model.encoder.embed_positions.weight"][2:]
     new = params["encoder_position_embedding"]
     np.testing.assert_array_equal(new[[0, -1]], old[[0, -1]])
@@ -143,7 +178,7 @@ def test_positions_and_vocabularies_of_another_length(bart, tmp_path):
     config = files.text_config(model__text__max_positions=14)
     said = importing.run(config, str(folder), "", str(tmp_path / "short"), False)
     assert "the first 14 of 16 positions" in said
-    _, params = checkpoint.read_params(tmp_path / "short")
+    _, params = parameters.read(tmp_path / "short")
     np.testing.assert_array_equal(params["encoder_position_embedding"], old[:14])
 
 
@@ -155,7 +190,7 @@ def test_a_patch_grid_of_another_size_is_interpolated(tmp_path):
     folder = files.write(tmp_path / "vit", files.VIT_CONFIG, arrays)
     said = importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
     assert "4x4 patches interpolated to 2x2" in said
-    _, params = checkpoint.read_params(tmp_path / "out")
+    _, params = parameters.read(tmp_path / "out")
     new = params["vision_tower/vit/position_embedding"]
     np.testing.assert_array_equal(new[0], arrays["embeddings.position_embeddings"][0, 0])
     np.testing.assert_allclose(new[1], new[3], rtol=1e-5)
@@ -169,7 +204,7 @@ def test_siglips_pooling_comes_along(tmp_path):
     tower = dict(class_token=False, gelu="tanh", norm_epsilon=1e-6)
     config = files.vision_config(**{f"model__vision__{k}": v for k, v in tower.items()})
     said = importing.run(config, "", str(folder), str(tmp_path / "out"), False)
-    _, params = checkpoint.read_params(tmp_path / "out")
+    _, params = parameters.read(tmp_path / "out")
     key = params["vision_tower/pool/attention/key/kernel"].reshape(16, 16)
     fused = arrays["vision_model.head.attention.in_proj_weight"]
     np.testing.assert_array_equal(key, fused[16:32].T)
@@ -234,6 +269,16 @@ def test_sizes_that_differ_are_told_as_overrides(tmp_path):
         importing.run(config, "", str(folder), str(tmp_path / "out"), False)
 
 
+def test_a_run_that_would_compute_another_function_does_not_start(tmp_path):
+    folder = files.write(tmp_path / "vit", files.VIT_CONFIG, files.draw(files.vit_shapes()))
+    importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
+    load(files.vision_config(), tmp_path / "out")
+    for change in (dict(model__vision__gelu="tanh"), dict(model__vision__norm_epsilon=1e-6)):
+        (key,) = change
+        with pytest.raises(UserError, match=key.replace("__", ".")):
+            load(files.vision_config(**change), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
@@ -261,7 +306,7 @@ def test_files_in_parts_are_read_together(bart, tmp_path):
         save_file({name: arrays[name] for name in chosen}, folder / f"part{part}.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     importing.run(files.text_config(), str(folder), "", str(tmp_path / "out"), False)
-    _, params = checkpoint.read_params(tmp_path / "out")
+    _, params = parameters.read(tmp_path / "out")
     np.testing.assert_array_equal(params["token_embedding"], arrays["model.shared.weight"])
     (folder / "part1.safetensors").unlink()
     with pytest.raises(UserError, match=r"lacks part1.safetensors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import byte_pairs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import test_weights_vision_parity as towers
 import weight_files as files
 
-from igerg_jax import checkpoint, step
-from igerg_jax.tools.weights import exporting
+from igerg_jax import step, train
+from igerg_jax.data import tokenizer as tokenizers
+from igerg_jax.tools.weights import exporting, importing, parameters
 
 pytestmark = pytest.mark.parity
 
@@ -26,7 +28,7 @@ def a_run(config, folder):
         return np.asarray(around + 0.2 * rng.standard_normal(leaf.shape), np.float32)
 
     params = jax.tree_util.tree_map_with_path(draw, setup.abstract_state.params)
-    checkpoint.write_params(folder, params, config, "")
+    parameters.write(folder, params, config, "")
     return setup.model, jax.tree.map(jnp.asarray, params)
 
 
@@ -73,6 +75,23 @@ def test_transformers_sees_the_same(tmp_path, class_token):
     with torch.no_grad():
         found = theirs.eval()(towers.as_theirs(torch, images)).last_hidden_state
     towers.assert_close(towers.towers_output(config, params, images)[0], found, 1e-4)
+
+
+def test_the_exported_tokenizer_gives_the_same_ids(tmp_path):
+    _, library = parity.libraries()
+    ours = tokenizers.load("byte_level_bpe", byte_pairs.train(tmp_path / "bpe") / "tokenizer.json")
+    config = files.text_config(data__tokenizer__kind="byte_level_bpe")
+    config.data.tokenizer.vocab_size = ours.vocab_size
+    a_run(config, tmp_path / "run")
+    ours.save(tmp_path / "run" / train.TOKENIZER)
+    exporting.export(str(tmp_path / "run"), str(tmp_path / "hf"))
+    theirs = library.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in ("Plain words, isn't it?", "  two  spaces ", "café 😀"):
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+    roles = (theirs.pad_token_id, theirs.eos_token_id, theirs.mask_token_id)
+    assert roles == (ours.special.pad, ours.special.eos, ours.special.mask)
+    back = importing.run(config, str(tmp_path / "hf"), "", str(tmp_path / "back"), False)
+    assert "no tokenizer came with it" not in back
 
 
 def test_their_image_processor_scales_pixels_as_ours(tmp_path):

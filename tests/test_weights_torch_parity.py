@@ -12,9 +12,8 @@ import parity
 import pytest
 import weight_files as files
 
-from igerg_jax import checkpoint
 from igerg_jax.errors import UserError
-from igerg_jax.tools.weights import importing
+from igerg_jax.tools.weights import importing, parameters
 
 pytestmark = pytest.mark.parity
 
@@ -48,7 +47,7 @@ ARGS = dict(
 
 def check(config, arrays, path, out) -> None:
     importing.run(config, str(path), "", str(out), False)
-    _, params = checkpoint.read_params(out)
+    _, params = parameters.read(out)
     np.testing.assert_array_equal(params["token_embedding"], arrays["model.shared.weight"])
     query = params["encoder/layers/self_attention/query/kernel"][1].reshape(16, 16)
     name = "model.encoder.layers.1.self_attn.q_proj.weight"
@@ -115,8 +114,8 @@ def test_torchvisions_resnet50(tmp_path):
     importing.run(config, "", str(tmp_path / "resnet50.pth"), str(tmp_path / "a"), False)
     theirs.save_pretrained(tmp_path / "hf")
     importing.run(config, "", str(tmp_path / "hf"), str(tmp_path / "b"), False)
-    _, one = checkpoint.read_params(tmp_path / "a")
-    _, other = checkpoint.read_params(tmp_path / "b")
+    _, one = parameters.read(tmp_path / "a")
+    _, other = parameters.read(tmp_path / "b")
     assert one.keys() == other.keys() and len(one) == 267
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
