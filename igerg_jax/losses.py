@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from igerg_jax.models.mesh import lookup
+
 # How a response that is not yet a text reaches the judge (see `ResponsePass`).
 ESTIMATORS = ("expected", "straight_through", "gumbel", "detached")
 
@@ -124,7 +126,7 @@ def response(
 def _embed(logits_BxcxV, judge_table_VxJ, estimator: str, temperature) -> jax.Array:
     if estimator == "expected":
         return _expected(logits_BxcxV, judge_table_VxJ, temperature)
-    hard_BxcxJ = judge_table_VxJ[logits_BxcxV.argmax(-1)]
+    hard_BxcxJ = lookup(judge_table_VxJ, logits_BxcxV.argmax(-1))
     if estimator == "detached":
         return hard_BxcxJ
     soft_BxcxJ = _expected(logits_BxcxV, judge_table_VxJ, temperature)

@@ -276,18 +276,6 @@ def test_a_report_of_this_machine(tmp_path):
     assert "TFLOP" in compile_report.describe(report)
 
 
-def test_a_program_that_cannot_be_read_still_has_its_memory(monkeypatch):
-    def as_text(self):
-        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure: async-update")
-
-    monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
-    config = small.only(small.make_config(), "image_emotion", "text_denoising")
-    config.data.tokenizer.vocab_size = small.VOCAB_SIZE
-    report = compile_report.compile_for(config, "", 1)
-    assert report["memory"]["total"] > 0 and report["model_flops"] > 0
-    assert "async-update" in compile_report.describe(report)
-
-
 def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
     fits = {"none": 0, "all_dots": 16, "dots": 64, "full": 256}  # examples
     tried = []
@@ -358,8 +346,10 @@ def layer(q, k, v, w):
 
 shapes = [(16, 196, 12, 64)] * 3 + [(768, 3072)]
 arguments = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=place) for s in shapes]
-one = jax.jit(jax.grad(layer, argnums=(0, 1, 2, 3))).lower(*arguments).compile()
-xla, ops = one.cost_analysis(), hlo.Program(one.as_text()).ops()
+lowered = jax.jit(jax.grad(layer, argnums=(0, 1, 2, 3))).lower(*arguments)
+one, text = compile_report._compile(lowered, aside=True)
+xla, ops = one.cost_analysis(), hlo.Program(text).ops()
+assert [op.cycles for op in ops] == [op.cycles for op in hlo.Program(one.as_text()).ops()]
 seconds = sum(
     op.count * max(op.flops / chip.xla_flops, op.bytes / chip.xla_bytes_per_second) for op in ops
 )

@@ -7,6 +7,7 @@ import json
 import flax.linen as nn
 import golden_shardings
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
@@ -15,6 +16,8 @@ from jax.sharding import PartitionSpec
 from configs import pretrain
 from igerg_jax import sharding, step
 from igerg_jax.errors import UserError
+from igerg_jax.models.mesh import lookup
+from igerg_jax.tools import hlo
 
 
 def sizes(dcn=1, data=1, fsdp=1, tensor=1) -> dict[str, int]:
@@ -191,3 +194,25 @@ def test_slices_are_the_first_axis():
         assert {device.slice_index for device in array[index].flat} == {index}
     with pytest.raises(UserError, match=r"mesh\.dcn must be 2"):
         sharding.make_mesh(sizes(data=-1), devices)
+
+
+def test_a_lookup_sends_only_gradients_between_slices():
+    """A table divided over fsdp within two slices: the rows, and the gradient, of a plain one."""
+    mesh = sharding.make_mesh(dict(dcn=2, data=2, fsdp=2, tensor=1))
+    rng = np.random.default_rng(0)
+    table, ids = rng.normal(size=(64, 16)), rng.integers(0, 64, (16, 5))
+    weight = rng.normal(size=(16, 5, 16))
+
+    def gradient(look):
+        return jax.grad(lambda table, ids: (look(table, ids) ** 2 * weight).sum())
+
+    columns = sharding.NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    shardings = (columns, sharding.batch_sharding(mesh))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(small.make_config())):
+        jitted = jax.jit(gradient(lookup), in_shardings=shardings, out_shardings=columns)
+        compiled = jitted.lower(table, ids).compile()
+    found = hlo.Program(compiled.as_text()).collectives(8, 2)
+    assert {one.kind for one in found if one.crosses} == {"all-reduce"}
+    assert max(one.bytes for one in found if one.crosses) == 64 * 16 // 2 * 4  # a device's columns
+    wanted = gradient(lambda table, ids: table[ids])(jnp.float32(table), ids)
+    np.testing.assert_allclose(compiled(jnp.float32(table), ids), wanted, rtol=1e-5)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
 from igerg_jax.models import layers, text, vision
+from igerg_jax.models.mesh import lookup, whole
 
 IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
 
@@ -118,10 +119,12 @@ class Igerg(nn.Module):
         self.vision_tower = vision.tower(self.vision, dtype)
         self.image_projection = _dense(width, dtype, None, ("patch", "embed"))
 
-        def table(name: str, rows: int, axis: str = "positions") -> jax.Array:
-            return self.param(name, layers.normal_init(axis, "embed"), (rows, width))
+        def table(name: str, rows: int) -> jax.Array:
+            return whole(self.param(name, layers.normal_init("positions", "embed"), (rows, width)))
 
-        self.token_embedding_VxD = table("token_embedding", self.vocab_size, "vocab")
+        self.token_embedding_VxD = self.param(
+            "token_embedding", layers.normal_init("vocab", "embed"), (self.vocab_size, width)
+        )
         self.encoder_positions = table("encoder_position_embedding", self.text["max_positions"])
         self.decoder_positions = table("decoder_position_embedding", self.text["max_positions"])
         self.cls_1xD = table("cls_embedding", 1)
@@ -222,7 +225,7 @@ class Igerg(nn.Module):
             masks.append(jnp.repeat(images.mask_BxN, self.tokens_per_image, axis=1))
         if words is not None:
             length = words.tokens_BxS.shape[1]
-            x = self.token_embedding_VxD[words.tokens_BxS] + self._turns(words.turn_BxS)
+            x = lookup(self.token_embedding_VxD, words.tokens_BxS) + self._turns(words.turn_BxS)
             x = x + self.encoder_positions[None, :length] + self.type_2xD[TEXT_TYPE][None, None]
             parts.append(jnp.where(words.mask_BxS[..., None], x, 0.0))
             masks.append(words.mask_BxS)
@@ -236,7 +239,7 @@ class Igerg(nn.Module):
         What is left of the model in BART's own format; see `igerg_jax.tools.weights`.
         """
         length = tokens_BxS.shape[1]
-        x = self.token_embedding_VxD[tokens_BxS] + self.encoder_positions[None, :length]
+        x = lookup(self.token_embedding_VxD, tokens_BxS) + self.encoder_positions[None, :length]
         x = jnp.where(mask_BxS[..., None], x, 0.0)
         hidden_BxSxD = self._read(x, mask_BxS)
         return Encoded(hidden_BxSxD, mask_BxS, None, None, hidden_BxSxD)
@@ -310,7 +313,9 @@ class Igerg(nn.Module):
         positions_TxD = jax.lax.dynamic_slice_in_dim(
             self.decoder_positions, position, tokens_BxT.shape[1]
         )
-        x = self.decoder_embedding_norm(self.token_embedding_VxD[tokens_BxT] + positions_TxD[None])
+        x = self.decoder_embedding_norm(
+            lookup(self.token_embedding_VxD, tokens_BxT) + positions_TxD[None]
+        )
         x = self._dropout(x.astype(self.dtype))
         return nn.with_logical_constraint(x, layers.ACTIVATION_AXES)
 

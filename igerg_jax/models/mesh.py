@@ -6,6 +6,7 @@ import math
 
 import flax.linen as nn
 import jax
+from jax.sharding import PartitionSpec
 
 
 def batch_shards() -> tuple[tuple[str, ...], int]:
@@ -16,3 +17,27 @@ def batch_shards() -> tuple[tuple[str, ...], int]:
         return (), 1
     rows = (rows,) if isinstance(rows, str) else tuple(rows)
     return rows, math.prod(mesh.shape[axis] for axis in rows)
+
+
+def lookup(table_VxD: jax.Array, ids_BxL: jax.Array) -> jax.Array:
+    """The rows [B, L, D] of an embedding table for ids [B, L], divided over the batch.
+
+    Where devices that hold different examples also hold different columns of the table (FSDP),
+    they look all their examples' words up in the columns that they have, and exchange. Said
+    here, since XLA's partitioner else finds ways of its own, which cross slices.
+    """
+    rows, shards = batch_shards()
+    if shards == 1 or ids_BxL.shape[0] % shards:
+        return table_VxD[ids_BxL]
+    (columns,) = nn.logical_to_mesh_axes(("embed",))
+    columns = (columns,) if isinstance(columns, str) else tuple(columns or ())
+    others = tuple(axis for axis in rows if axis not in columns)
+    constrain = jax.lax.with_sharding_constraint
+    ids_BxL = constrain(ids_BxL, PartitionSpec(others))
+    x_BxLxD = constrain(table_VxD[ids_BxL], PartitionSpec(others, None, columns))
+    return constrain(x_BxLxD, PartitionSpec(rows))
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """A small parameter, gathered before it is added to what is divided over the batch."""
+    return nn.with_logical_constraint(x, (None,) * x.ndim)

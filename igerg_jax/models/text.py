@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.models import layers
+from igerg_jax.models.mesh import lookup, whole
 
 
 class Encoder(nn.Module):
@@ -155,7 +156,7 @@ class Judge(nn.Module):
 
     def read(self, tokens_BxT: jax.Array, mask_BxT: jax.Array) -> jax.Array:
         """Emotion logits float32 [B, C] of token ids int32 [B, T]."""
-        return self(self.table_VxJ[tokens_BxT], mask_BxT)
+        return self(lookup(self.table_VxJ, tokens_BxT), mask_BxT)
 
     def __call__(self, embedded_BxTxJ: jax.Array, mask_BxT: jax.Array) -> jax.Array:
         """Emotion logits float32 [B, C] of embeddings [B, T, J] (rows of `embedding`, mixed).
@@ -163,7 +164,7 @@ class Judge(nn.Module):
         A row without a real token has the classifier's bias alone.
         """
         length = embedded_BxTxJ.shape[1]
-        x = (embedded_BxTxJ + self.positions_LxJ[None, :length]).astype(self.dtype)
+        x = (embedded_BxTxJ + whole(self.positions_LxJ)[None, :length]).astype(self.dtype)
         x = jnp.where(mask_BxT[..., None], x, 0)
         h_BxTxJ = self.encoder(x, mask_BxT).astype(jnp.float32)
         weight_BxTx1 = mask_BxT[..., None].astype(jnp.float32)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.models import layers
+from igerg_jax.models.mesh import whole
 
 VIT_EPSILON = 1e-6  # of layer norms that are this code's own
 
@@ -118,7 +119,7 @@ class VisionTransformer(nn.Module):
             layers.normal_init("positions", "embed"),
             (x_IxPxW.shape[1], self.width),
         )
-        x_IxPxW = x_IxPxW + positions_PxW.astype(self.dtype)[None]
+        x_IxPxW = x_IxPxW + whole(positions_PxW).astype(self.dtype)[None]
         x_IxPxW = layers.dropout(self, self.dropout_rate, x_IxPxW)
         stack = layers.stacked(
             layers.EncoderLayer, self.layers, self.remat, self.scan_layers, 0, broadcast=1
