@@ -1,10 +1,9 @@
 """What chips can do: peak rates and memory, as their makers state them.
 
-A "device" is what JAX calls one. Of TPU v4 that is half a chip here (the compiler lists both of
-its cores), of every other kind the whole chip.
+A "device" is what JAX calls one: a whole chip, both cores of a v4 or v5p together.
 
 Sources: https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e (peak, HBM); for links and
-the data-centre network (25 GB/s a host, of 8 devices, 4 of v5p)
+the data-centre network (25 GB/s a host, of 8 chips, 4 of v4 and v5p)
 https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100 SXM, H200 SXM and A100 80GB
 SXM, with one adaptor of 400 (A100: 200) Gbit/s a GPU, as in DGX.
 """
@@ -45,7 +44,7 @@ GIB = 2**30
 
 # jax.Device.device_kind -> Chip
 CHIPS = {
-    "TPU v4": Chip("v4", 137.5e12, 16 * GIB, 614e9, 90e9, 3.1e9, 137e12, 491.2e9),
+    "TPU v4": Chip("v4", 275e12, 32 * GIB, 1228e9, 90e9, 6.2e9, 241e12, 982.5e9),
     "TPU v5 lite": Chip("v5e", 197e12, 16 * GIB, 819e9, 90e9, 3.1e9, 197e12, 737.7e9),
     "TPU v5": Chip("v5p", 459e12, 95 * GIB, 2765e9, 180e9, 6.2e9, 394e12, 2350.4e9),
     "TPU v6 lite": Chip("v6e", 918e12, 32 * GIB, 1640e9, 180e9, 3.1e9, 918e12, 1638e9),
@@ -63,8 +62,4 @@ def chip_of(device_kind: str) -> Chip | None:
 def peak_flops(device: Any) -> float | None:
     """bfloat16 FLOP/s of a `jax.Device` that is at hand; None where it is not known (a CPU)."""
     chip = chip_of(device.device_kind)
-    if chip is None:
-        return None
-    # A v4 chip at hand is one device of two cores; the compiler's topologies list its cores.
-    cores = getattr(device, "num_cores", 1) if chip.name == "v4" else 1
-    return chip.peak_flops * cores
+    return chip.peak_flops if chip else None

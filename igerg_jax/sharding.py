@@ -44,7 +44,13 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(sizes, AXES, types, devices=devices)
+        try:
+            return jax.make_mesh(sizes, AXES, types, devices=devices)
+        except NotImplementedError as error:
+            raise UserError(
+                f"mesh ({wanted}) does not lie on this torus: every size must be a product of "
+                f"sides of the topology (as fsdp=16 of 16x16). {error}"
+            ) from error
     if sizes[0] != slices:
         raise UserError(
             f"mesh ({wanted}): mesh.dcn must be {slices}, one for every slice, so that only "

@@ -54,6 +54,10 @@ def topology_devices(name: str, slices: int) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt")
     extra = {"num_slices": slices} if slices > 1 else {}
+    if name.startswith("v4"):
+        extra["chip_config_name"] = (
+            "megacore"  # both cores of a chip are one device, as at run time
+        )
     try:
         return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
     except Exception as error:  # libtpu raises many kinds
