@@ -216,3 +216,12 @@ def test_a_lookup_sends_only_gradients_between_slices():
     assert max(one.bytes for one in found if one.crosses) == 64 * 16 // 2 * 4  # a device's columns
     wanted = gradient(lambda table, ids: table[ids])(jnp.float32(table), ids)
     np.testing.assert_allclose(compiled(jnp.float32(table), ids), wanted, rtol=1e-5)
+
+
+def test_a_mesh_that_does_not_lie_on_the_torus_is_named(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 2 of size 8")
+
+    monkeypatch.setattr(sharding.jax, "make_mesh", refuse)
+    with pytest.raises(UserError, match=r"fsdp=8.* does not lie on this torus.*of size 8"):
+        sharding.make_mesh(sizes(fsdp=8))
