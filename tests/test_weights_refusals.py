@@ -122,8 +122,8 @@ def test_a_compressed_npz_that_is_damaged(tmp_path):
     path = tmp_path / "x.npz"
     np.savez_compressed(path, pos_embedding=np.arange(4000, dtype=np.float32))
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 500] = b"\xff" * 500
+    for at in range(300, len(content) - 200, 3):
+        content[at] ^= 0x5A  # zlib cannot go on, before any checksum is compared
     path.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read"):
         open_source(str(path), "").read("pos_embedding")

@@ -158,7 +158,7 @@ BART = Table(
 )
 MBART = Table(
     name="mBART",
-    download="what export writes; published ones scale their embeddings, which ours does not",
+    download="what export writes; none whose config.json says scale_embedding",
     marker="encoder.layer_norm.weight",
     rows=ROWS + FINAL_NORMS,
     settings=functools.partial(_settings, True),
