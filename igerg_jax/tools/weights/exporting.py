@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from igerg_jax import checkpoint, train
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
-from igerg_jax.errors import UserError
+from igerg_jax.tools import runs
 from igerg_jax.tools.weights import bart, parameters, siglip, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
 from igerg_jax.tools.weights.table import Row, Table
@@ -38,9 +38,7 @@ def export(path: str, out: str) -> str:
     Raises:
       UserError: no checkpoint there, or `out` is not empty.
     """
-    folder = pathlib.Path(out).expanduser()
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--out={out} is not empty; name a new folder")
+    folder = runs.new_folder(out)
     where = checkpoint.find(path)
     run, arrays = parameters.read(where)
     config = run["config"]
