@@ -60,6 +60,8 @@ def new_folder(out: str) -> pathlib.Path:
     Raises:
       UserError: something is there already, or no folder can be made there.
     """
+    if "://" in out:
+        raise UserError(f"--out={out} is no local folder: write one, and copy it there")
     folder = pathlib.Path(out).expanduser().resolve()
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if above == folder and (not folder.is_dir() or any(folder.iterdir())):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 
 from igerg_jax import checkpoint, train
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
@@ -45,7 +46,7 @@ def export(path: str, out: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()
     if "token_embedding" in arrays:
-        tokenizer = _kept_tokenizer(config, where.parent.parent / train.TOKENIZER)
+        tokenizer = _kept_tokenizer(where.parent.parent / train.TOKENIZER)
         lines += _text(folder, config, arrays, tokenizer, written)
     else:
         lines.append("the checkpoint has no text model: none is written")
@@ -143,12 +144,12 @@ def _generation_config(generate: Mapping[str, Any], special: SpecialIds) -> dict
     return found
 
 
-def _kept_tokenizer(config: Mapping[str, Any], path: Any) -> Any | None:
+def _kept_tokenizer(path: epath.Path) -> Any | None:
     if not path.exists():
         return None
     from igerg_jax.data import tokenizer as tokenizers
 
-    return tokenizers.load(config["data"]["tokenizer"]["kind"], pathlib.Path(path))
+    return tokenizers.read(path)
 
 
 def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> str:
