@@ -222,8 +222,8 @@ def _train_tokenizer(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokeni
         texts += _sample(name, bases[name], data.train_split, int(share * weight))
     if not texts:
         raise UserError(
-            f"{', '.join(weights)}: no words to train a tokenizer on; set config.data.tokenizer.path "
-            "to one that is there, or config.data.tokenizer.mixture to datasets with words"
+            f"{', '.join(weights)}: no words to train a tokenizer on; set config.data.tokenizer."
+            "path to one that is there, or config.data.tokenizer.mixture to datasets with words"
         )
     print(f"training a tokenizer on {len(texts)} texts of {', '.join(weights)}", file=sys.stderr)
     tokenizer = tokenizers.train_sentencepiece(
