@@ -170,6 +170,15 @@ def test_training_names_the_folder_of_a_damaged_shard_and_lets_the_program_end(
     assert not any(module.startswith("tensorflow") for module in held)
 
 
+def test_tokens_of_other_turns_are_refused(tiny_config, prepared, tmp_path):
+    """As after a change of the raw files, where only turns/ was removed."""
+    for name in ("token_offsets", "tokens"):
+        column = np.load(prepared.folder / "train" / f"{name}.npy")
+        np.save(tmp_path / f"{name}.npy", column[: len(column) - (name == "token_offsets")])
+    with pytest.raises(UserError, match=r"has the tokens of \d+ turns.*: remove .*prepare again"):
+        store.TurnStore(prepared.turns_folder / "train", tmp_path)
+
+
 def test_files_may_stay_open_however_many_there_are():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

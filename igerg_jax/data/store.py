@@ -175,6 +175,11 @@ class TurnStore:
         if tokens is not None:
             self._token_offsets = _open(tokens / "token_offsets.npy")
             self._tokens = _open(tokens / "tokens.npy")
+            if len(self._token_offsets) != len(self.emotion) + 1:
+                raise UserError(
+                    f"'{tokens}' has the tokens of {len(self._token_offsets) - 1} turns, '{turns}' "
+                    f"has {len(self.emotion)}: remove '{tokens.parent}', and prepare again"
+                )
         vectors = turns / "features.npy"
         self._features = _open(vectors) if vectors.exists() else None
         self.feature_dim = 0 if self._features is None else self._features.shape[1]
