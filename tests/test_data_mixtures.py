@@ -134,7 +134,7 @@ def test_each_objective_gets_its_mixture(mixed):
 def test_a_mixture_is_the_same_on_any_hosts_and_from_any_step(mixed):
     prepared = prepare.prepare(mixed)
     whole = take(prepared, mixed, 4)
-    for hosts, start in ((2, 0), (4, 2)):
+    for hosts, start in ((2, 1), (1, 2)):  # tests/test_data_resume.py has more of them
         parts = [take(prepared, mixed, 2, start, h, hosts) for h in range(hosts)]
         for step in range(2):
             for name, array in whole[start + step].items():
