@@ -109,6 +109,23 @@ def test_barts_embeddings_come_with_barts_words(bart, tmp_path):
     assert "other words" in said, "asked for, it is done, and said"
 
 
+def test_what_was_cut_short_is_no_checkpoint(bart, tmp_path, monkeypatch):
+    byte_pairs.train(tmp_path / "bpe")
+    config = files.text_config(
+        data__tokenizer__vocab_size=320, data__tokenizer__kind="byte_level_bpe"
+    )
+    config.data.tokenizer.path = str(tmp_path / "bpe")
+
+    def full(*_):
+        raise OSError("no space left on the disk")
+
+    monkeypatch.setattr("igerg_jax.data.byte_level_bpe.ByteLevelBpeTokenizer.save", full)
+    with pytest.raises(OSError, match="no space"):
+        importing.run(config, str(bart), "", str(tmp_path / "out"), True)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        checkpoint.find(tmp_path / "out")
+
+
 def test_a_run_with_its_norms_elsewhere_does_not_start(bart, tmp_path):
     importing.run(files.text_config(), str(bart), "", str(tmp_path / "out"), False)
     config = files.text_config(model__text__norm_first=True)

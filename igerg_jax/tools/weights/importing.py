@@ -96,9 +96,10 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
         fill(params, plans[part], source, wanted)
     for name in own:
         _place(params, name, added.read(name))
-    parameters.write(folder, params, config, digest)
-    if tokenizer is not None:
+    if tokenizer is not None:  # before the checkpoint: a folder that has one is whole
+        folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / train.TOKENIZER)
+    parameters.write(folder, params, config, digest)
     lines = described(sources, plans, new, digest, out)
     if resize and _words_needed(config.data.tokenizer, sources):
         lines.insert(
