@@ -69,8 +69,8 @@ def _local() -> ConfigDict:
             preprocessing="augment",
             augment=dict(crop_min_area=0.8, flip=True, colour_jitter=0.2),
             tokenizer=dict(
-                kind="sentencepiece",
-                path="",  # "" = train one on the train split of:
+                kind="sentencepiece",  # or byte_level_bpe, BART's, which needs a path
+                path="",  # a file or folder; "" = train one on the train split of:
                 mixture="",  # "" = the dataset; a mixture's name; "all" = all datasets
                 model_type="unigram",  # unigram, bpe
                 vocab_size=2048,
@@ -226,6 +226,8 @@ def _paper(config: ConfigDict) -> None:
     config.data.dataset = "openvidial/v1"
     config.data.update(context_tokens=128, response_tokens=32, image_size=224)
     config.data.preprocessing = "imagenet"
+    # BART's own words, to start from its weights: kind="byte_level_bpe", path= a folder with its
+    # tokenizer.json, vocab_size=50265.
     config.data.tokenizer.update(vocab_size=32000)
     config.model.compute_dtype = "bfloat16"
     config.model.vision.update(kind="resnet50", frozen=True, tokens_per_image=1)

@@ -223,6 +223,31 @@ def load_params(
     return params, Loaded(folder, averaged, taken, left, new)
 
 
+def read_params(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(what is known of the run, {name: array}) of a checkpoint's parameters, on the host.
+
+    The moving average is taken where there is one.
+
+    Args:
+      path: as `load_params`.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    folder = find(path)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(folder / STATE).item_metadata.tree
+        part = "ema_params" if tree.get("ema_params") else "params"
+        wanted = {part: tree[part]}
+        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        found = reader.restore(
+            folder / STATE,
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True),
+        )
+    names = shapes(found[part])
+    return read_run(folder), dict(zip(names, jax.tree.leaves(found[part]), strict=True))
+
+
 def find(path: epath.PathLike) -> epath.Path:
     """The folder of one checkpoint: `path` itself, or the newest under a workdir.
 
@@ -256,7 +281,7 @@ def write_params(folder: epath.PathLike, params: Any, config: Any, tokenizer_dig
     manager = ocp.CheckpointManager(
         _absolute(folder) / workdir.CHECKPOINTS,
         options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-        item_handlers={STATE: ocp.PyTreeCheckpointHandler(), RUN: ocp.JsonCheckpointHandler()},
+        item_handlers={STATE: _host_arrays(), RUN: ocp.JsonCheckpointHandler()},
     )
     with manager:
         manager.save(0, args=ocp.args.Composite(**items))
@@ -339,6 +364,16 @@ def _arrays() -> ocp.PyTreeCheckpointHandler:
         (np.ndarray, ocp.type_handlers.NumpyHandler()),  # as `write_params` writes
     )
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _host_arrays() -> ocp.PyTreeCheckpointHandler:
+    """What writes NumPy arrays without a copy of each, compressed or not: nothing changes them
+    meanwhile, and weights compress by a tenth at best."""
+    handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=registry, save_concurrent_gb=1, use_compression=False
+    )
 
 
 def _stored_shapes(path: epath.Path) -> Shapes:

@@ -95,9 +95,30 @@ def parse(
     check_config(argv)
     values = define_flags(argv)
     try:
-        rest = values(argv)
+        return _parsed(values, argv)
     except flags.IllegalFlagValueError as error:
         raise UserError(explain_value(str(error), argv)) from error
+
+
+def parse_flags(
+    argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
+) -> flags.FlagValues:
+    """Parses a command line without a config.
+
+    Raises:
+      UserError: whatever is wrong with it.
+    """
+    try:
+        return _parsed(define_flags(argv), argv)
+    except flags.IllegalFlagValueError as error:
+        raise UserError(f"{error} (see --help)") from error
+
+
+def _parsed(values: flags.FlagValues, argv: list[str]) -> flags.FlagValues:
+    try:
+        rest = values(argv)
+    except flags.IllegalFlagValueError:
+        raise
     except flags.Error as error:
         raise UserError(f"{error} (see --help)") from error
     if rest[1:]:

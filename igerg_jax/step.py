@@ -164,6 +164,16 @@ def active_objectives(config: Any) -> list[str]:
     return [name for name in objectives.OBJECTIVES if config.objectives[name].weight]
 
 
+def objectives_by_group(config: Any) -> dict[str, list[str]]:
+    """{mixture whose batch they share, "" = the main one: active objectives}."""
+    mixtures = config.data.mixtures
+    group_by = {name: g for g in mixed_groups(config.data) for name in mixtures[g].objectives}
+    groups: dict[str, list[str]] = {}
+    for name in active_objectives(config):
+        groups.setdefault(group_by.get(name, ""), []).append(name)
+    return groups
+
+
 @contextlib.contextmanager
 def mesh_context(setup: Setup):
     """What tracing needs: the mesh, and the rules behind logical axis names."""
@@ -204,6 +214,11 @@ def base_key(config: Any) -> jax.Array:
     return jax.random.key(config.seed, impl=config.train.prng)
 
 
+def step_key(config: Any, step: int | jax.Array) -> jax.Array:
+    """The key of one step: what training does at random there is folded from it."""
+    return jax.random.fold_in(base_key(config), step)
+
+
 def make_step(setup: Setup) -> Callable:
     """The jitted step: (state, batch) -> (state, metrics), the state donated.
 
@@ -215,7 +230,7 @@ def make_step(setup: Setup) -> Callable:
     learning_rate = optim.schedule(config.optim, config.train.steps)
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
-        key = jax.random.fold_in(base_key(config), state.step)
+        key = step_key(config, state.step)
         grads, metrics = _gradients(config, model, state.params, batch, key, state.step)
         norm = optax.tree_utils.tree_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -281,32 +296,42 @@ def objective_sums(config, model, params, batch, key, step) -> tuple[dict, dict]
     An objective's randomness depends on its place in the table of all objectives, so that
     switching another one off does not change it; but for the dropout in what they share.
     """
-    mixtures = config.data.mixtures
-    group_by = {name: g for g in mixed_groups(config.data) for name in mixtures[g].objectives}
-    names = active_objectives(config)
     terms, metrics = {}, {}
-    for group in dict.fromkeys(group_by.get(name, "") for name in names):
-        members = [name for name in names if group_by.get(name, "") == group]
+    for group, members in objectives_by_group(config).items():
         found = _group_sums(config, model, params, group_of(batch, group), key, step, members)
         terms, metrics = terms | found[0], metrics | found[1]
     return terms, metrics
 
 
-def _group_sums(config, model, params, batch, key, step, names) -> tuple[dict, dict]:
-    order = list(objectives.OBJECTIVES)
-    settings = {name: config.objectives[name].to_dict() for name in names}
-    rngs = {name: jax.random.fold_in(key, order.index(name)) for name in names}
-    batch = objectives.numbered(batch)
-    readings = {
-        name: objectives.READINGS[name](model, batch, rngs[name], settings[name])
+def group_readings(config, model, batch, key, names) -> dict[str, objectives.Reading]:
+    """What the encoder reads for some objectives of one batch: {objective: its reading}.
+
+    Args:
+      batch: of those objectives' group, `objectives.numbered`.
+      key: of the step (`step_key`).
+    """
+    return {
+        name: objectives.READINGS[name](
+            model, batch, _objective_key(key, name), config.objectives[name].to_dict()
+        )
         for name in names
         if name in objectives.READINGS
     }
-    shared = jax.random.fold_in(key, len(order))
+
+
+def _objective_key(key, name: str) -> jax.Array:
+    return jax.random.fold_in(key, list(objectives.OBJECTIVES).index(name))
+
+
+def _group_sums(config, model, params, batch, key, step, names) -> tuple[dict, dict]:
+    batch = objectives.numbered(batch)
+    readings = group_readings(config, model, batch, key, names)
+    shared = jax.random.fold_in(key, len(objectives.OBJECTIVES))
     batch = objectives.annotate(model, params, batch, shared, readings)
     terms, metrics = {}, {}
     for name in names:
-        own = objectives.OBJECTIVES[name](model, params, batch, rngs[name], settings[name], step)
+        settings, rng = config.objectives[name].to_dict(), _objective_key(key, name)
+        own = objectives.OBJECTIVES[name](model, params, batch, rng, settings, step)
         terms |= {(name, part): term for part, term in own[0].items()}
         metrics |= {(name, part): value for part, value in own[1].items()}
     return terms, metrics

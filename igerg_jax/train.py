@@ -30,7 +30,7 @@ from igerg_jax.step import (
     new_state,
     set_up,
 )
-from igerg_jax.workdir import write_whole
+from igerg_jax.workdir import parse, write_whole
 
 TOKENIZER = "tokenizer.model"  # in a workdir: what its text was tokenised with
 SYNTHETIC = "synthetic"  # config.data.dataset: random batches, no data and no TensorFlow
@@ -81,7 +81,7 @@ def prepare(config: Any) -> Any | None:
     from igerg_jax.data import bucket
     from igerg_jax.data import prepare as data
 
-    return data.prepare(bucket.fetched(config))
+    return data.prepare(bucket.fetched(config, parse(config.data.data_dir)))
 
 
 def prepare_to_train(config: Any) -> Any | None:

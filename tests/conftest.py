@@ -39,6 +39,16 @@ from configs import pretrain
 from igerg_jax import batch as batch_lib
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests against torch and transformers run where they are asked for, with -m parity."""
+    if "parity" in config.option.markexpr:
+        return
+    skip = pytest.mark.skip(reason="compares with torch; run ./launch/test.sh --parity")
+    for item in items:
+        if "parity" in item.keywords:
+            item.add_marker(skip)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> pathlib.Path:
     """One folder for all data sets that a run of the tests prepares."""

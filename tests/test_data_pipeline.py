@@ -1,15 +1,17 @@
 """Batches: the contract, the order on any hosts, resuming, augmentation, evaluation."""
 
+import dataclasses
 import io
 import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from igerg_jax import batch as batch_lib
 from igerg_jax.batch import EMOTION_ID, NEUTRAL, UNKNOWN
-from igerg_jax.data import augment, mixtures, order, pipeline, prepare, store, windows
+from igerg_jax.data import augment, decode, mixtures, order, pipeline, prepare, store, windows
 from igerg_jax.data.images import imagenet_crop
 from igerg_jax.errors import UserError
 
@@ -391,3 +393,34 @@ def test_an_image_shown_by_no_slot_is_never_read(prepared, tiny_config, monkeypa
     tiny_config.data.use_images = False
     take(prepared, tiny_config, 2)
     assert asked == []
+
+
+def test_pixels_are_what_the_recipe_says(tiny_config):
+    """Colours are colour @ RGB + offset, mirrored where flip; slots without an image are zero."""
+    rng = np.random.default_rng(0)
+    soft = Image.fromarray(rng.integers(60, 190, (4, 4, 3), np.uint8)).resize((32, 32))
+    out = io.BytesIO()
+    soft.save(out, "JPEG", quality=95)
+    spec = batch_lib.BatchSpec.of(tiny_config.data, 2)
+    spec = dataclasses.replace(spec, images=2)
+    whole = np.array([[0, 0, 32, 32]] * 3, np.int32)
+    plain = augment.plain_recipe(np.array([[32, 32]] * 3), spec.image_size)
+    colour = np.float32([[0.5, 0.2, 0.1], [0.0, 1.1, 0.0], [0.3, 0.0, 0.6]])
+    recipe = dataclasses.replace(
+        plain,
+        flip=np.array([False, True, False]),
+        colour=np.stack([*plain.colour[:2], colour]),
+        offset=np.float32([0, 0, 20]),
+    )
+    np.testing.assert_array_equal(plain.crop, whole)
+    jpegs = np.array([out.getvalue()] * 3, object)
+    parts = decode.parts(jpegs, recipe, np.array([0, 3, 2]), 4)
+    made = (
+        decode.images(spec, decode.AUGMENT, *map(tf.constant, parts)).numpy().reshape(4, 32, 32, 3)
+    )
+    expected = np.asarray(Image.open(io.BytesIO(out.getvalue())), np.float64)
+    assert np.abs(made[0] - expected).max() <= 3  # another decoder's rounding
+    np.testing.assert_array_equal(made[3], made[0][:, ::-1])
+    coloured = np.clip(made[0] @ colour.T.astype(np.float64) + 20, 0, 255)
+    assert np.abs(made[2] - coloured).max() <= 1
+    assert not made[1].any()

@@ -233,3 +233,33 @@ def test_killed_while_it_finishes_it_only_renames(raw, tmp_path, monkeypatch, ca
 def test_a_worker_that_is_killed_is_told_as_such():
     with pytest.raises(UserError, match=r"a process was killed.*prepare_workers"):
         parts.run([(os._exit, (9,))] * 2, 2, "preparing x", (len, ((),)))
+
+
+def test_image_bytes_are_stored_once(tiny_config, raw, tmp_path):
+    """Turns refer to faces, mixtures and tokenizers to a dataset: none copies an image."""
+    manual, data = (flag.partition("=")[2] for flag in raw)
+    tiny_config.data.update(dataset="paired/meld+fer2013", manual_dir=manual, data_dir=data)
+    tiny_config.data.tokenizer.update(model_type="bpe", vocab_size=290)
+    tiny_config.data.mixtures = ConfigDict(
+        {
+            "faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 1.0}},
+            "more": {
+                "objectives": ("sequence_emotion",),
+                "datasets": {"fer2013": 1.0, "paired/meld+fer2013": 1.0},
+            },
+        }
+    )
+    prepared = prepare.prepare(tiny_config)
+    turns = prepared.split("train").turns
+    records = turns.read_images(range(turns.count_images()))
+    assert len(records) == len(set(records)) == 56 < len(turns) == 152
+    assert set(turns.image) == set(range(56))
+    on_disk = sum(p.stat().st_size for p in prepared.turns_folder.glob("train/*.array_record"))
+    assert sum(map(len, records)) < on_disk < 1.2 * sum(map(len, records)) + 65_536
+    shards = {p: stat(p) for p in (tmp_path / "data").rglob("*.array_record")}
+    assert {p.parents[1] for p in shards} == {
+        opened.turns_folder for opened in prepared.datasets.values()
+    }
+    tiny_config.data.tokenizer.vocab_size = 288
+    assert prepare.prepare(tiny_config).folder != prepared.folder
+    assert {p: stat(p) for p in (tmp_path / "data").rglob("*.array_record")} == shards

@@ -329,11 +329,13 @@ def test_paired_refuses_what_does_not_fit(pair):
 
 
 @pytest.mark.parametrize("dataset", ["meld", "meld/frames", "fer2013", "paired/meld+fer2013"])
-def test_tfds_gives_the_same_turns(pair, dataset, tmp_path):
+def test_tfds_gives_the_same_turns(pair, dataset, tmp_path, capsys):
     for name in ("train", "dev"):
         frame = pair / "MELD.Raw" / "frames" / name / "dia0_utt1.jpg"
         raw_data.put(frame, raw_data.jpeg(1))
     found = by_tfds(dataset, pair, tmp_path / "tfds")
+    said = "meld/frames, train: the images of 55 turns are missing" in capsys.readouterr().err
+    assert said == (dataset == "meld/frames")
     turns = splits(dataset, pair)
     assert found.keys() == turns.keys()
     for name, examples in found.items():
@@ -358,6 +360,29 @@ def test_a_dataset_says_whose_it_is_and_what_it_needs(name):
     assert info.description and info.license and info.files and package.VERSION
     if name != "paired":  # the two datasets say it
         assert "@" in info.citation and info.homepage.startswith("http")
+
+
+def test_a_pair_says_whose_both_are():
+    found = builders.info("paired/meld+fer2013")
+    for name in ("meld", "fer2013"):
+        one = builders.info(name)
+        for field in ("citation", "license", "homepage", "files"):
+            assert getattr(one, field) in getattr(found, field)
+
+
+MANUAL = [n for n in sorted(builders.BUILDERS) if n not in ("chitchat_openmoji", "paired")]
+MANUAL = [n for n in MANUAL if n not in ("go_emotions", "coco_captions")]  # TFDS fetches these
+
+
+@pytest.mark.parametrize("name", [*MANUAL, "meld/frames", "openvidial/v2_objects"])
+def test_without_its_files_a_dataset_says_which_and_where_to_get_them(name, tmp_path):
+    with pytest.raises(UserError) as error:
+        splits(name, tmp_path)
+    message = str(error.value)
+    assert message.startswith(f"dataset '{name.split('/')[0]}")
+    assert str(tmp_path) in message and "config.data.manual_dir" in message
+    assert any(end in message for end in (".csv", ".txt", ".zip", ".json", ".jpg"))
+    assert "http" in message or name == "emotion_folder"  # whoever has a folder, has it
 
 
 @needs_meld

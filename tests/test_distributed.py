@@ -421,7 +421,7 @@ def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     done = subprocess.run(
         command(with_data, tmp_path, 2),
         cwd=ROOT,
-        env={**os.environ, "PYTHON": sys.executable, "DEVICES": "4"},
+        env={**os.environ, "PYTHON": sys.executable, "DEVICES": "2"},
         capture_output=True,
         text=True,
         timeout=2 * LIMIT_SECONDS,

@@ -18,6 +18,7 @@ import small
 from etils import epath
 
 import main
+from configs import pretrain
 from igerg_jax import batch as batch_lib
 from igerg_jax import checkpoint, commands, generate, step, strategies, train
 from igerg_jax.batch import SpecialIds
@@ -92,6 +93,14 @@ def test_synthetic_words_are_none_of_the_special_ids(special):
         ends = (batch[name] != special.pad).sum(1) - 1
         assert (np.take_along_axis(batch[name], ends[:, None], 1) == special.eos).all()
         assert len(used) > 30
+
+
+def test_the_paper_preset_takes_barts_vocabulary():
+    config = pretrain.get_config("paper")
+    config.train.batch_size = 8
+    bart = SpecialIds(pad=1, bos=0, eos=2, unk=3, mask=50264, decoder_start=2)
+    params = step.set_up(config, 50265, bart).abstract_state.params
+    assert params["token_embedding"].shape == (50265, 768)
 
 
 @pytest.fixture(scope="module")

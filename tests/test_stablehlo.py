@@ -18,6 +18,7 @@ from igerg_jax import checkpoint, evaluate, generate, step
 from igerg_jax.batch import EMOTIONS, SpecialIds
 from igerg_jax.errors import UserError
 from igerg_jax.tools import runs, stablehlo, stablehlo_example
+from igerg_jax.tools.weights import __main__ as weights
 
 SPECIAL = SpecialIds(pad=1, bos=0, eos=2, unk=3, mask=39, decoder_start=2)
 BLOCKED = ("flax", "igerg_jax", "tensorflow", "ml_collections", "orbax", "sentencepiece")
@@ -157,6 +158,33 @@ def test_sampling_takes_a_seed_and_vectors_take_the_place_of_images(monkeypatch)
     drawn = [draw(parameters, inputs | {"seed": np.uint32(s)})["tokens"] for s in (0, 1, 0)]
     np.testing.assert_array_equal(drawn[0], drawn[2])
     assert (drawn[0] != drawn[1]).any()
+
+
+def test_the_command_line_writes_the_greedy_form(exported, tmp_path, monkeypatch, capsys):
+    run, _ = exported
+    lowered = []
+
+    def lower(function, parameters, inputs):
+        lowered.append(set(inputs))
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(runs.commands, "tokenizer_of", lambda config, folder: Tokenizer())
+    monkeypatch.setattr(stablehlo, "lower", lower)
+    monkeypatch.setattr(stablehlo, "record", lambda *_: {})
+    seen = []
+    chosen = stablehlo.strategies.strategy
+    monkeypatch.setattr(
+        stablehlo.strategies, "strategy", lambda config: seen.append(chosen(config)) or seen[-1]
+    )
+    command = ["weights", "export", f"--checkpoint={run.folder}", f"--out={tmp_path / 'out'}"]
+    assert weights.main([*command, "--format=stablehlo", "--greedy"]) == 2
+    assert capsys.readouterr().err == "error: seen enough\n"
+    assert lowered == [{"images", "image_mask", "image_turn"}]
+    assert set(seen) == {generate.Greedy()}
+    assert weights.main([*command, "--format=hf", "--greedy"]) == 2
+    assert "--greedy goes with --format=stablehlo" in capsys.readouterr().err
+    assert weights.main([*command, "--format=onnx"]) == 2
+    assert "stablehlo" in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_one_message(tmp_path):

@@ -29,35 +29,35 @@ from igerg_jax.errors import UserError
 _COPIES = 16  # files at once
 
 
-def fetched(config: ConfigDict) -> ConfigDict:
-    """`config` itself; or, where config.data.data_dir is gs://, one whose data_dir is a local copy.
+def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
+    """`config` itself; or, where its data_dir is in a bucket, one whose data_dir is a local copy.
 
     Several processes of a machine may call it at once: who comes second throws its copy away.
 
+    Args:
+      place: config.data.data_dir as a path.
+
     Raises:
-      UserError: another kind of storage, or the bucket does not have the datasets prepared.
+      UserError: the bucket does not have the datasets prepared.
     """
-    place = config.data.data_dir
-    if "://" not in place:
+    if "://" not in os.fspath(place):
         return config
-    if not place.startswith("gs://"):
-        raise UserError(f"config.data.data_dir '{place}': paths are local, or gs://BUCKET/FOLDER")
-    key = hashlib.sha256(place.rstrip("/").encode()).hexdigest()[:12]
+    key = hashlib.sha256(os.fspath(place).encode()).hexdigest()[:12]
     local = pathlib.Path(config.data.bucket_copies_dir).expanduser() / key
     config = config.copy_and_resolve_references()
     config.data.data_dir = str(local)
-    tokenizers = epath.Path(place) / "prepared" / "tokenizers"
+    tokenizers = place / "prepared" / "tokenizers"
     if tokenizers.exists():
         for file in tokenizers.iterdir():
             if not (local / "prepared" / "tokenizers" / file.name).exists():
                 _copy([(file, local / "prepared" / "tokenizers" / file.name)], "tokenizers")
     for name in preparing.dataset_names(config.data):
         base = preparing.base_folder(config.data, name)
-        _fetch(epath.Path(place) / base.relative_to(local).as_posix(), base, name, place)
+        _fetch(place / base.relative_to(local).as_posix(), base, name, place)
     return config
 
 
-def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: str) -> None:
+def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Path) -> None:
     """Copies the finished folders of a prepared dataset, the turns and the tokens of each
     tokenizer, that are not here yet."""
     if not (source / "turns" / parts.MANIFEST).exists() and not (base / "turns").is_dir():

@@ -74,6 +74,11 @@ class ByteLevelBpeTokenizer:
         # Bytes that are no UTF-8, as a generator may write them, become U+FFFD.
         return self._model.decode([int(i) for i in ids if int(i) not in self._dropped])
 
+    def piece(self, token: int) -> str:
+        if int(token) in self._dropped:
+            return self._model.id_to_token(int(token)) or f"id {token}"
+        return self._model.decode([int(token)]).replace(" ", "▁")
+
     def save(self, path: pathlib.Path) -> None:
         path.write_bytes(self._content)
 

@@ -52,3 +52,12 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
     left, top = (round((s - side) / 2) for s in size)
     image = image.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def imagenet_crops(side: int, jpeg_M: np.ndarray) -> np.ndarray:
+    """uint8[M, side, side, 3]: `imagenet_crop` of each, zero where there are no bytes."""
+    made = np.zeros((len(jpeg_M), side, side, 3), np.uint8)
+    for image, jpeg in zip(made, jpeg_M, strict=True):
+        if jpeg:
+            image[:] = imagenet_crop(jpeg, side)
+    return made

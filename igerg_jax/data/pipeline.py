@@ -15,26 +15,13 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from igerg_jax.batch import UNKNOWN, BatchSpec
-from igerg_jax.data import augment, mixtures, order, store, windows
-from igerg_jax.data.images import as_jpeg, imagenet_crop
+from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
+from igerg_jax.data import augment, decode, mixtures, order, store, windows
+from igerg_jax.data.decode import AUGMENT, PREPROCESSING
+from igerg_jax.data.images import as_jpeg
 from igerg_jax.data.prepared import Prepared, Split
 from igerg_jax.data.tokenizer import Tokenizer
 from igerg_jax.errors import UserError
-
-# config.data.preprocessing. With the second, what recipes say of crops is not read.
-AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
-
-# What crosses from Python into the graph: the batch without pixels, then these.
-_IMAGE_PARTS = {
-    "jpeg": tf.string,  # [M]
-    "crop": tf.int32,  # [M, 4]
-    "halvings": tf.int32,  # [M]
-    "colour": tf.float32,  # [M, 3, 3]
-    "offset": tf.float32,  # [M]
-    "place": tf.int64,  # [M], row * N + slot
-    "upright": tf.int64,  # [], how many come before those to mirror
-}
 
 
 def example_ids(
@@ -192,14 +179,36 @@ def single_example(
     )
     batch, images_1xN = windows.pack([example], config, tokenizer.special)
     batch["response"][:] = tokenizer.special.pad
-    shown_M = images_1xN[batch["image_mask"]]
-    sizes_Mx2 = np.array([encoded[i][1] for i in shown_M], np.int64).reshape(-1, 2)
-    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
-    jpegs_M = np.array([encoded[i][0] for i in shown_M], object)
-    parts = _flatten(batch, jpegs_M, recipe, shown_M)
+    parts = _flatten_read(batch, images_1xN, encoded, config)
     spec = dataclasses.replace(BatchSpec.of(config.data, 1), groups=())
     batch = _finish(spec, config.data.preprocessing, *parts)
     return {name: array.numpy() for name, array in batch.items()}
+
+
+def file_batches(
+    files: Sequence[pathlib.Path], special: SpecialIds, config: ConfigDict
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of images that stand alone (N = 1), without words, read as in evaluation.
+
+    Row r of batch k is file k * config.evaluate.batch_size + r. Where a file cannot be read as an
+    image, and past the last one, `image_mask` is False.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.update(context_turns=0, use_images=True, mixtures={})
+    size = config.evaluate.batch_size
+
+    def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
+        read = [_try_image(path) for path in files[int(step) * size :][:size]]
+        examples = [
+            windows.Example([()], [UNKNOWN], [store.NO_IMAGE if image is None else row], True)
+            for row, image in enumerate(read)
+        ] + [None] * (size - len(read))
+        batch, images_Bx1 = windows.pack(examples, config, special)
+        return _flatten_read(batch, images_Bx1, read, config)
+
+    spec = BatchSpec.of(config.data, size)
+    steps = tf.data.Dataset.range(-(-len(files) // size))
+    return _iterate({"": _dataset(steps, fetch, spec, config)}, config)
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
@@ -283,6 +292,13 @@ def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         raise UserError(f"cannot read the image '{path}': {reason}") from error
 
 
+def _try_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]] | None:
+    try:
+        return _read_image(path)
+    except UserError:
+        return None
+
+
 def _text_names(spec: BatchSpec) -> list[str]:
     return [name for name in spec.shapes() if name != "images"]
 
@@ -293,19 +309,18 @@ def _flatten(
     recipe: augment.Recipe,
     place_M: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """The batch's arrays in the contract's order, then `_IMAGE_PARTS`."""
-    # Images to mirror go last, so that they are one slice of the decoded ones.
-    by_flip = np.argsort(recipe.flip, kind="stable")
-    of_images = (
-        jpegs_M,
-        recipe.crop,
-        recipe.halvings,
-        recipe.colour,
-        recipe.offset,
-        place_M.astype(np.int64),
-    )
-    upright = np.int64(len(by_flip) - recipe.flip.sum())
-    return (*batch.values(), *(part[by_flip] for part in of_images), upright)
+    """The batch's arrays in the contract's order, then `decode.PARTS`."""
+    slots = batch["image_mask"].size
+    return (*batch.values(), *decode.parts(jpegs_M, recipe, place_M, slots))
+
+
+def _flatten_read(batch, images_BxN, read, config) -> tuple[np.ndarray, ...]:
+    """`_flatten` with images of `read` (JPEG bytes and size), to which images_BxN points."""
+    shown = [read[i] for i in images_BxN[batch["image_mask"]]]
+    sizes_Mx2 = np.array([size for _, size in shown], np.int32).reshape(-1, 2)
+    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
+    jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
+    return _flatten(batch, jpegs_M, recipe, np.flatnonzero(batch["image_mask"]))
 
 
 def _dataset(
@@ -314,7 +329,7 @@ def _dataset(
     """The batches of some steps, as dicts; `fetch` makes their parts from a step's number."""
     shapes = spec.shapes()
     types = [tf.as_dtype(shapes[name][1]) for name in _text_names(spec)]
-    types += [] if spec.feature_dim else [*_IMAGE_PARTS.values()]
+    types += [] if spec.feature_dim else [dtype for dtype, _ in decode.PARTS.values()]
     threads = config.data.read_threads
     plain = tf.autograph.experimental.do_not_convert  # no Python control flow: trace it as it is
 
@@ -357,63 +372,6 @@ def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str,
         for name, part in zip(names, parts, strict=False)
     }
     if not spec.feature_dim:
-        images = _images(spec, preprocessing, *parts[len(names) :])
+        images = decode.images(spec, preprocessing, *parts[len(names) :])
         batch["images"] = tf.ensure_shape(images, shapes["images"][0])
     return batch
-
-
-def _images(
-    spec: BatchSpec,
-    preprocessing: str,
-    jpeg: tf.Tensor,
-    crop: tf.Tensor,
-    halvings: tf.Tensor,
-    colour: tf.Tensor,
-    offset: tf.Tensor,
-    place: tf.Tensor,
-    upright: tf.Tensor,
-) -> tf.Tensor:
-    """uint8[B, N, H, W, 3] from `_IMAGE_PARTS`."""
-    side, b, n = spec.image_size, spec.batch_size, spec.images
-    if preprocessing == IMAGENET:
-        pixels = tf.cast(tf.numpy_function(_imagenet_crops(side), [jpeg], tf.uint8), tf.float32)
-    else:
-        pixels = tf.map_fn(
-            lambda image: _decode(*image, side),
-            (
-                tf.ensure_shape(jpeg, [None]),
-                tf.ensure_shape(crop, [None, 4]),
-                tf.ensure_shape(halvings, [None]),
-            ),
-            fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32),
-        )
-    flat = tf.reshape(pixels, [-1, side * side, 3])
-    flat = tf.matmul(flat, tf.ensure_shape(colour, [None, 3, 3]), transpose_b=True)
-    flat += tf.ensure_shape(offset, [None])[:, None, None]
-    flat = tf.cast(tf.clip_by_value(tf.round(flat), 0, 255), tf.uint8)
-    pixels = tf.reshape(flat, [-1, side, side, 3])
-    pixels = tf.concat([pixels[:upright], tf.reverse(pixels[upright:], [2])], axis=0)
-    images = tf.scatter_nd(
-        tf.ensure_shape(place, [None])[:, None],
-        tf.reshape(pixels, [-1, side * side * 3]),
-        tf.constant([b * n, side * side * 3], tf.int64),
-    )
-    return tf.reshape(images, [b, n, side, side, 3])
-
-
-def _imagenet_crops(side: int) -> Callable[[np.ndarray], np.ndarray]:
-    def crops(jpeg_M: np.ndarray) -> np.ndarray:
-        images = [imagenet_crop(jpeg, side) for jpeg in jpeg_M]
-        return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
-
-    return crops
-
-
-def _decode(jpeg: tf.Tensor, crop: tf.Tensor, halvings: tf.Tensor, side: int) -> tf.Tensor:
-    """float32[side, side, 3] in 0..255: the crop of a JPEG decoded 2**halvings times smaller."""
-
-    def decoder(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, ratio=ratio)
-
-    image = tf.switch_case(halvings, [decoder(ratio) for ratio in (1, 2, 4, 8)])
-    return tf.image.resize(image, [side, side])

@@ -81,6 +81,9 @@ class SentencePieceTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(i) for i in ids if int(i) not in self._dropped])
 
+    def piece(self, token: int) -> str:
+        return self._model.id_to_piece(int(token))
+
     def save(self, path: pathlib.Path) -> None:
         path.write_bytes(self._proto)
 

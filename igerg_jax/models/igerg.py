@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
 
     hidden_BxLxD: jax.Array
     mask_BxL: jax.Array
-    cls_BxD: jax.Array
+    cls_BxD: jax.Array | None
     images_BxNxD: jax.Array | None  # mean over an image's K tokens
     text_BxSxD: jax.Array | None
 
@@ -228,10 +228,24 @@ class Igerg(nn.Module):
             masks.append(words.mask_BxS)
         x_BxLxD = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
         mask_BxL = jnp.concatenate(masks, axis=1)
+        return self._parts(self._read(x_BxLxD, mask_BxL), mask_BxL, images, words)
+
+    def encode_words(self, tokens_BxS: jax.Array, mask_BxS: jax.Array) -> Encoded:
+        """Words as BART encodes them, [B, S, D]: no CLS, no image, no type and no turn.
+
+        What is left of the model in BART's own format; see `igerg_jax.tools.weights`.
+        """
+        length = tokens_BxS.shape[1]
+        x = self.token_embedding_VxD[tokens_BxS] + self.encoder_positions[None, :length]
+        x = jnp.where(mask_BxS[..., None], x, 0.0)
+        hidden_BxSxD = self._read(x, mask_BxS)
+        return Encoded(hidden_BxSxD, mask_BxS, None, None, hidden_BxSxD)
+
+    def _read(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
         x_BxLxD = self.embedding_norm(x_BxLxD).astype(self.dtype)
         x_BxLxD = self._dropout(x_BxLxD)
         x_BxLxD = nn.with_logical_constraint(x_BxLxD, layers.ACTIVATION_AXES)
-        return self._parts(self.encoder(x_BxLxD, mask_BxL), mask_BxL, images, words)
+        return self.encoder(x_BxLxD, mask_BxL)
 
     def _parts(self, hidden_BxLxD, mask_BxL, images, words) -> Encoded:
         text_start = 1

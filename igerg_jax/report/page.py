@@ -86,6 +86,11 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     return epath.Path(partial.replace(target))
 
 
+def style() -> str:
+    """The report's style sheet, for other pages that are to look like it."""
+    return _TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+
+
 def _read_json(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
         return {}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax import checkpoint, commands, step, train
+from igerg_jax import checkpoint, commands, sharding, step, train
 from igerg_jax.batch import SENTENCEPIECE_IDS
 
 
@@ -40,10 +40,12 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
     config.train.update(batch_size=batch_size, accumulate_steps=1)
     tokenizer, special = None, SENTENCEPIECE_IDS
     vocab_size = config.data.tokenizer.vocab_size
-    if stored["tokenizer_digest"] != train.SYNTHETIC:
+    if stored["tokenizer_digest"] not in ("", train.SYNTHETIC):
         tokenizer = commands.tokenizer_of(config, folder)
         special, vocab_size = tokenizer.special, tokenizer.vocab_size
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch(batch_size, 1, mesh, "batch_size")
     setup = step.set_up(config, vocab_size, special, devices)
-    digest = tokenizer.digest if tokenizer else train.SYNTHETIC
+    digest = tokenizer.digest if tokenizer else None
     params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
     return Run(folder, config, setup, params, tokenizer)

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from igerg_jax.data.builders import pseudo_labels
-from igerg_jax.data.builders.source import Layout, Options, Turns
+from igerg_jax.data.builders.source import Info, Layout, Options, Turns
 from igerg_jax.errors import UserError
 
 # {config.data.dataset up to its "/": package}
@@ -60,6 +60,12 @@ def version(dataset: str) -> str:
     package, config = package_of(dataset)
     made_of = f"-{package.versions(config)}" if hasattr(package, "versions") else ""
     return package.VERSION + made_of
+
+
+def info(dataset: str) -> Info:
+    """Returns what the dataset says about itself."""
+    package, config = package_of(dataset)
+    return package.info(config) if hasattr(package, "info") else package.INFO
 
 
 def layout(dataset: str) -> Layout:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable, Iterable
 
@@ -144,6 +145,14 @@ def locate(
         f"dataset '{dataset}' has no files in config.data.manual_dir '{options.manual_dir}'. "
         f"{' '.join(info.files.split())}"
     )
+
+
+def mixed_order(names: Iterable[str]) -> list[str]:
+    """Sorts names by their hashes: the same everywhere, and no folder's images stay together.
+
+    So the first images of a split, which an evaluation may be cut to, show every emotion.
+    """
+    return sorted(names, key=lambda name: hashlib.blake2b(name.encode(errors="replace")).digest())
 
 
 def first_existing(folder: pathlib.Path, names: Iterable[str]) -> pathlib.Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import types
 from collections.abc import Iterator
 from typing import ClassVar
@@ -40,8 +41,12 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         config = self.builder_config  # a name with "/" is no folder's: `builders.make` keeps it
         return getattr(config, "dataset_config", config.name) if config else ""
 
+    @property
+    def _dataset(self) -> str:
+        return f"{self.name}/{self._config_name}".rstrip("/")
+
     def _info(self) -> tfds.core.DatasetInfo:
-        info = self.PACKAGE.INFO
+        info = builders.info(self._dataset)
         return tfds.core.DatasetInfo(
             builder=self,
             description=info.description,
@@ -57,18 +62,20 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if options is None:
             manual = str(dl_manager._manual_dir or "")  # `manual_dir` insists that it exists
             options = Options(str(self._data_dir_root), manual, "", 0.0)
-        splits = builders.splits(f"{self.name}/{self._config_name}".rstrip("/"), options)
+        splits = builders.splits(self._dataset, options)
         return {name: self._generate_examples(name, turns) for name, turns in splits.items()}
 
     def _generate_examples(self, split: str, turns: Turns) -> Iterator[tuple[int, dict]]:
         layout = self.PACKAGE.layout(self._config_name)
-        keys = turns.image_keys
+        keys, lacking = turns.image_keys, {"missing": 0, "broken": 0}
         for i in progress(range(len(turns)), f"building {split}", "turn"):
             example = turns.row(i)
             if layout.feature_dim:
                 example["features"] = turns.features(i)
             if layout.images != "no":
-                jpeg = _jpeg(turns, i) if keys[i] != NO_IMAGE else None
+                jpeg, state = _jpeg(turns, i) if keys[i] != NO_IMAGE else (None, "none")
+                if state in lacking:
+                    lacking[state] += 1
                 if layout.images == "some":
                     example["images"] = [io.BytesIO(jpeg)] if jpeg else []
                 elif jpeg is None:
@@ -76,14 +83,23 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 else:
                     example["image"] = io.BytesIO(jpeg)
             yield i, example
+        for what, count in lacking.items():
+            if count:
+                print(
+                    f"{self._dataset}, {split}: the images of {count} turns are {what}",
+                    file=sys.stderr,
+                )
 
 
-def _jpeg(turns: Turns, i: int) -> bytes | None:
+def _jpeg(turns: Turns, i: int) -> tuple[bytes | None, str]:
+    """(a turn's image, "whole"), or (None, "missing" or "broken")."""
     data = turns.image(i)
+    if data is None:
+        return None, "missing"
     try:
-        return None if data is None else as_jpeg(data)[0]
+        return as_jpeg(data)[0], "whole"
     except (OSError, ValueError):
-        return None
+        return None, "broken"
 
 
 def features(info: Info, layout: Layout) -> tfds.features.FeaturesDict:

@@ -23,6 +23,7 @@ from igerg_jax.errors import UserError
 # --format -> (the module that has `export(checkpoint, out) -> what it did`, what it writes)
 FORMATS = {
     "hf": ("igerg_jax.tools.weights.exporting", "folders that transformers loads"),
+    "stablehlo": ("igerg_jax.tools.stablehlo", "programs that run with JAX alone"),
 }
 
 
@@ -53,18 +54,19 @@ def run(argv: list[str]) -> None:
             )
         )
     elif command == ["export"]:
-        values = _export_flags(rest)
-        try:
-            unknown = values(rest)[1:]
-        except flags.Error as error:
-            raise UserError(f"{error} (see --help)") from error
-        if unknown:
-            raise UserError(f"'{unknown[0]}' is not a flag; write --name=value (see --help)")
+        values = cli.parse_flags(rest, _export_flags)
         _need(values, "checkpoint", "out")
+        options = _options(values)
         module = importlib.import_module(FORMATS[values.format][0])
-        print(module.export(values.checkpoint, values.out))
+        print(module.export(values.checkpoint, values.out, **options))
     else:
         raise UserError("say what to do: import or export (see --help)")
+
+
+def _options(values: flags.FlagValues) -> dict[str, bool]:
+    if values.greedy and values.format != "stablehlo":
+        raise UserError("--greedy goes with --format=stablehlo")
+    return {"greedy": True} if values.greedy else {}
 
 
 def _need(values: flags.FlagValues, *names: str) -> None:
@@ -95,6 +97,12 @@ def _export_flags(argv: list[str]) -> flags.FlagValues:
         "checkpoint", "", "A workdir, or one of its checkpoints.", flag_values=values
     )
     flags.DEFINE_string("out", "", "Folder to write.", flag_values=values)
+    flags.DEFINE_boolean(
+        "greedy",
+        False,
+        "stablehlo: generate greedily, not as the run's config.generate says.",
+        flag_values=values,
+    )
     return values
 
 

@@ -49,6 +49,8 @@ DOWNLOADS = {
         table.download for table in (vit.VIT, siglip.SIGLIP, resnet50.TORCHVISION)
     ),
 }
+ADDITIONS_FILE = "additions.safetensors"  # written by export, beside the text model
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # of byte-level BPE
 # What no source has, and a run that starts from the checkpoint learns: {pattern: why}.
 ADDITIONS = {
     "cls_embedding": "the vector that a sequence's emotion is read from",
@@ -82,19 +84,27 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     for table, source in sources.values():
         check_settings(config, table, source)
     wanted = parameter_shapes(config)
+    added = additions(sources, wanted)
+    own = {} if added is None else added.shapes
+    others = {name: shape for name, shape in wanted.items() if name not in own}
     plans = {
-        part: matching.plan(table, source, wanted, resize)
+        part: matching.plan(table, source, others, resize)
         for part, (table, source) in sources.items()
     }
-    new = check_parameters(wanted, plans)
+    new = check_parameters(others, plans)
     tokenizer, digest = tokenizer_of(config, sources)
     params: dict[str, Any] = {}
     for part, (_, source) in sources.items():
         fill(params, plans[part], source, wanted)
+    for name in own:
+        _place(params, name, added.read(name))
     checkpoint.write_params(folder, params, config, digest)
     if tokenizer is not None:
         tokenizer.save(folder / train.TOKENIZER)
-    return described(sources, plans, new, digest, out)
+    lines = described(sources, plans, new, digest, out)
+    if own:
+        lines.insert(0, f"{ADDITIONS_FILE}: {len(own)} parameters by our names")
+    return "\n".join(lines)
 
 
 def open_part(part: str, path: str) -> tuple[Table, Source]:
@@ -117,6 +127,29 @@ def open_part(part: str, path: str) -> tuple[Table, Source]:
         known = dict.fromkeys(t.name for t in BY_MARKER if t.part == part)
         raise UserError(f"'{path}' is {what}; for --{part} there are: {', '.join(known)}")
     return table, source
+
+
+def additions(sources: Sources, wanted: Shapes) -> Source | None:
+    """What an export of ours put beside the text model: parameters by our own names.
+
+    Raises:
+      UserError: one of them is not the config's, or of another shape there.
+    """
+    path = sources["text"][1].path / ADDITIONS_FILE if "text" in sources else None
+    if path is None or not path.exists():
+        return None
+    found = open_source(str(path), "")
+    wrong = [
+        f"{name} (there {shape}, here {wanted.get(name)})"
+        for name, shape in found.shapes.items()
+        if wanted.get(name) != shape
+    ]
+    if wrong:
+        raise UserError(
+            f"'{path}' is of another model than the config describes: {', '.join(wrong)}. Give the "
+            "config and the preset that it was trained with"
+        )
+    return found
 
 
 def check_settings(config: ml_collections.ConfigDict, table: Table, source: Source) -> None:
@@ -200,9 +233,6 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
     return tokenizer, tokenizer.digest
 
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-
-
 def fill(params: dict[str, Any], plan: Plan, source: Source, wanted: Shapes) -> None:
     """Reads every tensor of `plan` into nested dicts of float32 arrays, one tensor at a time."""
     for piece in plan.pieces:
@@ -238,7 +268,7 @@ def _place(params: dict[str, Any], name: str, array: np.ndarray) -> None:
 
 def described(
     sources, plans: Mapping[str, Plan], new: dict[str, str], digest: str, out: str
-) -> str:
+) -> list[str]:
     """What happened to every tensor and parameter, by its reason."""
     lines = []
     for part, (table, source) in sources.items():
@@ -255,7 +285,7 @@ def described(
     if not digest:
         lines.append("no tokenizer came with it: a run's tokenizer is not compared")
     lines.append(f"start from it: --config.init_from={os.fspath(out)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _by_reason(what: str, why: Mapping[str, str]) -> list[str]:

@@ -19,7 +19,7 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.labels import SPLIT_OF, emotion_id
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 CONFIGS: dict[str, str] = {}  # any name: a folder of manual_dir
 INFO = source.Info(
     description="Labelled images from folders named by split and emotion, or RAF-DB's basic set.",
@@ -71,7 +71,7 @@ def _is_there(folder: pathlib.Path) -> bool:
 
 def _from_folders(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
     mapping = read_mapping(folder / MAPPING)
-    found: dict[str, list[tuple[str, int]]] = {}
+    found: dict[str, dict[str, int]] = {}  # {split: {path: emotion}}
     strange = set()
     for split in sorted(SPLIT_OF):
         for place in sorted(p for p in folder.glob(f"{split}/*") if p.is_dir()):
@@ -79,16 +79,20 @@ def _from_folders(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
             if emotion is None:
                 strange.add(place.name)
                 continue
-            paths = sorted(p for p in place.rglob("*") if p.suffix.lower() in _SUFFIXES)
-            rows = [(str(path.relative_to(folder)), emotion) for path in paths]
-            found.setdefault(SPLIT_OF[split], []).extend(rows)
+            for path in place.rglob("*"):
+                if path.suffix.lower() in _SUFFIXES:
+                    labels = found.setdefault(SPLIT_OF[split], {})
+                    labels[path.relative_to(folder).as_posix()] = emotion
     if strange:
         raise UserError(
             f"'{folder}': which emotions are {', '.join(map(repr, sorted(strange)))}? Write "
             f'{MAPPING} there, such as {{"{min(strange)}": "joy"}}; the emotions are '
             f"{', '.join(EMOTIONS)}, and null for none of them"
         )
-    return found
+    return {
+        split: [(name, labels[name]) for name in source.mixed_order(labels)]
+        for split, labels in found.items()
+    }
 
 
 _SUFFIXES = frozenset(source.IMAGE_SUFFIXES)

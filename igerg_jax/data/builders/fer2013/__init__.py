@@ -21,7 +21,7 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.labels import emotion_id
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 CONFIGS = {
     "labels": "The challenge's labels.",
     "ferplus": "The labels that most of FER+'s ten annotators gave.",
@@ -113,9 +113,9 @@ def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _faces(names: list[str], read) -> dict[str, source.Turns]:
-    """The faces of a folder or an archive, by split, in the order of their names."""
+    """The faces of a folder or an archive, by split."""
     found: dict[str, list[tuple[str, int]]] = {}
-    for name in sorted(names):
+    for name in source.mixed_order(names):
         match = _FACE.fullmatch(name.replace("\\", "/"))
         emotion = emotion_id(match[2]) if match else None
         if emotion is None:

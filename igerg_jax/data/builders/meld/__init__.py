@@ -144,4 +144,5 @@ class MeldTurns(source.Turns):
         path = self._pictures.get(self._name(i))
         if path is None:
             return None
-        return source.read_bytes(path) if path.suffix != ".mp4" else frames.middle_frame(path)
+        clip = path.suffix.lower() == frames.CLIP
+        return frames.middle_frame(path) if clip else source.read_bytes(path)

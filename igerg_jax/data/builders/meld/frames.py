@@ -17,6 +17,7 @@ _FOLDERS = {
     "dev": ("frames/dev", "frames/valid", "dev_splits_complete"),
     "test": ("frames/test", "output_repeated_splits_test"),
 }
+CLIP = ".mp4"
 _NAME = re.compile(r"(dia\d+_utt\d+)(\.\w+)")
 
 
@@ -30,9 +31,9 @@ def find(folder: pathlib.Path, split: str, info: Info) -> dict[str, pathlib.Path
     with os.scandir(place) as entries:
         for entry in entries:
             match = _NAME.fullmatch(entry.name)
-            if match and match[2].lower() in (*IMAGE_SUFFIXES, ".mp4"):
+            if match and match[2].lower() in (*IMAGE_SUFFIXES, CLIP):
                 found[match[1]] = pathlib.Path(entry.path)
-    clips = any(path.suffix == ".mp4" for path in found.values())
+    clips = any(path.suffix.lower() == CLIP for path in found.values())
     if clips and importlib.util.find_spec("av") is None:
         raise UserError(f"'{place}' has clips, and PyAV reads them: pip install 'igerg_jax[video]'")
     return found

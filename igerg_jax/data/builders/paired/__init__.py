@@ -10,6 +10,7 @@ last of them (test before valid before train), so that no face crosses splits.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 
@@ -53,6 +54,25 @@ def versions(config: str) -> str:
     """The versions of both: what is paired changes with them."""
     builders = importlib.import_module("igerg_jax.data.builders")
     return "-".join(builders.version(name) for name in parse(config)[:2])
+
+
+def info(config: str) -> source.Info:
+    """Whose both are. `INFO` where no pair is named."""
+    if not config:
+        return INFO
+    builders = importlib.import_module("igerg_jax.data.builders")
+    both = [builders.info(name) for name in parse(config)[:2]]
+
+    def joined(name: str, between: str) -> str:
+        return between.join(getattr(one, name) for one in both)
+
+    return dataclasses.replace(
+        INFO,
+        citation=joined("citation", "\n"),
+        license=joined("license", "; faces: "),
+        homepage=joined("homepage", " "),
+        files=joined("files", " "),
+    )
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:

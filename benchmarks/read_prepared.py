@@ -1,0 +1,106 @@
+"""What reading prepared data costs: memory, and the time to the first batch at a late step.
+
+    python -m benchmarks.read_prepared --manual_dir=DIR [--data_dir=DIR] [--batches=300]
+
+Prepares `paired/meld+fer2013` and all of `fer2013` (DIR as configs/meld_fer2013.py says), then,
+in a process that only reads, makes training batches of both and reads every stored image once.
+Prints JSON. Times are medians; step 0 and step 1,000,000 take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import itertools
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import meld_fer2013
+from igerg_jax import cli
+from igerg_jax.data import prepare as data
+
+LATE_STEP = 1_000_000
+
+
+def main(argv: list[str]) -> None:
+    cli.quieten()
+    parser = argparse.ArgumentParser(prog="benchmarks.read_prepared")
+    parser.add_argument("--manual_dir", required=True)
+    parser.add_argument("--data_dir", default=meld_fer2013.get_config().data.data_dir)
+    parser.add_argument("--batches", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=9, help="first batches timed at each step")
+    options = parser.parse_args(argv)
+    started = time.perf_counter()
+    data.prepare(config_of(options))
+    seconds = time.perf_counter() - started
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as alone:
+        found = alone.submit(read, options).result()
+    print(json.dumps({"prepare_seconds": round(seconds, 1)} | found, indent=2))
+
+
+def config_of(options: argparse.Namespace) -> ConfigDict:
+    config = meld_fer2013.get_config()
+    config.data.update(manual_dir=options.manual_dir, data_dir=options.data_dir)
+    config.data.mixtures = ConfigDict(
+        {"faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 1.0}}}
+    )
+    return config
+
+
+def read(options: argparse.Namespace) -> dict:
+    from igerg_jax.data import pipeline  # imports TensorFlow, which is most of the memory
+
+    config, out = config_of(options), {"resident_mb_imported": resident_mb()}
+    rows_b = np.arange(config.train.batch_size)
+    prepared = data.prepare(config)
+    opened = [d.split(n) for d in prepared.datasets.values() for n in d.summary["splits"]]
+    out["resident_mb_opened"] = resident_mb()
+    batches = pipeline.train_batches(prepared, config, 0, rows_b)
+    for batch in itertools.islice(batches, options.batches):
+        assert batch["images"].any() and batch["faces/images"].any()
+    out["resident_mb_batches"] = resident_mb()
+    images = 0
+    for split in opened:
+        for start in range(0, total := split.turns.count_images(), 256):
+            images += len(split.turns.read_images(range(start, min(start + 256, total))))
+    out |= {"batches": options.batches, "images_read": images, "peak_resident_mb": resident_mb()}
+    return out | first_batches(prepared, config, rows_b, options.rounds)
+
+
+def first_batches(prepared, config: ConfigDict, rows_b: np.ndarray, rounds: int) -> dict:
+    """Median seconds from asking for batches to the first, at step 0 and LATE_STEP."""
+    from igerg_jax.data import pipeline
+
+    seconds: dict[int, list[float]] = {0: [], LATE_STEP: []}
+    for number in range(rounds + 1):
+        for step in seconds:
+            started = time.perf_counter()
+            batches = pipeline.train_batches(prepared, config, step, rows_b)
+            next(batches)
+            if number:  # the first round warms up
+                seconds[step].append(time.perf_counter() - started)
+            del batches
+    early, late = (statistics.median(seconds[step]) for step in seconds)
+    return {
+        "first_batch_seconds_step_0": round(early, 4),
+        f"first_batch_seconds_step_{LATE_STEP}": round(late, 4),
+        "late_over_early": round(late / early, 3),
+    }
+
+
+def resident_mb() -> float:
+    """The most memory that this process has held so far (Linux counts in KiB)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

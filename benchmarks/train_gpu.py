@@ -1,0 +1,266 @@
+"""One training step on the accelerator at hand: this code, and the same work in PyTorch.
+
+    python benchmarks/train_gpu.py                              # base and large, one GPU
+    python benchmarks/train_gpu.py --presets=base --batch_size=64 --remat=dots
+    python benchmarks/train_gpu.py --tiny                       # any machine: that both sides run
+
+It needs requirements.txt (but not TensorFlow), requirements-gpu.txt, torch and transformers. It has
+been run on CPUs with --tiny only, not on a GPU yet.
+
+Batches are random and stay on the device. Each side runs in a process of its own, in bfloat16 with
+float32 parameters and AdamW, and first measures the peak that its MFU is a share of: the best rate
+of a product of two square bfloat16 matrices.
+
+What is compared ("jax" and "torch") is four of the seven objectives, whose passes a step are, for
+B examples of N images, S context and T response tokens, K visual tokens an image:
+
+    vision     B * N images, once
+    encoder    images alone, 1 + N K; masked and shuffled words, 1 + S; images and words, twice,
+               1 + N K + S
+    decoder    S, to rebuild the context; T, the response
+    vocabulary S + T + ceil(S / 4) positions
+
+PyTorch's model is ViTModel and BartModel of transformers at the preset's sizes, with SDPA and
+torch.compile. It differs in what costs next to nothing: post-LN, a CLS token in the ViT, sorted
+turns. Each side counts what its own modules are given, and FLOPs of matrix products; the script
+ends with an error where images and tokens differ. "jax_all" is the preset as it trains, with all
+seven objectives and the judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+from configs import pretrain
+from igerg_jax.batch import NUM_EMOTIONS, SENTENCEPIECE_IDS, BatchSpec, synthetic
+
+COMPARED = ("image_emotion", "text_denoising", "masked_multimodal", "emotional_response")
+SIDES = ("jax", "torch", "jax_all")
+
+
+def make_config(preset: str, options: argparse.Namespace) -> Any:
+    """The preset on one device, with random batches; --tiny shrinks the local one."""
+    config = pretrain.get_config("local" if options.tiny else preset)
+    config.data.dataset = "synthetic"
+    config.mesh.update(dcn=1, data=1, fsdp=1, tensor=1)
+    config.model.compute_dtype = "bfloat16"
+    config.model.vision.remat = config.model.text.remat = options.remat
+    if options.tiny:
+        config.model.vision.update(stem="patch", tokens_per_image=2, scan_layers=True)
+        config.model.text.scan_layers = True
+        config.data.tokenizer.vocab_size = 512
+    config.train.batch_size = options.batch_size
+    return config
+
+
+def only_compared(config: Any) -> None:
+    """Leaves the objectives that the PyTorch side has too."""
+    for name, objective in config.objectives.items():
+        objective.weight = float(name in COMPARED)
+    config.objectives.emotional_response.consistency_weight = 0.0
+
+
+def best_rate(run, flops: float, repeats: int = 5) -> float:
+    """FLOP/s of the quickest of some calls; the first, which compiles, is not counted."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return flops / min(seconds[1:])
+
+
+def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step, peak, and what a step is given, of this code."""
+    import jax
+    import jax.numpy as jnp
+
+    from igerg_jax import flops, sharding, step
+
+    n, products = options.matmul, 10
+    a = jnp.ones((n, n), jnp.bfloat16)
+    chain = jax.jit(lambda a, x: jax.lax.fori_loop(0, products, lambda _, y: (a @ y) * 0.5, x))
+    peak = best_rate(lambda: chain(a, a).block_until_ready(), products * 2 * n**3)
+
+    setup = step.set_up(
+        config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1]
+    )
+    given = count_given(setup)
+    started = time.perf_counter()
+    train_step = step.compile_step(setup)
+    compile_seconds = time.perf_counter() - started
+    host = synthetic(setup.spec, SENTENCEPIECE_IDS, setup.model.vocab_size, seed=0)
+    batch = sharding.to_devices(host, sharding.batch_sharding(setup.mesh))
+    state = step.init_state(setup)
+    seconds = []
+    for count in (options.warmup, options.steps):
+        started = time.perf_counter()
+        for _ in range(count):
+            state, metrics = train_step(state, batch)
+        jax.block_until_ready((state, metrics))
+        seconds.append((time.perf_counter() - started) / count)
+    return {
+        "device": jax.devices()[0].device_kind,
+        "seconds": seconds[-1],
+        "peak": peak,
+        "flops": flops.model_flops(setup),
+        "compile_seconds": compile_seconds,
+        "loss": float(metrics["loss/total"]),
+        **given,
+    }
+
+
+def count_given(setup: Any) -> dict[str, int]:
+    """Images and tokens that a step's forward pass gives to the model's three parts."""
+    import flax.linen as nn
+    import jax
+
+    from igerg_jax import step
+
+    given = dict.fromkeys(("images", "encoder_tokens", "decoder_tokens"), 0)
+    parts = {"vision_tower": "images", "encoder": "encoder_tokens", "decoder": "decoder_tokens"}
+
+    def watch(call, args, kwargs, context):
+        # The name "encoder" is not unique in the model: the text's lies at its top.
+        path = context.module.path
+        if context.method_name == "__call__" and len(path) == 1 and path[0] in parts:
+            x = args[0]
+            given[parts[path[0]]] += x.shape[0] * (1 if path[0] == "vision_tower" else x.shape[1])
+        return call(*args, **kwargs)
+
+    def forward(params, batch):
+        key = step.base_key(setup.config)
+        return step.objective_sums(setup.config, setup.model, params, batch, key, 0)[1]
+
+    shapes = setup.spec.shapes().items()
+    batch = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes}
+    with nn.intercept_methods(watch):
+        jax.eval_shape(forward, setup.abstract_state.params, batch)
+    return given
+
+
+def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """The same of PyTorch."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from torch_peer import Peer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    torch.manual_seed(0)
+    n, products = options.matmul, 10
+    a = torch.ones((n, n), dtype=torch.bfloat16, device=device)
+
+    def chain():
+        y = a
+        for _ in range(products):
+            y = a @ y
+        wait()
+
+    peak = best_rate(chain, products * 2 * n**3)
+    spec = BatchSpec.of(config.data, config.train.batch_size)
+    host = synthetic(spec, SENTENCEPIECE_IDS, config.data.tokenizer.vocab_size, seed=0)
+    batch = {k: torch.from_numpy(v).to(device) for k, v in host.items()}
+    batch = {k: v.long() if v.dtype == torch.int32 else v for k, v in batch.items()}
+    model = Peer(config, SENTENCEPIECE_IDS, NUM_EMOTIONS).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=device == "cuda")
+    cast = lambda: torch.autocast(device, torch.bfloat16)  # noqa: E731
+    with cast(), FlopCounterMode(display=False) as counter:
+        model(batch)
+    given = dict(model.given)
+    compiled = torch.compile(model) if options.compile else model
+
+    def step():
+        with cast():
+            loss = compiled(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    seconds, marks = [], []
+    for count in (1, options.warmup, options.steps):
+        started = time.perf_counter()
+        for _ in range(count):
+            loss = step()
+        wait()
+        marks.append(time.perf_counter() - started)
+        seconds.append(marks[-1] / count)
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "seconds": seconds[-1],
+        "peak": peak,
+        "flops": 3 * counter.get_total_flops(),
+        "compile_seconds": marks[0],
+        "loss": float(loss.detach()),
+        **given,
+    }
+
+
+def measured(preset: str, side: str, argv: list[str]) -> dict[str, Any]:
+    """One side, in a process of its own, so that its memory is free for the next."""
+    command = [sys.executable, __file__, *argv, f"--presets={preset}", f"--side={side}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv: list[str]) -> int:
+    """Prints a line for each preset and side; returns 1 where the sides did other work."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", default="base,large")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--remat", default="none", help="of the JAX sides: none, dots, full")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--matmul", type=int, default=8192, help="the measured product's side")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--side", choices=SIDES, help="run this one alone; prints JSON")
+    options = parser.parse_args(argv)
+    if options.side:
+        config = make_config(options.presets, options)
+        if options.side != "jax_all":
+            only_compared(config)
+        run = torch_side if options.side == "torch" else jax_side
+        print(json.dumps(run(config, options)))
+        return 0
+    if options.tiny:  # whether it runs is the question: compile quickly
+        quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        os.environ.setdefault("XLA_FLAGS", quick)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    same = True
+    for preset in ["tiny"] if options.tiny else options.presets.split(","):
+        found = {side: measured(preset, side, argv) for side in SIDES}
+        for side, row in found.items():
+            rate = options.batch_size / row["seconds"]
+            print(
+                f"{preset:6} {side:8} {rate:9.1f} examples/s  {row['seconds'] * 1e3:8.1f} ms  "
+                f"MFU {row['flops'] / row['seconds'] / row['peak']:.1%} of {row['peak'] / 1e12:.2f}"
+                f" TFLOP/s  {row['flops'] / 1e12:.4f} TFLOP  loss {row['loss']:.2f}  "
+                f"first step after {row['compile_seconds']:.0f} s  on {row['device']}"
+            )
+        names = ("images", "encoder_tokens", "decoder_tokens")
+        given = [{name: found[side][name] for name in names} for side in ("jax", "torch")]
+        ratio = found["torch"]["flops"] / found["jax"]["flops"]
+        print(f"{preset:6} a step is given {given[0]}; FLOPs torch / jax {ratio:.3f}")
+        if given[0] != given[1] or not math.isclose(ratio, 1, abs_tol=0.1):
+            print(f"error: the sides did other work: torch {given[1]}", file=sys.stderr)
+            same = False
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

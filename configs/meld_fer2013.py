@@ -1,0 +1,27 @@
+"""Real words and real faces: MELD's dialogues, each turn with a FER2013 face of its emotion.
+
+    python -m igerg_jax.data.prepare --config=configs/meld_fer2013.py --manual_dir=DIR
+    python main.py --config=configs/meld_fer2013.py --config.data.manual_dir=DIR
+
+DIR holds train_sent_emo.csv and dev_sent_emo.csv of MELD (or its folder MELD.Raw) and
+fer2013.zip; docs/data.md says where they come from. The local model, so that it trains on a CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `pretrain.get_config(preset)` on this data."""
+    config = pretrain.get_config(preset)
+    config.name = "meld_fer2013"
+    config.data.dataset = "paired/meld+fer2013"
+    # Neither test part is in the files named above. With test_sent_emo.csv there: "test".
+    config.data.test_split = "valid"
+    if config.preset == "local":
+        config.data.image_size = 48  # what the faces have
+        config.train.steps = 800
+        config.evaluate.generated_examples = 64
+        config.generate.examples = 16
+    return config

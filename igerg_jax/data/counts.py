@@ -1,0 +1,107 @@
+"""How long texts are, how many images windows have, what is cut and what is padding: as a text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from igerg_jax.data import mixtures, store
+from igerg_jax.data.prepared import Prepared, Split
+
+_PERCENTILES = (0, 10, 50, 90, 99, 100)
+_BINS, _BAR = 8, 24  # lines of a histogram; characters of its longest bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Of a split's W windows, before anything is cut to its place in a batch.
+
+    Attributes:
+      context, response: int64[W] tokens, every turn's EOS among them.
+      images: int64[W], that a window shows.
+    """
+
+    context: np.ndarray
+    response: np.ndarray
+    images: np.ndarray
+
+
+def count(split: Split, config: ConfigDict) -> Counts:
+    """Counts a split's windows; reads no image and no word."""
+    turns, last_W = split.turns, split.response_turn
+    before_W = np.minimum(config.data.context_turns, turns.turn_in_episode[last_W])
+    if split.standalone:
+        before_W = np.zeros_like(last_W)
+    first_W = last_W - before_W
+    own = turns.token_counts()
+    tokens = np.concatenate([[0], np.cumsum(own + 1)])  # a turn's, and its EOS
+    shown = np.concatenate([[0], np.cumsum(turns.image != store.NO_IMAGE)])
+    response = own[last_W] + 1
+    if split.standalone:
+        context = response = np.where(own[last_W] > 0, response, 0)
+    else:
+        context = tokens[last_W] - tokens[first_W]
+    ends = last_W + (config.data.include_response_image or split.standalone)
+    images = (shown[ends] - shown[first_W]) * config.data.use_images
+    return Counts(context, response, images)
+
+
+def describe(prepared: Prepared, config: ConfigDict) -> str:
+    """The counts of every split that the config reads."""
+    data, parts = config.data, []
+    streams = mixtures.streams(prepared, config)
+    named = {
+        f"training{f', mixture {group}' if group else ''}": stream.splits
+        for group, stream in streams.items()
+    }
+    for split in (data.eval_split, data.test_split):
+        if split in prepared.summary["splits"]:
+            named[split] = [prepared.split(split)]
+    for what, splits in named.items():
+        for split in splits:
+            parts.append(_of_split(what, split, config))
+    return "\n\n".join(parts)
+
+
+def _of_split(what: str, split: Split, config: ConfigDict) -> str:
+    data, found = config.data, count(split, config)
+    kind = "turns that stand alone" if split.standalone else "windows"
+    lines = [f"{what}: split '{split.name}', {len(found.context):,} {kind}"]
+    if not len(found.context):
+        return lines[0]
+    for name, values, limit, unit in (
+        ("context", found.context, data.context_tokens, "tokens"),
+        ("response", found.response, data.response_tokens, "tokens"),
+        ("images", found.images, data.context_turns + 1, "images"),
+    ):
+        kept = np.minimum(values, limit)
+        padding = 1 - kept.sum() / (limit * len(values))
+        lines.append(f"\n  {name}: room for {limit} {unit}, {padding:.1%} of it padding")
+        if (cut := values > limit).any():
+            lost = 1 - kept.sum() / values.sum()
+            lines.append(f"    {cut.mean():.1%} are cut, which loses {lost:.1%} of the {unit}")
+        marks = np.percentile(values, _PERCENTILES, method="inverted_cdf")
+        shown = "  ".join(f"{p}% {int(v)}" for p, v in zip(_PERCENTILES, marks, strict=True))
+        lines.append(f"    percentiles: {shown}  mean {values.mean():.1f}")
+        lines += [f"    {line}" for line in histogram(values)]
+    return "\n".join(lines)
+
+
+def histogram(values: np.ndarray) -> list[str]:
+    """Lines of text, one a range of int64[W] values; what is above 99 % shares the last one."""
+    top = int(np.percentile(values, 99, method="inverted_cdf"))
+    low = int(values.min())
+    step = max(1, -(-(top - low + 1) // _BINS))
+    starts = np.arange(low, top + 1, step)
+    numbers = np.bincount(np.minimum((values - low) // step, len(starts) - 1))
+    lines = []
+    for i, (start, number) in enumerate(zip(starts, numbers, strict=True)):
+        end = start + step - 1
+        name = f"{start}" if step == 1 else f"{start}-{end}"
+        if i == len(starts) - 1 and values.max() > end:
+            name = f"{start}+"
+        bar = "█" * round(_BAR * number / numbers.max())
+        lines.append(f"{name:>9} {bar:<{_BAR}} {number / len(values):.1%}")
+    return lines

@@ -1,0 +1,222 @@
+"""Labels images with the emotions that a trained model sees in them.
+
+    python -m igerg_jax.tools.label_emotions --checkpoint=RUN --images=DIR --out=DIR
+
+--checkpoint is a workdir or one of its checkpoints. --images is a folder, read at any depth, or a
+quoted pattern such as 'frames/*/*.jpg'. Give a dataset's own folder (OpenViDial's, the one with
+train_images/), and training reads the labels with --config.data.labels.path=DIR; below
+--config.data.labels.min_confidence a turn stays without a label. Each image is seen alone.
+
+Killed, the same command goes on where it was: parts that are written are not made again.
+Exit codes: 0; 2 = something to mend in the command or its files, told in one message.
+
+    DIR/labels-*.npz     image str[n], probability float32[n, 7] in the order of
+                         igerg_jax.batch.EMOTIONS; broken str[m], files that are no image
+    DIR/summary.json     counts, also by the likeliest emotion
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from igerg_jax import cli
+from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
+from igerg_jax.errors import UserError
+
+PLAN, SUMMARY = "plan.json", "summary.json"
+Labels = Iterator[tuple[str, np.ndarray | None]]  # (name, float32[7], or None where broken)
+
+
+def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: int) -> dict:
+    """Writes what the module's docstring lists.
+
+    Args:
+      batch_size: images a compiled call, over all devices; the last ones are filled up, so that
+        one program is compiled.
+      part_images: images a file.
+
+    Returns:
+      summary.json's content.
+
+    Raises:
+      UserError: no checkpoint or images, one that reads vectors instead, or an `out` that holds
+        labels of others.
+    """
+    from igerg_jax.data import image_files, parts
+    from igerg_jax.data.progress import progress
+
+    if batch_size < 1 or part_images < 1:
+        raise UserError("--batch_size and --part_images must be at least 1")
+    files, folder = image_files.find(images), pathlib.Path(out).expanduser()
+    run = open_for_images(checkpoint, batch_size)
+    claim(folder, plan_of(run, files, part_images))
+    borders = parts.borders(len(files.names), part_images)
+    paths = [folder / f"labels-{number:05d}.npz" for number in range(len(borders))]
+    todo = [(path, files.names[slice(*b)]) for path, b in zip(paths, borders, strict=True)]
+    todo = [(path, names) for path, names in todo if not path.exists()]
+    seen = look(run, files.folder, [name for _, names in todo for name in names])
+    for path, names in progress(todo, "labelling", "part"):
+        rows = [next(seen) for _ in names]
+        good = [(name, p_C) for name, p_C in rows if p_C is not None]
+        broken = [name for name, p_C in rows if p_C is None]
+        parts.save_npz(path, as_arrays(good, broken))
+    found = summary(paths)
+    (folder / SUMMARY).write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def open_for_images(checkpoint: str, batch_size: int) -> Any:
+    """The run of a checkpoint. Raises UserError where it does not read images."""
+    from igerg_jax.tools import runs
+
+    run = runs.open_run(checkpoint, batch_size)
+    if run.config.data.feature_dim:
+        raise UserError(
+            f"'{checkpoint}' reads precomputed features (data.feature_dim="
+            f"{run.config.data.feature_dim}), so it cannot look at image files"
+        )
+    return run
+
+
+def plan_of(run: Any, files: Any, part_images: int) -> dict[str, Any]:
+    """What the parts of one folder have in common."""
+    names = "\n".join(files.names).encode(errors="surrogateescape")
+    return {
+        "checkpoint": str(run.folder),
+        "images": str(files.folder.resolve()),
+        "files": len(files.names),
+        "names": hashlib.sha256(names).hexdigest()[:16],
+        "part_images": part_images,
+    }
+
+
+def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
+    """Makes `folder`, or goes on in it. Raises UserError where its labels are of another plan."""
+    path = folder / PLAN
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists() and not any(folder.glob("labels-*.npz")):
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(plan, indent=1) + "\n")
+            unfinished.replace(path)
+        there = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write labels to --out '{folder}': {error}") from error
+    different = [
+        f"{k} (there {there.get(k)}, here {v})" for k, v in plan.items() if there.get(k) != v
+    ]
+    if different:
+        raise UserError(
+            f"'{folder}' holds labels of others: {', '.join(different)}. Give another --out"
+        )
+
+
+def look(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
+    """Yields every name with its probabilities, one batch on the device while one is read."""
+    import jax
+
+    from igerg_jax import sharding, step
+    from igerg_jax.data import pipeline
+    from igerg_jax.evaluate import image_probabilities
+
+    config, model = run.config, run.setup.model
+    placed = sharding.batch_sharding(run.setup.mesh)
+
+    def probabilities(params, batch):
+        return image_probabilities(model, params, batch)[0][:, 0]
+
+    jitted = jax.jit(probabilities, out_shardings=sharding.replicated(run.setup.mesh))
+    size = config.train.batch_size
+    config.evaluate.batch_size = size
+    waiting: list[tuple[int, np.ndarray, Any]] = []
+
+    def finished(least: int) -> Labels:
+        while len(waiting) > least:
+            number, real_B, p_BxC = waiting.pop(0)
+            chosen = names[number * size :][:size]
+            for name, real, p_C in zip(chosen, real_B, np.asarray(p_BxC), strict=False):
+                yield name, p_C if real else None
+
+    paths = [folder / name for name in names]
+    batches = pipeline.file_batches(paths, model.special, config)
+    for number, batch in enumerate(batches):
+        read = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
+        with step.mesh_context(run.setup):
+            p_BxC = jitted(run.params, sharding.to_devices(read, placed))
+        waiting.append((number, batch["image_mask"][:, 0], p_BxC))
+        yield from finished(1)
+    yield from finished(0)
+
+
+def as_arrays(
+    labelled: Sequence[tuple[str, np.ndarray]], broken: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """A part's arrays: those that `igerg_jax.data.builders.pseudo_labels` reads, and `broken`."""
+    return {
+        "image": np.array([name for name, _ in labelled], np.str_),
+        "probability": np.array([p_C for _, p_C in labelled], np.float32).reshape(-1, NUM_EMOTIONS),
+        "broken": np.array(broken, np.str_),
+    }
+
+
+def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
+    """Counts over all parts, those of earlier calls too."""
+    broken: list[str] = []
+    counts_C, sure_C = np.zeros(NUM_EMOTIONS, np.int64), np.zeros(NUM_EMOTIONS)
+    for path in paths:
+        with np.load(path) as part:
+            p_NxC = part["probability"]
+            broken += part["broken"].tolist()
+        best_N = p_NxC.argmax(1)
+        counts_C += np.bincount(best_N, minlength=NUM_EMOTIONS)
+        sure_C += np.bincount(best_N, p_NxC.max(1, initial=0), NUM_EMOTIONS)
+    means = np.divide(sure_C, counts_C, out=np.zeros(NUM_EMOTIONS), where=counts_C > 0)
+    return {
+        "labelled": int(counts_C.sum()),
+        "broken": len(broken),
+        "first_broken": broken[:20],
+        "images_by_emotion": dict(zip(EMOTIONS, counts_C.tolist(), strict=True)),
+        "mean_confidence": dict(zip(EMOTIONS, means.round(4).tolist(), strict=True)),
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line (the program's name first) and returns its exit code."""
+    return cli.main(argv, __doc__, _flags, run)
+
+
+def run(argv: list[str]) -> None:
+    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    values = cli.parse_flags(argv, _flags)
+    for name in ("checkpoint", "images", "out"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing (see --help)")
+    found = label(
+        values.checkpoint, values.images, values.out, values.batch_size, values.part_images
+    )
+    print(json.dumps(found, indent=1))
+
+
+def _flags(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    for name, help_text in (
+        ("checkpoint", "A workdir, or one of its checkpoints."),
+        ("images", "A folder, read at any depth, or a quoted pattern."),
+        ("out", "Folder of the labels."),
+    ):
+        flags.DEFINE_string(name, "", help_text, flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "Images a step, over all devices.", flag_values=values)
+    flags.DEFINE_integer("part_images", 4096, "Images a file of labels.", flag_values=values)
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
