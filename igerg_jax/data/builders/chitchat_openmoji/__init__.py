@@ -10,7 +10,7 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
 
 # Raise it whenever what is read changes: caches are keyed by it.
-VERSION = "1.5.0"
+VERSION = "1.6.0"
 CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
 _EVERY_NTH = {"full": 1, "tiny": 16}
 INFO = source.Info(

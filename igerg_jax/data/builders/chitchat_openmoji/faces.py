@@ -23,13 +23,13 @@ from igerg_jax.errors import UserError
 # {split: {emotion: characters}}. Names of the characters: https://unicode.org/charts/PDF/U1F600.pdf
 GLYPHS: dict[str, dict[str, str]] = {
     "train": {
-        "surprise": "😯😲😳🫢",
-        "fear": "😧😱😰😬🫣",
-        "disgust": "🤢😖😷🤧😝",
-        "joy": "😀😁😆😂😊😍🤩😸😹😻😎🥳",
-        "sadness": "😞😟😢😭😔😥😿🥺",
-        "anger": "😠🤬😤😾👹👺",
-        "neutral": "😐🫤🤔🤨🤐🫡",
+        "surprise": "😯😲😳🫢🫨",
+        "fear": "😧😱😰😬🫣🙀",
+        "disgust": "🤢😖😷🤧😝🤒",
+        "joy": "😀😁😆😂😊😍🤩😸😹😻😎🥳😅😉😋🙂🤗🤠",
+        "sadness": "😞😟😢😭😔😥😿🥺😩😫😕😣🙍",
+        "anger": "😠🤬😤😾👹👺🙎",
+        "neutral": "😐🫤🤔🤨🤐🫡😏🙄🤫🤥",
     },
     "valid": {
         "surprise": "🤯",
