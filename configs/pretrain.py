@@ -260,7 +260,7 @@ def _base(config: ConfigDict) -> None:
     config.model.text.update(
         width=768, encoder_layers=6, decoder_layers=6, heads=12, mlp_width=3072
     )
-    config.model.vision.remat = config.model.text.remat = "full"
+    config.model.vision.remat, config.model.text.remat = "full", "dots"
     _long_run(config, batch_size=256, steps=200_000)
 
 
@@ -270,7 +270,7 @@ def _large(config: ConfigDict) -> None:
     config.model.text.update(
         width=1024, encoder_layers=12, decoder_layers=12, heads=16, mlp_width=4096
     )
-    config.model.vision.remat = config.model.text.remat = "full"
+    config.model.vision.remat = config.model.text.remat = "dots"
     config.mesh.update(data=-1, fsdp=16)
     _long_run(config, batch_size=4096, steps=100_000)
 
@@ -282,9 +282,9 @@ def _xl(config: ConfigDict) -> None:
     config.model.text.update(
         width=2048, encoder_layers=24, decoder_layers=24, heads=16, mlp_width=8192
     )
-    config.model.vision.remat = config.model.text.remat = "full"
+    config.model.vision.remat = config.model.text.remat = "dots"
     config.mesh.update(data=-1, fsdp=64)
-    _long_run(config, batch_size=4096, steps=100_000)
+    _long_run(config, batch_size=8192, steps=100_000)
 
 
 def _pretrain_sizes(config: ConfigDict) -> None:
@@ -299,6 +299,7 @@ def _pretrain_sizes(config: ConfigDict) -> None:
     config.model.text.update(dropout_rate=0.1, max_positions=512)
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
     config.model.contrastive_width = 512
+    config.model.vocab_chunk_tokens = 64
     config.optim.update(peak_learning_rate=3e-4, warmup_steps=4000, weight_decay=0.05)
 
 

@@ -48,7 +48,7 @@ class Checkpoints:
             raise UserError(f"evaluate.best_mode is '{config.evaluate.best_mode}', not min or max")
         if config.train.keep_checkpoints < 1:
             raise UserError("train.keep_checkpoints must be at least 1")
-        self._folder = _absolute(folder) / workdir.CHECKPOINTS
+        self._folder = absolute(folder) / workdir.CHECKPOINTS
         self._config = config
         self._tokenizer_digest = tokenizer_digest
         self._opened: ocp.CheckpointManager | None = None
@@ -151,7 +151,7 @@ class Checkpoints:
         return metrics.get(evaluate.best_metric, worst)
 
     def _run(self, step: int) -> dict[str, Any]:
-        return _run_record(self._config, step, self._tokenizer_digest)
+        return run_record(self._config, step, self._tokenizer_digest)
 
 
 class Loaded(NamedTuple):
@@ -215,6 +215,8 @@ def load_params(
             f"no parameter of '{folder}' has a name and shape of this model; "
             "start from a checkpoint of the same preset"
         )
+    if initial is not None:
+        _check_same_function(run, setup.config, taken, folder)
     chosen = _subset(wanted, set(taken))
     loaded = _restore(folder, {part: chosen})[part]
     params = _overlay(initial, loaded)
@@ -223,38 +225,13 @@ def load_params(
     return params, Loaded(folder, averaged, taken, left, new)
 
 
-def read_params(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(what is known of the run, {name: array}) of a checkpoint's parameters, on the host.
-
-    The moving average is taken where there is one.
-
-    Args:
-      path: as `load_params`.
-
-    Raises:
-      UserError: there is no checkpoint.
-    """
-    folder = find(path)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        tree = reader.metadata(folder / STATE).item_metadata.tree
-        part = "ema_params" if tree.get("ema_params") else "params"
-        wanted = {part: tree[part]}
-        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        found = reader.restore(
-            folder / STATE,
-            args=ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True),
-        )
-    names = shapes(found[part])
-    return read_run(folder), dict(zip(names, jax.tree.leaves(found[part]), strict=True))
-
-
 def find(path: epath.PathLike) -> epath.Path:
     """The folder of one checkpoint: `path` itself, or the newest under a workdir.
 
     Raises:
       UserError: there is none.
     """
-    path = _absolute(path)
+    path = absolute(path)
     if (path / STATE).exists() and ocp.path.step.is_checkpoint_finalized(path):
         return path
     for folder in (path / workdir.CHECKPOINTS, path):
@@ -267,27 +244,8 @@ def find(path: epath.PathLike) -> epath.Path:
     )
 
 
-def write_params(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: str) -> None:
-    """Writes nested dicts of NumPy arrays as the checkpoint of step 0 in the workdir `folder`.
-
-    It holds parameters alone, not all of the model's if need be: something to start from
-    (`load_params`), not to resume.
-
-    Args:
-      tokenizer_digest: "" = it is not known, and is compared with no run's.
-    """
-    items = {STATE: ocp.args.PyTreeSave({"params": params})}
-    items[RUN] = ocp.args.JsonSave(_run_record(config, 0, tokenizer_digest))
-    manager = ocp.CheckpointManager(
-        _absolute(folder) / workdir.CHECKPOINTS,
-        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-        item_handlers={STATE: _host_arrays(), RUN: ocp.JsonCheckpointHandler()},
-    )
-    with manager:
-        manager.save(0, args=ocp.args.Composite(**items))
-
-
-def _run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
+def run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
+    """What a checkpoint keeps beside the arrays: `read_run`."""
     return {
         "step": step,
         "seed": config.seed,
@@ -302,6 +260,25 @@ def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> Non
         raise UserError(
             f"checkpoint '{path}' is of another model: {workdir.listed(differences)}. "
             "Give the config and the preset that it was trained with"
+        )
+
+
+# What changes what parameters compute, and neither their names nor their shapes.
+_UNSEEN_KEYS = {"gelu": "vision_tower/vit/", "norm_epsilon": "vision_tower/vit/"}
+
+
+def _check_same_function(run: dict, config: Any, taken: tuple[str, ...], path: epath.Path) -> None:
+    stored = run["config"]["model"]["vision"]
+    different = [
+        f"model.vision.{key} (there {stored[key]}, here {config.model.vision[key]})"
+        for key, prefix in _UNSEEN_KEYS.items()
+        if stored.get(key, config.model.vision[key]) != config.model.vision[key]
+        and any(name.startswith(prefix) for name in taken)
+    ]
+    if different:
+        raise UserError(
+            f"checkpoint '{path}' has weights for another function: {', '.join(different)}. "
+            "Set it as there"
         )
 
 
@@ -340,7 +317,8 @@ def _of(step: int | None) -> str:
     return "" if step is None else f" of step {step}"
 
 
-def _absolute(path: epath.PathLike) -> epath.Path:
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path as Orbax takes it."""
     path = workdir.parse(os.fspath(path))
     # Orbax takes no relative paths; a bucket's are absolute.
     return path if workdir.is_bucket(path) else path.resolve()
@@ -361,19 +339,9 @@ def _arrays() -> ocp.PyTreeCheckpointHandler:
     handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
     registry = ocp.type_handlers.create_type_handler_registry(
         (jax.Array, handler),
-        (np.ndarray, ocp.type_handlers.NumpyHandler()),  # as `write_params` writes
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),  # as igerg_jax.tools.weights writes
     )
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-
-
-def _host_arrays() -> ocp.PyTreeCheckpointHandler:
-    """What writes NumPy arrays without a copy of each, compressed or not: nothing changes them
-    meanwhile, and weights compress by a tenth at best."""
-    handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
-    return ocp.PyTreeCheckpointHandler(
-        type_handler_registry=registry, save_concurrent_gb=1, use_compression=False
-    )
 
 
 def _stored_shapes(path: epath.Path) -> Shapes:

@@ -135,6 +135,31 @@ def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None
             )
 
 
+def wait_for_all(what: str, timeout_seconds: int) -> None:
+    """Returns once every process of the run has called this; at once for a run of one process.
+
+    Processes compile at their own pace. Gloo, which carries the collectives of CPUs, gives up
+    after 30 seconds on those that are late for the first of them.
+
+    Args:
+      what: is done; a name for this meeting, used once.
+
+    Raises:
+      RunError: the others were not there in time.
+    """
+    client = state.global_state.client
+    if client is None or jax.process_count() == 1:
+        return
+    try:
+        client.wait_at_barrier(f"igerg_jax/{what}", timeout_in_ms=timeout_seconds * 1000)
+    except Exception as error:  # XlaRuntimeError, which has no public name
+        index, count = jax.process_index(), jax.process_count()
+        raise RunError(
+            f"process {index} of {count}: {what}, but not all others within {timeout_seconds} s "
+            f"({_one_line(error)})"
+        ) from error
+
+
 def abandon(code: int) -> None:
     """Has this process end with `code` without waiting for the others, which may wait for it.
 

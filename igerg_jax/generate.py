@@ -5,7 +5,8 @@ one choice" that stops when every row has ended. Letters as in `igerg_jax.batch`
 K beams (not visual tokens), J candidates a beam, P = 2K, and T = `max_tokens`.
 
 What holds for all of them: a response ends with EOS, and only PAD follows; at the last place
-nothing but EOS is allowed (fairseq's rule; training's cut responses end so too). PAD, BOS, UNK,
+nothing but EOS is allowed, at its own log-probability (fairseq's rule; training's cut responses
+end so too. Hugging Face's `forced_eos_token_id` counts it as certain). PAD, BOS, UNK,
 MASK and the start token are never chosen, nor what would repeat an n-gram of
 `generate.no_repeat_ngram` tokens. Scores are the model's own log-probabilities, from
 before any of these rules, temperatures or filters. A row's result depends on that row alone.

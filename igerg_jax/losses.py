@@ -46,6 +46,7 @@ def vocabulary(
     Returns:
       (sum of negative log-likelihoods in nats, masked-in tokens, correct ones).
     """
+    table_VxD = _once(table_VxD, hidden_BxTxD)
 
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc = piece
@@ -98,6 +99,8 @@ def response(
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}")
+
+    table_VxD = _once(table_VxD, hidden_BxTxD)
 
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc, index = piece
@@ -163,8 +166,14 @@ def _unit(x_BxG: jax.Array) -> jax.Array:
     return x_BxG * jax.lax.rsqrt(square + 1e-12)
 
 
+def _once(table_VxD: jax.Array, hidden_BxTxD: jax.Array) -> jax.Array:
+    """The table as the products take it, made before the loop over chunks: inside, one that is
+    divided over devices would be gathered for every chunk, at its full width. Its gradient is
+    summed over the chunks in the same dtype."""
+    return table_VxD.astype(hidden_BxTxD.dtype)
+
+
 def _logits(hidden_BxcxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
-    table_VxD = table_VxD.astype(hidden_BxcxD.dtype)
     return jnp.einsum("bcd,vd->bcv", hidden_BxcxD, table_VxD, preferred_element_type=jnp.float32)
 
 

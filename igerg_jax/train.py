@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from igerg_jax import flops, guards, logs, report, sharding
+from igerg_jax import distributed, flops, guards, logs, report, sharding
 from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
 from igerg_jax.checkpoint import Checkpoints, load_params
 from igerg_jax.errors import RunError
@@ -185,6 +185,9 @@ class Loop:
             return state
         compiled = compile_step(self._setup)
         self._speed = logs.Speed(train.batch_size, flops.model_flops(self._setup), jax.devices())
+        distributed.wait_for_all(
+            "compiled", self._config.distributed.initialization_timeout_seconds
+        )
         placed = sharding.batch_sharding(self._setup.mesh)
         pending: tuple[int, Any] | None = None
         with guards.stop_signals() as stop_after, guards.watchdog(train.stall_seconds) as alive:

@@ -3,10 +3,17 @@
 #
 #   ./launch/test.sh                                   # all of them
 #   ./launch/test.sh tests/test_metrics.py -k bleu     # any argument of pytest
+#   ./launch/test.sh --parity                          # those that compare with torch and
+#                                                      # transformers, which it installs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/venv.sh
 source launch/venv.sh
 
 ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt
+if [[ "${1:-}" == "--parity" ]]; then
+  shift
+  with_pip requirements-parity.txt
+  exec .venv/bin/python -m pytest -m parity tests/test_*parity*.py "$@"
+fi
 exec .venv/bin/python -m pytest "$@"

@@ -16,6 +16,7 @@ import pytest
 import small
 from jax.sharding import PartitionSpec
 
+from configs import pretrain
 from igerg_jax import flops, sharding, step
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.tools import compile_report, hlo, hlo_text
@@ -156,6 +157,87 @@ def test_groups_of_a_collective(text, expected):
     np.testing.assert_array_equal(hlo._groups(instruction, 4), expected)
 
 
+IN_FUSIONS = """HloModule step
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter.1 (whole: f32[64,32]) -> f32[16,32] {
+  %whole = f32[64,32]{1,0} parameter(0)
+  %all-reduce.1 = f32[64,32]{1,0} all-reduce(%whole), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %mine = f32[16,32]{1,0} dynamic-slice(%all-reduce.1, %zero, %zero), dynamic_slice_sizes={16,32}
+}
+
+%async_collective_fusion.1 (x: f32[8,16], w: f32[16,8], part: f32[100], room: f32[400]) -> (f32[8,8], f32[100], f32[400]) {
+  %x = f32[8,16]{1,0} parameter(0)
+  %w = f32[16,8]{1,0} parameter(1)
+  %part = f32[100]{0} parameter(2)
+  %room = f32[400]{0} parameter(3)
+  %dot.1 = f32[8,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %all-gather.1 = f32[400]{0} all-gather(%part), channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %both = (f32[8,8]{1,0}, f32[100]{0}, f32[400]{0}) tuple(%dot.1, %part, %all-gather.1)
+}
+
+ENTRY %main (whole: f32[64,32], x: f32[8,16], w: f32[16,8], part: f32[100], room: f32[400]) -> f32[16,32] {
+  %whole = f32[64,32]{1,0} parameter(0)
+  %x = f32[8,16]{1,0} parameter(1)
+  %w = f32[16,8]{1,0} parameter(2)
+  %part = f32[100]{0} parameter(3)
+  %room = f32[400]{0} parameter(4)
+  %fusion.2 = (f32[8,8]{1,0}, f32[100]{0}, f32[400]{0}) fusion(%x, %w, %part, %room), kind=kOutput, calls=%async_collective_fusion.1
+  ROOT %fusion.1 = f32[16,32]{1,0} fusion(%whole), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""  # noqa: E501
+
+
+def test_collectives_in_a_tpus_fusions():
+    """XLA's TPU compiler writes a reduce-scatter as an all-reduce and a slice, in a fusion; and a
+    gather that goes on beside a product as results of the product's fusion."""
+    program = hlo.Program(IN_FUSIONS)
+    sent = {one.kind: one.wire_bytes for one in program.collectives(4, 1)}
+    assert sent == {"reduce-scatter": 64 * 32 * 4 * 3 / 4, "all-gather": 400 * 4 * 3 / 4}
+    product = next(op for op in program.ops() if op.name == "fusion.2")
+    assert product.flops == 2 * 8 * 8 * 16
+    assert product.bytes == (8 * 16 + 16 * 8 + 8 * 8) * 4  # nothing of the gather's
+
+
+SENT = """HloModule step
+
+ENTRY %main (part: f32[16,32]) -> f32[16,32] {
+  %part = f32[16,32]{1,0} parameter(0)
+  %all-reduce.1 = f32[16,32]{1,0} all-reduce(%part), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add, metadata={op_name="jit(step)/transpose(jvp(Igerg.see))/dot_general"}
+  %bitcast.1 = f32[16,32]{1,0} bitcast(%all-reduce.1)
+  %after-all = token[] after-all()
+  %send = (f32[16,32]{1,0}, u32[], token[]) send(%bitcast.1, %after-all), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  ROOT %copy.1 = f32[16,32]{1,0} copy(%bitcast.1)
+}
+"""  # noqa: E501
+
+
+def test_what_a_slice_hands_to_its_host_crosses():
+    """A program of several slices is written for one: what crosses is a transfer to the host."""
+    found = hlo.Program(SENT).collectives(8, 2)
+    crossing = [(one.kind, one.group, one.wire_bytes) for one in found if one.crosses]
+    assert crossing == [("all-reduce", 2, 16 * 32 * 4)] and len(found) == 2
+    assert compile_report.between_slices(found)[0]["from"] == "transpose(jvp(see))/dot_general"
+
+
+def test_what_crosses_slices_is_named():
+    def one(crosses, op_name, size):
+        return hlo.Collective("all-reduce", 3.0, size, 2, crosses, op_name)
+
+    gradient = "jit(step)/transpose(jvp(Igerg.encode))/encoder/while/body/mlp/in/dot_general"
+    found = [one(True, "jit(step)/jvp()/reduce_sum", 4), one(True, gradient, 100)]
+    found += [one(True, gradient, 100), one(False, gradient, 1000)]
+    rows = compile_report.between_slices(found)
+    assert [(row["count"], row["bytes"]) for row in rows] == [(6, 600), (3, 12)]
+    assert rows[0]["from"] == "transpose(jvp(encode))/encoder/mlp/in/dot_general"
+
+
 def test_tiles_pad_what_lies_in_memory():
     array = hlo_text.parse("  %x = bf16[64,12,196,196]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%y)").arrays[
         0
@@ -229,6 +311,19 @@ def test_what_does_not_fit_is_named_with_what_to_change(monkeypatch):
     assert "train.batch_size" in message and "remat" in message
 
 
+def test_depth_does_not_lengthen_the_program():
+    """What is compiled, and so the time it takes, hardly grows with layers that are scanned."""
+
+    def length(layers):
+        config = small.only(small.with_pixels(small.make_config()), "text_denoising")
+        config.model.vision.layers = layers
+        config.model.text.update(encoder_layers=layers, decoder_layers=layers)
+        setup = step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
+        return len(step.lower_step(setup).as_text())
+
+    assert length(24) < 1.02 * length(6)
+
+
 def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(compile_report.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
@@ -275,3 +370,45 @@ def test_counts_agree_with_xlas_for_a_tpu():
     assert done.returncode == 0, done.stderr[-2000:]
     ratios = [float(line) for line in done.stdout.split()]
     assert all(0.93 < ratio < 1.07 for ratio in ratios), ratios
+
+
+def compile_mode(*arguments: str) -> subprocess.CompletedProcess:
+    """main.py for a topology, with the objective that compiles soonest alone."""
+    off = [
+        f"--config.objectives.{name}.weight=0"
+        for name in pretrain.get_config().objectives
+        if name != "sequence_emotion"
+    ]
+    command = [sys.executable, "main.py", "--config=configs/pretrain.py", "--mode=compile", *off]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs pip install -r requirements-tpu.txt")
+def test_what_does_not_fit_a_chip_ends_with_exit_code_3():
+    done = compile_mode("--topology=v5e:2x2", "--config.train.batch_size=2000000")
+    assert done.returncode == 3, done.stderr[-2000:]
+    message = done.stderr[done.stderr.index("error: ") :]
+    assert "pretrain:local does not fit" in message and "exceeds available HBM" in message
+    assert "float32[8000000,64,64,3]" in message  # 91.55 GiB: the pixels, in float32
+    assert "Lower train.batch_size" in message
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs pip install -r requirements-tpu.txt")
+def test_a_report_of_two_slices(tmp_path):
+    file = tmp_path / "report.json"
+    done = compile_mode("--topology=v5e:2x2", "--slices=2", f"--report={file}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(file.read_text())
+    assert (report["devices"], report["mesh"]["dcn"], report["chip"]) == (8, 2, "v5e")
+    assert report["memory"]["total"] < 2**30 and report["compile_seconds"] > 1
+    # A slice's devices share what crosses: no more than the gradient, and sums of the loss.
+    crosses = sum(row["bytes"] for row in report["between_slices"])
+    assert 0 < crosses < report["memory"]["parameters"]
+    assert {row["kind"] for row in report["between_slices"]} == {"all-reduce"}
+    places = [row["from"] for row in report["between_slices"] if row["bytes"] > 0.05 * crosses]
+    assert places and all(place.startswith("transpose(jvp(") for place in places), places

@@ -9,6 +9,7 @@ import byte_pairs
 import pytest
 
 from igerg_jax.batch import SpecialIds
+from igerg_jax.data import builders
 from igerg_jax.data import tokenizer as tokenizers
 from igerg_jax.errors import UserError
 
@@ -68,6 +69,14 @@ def test_words_seen_in_training_are_single_pieces(tokenizer):
 def test_no_text_spells_a_special_token(tokenizer):
     s = tokenizer.special
     assert {s.pad, s.bos, s.eos, s.unk, s.mask}.isdisjoint(tokenizer.encode(SPELT))
+
+
+def test_pieces_are_the_vocabularys_spelling(tokenizer):
+    ids = tokenizer.encode("the cat")
+    assert "".join(map(tokenizer.piece, ids)) == "the▁cat"
+    s = tokenizer.special
+    spelt = [tokenizer.piece(i) for i in (s.bos, s.pad, s.eos, s.unk, s.mask)]
+    assert spelt == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def test_decode_drops_special_ids_and_survives_what_is_no_text(tokenizer):
@@ -159,19 +168,31 @@ def test_a_file_of_another_kind_or_none_is_one_message(folder, tmp_path):
         tokenizers.load(KIND, tmp_path)
 
 
-def test_ids_are_those_of_transformers(folder, tmp_path):
+@pytest.mark.parity
+def test_ids_and_text_are_those_of_transformers(tmp_path):
     """BartTokenizerFast on the same files, and on the file that `save` writes."""
     transformers = pytest.importorskip("transformers")
+    texts = [row["text"] for row in conversations(500)]
+    folder = byte_pairs.train(tmp_path / "bpe", 1500, texts[:300])
     ours = tokenizers.load(KIND, folder / "vocab.json")
     ours.save(tmp_path / "tokenizer.json")
     there = json.loads((folder / "vocab.json").read_text())
     merges = [tuple(m.split()) for m in (folder / "merges.txt").read_text().splitlines()[1:]]
     theirs = transformers.BartTokenizerFast(vocab=there, merges=merges)
     again = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
-    for text in (*TEXTS, *byte_pairs.TEXTS[:3]):
-        assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
-        s = ours.special
-        assert [s.bos, *ours.encode(text), s.eos] == again(text)["input_ids"]
     s = ours.special
+    for text in (*TEXTS, *texts, "\n".join(texts[:9])):
+        ids = ours.encode(text)
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"]
+        assert [s.bos, *ids, s.eos] == again(text)["input_ids"]
+        cut = [s.eos, *ids[: len(ids) // 2], s.eos, s.pad]
+        decoded = theirs.decode(cut, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert ours.decode(cut) == decoded
     assert (s.pad, s.bos, s.eos) == (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id)
     assert (s.unk, s.mask) == (theirs.unk_token_id, theirs.mask_token_id)
+
+
+def conversations(count: int) -> list[dict]:
+    options = builders.source.Options("", "", "", 0.0)
+    turns = builders.splits("chitchat_openmoji/tiny", options)["train"]
+    return [turns.row(i) for i in range(min(count, len(turns)))]

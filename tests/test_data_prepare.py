@@ -88,6 +88,19 @@ def test_an_existing_tokenizer_is_taken_and_keys_the_folder(prepared, tiny_confi
     assert not list(other.folder.rglob("*.array_record"))
 
 
+def test_folders_are_keyed_by_what_is_read(tiny_config):
+    data = tiny_config.data
+
+    def keys():
+        names = ("chitchat_openmoji/tiny", "coco_captions", "meld", "paired/meld+fer2013")
+        return [prepare.base_folder(data, name) for name in names]
+
+    before, data.manual_dir = keys(), "elsewhere"
+    assert [a == b for a, b in zip(before, keys(), strict=True)] == [True, True, False, False]
+    before, data.labels.path = keys(), "labels"
+    assert not set(before) & set(keys())
+
+
 def fresh(config, tmp_path, workers=1):
     config = config.copy_and_resolve_references()
     config.data.update(data_dir=str(tmp_path), prepare_workers=workers)

@@ -176,14 +176,14 @@ def parts_of(data: pathlib.Path) -> dict[str, tuple[int, int]]:
 
 def kill_after(process: subprocess.Popen, data: pathlib.Path, count: int) -> dict:
     """Kills it as soon as so many parts are done; returns those that are, its workers gone too."""
-    for _ in range(3000):
+    for _ in range(12_000):
         if sum(name.endswith(".npz") for name in parts_of(data)) >= count:
             break
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    for _ in range(1000):
+    for _ in range(6000):
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
@@ -192,6 +192,7 @@ def kill_after(process: subprocess.Popen, data: pathlib.Path, count: int) -> dic
     raise AssertionError("a worker outlives the process that started it")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups here")
 def test_killed_twice_it_keeps_every_part_and_ends_the_same(raw, tmp_path, monkeypatch):
     """SIGKILL to the parent of two workers; what was whole then is never written again."""

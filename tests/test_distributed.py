@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import jax
@@ -140,11 +139,13 @@ import jax, numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from igerg_jax import distributed, sharding
+from igerg_jax.errors import RunError
 from ml_collections import ConfigDict
 index = int(sys.argv[2])
 distributed.start(ConfigDict(dict(
     cluster="none", coordinator_address=sys.argv[1], process_count=2, process_index=index,
     initialization_timeout_seconds=100, heartbeat_timeout_seconds=100)))
+distributed.wait_for_all("started", 100)
 devices = np.array(jax.devices())
 assert [d.process_index for d in devices] == [0, 0, 1, 1]
 whole = np.arange(8 * 3).reshape(8, 3)
@@ -162,6 +163,13 @@ for name, order in orders.items():
     assert array.shape == (8, 3), (name, array.shape)
     found = multihost_utils.process_allgather(array, tiled=True)
     np.testing.assert_array_equal(found, whole, err_msg=name)
+if index == 0:  # nobody comes
+    try:
+        distributed.wait_for_all("alone", 1)
+    except RunError as error:
+        assert "process 0 of 2: alone, but not all others within 1 s" in str(error), error
+    else:
+        raise AssertionError("it did not wait")
 """
 
 
@@ -337,65 +345,6 @@ def test_a_stopped_run_resumes_on_four_processes(config, stopped, uninterrupted,
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["resumed_from"], summary["final_step"]) == (step, step + MORE_STEPS)
     assert done.stderr.count("report: ") == 1
-
-
-# Stands for the interpreter, so that what the launcher does with processes takes no time.
-FAKE = """#!/usr/bin/env bash
-if [[ "$1" == -I ]]; then exec {python} "$@"; fi
-printf 'argument <%s>\\n' "$@"
-for argument in "$@"; do
-  case $argument in *process_index=*) index=${{argument##*=}} ;; esac
-done
-{body}
-"""
-
-
-def launch(folder: pathlib.Path, body: str, *arguments: str, processes: int = 3):
-    fake = folder / "python"
-    fake.write_text(textwrap.dedent(FAKE).format(python=sys.executable, body=body))
-    fake.chmod(0o755)
-    return subprocess.run(
-        ["./launch/multiprocess.sh", str(processes), *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHON": str(fake)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def test_the_launcher_passes_arguments_and_tells_processes_apart(tmp_path):
-    done = launch(tmp_path, "true", "--context=two  words", "--x=$HOME;ls *")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    for index in range(3):
-        assert lines.count(f"[{index}] argument <--context=two  words>") == 1
-        assert lines.count(f"[{index}] argument <--x=$HOME;ls *>") == 1
-        assert lines.count(f"[{index}] argument <--config.distributed.process_index={index}>") == 1
-    assert all(re.match(r"\[[012]\] ", line) for line in lines)
-    assert len({line for line in lines if "coordinator_address" in line}) == 3  # one port
-    assert len({line[4:] for line in lines if "coordinator_address" in line}) == 1
-
-
-def test_the_first_failure_ends_all(tmp_path):
-    body = """
-    if [[ $index == 1 ]]; then exit 7; fi
-    trap '' TERM  # as a process that waits for others
-    while true; do sleep 0.2; done
-    """
-    started = time.monotonic()
-    done = launch(tmp_path, body)
-    assert done.returncode == 7
-    assert time.monotonic() - started < 30
-    assert "process 1 ended with exit code 7" in done.stderr
-
-
-@pytest.mark.parametrize("arguments", [[], ["zero"], ["0"], ["--config=x"]])
-def test_the_launcher_says_how_it_is_called(arguments):
-    done = subprocess.run(
-        ["./launch/multiprocess.sh", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "usage: " in done.stderr
 
 
 @pytest.fixture(scope="module")

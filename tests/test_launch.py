@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import shlex
 import signal
 import stat
 import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -226,3 +229,62 @@ def test_an_unknown_type_needs_a_runtime():
     assert done.returncode == 2 and "set TPU_RUNTIME" in done.stderr
     (command,) = printed("tpu_pod.sh", "create", "r", TPU_TYPE="v9-8", TPU_RUNTIME="new")
     assert "--runtime-version=new" in command
+
+
+# Stands for the interpreter, so that what the launcher does with processes takes no time.
+FAKE = """#!/usr/bin/env bash
+if [[ "$1" == -I ]]; then exec {python} "$@"; fi
+printf 'argument <%s>\\n' "$@"
+for argument in "$@"; do
+  case $argument in *process_index=*) index=${{argument##*=}} ;; esac
+done
+{body}
+"""
+
+
+def launch(folder: pathlib.Path, body: str, *arguments: str, processes: int = 3):
+    fake = folder / "python"
+    fake.write_text(textwrap.dedent(FAKE).format(python=sys.executable, body=body))
+    fake.chmod(0o755)
+    return subprocess.run(
+        ["./launch/multiprocess.sh", str(processes), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": str(fake)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_launcher_passes_arguments_and_tells_processes_apart(tmp_path):
+    done = launch(tmp_path, "true", "--context=two  words", "--x=$HOME;ls *")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for index in range(3):
+        assert lines.count(f"[{index}] argument <--context=two  words>") == 1
+        assert lines.count(f"[{index}] argument <--x=$HOME;ls *>") == 1
+        assert lines.count(f"[{index}] argument <--config.distributed.process_index={index}>") == 1
+    assert all(re.match(r"\[[012]\] ", line) for line in lines)
+    assert len({line for line in lines if "coordinator_address" in line}) == 3  # one port
+    assert len({line[4:] for line in lines if "coordinator_address" in line}) == 1
+
+
+def test_the_first_failure_ends_all(tmp_path):
+    body = """
+    if [[ $index == 1 ]]; then exit 7; fi
+    trap '' TERM  # as a process that waits for others
+    while true; do sleep 0.2; done
+    """
+    started = time.monotonic()
+    done = launch(tmp_path, body)
+    assert done.returncode == 7
+    assert time.monotonic() - started < 30
+    assert "process 1 ended with exit code 7" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["zero"], ["0"], ["--config=x"]])
+def test_the_launcher_says_how_it_is_called(arguments):
+    done = subprocess.run(
+        ["./launch/multiprocess.sh", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "usage: " in done.stderr

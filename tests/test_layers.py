@@ -184,6 +184,19 @@ def test_remat_repeats_what_its_name_does_not_keep():
     assert count["none"] == count["all_dots"] < count["dots"] < count["full"], count
 
 
+def test_what_the_kernel_made_is_kept_with_the_products():
+    """The kernel is no product to JAX: by the products' policies alone it would run again."""
+    x, mask = normal(B, L, D), mask_of([L, 3], L)
+
+    def kernels(remat):
+        module = text.Encoder(**settings(layers=1, remat=remat, attention="fused"))
+        params = small.make_params(module, x, mask)
+        loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("platform_index")
+
+    assert kernels("dots") == kernels("all_dots") == kernels("full") - 1
+
+
 def test_unknown_remat_names_the_policies():
     with pytest.raises(ValueError, match="'some' is not one of none, dots"):
         layers.stacked(layers.EncoderLayer, 1, "some", True, 0, 1)

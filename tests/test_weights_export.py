@@ -14,7 +14,7 @@ import weight_files as files
 from igerg_jax import checkpoint, step, train
 from igerg_jax.data import tokenizer as tokenizers
 from igerg_jax.errors import UserError
-from igerg_jax.tools.weights import exporting, importing
+from igerg_jax.tools.weights import exporting, importing, parameters
 
 WORDS = ["how are you", "i am well and you", "that is good to hear", "what a day it was"]
 BOTH = dict(model__text__norm_first=False, model__text__encoder_layers=2)
@@ -33,7 +33,7 @@ def a_run(config, folder):
     params = jax.tree.map(
         lambda leaf: rng.standard_normal(leaf.shape, np.float32), setup.abstract_state.params
     )
-    checkpoint.write_params(folder, params, config, "")
+    parameters.write(folder, params, config, "")
     return by_name(params)
 
 
@@ -73,7 +73,7 @@ def test_a_round_trip_is_bit_exact(tmp_path, make, changes, folders):
         str(tmp_path / "back"),
         False,
     )
-    _, after = checkpoint.read_params(tmp_path / "back")
+    _, after = parameters.read(tmp_path / "back")
     assert after.keys() == before.keys()
     for name in before:
         assert after[name].tobytes() == np.asarray(before[name]).tobytes(), name

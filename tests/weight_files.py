@@ -66,25 +66,32 @@ def _norm(name: str, width: int = 16) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def _attention(name: str, norm: str) -> dict[str, tuple[int, ...]]:
-    shapes = _norm(norm)
+def _attention(name: str, norm: str, width: int = 16) -> dict[str, tuple[int, ...]]:
+    shapes = _norm(norm, width)
     for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes |= _linear(f"{name}.{projection}", 16, 16)
+        shapes |= _linear(f"{name}.{projection}", width, width)
     return shapes
 
 
-def bart_shapes(vocabulary: int = small.VOCAB_SIZE, positions: int = 16) -> dict:
-    shapes = {"model.shared.weight": (vocabulary, 16), "final_logits_bias": (1, vocabulary)}
-    for side, layers in (("encoder", 2), ("decoder", 1)):
+def bart_shapes(
+    vocabulary: int = small.VOCAB_SIZE,
+    positions: int = 16,
+    width: int = 16,
+    mlp_width: int = 32,
+    layers: tuple[int, int] = (2, 1),
+) -> dict:
+    shapes = {"model.shared.weight": (vocabulary, width), "final_logits_bias": (1, vocabulary)}
+    for side, count in zip(("encoder", "decoder"), layers, strict=True):
         at = f"model.{side}"
-        shapes |= {f"{at}.embed_positions.weight": (positions + 2, 16)}
-        shapes |= _norm(f"{at}.layernorm_embedding")
-        for layer in (f"{at}.layers.{i}" for i in range(layers)):
-            shapes |= _attention(f"{layer}.self_attn", f"{layer}.self_attn_layer_norm")
-            if side == "decoder":
-                shapes |= _attention(f"{layer}.encoder_attn", f"{layer}.encoder_attn_layer_norm")
-            shapes |= _linear(f"{layer}.fc1", 32, 16) | _linear(f"{layer}.fc2", 16, 32)
-            shapes |= _norm(f"{layer}.final_layer_norm")
+        shapes |= {f"{at}.embed_positions.weight": (positions + 2, width)}
+        shapes |= _norm(f"{at}.layernorm_embedding", width)
+        for layer in (f"{at}.layers.{i}" for i in range(count)):
+            kinds = ("self_attn", "encoder_attn") if side == "decoder" else ("self_attn",)
+            for kind in kinds:
+                shapes |= _attention(f"{layer}.{kind}", f"{layer}.{kind}_layer_norm", width)
+            shapes |= _linear(f"{layer}.fc1", mlp_width, width)
+            shapes |= _linear(f"{layer}.fc2", width, mlp_width)
+            shapes |= _norm(f"{layer}.final_layer_norm", width)
     return shapes
 
 

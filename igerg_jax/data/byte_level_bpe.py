@@ -48,7 +48,8 @@ class ByteLevelBpeTokenizer:
         self.special = SpecialIds(**ids, decoder_start=ids["eos"])
         self.vocab_size: int = max(*vocabulary.values(), *named.values()) + 1
         self.digest = _digest(plain, named, self.special)
-        self._dropped = frozenset({*dataclasses.astuple(self.special), *named.values()})
+        self._names = {i: token for token, i in named.items()}
+        self._names |= {ids[role]: token for role, token in ROLES.items()}
 
     @classmethod
     def read(cls, path: pathlib.Path) -> ByteLevelBpeTokenizer:
@@ -72,11 +73,11 @@ class ByteLevelBpeTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         # Bytes that are no UTF-8, as a generator may write them, become U+FFFD.
-        return self._model.decode([int(i) for i in ids if int(i) not in self._dropped])
+        return self._model.decode([int(i) for i in ids if int(i) not in self._names])
 
     def piece(self, token: int) -> str:
-        if int(token) in self._dropped:
-            return self._model.id_to_token(int(token)) or f"id {token}"
+        if int(token) in self._names:
+            return self._names[int(token)]
         return self._model.decode([int(token)]).replace(" ", "▁")
 
     def save(self, path: pathlib.Path) -> None:

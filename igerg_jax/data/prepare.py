@@ -125,7 +125,8 @@ def verify(config: ConfigDict) -> int:
 def base_folder(data: ConfigDict, dataset: str) -> pathlib.Path:
     """Where `dataset` lies: keyed by its version and by where its raw files and labels are."""
     version = f"{builders.version(dataset)}-{write.FORMAT}"
-    sources = [data.manual_dir, data.labels.path]
+    manual_dir = data.manual_dir if builders.needs_files(dataset) else ""
+    sources = [manual_dir, data.labels.path]
     if any(sources):
         places = [str(pathlib.Path(s).expanduser().resolve()) if s else "" for s in sources]
         if data.labels.path:

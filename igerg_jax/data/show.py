@@ -88,7 +88,7 @@ def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> li
     model = steps.build_model(config, tokenizer.vocab_size, tokenizer.special)
     key, streams = steps.step_key(config, step), mixtures.streams(prepared, config)
     found = []
-    for name, active in steps.objectives_by_group(config).items():
+    for name, active in sorted(steps.objectives_by_group(config).items()):  # the main one first
         stream, own = streams[name], objectives.numbered(group_of(batch, name))
         readings = steps.group_readings(config, model, own, key, active)
         arrays = jax.tree.map(np.asarray, (own, readings))
@@ -130,7 +130,7 @@ class _Row:
             if slot < len(shown) and shown[slot]:
                 why = "data.use_images is off"
                 if hidden and slot == len(shown) - 1:
-                    why = "withheld: data.include_response_image is off"
+                    why = "withheld: include_response_image is off"
             slots.append(self._slot(slot, why))
         return Example(
             dataset=dataset,

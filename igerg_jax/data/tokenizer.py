@@ -41,6 +41,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of `ids`; special ids are dropped, wherever they are."""
 
+    def piece(self, token: int) -> str:
+        """Returns how the vocabulary spells an id, special ones too."""
+
     def save(self, path: pathlib.Path) -> None:
         """Writes the one file that `read` and `load` read."""
 

@@ -14,17 +14,23 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from igerg_jax.models import attention
 from igerg_jax.models.mesh import batch_shards
 
+_POLICIES = jax.checkpoint_policies
+_KERNEL = _POLICIES.save_only_these_names("attention")  # what the kernel reads and makes
+
 # What the backward pass may keep instead of computing it again.
 REMAT_POLICIES = {
     "none": None,  # keep everything
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep matmuls by weights
-    "all_dots": jax.checkpoint_policies.dots_saveable,  # and attention's products
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input alone
+    # Keep products with weights, and the fused kernel's.
+    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _KERNEL),
+    # And attention's products without the kernel.
+    "all_dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _KERNEL),
+    "full": _POLICIES.nothing_saveable,  # keep a layer's input alone
 }
 
 # Exact, as in BART and Hugging Face's ViT; or by tanh, as in big_vision and SigLIP.
@@ -207,9 +213,10 @@ class Attention(nn.Module):
             kernel_Dx3D, bias_3D = (
                 jnp.concatenate(parts, axis=-1) for parts in zip(*flat, strict=True)
             )
-            x_BxLx3D = x_BxLxD @ kernel_Dx3D + bias_3D[None, None]
+            x_BxLx3D = checkpoint_name(x_BxLxD @ kernel_Dx3D + bias_3D[None, None], "attention")
             keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
             y_BxLxD = attention.attend(x_BxLx3D, keys_BxL, self.heads, causal)
+            y_BxLxD = checkpoint_name(y_BxLxD, "attention")
             return self._out(y_BxLxD.reshape(*x_BxLxD.shape[:2], self.heads, -1)), None
         q_BxLxHxE = query(x_BxLxD)
         if memory_BxMxD is None:

@@ -97,15 +97,36 @@ class Program:
         found: dict[str, Collective] = {}
         for name, count in self._with_fused().items():
             for instruction in self.computations[name].values():
-                kind = instruction.opcode.removesuffix("-start")
-                if kind in _COLLECTIVES:
-                    one = self._collective(name, instruction, kind, count, devices, slices)
+                one = self._one_collective(name, instruction, count, devices, slices)
+                if one:
                     # The fusions in which one starts, goes on and ends all show it.
                     channel = instruction.attribute(r"channel_id=(\d+)")
-                    channel = f"{kind} {channel or instruction.name}"
+                    channel = f"{one.kind} {channel or instruction.name}"
                     if channel not in found or found[channel].count < count:
                         found[channel] = one
         return list(found.values())
+
+    def _one_collective(self, name, instruction, count, devices, slices) -> Collective | None:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind == "send":
+            return self._between_slices(name, instruction, count, slices)
+        if kind not in _COLLECTIVES:
+            return None
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"  # as the TPU's compiler writes one: a fusion
+        return self._collective(name, instruction, kind, count, devices, slices)
+
+    def _between_slices(self, name, instruction, count, slices) -> Collective | None:
+        """A slice's program hands to the host what crosses, after its own part of the work."""
+        kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+        if not kind:
+            return None
+        kind = kind.lower().replace("_", "-")
+        size = instruction.arrays[0].size.total * (slices if kind == "all-gather" else 1)
+        source, inside = instruction, self.computations[name]
+        while not source.op_name and source.operands:
+            source = inside[source.operands[0]]
+        return Collective(kind, count, size, slices, True, source.op_name)
 
     def _collective(self, name, instruction, kind, count, devices, slices) -> Collective:
         groups = _groups(instruction, devices)
@@ -233,11 +254,32 @@ class Program:
     def _fusion_bytes(self, instruction: Instruction) -> Bytes:
         called = instruction.attribute(r"calls=%([\w.-]+)")
         inside = self.computations[called]
-        numbers = range(len(instruction.operands))
+        carried = self._carried(called)
+        numbers = [
+            number
+            for number in range(len(instruction.operands))
+            if self._parameters(called)[number].name not in carried
+        ]
         read = sum((self._read_bytes(called, number) for number in numbers), NOTHING)
         root = next(inner for inner in inside.values() if inner.is_root)
         results = [inside[n] for n in root.operands] if root.opcode == "tuple" else [root]
-        return read + sum((_written_bytes(result, inside) for result in results), NOTHING)
+        written = (r for r in results if r.name not in carried)
+        return read + sum((_written_bytes(result, inside) for result in written), NOTHING)
+
+    @functools.cache  # noqa: B019
+    def _carried(self, computation: str) -> set[str]:
+        """What a fusion only passes on, in place, for a collective that goes on beside it."""
+        if not computation.startswith("async_collective_fusion"):
+            return set()
+        inside = self.computations[computation].values()
+        collectives = {i.name for i in inside if i.opcode.removesuffix("-start") in _COLLECTIVES}
+        users = self._users(computation)
+        return collectives | {
+            i.name
+            for i in inside
+            if i.opcode == "parameter"
+            and all(u.opcode == "tuple" or u.name in collectives for u in users[i.name])
+        }
 
     def _read_bytes(self, computation: str, number: int) -> Bytes:
         """What a fusion's computation reads of its operand `number`."""

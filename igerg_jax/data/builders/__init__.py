@@ -1,8 +1,9 @@
 """Datasets, one package each, and the plain table that names them.
 
 A package holds VERSION, INFO, CONFIGS ({config: what it is}, the first the default; empty = any
-name), `layout(config)` and `splits(config, options)`: cheap to import, and without TFDS. Beside
-it lies `<name>_dataset_builder.Builder`, the same turns as a TFDS dataset.
+name), `layout(config)` and `splits(config, options)`: cheap to import, and without TFDS. One that
+reads nothing from a manual_dir says NEEDS_FILES = False. Beside it lies
+`<name>_dataset_builder.Builder`, the same turns as a TFDS dataset.
 """
 
 from __future__ import annotations
@@ -60,6 +61,12 @@ def version(dataset: str) -> str:
     package, config = package_of(dataset)
     made_of = f"-{package.versions(config)}" if hasattr(package, "versions") else ""
     return package.VERSION + made_of
+
+
+def needs_files(dataset: str) -> bool:
+    """Whether what the dataset holds depends on config.data.manual_dir."""
+    package, _ = package_of(dataset)
+    return getattr(package, "NEEDS_FILES", True)
 
 
 def info(dataset: str) -> Info:

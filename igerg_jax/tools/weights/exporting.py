@@ -18,7 +18,7 @@ import safetensors.numpy
 from igerg_jax import checkpoint, train
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.errors import UserError
-from igerg_jax.tools.weights import bart, siglip, vit
+from igerg_jax.tools.weights import bart, parameters, siglip, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
 from igerg_jax.tools.weights.table import Row, Table
 from igerg_jax.tools.weights.transforms import TRANSFORMS
@@ -42,7 +42,7 @@ def export(path: str, out: str) -> str:
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"--out={out} is not empty; name a new folder")
     where = checkpoint.find(path)
-    run, arrays = checkpoint.read_params(where)
+    run, arrays = parameters.read(where)
     config = run["config"]
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()

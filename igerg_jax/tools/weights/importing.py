@@ -14,7 +14,7 @@ import numpy as np
 from igerg_jax import checkpoint, step, train
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import UserError
-from igerg_jax.tools.weights import bart, big_vision, matching, resnet50, siglip, vit
+from igerg_jax.tools.weights import bart, big_vision, matching, parameters, resnet50, siglip, vit
 from igerg_jax.tools.weights.matching import Plan, Shapes
 from igerg_jax.tools.weights.sources import Source, open_source
 from igerg_jax.tools.weights.table import Table
@@ -81,8 +81,7 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"--out={out} is not empty; name a new folder")
     sources = {part: open_part(part, path) for part, path in given.items()}
-    for table, source in sources.values():
-        check_settings(config, table, source)
+    check_settings(config, sources)
     wanted = parameter_shapes(config)
     added = additions(sources, wanted)
     own = {} if added is None else added.shapes
@@ -98,7 +97,7 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
         fill(params, plans[part], source, wanted)
     for name in own:
         _place(params, name, added.read(name))
-    checkpoint.write_params(folder, params, config, digest)
+    parameters.write(folder, params, config, digest)
     if tokenizer is not None:
         tokenizer.save(folder / train.TOKENIZER)
     lines = described(sources, plans, new, digest, out)
@@ -152,20 +151,23 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
     return found
 
 
-def check_settings(config: ml_collections.ConfigDict, table: Table, source: Source) -> None:
-    """Raises UserError where `config.model` computes another function than the source."""
-    refused = table.refusals(source.config)
-    if refused:
-        raise UserError(f"'{source.path}' ({table.name}) cannot be taken: {'; '.join(refused)}")
-    names = matching.without_prefixes(source, table)
-    needed = [
-        f"--config.model.{key}={value}"
-        for key, value in table.settings(source.config, names).items()
-        if _setting(config.model, key) != value
-    ]
+def check_settings(config: ml_collections.ConfigDict, sources: Sources) -> None:
+    """Raises UserError where `config.model` computes another function than the sources."""
+    needed = []
+    for table, source in sources.values():
+        refused = table.refusals(source.config)
+        if refused:
+            raise UserError(f"'{source.path}' ({table.name}) cannot be taken: {'; '.join(refused)}")
+        names = matching.without_prefixes(source, table)
+        needed += [
+            f"--config.model.{key}={value}"
+            for key, value in table.settings(source.config, names).items()
+            if _setting(config.model, key) != value
+        ]
     if needed:
+        what = " and ".join(f"'{source.path}' ({table.name})" for table, source in sources.values())
         raise UserError(
-            f"'{source.path}' ({table.name}) is not the model that the config describes. "
+            f"{what}: not the model that the config describes. "
             f"It needs, here and in every run that starts from it: {' '.join(needed)}"
         )
 

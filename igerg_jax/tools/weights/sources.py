@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -126,6 +127,8 @@ def _safetensors(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
 def _npz(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
     (path,) = paths
     try:
+        if not zipfile.is_zipfile(path):  # its table of contents is at the end
+            raise ValueError("not a whole zip file")
         file = np.load(path, allow_pickle=False)
         shapes = {name: _npy_shape(file, name) for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
@@ -166,7 +169,7 @@ def _torch(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
         ) from error
     bag = [argparse.Namespace] if path.suffix == ".pt" else []  # fairseq's
     try:
-        with torch.serialization.safe_globals(bag):
+        with torch.serialization.safe_globals(bag), warnings.catch_warnings(action="ignore"):
             # Only zip files can be mapped; before 2020 there were others.
             mapped = zipfile.is_zipfile(path)
             whole = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -11,6 +11,7 @@ from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
 
 # Raise it whenever what is read changes: caches are keyed by it.
 VERSION = "1.6.0"
+NEEDS_FILES = False
 CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
 _EVERY_NTH = {"full": 1, "tiny": 16}
 INFO = source.Info(

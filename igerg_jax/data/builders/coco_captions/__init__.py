@@ -13,6 +13,7 @@ from igerg_jax.data.builders import source, tfds_source
 from igerg_jax.data.builders.labels import SPLIT_OF
 
 VERSION = "1.0.0"
+NEEDS_FILES = False
 CONFIGS = {"karpathy": "The splits of Karpathy and Li; restval is a split of its own."}
 INFO = source.Info(
     description="COCO 2014: 123,287 photographs with five captions each.",

@@ -15,6 +15,7 @@ from igerg_jax.data.builders import source, tfds_source
 from igerg_jax.data.builders.labels import SPLIT_OF
 
 VERSION = "1.0.0"
+NEEDS_FILES = False
 CONFIGS = {"ekman": "The 28 labels mapped to the seven emotions."}
 INFO = source.Info(
     description="GoEmotions: 54,263 Reddit comments labelled with 27 emotions or neutral.",

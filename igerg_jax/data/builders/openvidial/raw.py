@@ -73,7 +73,7 @@ class RawTurns(EpisodeTurns):
     def __init__(self, folder: pathlib.Path, split: str):
         lines = Lines(folder / f"{split}.origin.txt")
         episodes = _episodes(folder / f"{split}.dialogue.jsonl", len(lines))
-        ids = np.array([i for episode in episodes for i in episode], np.int64)
+        ids = np.concatenate([*episodes, np.zeros(0, np.int64)])
         super().__init__(lines, ids, np.array([len(e) for e in episodes], np.int64))
         self._folder, self._split = folder, split
         if not (folder / f"{split}_images").is_dir():
@@ -86,8 +86,8 @@ class RawTurns(EpisodeTurns):
         return source.read_bytes(self._folder / self.image_name(int(self.ids[i])))
 
 
-def _episodes(path: pathlib.Path, lines: int) -> list[list[int]]:
-    """One list of turn ids a line."""
+def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
+    """int64[turns of the episode], their ids, for each line."""
     if not path.exists():
         raise UserError(f"'{path}' is missing: it says which turns make up a dialogue")
     episodes = []
@@ -96,13 +96,15 @@ def _episodes(path: pathlib.Path, lines: int) -> list[list[int]]:
             if not line.strip():
                 continue
             try:
-                episode = [int(i) for i in json.loads(line)]
+                # As an array at once: millions of Python's integers take much more.
+                episode = np.array([int(i) for i in json.loads(line)], np.int64)
             except (ValueError, TypeError) as error:
                 raise UserError(f"'{path}', line {number}: not a list of turn ids") from error
-            if episode and not 0 <= min(episode) <= max(episode) < lines:
+            strange = episode[(episode < 0) | (episode >= lines)]
+            if len(strange):
                 raise UserError(
-                    f"'{path}', line {number}: turn {max(episode)} or {min(episode)} is no line "
-                    f"of the {lines} of the text"
+                    f"'{path}', line {number}: turn {strange[0]} is no line of the {lines} of the "
+                    "text"
                 )
             episodes.append(episode)
     return episodes

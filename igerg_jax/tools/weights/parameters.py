@@ -1,0 +1,67 @@
+"""Parameters on disk as NumPy arrays: a checkpoint that holds nothing else, or those of one that
+does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from igerg_jax import checkpoint, workdir
+from igerg_jax.checkpoint import RUN, STATE
+
+
+def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: str) -> None:
+    """Writes nested dicts of NumPy arrays as the checkpoint of step 0 in the workdir `folder`.
+
+    It holds parameters alone, not all of the model's if need be: something to start from
+    (`checkpoint.load_params`), not to resume.
+
+    Args:
+      tokenizer_digest: "" = it is not known, and is compared with no run's.
+    """
+    items = {STATE: ocp.args.PyTreeSave({"params": params})}
+    items[RUN] = ocp.args.JsonSave(checkpoint.run_record(config, 0, tokenizer_digest))
+    manager = ocp.CheckpointManager(
+        checkpoint.absolute(folder) / workdir.CHECKPOINTS,
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+        item_handlers={STATE: _host_arrays(), RUN: ocp.JsonCheckpointHandler()},
+    )
+    with manager:
+        manager.save(0, args=ocp.args.Composite(**items))
+
+
+def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(what is known of the run, {name: array}) of a checkpoint's parameters, on the host.
+
+    The moving average is taken where there is one.
+
+    Args:
+      path: as `checkpoint.load_params`.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    folder = checkpoint.find(path)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(folder / STATE).item_metadata.tree
+        part = "ema_params" if tree.get("ema_params") else "params"
+        wanted = {part: tree[part]}
+        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        found = reader.restore(
+            folder / STATE,
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True),
+        )
+    names = checkpoint.shapes(found[part])
+    return checkpoint.read_run(folder), dict(zip(names, jax.tree.leaves(found[part]), strict=True))
+
+
+def _host_arrays() -> ocp.PyTreeCheckpointHandler:
+    """What writes NumPy arrays as they lie: no copy, which is for arrays that change meanwhile,
+    and no compression, which gains weights next to nothing."""
+    handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
