@@ -276,6 +276,18 @@ def test_a_report_of_this_machine(tmp_path):
     assert "TFLOP" in compile_report.describe(report)
 
 
+def test_a_program_that_cannot_be_read_still_has_its_memory(monkeypatch):
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure: async-update")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
+    config = small.only(small.make_config(), "image_emotion", "text_denoising")
+    config.data.tokenizer.vocab_size = small.VOCAB_SIZE
+    report = compile_report.compile_for(config, "", 1)
+    assert report["memory"]["total"] > 0 and report["model_flops"] > 0
+    assert "async-update" in compile_report.describe(report)
+
+
 def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
     fits = {"none": 0, "all_dots": 16, "dots": 64, "full": 256}  # examples
     tried = []
@@ -410,5 +422,5 @@ def test_a_report_of_two_slices(tmp_path):
     crosses = sum(row["bytes"] for row in report["between_slices"])
     assert 0 < crosses < report["memory"]["parameters"]
     assert {row["kind"] for row in report["between_slices"]} == {"all-reduce"}
-    places = [row["from"] for row in report["between_slices"] if row["bytes"] > 0.05 * crosses]
+    places = [row["from"] for row in report["between_slices"] if row["bytes"] > 0.08 * crosses]
     assert places and all(place.startswith("transpose(jvp(") for place in places), places

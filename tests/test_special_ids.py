@@ -56,6 +56,7 @@ def losses_and_response(config, special, params, batch):
     return jax.device_get(run(params, batch))
 
 
+@pytest.mark.slow
 def test_numbering_the_vocabulary_anew_changes_nothing():
     # Without masked_multimodal's random words, which are drawn by number.
     config = small.make_config()
@@ -123,6 +124,7 @@ def run(tmp_path_factory, data_dir):
     return config, workdir
 
 
+@pytest.mark.slow
 def test_a_run_with_barts_ids_trains(run):
     workdir = run[1]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -130,6 +132,7 @@ def test_a_run_with_barts_ids_trains(run):
     assert len(lost) == 2 and np.isfinite(lost).all()
 
 
+@pytest.mark.slow
 def test_its_batches_are_padded_with_the_tokenizers_pad(run):
     config = run[0].copy_and_resolve_references()
     config.data.update(context_tokens=300, response_tokens=200)  # near a token a letter
@@ -149,6 +152,7 @@ def test_its_batches_are_padded_with_the_tokenizers_pad(run):
         assert prepared.tokenizer.decode(row) == prepared.split("valid").window(i).response_text
 
 
+@pytest.mark.slow
 def test_generate_finds_the_tokenizer_that_the_run_kept(run, capsys):
     """Whatever the config says of the tokenizer by then."""
     config, workdir = run
@@ -161,6 +165,7 @@ def test_generate_finds_the_tokenizer_that_the_run_kept(run, capsys):
     assert kept.special.pad == 1
 
 
+@pytest.mark.slow
 def test_another_tokenizer_of_the_same_size_is_refused(run, tmp_path):
     config, workdir = run
     config = config.copy_and_resolve_references()

@@ -9,6 +9,7 @@ softmaxes and everything after the last layer are float32.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -123,6 +124,18 @@ class KeyValue(NamedTuple):
     v_BxMxHxE: jax.Array
 
 
+def _as_matrix(inputs: int, *axes: str):
+    """Xavier's initializer of the matrix from the first `inputs` axes to the others, which a
+    kernel with its heads apart is."""
+    xavier = nn.initializers.xavier_uniform()
+
+    def init(key, shape, dtype=jnp.float32):
+        matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+        return xavier(key, matrix, dtype).reshape(shape)
+
+    return named(init, *axes)
+
+
 class HeadProjection(nn.Module):
     """A linear map to every head. Its parameters are those of `nn.DenseGeneral`."""
 
@@ -132,12 +145,7 @@ class HeadProjection(nn.Module):
 
     def setup(self):
         shape = (self.width, self.heads, self.width // self.heads)
-        xavier = nn.initializers.xavier_uniform()  # of the matrix that it is, not of its blocks
-
-        def init(key, shape, dtype=jnp.float32):
-            return xavier(key, (shape[0], shape[1] * shape[2]), dtype).reshape(shape)
-
-        self.kernel = self.param("kernel", named(init, "embed", "heads", "head_dim"), shape)
+        self.kernel = self.param("kernel", _as_matrix(1, "embed", "heads", "head_dim"), shape)
         zeros = named(nn.initializers.zeros, "heads", "head_dim")
         self.bias = self.param("bias", zeros, shape[1:])
 
@@ -152,6 +160,30 @@ class HeadProjection(nn.Module):
             self.kernel.astype(self.dtype).reshape(self.width, -1),
             self.bias.astype(self.dtype).reshape(-1),
         )
+
+
+class OutProjection(nn.Module):
+    """The linear map back from every head. Its parameters are those of `nn.DenseGeneral`."""
+
+    heads: int
+    width: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (self.heads, self.width // self.heads, self.width)
+        self.kernel = self.param("kernel", _as_matrix(2, "heads", "head_dim", "embed"), shape)
+        self.bias = self.param("bias", named(nn.initializers.zeros, "norm"), shape[2:])
+
+    def __call__(self, y_BxLxHxE: jax.Array) -> jax.Array:
+        """Maps [B, L, H, E] to [B, L, D]."""
+        y_BxLxD = jnp.einsum("blhe,hed->bld", y_BxLxHxE, self.kernel.astype(self.dtype))
+        return y_BxLxD + self.bias.astype(self.dtype)[None, None]
+
+    def flat(self, y_BxLxD: jax.Array) -> jax.Array:
+        """The same of heads that lie side by side: one product of matrices, as the kernel's
+        result lies in memory. XLA's TPU compiler turns it around otherwise."""
+        kernel_DxD = self.kernel.astype(self.dtype).reshape(self.width, self.width)
+        return y_BxLxD @ kernel_DxD + self.bias.astype(self.dtype)[None, None]
 
 
 class Attention(nn.Module):
@@ -206,6 +238,7 @@ class Attention(nn.Module):
         if width % self.heads:
             raise ValueError(f"width {width} does not divide into {self.heads} heads")
         query = self._projection("query", width)
+        out = OutProjection(self.heads, width, self.dtype, name="out")
         if memory_BxMxD is not None:
             key, value = self._projection("key", width), self._projection("value", width)
         if self._fuses(x_BxLxD, memory_BxMxD, cache):
@@ -217,7 +250,7 @@ class Attention(nn.Module):
             keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
             y_BxLxD = attention.attend(x_BxLx3D, keys_BxL, self.heads, causal)
             y_BxLxD = checkpoint_name(y_BxLxD, "attention")
-            return self._out(y_BxLxD.reshape(*x_BxLxD.shape[:2], self.heads, -1)), None
+            return out.flat(y_BxLxD), None
         q_BxLxHxE = query(x_BxLxD)
         if memory_BxMxD is None:
             key_value = cache
@@ -231,23 +264,13 @@ class Attention(nn.Module):
                     )
                 )
         y_BxLxHxE = jax.nn.dot_product_attention(q_BxLxHxE, *key_value, mask=mask_Bx1xLxM)
-        return self._out(y_BxLxHxE), key_value
+        return out(y_BxLxHxE), key_value
 
     def _fuses(self, x_BxLxD, memory_BxMxD, cache) -> bool:
         mesh = jax.sharding.get_abstract_mesh()
         whole_heads = mesh.empty or mesh.shape.get("tensor", 1) == 1
         is_self = memory_BxMxD is x_BxLxD and cache is None
         return self.kernel == "fused" and is_self and whole_heads
-
-    def _out(self, y_BxLxHxE: jax.Array) -> jax.Array:
-        return nn.DenseGeneral(
-            y_BxLxHxE.shape[-1] * self.heads,
-            axis=(-2, -1),
-            dtype=self.dtype,
-            kernel_init=kernel_init("heads", "head_dim", "embed"),
-            bias_init=named(nn.initializers.zeros, "norm"),
-            name="out",
-        )(y_BxLxHxE)
 
 
 class Mlp(nn.Module):

@@ -167,8 +167,17 @@ def memory(setup: step.Setup, compiled: Any) -> dict[str, int]:
 
 
 def costs(setup: step.Setup, compiled: Any, slices: int) -> dict[str, Any]:
-    """FLOPs, bytes, collectives and the estimates of time."""
-    program = hlo.Program(compiled.as_text())
+    """FLOPs, bytes, collectives and the estimates of time.
+
+    A libtpu newer than jaxlib may write a program that jaxlib cannot read (seen for v5p: an
+    async-update with three operands). Then there are model FLOPs alone, and `unreadable` says why.
+    """
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        why = str(error).splitlines()[0]
+        return {"model_flops": flops.model_flops(setup) / setup.mesh.size, "unreadable": why}
+    program = hlo.Program(text)
     ops = program.ops()
     analysis = compiled.cost_analysis() or {}
     out: dict[str, Any] = {
@@ -336,6 +345,11 @@ def describe(report: dict[str, Any]) -> str:
     lines += [
         "a step, each device",
         f"  {'model':>16} {report['model_flops'] / 1e12:9.3f} TFLOP",
+    ]
+    if "unreadable" in report:
+        lines.append(f"the program cannot be read, so that no time is told: {report['unreadable']}")
+        return "\n".join(lines)
+    lines += [
         f"  {'program':>16} {report['program_flops'] / 1e12:9.3f} TFLOP",
         f"  {'HBM':>16} {report['hbm_bytes_accessed'] / 1e9:9.2f} GB read and written",
     ]
