@@ -209,6 +209,12 @@ def test_the_dataset_says_whose_it_is(tiny):
     assert info.homepage.startswith("https://")
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    builder = builders.make("chitchat_openmoji/tiny", options("~/tfds"))
+    assert tmp_path / "tfds" in builder.data_path.parents
+
+
 def test_unknown_names_are_told_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"unknown dataset 'chitchat'.*chitchat_openmoji"):
         builders.version("chitchat")
