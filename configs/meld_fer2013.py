@@ -5,6 +5,11 @@
 
 DIR holds train_sent_emo.csv and dev_sent_emo.csv of MELD (or its folder MELD.Raw) and
 fer2013.zip; docs/data.md says where they come from. The local model, so that it trains on a CPU.
+
+Measured on two cores that had other work as well, 9 minutes, seed 0, on the `valid` split: image
+emotion 0.455 (majority class 0.420), response perplexity 44.8 (unigram model 235.7), emotion of the
+response 0.359 (0.375). It shows that the parts fit: 800 steps teach a small tower little of real
+faces.
 """
 
 from ml_collections import ConfigDict

@@ -135,7 +135,7 @@ def _local() -> ConfigDict:
             emotional_response=dict(
                 weight=1.0,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
-                consistency_weight=0.1,  # lambda at its full height
+                consistency_weight=0.3,  # lambda at its full height
                 consistency_start_step=300,  # lambda is 0 until the MLE has warmed up
                 consistency_ramp_steps=200,
                 temperature_start=1.0,

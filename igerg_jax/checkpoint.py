@@ -264,15 +264,19 @@ def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> Non
 
 
 # What changes what parameters compute, and neither their names nor their shapes.
-_UNSEEN_KEYS = {"gelu": "vision_tower/vit/", "norm_epsilon": "vision_tower/vit/"}
+_UNSEEN_KEYS = {
+    "model.vision.gelu": "vision_tower/vit/",
+    "model.vision.norm_epsilon": "vision_tower/vit/",
+    "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
+}
 
 
 def _check_same_function(run: dict, config: Any, taken: tuple[str, ...], path: epath.Path) -> None:
-    stored = run["config"]["model"]["vision"]
+    stored, here = workdir.flatten(run["config"]), workdir.flatten(workdir.as_json(config))
     different = [
-        f"model.vision.{key} (there {stored[key]}, here {config.model.vision[key]})"
+        f"{key} (there {stored[key]}, here {here[key]})"
         for key, prefix in _UNSEEN_KEYS.items()
-        if stored.get(key, config.model.vision[key]) != config.model.vision[key]
+        if stored.get(key, here[key]) != here[key]
         and any(name.startswith(prefix) for name in taken)
     ]
     if different:

@@ -190,8 +190,11 @@ def init_state(setup: Setup) -> TrainState:
         return new_state(config, setup.optimizer, params)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
+    # It runs once, in a moment; a CPU's compiler takes three times as long when it optimises.
+    on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 0} if on_cpu else None
     with mesh_context(setup):
-        return jax.jit(init, out_shardings=shardings)()
+        return jax.jit(init, out_shardings=shardings, compiler_options=options)()
 
 
 def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any) -> TrainState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import itertools
 import json
@@ -9,7 +10,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,8 +26,8 @@ from igerg_jax.step import (
     Setup,
     TrainState,
     active_objectives,
-    compile_step,
     init_state,
+    lower_step,
     new_state,
     set_up,
 )
@@ -67,7 +68,8 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         evaluator = make_evaluator(setup, prepared)
         loop = Loop(setup, checkpoints, evaluator, workdir, resumed_from or 0, start)
         with contextlib.closing(loop):
-            state = loop.run(state, batches(setup, prepared, int(state.step)))
+            if int(state.step) < config.train.steps:
+                state = loop.run(state, *make_ready(setup, prepared, int(state.step)))
         summary = loop.summary(state) | {"resumed_from": resumed_from}
         return finish(setup, evaluator, state, workdir, summary, start)
     finally:
@@ -128,6 +130,18 @@ def batches(setup: Setup, prepared: Any | None, start_step: int) -> Iterator[dic
     return map(make, itertools.count(start_step))
 
 
+def make_ready(
+    setup: Setup, prepared: Any | None, start_step: int
+) -> tuple[Callable, Iterator[dict]]:
+    """(the compiled step, `batches`). XLA compiles while TensorFlow is imported and reads."""
+    lowered = lower_step(setup)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(lowered.compile)
+        source = batches(setup, prepared, start_step)
+        first = next(source)
+        return compiling.result(), itertools.chain([first], source)
+
+
 def first_state(
     setup: Setup, checkpoints: Checkpoints, tokenizer_digest: str
 ) -> tuple[TrainState, int | None]:
@@ -177,13 +191,10 @@ class Loop:
         self._interval_start = (0.0, 0.0)  # training and input seconds when it began
         self._seconds_to_first_step: float | None = None
 
-    def run(self, state: TrainState, source: Iterator[dict]) -> TrainState:
+    def run(self, state: TrainState, compiled: Callable, source: Iterator[dict]) -> TrainState:
         """Trains to `config.train.steps`. The metrics of a step are read after the next one
         was started, so that the device never waits for the host."""
         train, step = self._config.train, int(state.step)
-        if step >= train.steps:
-            return state
-        compiled = compile_step(self._setup)
         self._speed = logs.Speed(train.batch_size, flops.model_flops(self._setup), jax.devices())
         distributed.wait_for_all(
             "compiled", self._config.distributed.initialization_timeout_seconds

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the same .venv as local.sh, adds what the tests and gs:// need, and runs them:
 #
-#   ./launch/test.sh                                   # all of them
+#   ./launch/test.sh                                   # all but the slow ones
+#   ./launch/test.sh -m slow                           # those: processes, kills, large programs
 #   ./launch/test.sh tests/test_metrics.py -k bleu     # any argument of pytest
 #   ./launch/test.sh --parity                          # those that compare with torch and
 #                                                      # transformers, which it installs

@@ -42,11 +42,12 @@ install() {
   .venv/bin/python -m pip install --disable-pip-version-check "${options[@]}"
 }
 
-# with_pip FILE   installs a file that uv would install otherwise than pip; once. After ensure_venv.
+# with_pip FILE   installs a file that uv would install otherwise than pip, and moves no pin of
+#                 requirements.txt for it; once. After ensure_venv.
 with_pip() {
   if [[ "$(cat ".venv/installed-$1" 2>/dev/null)" == "$(stamp_of "$1")" ]]; then return; fi
   echo "Installing $1 into .venv" >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1" -c requirements.txt
   stamp_of "$1" >".venv/installed-$1"
 }
 

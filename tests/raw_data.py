@@ -74,6 +74,20 @@ def fer_zip(folder: pathlib.Path, names: list[str] | None = None) -> pathlib.Pat
     return folder
 
 
+def damage_entries(path: pathlib.Path) -> None:
+    """Packs an archive anew, as Kaggle packs it, and overwrites what each entry begins with."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+        starts = [i.header_offset + 30 + len(i.filename) for i in archive.infolist()]
+    damaged = bytearray(path.read_bytes())
+    for start in starts:
+        damaged[start : start + 8] = b"\xff" * 8
+    path.write_bytes(damaged)
+
+
 def fer_csv(folder: pathlib.Path) -> list[tuple[int, np.ndarray, str]]:
     """Writes fer2013.csv; returns its rows (label, pixels, usage)."""
     rng = np.random.default_rng(0)

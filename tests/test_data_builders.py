@@ -80,6 +80,23 @@ def test_every_face_is_drawn_and_is_not_the_missing_glyph():
             assert faces.draw(glyph, random.Random(0)) != missing
 
 
+def test_faces_put_together_are_of_train_and_never_a_held_out_one():
+    rng, seen = random.Random(0), set()
+    for emotion, name in enumerate(EMOTIONS):
+        seen |= {faces.pick("train", emotion, rng) for _ in range(400)}
+        assert set("".join(seen)) <= set("".join(faces.GLYPHS["train"].values()))
+        for split in ("valid", "test"):
+            own = {faces.pick(split, emotion, rng) for _ in range(40)}
+            assert own <= set(faces.GLYPHS[split][name])
+    mixed = {face for face in seen if len(face) == 2 and face[0] != face[1]}
+    assert len(mixed) > 100
+    assert not {"😁😀", "😁😆", "😬😧"} & mixed  # 😄 of test, and 😦 of valid
+    held_out = "".join("".join(faces.GLYPHS[s].values()) for s in ("valid", "test"))
+    drawn = {face: np.asarray(faces._tile(face)[0], int) for face in (*mixed, *held_out)}
+    for face in mixed:
+        assert min(abs(drawn[face] - drawn[other]).mean() for other in held_out) > 1.5
+
+
 def test_drawing_is_a_pure_function_of_glyph_and_seed():
     one, same, other = (faces.draw("😀", random.Random(seed)) for seed in (1, 1, 2))
     assert one == same != other
@@ -190,6 +207,12 @@ def test_the_dataset_says_whose_it_is(tiny):
     assert "CC BY-SA 4.0" in info.redistribution_info.license
     assert "openmoji" in info.citation and "chitchat" in info.citation
     assert info.homepage.startswith("https://")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    builder = builders.make("chitchat_openmoji/tiny", options("~/tfds"))
+    assert tmp_path / "tfds" in builder.data_path.parents
 
 
 def test_unknown_names_are_told_with_the_known_ones(tmp_path):

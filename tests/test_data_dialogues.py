@@ -11,7 +11,7 @@ import raw_data
 from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
-from igerg_jax.data import builders
+from igerg_jax.data import builders, image_files
 from igerg_jax.data.builders import go_emotions, source
 from igerg_jax.data.builders.empathetic_dialogues import EMOTION_OF_SITUATION
 from igerg_jax.errors import UserError
@@ -57,7 +57,11 @@ def test_daily_dialog(daily, packed, capsys):
 def test_daily_dialog_refuses_what_is_not_whole(daily, tmp_path):
     with pytest.raises(UserError, match=r"'daily_dialog' has no files.*dialogues_train\.txt"):
         splits("daily_dialog", tmp_path / "nowhere")
-    (daily / "test" / "dialogues_emotion_test.txt").unlink()
+    labels = daily / "test" / "dialogues_emotion_test.txt"
+    raw_data.put(labels, "4 6 2\n0 -1 7\n")
+    with pytest.raises(UserError, match="test: '-1' is no emotion, in line '0 -1 7'"):
+        splits("daily_dialog", daily)
+    labels.unlink()
     with pytest.raises(UserError, match=r"has no test/dialogues_emotion_test\.txt"):
         splits("daily_dialog", daily)
 
@@ -101,6 +105,8 @@ def test_image_chat_turns_share_their_photograph(tmp_path):
     ]  # fmt: skip
     assert found[1]["style"] == "Grim" and found[1]["text"] == "No."
     assert turns.image(0) == turns.image(5) == raw_data.jpeg(1) and turns.image(3) is None
+    # As igerg_jax.tools.label_emotions names it, given the dataset's folder.
+    assert image_files.find(str(tmp_path / "image_chat")).names == (found[0]["image_id"],)
     keys = turns.image_keys
     assert len({*keys[[0, 1, 2, 4, 5]]}) == 1 and keys[3] != keys[0]
     raw_data.put(tmp_path / "image_chat" / "test.json", '[{"dialog": [["a", "b"]]}]')

@@ -174,9 +174,10 @@ def test_processed_files_that_contradict_each_other(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(UserError, match=r"the 7 lines of src\.txt need 28000"):
         builders.splits("openvidial/v1_features", options(tmp_path))
-    np.save(tmp_path / "train.offsets.npy", np.array([0, 5]))
-    with pytest.raises(UserError, match="do not fit the 7 lines"):
-        builders.splits("openvidial/v1_objects", options(tmp_path))
+    for offsets in ([0, 5], [-1, 3], [0]):
+        np.save(tmp_path / "train.offsets.npy", np.array(offsets))
+        with pytest.raises(UserError, match="do not fit the 7 lines"):
+            builders.splits("openvidial/v1_objects", options(tmp_path))
 
 
 @pytest.mark.parametrize("dataset", ["openvidial/v1", "openvidial/v2_features"])

@@ -3,6 +3,8 @@
 import io
 import itertools
 import json
+import resource
+import traceback
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 from igerg_jax import metrics
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data import builders, parts, prepare, store, write
+from igerg_jax.data import builders, parts, pipeline, prepare, store, write
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
@@ -146,6 +148,49 @@ def test_processes_and_parts_change_nothing(tiny_config, tmp_path, monkeypatch):
     alone = prepare.prepare(fresh(tiny_config, tmp_path / "1", workers=1))
     shared = prepare.prepare(fresh(tiny_config, tmp_path / "2", workers=2))
     assert files(alone.folder.parent) == files(shared.folder.parent)
+
+
+def test_training_names_the_folder_of_a_damaged_shard_and_lets_the_program_end(
+    tiny_config, tmp_path
+):
+    """An exception that holds TensorFlow's iterator would keep the interpreter from exiting."""
+    config = fresh(tiny_config, tmp_path)
+    prepared = prepare.prepare(config)
+    (images,) = prepared.turns_folder.glob("train/*.array_record")
+    data = bytearray(images.read_bytes())
+    data[65_536:] = bytes(byte ^ 1 for byte in data[65_536:-65_536]) + data[-65_536:]
+    images.write_bytes(data)
+    batches = pipeline.train_batches(prepared, config, 0, np.arange(config.train.batch_size))
+    with pytest.raises(UserError, match=r"turns/train': Corrupted .*prepare --verify") as caught:
+        list(batches)
+    error = caught.value
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    held = {type(value).__module__ for frame in frames for value in frame.f_locals.values()}
+    assert error.__context__ is error.__cause__
+    assert not any(module.startswith("tensorflow") for module in held)
+
+
+def test_tokens_of_other_turns_are_refused(tiny_config, prepared, tmp_path):
+    """As after a change of the raw files, where only turns/ was removed."""
+    for name in ("token_offsets", "tokens"):
+        column = np.load(prepared.folder / "train" / f"{name}.npy")
+        np.save(tmp_path / f"{name}.npy", column[: len(column) - (name == "token_offsets")])
+    with pytest.raises(UserError, match=r"has the tokens of \d+ turns.*: remove .*prepare again"):
+        store.TurnStore(prepared.turns_folder / "train", tmp_path)
+
+
+def test_files_may_stay_open_however_many_there_are():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        low = 512
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, before[1]))
+        store.allow_open_files(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (low + 100, before[1])
+        store.allow_open_files(2**40)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert soft == hard or hard == resource.RLIM_INFINITY
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_verify_finds_what_is_damaged(tiny_config, tmp_path):

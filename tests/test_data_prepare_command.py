@@ -89,6 +89,12 @@ def test_a_tokenizer_alone_is_found_by_the_config_and_by_its_path(raw, capsys, m
     assert pathlib.Path(path).stat().st_mtime_ns == trained
 
 
+def test_faces_alone_ask_for_a_tokenizer(raw, capsys):
+    code, out, err = called(capsys, CONFIG, "--config.data.dataset=fer2013", *raw)
+    assert (code, out) == (2, "")
+    assert "fer2013: no words to train a tokenizer on; set config.data.tokenizer.path" in err
+
+
 def test_a_tokenizer_reads_only_what_it_is_trained_on(tiny_config, raw, tmp_path):
     folders = [flag.partition("=")[2] for flag in raw]
     tiny_config.data.update(manual_dir=folders[0], data_dir=folders[1])

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -125,6 +126,12 @@ def test_meld_refuses_other_files(tmp_path):
     path.write_bytes(raw_data.meld_csv([("x", "R", "happyish", 0, 0)]))
     with pytest.raises(UserError, match="row 1: 'happyish' is no emotion"):
         splits("meld", tmp_path)
+    path.write_bytes(raw_data.meld_csv([("x", "R", "joy", "", 0)]))
+    with pytest.raises(UserError, match="row 1: Dialogue_ID is '', not a number"):
+        splits("meld", tmp_path)
+    path.write_bytes(raw_data.meld_csv([("x", "R", "joy", 0, 0)]) + b'2,"cut o')
+    with pytest.raises(UserError, match="row 2 is cut"):
+        splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", 0, 0)]))
     with pytest.raises(UserError, match="there is no frames/dev"):
         splits("meld/frames", tmp_path)
@@ -199,6 +206,10 @@ def test_fer2013_refuses_what_it_cannot_read(tmp_path):
         splits("fer2013", tmp_path)
     with pytest.raises(UserError, match="manual_dir ''"):
         splits("fer2013", "")
+    raw_data.fer_zip(tmp_path)
+    raw_data.damage_entries(tmp_path / "fer2013.zip")
+    train = splits("fer2013", tmp_path)["train"]
+    assert {train.image(i) for i in range(len(train))} == {b""}  # there, but broken
     raw_data.put(tmp_path / "fer2013.zip", b"PK cut off")
     with pytest.raises(UserError, match=r"cannot read .*fer2013\.zip.*download it again"):
         splits("fer2013", tmp_path)
@@ -290,8 +301,6 @@ def test_pairing_depends_on_the_seed_alone(pair):
 def test_faces_never_cross_splits_even_as_copies(pair):
     names = raw_data.fer_names()
     raw_data.fer_zip(pair, [*names, "train/fear/Training_copy.jpg"])
-    import zipfile
-
     with zipfile.ZipFile(pair / "fer2013.zip", "a") as archive:
         archive.writestr("train/fear/Training_twin.jpg", raw_data.jpeg(names.index(
             "test/fear/PublicTest_000002.jpg"

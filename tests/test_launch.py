@@ -288,3 +288,13 @@ def test_the_launcher_says_how_it_is_called(arguments):
         ["./launch/multiprocess.sh", *arguments], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and "usage: " in done.stderr
+
+
+def test_what_pip_installs_moves_no_pin_and_is_installed_once(tmp_path):
+    (tmp_path / "requirements-x.txt").write_text("x==1\n")
+    executable(tmp_path / ".venv" / "bin" / "python", '[ "$1" = -m ] && echo "$@" >>calls\necho 1')
+    again = f"source {ROOT}/launch/venv.sh; with_pip requirements-x.txt"
+    for _ in range(2):
+        subprocess.run(["bash", "-ec", again], cwd=tmp_path, check=True, capture_output=True)
+    (call,) = (tmp_path / "calls").read_text().splitlines()
+    assert call.endswith("-r requirements-x.txt -c requirements.txt")

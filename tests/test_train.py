@@ -148,13 +148,13 @@ def test_non_finite_steps_stop_the_run_by_name(config, folder, monkeypatch):
 
 def test_the_step_compiles_once(config, folder, monkeypatch):
     compiled = []
-    original = train.compile_step
+    original = train.lower_step  # its one result is compiled ahead of time
 
     def count(setup):
         compiled.append(setup)
         return original(setup)
 
-    monkeypatch.setattr(train, "compile_step", count)
+    monkeypatch.setattr(train, "lower_step", count)
     train.run(config, folder)
     assert len(compiled) == 1
 

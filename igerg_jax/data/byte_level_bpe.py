@@ -111,6 +111,9 @@ def _special_tokens(whole: dict[str, Any]) -> dict[str, int]:
     Raises ValueError where some of it is ordinary words, which no merge would ever make.
     """
     added = whole.get("added_tokens") or []
+    keys = {"content", "id", "special"}
+    if not all(isinstance(token, dict) and keys <= token.keys() for token in added):
+        raise ValueError(f"its added_tokens are not all of {', '.join(sorted(keys))}")
     words = [t["content"] for t in added if not t["special"] and t["content"] not in ROLES.values()]
     if words:
         raise ValueError(f"ordinary words were added to its vocabulary ({', '.join(words[:3])} …)")

@@ -88,15 +88,19 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     Raises:
       ValueError: weights that are not positive, or whose ratio needs too long a sequence.
     """
-    if not weights or not all(w > 0 and math.isfinite(w) for w in weights):
-        raise ValueError("weights must be positive")
+    numbers = (isinstance(w, int | float) and w > 0 and math.isfinite(w) for w in weights)
+    if not weights or not all(numbers):
+        raise ValueError("weights must be positive numbers")
     fractions = [Fraction(w).limit_denominator(_LONGEST) for w in weights]
     scale = math.lcm(*(f.denominator for f in fractions))
-    counts = [int(f * scale) for f in fractions]
-    counts = np.array(counts, np.int64) // math.gcd(*counts)
-    length = int(counts.sum())
-    if length > _LONGEST or not counts.all():
+    counts = [int(f * scale) for f in fractions]  # Python's, which are never too long
+    if not all(counts):
+        raise ValueError(f"weights must be at least {1 / _LONGEST}")
+    divisor = math.gcd(*counts)
+    length = sum(counts) // divisor
+    if length > _LONGEST:
         raise ValueError(f"the ratio needs {length} examples to be exact; round the weights")
+    counts = np.array([count // divisor for count in counts], np.int64)
     out, taken = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
     unit = max(2 * len(counts) - 2, 1)  # all in whole numbers: lags in 1 / (unit * length)
     for place in range(length):
@@ -119,7 +123,7 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     for name, mixture in data.mixtures.items():
         try:
             turns = pattern(list(mixture.datasets.values()))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(f"config.data.mixtures.{name}: {error}") from error
         datasets = list(mixture.datasets)
         seeds = [_seed(config.seed, name, dataset) for dataset in datasets]

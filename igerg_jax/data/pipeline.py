@@ -80,9 +80,8 @@ def train_batches(
     for group, stream in mixtures.streams(prepared, config).items():
         for split in stream.splits:
             _check_layout(split, config)
-        steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-        groups[group] = _dataset(steps, functools.partial(fetch, stream), spec, config)
-    return _iterate(groups, config)
+        groups[group] = functools.partial(fetch, stream)
+    return _iterate(range(start_step, np.iinfo(np.int64).max), groups, spec, config)
 
 
 def eval_batches(
@@ -136,8 +135,7 @@ def window_batches(
         return _flatten(batch, shown.read(), recipe, shown.place_M)
 
     spec = dataclasses.replace(BatchSpec.of(config.data, len(rows_b)), groups=())
-    steps = tf.data.Dataset.range(-(-len(window_ids) // size))
-    batches = _iterate({"": _dataset(steps, fetch, spec, config)}, config)
+    batches = _iterate(range(-(-len(window_ids) // size)), {"": fetch}, spec, config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))
 
 
@@ -207,8 +205,7 @@ def file_batches(
         return _flatten_read(batch, images_Bx1, read, config)
 
     spec = BatchSpec.of(config.data, size)
-    steps = tf.data.Dataset.range(-(-len(files) // size))
-    return _iterate({"": _dataset(steps, fetch, spec, config)}, config)
+    return _iterate(range(-(-len(files) // size)), {"": fetch}, spec, config)
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
@@ -323,8 +320,21 @@ def _flatten_read(batch, images_BxN, read, config) -> tuple[np.ndarray, ...]:
     return _flatten(batch, jpegs_M, recipe, np.flatnonzero(batch["image_mask"]))
 
 
+def _kept(fetch: Callable, failures: list[Exception], step: np.ndarray) -> tuple[np.ndarray, ...]:
+    """`fetch`; what it raises is also appended to `failures`: TensorFlow passes on only a text."""
+    try:
+        return fetch(step)
+    except Exception as error:
+        failures.append(error)
+        raise
+
+
 def _dataset(
-    steps: tf.data.Dataset, fetch: Callable, spec: BatchSpec, config: ConfigDict
+    steps: tf.data.Dataset,
+    fetch: Callable,
+    spec: BatchSpec,
+    config: ConfigDict,
+    failures: list[Exception],
 ) -> tf.data.Dataset:
     """The batches of some steps, as dicts; `fetch` makes their parts from a step's number."""
     shapes = spec.shapes()
@@ -334,7 +344,7 @@ def _dataset(
     plain = tf.autograph.experimental.do_not_convert  # no Python control flow: trace it as it is
 
     def read(step: tf.Tensor) -> list[tf.Tensor]:
-        return tf.numpy_function(fetch, [step], types)
+        return tf.numpy_function(functools.partial(_kept, fetch, failures), [step], types)
 
     dataset = steps.map(plain(read), num_parallel_calls=threads)
     finish = functools.partial(_finish, spec, config.data.preprocessing)
@@ -342,9 +352,13 @@ def _dataset(
 
 
 def _iterate(
-    groups: dict[str, tf.data.Dataset], config: ConfigDict
+    steps: range, groups: dict[str, Callable], spec: BatchSpec, config: ConfigDict
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Joins the groups' batches; all but the main one's arrays get their group's name."""
+    """The batches of some steps; all but the main group's arrays get their group's name.
+
+    A group's function makes the parts of its batch from a step's number; what it raises is raised.
+    """
+    failures: list[Exception] = []
 
     def join(batches: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
         return {
@@ -353,14 +367,37 @@ def _iterate(
             for name, array in batch.items()
         }
 
-    dataset = tf.data.Dataset.zip(groups).map(tf.autograph.experimental.do_not_convert(join))
+    numbers = tf.data.Dataset.range(steps.start, steps.stop)
+    made = {name: _dataset(numbers, groups[name], spec, config, failures) for name in groups}
+    dataset = tf.data.Dataset.zip(made).map(tf.autograph.experimental.do_not_convert(join))
     threads = config.data.read_threads
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False  # the config says how many threads
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
-    return dataset.prefetch(config.data.prefetch_batches).with_options(options).as_numpy_iterator()
+    dataset = dataset.prefetch(config.data.prefetch_batches).with_options(options)
+    return _raising(dataset.as_numpy_iterator(), failures)
+
+
+def _raising(
+    batches: Iterator[dict[str, np.ndarray]], failures: list[Exception]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields from `batches`; where that fails, the first of `failures` is raised."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except tf.errors.OpError:
+            if not failures:
+                raise
+            break
+        yield batch
+    # Outside `except`, and without the iterator: an exception that holds it, raised to the very
+    # end of the program, keeps the interpreter from exiting.
+    del batches
+    raise failures[0]
 
 
 def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str, tf.Tensor]:

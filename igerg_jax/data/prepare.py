@@ -220,6 +220,11 @@ def _train_tokenizer(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokeni
     texts: list[str] = []
     for name, weight in weights.items():
         texts += _sample(name, bases[name], data.train_split, int(share * weight))
+    if not texts:
+        raise UserError(
+            f"{', '.join(weights)}: no words to train a tokenizer on; set config.data.tokenizer."
+            "path to one that is there, or config.data.tokenizer.mixture to datasets with words"
+        )
     print(f"training a tokenizer on {len(texts)} texts of {', '.join(weights)}", file=sys.stderr)
     tokenizer = tokenizers.train_sentencepiece(
         texts, settings.model_type, settings.vocab_size, settings.byte_fallback

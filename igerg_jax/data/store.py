@@ -12,8 +12,10 @@ Images know nothing of the tokenizer, so that another one does not copy them.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pathlib
+import resource
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -21,6 +23,7 @@ from array_record.python import array_record_data_source, array_record_module
 
 from igerg_jax.data.builders.source import NO_IMAGE as NO_IMAGE
 from igerg_jax.data.images import as_jpeg
+from igerg_jax.errors import UserError
 
 # Group size 1 makes one image one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -130,10 +133,24 @@ def _read_part(path: pathlib.Path, name: str) -> np.ndarray:
 
 def _open(path: pathlib.Path) -> np.ndarray:
     try:
-        # A plain array of the same mapped memory: a memmap's slices cost twice as much.
+        # A plain array of the same mapped memory: its slices skip what np.memmap does for each.
         return np.asarray(np.load(path, mmap_mode="r"))
     except ValueError:  # nothing to map in an empty file
         return np.load(path)
+
+
+def allow_open_files(more: int) -> None:
+    """Raises this process's limit of open files by so many, as far as it may.
+
+    An ArrayRecord file stays open once it was read from, and OpenViDial's v2 has more of them than
+    the 1,024 files that many systems allow unless a process asks for more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+    with contextlib.suppress(OSError, ValueError):  # some systems have a lower limit of their own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class TurnStore:
@@ -148,17 +165,21 @@ class TurnStore:
 
     def __init__(self, turns: pathlib.Path, tokens: pathlib.Path | None):
         """Opens turns/<split>, and <digest>/<split> unless only words and images are needed."""
+        self._folder = turns
         names = ("emotion", "turn_in_episode", "image", "image_height_width")
         for name in names:
             setattr(self, name, np.load(turns / f"{name}.npy"))
-        self._text_offsets, self._text = (
-            _open(turns / "text_offsets.npy"),
-            _open(turns / "text.npy"),
-        )
+        self._text_offsets = _open(turns / "text_offsets.npy")
+        self._text = _open(turns / "text.npy")
         self._token_offsets = self._tokens = np.zeros(0, np.int32)
         if tokens is not None:
             self._token_offsets = _open(tokens / "token_offsets.npy")
             self._tokens = _open(tokens / "tokens.npy")
+            if len(self._token_offsets) != len(self.emotion) + 1:
+                raise UserError(
+                    f"'{tokens}' has the tokens of {len(self._token_offsets) - 1} turns, '{turns}' "
+                    f"has {len(self.emotion)}: remove '{tokens.parent}', and prepare again"
+                )
         vectors = turns / "features.npy"
         self._features = _open(vectors) if vectors.exists() else None
         self.feature_dim = 0 if self._features is None else self._features.shape[1]
@@ -206,12 +227,22 @@ class TurnStore:
         return len(array_record_data_source.ArrayRecordDataSource(files)) if files else 0
 
     def read_images(self, records: Sequence[int]) -> list[bytes]:
-        """Returns the JPEG bytes of those image records (numbers from `image`)."""
+        """Returns the JPEG bytes of those image records (numbers from `image`).
+
+        Raises UserError where a file of them is damaged.
+        """
         if not len(records):
             return []
-        if self._images is None:
-            self._images = array_record_data_source.ArrayRecordDataSource(self._image_files)
-        return self._images.__getitems__([int(r) for r in records])
+        try:
+            if self._images is None:
+                allow_open_files(len(self._image_files))
+                self._images = array_record_data_source.ArrayRecordDataSource(self._image_files)
+            return self._images.__getitems__([int(r) for r in records])
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"cannot read images in '{self._folder}': {error}. To see which files are damaged, "
+                "run python -m igerg_jax.data.prepare --verify"
+            ) from error
 
     def read_features(self, records: Sequence[int]) -> np.ndarray:
         """Returns float32[M, F]: the vectors of those records (numbers from `image`)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -9,6 +11,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax import checkpoint, commands, sharding, step, train
 from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.errors import UserError
 
 
 class Run(NamedTuple):
@@ -49,3 +52,20 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
     digest = tokenizer.digest if tokenizer else None
     params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
     return Run(folder, config, setup, params, tokenizer)
+
+
+def new_folder(out: str) -> pathlib.Path:
+    """The absolute path of a folder to write, which is not made yet.
+
+    Raises:
+      UserError: something is there already, or no folder can be made there.
+    """
+    if "://" in out:
+        raise UserError(f"--out={out} is no local folder: write one, and copy it there")
+    folder = pathlib.Path(out).expanduser().resolve()
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if above == folder and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out={out} cannot be made: '{above}' is no folder that you may write to")
+    return folder

@@ -29,7 +29,6 @@ from jax import export as jax_export
 from igerg_jax import generate as generation
 from igerg_jax import step, strategies
 from igerg_jax.batch import EMOTIONS, BatchSpec, synthetic
-from igerg_jax.errors import UserError
 from igerg_jax.evaluate import image_probabilities
 from igerg_jax.tools import runs, stablehlo_example
 
@@ -56,9 +55,7 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
     Raises:
       UserError: no checkpoint, a folder that holds something, or wrong `generate` settings.
     """
-    folder = pathlib.Path(out).expanduser()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"'{folder}' is not empty: give --out a folder that is not there yet")
+    folder = runs.new_folder(out)
     run = runs.open_run(checkpoint, RECORDED_EXAMPLES, jax.devices()[:1])
     config = run.config
     if greedy:

@@ -9,6 +9,7 @@ reads nothing from a manual_dir says NEEDS_FILES = False. Beside it lies
 from __future__ import annotations
 
 import importlib
+import os
 import pathlib
 import types
 from typing import Any
@@ -106,6 +107,7 @@ def make(dataset: str, options: Options) -> Any:
 
         chosen = tfds.core.BuilderConfig(name=config.replace("/", "."), description=config)
         chosen.dataset_config = config
+    folder = os.path.expanduser(options.data_dir)  # TFDS would make a folder "~"
     return module.Builder(
-        data_dir=options.data_dir, config=chosen, file_format="array_record", options=options
+        data_dir=folder, config=chosen, file_format="array_record", options=options
     )

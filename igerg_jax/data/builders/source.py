@@ -161,11 +161,18 @@ def first_existing(folder: pathlib.Path, names: Iterable[str]) -> pathlib.Path |
 
 
 def read_bytes(path: pathlib.Path) -> bytes | None:
-    """Returns a file's bytes, or None when there is no such file."""
+    """Returns a file's bytes, or None when there is no such file.
+
+    Raises UserError when there is one that may not be read: that is no broken image.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        return b""
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
 
 
 def read_mixed(path: pathlib.Path) -> str:

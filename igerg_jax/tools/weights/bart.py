@@ -122,6 +122,11 @@ def _refusals(config: Mapping[str, Any]) -> list[str]:
     activation = config.get("activation_function", config.get("activation_fn", "gelu"))
     if activation != "gelu":
         found.append(f"its activation is '{activation}'; ours is the exact GELU")
+    if "decoder_attention_heads" not in config:
+        found.append(
+            "its number of heads, which no shape shows, is not known: there is no config.json "
+            "(fairseq: no args) with it"
+        )
     for size in ("attention_heads", "ffn_dim"):
         pair = config.get(f"encoder_{size}"), config.get(f"decoder_{size}")
         if pair[0] != pair[1]:
@@ -153,7 +158,7 @@ BART = Table(
 )
 MBART = Table(
     name="mBART",
-    download="for instance facebook/mbart-large-cc25: config.json, model.safetensors",
+    download="what export writes; none whose config.json says scale_embedding",
     marker="encoder.layer_norm.weight",
     rows=ROWS + FINAL_NORMS,
     settings=functools.partial(_settings, True),

@@ -46,7 +46,7 @@ def _vit(numbers: tuple[int, int, int, int], positions: str) -> tuple[Row, ...]:
     return (
         ("embedding/kernel", f"{_TOWER}/stem/patch_embedding/kernel", "as_is"),
         ("embedding/bias", f"{_TOWER}/stem/patch_embedding/bias", "as_is"),
-        (positions, f"{_TOWER}/position_embedding", "first"),
+        (positions, f"{_TOWER}/position_embedding", "only"),
         *_norm(f"{block}/LayerNorm_{first}", f"{layers}/self_attention_residual/norm"),
         *_attention(
             f"{block}/MultiHeadDotProductAttention_{attention}", f"{layers}/self_attention"
@@ -57,9 +57,9 @@ def _vit(numbers: tuple[int, int, int, int], positions: str) -> tuple[Row, ...]:
     )
 
 
-_CLASS_TOKEN = (("cls", f"{_TOWER}/class_token", "first"),)
+_CLASS_TOKEN = (("cls", f"{_TOWER}/class_token", "only"),)
 _MAP_HEAD = (
-    ("MAPHead_0/probe", f"{_POOL}/queries", "first"),
+    ("MAPHead_0/probe", f"{_POOL}/queries", "only"),
     *_attention("MAPHead_0/MultiHeadDotProductAttention_0", f"{_POOL}/attention"),
     *_norm("MAPHead_0/LayerNorm_0", f"{_POOL}/norm"),
     *_mlp("MAPHead_0/MlpBlock_0", f"{_POOL}/mlp"),

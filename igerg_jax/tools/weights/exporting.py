@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 
 from igerg_jax import checkpoint, train
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
-from igerg_jax.errors import UserError
+from igerg_jax.tools import runs
 from igerg_jax.tools.weights import bart, parameters, siglip, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
 from igerg_jax.tools.weights.table import Row, Table
@@ -38,16 +39,14 @@ def export(path: str, out: str) -> str:
     Raises:
       UserError: no checkpoint there, or `out` is not empty.
     """
-    folder = pathlib.Path(out).expanduser()
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--out={out} is not empty; name a new folder")
+    folder = runs.new_folder(out)
     where = checkpoint.find(path)
     run, arrays = parameters.read(where)
     config = run["config"]
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()
     if "token_embedding" in arrays:
-        tokenizer = _kept_tokenizer(config, where.parent.parent / train.TOKENIZER)
+        tokenizer = _kept_tokenizer(where.parent.parent / train.TOKENIZER)
         lines += _text(folder, config, arrays, tokenizer, written)
     else:
         lines.append("the checkpoint has no text model: none is written")
@@ -145,12 +144,12 @@ def _generation_config(generate: Mapping[str, Any], special: SpecialIds) -> dict
     return found
 
 
-def _kept_tokenizer(config: Mapping[str, Any], path: Any) -> Any | None:
+def _kept_tokenizer(path: epath.Path) -> Any | None:
     if not path.exists():
         return None
     from igerg_jax.data import tokenizer as tokenizers
 
-    return tokenizers.load(config["data"]["tokenizer"]["kind"], pathlib.Path(path))
+    return tokenizers.read(path)
 
 
 def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> str:

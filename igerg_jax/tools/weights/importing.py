@@ -14,6 +14,7 @@ import numpy as np
 from igerg_jax import checkpoint, step, train
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import UserError
+from igerg_jax.tools import runs
 from igerg_jax.tools.weights import bart, big_vision, matching, parameters, resnet50, siglip, vit
 from igerg_jax.tools.weights.matching import Plan, Shapes
 from igerg_jax.tools.weights.sources import Source, open_source
@@ -77,11 +78,9 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     given = {part: path for part, path in (("text", text), ("vision", vision)) if path}
     if not given:
         raise UserError("nothing to import: give --text, --vision, or both")
-    folder = pathlib.Path(out).expanduser().resolve()
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--out={out} is not empty; name a new folder")
+    folder = runs.new_folder(out)
     sources = {part: open_part(part, path) for part, path in given.items()}
-    check_settings(config, sources)
+    check_settings(config, sources, resize)
     wanted = parameter_shapes(config)
     added = additions(sources, wanted)
     own = {} if added is None else added.shapes
@@ -97,10 +96,15 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
         fill(params, plans[part], source, wanted)
     for name in own:
         _place(params, name, added.read(name))
-    parameters.write(folder, params, config, digest)
-    if tokenizer is not None:
+    if tokenizer is not None:  # before the checkpoint: a folder that has one is whole
+        folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / train.TOKENIZER)
+    parameters.write(folder, params, config, digest)
     lines = described(sources, plans, new, digest, out)
+    if resize and _words_needed(config.data.tokenizer, sources):
+        lines.insert(
+            0, "the tokenizer beside the weights is not the run's: embeddings have other words"
+        )
     if own:
         lines.insert(0, f"{ADDITIONS_FILE}: {len(own)} parameters by our names")
     return "\n".join(lines)
@@ -117,7 +121,7 @@ def open_part(part: str, path: str) -> tuple[Table, Source]:
         source = big_vision.unscanned(source)
     model_type = source.config.get("model_type")
     if model_type is not None:
-        table = MODEL_TYPES.get(model_type)
+        table = MODEL_TYPES.get(str(model_type))
     else:
         fitting = (t for t in BY_MARKER if t.marker in matching.without_prefixes(source, t))
         table = next(fitting, None)
@@ -151,11 +155,12 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
     return found
 
 
-def check_settings(config: ml_collections.ConfigDict, sources: Sources) -> None:
-    """Raises UserError where `config.model` computes another function than the sources."""
-    needed = []
+def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: bool) -> None:
+    """Raises UserError where `config` computes another function than the sources, or (unless the
+    vocabulary is to be resized anyway) gives their embeddings other words."""
+    needed = [] if resize else _words_needed(config.data.tokenizer, sources)
     for table, source in sources.values():
-        refused = table.refusals(source.config)
+        refused = [*table.refusals(source.config), *_other_pixels(table, source.processor)]
         if refused:
             raise UserError(f"'{source.path}' ({table.name}) cannot be taken: {'; '.join(refused)}")
         names = matching.without_prefixes(source, table)
@@ -170,6 +175,32 @@ def check_settings(config: ml_collections.ConfigDict, sources: Sources) -> None:
             f"{what}: not the model that the config describes. "
             f"It needs, here and in every run that starts from it: {' '.join(needed)}"
         )
+
+
+def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
+    """What of a preprocessor_config.json makes other numbers of an image than our tower does."""
+    if not table.pixels:
+        return []
+    wanted = {"do_normalize": True}
+    wanted |= zip(("image_mean", "image_std"), map(list, table.pixels), strict=True)
+    return [
+        f"it was trained with {key}={processor[key]}, our tower has {value}"
+        for key, value in wanted.items()
+        if processor.get(key, value) != value
+    ]
+
+
+def _words_needed(settings: ml_collections.ConfigDict, sources: Sources) -> list[str]:
+    """The overrides without which BART's embeddings would belong to words of another tokenizer."""
+    if "text" not in sources or settings.kind == "byte_level_bpe" or settings.path:
+        return []
+    table, source = sources["text"]
+    folder = source.path if source.path.is_dir() else source.path.parent
+    if table is not bart.BART or not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return []
+    shape = source.shapes[matching.without_prefixes(source, table)["shared.weight"]]
+    found = dict(kind="byte_level_bpe", path=folder, vocab_size=shape[0])
+    return [f"--config.data.tokenizer.{key}={value}" for key, value in found.items()]
 
 
 def _setting(model: ml_collections.ConfigDict, key: str) -> Any:

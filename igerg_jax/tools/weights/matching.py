@@ -44,6 +44,10 @@ def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) 
         tensor, and every shape that differs.
     """
     names = without_prefixes(source, table)
+    twice = sorted(source.shapes.keys() - set(names.values()))
+    if twice:
+        what = f"there with and without the prefix {' or '.join(table.prefixes)}"
+        raise UserError(f"'{source.path}' ({table.name}) has tensors twice, {what}: {twice[0]} …")
     names, left = _aside(table, source, names)
     pieces, problems = [], _Problems()
     used = set(left)

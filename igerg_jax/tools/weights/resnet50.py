@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from igerg_jax.models.vision import IMAGENET_MEAN, IMAGENET_STD
 from igerg_jax.tools.weights.table import Table
 
 DOWNLOAD = (
@@ -106,6 +107,7 @@ _COMMON = dict(
     settings=_settings,
     refusals=_refusals,
     left=LEFT,
+    pixels=(IMAGENET_MEAN, IMAGENET_STD),
 )
 RESNET50 = Table(
     name="ResNet-50",

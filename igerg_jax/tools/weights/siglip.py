@@ -42,7 +42,7 @@ ROWS = (
     ),
     ("post_layernorm.weight", f"{_TOWER}/norm/scale", "as_is"),
     ("post_layernorm.bias", f"{_TOWER}/norm/bias", "as_is"),
-    ("head.probe", f"{_POOL}/queries", "first"),
+    ("head.probe", f"{_POOL}/queries", "only"),
     ("head.attention.in_proj_weight", f"{_POOL}/attention/query/kernel", "query_third"),
     ("head.attention.in_proj_weight", f"{_POOL}/attention/key/kernel", "key_third"),
     ("head.attention.in_proj_weight", f"{_POOL}/attention/value/kernel", "value_third"),
@@ -71,7 +71,7 @@ DEFAULTS = vit.DEFAULTS | dict(hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e
 
 
 def _vision(config: Mapping[str, Any]) -> dict[str, Any]:
-    return DEFAULTS | config.get("vision_config", config)
+    return DEFAULTS | (config.get("vision_config") or config)
 
 
 def settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 def refusals(config: Mapping[str, Any]) -> list[str]:
     """What this config has and our model cannot compute."""
-    return vit.refusals(_vision(config))
+    return vit.refusals(_vision(config) if config else {})
 
 
 SIGLIP = Table(
@@ -94,5 +94,6 @@ SIGLIP = Table(
     settings=settings,
     refusals=refusals,
     left=LEFT,
+    pixels=vit.PIXELS,
     new=NEW,
 )

@@ -38,12 +38,14 @@ class Source:
       shapes: of every tensor, by the names in the file.
       read: one tensor, as it is stored.
       config: the model's own config.json (or fairseq's `args`); {} = there is none.
+      processor: its preprocessor_config.json; {} = there is none.
     """
 
     path: pathlib.Path
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
     config: dict[str, Any]
+    processor: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def open_source(path: str, download: str) -> Source:
@@ -61,25 +63,27 @@ def open_source(path: str, download: str) -> Source:
             f"there is no '{path}'. Nothing is fetched from the network: download the weights "
             f"first ({download}) and name the folder or file that holds them"
         )
-    config = _config(found if found.is_dir() else found.parent)
-    if found.is_dir():
-        return _folder(found, config, download)
     openers = {".safetensors": _safetensors, ".npz": _npz}
     openers |= dict.fromkeys((".pt", ".pth", ".bin"), _torch)
-    if found.suffix not in openers:
+    if not found.is_dir() and found.suffix not in openers:
         raise UserError(f"'{path}' is not a folder or a file of {', '.join(openers)}")
-    return openers[found.suffix]([found], {} if found.suffix in (".npz", ".pt") else config)
+    if found.suffix in (".npz", ".pt", ".pth"):  # a config.json beside it is another model's
+        return openers[found.suffix]([found], {})
+    folder = found if found.is_dir() else found.parent
+    config = _json_if_any(folder / "config.json")
+    if found.is_dir():
+        source = _folder(found, config, download)
+    else:
+        source = openers[found.suffix]([found], config)
+    source.processor = _json_if_any(folder / "preprocessor_config.json")
+    return source
 
 
 def _folder(folder: pathlib.Path, config: dict[str, Any], download: str) -> Source:
     if (folder / SAFETENSORS).exists():
         source = _safetensors([folder / SAFETENSORS], config)
     elif (folder / INDEX).exists():
-        names = sorted(set(_json(folder / INDEX)["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing:
-            raise UserError(f"'{folder}' lacks {', '.join(missing)}, which {INDEX} names")
-        source = _safetensors([folder / name for name in names], config)
+        source = _safetensors(_parts(folder), config)
     elif (folder / PICKLE).exists():
         source = _torch([folder / PICKLE], config)
     else:
@@ -90,14 +94,28 @@ def _folder(folder: pathlib.Path, config: dict[str, Any], download: str) -> Sour
     return source
 
 
-def _config(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files that the index names; each lies in `folder` itself."""
+    where = _json(folder / INDEX).get("weight_map")
+    names = set(where.values()) if isinstance(where, dict) else {None}
+    for name in names:
+        if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+            raise UserError(f"'{folder / INDEX}' has no weight_map of files beside it ({name!r})")
+    missing = sorted(name for name in names if not (folder / name).exists())
+    if missing:
+        raise UserError(f"'{folder}' lacks {', '.join(missing)}, which {INDEX} names")
+    return [folder / name for name in sorted(names)]
+
+
+def _json_if_any(path: pathlib.Path) -> dict[str, Any]:
     return _json(path) if path.exists() else {}
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -121,7 +139,7 @@ def _safetensors(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
         with safetensors.safe_open(where[name], "np") as file:
             return file.get_tensor(name)
 
-    return Source(paths[0], shapes, read, config)
+    return Source(paths[0], shapes, _guarded(where.get, read), config)
 
 
 def _npz(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
@@ -131,18 +149,15 @@ def _npz(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
             raise ValueError("not a whole zip file")
         file = np.load(path, allow_pickle=False)
         shapes = {name: _npy_shape(file, name) for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zlib's own among them
         raise _corrupt(path, error) from error
 
     def read(name: str) -> np.ndarray:
-        try:
-            x = file[name]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise _corrupt(path, error) from error
+        x = file[name]
         # NumPy stores bfloat16, which it does not know, as two bytes of nothing.
         return x.view(ml_dtypes.bfloat16) if x.dtype == np.dtype("V2") else x
 
-    return Source(path, shapes, read, config)
+    return Source(path, shapes, _guarded(lambda name: path, read), config)
 
 
 def _npy_shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
@@ -176,8 +191,12 @@ def _torch(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
     except Exception as error:  # torch raises many kinds
         raise _corrupt(path, error) from error
     tensors = whole.get("model", whole) if isinstance(whole, dict) else None
-    if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise UserError(f"'{path}' is not a dict of tensors")
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in tensors.items())
+    ):
+        raise UserError(f"'{path}' is not a dict of tensors by name")
     args = whole.get("args") if tensors is not whole else None
     config = dict(vars(args)) if isinstance(args, argparse.Namespace) else config
 
@@ -185,12 +204,33 @@ def _torch(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
         tensor = tensors[name].detach()
         return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
-    return Source(path, {n: tuple(t.shape) for n, t in tensors.items()}, read, config)
+    shapes = {n: tuple(t.shape) for n, t in tensors.items()}
+    return Source(path, shapes, _guarded(lambda name: path, read), config)
+
+
+def _guarded(
+    where: Callable[[str], pathlib.Path], read: Callable[[str], np.ndarray]
+) -> Callable[[str], np.ndarray]:
+    """`read`, whatever it raises told as a UserError."""
+
+    def guarded(name: str) -> np.ndarray:
+        try:
+            return read(name)
+        except Exception as error:  # zlib's and torch's own among them
+            raise UserError(
+                f"'{where(name)}': {name} cannot be read: it is damaged, or of a kind that is not "
+                f"read here, as 8-bit, quantised and sparse ones are ({_reason(error)})"
+            ) from error
+
+    return guarded
 
 
 def _corrupt(path: pathlib.Path, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
-        f"'{path}' cannot be read: it is corrupt, cut off, or holds more than tensors ({reason}). "
-        "Nothing in it was executed; download it again"
+        f"'{path}' cannot be read: it is corrupt, cut off, or holds more than tensors "
+        f"({_reason(error)}). Nothing in it was executed; download it again"
     )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -23,6 +23,8 @@ class Table:
       settings: (config.json or {}, their names) -> {key under config.model: the value that
         computes what this model does}.
       refusals: (config.json or {}) -> what this model has and ours cannot compute.
+      pixels: (mean, standard deviation) a channel that our tower takes off its images and divides
+        them by; () = it reads none.
       left: {their pattern: why it is left out}.
       copies: {their name: names that must hold the same}.
       zeros: {their name: why it must be zero}.
@@ -39,6 +41,7 @@ class Table:
     settings: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]]
     refusals: Callable[[Mapping[str, Any]], list[str]]
     left: Mapping[str, str]
+    pixels: tuple[tuple[float, ...], ...] = ()
     copies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
     derived: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -26,8 +26,7 @@ def _third(i: int) -> Transform:
     """Query, key or value of PyTorch's fused [3D, D] or [3D]."""
 
     def ours(x: np.ndarray, shape: Shape) -> np.ndarray:
-        size = x.shape[0] // 3
-        return x[i * size : (i + 1) * size].T.reshape(shape)
+        return np.split(x, 3)[i].T.reshape(shape)  # raises ValueError where 3 does not divide it
 
     return Transform(ours, None)
 
@@ -47,7 +46,7 @@ TRANSFORMS = {
     "convolution": Transform(
         lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
     ),
-    "first": Transform(lambda x, shape: x[0], lambda x: x[None]),
+    "only": Transform(lambda x, shape: x.squeeze(0), lambda x: x[None]),  # ValueError if several
     # BART never reads the first two of its positions: its padding id, and one more.
     "after_two": Transform(lambda x, shape: x[2:], _zeros_before),
     "query_third": _third(0),

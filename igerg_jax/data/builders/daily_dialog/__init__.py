@@ -32,6 +32,7 @@ train/dialogues_emotion_train.txt.""",
 )
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 _EMOTIONS = ("neutral", "anger", "disgust", "fear", "joy", "sadness", "surprise")  # by number
+_EMOTION_OF = {str(n): EMOTION_ID[name] for n, name in enumerate(_EMOTIONS)}
 _END = "__eou__"
 
 
@@ -85,7 +86,10 @@ def _read(home: pathlib.Path, split: str) -> list[dict]:
         raise UserError(f"'{home}', {split}: fewer lines of emotions than of dialogues")
     for episode, (line, numbers) in enumerate(pairs):
         turns = [turn.strip() for turn in line.split(_END)[:-1]]
-        ids = [EMOTION_ID[_EMOTIONS[int(n)]] for n in numbers.split()]
+        strange = [n for n in numbers.split() if n not in _EMOTION_OF]
+        if strange:
+            raise UserError(f"'{home}', {split}: '{strange[0]}' is no emotion, in line '{numbers}'")
+        ids = [_EMOTION_OF[n] for n in numbers.split()]
         if len(ids) != len(turns):  # the published files have a few of these
             ids, unlabelled = [UNKNOWN] * len(turns), unlabelled + 1
         for place, (turn, emotion) in enumerate(zip(turns, ids, strict=True)):

@@ -12,6 +12,7 @@ import io
 import pathlib
 import re
 import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -108,7 +109,7 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError):
         return b""  # it is there, but broken: counted as such
 
 

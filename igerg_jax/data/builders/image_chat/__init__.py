@@ -11,7 +11,7 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 CONFIGS = {"full": "All dialogues."}
 INFO = source.Info(
     description="""\
@@ -47,7 +47,8 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
         folder.parent, _FOLDERS
     )
     if images is None:
-        raise UserError(f"there is no folder yfcc_images in '{folder}'. {INFO.files}")
+        wanted = " ".join(INFO.files.split())
+        raise UserError(f"there is no folder yfcc_images in '{folder}'. {wanted}")
     return {split: _read(folder / f"{split}.json", images) for split in _present(folder)}
 
 
@@ -60,7 +61,7 @@ def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
     try:
         for episode, chat in enumerate(json.loads(path.read_text(encoding="utf-8"))):
             for place, (style, text) in enumerate(chat["dialog"]):
-                name = f"{chat['image_hash']}.jpg"
+                name = f"{images.name}/{chat['image_hash']}.jpg"
                 speaker = "AB"[place % 2]
                 extra = {"speaker": speaker, "image_id": name, "style": style}
                 rows.append(source.row(episode, place, text, **extra))
@@ -83,4 +84,4 @@ class ChatTurns(ListedTurns):
         return self._keys
 
     def image(self, i: int) -> bytes | None:
-        return source.read_bytes(self._images / self.row(i)["image_id"])
+        return source.read_bytes(self._images.parent / self.row(i)["image_id"])

@@ -86,7 +86,12 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
         raise UserError(f"'{path}' has no column {', '.join(missing)}; is it MELD's own file?")
     rows = list(reader)
     for number, row in enumerate(rows, 1):
-        if emotion_id(row["Emotion"] or "") is None:
+        if None in (row[name] for name in _COLUMNS):
+            raise UserError(f"'{path}', row {number} is cut: {row}")
+        for name in ("Dialogue_ID", "Utterance_ID"):
+            if not row[name].strip().isdecimal():
+                raise UserError(f"'{path}', row {number}: {name} is '{row[name]}', not a number")
+        if emotion_id(row["Emotion"]) is None:
             raise UserError(f"'{path}', row {number}: '{row['Emotion']}' is no emotion of MELD's")
     rows.sort(key=lambda row: (int(row["Dialogue_ID"]), int(row["Utterance_ID"])))
     return rows
@@ -132,7 +137,8 @@ class MeldTurns(source.Turns):
         )
 
     def _name(self, i: int) -> str:
-        return f"dia{self._rows[i]['Dialogue_ID']}_utt{self._rows[i]['Utterance_ID']}"
+        dialogue, utterance = (int(self._rows[i][f"{n}_ID"]) for n in ("Dialogue", "Utterance"))
+        return f"dia{dialogue}_utt{utterance}"
 
     @property
     def image_keys(self) -> np.ndarray:

@@ -31,7 +31,8 @@ class VectorTurns(raw.EpisodeTurns):
     def __init__(self, folder: pathlib.Path, split: str, kind: str):
         lines = raw.Lines(folder / f"{split}.src.txt")
         lengths, starts = (_array(folder / f"{split}.{n}.npy") for n in ("sent_num", "offsets"))
-        if lengths.shape != starts.shape or (len(starts) and (starts + lengths).max() > len(lines)):
+        fit = lengths.shape == starts.shape and (lengths >= 0).all() and (starts >= 0).all()
+        if not fit or (starts + lengths).max(initial=0) > len(lines):
             raise UserError(
                 f"'{folder}', {split}: sent_num.npy and offsets.npy do not fit the {len(lines)} "
                 "lines of src.txt"
