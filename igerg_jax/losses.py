@@ -7,12 +7,12 @@ positions of one chunk.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from igerg_jax.models.mesh import lookup
 
 # How a response that is not yet a text reaches the judge (see `ResponsePass`).
 ESTIMATORS = ("expected", "straight_through", "gumbel", "detached")
@@ -87,6 +87,7 @@ def response(
     temperature: jax.Array,
     rng: jax.Array,
     chunk_tokens: int,
+    look_up: Callable[[jax.Array, jax.Array], jax.Array] = operator.getitem,
 ) -> ResponsePass:
     """`vocabulary`'s cross-entropy and the judge's input, from the same chunks of logits.
 
@@ -95,6 +96,7 @@ def response(
       estimator: one of `ESTIMATORS`.
       temperature: tau, a positive scalar.
       rng: key of the Gumbel noise (read by "gumbel" alone).
+      look_up: how rows [B, c, J] of E_c are taken for ids [B, c].
 
     Raises:
       ValueError: `estimator` is unknown.
@@ -110,7 +112,7 @@ def response(
         noisy_BxcxV = logits_BxcxV
         if estimator == "gumbel":
             noisy_BxcxV += jax.random.gumbel(jax.random.fold_in(rng, index), logits_BxcxV.shape)
-        embedded_BxcxJ = _embed(noisy_BxcxV, judge_table_VxJ, estimator, temperature)
+        embedded_BxcxJ = _embed(noisy_BxcxV, judge_table_VxJ, estimator, temperature, look_up)
         return *_token_nll(logits_BxcxV, targets_Bxc, mask_Bxc), embedded_BxcxJ
 
     pieces = (hidden_BxTxD, targets_BxT, mask_BxT)
@@ -123,10 +125,10 @@ def response(
     return ResponsePass(nll.sum(), _count(mask_BxT), correct.sum(), embedded[:, :length])
 
 
-def _embed(logits_BxcxV, judge_table_VxJ, estimator: str, temperature) -> jax.Array:
+def _embed(logits_BxcxV, judge_table_VxJ, estimator: str, temperature, look_up) -> jax.Array:
     if estimator == "expected":
         return _expected(logits_BxcxV, judge_table_VxJ, temperature)
-    hard_BxcxJ = lookup(judge_table_VxJ, logits_BxcxV.argmax(-1))
+    hard_BxcxJ = look_up(judge_table_VxJ, logits_BxcxV.argmax(-1))
     if estimator == "detached":
         return hard_BxcxJ
     soft_BxcxJ = _expected(logits_BxcxV, judge_table_VxJ, temperature)

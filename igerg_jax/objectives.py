@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from igerg_jax import corruption, losses
 from igerg_jax.models.igerg import Encoded, ImageSide, TextSide, shift_right, text_side
+from igerg_jax.models.mesh import lookup
 
 Batch = Mapping[str, jax.Array]
 
@@ -215,6 +216,7 @@ def emotional_response(model, params, batch: Batch, rng, settings, step) -> Resu
         temperature(settings, step),
         jax.random.fold_in(_first_row(rng, batch), 2),
         model.vocab_chunk_tokens,
+        lookup,
     )
     fixed = {**params, "judge_network": judge}
     logits_BxC = _apply(model, fixed, "judge_embedded", walk.embedded_BxTxJ, mask_BxT)
