@@ -167,11 +167,11 @@ def _local() -> ConfigDict:
     config.train = ConfigDict(
         dict(
             batch_size=16,  # examples a step, over all devices and accumulation steps
-            steps=850,
+            steps=700,
             accumulate_steps=1,
             log_every_steps=10,
-            evaluate_every_steps=425,
-            checkpoint_every_steps=425,
+            evaluate_every_steps=350,
+            checkpoint_every_steps=350,
             keep_checkpoints=2,
             max_consecutive_skips=10,
             stall_seconds=600,  # dump stacks when no step ends for this long; 0 = never

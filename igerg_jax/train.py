@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -58,7 +58,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     digest = tokenizer.digest if tokenizer else SYNTHETIC
     checkpoints = Checkpoints(workdir, config, digest)
     try:
-        state, resumed_from = first_state(setup, checkpoints, digest)
+        state, resumed_from = saved_state(setup, checkpoints, digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             write_whole(workdir / "config.json", config.to_json_best_effort(indent=2))
@@ -66,10 +66,13 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
                 tokenizer.save(workdir / TOKENIZER)
         _greet(setup, prepared, resumed_from)
         evaluator = make_evaluator(setup, prepared)
-        loop = Loop(setup, checkpoints, evaluator, workdir, resumed_from or 0, start)
+        first_step = resumed_from or 0
+        goes_on = first_step < config.train.steps
+        ready = make_ready(setup, prepared, state) if goes_on else None
+        loop = Loop(setup, checkpoints, evaluator, workdir, first_step, start)
         with contextlib.closing(loop):
-            if int(state.step) < config.train.steps:
-                state = loop.run(state, *make_ready(setup, prepared, int(state.step)))
+            if ready:
+                state = loop.run(*ready)
         summary = loop.summary(state) | {"resumed_from": resumed_from}
         return finish(setup, evaluator, state, workdir, summary, start)
     finally:
@@ -130,37 +133,52 @@ def batches(setup: Setup, prepared: Any | None, start_step: int) -> Iterator[dic
     return map(make, itertools.count(start_step))
 
 
-def make_ready(
-    setup: Setup, prepared: Any | None, start_step: int
-) -> tuple[Callable, Iterator[dict]]:
-    """(the compiled step, `batches`). XLA compiles while TensorFlow is imported and reads."""
-    lowered = lower_step(setup)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        compiling = pool.submit(lowered.compile)
-        source = batches(setup, prepared, start_step)
+class Ready(NamedTuple):
+    """What the loop starts with."""
+
+    state: TrainState
+    compiled: Callable  # the step
+    source: Iterator[dict]  # `batches` from the state's step on
+    model_flops: int  # of a step
+
+
+def make_ready(setup: Setup, prepared: Any | None, state: TrainState | None) -> Ready:
+    """Makes the rest of what the loop needs, several things at a time.
+
+    Args:
+      state: what `saved_state` found.
+    """
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        # XLA leaves Python's lock to others: it makes the first state while the step is traced,
+        # and compiles the step while TensorFlow is imported and reads.
+        making = pool.submit(init_state, setup) if state is None else None
+        compiling = pool.submit(lower_step(setup).compile)
+        state = making.result() if making else state
+        source = batches(setup, prepared, int(state.step))
         first = next(source)
-        return compiling.result(), itertools.chain([first], source)
+        model_flops = flops.model_flops(setup)
+        return Ready(state, compiling.result(), itertools.chain([first], source), model_flops)
 
 
-def first_state(
+def saved_state(
     setup: Setup, checkpoints: Checkpoints, tokenizer_digest: str
-) -> tuple[TrainState, int | None]:
-    """(the state to start from, the step it was resumed from or None)."""
+) -> tuple[TrainState | None, int | None]:
+    """(the state that a checkpoint gives, the step it was resumed from); None = there is none."""
     step = checkpoints.latest_step()
     if step is not None:
         return checkpoints.restore(setup.abstract_state), step
     config = setup.config
+    if not config.init_from:
+        return None, None
     state = init_state(setup)
-    if config.init_from:
-        params, found = load_params(config.init_from, setup, state.params, tokenizer_digest)
-        if jax.process_index() == 0:
-            logs.say(f"starting from {config.init_from}: {found.describe()}")
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
-        make = jax.jit(
-            lambda params: new_state(config, setup.optimizer, params), out_shardings=shardings
-        )
-        state = make(params)
-    return state, None
+    params, found = load_params(config.init_from, setup, state.params, tokenizer_digest)
+    if jax.process_index() == 0:
+        logs.say(f"starting from {config.init_from}: {found.describe()}")
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
+    make = jax.jit(
+        lambda params: new_state(config, setup.optimizer, params), out_shardings=shardings
+    )
+    return make(params), None
 
 
 class Loop:
@@ -191,11 +209,13 @@ class Loop:
         self._interval_start = (0.0, 0.0)  # training and input seconds when it began
         self._seconds_to_first_step: float | None = None
 
-    def run(self, state: TrainState, compiled: Callable, source: Iterator[dict]) -> TrainState:
+    def run(
+        self, state: TrainState, compiled: Callable, source: Iterator[dict], model_flops: int
+    ) -> TrainState:
         """Trains to `config.train.steps`. The metrics of a step are read after the next one
         was started, so that the device never waits for the host."""
         train, step = self._config.train, int(state.step)
-        self._speed = logs.Speed(train.batch_size, flops.model_flops(self._setup), jax.devices())
+        self._speed = logs.Speed(train.batch_size, model_flops, jax.devices())
         distributed.wait_for_all(
             "compiled", self._config.distributed.initialization_timeout_seconds
         )
