@@ -26,7 +26,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.test_split = "valid"
     if config.preset == "local":
         config.data.image_size = 48  # what the faces have
-        config.train.steps = 800
+        config.train.update(steps=800, evaluate_every_steps=400, checkpoint_every_steps=400)
         config.evaluate.generated_examples = 64
         config.generate.examples = 16
     return config

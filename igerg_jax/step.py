@@ -183,6 +183,11 @@ def mesh_context(setup: Setup):
 
 def init_state(setup: Setup) -> TrainState:
     """A fresh state, made on the devices where it lives: the same values on any mesh."""
+    return lower_init(setup).compile()()
+
+
+def lower_init(setup: Setup):
+    """What makes `init_state`'s result, traced and lowered: it takes nothing."""
     config, model = setup.config, setup.model
 
     def init():
@@ -194,7 +199,7 @@ def init_state(setup: Setup) -> TrainState:
     on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     with mesh_context(setup):
-        return jax.jit(init, out_shardings=shardings, compiler_options=options)()
+        return jax.jit(init, out_shardings=shardings, compiler_options=options).lower()
 
 
 def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any) -> TrainState:

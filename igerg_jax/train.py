@@ -27,6 +27,7 @@ from igerg_jax.step import (
     TrainState,
     active_objectives,
     init_state,
+    lower_init,
     lower_step,
     new_state,
     set_up,
@@ -67,12 +68,17 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         _greet(setup, prepared, resumed_from)
         evaluator = make_evaluator(setup, prepared)
         first_step = resumed_from or 0
-        goes_on = first_step < config.train.steps
-        ready = make_ready(setup, prepared, state) if goes_on else None
+        ready = None
+        if first_step < config.train.steps:
+            ready = make_ready(setup, prepared, state)
+        elif state is None:
+            state = init_state(setup)  # to be evaluated as it is
+        # Its writers import TensorFlow, which `make_ready` does while XLA compiles.
         loop = Loop(setup, checkpoints, evaluator, workdir, first_step, start)
         with contextlib.closing(loop):
             if ready:
                 state = loop.run(*ready)
+        del ready  # with the reader of data, and the compiled step
         summary = loop.summary(state) | {"resumed_from": resumed_from}
         return finish(setup, evaluator, state, workdir, summary, start)
     finally:
@@ -143,19 +149,19 @@ class Ready(NamedTuple):
 
 
 def make_ready(setup: Setup, prepared: Any | None, state: TrainState | None) -> Ready:
-    """Makes the rest of what the loop needs, several things at a time.
+    """Makes the rest of what the loop needs, beside XLA's two compilations.
 
     Args:
-      state: what `saved_state` found.
+      state: what `saved_state` found; None = a fresh one is made.
     """
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        # XLA leaves Python's lock to others: it makes the first state while the step is traced,
-        # and compiles the step while TensorFlow is imported and reads.
-        making = pool.submit(init_state, setup) if state is None else None
-        compiling = pool.submit(lower_step(setup).compile)
-        state = making.result() if making else state
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        # XLA leaves Python's lock to others. All tracing and launching stays in this thread.
+        making = pool.submit(lower_init(setup).compile) if state is None else None
+        lowered = lower_step(setup)
+        state = making.result()() if making else state
+        compiling = pool.submit(lowered.compile)
         source = batches(setup, prepared, int(state.step))
-        first = next(source)
+        first = next(source)  # with TensorFlow's import
         model_flops = flops.model_flops(setup)
         return Ready(state, compiling.result(), itertools.chain([first], source), model_flops)
 
@@ -163,7 +169,8 @@ def make_ready(setup: Setup, prepared: Any | None, state: TrainState | None) -> 
 def saved_state(
     setup: Setup, checkpoints: Checkpoints, tokenizer_digest: str
 ) -> tuple[TrainState | None, int | None]:
-    """(the state that a checkpoint gives, the step it was resumed from); None = there is none."""
+    """(the run's newest state, its step), or (one around `init_from`'s parameters, None), or
+    (None, None)."""
     step = checkpoints.latest_step()
     if step is not None:
         return checkpoints.restore(setup.abstract_state), step
