@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
 ensure_venv requirements.txt
-# A step takes and gives back some 200 MB: 50,000 page faults of 4 KiB, or, counted, 500 with pages of
-# 2 MiB. (glibc before 2.35 and other C libraries do not read it.)
+# A step takes and gives back some 200 MB: 50,000 page faults with pages of 4 KiB, 500 with pages of
+# 2 MiB, as counted. (glibc before 2.35 and other C libraries do not read it.)
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec .venv/bin/python main.py --config=configs/pretrain.py "$@"
