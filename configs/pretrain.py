@@ -142,7 +142,8 @@ def _local() -> ConfigDict:
                 temperature_end=0.5,
                 temperature_anneal_steps=800,
             ),
-            image_text_contrastive=dict(weight=0.1),
+            # negatives: a pair's other pairs, from the whole batch or from its slice's part of it.
+            image_text_contrastive=dict(weight=0.1, negatives="batch"),
         )
     )
 
@@ -272,6 +273,7 @@ def _large(config: ConfigDict) -> None:
     )
     config.model.vision.remat = config.model.text.remat = "dots"
     config.mesh.update(data=-1, fsdp=16)
+    config.objectives.image_text_contrastive.negatives = "slice"  # gradients alone cross
     _long_run(config, batch_size=4096, steps=100_000)
 
 
@@ -284,6 +286,7 @@ def _xl(config: ConfigDict) -> None:
     )
     config.model.vision.remat = config.model.text.remat = "dots"
     config.mesh.update(data=-1, fsdp=64)
+    config.objectives.image_text_contrastive.negatives = "slice"
     _long_run(config, batch_size=8192, steps=100_000)
 
 

@@ -23,9 +23,12 @@ import jax.numpy as jnp
 
 from igerg_jax import corruption, losses
 from igerg_jax.models.igerg import Encoded, ImageSide, TextSide, shift_right, text_side
-from igerg_jax.models.mesh import lookup
+from igerg_jax.models.mesh import by_slice, lookup
 
 Batch = Mapping[str, jax.Array]
+
+# Where the contrastive loss's negatives come from (see `image_text_contrastive`).
+NEGATIVES = ("batch", "slice")
 
 
 class Term(NamedTuple):
@@ -228,12 +231,21 @@ def emotional_response(model, params, batch: Batch, rng, settings, step) -> Resu
 
 
 def image_text_contrastive(model, params, batch: Batch, rng, settings, step) -> Result:
-    """Binds a window's images to its words (sigmoid loss over the global batch)."""
+    """Binds a window's images to its words (sigmoid loss).
+
+    With `settings["negatives"]` "batch" every other pair of the global batch is a negative. With
+    "slice" those of the same slice are, so that of several slices none sends its vectors to the
+    others; the loss then depends on `mesh.dcn`, and on nothing else of the mesh.
+    """
     read = batch["read"]["image_text_contrastive"]
     vectors = _apply(model, params, "contrastive_vectors", batch["seen"], read)
     image_BxG, text_BxG, log_scale, bias = vectors
     both_B = batch["image_mask"].any(1) & (batch["context"] != model.special.pad).any(1)
-    return _one_term(losses.sigmoid_contrastive(image_BxG, text_BxG, both_B, log_scale, bias))
+    if settings["negatives"] == "batch":
+        return _one_term(losses.sigmoid_contrastive(image_BxG, text_BxG, both_B, log_scale, bias))
+    parts = map(by_slice, (image_BxG, text_BxG, both_B))
+    each = jax.vmap(losses.sigmoid_contrastive, (0, 0, 0, None, None))(*parts, log_scale, bias)
+    return _one_term(tuple(x.sum() for x in each))
 
 
 OBJECTIVES: dict[str, Callable[..., Result]] = {

@@ -121,12 +121,15 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
 def _check_objectives(config: Any) -> None:
     if not active_objectives(config):
         raise UserError("every objective's weight is 0; there is nothing to train")
-    estimator = config.objectives.emotional_response.estimator
-    if estimator not in losses.ESTIMATORS:
-        names = ", ".join(losses.ESTIMATORS)
-        raise UserError(
-            f"objectives.emotional_response.estimator '{estimator}' is not one of {names}"
-        )
+    choices = {
+        "emotional_response.estimator": losses.ESTIMATORS,
+        "image_text_contrastive.negatives": objectives.NEGATIVES,
+    }
+    for key, known in choices.items():
+        objective, setting = key.split(".")
+        value = config.objectives[objective][setting]
+        if value not in known:
+            raise UserError(f"objectives.{key} '{value}' is not one of {', '.join(known)}")
 
 
 def _check_prng(config: Any) -> None:

@@ -14,8 +14,9 @@ import small
 from jax.sharding import PartitionSpec
 
 from configs import pretrain
-from igerg_jax import sharding, step
+from igerg_jax import objectives, sharding, step
 from igerg_jax.errors import UserError
+from igerg_jax.models.igerg import Encoded
 from igerg_jax.models.mesh import lookup
 from igerg_jax.tools import hlo
 
@@ -216,6 +217,49 @@ def test_a_lookup_sends_only_gradients_between_slices():
     assert max(one.bytes for one in found if one.crosses) == 64 * 16 // 2 * 4  # a device's columns
     wanted = gradient(lambda table, ids: table[ids])(jnp.float32(table), ids)
     np.testing.assert_allclose(compiled(jnp.float32(table), ids), wanted, rtol=1e-5)
+
+
+def contrastive_on_a_mesh(mesh, negatives, image, words):
+    """(loss sum, pairs), their gradient by both sides, and the collectives between slices."""
+    config, rows = small.make_config(), sharding.batch_sharding(mesh)
+    model, batch = small.make_model(config), small.make_batch(config, batch_size=len(image))
+    params = small.make_params(model, batch)
+
+    def loss(image, words):
+        sides = (Encoded(None, None, x, None, None) for x in (image, words))
+        read = dict(zip(("seen", "read"), sides, strict=True))
+        given = batch | read | {"read": {"image_text_contrastive": read["read"]}}
+        settings = {"negatives": negatives}
+        terms, _ = objectives.image_text_contrastive(model, params, given, None, settings, 0)
+        return terms[""].loss_sum, terms[""].count
+
+    function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(config)):
+        compiled = jax.jit(function, in_shardings=rows).lower(image, words).compile()
+    found = hlo.Program(compiled.as_text()).collectives(mesh.size, mesh.shape["dcn"])
+    return compiled(image, words), {one.kind for one in found if one.crosses}
+
+
+def test_negatives_of_a_slice_do_not_leave_it():
+    """ "slice" is each slice's own loss, added up; "batch" is the same loss on every mesh."""
+    image, words = np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.float32)
+    two = sharding.make_mesh(sizes(dcn=2, data=2, fsdp=2))
+    one = sharding.make_mesh(sizes(), jax.devices()[:1])
+    halves = [
+        contrastive_on_a_mesh(one, "slice", image[rows], words[rows])[0]
+        for rows in (slice(8), slice(8, 16))
+    ]
+    apart, crossing = contrastive_on_a_mesh(two, "slice", image, words)
+    assert crossing == {"all-reduce"}
+    small.assert_trees_close(apart[0], jax.tree.map(np.add, *(half[0] for half in halves)))
+    small.assert_trees_close(
+        apart[1], jax.tree.map(lambda *x: np.concatenate(x), *(half[1] for half in halves))
+    )
+    together, crossing = contrastive_on_a_mesh(two, "batch", image, words)
+    assert "all-gather" in crossing
+    alone, _ = contrastive_on_a_mesh(one, "batch", image, words)
+    small.assert_trees_close(together, alone)
+    assert together[0][0] > apart[0][0] + 0.1  # the other slice's negatives
 
 
 def test_a_mesh_that_does_not_lie_on_the_torus_is_named(monkeypatch):

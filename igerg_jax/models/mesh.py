@@ -19,6 +19,18 @@ def batch_shards() -> tuple[tuple[str, ...], int]:
     return rows, math.prod(mesh.shape[axis] for axis in rows)
 
 
+def by_slice(x_Bx: jax.Array) -> jax.Array:
+    """[B, ...] as [dcn, B / dcn, ...]: the rows of each slice together; dcn = 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    slices = 1 if mesh.empty else mesh.shape["dcn"]
+    parts_x = x_Bx.reshape(slices, -1, *x_Bx.shape[1:])
+    rows, _ = batch_shards()
+    if slices == 1:
+        return parts_x
+    within = tuple(axis for axis in rows if axis != "dcn")
+    return jax.lax.with_sharding_constraint(parts_x, PartitionSpec("dcn", within))
+
+
 def lookup(table_VxD: jax.Array, ids_BxL: jax.Array) -> jax.Array:
     """The rows [B, L, D] of an embedding table for ids [B, L], divided over the batch.
 
