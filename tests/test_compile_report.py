@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from configs import pretrain
 from igerg_jax import flops, sharding, step
 from igerg_jax.errors import OutOfMemory, UserError
-from igerg_jax.tools import compile_report, hlo, hlo_text
+from igerg_jax.tools import compile_report, hlo, hlo_origin, hlo_text
 
 ROOT = pathlib.Path(__file__).parent.parent
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -226,6 +226,42 @@ def test_what_a_slice_hands_to_its_host_crosses():
     assert compile_report.between_slices(found)[0]["from"] == "transpose(jvp(see))/dot_general"
 
 
+IN_A_LOOP = """HloModule step
+
+%fused (p: f32[8], q: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %q = f32[8]{0} parameter(1)
+  %sum = f32[8]{0} add(%p, %q), metadata={op_name="jit(step)/transpose(jvp(see))/reduce_sum"}
+  ROOT %copy = f32[8]{0} copy(%sum)
+}
+
+%body (carried: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %carried = (s32[], f32[8]{0}) parameter(0)
+  %counter = s32[] get-tuple-element(%carried), index=0
+  %before = f32[8]{0} get-tuple-element(%carried), index=1
+  %zero = f32[8]{0} constant({0,0,0,0,0,0,0,0}), metadata={op_name="jit(step)/jvp(decode)/slice"}
+  %joined = f32[8]{0} maximum(%zero, %before)
+  %token = token[] after-all()
+  %send = (f32[8]{0}, u32[], token[]) send(%joined, %token), channel_id=2, is_host_transfer=true
+  %gradient = f32[8]{0} fusion(%zero, %before), kind=kLoop, calls=%fused
+  ROOT %next = (s32[], f32[8]{0}) tuple(%counter, %gradient)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  ROOT %x = f32[8]{0} parameter(0)
+}
+"""
+
+
+def test_what_bears_no_name_comes_from_what_feeds_it():
+    """A gradient that the pass before has left, in a fusion; not a constant that others share."""
+    computations, _ = hlo_text.computations(IN_A_LOOP)
+    body = computations["body"]
+    where = hlo_origin.origin(computations, "body", body["send"])
+    assert where == "jit(step)/transpose(jvp(see))/reduce_sum"
+    assert hlo_origin.origin(computations, "body", body["counter"]) == ""
+
+
 def test_what_crosses_slices_is_named():
     def one(crosses, op_name, size):
         return hlo.Collective("all-reduce", 3.0, size, 2, crosses, op_name)
@@ -277,24 +313,33 @@ def test_a_report_of_this_machine(tmp_path):
 
 
 def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
-    fits = {"none": 0, "all_dots": 16, "dots": 64, "full": 256}  # examples
+    sizes = (0, 16, 64, 128, 256)  # examples that fit
+    fits = dict(zip(compile_report.CHEAPEST_FIRST, sizes, strict=True))
     tried = []
 
     def compile_for(config, topology, slices):
-        remat, size = config.model.vision.remat, config.train.batch_size
+        remat = (config.model.vision.remat, config.model.text.remat)
+        size = config.train.batch_size
         tried.append((remat, size))
         if size > fits[remat]:
             raise OutOfMemory("too large")
-        return {"remat": {"vision": remat}, "batch_size": size, "mfu": {"per_op": size / 999}}
+        named = dict(zip(("vision", "text"), remat, strict=True))
+        return {"remat": named, "batch_size": size, "mfu": {"per_op": size / 999}}
 
     monkeypatch.setattr(compile_report, "compile_for", compile_for)
     config = small.make_config(train__batch_size=32)
-    found = compile_report.search(config, "", 1)
-    largest = {report["remat"]["vision"]: report["batch_size"] for report in found}
+    monkeypatch.setattr(compile_report, "topology_devices", lambda *_: jax.devices())
+    found = compile_report.search(config, "v5e:2x4", 1)
+    largest = {tuple(report["remat"].values()): report["batch_size"] for report in found}
     assert largest == {name: size for name, size in fits.items() if size}
     assert len(tried) == len(set(tried)) and min(size for _, size in tried) == 8
-    assert compile_report.best(found)["remat"]["vision"] == "full"
+    assert compile_report.best(found)["remat"] == {"vision": "full", "text": "full"}
     assert config.train.batch_size == 32
+
+
+def test_a_search_on_a_cpu_is_refused_where_it_would_never_end():
+    with pytest.raises(UserError, match="give a --topology"):
+        compile_report.search(small.make_config(), "", 1)
 
 
 def test_what_does_not_fit_is_named_with_what_to_change(monkeypatch):

@@ -40,7 +40,14 @@ from igerg_jax.tools import hlo
 
 GIB = 2**30
 SLOWEST = 12  # instructions of the per-op estimate that a report shows
-CHEAPEST_FIRST = ("none", "all_dots", "dots", "full")  # remat policies, by what is made again
+# Remat policies of (vision, text), by what is made again.
+CHEAPEST_FIRST = (
+    ("none", "none"),
+    ("all_dots", "all_dots"),
+    ("dots", "dots"),
+    ("full", "dots"),  # most of the tokens are patches
+    ("full", "full"),
+)
 
 
 def topology_devices(name: str, slices: int) -> list[Any]:
@@ -148,15 +155,24 @@ def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
     Returns:
       A report a policy, cheapest in computation first; `mfu` says which is best. A policy of which
       nothing fits has none.
+
+    Raises:
+      UserError: this machine was meant, and it is a CPU: whatever the batch, it fits.
     """
+    if not topology and jax.default_backend() == "cpu":
+        raise UserError(
+            "--search: on a CPU nothing is too large; give a --topology such as v5e:2x4"
+        )
     found = [_largest(config, topology, slices, remat) for remat in CHEAPEST_FIRST]
     return [report for report in found if report]
 
 
-def _largest(config: Any, topology: str, slices: int, remat: str) -> dict[str, Any] | None:
+def _largest(
+    config: Any, topology: str, slices: int, remat: tuple[str, str]
+) -> dict[str, Any] | None:
     """Doubles or halves `train.batch_size` from the config's own."""
     config = config.copy_and_resolve_references()
-    config.model.vision.remat = config.model.text.remat = remat
+    config.model.vision.remat, config.model.text.remat = remat
     smallest = len(topology_devices(topology, slices) if topology else jax.devices())
     size, best, too_large = config.train.batch_size, None, None
     while size >= smallest and size != too_large:
@@ -165,10 +181,10 @@ def _largest(config: Any, topology: str, slices: int, remat: str) -> dict[str, A
         config.train.batch_size = size
         try:
             best = compile_for(config, topology, slices)
-            print(f"remat={remat} batch_size={size} fits", flush=True)
+            print(f"remat={','.join(remat)} batch_size={size} fits", flush=True)
             size *= 2
         except OutOfMemory:
-            print(f"remat={remat} batch_size={size} does not fit", flush=True)
+            print(f"remat={','.join(remat)} batch_size={size} does not fit", flush=True)
             too_large, size = size, size // 2
     return best
 
@@ -402,7 +418,8 @@ def compare(reports: list[dict[str, Any]]) -> str:
     for r in reports:
         mfu = "  ".join(f"MFU by {name} {value:.1%}" for name, value in r.get("mfu", {}).items())
         lines.append(
-            f"remat={r['remat']['vision']:<9} {r['examples_per_device']:g} examples a device  "
+            f"remat={','.join(r['remat'].values()):<18} "
+            f"{r['examples_per_device']:g} examples a device  "
             f"{r['memory']['total'] / GIB:.2f} GiB  {mfu}".rstrip()
         )
     return "\n".join(lines)

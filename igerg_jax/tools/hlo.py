@@ -21,6 +21,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from igerg_jax.tools.hlo_origin import origin
 from igerg_jax.tools.hlo_text import NOTHING, Array, Bytes, Instruction, computations, ints
 
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -135,10 +136,8 @@ class Program:
             return None
         kind = kind.lower().replace("_", "-")
         size = instruction.arrays[0].size.total * (slices if kind == "all-gather" else 1)
-        source, inside = instruction, self.computations[name]
-        while not source.op_name and source.operands:
-            source = inside[source.operands[0]]
-        return Collective(kind, count, size, slices, True, source.op_name)
+        where = origin(self.computations, name, instruction)
+        return Collective(kind, count, size, slices, True, where)
 
     def _collective(self, name, instruction, kind, count, devices, slices) -> Collective:
         groups = _groups(instruction, devices)
