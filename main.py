@@ -78,7 +78,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_boolean(
         "search",
         False,
-        "With --mode=compile: find the largest batch that fits for every remat policy.",
+        "With --mode=compile: find the largest batch that fits, by remat policies.",
         flag_values=values,
     )
     return values

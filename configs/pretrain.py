@@ -142,7 +142,8 @@ def _local() -> ConfigDict:
                 temperature_end=0.5,
                 temperature_anneal_steps=800,
             ),
-            # negatives: a pair's other pairs, from the whole batch or from its slice's part of it.
+            # negatives: the other pairs of an accumulation step's batch, or of its part on a slice
+            # (of mesh.dcn): "slice".
             image_text_contrastive=dict(weight=0.1, negatives="batch"),
         )
     )
@@ -273,7 +274,7 @@ def _large(config: ConfigDict) -> None:
     )
     config.model.vision.remat = config.model.text.remat = "dots"
     config.mesh.update(data=-1, fsdp=16)
-    config.objectives.image_text_contrastive.negatives = "slice"  # gradients alone cross
+    config.objectives.image_text_contrastive.negatives = "slice"  # no vectors cross
     _long_run(config, batch_size=4096, steps=100_000)
 
 

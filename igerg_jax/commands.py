@@ -109,7 +109,7 @@ def compile_only(config: Any, topology: str, slices: int, file: str | None, sear
     """Compiles the training step for `topology` ("" = this machine); prints what it needs.
 
     Args:
-      search: find the largest batch for every remat policy instead, and report the best.
+      search: find the largest batch of several remat policies instead, and report the best.
 
     Raises:
       UserError: no such topology, or the config does not fit it.

@@ -233,9 +233,10 @@ def emotional_response(model, params, batch: Batch, rng, settings, step) -> Resu
 def image_text_contrastive(model, params, batch: Batch, rng, settings, step) -> Result:
     """Binds a window's images to its words (sigmoid loss).
 
-    With `settings["negatives"]` "batch" every other pair of the global batch is a negative. With
-    "slice" those of the same slice are, so that of several slices none sends its vectors to the
-    others; the loss then depends on `mesh.dcn`, and on nothing else of the mesh.
+    With `settings["negatives"]` "batch" every other pair of the global batch (of an accumulation
+    step's part of it) is a negative. With "slice" those of the same slice are, so that of several
+    slices none sends its vectors to the others; the loss then depends on `mesh.dcn`, and on
+    nothing else of the mesh.
     """
     read = batch["read"]["image_text_contrastive"]
     vectors = _apply(model, params, "contrastive_vectors", batch["seen"], read)

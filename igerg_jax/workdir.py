@@ -16,7 +16,7 @@ CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.checkpoint` keeps in a
 
 # What may differ between the runs of one workdir: how long, how often, where and on what machine,
 # not what a step computes. (Another train.steps stretches a cosine schedule.) A name that ends
-# with a dot stands for all keys under it.
+# with a dot stands for all keys under it. (For mesh.dcn see `_other_slices`.)
 FREE_KEYS = (
     "train.steps",
     "train.log_every_steps",
@@ -113,6 +113,8 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     different = _differences(
         _starting(flatten(stored), keys), _starting(flatten(as_json(config)), keys), FREE_KEYS
     )
+    if training:
+        different += _other_slices(stored, as_json(config))
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
@@ -181,6 +183,15 @@ def _check_writable(workdir: epath.Path) -> None:
 def _starting(flat: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
     """The keys under one of `prefixes`; all where there are none."""
     return {key: value for key, value in flat.items() if not prefixes or key.startswith(prefixes)}
+
+
+def _other_slices(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Of `mesh`, what changes a step: a contrastive loss within slices depends on their number."""
+    contrastive = given["objectives"]["image_text_contrastive"]
+    if not contrastive["weight"] or contrastive["negatives"] != "slice":
+        return []
+    dcn = (_starting(flatten(config), ("mesh.dcn",)) for config in (stored, given))
+    return _differences(*dcn, ())
 
 
 def _differences(stored: dict, given: dict, free: tuple[str, ...]) -> list[str]:

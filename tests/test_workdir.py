@@ -6,6 +6,7 @@ import importlib.util
 import os
 
 import pytest
+import small
 from etils import epath
 
 from igerg_jax import workdir
@@ -30,3 +31,20 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -r requirements-gcs.txt"):
         workdir.parse("gs://bucket/run")
+
+
+def test_another_number_of_slices_is_another_loss_where_negatives_are_a_slices(tmp_path):
+    folder, key = epath.Path(tmp_path), "objectives__image_text_contrastive__"
+    changes = {f"{key}negatives": "slice"}
+
+    def given(dcn, **others):
+        return small.make_config(mesh__dcn=dcn, **changes, **others)
+
+    (folder / "config.json").write_text(given(2).to_json_best_effort())
+    workdir.check(folder, given(2, mesh__fsdp=4))  # the rest of the mesh may change
+    workdir.check(folder, given(1), training=False)
+    with pytest.raises(UserError, match=r"mesh\.dcn \(there 2, here 1\)"):
+        workdir.check(folder, given(1))
+    changes = {f"{key}negatives": "batch"}
+    (folder / "config.json").write_text(given(2).to_json_best_effort())
+    workdir.check(folder, given(1))

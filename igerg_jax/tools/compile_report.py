@@ -40,8 +40,8 @@ from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.tools import hlo, out_of_memory
 
 SLOWEST = 12  # instructions of the per-op estimate that a report shows
-# Remat policies of (vision, text), by what is made again.
-CHEAPEST_FIRST = (
+# Remat policies of (vision, text) that a search tries, by what is made again.
+REMAT_PAIRS = (
     ("none", "none"),
     ("all_dots", "all_dots"),
     ("dots", "dots"),
@@ -150,20 +150,18 @@ def _nothing_kept():
 
 
 def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
-    """The largest batch that fits, for every remat policy; every try is a compilation.
+    """The largest batch that fits, for each of `REMAT_PAIRS`; every try is a compilation.
 
     Returns:
-      A report a policy, cheapest in computation first; `mfu` says which is best. A policy of which
+      A report a pair, cheapest in computation first; `mfu` says which is best. A pair of which
       nothing fits has none.
 
     Raises:
-      UserError: this machine was meant, and it is a CPU: whatever the batch, it fits.
+      UserError: no topology: only the TPU's compiler is known to say what does not fit.
     """
-    if not topology and jax.default_backend() == "cpu":
-        raise UserError(
-            "--search: on a CPU nothing is too large; give a --topology such as v5e:2x4"
-        )
-    found = [_largest(config, topology, slices, remat) for remat in CHEAPEST_FIRST]
+    if not topology:
+        raise UserError("--search needs a --topology, such as v5e:2x4")
+    found = [_largest(config, topology, slices, remat) for remat in REMAT_PAIRS]
     return [report for report in found if report]
 
 
@@ -173,7 +171,7 @@ def _largest(
     """Doubles or halves `train.batch_size` from the config's own."""
     config = config.copy_and_resolve_references()
     config.model.vision.remat, config.model.text.remat = remat
-    smallest = len(topology_devices(topology, slices) if topology else jax.devices())
+    smallest = len(topology_devices(topology, slices))
     size, best, too_large = config.train.batch_size, None, None
     while size >= smallest and size != too_large:
         if best and size == best["batch_size"]:

@@ -136,7 +136,7 @@ class Program:
             return None
         kind = kind.lower().replace("_", "-")
         size = instruction.arrays[0].size.total * (slices if kind == "all-gather" else 1)
-        where = origin(self.computations, name, instruction)
+        where = origin(self.computations, name, instruction, name in self._bodies)
         return Collective(kind, count, size, slices, True, where)
 
     def _collective(self, name, instruction, kind, count, devices, slices) -> Collective:
@@ -223,6 +223,11 @@ class Program:
     def computations_of(self, instruction: Instruction) -> dict[str, Instruction]:
         """The computation that an instruction stands in."""
         return self._home[instruction.name]
+
+    @functools.cached_property
+    def _bodies(self) -> set[str]:
+        every = (i for inside in self.computations.values() for i in inside.values())
+        return {i.attribute(r"body=%([\w.-]+)") for i in every if i.opcode == "while"}
 
     @functools.cached_property
     def _home(self) -> dict[str, dict[str, Instruction]]:
