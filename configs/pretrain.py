@@ -142,9 +142,12 @@ def _local() -> ConfigDict:
                 temperature_end=0.5,
                 temperature_anneal_steps=800,
             ),
-            # negatives: the other pairs of an accumulation step's batch, or of its part on a slice
-            # (of mesh.dcn): "slice".
-            image_text_contrastive=dict(weight=0.1, negatives="batch"),
+            image_text_contrastive=dict(
+                weight=0.1,
+                # Whose words are a window's negatives: all others' (of an accumulation step), or
+                # those of the same slice, one of mesh.dcn.
+                negatives="batch",  # batch, slice
+            ),
         )
     )
 

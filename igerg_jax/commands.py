@@ -112,7 +112,7 @@ def compile_only(config: Any, topology: str, slices: int, file: str | None, sear
       search: find the largest batch of several remat policies instead, and report the best.
 
     Raises:
-      UserError: no such topology, or the config does not fit it.
+      UserError: no such topology, or none for a search; or the config does not fit it.
       OutOfMemory: the step does not fit a device.
     """
     from igerg_jax.tools import compile_report

@@ -130,6 +130,11 @@ def _check_objectives(config: Any) -> None:
         value = config.objectives[objective][setting]
         if value not in known:
             raise UserError(f"objectives.{key} '{value}' is not one of {', '.join(known)}")
+    if config.objectives.image_text_contrastive.negatives == "slice" and config.mesh.dcn == -1:
+        raise UserError(
+            "mesh.dcn=-1: objectives.image_text_contrastive.negatives 'slice' makes the loss "
+            "depend on the number of slices; give that number"
+        )
 
 
 def _check_prng(config: Any) -> None:

@@ -289,6 +289,10 @@ def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
         (dict(train__batch_size=6), "train.batch_size=6 does not divide over 8 data shards"),
         (dict(objectives__emotional_response__estimator="soft"), "estimator 'soft' is not one of"),
         (dict(objectives__image_text_contrastive__negatives="all"), "negatives 'all' is not one"),
+        (
+            dict(objectives__image_text_contrastive__negatives="slice", mesh__dcn=-1, mesh__data=8),
+            "mesh.dcn=-1: .* give that number",
+        ),
         (dict(optim__warmup_steps=99), "optim.warmup_steps .99. must be below"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
