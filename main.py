@@ -23,27 +23,29 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from igerg_jax import cli
 from igerg_jax.errors import UserError
+from igerg_jax.run import command_line
 
 MODES = ("train", "evaluate", "generate", "compile")
 
 
 def main(argv: list[str]) -> int:
     """Runs a command line (the program's name first) and returns its exit code."""
-    return cli.main(argv, __doc__, define_flags, lambda argv: run(parse(argv)), leave_others)
+    return command_line.main(
+        argv, __doc__, define_flags, lambda argv: run(parse(argv)), leave_others
+    )
 
 
 def leave_others(code: int) -> None:
     """Has a process of several that failed end at once, with `code`."""
-    distributed = sys.modules.get("igerg_jax.distributed")
+    distributed = sys.modules.get("igerg_jax.parallel.processes")
     if distributed:  # imported once a command line was found to be in order
         distributed.abandon(code)
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """The flags of one command line."""
-    values = cli.new_flags(argv)
+    values = command_line.new_flags(argv)
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
     flags.DEFINE_string(
         "workdir",
@@ -90,7 +92,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     Raises:
       UserError: whatever is wrong with them.
     """
-    values = cli.parse(argv, define_flags)
+    values = command_line.parse(argv, define_flags)
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
     compiling = values.topology or values.report or values.search or values.slices != 1
@@ -103,41 +105,40 @@ def parse(argv: list[str]) -> flags.FlagValues:
 
 def run(values: flags.FlagValues) -> None:
     """Does what parsed flags ask for. Raises UserError, RunError."""
-    from igerg_jax import workdir as folders
+    from igerg_jax.run import workdirs
 
     config, checkpoint = values.config, values.checkpoint
-    workdir = folders.parse(values.workdir) if values.workdir else None
+    workdir = workdirs.parse(values.workdir) if values.workdir else None
     if workdir is None and not (checkpoint and values.mode != "train"):
-        workdir = folders.default(config)
+        workdir = workdirs.default(config)
     if values.mode == "train":
         check_start(config, checkpoint)
     turns = pair(values.context, values.image) if values.context or values.image else None
     if workdir is not None and values.mode != "compile" and turns is None:
-        folders.check(workdir, config, training=values.mode == "train")
+        workdirs.check(workdir, config, training=values.mode == "train")
     if values.topology:  # nothing here is to be looked for but the compiler
         os.environ |= dict(
             JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
         )
     # JAX and all: seconds that --help and wrong flags do not cost.
-    from igerg_jax import commands, distributed
+    from igerg_jax.cli import modes
+    from igerg_jax.parallel import processes
 
-    distributed.start(config.distributed)
-    commands.keep_compiled(config)
+    processes.start(config.distributed)
+    modes.keep_compiled(config)
     try:
         if values.mode == "train":
-            commands.train(config, workdir)
+            modes.train(config, workdir)
         elif values.mode == "evaluate":
-            commands.evaluate(config, checkpoint or workdir, workdir)
+            modes.evaluate(config, checkpoint or workdir, workdir)
         elif values.mode == "generate" and turns:
-            commands.talk(config, checkpoint or workdir, *turns)
+            modes.talk(config, checkpoint or workdir, *turns)
         elif values.mode == "generate":
-            commands.answer_split(config, checkpoint or workdir, workdir)
+            modes.answer_split(config, checkpoint or workdir, workdir)
         else:
-            commands.compile_only(
-                config, values.topology, values.slices, values.report, values.search
-            )
+            modes.compile_only(config, values.topology, values.slices, values.report, values.search)
     except OSError as error:
-        if workdir is None or not folders.contains(workdir, error.filename):
+        if workdir is None or not workdirs.contains(workdir, error.filename):
             raise
         raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
 

@@ -42,8 +42,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from configs import pretrain
-from igerg_jax import cli
 from igerg_jax.batch import EMOTIONS
+from igerg_jax.run import command_line
 
 BATCH_SIZE, IMAGE_SIZE = 64, 224
 STILL_HEIGHT, STILL_WIDTH = 320, 400
@@ -182,7 +182,7 @@ def _config(options: argparse.Namespace):
 
 def igerg_jax_side(options: argparse.Namespace) -> dict:
     """This repository's training batches."""
-    cli.quieten()
+    command_line.quieten()
     from igerg_jax.data import pipeline, prepare
 
     config = _config(options)
@@ -196,7 +196,7 @@ def igerg_jax_side(options: argparse.Namespace) -> dict:
 
 def _tokenizer(folder: pathlib.Path) -> pathlib.Path:
     """Stills have no words, but every prepared dataset has a tokenizer."""
-    from igerg_jax.data import tokenizer as tokenizers
+    from igerg_jax.data import tokenizers
 
     path = folder / "tokenizer.model"
     if not path.exists():
@@ -259,7 +259,7 @@ def torch_side(options: argparse.Namespace, draft: bool = False) -> dict:
 
 def memory_side(options: argparse.Namespace) -> dict:
     """MB of resident memory, all of it and what is not files', by batches read."""
-    cli.quieten()
+    command_line.quieten()
     from igerg_jax.data import pipeline, prepare
 
     config = pretrain.get_config()

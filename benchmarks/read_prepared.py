@@ -23,14 +23,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import meld_fer2013
-from igerg_jax import cli
 from igerg_jax.data import prepare as data
+from igerg_jax.run import command_line
 
 LATE_STEP = 1_000_000
 
 
 def main(argv: list[str]) -> None:
-    cli.quieten()
+    command_line.quieten()
     parser = argparse.ArgumentParser(prog="benchmarks.read_prepared")
     parser.add_argument("--manual_dir", required=True)
     parser.add_argument("--data_dir", default=meld_fer2013.get_config().data.data_dir)
@@ -56,7 +56,7 @@ def config_of(options: argparse.Namespace) -> ConfigDict:
 
 
 def read(options: argparse.Namespace) -> dict:
-    from igerg_jax.data import pipeline  # imports TensorFlow, which is most of the memory
+    from igerg_jax.data import pipeline
 
     config, out = config_of(options), {"resident_mb_imported": resident_mb()}
     rows_b = np.arange(config.train.batch_size)

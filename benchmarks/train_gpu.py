@@ -45,6 +45,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from configs import pretrain
 from igerg_jax.batch import NUM_EMOTIONS, SENTENCEPIECE_IDS, BatchSpec, synthetic
+from igerg_jax.setup import base_key
+from igerg_jax.training import train_state
 
 COMPARED = ("image_emotion", "text_denoising", "masked_multimodal", "emotional_response")
 SIDES = ("jax", "torch", "jax_all")
@@ -87,35 +89,36 @@ def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from igerg_jax import flops, sharding, step
+    from igerg_jax.parallel import sharding
+    from igerg_jax.training import model_flops, train_step
 
     n, products = options.matmul, 10
     a = jnp.ones((n, n), jnp.bfloat16)
     chain = jax.jit(lambda a, x: jax.lax.fori_loop(0, products, lambda _, y: (a @ y) * 0.5, x))
     peak = best_rate(lambda: chain(a, a).block_until_ready(), products * 2 * n**3)
 
-    setup = step.set_up(
+    setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1]
     )
     given = count_given(setup)
     started = time.perf_counter()
-    train_step = step.compile_step(setup)
+    compiled = train_step.compile_step(setup)
     compile_seconds = time.perf_counter() - started
     host = synthetic(setup.spec, SENTENCEPIECE_IDS, setup.model.vocab_size, seed=0)
     batch = sharding.to_devices(host, sharding.batch_sharding(setup.mesh))
-    state = step.init_state(setup)
+    state = train_state.init_state(setup)
     seconds = []
     for count in (options.warmup, options.steps):
         started = time.perf_counter()
         for _ in range(count):
-            state, metrics = train_step(state, batch)
+            state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
         seconds.append((time.perf_counter() - started) / count)
     return {
         "device": jax.devices()[0].device_kind,
         "seconds": seconds[-1],
         "peak": peak,
-        "flops": flops.model_flops(setup),
+        "flops": model_flops.model_flops(setup),
         "compile_seconds": compile_seconds,
         "loss": float(metrics["loss/total"]),
         **given,
@@ -127,7 +130,7 @@ def count_given(setup: Any) -> dict[str, int]:
     import flax.linen as nn
     import jax
 
-    from igerg_jax import step
+    from igerg_jax.training import train_step
 
     given = dict.fromkeys(("images", "encoder_tokens", "decoder_tokens"), 0)
     parts = {"vision_tower": "images", "encoder": "encoder_tokens", "decoder": "decoder_tokens"}
@@ -141,8 +144,8 @@ def count_given(setup: Any) -> dict[str, int]:
         return call(*args, **kwargs)
 
     def forward(params, batch):
-        key = step.base_key(setup.config)
-        return step.objective_sums(setup.config, setup.model, params, batch, key, 0)[1]
+        key = base_key(setup.config)
+        return train_step.objective_sums(setup.config, setup.model, params, batch, key, 0)[1]
 
     shapes = setup.spec.shapes().items()
     batch = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes}

@@ -38,7 +38,7 @@ class SpecialIds:
     decoder_start: int
 
 
-# What `igerg_jax.data.tokenizer` assigns when it trains a SentencePiece model, and what
+# What `igerg_jax.data.tokenizers` assigns when it trains a SentencePiece model, and what
 # synthetic batches use. BART's decoder starts from EOS; so does ours.
 SENTENCEPIECE_IDS = SpecialIds(pad=0, bos=1, eos=2, unk=3, mask=4, decoder_start=2)
 

@@ -3,7 +3,7 @@
 #
 #   ./launch/test.sh                                   # all but the slow ones
 #   ./launch/test.sh -m slow                           # those: processes, kills, large programs
-#   ./launch/test.sh tests/test_metrics.py -k bleu     # any argument of pytest
+#   ./launch/test.sh tests/evaluation/test_metrics.py -k bleu     # any argument of pytest
 #   ./launch/test.sh --parity                          # those that compare with torch and
 #                                                      # transformers, which it installs
 set -euo pipefail
@@ -15,6 +15,6 @@ ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt
 if [[ "${1:-}" == "--parity" ]]; then
   shift
   with_pip requirements-parity.txt
-  exec .venv/bin/python -m pytest -m parity tests/test_*parity*.py "$@"
+  exec .venv/bin/python -m pytest -m parity tests/tools "$@"
 fi
 exec .venv/bin/python -m pytest "$@"

@@ -8,8 +8,8 @@ import pathlib
 import jax
 import pytest
 
-from igerg_jax import flops, step
 from igerg_jax.batch import NUM_EMOTIONS, SENTENCEPIECE_IDS, BatchSpec, synthetic
+from igerg_jax.training import model_flops, train_state
 
 FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
 
@@ -29,7 +29,7 @@ def test_both_sides_are_given_the_same(monkeypatch):
     config = train_gpu.make_config("base", options)
     train_gpu.only_compared(config)
     vocab_size = config.data.tokenizer.vocab_size
-    setup = step.set_up(config, vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1])
+    setup = train_state.set_up_training(config, vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1])
     host = synthetic(BatchSpec.of(config.data, 2), SENTENCEPIECE_IDS, vocab_size, seed=0)
     batch = {k: torch.from_numpy(v) for k, v in host.items()}
     batch = {k: v.long() if v.dtype == torch.int32 else v for k, v in batch.items()}
@@ -38,4 +38,4 @@ def test_both_sides_are_given_the_same(monkeypatch):
         loss = peer(batch)
     assert torch.isfinite(loss)
     assert peer.given == train_gpu.count_given(setup)
-    assert 3 * counter.get_total_flops() == pytest.approx(flops.model_flops(setup), rel=0.1)
+    assert 3 * counter.get_total_flops() == pytest.approx(model_flops.model_flops(setup), rel=0.1)

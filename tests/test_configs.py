@@ -11,7 +11,10 @@ import pytest
 import small
 
 from configs import pretrain
-from igerg_jax import objectives, sharding, step
+from igerg_jax import objectives
+from igerg_jax.parallel import sharding
+from igerg_jax.setup import mesh_context
+from igerg_jax.training import train_state, train_step
 
 ROOT = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(
@@ -37,14 +40,14 @@ def trace(config):
     """(setup, the traced step) on 8 devices of data parallelism; no array is made."""
     config.mesh.update(dcn=1, data=-1, fsdp=1, tensor=1)
     vocab_size = config.data.tokenizer.vocab_size
-    setup = step.set_up(config, vocab_size, small.SPECIAL)
+    setup = train_state.set_up_training(config, vocab_size, small.SPECIAL)
     placed = sharding.batch_sharding(setup.mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
         for name, (shape, dtype) in setup.spec.shapes().items()
     }
-    with step.mesh_context(setup):
-        return setup, step.make_step(setup).trace(setup.abstract_state, batch)
+    with mesh_context(setup):
+        return setup, train_step.make_step(setup).trace(setup.abstract_state, batch)
 
 
 def check_traced(config) -> None:
@@ -53,7 +56,7 @@ def check_traced(config) -> None:
     before = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(setup.abstract_state)]
     assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] == before
     traced_objectives = {n.split("/")[1] for n in metrics if n.startswith("loss/")} - {"total"}
-    assert traced_objectives == set(step.active_objectives(config))
+    assert traced_objectives == set(objectives.active(config))
     assert all(leaf.shape == () for leaf in metrics.values())
 
 
@@ -117,7 +120,7 @@ def test_traces_at_the_real_local_size(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_a_step(name):
     config = shrink(get_config(name))
-    setup = step.set_up(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
+    setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
     # Drawn, not initialised: that would be a second program to compile.
     draw = np.random.default_rng(0).normal
     state = jax.tree.map(
@@ -128,7 +131,7 @@ def test_trains_a_step(name):
     )
     before = jax.tree.map(np.array, state.params)
     batch = sharding.to_devices(small.make_batch(config), sharding.batch_sharding(setup.mesh))
-    state, metrics = step.compile_step(setup)(state, batch)
+    state, metrics = train_step.compile_step(setup)(state, batch)
     assert not metrics["skipped"]
     assert np.isfinite(metrics["loss/total"])
     assert small.largest(jax.tree.map(np.subtract, state.params, before)) > 0

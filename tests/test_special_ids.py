@@ -20,11 +20,16 @@ from etils import epath
 import main
 from configs import pretrain
 from igerg_jax import batch as batch_lib
-from igerg_jax import checkpoint, commands, generate, step, strategies, train
 from igerg_jax.batch import SpecialIds
+from igerg_jax.cli import modes
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
+from igerg_jax.decoding import search, strategies
 from igerg_jax.errors import UserError
+from igerg_jax.evaluation import trained_run
+from igerg_jax.run import checkpoint
+from igerg_jax.setup import build_model
+from igerg_jax.training import train_loop, train_state, train_step
 
 # The last id is MASK's, as in BART.
 BART = SpecialIds(pad=1, bos=0, eos=2, unk=3, mask=small.VOCAB_SIZE - 1, decoder_start=2)
@@ -43,14 +48,14 @@ def renumber(special: SpecialIds) -> np.ndarray:
 
 
 def losses_and_response(config, special, params, batch):
-    model = step.build_model(config, small.VOCAB_SIZE, special)
+    model = build_model(config, small.VOCAB_SIZE, special)
 
     @jax.jit
     def run(params, batch):
         key = jax.random.key(0)
-        terms, _ = step.objective_sums(config, model, params, batch, key, 0)
+        terms, _ = train_step.objective_sums(config, model, params, batch, key, 0)
         rules = strategies.Greedy(), strategies.Limits(6, 2)
-        answers = generate.generate(model, params, batch, key, *rules)
+        answers = search.generate(model, params, batch, key, *rules)
         return {"/".join(name): term[:2] for name, term in terms.items()}, answers.tokens_BxT
 
     return jax.device_get(run(params, batch))
@@ -99,7 +104,7 @@ def test_the_paper_preset_takes_barts_vocabulary():
     config = pretrain.get_config("paper")
     config.train.batch_size = 8
     bart = SpecialIds(pad=1, bos=0, eos=2, unk=3, mask=50264, decoder_start=2)
-    params = step.set_up(config, 50265, bart).abstract_state.params
+    params = train_state.set_up_training(config, 50265, bart).abstract_state.params
     assert params["token_embedding"].shape == (50265, 768)
 
 
@@ -119,8 +124,10 @@ def run(tmp_path_factory, data_dir):
     config.evaluate.update(batch_size=8, examples=8)
     config.generate.update(strategy="greedy", max_tokens=8, examples=2)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(train, "make_evaluator", lambda setup, prepared: None)  # compiles long
-        train.run(config, epath.Path(workdir))
+        monkeypatch.setattr(
+            train_loop, "make_evaluator", lambda setup, prepared: None
+        )  # compiles long
+        train_loop.run(config, epath.Path(workdir))
     return config, workdir
 
 
@@ -158,10 +165,10 @@ def test_generate_finds_the_tokenizer_that_the_run_kept(run, capsys):
     config, workdir = run
     config = config.copy_and_resolve_references()
     config.data.tokenizer.update(kind="sentencepiece", path="", vocab_size=512)
-    commands.talk(config, workdir, [("Hi! 😀", None)], None)
+    modes.talk(config, workdir, [("Hi! 😀", None)], None)
     out = capsys.readouterr().out
     assert out.startswith("Hi! 😀\n") and "response: " in out
-    kept = commands.tokenizer_of(config, checkpoint.find(workdir))
+    kept = trained_run.tokenizer_of(config, checkpoint.find(workdir))
     assert kept.special.pad == 1
 
 
@@ -173,7 +180,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(run, tmp_path):
     other = byte_pairs.train(tmp_path / "other", 320, texts)
     config.data.tokenizer.path = str(other)
     with pytest.raises(UserError, match="tokenizer that does not match"):
-        commands.evaluate(config, workdir, None)
+        modes.evaluate(config, workdir, None)
 
 
 def test_a_missing_tokenizer_is_one_message(capsys, tmp_path, monkeypatch):

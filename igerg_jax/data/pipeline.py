@@ -20,7 +20,7 @@ from igerg_jax.data import augment, decode, mixtures, order, store, windows
 from igerg_jax.data.decode import AUGMENT, PREPROCESSING
 from igerg_jax.data.images import as_jpeg
 from igerg_jax.data.prepared import Prepared, Split
-from igerg_jax.data.tokenizer import Tokenizer
+from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.errors import UserError
 
 
@@ -44,7 +44,7 @@ def train_batches(
       prepared: the dataset, and those of the mixtures; config.data.train_split is read.
       config: `seed`, `train.batch_size` (of the global batch) and `data` are read.
       start_step: the first step to yield; any step costs the same.
-      rows_b: int64[B'], which rows of the global batch (`igerg_jax.sharding.process_rows`).
+      rows_b: int64[B'], which rows of the global batch (`sharding.process_rows`).
 
     Returns:
       An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows; the arrays

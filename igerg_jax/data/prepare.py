@@ -31,11 +31,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from igerg_jax import cli
-from igerg_jax.data import builders, mixtures, parts, store, write
-from igerg_jax.data import tokenizer as tokenizers
+from igerg_jax.data import builders, mixtures, parts, store, tokenizers, write
 from igerg_jax.data.prepared import Prepared, Split, Window
 from igerg_jax.errors import UserError
+from igerg_jax.run import command_line
 
 __all__ = ["Prepared", "Split", "Window", "dataset_names", "prepare"]
 
@@ -290,7 +289,7 @@ def table(prepared: Prepared) -> str:
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """The flags of one command line."""
-    values = cli.new_flags(argv)
+    values = command_line.new_flags(argv)
     for name, what in (
         ("data_dir", "Folder that is written to"),
         ("manual_dir", "Folder with the files that a person must fetch"),
@@ -333,7 +332,9 @@ def run(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> int:
     """Runs a command line (the program's name first) and returns its exit code."""
-    return cli.main(argv, __doc__, define_flags, lambda a: run(cli.parse(a, define_flags)))
+    return command_line.main(
+        argv, __doc__, define_flags, lambda a: run(command_line.parse(a, define_flags))
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from igerg_jax.data import store
-from igerg_jax.data import tokenizer as tokenizers
+from igerg_jax.data import store, tokenizers
 from igerg_jax.errors import UserError
 
 

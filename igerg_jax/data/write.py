@@ -18,8 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from igerg_jax.data import builders, parts, prepared, store
-from igerg_jax.data import tokenizer as tokenizers
+from igerg_jax.data import builders, parts, prepared, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
 
 FORMAT = 2  # of what is written; older folders are then made anew beside the new ones

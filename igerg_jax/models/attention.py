@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
 
-from igerg_jax.models.mesh import batch_shards
+from igerg_jax.models.partitioning import batch_shards
 
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 

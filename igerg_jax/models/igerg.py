@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
 from igerg_jax.models import layers, text, vision
-from igerg_jax.models.mesh import lookup, whole
+from igerg_jax.models.partitioning import lookup, whole
 
 IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
 

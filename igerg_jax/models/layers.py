@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from igerg_jax.models import attention
-from igerg_jax.models.mesh import batch_shards
+from igerg_jax.models.partitioning import batch_shards
 
 _POLICIES = jax.checkpoint_policies
 _KERNEL = _POLICIES.save_only_these_names("attention")  # what the kernel reads and makes

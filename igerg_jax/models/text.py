@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.models import layers
-from igerg_jax.models.mesh import lookup, whole
+from igerg_jax.models.partitioning import lookup, whole
 
 
 class Encoder(nn.Module):

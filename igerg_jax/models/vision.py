@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.models import layers
-from igerg_jax.models.mesh import whole
+from igerg_jax.models.partitioning import whole
 
 VIT_EPSILON = 1e-6  # of layer norms that are this code's own
 

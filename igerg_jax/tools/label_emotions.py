@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from igerg_jax import cli
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.errors import UserError
+from igerg_jax.run import command_line
+from igerg_jax.setup import mesh_context
 
 PLAN, SUMMARY = "plan.json", "summary.json"
 Labels = Iterator[tuple[str, np.ndarray | None]]  # (name, float32[7], or None where broken)
@@ -75,9 +76,9 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
 
 def open_for_images(checkpoint: str, batch_size: int) -> Any:
     """The run of a checkpoint. Raises UserError where it does not read images."""
-    from igerg_jax.tools import runs
+    from igerg_jax.evaluation import trained_run
 
-    run = runs.open_run(checkpoint, batch_size)
+    run = trained_run.open_run(checkpoint, batch_size)
     if run.config.data.feature_dim:
         raise UserError(
             f"'{checkpoint}' reads precomputed features (data.feature_dim="
@@ -123,9 +124,9 @@ def look(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
     """Yields every name with its probabilities, one batch on the device while one is read."""
     import jax
 
-    from igerg_jax import sharding, step
     from igerg_jax.data import pipeline
-    from igerg_jax.evaluate import image_probabilities
+    from igerg_jax.evaluation.evaluators import image_probabilities
+    from igerg_jax.parallel import sharding
 
     config, model = run.config, run.setup.model
     placed = sharding.batch_sharding(run.setup.mesh)
@@ -149,7 +150,7 @@ def look(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
     batches = pipeline.file_batches(paths, model.special, config)
     for number, batch in enumerate(batches):
         read = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
-        with step.mesh_context(run.setup):
+        with mesh_context(run.setup):
             p_BxC = jitted(run.params, sharding.to_devices(read, placed))
         waiting.append((number, batch["image_mask"][:, 0], p_BxC))
         yield from finished(1)
@@ -190,12 +191,12 @@ def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Runs a command line (the program's name first) and returns its exit code."""
-    return cli.main(argv, __doc__, _flags, run)
+    return command_line.main(argv, __doc__, _flags, run)
 
 
 def run(argv: list[str]) -> None:
     """Does what a command line asks for. Raises UserError for what is wrong with it."""
-    values = cli.parse_flags(argv, _flags)
+    values = command_line.parse_flags(argv, _flags)
     for name in ("checkpoint", "images", "out"):
         if not values[name].value:
             raise UserError(f"--{name} is missing (see --help)")

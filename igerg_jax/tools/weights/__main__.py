@@ -17,19 +17,19 @@ import sys
 
 from absl import flags
 
-from igerg_jax import cli
 from igerg_jax.errors import UserError
+from igerg_jax.run import command_line
 
 # --format -> (the module that has `export(checkpoint, out) -> what it did`, what it writes)
 FORMATS = {
     "hf": ("igerg_jax.tools.weights.exporting", "folders that transformers loads"),
-    "stablehlo": ("igerg_jax.tools.stablehlo", "programs that run with JAX alone"),
+    "stablehlo": ("igerg_jax.tools.weights.stablehlo", "programs that run with JAX alone"),
 }
 
 
 def main(argv: list[str]) -> int:
     """Runs a command line (the program's name first) and returns its exit code."""
-    return cli.main(argv, __doc__, _flags_of(argv), run)
+    return command_line.main(argv, __doc__, _flags_of(argv), run)
 
 
 def _flags_of(argv: list[str]):
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
     """
     command, rest = argv[1:2], [argv[0], *argv[2:]]
     if command == ["import"]:
-        values = cli.parse(rest, _import_flags)
+        values = command_line.parse(rest, _import_flags)
         _need(values, "out")
         from igerg_jax.tools.weights import importing
 
@@ -54,7 +54,7 @@ def run(argv: list[str]) -> None:
             )
         )
     elif command == ["export"]:
-        values = cli.parse_flags(rest, _export_flags)
+        values = command_line.parse_flags(rest, _export_flags)
         _need(values, "checkpoint", "out")
         options = _options(values)
         module = importlib.import_module(FORMATS[values.format][0])
@@ -76,7 +76,7 @@ def _need(values: flags.FlagValues, *names: str) -> None:
 
 
 def _import_flags(argv: list[str]) -> flags.FlagValues:
-    values = cli.new_flags(argv)
+    values = command_line.new_flags(argv)
     flags.DEFINE_string("text", "", "Folder or file of the text model.", flag_values=values)
     flags.DEFINE_string("vision", "", "Folder or file of the vision tower.", flag_values=values)
     flags.DEFINE_string("out", "", "Folder of the checkpoint to write.", flag_values=values)

@@ -16,9 +16,10 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from igerg_jax import checkpoint, train
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
-from igerg_jax.tools import runs
+from igerg_jax.evaluation import trained_run
+from igerg_jax.run import checkpoint
+from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.tools.weights import bart, parameters, siglip, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
 from igerg_jax.tools.weights.table import Row, Table
@@ -39,14 +40,14 @@ def export(path: str, out: str) -> str:
     Raises:
       UserError: no checkpoint there, or `out` is not empty.
     """
-    folder = runs.new_folder(out)
+    folder = trained_run.new_folder(out)
     where = checkpoint.find(path)
     run, arrays = parameters.read(where)
     config = run["config"]
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()
     if "token_embedding" in arrays:
-        tokenizer = _kept_tokenizer(where.parent.parent / train.TOKENIZER)
+        tokenizer = _kept_tokenizer(where.parent.parent / TOKENIZER_FILE)
         lines += _text(folder, config, arrays, tokenizer, written)
     else:
         lines.append("the checkpoint has no text model: none is written")
@@ -147,7 +148,7 @@ def _generation_config(generate: Mapping[str, Any], special: SpecialIds) -> dict
 def _kept_tokenizer(path: epath.Path) -> Any | None:
     if not path.exists():
         return None
-    from igerg_jax.data import tokenizer as tokenizers
+    from igerg_jax.data import tokenizers
 
     return tokenizers.read(path)
 
@@ -156,10 +157,10 @@ def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> 
     if tokenizer is None:
         return "no tokenizer is kept beside the checkpoint: none is written, ids of roles are ours"
     if kind == "sentencepiece":
-        tokenizer.save(folder / train.TOKENIZER)
+        tokenizer.save(folder / TOKENIZER_FILE)
         return (
-            f"{train.TOKENIZER}: a SentencePiece model; read it with the sentencepiece library, "
-            "its ids are the model's. transformers' tokenizers would give other ids"
+            f"{TOKENIZER_FILE}: a SentencePiece model; read it with the sentencepiece "
+            "library, its ids are the model's. transformers' tokenizers would give other ids"
         )
     tokenizer.save(folder / TOKENIZER_FILES[0])
     names = dict(bos="<s>", pad="<pad>", eos="</s>", unk="<unk>", mask="<mask>")

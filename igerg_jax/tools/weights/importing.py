@@ -11,10 +11,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from igerg_jax import checkpoint, step, train
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import UserError
-from igerg_jax.tools import runs
+from igerg_jax.evaluation import trained_run
+from igerg_jax.run import checkpoint
+from igerg_jax.run.workdirs import TOKENIZER_FILE
+from igerg_jax.setup import set_up
 from igerg_jax.tools.weights import bart, big_vision, matching, parameters, resnet50, siglip, vit
 from igerg_jax.tools.weights.matching import Plan, Shapes
 from igerg_jax.tools.weights.sources import Source, open_source
@@ -78,7 +80,7 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     given = {part: path for part, path in (("text", text), ("vision", vision)) if path}
     if not given:
         raise UserError("nothing to import: give --text, --vision, or both")
-    folder = runs.new_folder(out)
+    folder = trained_run.new_folder(out)
     sources = {part: open_part(part, path) for part, path in given.items()}
     check_settings(config, sources, resize)
     wanted = parameter_shapes(config)
@@ -98,7 +100,7 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
         _place(params, name, added.read(name))
     if tokenizer is not None:  # before the checkpoint: a folder that has one is whole
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder / train.TOKENIZER)
+        tokenizer.save(folder / TOKENIZER_FILE)
     parameters.write(folder, params, config, digest)
     lines = described(sources, plans, new, digest, out)
     if resize and _words_needed(config.data.tokenizer, sources):
@@ -214,8 +216,8 @@ def parameter_shapes(config: ml_collections.ConfigDict) -> Shapes:
     alone = ml_collections.ConfigDict(config.to_dict())
     alone.mesh.update(dict.fromkeys(alone.mesh, 1))  # shapes are those of any mesh
     vocab_size = config.data.tokenizer.vocab_size
-    setup = step.set_up(alone, vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1])
-    return checkpoint.shapes(setup.abstract_state.params)
+    setup = set_up(alone, vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1])
+    return checkpoint.shapes(setup.abstract_params)
 
 
 def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str]:
@@ -255,7 +257,7 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
         path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None or "text" not in sources:
         return None, ""
-    from igerg_jax.data import tokenizer as tokenizers
+    from igerg_jax.data import tokenizers
 
     tokenizer = tokenizers.load(settings.kind, path)
     if tokenizer.vocab_size > settings.vocab_size:

@@ -10,8 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from igerg_jax import checkpoint, workdir
-from igerg_jax.checkpoint import RUN, STATE
+from igerg_jax.run import checkpoint, workdirs
+from igerg_jax.run.checkpoint import RUN, STATE
 
 
 def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: str) -> None:
@@ -26,7 +26,7 @@ def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: st
     items = {STATE: ocp.args.PyTreeSave({"params": params})}
     items[RUN] = ocp.args.JsonSave(checkpoint.run_record(config, 0, tokenizer_digest))
     manager = ocp.CheckpointManager(
-        checkpoint.absolute(folder) / workdir.CHECKPOINTS,
+        checkpoint.absolute(folder) / workdirs.CHECKPOINTS,
         options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
         item_handlers={STATE: _host_arrays(), RUN: ocp.JsonCheckpointHandler()},
     )

@@ -15,8 +15,8 @@ import importlib.util
 import json
 import pathlib
 
+from igerg_jax import lexicon
 from igerg_jax.batch import EMOTIONS
-from igerg_jax.data.builders.chitchat_openmoji import cues
 from igerg_jax.errors import UserError
 
 MIN_TURNS, MAX_TURNS = 4, 12
@@ -84,7 +84,7 @@ def read_turns(groups: list[list[dict]]) -> list[Turn]:
     turns = []
     for group in groups:
         if text := shorten([str(message["text"]) for message in group]):
-            turns.append(Turn(group[0]["sender"], text, cues.label(text)))
+            turns.append(Turn(group[0]["sender"], text, lexicon.label(text)))
     return turns
 
 

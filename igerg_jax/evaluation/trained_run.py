@@ -1,0 +1,126 @@
+"""A trained run, opened by its checkpoint alone: what tools that use a model start from."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.data import datasets
+from igerg_jax.errors import UserError
+from igerg_jax.parallel import sharding
+from igerg_jax.run import checkpoint
+from igerg_jax.run.workdirs import TOKENIZER_FILE
+from igerg_jax.setup import Setup, set_up, vocabulary
+
+
+class Run(NamedTuple):
+    """A checkpoint and what it takes to use it."""
+
+    folder: epath.Path  # of the checkpoint
+    config: ConfigDict  # the run's own, but for its mesh and batch size
+    setup: Setup
+    params: Any  # on the setup's mesh
+    tokenizer: Any | None  # None: it was trained on synthetic batches
+
+
+def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) -> Run:
+    """Opens the checkpoint under `path`, its parameters whole on every device.
+
+    Args:
+      path: a workdir, its checkpoints folder (of both, the newest step), or one step's folder.
+      batch_size: of what the model is to be used on.
+      devices: that examples are spread over; default all.
+
+    Raises:
+      UserError: no checkpoint, no tokenizer, or a batch that does not divide over the devices.
+    """
+    folder = checkpoint.find(path)
+    stored = checkpoint.read_run(folder)
+    config = ConfigDict(stored["config"])
+    config.init_from = ""
+    config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))
+    config.train.update(batch_size=batch_size, accumulate_steps=1)
+    tokenizer, special = None, SENTENCEPIECE_IDS
+    vocab_size = config.data.tokenizer.vocab_size
+    if stored["tokenizer_digest"] not in ("", datasets.SYNTHETIC):
+        tokenizer = tokenizer_of(config, folder)
+        special, vocab_size = tokenizer.special, tokenizer.vocab_size
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch(batch_size, 1, mesh, "batch_size")
+    setup = set_up(config, vocab_size, special, devices)
+    digest = tokenizer.digest if tokenizer else None
+    params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
+    return Run(folder, config, setup, params, tokenizer)
+
+
+def load_with_data(config: Any, path: epath.PathLike) -> tuple[Setup, Any, Any]:
+    """(setup, prepared dataset, parameters) to evaluate the checkpoint under `path` with.
+
+    Raises:
+      UserError: no checkpoint there, one of another model or tokenizer, or no data.
+    """
+    folder = checkpoint.find(path)
+    prepared = datasets.open_prepared(config)
+    if prepared is None:
+        raise UserError(f"data.dataset is '{datasets.SYNTHETIC}': there is nothing to evaluate on")
+    setup, params = load(config, folder, prepared.tokenizer)
+    return setup, prepared, params
+
+
+def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[Setup, Any]:
+    """(setup, parameters) of one checkpoint's folder; says on stderr what was taken.
+
+    Raises:
+      UserError: it is of another model or tokenizer.
+    """
+    setup = set_up(config, *vocabulary(config, tokenizer))
+    params, found = checkpoint.load_params(folder, setup, tokenizer_digest=tokenizer.digest)
+    if jax.process_index() == 0:
+        print(found.describe(), file=sys.stderr)
+    return setup, params
+
+
+def tokenizer_of(config: Any, folder: epath.Path) -> Any:
+    """The tokenizer that a run left in its workdir; else the one of the config's dataset.
+
+    Args:
+      folder: of one checkpoint.
+
+    Raises:
+      UserError: there is neither.
+    """
+    from igerg_jax.data import tokenizers
+
+    kept = folder.parent.parent / TOKENIZER_FILE  # <workdir>/checkpoints/<step>
+    if kept.exists():
+        return tokenizers.read(kept)
+    prepared = datasets.open_prepared(config)
+    if prepared is None:
+        raise UserError(
+            f"data.dataset is '{datasets.SYNTHETIC}': there are no words to answer with"
+        )
+    return prepared.tokenizer
+
+
+def new_folder(out: str) -> pathlib.Path:
+    """The absolute path of a folder to write, which is not made yet.
+
+    Raises:
+      UserError: something is there already, or no folder can be made there.
+    """
+    if "://" in out:
+        raise UserError(f"--out={out} is no local folder: write one, and copy it there")
+    folder = pathlib.Path(out).expanduser().resolve()
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if above == folder and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out={out} cannot be made: '{above}' is no folder that you may write to")
+    return folder

@@ -1,0 +1,212 @@
+"""Meshes, the rules from logical to mesh axes, and placing arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from igerg_jax.errors import UserError
+
+AXES = ("dcn", "data", "fsdp", "tensor")
+
+
+def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes `AXES`.
+
+    Args:
+      settings: `config.mesh`: axis name -> devices along it; one may be -1 = what is left.
+      devices: default all.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [settings[axis] for axis in AXES]
+    wanted = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"mesh ({wanted}): sizes must be positive, one of them may be -1")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise UserError(
+            f"mesh ({wanted}) does not fit {len(devices)} devices; "
+            "set config.mesh so that its sizes multiply to that number"
+        )
+    # Linen's logical constraints are written for Auto axes; make_mesh's default is Explicit.
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        try:
+            return jax.make_mesh(sizes, AXES, types, devices=devices)
+        except NotImplementedError as error:
+            raise UserError(
+                f"mesh ({wanted}) does not lie on this torus: every size must be a product of "
+                f"sides of the topology (as fsdp=16 of 16x16). {error}"
+            ) from error
+    if sizes[0] != slices:
+        raise UserError(
+            f"mesh ({wanted}): mesh.dcn must be {slices}, one for every slice, so that only "
+            "gradients cross the data-centre network"
+        )
+    return Mesh(hybrid_device_mesh(sizes, devices), AXES, axis_types=types)
+
+
+def hybrid_device_mesh(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices by mesh position: the first axis over slices, the others within one."""
+    within, over = (1, *sizes[1:]), (sizes[0],) + (1,) * (len(sizes) - 1)
+    return mesh_utils.create_hybrid_device_mesh(within, over, devices)
+
+
+def rules(config: Any) -> tuple[tuple[str, Any], ...]:
+    """`config.sharding_rules` as Flax wants it: (logical axis, mesh axis, axes or None)."""
+    return tuple(
+        (name, tuple(axes) if isinstance(axes, list | tuple) else axes)
+        for name, axes in config.sharding_rules
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Examples spread over every axis but `tensor`; the other dimensions whole."""
+    return NamedSharding(mesh, PartitionSpec(("dcn", "data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def abstract(leaf: Any, placed: NamedSharding) -> jax.ShapeDtypeStruct:
+    """An array's shape and dtype, and where it is to lie."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+
+
+def state_shardings(abstract: Any, mesh: Mesh, logical_rules) -> Any:
+    """Shardings for a tree whose leaves may be boxed with logical axes (as `init` makes them).
+
+    Raises:
+      UserError: a dimension does not divide over its mesh axes; the message names it.
+    """
+    specs = nn.get_partition_spec(abstract)
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, logical_rules)
+    leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(abstract))
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
+        _check_divides(jax.tree_util.keystr(path), leaf.shape, sharding)
+    return shardings
+
+
+def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
+    for dimension, axes in enumerate(sharding.spec):
+        axes = (axes,) if isinstance(axes, str) else (axes or ())
+        parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
+        if shape[dimension] % parts:
+            raise UserError(
+                f"{name}: dimension {dimension} of {shape} does not divide over "
+                f"{parts} devices of mesh axes {axes}; change config.mesh, "
+                "config.sharding_rules or the model's size"
+            )
+
+
+def bytes_per_device(tree: Any) -> int:
+    """What the arrays of an abstract tree take on one device; their padding is not counted."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+class Group(NamedTuple):
+    """Parameters that stand together in a start-up table; the largest lends shape and spec."""
+
+    name: str
+    shape: tuple[int, ...]
+    spec: str
+    bytes_per_device: int
+
+
+def groups(params: Any) -> list[Group]:
+    """A model's parameters, abstract or not, by module: a stack's blocks, and whatever else."""
+    members: dict[str, list[Any]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        parts = [key.key for key in path]
+        depth = parts.index("layers") + 2 if "layers" in parts else 2
+        members.setdefault("/".join(parts[:depth]), []).append(leaf)
+    found = []
+    for name, leaves in members.items():
+        largest = max(leaves, key=lambda leaf: leaf.size)
+        spec = spec_text(largest.sharding.spec, len(largest.shape))
+        found.append(Group(name, largest.shape, spec, bytes_per_device(leaves)))
+    return found
+
+
+def spec_text(spec: PartitionSpec, rank: int) -> str:
+    """One entry a dimension: its mesh axes, or - where it is whole."""
+    axes = [*spec, *[None] * (rank - len(spec))]
+    names = ["+".join(a) if isinstance(a, tuple) else a or "-" for a in axes]
+    return ", ".join(names) or "-"
+
+
+def table(params: Any) -> str:
+    """`groups` for a person to read; what is under 1 % of the whole is one line."""
+    every = groups(params)
+    whole = sum(group.bytes_per_device for group in every)
+    shown = [group for group in every if group.bytes_per_device >= whole / 100]
+    rows = [("parameters", "largest", "mesh axes", "MiB a device")]
+    for group in shown:
+        shape = "x".join(map(str, group.shape)) or "scalar"
+        rows.append((group.name, shape, group.spec, f"{group.bytes_per_device / 2**20:.3f}"))
+    rest = whole - sum(group.bytes_per_device for group in shown)
+    rows.append((f"{len(every) - len(shown)} smaller groups", "", "", f"{rest / 2**20:.3f}"))
+    rows.append(("together", "", "", f"{whole / 2**20:.3f}"))
+    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"  {name:<{wide[0]}}  {shape:<{wide[1]}}  {spec:<{wide[2]}}  {size:>{wide[3]}}"
+        for name, shape, spec, size in rows
+    )
+
+
+def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -> None:
+    """Raises UserError where `batch_size` does not divide over devices and micro-steps."""
+    if batch_size < 1 or accumulate_steps < 1:
+        raise UserError(
+            f"{name}={batch_size} in {accumulate_steps} accumulation steps: both must be at least 1"
+        )
+    shards = math.prod(mesh.shape[axis] for axis in ("dcn", "data", "fsdp"))
+    if batch_size % (shards * accumulate_steps):
+        steps = f" times {accumulate_steps} accumulation steps" if accumulate_steps > 1 else ""
+        raise UserError(
+            f"{name}={batch_size} does not divide over {shards} data shards{steps}; "
+            f"use a multiple of {shards * accumulate_steps}"
+        )
+
+
+def process_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process's devices hold.
+
+    Processes need not lie one after another along the mesh (a TPU's hosts do not), and those that
+    share rows (a `tensor` axis over several hosts) each read them.
+
+    Returns:
+      int64[B'], ascending: what `to_devices` wants of each array, in that order.
+    """
+    held = np.zeros(batch_size, bool)
+    for (rows,) in placed.addressable_devices_indices_map((batch_size,)).values():
+        held[rows] = True
+    return np.flatnonzero(held)
+
+
+def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Global arrays out of this process's rows (`process_rows`) of a batch."""
+    # Among several processes JAX does not count this as the explicit transfer that it is.
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, values)
+            for name, values in batch.items()
+        }

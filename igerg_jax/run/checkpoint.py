@@ -1,0 +1,400 @@
+"""Checkpoints of a run (Orbax), and parameters out of one for fine-tuning and evaluation.
+
+    <workdir>/checkpoints/<step>/state/   params, optimizer, counters: a `TrainState`
+    <workdir>/checkpoints/<step>/run/     JSON: step, seed, tokenizer digest, config
+
+Arrays are restored straight onto the shardings that are asked for, on any mesh. Paths may be
+anything that epath reads: local folders, gs://.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from igerg_jax.errors import UserError
+from igerg_jax.run import workdirs
+from igerg_jax.setup import Setup
+
+STATE, RUN = "state", "run"  # the two items of a checkpoint
+
+_MIN_SLICE_BYTES = 1 << 20
+
+Shapes = dict[str, tuple[int, ...]]  # parameter name, slashes inside -> shape
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Nothing is created before the first save.
+
+    Kept are the last `config.train.keep_checkpoints`, and the best by `config.evaluate.best_metric`
+    among those that were saved with metrics. Saves run in the background and are atomic: a
+    checkpoint that was cut off is never seen as one.
+    """
+
+    def __init__(self, folder: epath.PathLike, config: Any, tokenizer_digest: str):
+        """Takes a workdir, a run's config, and its tokenizer's digest.
+
+        Raises:
+          UserError: `keep_checkpoints` or `best_mode` has no meaning.
+        """
+        if config.evaluate.best_mode not in ("min", "max"):
+            raise UserError(f"evaluate.best_mode is '{config.evaluate.best_mode}', not min or max")
+        if config.train.keep_checkpoints < 1:
+            raise UserError("train.keep_checkpoints must be at least 1")
+        self._folder = absolute(folder) / workdirs.CHECKPOINTS
+        self._config = config
+        self._tokenizer_digest = tokenizer_digest
+        self._opened: ocp.CheckpointManager | None = None
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint's step, or None."""
+        if self._opened is None and not self._folder.exists():
+            return None
+        return self._manager.latest_step()
+
+    def save(
+        self, state: Any, metrics: dict[str, float] | None = None, force: bool = False
+    ) -> bool:
+        """Starts to save `state` under its step, after the save before it has ended.
+
+        Args:
+          metrics: of an evaluation of this very state; without `best_metric` among them the
+            checkpoint does not compete for the best.
+          force: save even where Orbax's own policy would not.
+
+        Returns:
+          False where this step is saved already.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return False
+        best = self._config.evaluate.best_metric
+        # Not a number would stay the best for ever.
+        competes = metrics is not None and math.isfinite(metrics.get(best, math.nan))
+        return self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(self._run(step))}
+            ),
+            metrics={name: float(value) for name, value in metrics.items()} if competes else None,
+            force=force,
+        )
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> Any:
+        """The state of `step` (default the newest), placed as `abstract_state`'s shardings say.
+
+        Raises:
+          UserError: no such checkpoint; another tokenizer; or names and shapes that differ from
+            `abstract_state`'s: the message lists what is missing, extra, or of another shape.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            raise UserError(f"there is no checkpoint{_of(step)} in '{self._folder}'")
+        path = self._folder / str(step)
+        _check_tokenizer(read_run(path), self._tokenizer_digest, path)
+        _check_same(_stored_shapes(path), shapes(abstract_state), path)
+        return _restore(path, abstract_state)
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint that is best by `best_metric`; None where none competes."""
+        if self.latest_step() is None:
+            return None
+        return self._manager.best_step()
+
+    def wait(self) -> None:
+        """Returns once what was saved is on disk; raises what a background save raised."""
+        if self._opened is not None:
+            self._opened.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the background threads."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        if self._opened is None:
+            evaluate = self._config.evaluate
+            best = policies.BestN(
+                get_metric_fn=self._score,
+                reverse=evaluate.best_mode == "min",  # it keeps the end of the sorted list
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            last = policies.LatestN(self._config.train.keep_checkpoints)
+            self._opened = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=self._score,
+                    best_mode=evaluate.best_mode,
+                    preservation_policy=policies.AnyPreservationPolicy([last, best]),
+                ),
+                item_handlers={
+                    STATE: _arrays(),
+                    RUN: ocp.JsonCheckpointHandler(),
+                },
+            )
+        return self._opened
+
+    def _score(self, metrics: dict[str, float]) -> float:
+        evaluate = self._config.evaluate
+        worst = math.inf if evaluate.best_mode == "min" else -math.inf
+        # An earlier run in this workdir may have gone by another metric.
+        return metrics.get(evaluate.best_metric, worst)
+
+    def _run(self, step: int) -> dict[str, Any]:
+        return run_record(self._config, step, self._tokenizer_digest)
+
+
+class Loaded(NamedTuple):
+    """What `load_params` found; names with slashes inside."""
+
+    path: epath.Path  # of the checkpoint
+    averaged: bool  # the moving average was taken, not the last parameters
+    taken: tuple[str, ...]
+    left: tuple[str, ...]  # in the checkpoint, but not in the model or of another shape there
+    new: tuple[str, ...]  # in the model alone: as they were initialised
+
+    def describe(self) -> str:
+        """A sentence or two for the person who starts the run."""
+        source = "moving average" if self.averaged else "parameters"
+        parts = [f"took {len(self.taken)} arrays of the {source} in {self.path}"]
+        if self.left:
+            parts.append(f"left {workdirs.listed(self.left)}")
+        if self.new:
+            parts.append(f"new, at random: {workdirs.listed(self.new)}")
+        return "; ".join(parts)
+
+
+def load_params(
+    path: epath.PathLike,
+    setup: Setup,
+    initial: Any | None = None,
+    tokenizer_digest: str | None = None,
+) -> tuple[Any, Loaded]:
+    """Parameters of a checkpoint on `setup`'s mesh; the optimizer's state is not read.
+
+    Args:
+      path: a workdir, its checkpoints folder (of both, the newest step), or one step's folder.
+      initial: the model's parameters as initialised. Given, they fill in for what the checkpoint
+        lacks or has in another shape (fine-tuning). None: it must have all of them, and
+        `model.*` must be what it was trained with (evaluation, generation).
+      tokenizer_digest: of the run's tokenizer; None = not compared.
+
+    Returns:
+      (parameters like `setup.abstract_params`, what was taken and what was not). The
+      moving average is taken where the checkpoint has one.
+
+    Raises:
+      UserError: no checkpoint there, another tokenizer, nothing or not enough that matches.
+    """
+    folder = find(path)
+    run = read_run(folder)
+    if tokenizer_digest is not None:
+        _check_tokenizer(run, tokenizer_digest, folder)
+    stored = _stored_shapes(folder)
+    averaged = any(name.startswith("ema_params/") for name in stored)
+    part = "ema_params" if averaged else "params"
+    stored = {name[len(part) + 1 :]: s for name, s in stored.items() if name.startswith(f"{part}/")}
+    wanted = setup.abstract_params
+    named = shapes(wanted)
+    if initial is None:
+        _check_same_model(run, setup.config, folder)
+        _check_same({name: s for name, s in stored.items() if name in named}, named, folder)
+    taken = tuple(name for name in named if stored.get(name) == named[name])
+    if not taken:
+        raise UserError(
+            f"no parameter of '{folder}' has a name and shape of this model; "
+            "start from a checkpoint of the same preset"
+        )
+    if initial is not None:
+        _check_same_function(run, setup.config, taken, folder)
+    chosen = _subset(wanted, set(taken))
+    loaded = _restore(folder, {part: chosen})[part]
+    params = _overlay(initial, loaded)
+    left = tuple(name for name in stored if name not in taken)
+    new = tuple(name for name in named if name not in taken)
+    return params, Loaded(folder, averaged, taken, left, new)
+
+
+def find(path: epath.PathLike) -> epath.Path:
+    """The folder of one checkpoint: `path` itself, or the newest under a workdir.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = absolute(path)
+    if (path / STATE).exists() and ocp.path.step.is_checkpoint_finalized(path):
+        return path
+    for folder in (path / workdirs.CHECKPOINTS, path):
+        steps = ocp.path.step.checkpoint_steps(folder) if folder.is_dir() else []
+        if steps:
+            return folder / str(max(steps))
+    raise UserError(
+        f"there is no checkpoint in '{path}'; give a workdir that a run has saved to, "
+        "its checkpoints folder, or the folder of one step"
+    )
+
+
+def run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
+    """What a checkpoint keeps beside the arrays: `read_run`."""
+    return {
+        "step": step,
+        "seed": config.seed,
+        "tokenizer_digest": tokenizer_digest,
+        "config": workdirs.as_json(config),
+    }
+
+
+def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None:
+    differences = workdirs.model_differences(run["config"], workdirs.as_json(config))
+    if differences:
+        raise UserError(
+            f"checkpoint '{path}' is of another model: {workdirs.listed(differences)}. "
+            "Give the config and the preset that it was trained with"
+        )
+
+
+# What changes what parameters compute, and neither their names nor their shapes.
+_UNSEEN_KEYS = {
+    "model.vision.gelu": "vision_tower/vit/",
+    "model.vision.norm_epsilon": "vision_tower/vit/",
+    "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
+}
+
+
+def _check_same_function(run: dict, config: Any, taken: tuple[str, ...], path: epath.Path) -> None:
+    stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
+    different = [
+        f"{key} (there {stored[key]}, here {here[key]})"
+        for key, prefix in _UNSEEN_KEYS.items()
+        if stored.get(key, here[key]) != here[key]
+        and any(name.startswith(prefix) for name in taken)
+    ]
+    if different:
+        raise UserError(
+            f"checkpoint '{path}' has weights for another function: {', '.join(different)}. "
+            "Set it as there"
+        )
+
+
+def _check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None:
+    if run["tokenizer_digest"] not in ("", digest):  # "" = imported without one
+        raise UserError(
+            f"tokenizer that does not match the checkpoint: '{path}' was trained with "
+            f"{run['tokenizer_digest']}, this run has {digest}. Train anew in another workdir, or "
+            "set config.data.tokenizer.path to the tokenizer it was trained with, kept as "
+            f"prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
+            "of that time"
+        )
+
+
+def _check_same(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
+    missing = [name for name in wanted if name not in stored]
+    extra = [name for name in stored if name not in wanted]
+    other = [
+        f"{name} (there {stored[name]}, here {wanted[name]})"
+        for name in wanted
+        if name in stored and stored[name] != wanted[name]
+    ]
+    parts = [
+        f"{what} {workdirs.listed(names)}"
+        for what, names in (("missing", missing), ("extra", extra), ("of another shape", other))
+        if names
+    ]
+    if parts:
+        raise UserError(
+            f"checkpoint '{path}' does not fit this config: {'; '.join(parts)}. "
+            "Give the config and the preset that it was trained with"
+        )
+
+
+def _of(step: int | None) -> str:
+    return "" if step is None else f" of step {step}"
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path as Orbax takes it."""
+    path = workdirs.parse(os.fspath(path))
+    # Orbax takes no relative paths; a bucket's are absolute.
+    return path if workdirs.is_bucket(path) else path.resolve()
+
+
+def read_run(path: epath.Path) -> dict[str, Any]:
+    """{"step", "seed", "tokenizer_digest", "config"} of the checkpoint in `path` (see `find`)."""
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return reader.restore(path / RUN)
+
+
+def _arrays() -> ocp.PyTreeCheckpointHandler:
+    """What reads and writes a state.
+
+    Orbax has the replicas of an array each write a slice, which it compiles for every shape:
+    seconds for a small model's hundreds of arrays. It pays for large slices only.
+    """
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, handler),
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),  # as igerg_jax.tools.weights writes
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _stored_shapes(path: epath.Path) -> Shapes:
+    with ocp.Checkpointer(_arrays()) as reader:
+        return shapes(reader.metadata(path / STATE).item_metadata.tree)
+
+
+def _restore(path: epath.Path, wanted: Any) -> Any:
+    """Reads the leaves of `wanted` (ShapeDtypeStructs with shardings), and no others."""
+    with ocp.Checkpointer(_arrays()) as reader:
+        return reader.restore(
+            path / STATE,
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
+
+
+def shapes(tree: Any) -> Shapes:
+    """{name: shape} of a tree's leaves."""
+    return {
+        _name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _name(path: tuple) -> str:
+    # Orbax stores attributes, keys and indices all as strings.
+    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _subset(tree: dict, names: set[str], prefix: str = "") -> dict:
+    """The branches of nested dicts that lead to leaves in `names`."""
+    kept = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            branch = _subset(value, names, f"{prefix}{key}/")
+            kept |= {key: branch} if branch else {}
+        elif prefix + key in names:
+            kept[key] = value
+    return kept
+
+
+def _overlay(under: dict | None, over: dict) -> dict:
+    """`under`, with the leaves of `over` in place of its own."""
+    if under is None:
+        return over
+    merged = dict(under)
+    for key, value in over.items():
+        merged[key] = _overlay(under[key], value) if isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,206 @@
+"""What a run tells while it runs: metrics.jsonl, TensorBoard events, and the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import tqdm
+from etils import epath
+
+from igerg_jax.parallel import chips
+from igerg_jax.run.workdirs import is_bucket, write_whole
+
+_BUCKET_SECONDS = 30
+
+
+class Writer(Protocol):
+    """Where scalars go."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlWriter:
+    """One JSON object a line. Lines past `resumed_step` belong to a lost future: they are cut.
+
+    A line is in the file when `write` returns. A bucket's objects cannot be appended to: there the
+    whole file is written anew, at most every `_BUCKET_SECONDS`, and when it is closed.
+    """
+
+    def __init__(self, path: epath.Path, resumed_step: int):
+        self._path = path
+        lines = read_jsonl(path)
+        kept = [line for line in lines if line["step"] <= resumed_step]
+        self._text = "".join(json.dumps(line) + "\n" for line in kept)
+        if kept != lines or not path.exists():
+            write_whole(path, self._text)
+        self._file = None if is_bucket(path) else path.open("a")
+        self._written = time.monotonic()
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends a line; a value that JSON has no word for (NaN, infinity) becomes null."""
+        values = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        line = json.dumps({"step": step, **values}) + "\n"
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+            return
+        self._text += line
+        if time.monotonic() - self._written > _BUCKET_SECONDS:
+            self._put()
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._file is not None:
+            self._file.close()
+        else:
+            self._put()
+
+    def _put(self) -> None:
+        write_whole(self._path, self._text)
+        self._written = time.monotonic()
+
+
+class TensorBoardWriter:
+    """clu's summary writer; it needs TensorFlow, so it is made only where that is installed."""
+
+    def __init__(self, folder: epath.Path):
+        from clu import metric_writers
+
+        self._writer = metric_writers.SummaryWriter(str(folder))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes one event a scalar."""
+        self._writer.write_scalars(step, dict(scalars))
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._writer.close()
+
+
+def make_writers(workdir: epath.Path, resumed_step: int) -> list[Writer]:
+    """metrics.jsonl always, TensorBoard where TensorFlow is."""
+    writers: list[Writer] = [JsonlWriter(workdir / "metrics.jsonl", resumed_step)]
+    try:
+        writers.append(TensorBoardWriter(workdir / "tensorboard"))
+    except ImportError as error:
+        say(f"no TensorBoard events ({error.name or error} is not installed)")
+    return writers
+
+
+def read_jsonl(path: epath.Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; [] where there is none. A torn last line is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """One bar on a terminal, plain lines elsewhere: step, losses, examples/s and time left."""
+
+    def __init__(self, steps: int, start_step: int, quiet: bool):
+        self._steps = steps
+        self._bar = None
+        self._quiet = quiet
+        if sys.stderr.isatty() and not quiet:
+            form = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{postfix}]"
+            self._bar = tqdm.tqdm(
+                total=steps, initial=start_step, desc="train", bar_format=form, dynamic_ncols=True
+            )
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def show(self, step: int, scalars: Mapping[str, float], seconds_left: float) -> None:
+        """Shows the losses of an interval that ended with `step`."""
+        losses = "  ".join(
+            f"{name.removeprefix('loss/')} {value:.3g}"
+            for name, value in scalars.items()
+            if name.startswith("loss/") and name.count("/") == 1
+        )
+        speed = f"{scalars['examples_per_second']:.0f} examples/s"
+        left = f"{duration(seconds_left)} left"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{losses}, {speed}, {left}")
+        elif not self._quiet:
+            say(f"step {step}/{self._steps}  {losses}  {speed}  {left}")
+
+    def close(self) -> None:
+        """Leaves the bar where it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Clock:
+    """Seconds spent training, pauses left out, and how much of them waited for input."""
+
+    def __init__(self):
+        self.training_seconds = 0.0
+        self.input_seconds = 0.0
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stops counting: evaluation, a checkpoint, the end."""
+        self.training_seconds += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Counts from now on."""
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        """Training seconds until now."""
+        self.pause()
+        self.resume()
+        return self.training_seconds
+
+
+class Speed:
+    """What steps that were waited for say of the devices' use."""
+
+    def __init__(self, batch_size: int, model_flops: float, devices: Sequence[Any]):
+        """Takes a step's examples and its `flops.model_flops`, both over all `devices`."""
+        self._batch_size, self._flops, self._devices = batch_size, model_flops, len(devices)
+        self._peak = chips.peak_flops(devices[0])
+
+    def of(self, steps: int, seconds: float) -> dict[str, float]:
+        """The rates of so many steps in so many seconds.
+
+        "mfu" is the share of the devices' bfloat16 peak that model FLOPs make up, whatever the
+        compute dtype; it is left out where the peak is not known.
+        """
+        examples = steps * self._batch_size / seconds
+        flops = steps * self._flops / seconds / self._devices
+        rates = {
+            "step_seconds": seconds / steps,
+            "examples_per_second": examples,
+            "examples_per_second_per_device": examples / self._devices,
+            "model_tflops_per_second_per_device": flops / 1e12,
+        }
+        return rates | ({"mfu": flops / self._peak} if self._peak else {})
+
+
+def duration(seconds: float) -> str:
+    """ "75" -> "1:15"; hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def say(message: str) -> None:
+    """A plain line for the person who watches; it does not tear a progress bar."""
+    tqdm.tqdm.write(message, file=sys.stderr)
+    sys.stderr.flush()

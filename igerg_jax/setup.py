@@ -1,0 +1,121 @@
+"""What every entry point that uses a model starts from: the model, where it lives, its shapes.
+
+Nothing here is about training; `igerg_jax.training.train_state` adds an optimizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, SpecialIds, synthetic
+from igerg_jax.errors import UserError
+from igerg_jax.models.igerg import Igerg
+from igerg_jax.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A model that was placed on a mesh, before anything is computed.
+
+    Attributes:
+      spec: the sizes of a training batch.
+      rules: logical axis names to mesh axes.
+      abstract_params: `jax.ShapeDtypeStruct` leaves with their shardings.
+    """
+
+    config: Any
+    model: Igerg
+    spec: BatchSpec
+    mesh: Mesh
+    rules: tuple
+    abstract_params: Any
+
+
+def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> Setup:
+    """The model that `config` describes, placed on its mesh; no data are read.
+
+    Args:
+      devices: default all of the process's backend.
+
+    Raises:
+      UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.
+    """
+    mesh = sharding.make_mesh(config.mesh, devices)
+    model = build_model(config, vocab_size, special)
+    spec = BatchSpec.of(config.data, config.train.batch_size)
+    rules = sharding.rules(config)
+    try:
+        boxed = jax.eval_shape(lambda: init_params(config, model, spec))
+    except ValueError as error:  # a name or size that only the modules know
+        raise UserError(str(error)) from error
+    shardings = sharding.state_shardings(boxed, mesh, rules)
+    params = jax.tree.map(sharding.abstract, nn.meta.unbox(boxed), shardings)
+    return Setup(config, model, spec, mesh, rules, params)
+
+
+def vocabulary(config: Any, tokenizer: Any | None) -> tuple[int, SpecialIds]:
+    """(vocabulary size, special ids) of a tokenizer; without one, what synthetic batches have."""
+    if tokenizer is None:
+        return config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS
+    return tokenizer.vocab_size, tokenizer.special
+
+
+def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
+    """The module that `config.model` describes.
+
+    Raises:
+      UserError: sizes that do not go together.
+    """
+    model = config.model
+    longest = max(config.data.context_tokens, config.data.response_tokens)
+    if longest > model.text.max_positions:
+        raise UserError(
+            f"model.text.max_positions={model.text.max_positions} is below the {longest} tokens "
+            "of data.context_tokens or data.response_tokens; raise the one or lower the other"
+        )
+    if model.vision.kind == "vit" and config.data.image_size % model.vision.patch_size:
+        raise UserError(
+            f"data.image_size={config.data.image_size} does not divide into patches of "
+            f"model.vision.patch_size={model.vision.patch_size} pixels"
+        )
+    if (model.vision.kind == "features") != (config.data.feature_dim > 0):
+        raise UserError(
+            "model.vision.kind='features' and data.feature_dim > 0 go together: set both or none"
+        )
+    for part in (model.vision, model.text, model.judge):
+        if part.heads < 1 or part.width % part.heads:
+            raise UserError(f"width={part.width} does not divide into heads={part.heads}")
+    return Igerg(
+        **model.to_dict(),
+        vocab_size=vocab_size,
+        max_turns=config.data.context_turns + 1,
+        special=special,
+    )
+
+
+@contextlib.contextmanager
+def mesh_context(setup: Setup):
+    """What tracing needs: the mesh, and the rules behind logical axis names."""
+    with jax.set_mesh(setup.mesh), nn.logical_axis_rules(setup.rules):
+        yield
+
+
+def base_key(config: Any) -> jax.Array:
+    """The key that everything random in a run is folded from."""
+    return jax.random.key(config.seed, impl=config.train.prng)
+
+
+def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
+    """Boxed parameters: arrays with their logical axis names."""
+    # One row is enough: no parameter's shape depends on B.
+    batch = synthetic(
+        BatchSpec(**{**vars(spec), "batch_size": 1}), model.special, model.vocab_size, seed=0
+    )
+    # Not of `train.prng`: the first parameters must not depend on the mesh.
+    return model.init(jax.random.key(config.seed, impl="threefry2x32"), batch)["params"]

@@ -1,0 +1,376 @@
+"""What a training step needs on a machine that is not here: memory, time, communication.
+
+    python main.py --config=configs/pretrain.py:large --mode=compile --topology=v5e:16x16
+
+XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt). The step that is
+compiled is the very one that trains. Two estimates of its time come out:
+
+    roofline  max(compute, HBM, interconnect), each over the whole step: everything overlaps, and
+              every unit runs at its peak
+    per_op    every instruction alone: max(FLOPs / peak, bytes / bandwidth), summed, with the rates
+              of XLA's own `optimal_seconds` and its way to count bytes: nothing overlaps, on-chip
+              memory counts as HBM, collectives by what they read and write here. A kernel's cost
+              is what it states itself. With loops counted once, as XLA counts them, it is some
+              8 % above XLA's own sum for whole steps (`xla_loops_counted_once` in the JSON)
+
+Neither knows how well a unit is used: small products, elementwise work on the vector unit,
+launches. `estimated_cycles` in the JSON is the compiler's own, which does, but it has none for
+kernels and collectives. `hlo` says why XLA's totals cannot be taken as they are: it counts loops
+once.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib.util
+import json
+import re
+import tempfile
+import time
+from typing import Any
+
+import jax
+from etils import epath
+
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.errors import OutOfMemory, UserError
+from igerg_jax.parallel import chips, sharding
+from igerg_jax.parallel.chips import GIB
+from igerg_jax.tools.tpu_report import hlo, out_of_memory
+from igerg_jax.training import model_flops, train_state, train_step
+
+SLOWEST = 12  # instructions of the per-op estimate that a report shows
+# Remat policies of (vision, text) that a search tries, by what is made again.
+REMAT_PAIRS = (
+    ("none", "none"),
+    ("all_dots", "all_dots"),
+    ("dots", "dots"),
+    ("full", "dots"),  # most of the tokens are patches
+    ("full", "full"),
+)
+
+
+def topology_devices(name: str, slices: int) -> list[Any]:
+    """The devices of a TPU topology such as v5e:16x16, `slices` times over; none is here.
+
+    Raises:
+      UserError: libtpu is missing, or does not know the topology.
+    """
+    from jax.experimental import topologies
+
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt")
+    extra = {"num_slices": slices} if slices > 1 else {}
+    if name.startswith("v4"):
+        extra["chip_config_name"] = (
+            "megacore"  # both cores of a chip are one device, as at run time
+        )
+    try:
+        return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
+    except Exception as error:  # libtpu raises many kinds
+        raise UserError(
+            f"topology '{name}': {str(error).splitlines()[0]} (examples: v5e:2x4, v5e:16x16, "
+            "v5p:8x8x8, v6e:16x16, v4:4x4x4)"
+        ) from error
+
+
+def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
+    """Compiles a preset's step for a topology ("" = this machine) and reads what it needs.
+
+    Returns:
+      The report: JSON values; sizes in bytes of one device, times in seconds.
+
+    Raises:
+      UserError: the mesh or the batch does not fit the topology.
+      OutOfMemory: the program does not fit a device.
+    """
+    devices = topology_devices(topology, slices) if topology else None
+    if slices > 1 and config.mesh.dcn == 1:
+        config = config.copy_and_resolve_references()
+        config.mesh.dcn = slices
+    setup = train_state.set_up_training(
+        config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices
+    )
+    started = time.perf_counter()
+    lowered = train_step.lower_step(setup)
+    lowering_seconds = time.perf_counter() - started
+    cpu_before = time.process_time()
+    try:
+        compiled, text = _compile(lowered, aside=bool(topology))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemory(out_of_memory.explain(setup, str(error))) from error
+    seconds = time.perf_counter() - started - lowering_seconds
+    report = {
+        "config": f"{config.name}:{config.preset}",
+        "topology": topology or "this machine",
+        "slices": slices,
+        "devices": setup.mesh.size,
+        "device_kind": setup.mesh.devices.flat[0].device_kind,
+        "mesh": dict(setup.mesh.shape),
+        "batch_size": config.train.batch_size,
+        "examples_per_device": config.train.batch_size / setup.mesh.size,
+        "remat": {"vision": config.model.vision.remat, "text": config.model.text.remat},
+        "lowering_seconds": lowering_seconds,
+        "compile_seconds": seconds,
+        "compile_cpu_seconds": time.process_time() - cpu_before,  # of all threads together
+    }
+    report |= {
+        "memory": memory(setup, compiled),
+        "parameters": [group._asdict() for group in sharding.groups(setup.abstract_state.params)],
+        "parameter_table": sharding.table(setup.abstract_state.params),
+    }
+    return report | costs(setup, compiled, text, slices)
+
+
+def _compile(lowered: Any, aside: bool) -> tuple[Any, str]:
+    """(the compiled step, its text).
+
+    The compiler itself writes the text into a file, where asked to (`aside`): jaxlib cannot read
+    every program that libtpu makes (seen for v5p: an async-update with three operands).
+    """
+    with _nothing_kept(), tempfile.TemporaryDirectory() as folder:
+        if not aside:
+            compiled = lowered.compile()
+            return compiled, compiled.as_text()
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        (file,) = epath.Path(folder).glob("*.after_codegen.txt")
+        return compiled, file.read_text()
+
+
+@contextlib.contextmanager
+def _nothing_kept():
+    """Without the cache of compiled programs: the seconds are a compilation's, not a file's."""
+    kept = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
+
+
+def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
+    """The largest batch that fits, for each of `REMAT_PAIRS`; every try is a compilation.
+
+    Returns:
+      A report a pair, cheapest in computation first; `mfu` says which is best. A pair of which
+      nothing fits has none.
+
+    Raises:
+      UserError: no topology: only the TPU's compiler is known to say what does not fit.
+    """
+    if not topology:
+        raise UserError("--search needs a --topology, such as v5e:2x4")
+    found = [_largest(config, topology, slices, remat) for remat in REMAT_PAIRS]
+    return [report for report in found if report]
+
+
+def _largest(
+    config: Any, topology: str, slices: int, remat: tuple[str, str]
+) -> dict[str, Any] | None:
+    """Doubles or halves `train.batch_size` from the config's own."""
+    config = config.copy_and_resolve_references()
+    config.model.vision.remat, config.model.text.remat = remat
+    smallest = len(topology_devices(topology, slices))
+    size, best, too_large = config.train.batch_size, None, None
+    while size >= smallest and size != too_large:
+        if best and size == best["batch_size"]:
+            break
+        config.train.batch_size = size
+        try:
+            best = compile_for(config, topology, slices)
+            print(f"remat={','.join(remat)} batch_size={size} fits", flush=True)
+            size *= 2
+        except OutOfMemory:
+            print(f"remat={','.join(remat)} batch_size={size} does not fit", flush=True)
+            too_large, size = size, size // 2
+    return best
+
+
+def memory(setup: train_state.TrainingSetup, compiled: Any) -> dict[str, int]:
+    """Bytes on one device by part. The state is donated, so that its output takes no room."""
+    stats, state = compiled.memory_analysis(), setup.abstract_state
+    parts = {
+        "parameters": sharding.bytes_per_device(state.params),
+        "optimizer": sharding.bytes_per_device(state.opt_state),
+        "moving_average": sharding.bytes_per_device(state.ema_params),
+    }
+    parts["batch"] = stats.argument_size_in_bytes - sum(parts.values())
+    parts["temporaries"] = stats.temp_size_in_bytes
+    parts["program"] = stats.generated_code_size_in_bytes
+    parts["outputs"] = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return parts | {"total": sum(parts.values())}
+
+
+def costs(
+    setup: train_state.TrainingSetup, compiled: Any, text: str, slices: int
+) -> dict[str, Any]:
+    """FLOPs, bytes, collectives and the estimates of time, from the program's text."""
+    program = hlo.Program(text)
+    ops = program.ops()
+    analysis = compiled.cost_analysis() or {}
+    out: dict[str, Any] = {
+        "model_flops": model_flops.model_flops(setup) / setup.mesh.size,
+        "program_flops": sum(op.count * op.flops for op in ops),
+        "bytes_accessed": sum(op.count * op.bytes for op in ops),
+        "hbm_bytes_accessed": sum(op.count * op.hbm_bytes for op in ops),
+        "xla_loops_counted_once": {
+            name: analysis.get(name) for name in ("flops", "bytes accessed", "optimal_seconds")
+        },
+    }
+    found = program.collectives(setup.mesh.size, slices)
+    out |= {"collectives": collectives(found), "between_slices": between_slices(found)}
+    chip = chips.chip_of(setup.mesh.devices.flat[0].device_kind)
+    return out | estimates(out, ops, chip) if chip else out
+
+
+def collectives(found: list[hlo.Collective]) -> list[dict[str, Any]]:
+    """One row a kind, group size and network."""
+    rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+    for one in found:
+        row = rows[one.kind, one.group, one.crosses]
+        row[0] += one.count
+        row[1] += one.count * one.wire_bytes
+    return [
+        {"kind": kind, "group": group, "crosses_slices": crosses, "count": count, "bytes": size}
+        for (kind, group, crosses), (count, size) in sorted(rows.items())
+    ]
+
+
+def between_slices(found: list[hlo.Collective]) -> list[dict[str, Any]]:
+    """What crosses the data-centre network, by where in the step it comes from, largest first."""
+    rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+    for one in found:
+        if one.crosses:
+            row = rows[one.kind, _short(one.op_name)]
+            row[0] += one.count
+            row[1] += one.count * one.wire_bytes
+    ordered = sorted(rows.items(), key=lambda item: -item[1][1])
+    return [
+        {"kind": kind, "from": where, "count": count, "bytes": size}
+        for (kind, where), (count, size) in ordered
+    ]
+
+
+def _short(op_name: str) -> str:
+    """An instruction's place in the Python program, without what tracing adds."""
+    parts = re.sub(r"jit\(step\)/|while/body/|closed_call/|Igerg\.", "", op_name).split("/")
+    return "/".join(parts[:2] + parts[2:][-3:])
+
+
+def estimates(costs: dict[str, Any], ops: list[hlo.Op], chip: chips.Chip) -> dict[str, Any]:
+    """Step times and the MFU that each implies."""
+    terms = {
+        "compute": costs["program_flops"] / chip.peak_flops,
+        "hbm": costs["hbm_bytes_accessed"] / chip.hbm_bytes_per_second,
+        "interconnect": sum(
+            row["bytes"]
+            / (chip.dcn_bytes_per_second if row["crosses_slices"] else chip.link_bytes_per_second)
+            for row in costs["collectives"]
+        ),
+    }
+    each = [
+        op.count * max(op.flops / chip.xla_flops, op.bytes / chip.xla_bytes_per_second)
+        for op in (ops if chip.xla_flops else ())
+    ]
+    per_op = sum(each) or None
+    order = sorted(range(len(each)), key=lambda i: -each[i])[:SLOWEST]
+    ideal = costs["model_flops"] / chip.peak_flops
+    seconds = {"roofline": max(terms.values()), "per_op": per_op}
+    return {
+        "chip": chip.name,
+        "roofline_terms_seconds": terms,
+        "step_seconds": seconds,
+        "mfu": {name: ideal / value for name, value in seconds.items() if value},
+        "estimated_cycles": sum(op.count * op.cycles for op in ops),
+        "slowest": [
+            {
+                "from": _short(ops[i].op_name) or ops[i].name,
+                "count": ops[i].count,
+                "seconds": each[i],
+                "flops": ops[i].count * ops[i].flops,
+                "bytes": ops[i].count * ops[i].bytes,
+            }
+            for i in order
+        ],
+    }
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report for a person to read."""
+    mesh = ", ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+    lines = [
+        f"{report['config']} on {report['topology']}"
+        + (f" x {report['slices']} slices" if report["slices"] > 1 else ""),
+        f"  {report['devices']} x {report['device_kind']}; mesh {mesh}; "
+        f"{report['examples_per_device']:g} examples a device of {report['batch_size']}; "
+        f"remat vision={report['remat']['vision']}, text={report['remat']['text']}",
+        f"  compiled in {report['compile_seconds']:.0f} s "
+        f"({report['compile_cpu_seconds']:.0f} s of CPU); "
+        f"traced and lowered in {report['lowering_seconds']:.0f} s",
+        report["parameter_table"],
+        "memory of a device",
+    ]
+    chip = chips.chip_of(report["device_kind"])
+    for name, size in report["memory"].items():
+        limit = f"  of {chip.hbm_bytes / GIB:.2f}" if chip and name == "total" else ""
+        lines.append(f"  {name:>16} {size / GIB:9.3f} GiB{limit}")
+    lines += [
+        "a step, each device",
+        f"  {'model':>16} {report['model_flops'] / 1e12:9.3f} TFLOP",
+        f"  {'program':>16} {report['program_flops'] / 1e12:9.3f} TFLOP",
+        f"  {'HBM':>16} {report['hbm_bytes_accessed'] / 1e9:9.2f} GB read and written",
+    ]
+    for row in report["collectives"]:
+        network = "dcn" if row["crosses_slices"] else "ici"
+        lines.append(
+            f"  {row['kind']:>16} {row['bytes'] / 1e9:9.3f} GB sent, {row['count']:g} times, "
+            f"groups of {row['group']} ({network})"
+        )
+    for row in report["between_slices"][:8]:
+        lines.append(
+            f"  between slices: {row['bytes'] / 1e6:.2f} MB, {row['count']:g} times, "
+            f"{row['kind']} of {row['from']}"
+        )
+    if chip:
+        terms = report["roofline_terms_seconds"]
+        lines.append("time")
+        lines += [f"  {name:>16} {value * 1e3:9.2f} ms" for name, value in terms.items()]
+        lines += [
+            f"  {name:>16} {value * 1e3:9.2f} ms a step, MFU {report['mfu'][name]:.1%}"
+            for name, value in report["step_seconds"].items()
+            if value
+        ]
+        lines.append("most of the per_op time")
+        lines += [
+            f"  {row['seconds'] * 1e3:9.2f} ms  {row['flops'] / 1e12:7.3f} TFLOP  "
+            f"{row['bytes'] / 1e9:7.2f} GB  {row['count']:g} times  {row['from']}"
+            for row in report["slowest"]
+        ]
+    return "\n".join(lines)
+
+
+def best(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one with the highest MFU by the strictest estimate that there is, else the first."""
+    return max(reports, key=lambda r: list(r.get("mfu", {"": 0.0}).values())[-1])
+
+
+def compare(reports: list[dict[str, Any]]) -> str:
+    """One line a report."""
+    lines = []
+    for r in reports:
+        mfu = "  ".join(f"MFU by {name} {value:.1%}" for name, value in r.get("mfu", {}).items())
+        lines.append(
+            f"remat={','.join(r['remat'].values()):<18} "
+            f"{r['examples_per_device']:g} examples a device  "
+            f"{r['memory']['total'] / GIB:.2f} GiB  {mfu}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def write(report: dict[str, Any], path: epath.PathLike) -> None:
+    """Writes the report as JSON."""
+    epath.Path(path).write_text(json.dumps(report, indent=1) + "\n")

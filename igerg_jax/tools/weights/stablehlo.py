@@ -1,0 +1,202 @@
+"""Exports a checkpoint as StableHLO that runs with JAX alone, by `jax.export`.
+
+    DIR/encode_image_emotion.jax_export   images -> emotion probabilities
+    DIR/generate.jax_export               images and context -> response tokens
+    DIR/parameters.npz                    {name: array}, the first argument of both
+    DIR/signature.json                    names, shapes, dtypes, emotions, special ids
+    DIR/example.py                        a loader that needs JAX and NumPy alone
+    DIR/recorded.npz                      inputs, and what the live model made of them
+    DIR/tokenizer.model                   where the run has one: SentencePiece, or a tokenizer.json
+
+Parameters lie beside the programs and are not constants in them: both programs share one copy,
+a program stays small whatever the model's size, and a checkpoint of further training replaces
+the one file. The batch size is symbolic, all other sizes are the config's. Each program is lowered
+for CPUs, CUDA GPUs and TPUs at once. JAX reads such files for six months after the version that
+wrote them (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from igerg_jax.batch import EMOTIONS, BatchSpec, synthetic
+from igerg_jax.decoding import search, strategies
+from igerg_jax.evaluation import trained_run
+from igerg_jax.evaluation.evaluators import image_probabilities
+from igerg_jax.setup import Setup, build_model
+from igerg_jax.tools.weights import stablehlo_example
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+SUFFIX = ".jax_export"
+PARAMETERS = "parameters.npz"
+RECORDED_EXAMPLES = 2
+
+Function = Callable[[dict[str, jax.Array], dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
+    """Writes the folder that the module's docstring lists; `signature.json` comes last.
+
+    Args:
+      checkpoint: a workdir, or one of its checkpoints.
+      out: a folder that is not there yet, or empty.
+      greedy: generate greedily, whatever the run's `config.generate` says. With sampling,
+        `generate` takes one more input, the uint32 scalar `seed`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: no checkpoint, a folder that holds something, or wrong `generate` settings.
+    """
+    folder = trained_run.new_folder(out)
+    run = trained_run.open_run(checkpoint, RECORDED_EXAMPLES, jax.devices()[:1])
+    config = run.config
+    if greedy:
+        config.generate.strategy = "greedy"
+    # A kernel of one platform cannot have a symbolic batch; what it computes is the same.
+    config.model.vision.attention = config.model.text.attention = "xla"
+    model = build_model(config, run.setup.model.vocab_size, run.setup.model.special)
+    parameters = flat(jax.device_get(run.params))
+    inputs = example_inputs(run.setup, RECORDED_EXAMPLES)
+    folder.mkdir(parents=True, exist_ok=True)
+    recorded, signatures = dict(inputs), {}
+    for name, function in functions(model, config).items():
+        read = {key: inputs[key] for key in INPUTS[name] if key in inputs}
+        recorded |= {f"{name}/{k}": x for k, x in record(function, parameters, read).items()}
+        exported = lower(function, parameters, read)
+        (folder / f"{name}{SUFFIX}").write_bytes(exported.serialize())
+        signatures[name] = signature(name, read, exported)
+    np.savez(folder / PARAMETERS, **parameters)
+    np.savez(folder / "recorded.npz", **recorded)
+    source = pathlib.Path(stablehlo_example.__file__)
+    (folder / "example.py").write_bytes(source.read_bytes())
+    if run.tokenizer is not None:
+        run.tokenizer.save(folder / "tokenizer.model")
+    described = describe(run, parameters, signatures)
+    (folder / "signature.json").write_text(json.dumps(described, indent=1) + "\n")
+    return folder
+
+
+_IMAGES = ("images", "features", "image_mask", "image_turn")  # one of the first two
+INPUTS = {
+    "encode_image_emotion": _IMAGES,
+    "generate": (*_IMAGES, "context", "context_turn", "seed"),
+}
+
+
+def functions(model: Any, config: Any) -> dict[str, Function]:
+    """{name: function of ({parameter's name: array}, {input's name: array})}.
+
+    encode_image_emotion returns float32 "image_emotion" [B, N, C] and "sequence_emotion" [B, C],
+    probabilities from the images alone; generate returns int32 "tokens" [B, T] (EOS, then PAD) and
+    float32 [B] "log_probability" and "score", as `igerg_jax.decoding.search` defines them.
+    """
+    rules = strategies.strategy(config), strategies.limits(config)
+
+    def encode_image_emotion(parameters, inputs):
+        images_BxNxC, sequence_BxC = image_probabilities(model, nested(parameters), inputs)
+        return {"image_emotion": images_BxNxC, "sequence_emotion": sequence_BxC}
+
+    def generate(parameters, inputs):
+        batch = dict(inputs)
+        seed = batch.pop("seed", 0)  # read with sampling alone
+        rng = jax.random.key(seed, impl="threefry2x32")  # the same draws on every platform
+        found = search.generate(model, nested(parameters), batch, rng, *rules)
+        names = ("tokens", "log_probability", "score")
+        return dict(zip(names, found, strict=True))
+
+    return {"encode_image_emotion": encode_image_emotion, "generate": generate}
+
+
+def example_inputs(setup: Setup, batch_size: int) -> dict[str, np.ndarray]:
+    """Random inputs of both functions, with the sizes of the config."""
+    spec = BatchSpec.of(setup.config.data, batch_size)
+    batch = synthetic(spec, setup.model.special, setup.model.vocab_size, seed=0)
+    wanted = {name for names in INPUTS.values() for name in names}
+    inputs = {name: array for name, array in batch.items() if name in wanted}
+    if setup.config.generate.strategy == "sample":
+        inputs["seed"] = np.uint32(0)
+    return inputs
+
+
+def record(function: Function, parameters: dict, inputs: dict) -> dict[str, np.ndarray]:
+    """What `function` makes of `inputs` here."""
+    return jax.device_get(jax.jit(function)(parameters, inputs))
+
+
+def lower(function: Function, parameters: dict, inputs: dict) -> jax_export.Exported:
+    """Exports `function` for `PLATFORMS`, the leading axis of every input array symbolic."""
+    (batch,) = jax_export.symbolic_shape("batch")
+
+    def abstract(array: np.ndarray, lead: tuple) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*lead, *array.shape[len(lead) :]), array.dtype)
+
+    fixed = {name: abstract(array, ()) for name, array in parameters.items()}
+    free = {name: abstract(array, (batch,) if array.ndim else ()) for name, array in inputs.items()}
+    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(fixed, free)
+
+
+def signature(name: str, inputs: dict, exported: jax_export.Exported) -> dict[str, Any]:
+    """What signature.json says of one function; a shape's "batch" is any number from 1."""
+    shapes = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0][1]
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    return {
+        "file": f"{name}{SUFFIX}",
+        "inputs": [_describe(key, shapes[key]) for key in inputs],
+        "outputs": [_describe(key, aval) for key, aval in outputs.items()],
+    }
+
+
+def _describe(name: str, aval: Any) -> dict[str, Any]:
+    shape = [size if isinstance(size, int) else str(size) for size in aval.shape]
+    return {"name": name, "shape": shape, "dtype": str(aval.dtype)}
+
+
+def describe(run: trained_run.Run, parameters: dict, signatures: dict) -> dict[str, Any]:
+    """The content of signature.json."""
+    config, model = run.config, run.setup.model
+    strategy = strategies.strategy(config)
+    return {
+        "config": {"name": config.name, "preset": config.preset},
+        "checkpoint": str(run.folder),
+        "platforms": PLATFORMS,
+        "jax": jax.__version__,
+        "functions": signatures,
+        "parameters": {
+            "file": PARAMETERS,
+            "count": sum(array.size for array in parameters.values()),
+            "bytes": sum(array.nbytes for array in parameters.values()),
+        },
+        "strategy": {"name": config.generate.strategy} | vars(strategy),
+        "limits": vars(strategies.limits(config)),
+        "emotions": EMOTIONS,
+        "special_ids": vars(model.special),
+        "vocabulary": model.vocab_size,
+        "tokenizer_digest": run.tokenizer.digest if run.tokenizer else None,
+    }
+
+
+def flat(tree: Any) -> dict[str, np.ndarray]:
+    """{path with slashes: array} of nested dicts of arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def nested(arrays: dict[str, jax.Array]) -> dict[str, Any]:
+    """The inverse of `flat`."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        here = tree
+        for folder in folders:
+            here = here.setdefault(folder, {})
+        here[last] = array
+    return tree

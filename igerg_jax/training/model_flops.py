@@ -1,0 +1,67 @@
+"""Model FLOPs of a training step, counted from the program's own trace.
+
+    model FLOPs = 3 x (FLOPs of the matrix products of the loss's forward pass)
+
+A product of [m, k] with [k, n] is 2 m k n. Vision, both sides of the text model, attention's two
+products, the heads, the vocabulary and the judge are in; each backward pass is two forward ones.
+What rematerialisation computes again is not in (Chowdhery et al. 2022, PaLM, appendix B), nor is
+anything elementwise. A frozen vision tower has no backward pass and counts once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from igerg_jax.objectives import numbered
+from igerg_jax.setup import base_key
+from igerg_jax.training import train_state, train_step
+
+
+def model_flops(setup: train_state.TrainingSetup) -> int:
+    """FLOPs of one step over the global batch."""
+    config, model, params = setup.config, setup.model, setup.abstract_state.params
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in setup.spec.shapes().items()
+    }
+
+    def loss(params, batch):
+        key = base_key(config)
+        return train_step.objective_sums(config, model, params, batch, key, 0)[0]
+
+    def see(params, batch):
+        return model.apply({"params": params}, numbered(batch), method="see")
+
+    total = 3 * forward_flops(loss, params, batch)
+    if config.model.vision.frozen:
+        total -= 2 * forward_flops(see, params, batch)
+    return total
+
+
+def forward_flops(function, *arguments: Any) -> int:
+    """FLOPs of the matrix products and convolutions in one call of a traceable function."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation: Any) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        features = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+        return 2 * equation.outvars[0].aval.size * kernel.size // features
+    if name == "cond":
+        return max(_count(branch.jaxpr) for branch in parameters["branches"])
+    times = parameters["length"] if name == "scan" else 1
+    inner = [getattr(value, "jaxpr", value) for value in parameters.values()]
+    return times * sum(_count(jaxpr) for jaxpr in inner if hasattr(jaxpr, "eqns"))

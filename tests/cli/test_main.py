@@ -1,0 +1,238 @@
+"""The command line: what a person gets wrong is one message, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import main
+from configs import pretrain
+from igerg_jax.errors import OutOfMemory, RunError, UserError
+from igerg_jax.evaluation import trained_run
+from igerg_jax.run import workdirs
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = "--config=configs/pretrain.py"
+TALK = (CONFIG, "--mode=generate")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The message of a command line that must fail with exit code 2."""
+    assert main.main(["main.py", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ((), ["--config", "configs/pretrain.py"]),
+        (("--config=configs/pretrian.py",), ["'configs/pretrian.py'", "configs/pretrain.py"]),
+        ((f"{CONFIG}:huge",), ["'huge'", "local", "xl"]),
+        ((CONFIG, "--config.train.step=3"), ["'train.step'", "train.steps"]),
+        ((CONFIG, "--config.train.step", "3"), ["'train.step'", "train.steps"]),
+        ((CONFIG, "--config.learning_rate=3"), ["optim.peak_learning_rate"]),
+        ((CONFIG, "--noconfig.data.use_image"), ["data.use_images"]),
+        ((CONFIG, "--config.train=3"), ["'config.train'", "train.steps"]),
+        ((CONFIG, "--config.train.steps=many"), ["train.steps", "int", "'many'"]),
+        ((CONFIG, "--config.data.use_images=maybe"), ["data.use_images", "bool", "'maybe'"]),
+        ((CONFIG, "--mode=tarin"), ["tarin", "train|evaluate|generate|compile"]),
+        ((CONFIG, "--wrkdir=x"), ["wrkdir", "workdir"]),
+        ((CONFIG, "more"), ["'more'"]),
+        ((CONFIG, "--checkpoint=x"), ["--config.init_from"]),
+        ((CONFIG, "--context=Hi"), ["--mode=generate"]),
+        (("--config=configs/finetune.py",), ["--config.init_from=WORKDIR"]),
+        ((*TALK, "--context="), ["context is empty"]),
+        ((*TALK, "--context=Hi", "--context=  "), ["context is empty"]),
+        ((*TALK, "--image=x.png"), ["context is empty"]),
+        ((*TALK, "--context=Hi", "--image=nowhere.png"), ["'nowhere.png'", "does not exist"]),
+        ((*TALK, "--context=Hi", "--image=main.py"), ["'main.py'", "cannot read"]),
+        ((*TALK, "--context=Hi", *["--image=x.png"] * 3), ["3 --image for 1 --context"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_names_what_is_wrong(capsys, arguments, names):
+    message = refused(capsys, *arguments)
+    for name in names:
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("train.batch_size=30", ["train.batch_size=30", "8 data shards", "multiple of 8"]),
+        ("evaluate.batch_size=30", ["evaluate.batch_size=30"]),
+        ("mesh.fsdp=3", ["fsdp=3", "8 devices"]),
+        ("data.image_size=65", ["data.image_size=65", "patch_size"]),
+        ("init_from=runs/nowhere", ["runs/nowhere", "no checkpoint"]),
+    ],
+)
+def test_refuses_before_data_is_prepared_and_writes_nothing(capsys, tmp_path, override, names):
+    folder, data = tmp_path / "run", tmp_path / "data"
+    options = (f"--workdir={folder}", f"--config.data.data_dir={data}", f"--config.{override}")
+    message = refused(capsys, CONFIG, *options)
+    for name in names:
+        assert name in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_to_freeze_random_weights(capsys, tmp_path):
+    options = (f"--workdir={tmp_path}/run", f"--config.data.data_dir={tmp_path}/data")
+    message = refused(capsys, f"{CONFIG}:paper", *options)
+    assert "model.vision.frozen=True" in message and "--config.init_from" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_a_workdir_that_is_not_a_folder(capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert str(file) in refused(capsys, CONFIG, f"--workdir={file}/run")
+
+
+def test_refuses_a_workdir_without_permission(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(workdirs.os, "access", lambda path, mode: False)  # root may write anywhere
+    assert "no permission" in refused(capsys, CONFIG, f"--workdir={tmp_path}/run")
+
+
+def test_refuses_the_workdir_of_another_config(capsys, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(pretrain.get_config().to_json_best_effort())
+    before = path.read_bytes()
+    options = ("--config.seed=1", "--config.model.text.width=256", "--config.train.steps=9")
+    message = refused(capsys, CONFIG, f"--workdir={tmp_path}", *options)
+    assert "seed (there 0, here 1)" in message
+    assert "model.text.width" in message
+    assert "train.steps" not in message
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_workdir_may_be_resumed_with_what_does_not_change_the_step(tmp_path):
+    config = pretrain.get_config()
+    path = tmp_path / "config.json"
+    path.write_text(config.to_json_best_effort())
+    stored = workdirs.flatten(workdirs.as_json(config))
+    for free in workdirs.FREE_KEYS:
+        assert any(key == free or key.startswith(free) for key in stored), f"no key {free}"
+    config.train.steps, config.mesh.fsdp, config.evaluate.examples = 9, 2, 3
+    config.generate.strategy, config.data.data_dir = "greedy", "elsewhere"
+    workdirs.check(workdirs.epath.Path(tmp_path), config)
+    path.write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        workdirs.check(workdirs.epath.Path(tmp_path), config)
+
+
+def test_who_evaluates_need_not_repeat_how_it_was_trained(tmp_path):
+    config = pretrain.get_config()
+    config.init_from = "runs/pretrain-local"
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    folder = workdirs.epath.Path(tmp_path)
+    config.init_from, config.seed, config.optim.peak_learning_rate = "", 7, 1.0
+    workdirs.check(folder, config, training=False)
+    with pytest.raises(UserError, match="init_from"):
+        workdirs.check(folder, config)
+    config.model.text.width = 256
+    with pytest.raises(
+        UserError, match=r"another config: model\.text\.width \(there 128, here 256\)"
+    ):
+        workdirs.check(folder, config, training=False)
+
+
+def test_only_errors_in_the_workdir_are_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = workdirs.epath.Path("runs/a")
+    for inside in ("runs/a", "runs/a/summary.json", str(tmp_path / "runs/a/x")):
+        assert workdirs.contains(folder, inside)
+    for outside in ("runs/ab", "runs", str(tmp_path), None, 3):
+        assert not workdirs.contains(folder, outside)
+
+
+def test_one_off_answers_need_no_data_where_the_run_kept_its_tokenizer(tmp_path, monkeypatch):
+    from igerg_jax.cli import modes
+    from igerg_jax.data import tokenizers
+
+    words = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
+    kept = tokenizers.train_sentencepiece(words, "unigram", 287)
+    folder = workdirs.epath.Path(tmp_path)
+    kept.save(folder / "tokenizer.model")
+    monkeypatch.setattr(trained_run.datasets, "open_prepared", lambda config: pytest.fail("prepared data"))
+    found = trained_run.tokenizer_of(pretrain.get_config(), folder / "checkpoints" / "3")
+    assert found.digest == kept.digest
+
+
+def test_default_workdir_tells_config_and_preset():
+    config = pretrain.get_config("base")
+    config.name = "ablations/no_images"
+    assert workdirs.default(config).as_posix() == "runs/ablations-no_images-base"
+
+
+def test_overrides_reach_the_config():
+    values = main.parse(["main.py", f"{CONFIG}:base", "--config.train.steps=7"])
+    assert (values.config.preset, values.config.train.steps) == ("base", 7)
+    again = main.parse(["main.py", CONFIG])
+    assert (again.config.preset, again.config.train.steps) != ("base", 7)
+
+
+def test_images_go_with_turns_in_order(tmp_path):
+    faces = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for face in faces:
+        PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(face)
+    assert main.pair(["a", "b"], []) == ([("a", None), ("b", None)], None)
+    assert main.pair(["a", "b"], faces[:1]) == ([("a", faces[0]), ("b", None)], None)
+    assert main.pair(["a", "b"], ["", faces[1]]) == ([("a", None), ("b", faces[1])], None)
+    assert main.pair(["a", "b"], faces) == ([("a", faces[0]), ("b", faces[1])], faces[2])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError("x"), 2), (OutOfMemory("x"), 3), (RunError("x"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes(capsys, monkeypatch, error, code):
+    def fail(values):
+        raise error
+
+    monkeypatch.setattr(main, "run", fail)
+    assert main.main(["main.py", CONFIG]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_new_evaluation_keeps_the_rest_of_the_summary(tmp_path):
+    from igerg_jax.cli import modes
+
+    folder, config = workdirs.epath.Path(tmp_path), pretrain.get_config()
+    (tmp_path / "summary.json").write_text(json.dumps({"final_step": 9, "evaluation": {"a": 1}}))
+    modes.renew_summary(folder, config, {"evaluation": {"b": 2}})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["final_step"], summary["evaluation"]) == (9, {"b": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_as_a_process():
+    command = [sys.executable, "main.py", CONFIG, "--config.train.step=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: unknown config key 'train.step'")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_as_a_process():
+    done = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0
+    for flag in (b"--config", b"--workdir", b"--mode", b"--image", b"--context", b"--checkpoint"):
+        assert flag in done.stdout

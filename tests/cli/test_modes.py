@@ -1,0 +1,33 @@
+"""What main.py's modes share."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+import pytest
+
+from configs import pretrain
+from igerg_jax.cli import modes
+
+
+@pytest.fixture
+def cache_dir():
+    """Reads and sets JAX's own setting, and puts it back."""
+    before = jax.config.jax_compilation_cache_dir
+
+    def between(config, already: str | None) -> str | None:
+        jax.config.update("jax_compilation_cache_dir", already)
+        modes.keep_compiled(config)
+        return jax.config.jax_compilation_cache_dir
+
+    yield between
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_compiled_programs_are_kept_unless_told_otherwise(cache_dir):
+    config = pretrain.get_config()
+    assert cache_dir(config, None) == os.path.expanduser("~/.cache/igerg_jax/xla")
+    assert cache_dir(config, "elsewhere") == "elsewhere"  # JAX_COMPILATION_CACHE_DIR
+    config.compilation_cache_dir = ""
+    assert cache_dir(config, None) is None

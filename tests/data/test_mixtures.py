@@ -1,0 +1,251 @@
+"""Mixtures: exact shares, any step at once, and datasets that lack what an objective needs."""
+
+import itertools
+
+import numpy as np
+import pytest
+import raw_data
+from ml_collections import ConfigDict
+
+from igerg_jax import batch as batch_lib
+from igerg_jax.data import mixtures, order, pipeline, prepare
+from igerg_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "weights, length",
+    [((1,), 1), ((1, 1), 2), ((3, 1), 4), ((0.5, 0.3, 0.2), 10), ((2.5, 0.5, 1, 1), 10)],
+)
+def test_a_pattern_holds_its_shares_everywhere(weights, length):
+    found = mixtures.pattern(weights)
+    assert len(found) == length
+    share = np.array(weights) / sum(weights)
+    np.testing.assert_allclose(np.bincount(found, minlength=len(share)), share * length)
+    endless = np.tile(found, 100)
+    for start, size in itertools.product(range(length), (1, 7, 64, 3 * length)):
+        counts = np.bincount(endless[start : start + size], minlength=len(share))
+        assert np.abs(counts - size * share).max() < 2
+
+
+class Numbered:
+    """All that a stream asks of a split."""
+
+    def __init__(self, num_windows):
+        self.num_windows = num_windows
+
+
+def random_mixtures():
+    rng = np.random.default_rng(0)
+    yield (1,) * 6 + (2,) * 5 + (3,) * 12 + (23, 160, 194, 195)  # the greedy choice fails here
+    for _ in range(12):
+        yield rng.integers(1, 60, rng.integers(2, 9)).tolist()
+        yield np.concatenate([rng.integers(1, 4, 12), rng.integers(50, 200, 3)]).tolist()
+
+
+@pytest.mark.parametrize(
+    "weights", list(random_mixtures()), ids=lambda w: "-".join(map(str, w))[:40]
+)
+def test_any_window_of_the_order_holds_exact_proportions(weights):
+    """Whatever its start and length, and exactly where it is as long as the pattern."""
+    splits = [Numbered(7 * w + 5) for w in weights]
+    stream = mixtures.Stream(splits, list(range(len(weights))), mixtures.pattern(weights))
+    length, share = len(stream.pattern), np.array(weights) / sum(weights)
+    start = 3 * length + 12_345
+    source, ids = stream.at(start + np.arange(3 * length))
+    taken = np.cumsum(source[:, None] == np.arange(len(weights)), axis=0)
+    lead = np.pad(taken - np.arange(1, 3 * length + 1)[:, None] * share, ((1, 0), (0, 0)))
+    # The counts of every window there is are differences of two rows.
+    assert (lead.max(axis=0) - lead.min(axis=0)).max() < 2
+    np.testing.assert_allclose(lead[length:], lead[:-length], atol=1e-9)
+    fair = 1 - 1 / (2 * len(weights) - 2)
+    early = stream.at(np.arange(length))[0][:, None] == np.arange(len(weights))
+    lag = np.cumsum(early, axis=0) - np.arange(1, length + 1)[:, None] * share
+    assert np.abs(lag).max() <= fair + 1e-9
+    for s, split in enumerate(splits):
+        assert ids[source == s].max(initial=0) < split.num_windows
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [(), (1, 0), (1, -2), (1, float("nan")), (1, "2"), (1, 1e-7), (1e-7, 1e-7), (1, 9999.7)],
+)
+def test_weights_that_make_no_pattern(weights):
+    with pytest.raises(ValueError, match=r"positive|at least|needs [1-9]"):
+        mixtures.pattern(weights)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Made once, so that what is prepared of it is too."""
+    folder = tmp_path_factory.mktemp("raw")
+    return raw_data.fer_zip(raw_data.meld(folder, dialogues=40), raw_data.fer_names(8))
+
+
+@pytest.fixture
+def mixed(tiny_config, raw):
+    """chitchat for most objectives, faces for two, and two sources of words for one."""
+    tiny_config.data.manual_dir = str(raw)
+    tiny_config.data.mixtures = ConfigDict(
+        {
+            "faces": {
+                "objectives": ("image_emotion", "sequence_emotion"),
+                "datasets": {"fer2013": 1.0},
+            },
+            "felt": {
+                "objectives": ("text_emotion",),
+                "datasets": {"meld": 3.0, "chitchat_openmoji/tiny": 1.0},
+            },
+        }
+    )
+    return tiny_config
+
+
+def take(prepared, config, steps, start=0, host=0, hosts=1):
+    rows_b = order.host_slice(np.arange(config.train.batch_size), host, hosts)
+    batches = pipeline.train_batches(prepared, config, start, rows_b)
+    return list(itertools.islice(batches, steps))
+
+
+def test_each_objective_gets_its_mixture(mixed):
+    prepared = prepare.prepare(mixed)
+    mixtures.check(prepared, mixed)
+    digests = {opened.tokenizer.digest for opened in prepared.datasets.values()}
+    assert len(digests) == 1
+    spec = batch_lib.BatchSpec.of(mixed.data, mixed.train.batch_size)
+    streams = mixtures.streams(prepared, mixed)
+    assert list(streams) == ["", "faces", "felt"]
+    for step, batch in enumerate(take(prepared, mixed, 4)):
+        batch_lib.check(batch, spec)
+        faces, felt = (batch_lib.group_of(batch, g) for g in ("faces", "felt"))
+        # A face without words, which a response's or context's loss would otherwise count.
+        assert not faces["context"].any() and not faces["response"].any()
+        np.testing.assert_array_equal(faces["image_mask"].sum(axis=1), 1)
+        assert faces["images"][faces["image_mask"]].any(axis=(1, 2, 3)).all()
+        np.testing.assert_array_equal(faces["image_emotion"][:, 0], faces["sequence_emotion"])
+        assert batch["image_mask"].sum() > 8
+        source, ids, _ = pipeline.example_ids(streams["felt"], mixed, step, np.arange(8))
+        of_meld = streams["felt"].splits.index(prepared.datasets["meld"].split("train"))
+        assert (source == of_meld).sum() == 6  # 3 : 1 of 8
+        for row in range(8):
+            split = streams["felt"].splits[source[row]]
+            assert felt["response_emotion"][row] == split.window(int(ids[row])).response_emotion
+
+
+def test_a_mixture_is_the_same_on_any_hosts_and_from_any_step(mixed):
+    prepared = prepare.prepare(mixed)
+    whole = take(prepared, mixed, 4)
+    for hosts, start in ((2, 1), (1, 2)):  # tests/data/test_resume.py has more of them
+        parts = [take(prepared, mixed, 2, start, h, hosts) for h in range(hosts)]
+        for step in range(2):
+            for name, array in whole[start + step].items():
+                joined = np.concatenate([part[step][name] for part in parts])
+                np.testing.assert_array_equal(array, joined, err_msg=name)
+
+
+def test_every_window_of_a_dataset_is_shown_once_an_epoch(mixed):
+    prepared = prepare.prepare(mixed)
+    stream = mixtures.streams(prepared, mixed)["felt"]
+    sizes = [split.num_windows for split in stream.splits]
+    source, ids = stream.at(np.arange(4 * sizes[0]))
+    for s, size in enumerate(sizes):
+        assert sorted(ids[source == s][:size]) == list(range(size))
+    later = np.arange(10**12, 10**12 + 50)
+    one_by_one = [np.concatenate(stream.at(later[i : i + 1])) for i in range(50)]
+    np.testing.assert_array_equal(np.stack(stream.at(later)), np.stack(one_by_one, axis=1))
+
+
+def test_a_mixture_without_objectives_serves_the_rest(mixed):
+    mixed.data.mixtures["rest"] = ConfigDict(
+        {"objectives": (), "datasets": {"meld": 1.0, "chitchat_openmoji/tiny": 1.0}}
+    )
+    prepared = prepare.prepare(mixed)
+    stream = mixtures.streams(prepared, mixed)[mixtures.MAIN]
+    assert len(stream.splits) == 2
+    with pytest.raises(UserError, match=r"' needs images.*'meld' has none"):
+        mixtures.check(prepared, mixed)
+
+
+def test_a_dataset_that_lacks_what_an_objective_needs(mixed):
+    prepared = prepare.prepare(mixed)
+    for objective, dataset, lacking in (
+        ("emotional_response", "fer2013", "words"),
+        ("image_emotion", "meld", "images"),
+        ("image_text_contrastive", "fer2013", "words"),
+    ):
+        config = mixed.copy_and_resolve_references()
+        del config.data.mixtures.felt, config.data.mixtures.faces
+        config.data.mixtures.mine = ConfigDict(
+            {"objectives": (objective,), "datasets": {dataset: 1.0}}
+        )
+        with pytest.raises(UserError, match=f"'{objective}' needs {lacking}.*'{dataset}' has none"):
+            mixtures.check(prepared, config)
+        config.objectives[objective].weight = 0.0
+        mixtures.check(prepared, config)
+
+
+def test_what_can_be_told_before_preparing_is(tiny_config):
+    """No file of MELD is anywhere, and none is looked for."""
+    mixtures.check_start(tiny_config)
+    mine = {"objectives": ("image_emotion",), "datasets": {"meld": 1.0}}
+    tiny_config.data.mixtures = ConfigDict({"mine": mine})
+    with pytest.raises(UserError, match=r"'image_emotion' needs images.*'meld' has none"):
+        mixtures.check_start(tiny_config)
+    for having in ("meld/frames", "paired/meld+fer2013", "openvidial/v1_features"):
+        tiny_config.data.mixtures.mine.datasets = ConfigDict({having: 1.0})
+        mixtures.check_start(tiny_config)
+    tiny_config.data.mixtures.mine.datasets = ConfigDict({"melt": 1.0})
+    with pytest.raises(UserError, match="unknown dataset 'melt'"):
+        mixtures.check_start(tiny_config)
+
+
+@pytest.mark.parametrize("key", ["eval_split", "test_split"])
+def test_a_split_that_will_be_evaluated_is_missed_at_the_start(tiny_config, key):
+    prepared = prepare.prepare(tiny_config)
+    tiny_config.data[key] = "dev"
+    with pytest.raises(UserError, match=rf"no split 'dev' \(config\.data\.{key}\)"):
+        mixtures.check(prepared, tiny_config)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"a": {"objectives": ("image_emotions",), "datasets": {"meld": 1}}}, "is no objective"),
+        ({"a": {"objectives": (), "datasets": {}}}, "needs 'objectives' and 'datasets'"),
+        ({"a": {"datasets": {"meld": 1}}}, "needs 'objectives' and 'datasets'"),
+        (
+            {n: {"objectives": ("text_emotion",), "datasets": {"meld": 1}} for n in "ab"},
+            "both 'a' and 'b' serve objective 'text_emotion'",
+        ),
+        (
+            {n: {"objectives": (), "datasets": {"meld": 1}} for n in "ab"},
+            "both 'a' and 'b' serve what no other names",
+        ),
+    ],
+)
+def test_mixtures_that_contradict_themselves(tiny_config, changes, message):
+    tiny_config.data.mixtures = ConfigDict(changes)
+    with pytest.raises(UserError, match=message):
+        mixtures.check_names(tiny_config)
+
+
+def test_a_tokenizer_is_trained_on_the_mixture_that_is_named(mixed):
+    def digest(name, **changes):
+        config = mixed.copy_and_resolve_references()
+        config.data.tokenizer.update(mixture=name, **changes)
+        return prepare.prepare(config).tokenizer.digest
+
+    digests = [digest(""), digest("felt"), digest("all", model_type="bpe")]
+    assert len(set(digests)) == 3
+    with pytest.raises(UserError, match=r"mixture 'talk' is no mixture; there are: faces, felt"):
+        digest("talk")
+
+
+def test_order_is_independent_between_datasets(mixed):
+    """Two mixtures of one dataset do not show it in the same order."""
+    mixed.data.mixtures["more"] = ConfigDict(
+        {"objectives": ("text_denoising",), "datasets": {"chitchat_openmoji/tiny": 1.0}}
+    )
+    prepared = prepare.prepare(mixed)
+    streams = mixtures.streams(prepared, mixed)
+    ids = [streams[g].at(order.positions(0, 64))[1] for g in ("", "more")]
+    assert np.mean(ids[0] == ids[1]) < 0.2

@@ -1,0 +1,261 @@
+"""The evaluation of a split against the objectives, the data set and one-off answers."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import io
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from igerg_jax import lexicon, objectives
+from igerg_jax.batch import EMOTIONS
+from igerg_jax.data import pipeline
+from igerg_jax.data.prepare import prepare
+from igerg_jax.decoding.search import Responses
+from igerg_jax.errors import UserError
+from igerg_jax.evaluation import evaluators, metrics
+from igerg_jax.parallel import sharding
+from igerg_jax.training import train_state
+
+EXAMPLES, GENERATED, SAMPLES = 13, 5, 6  # of batches of 8: the last one holds padding
+
+
+def make_config(data_dir, **changes):
+    config = small.with_pixels(small.make_config())
+    config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
+    config.data.update(context_tokens=24, response_tokens=12)
+    config.data.tokenizer.vocab_size = 512
+    config.model.text.max_positions = 24
+    config.evaluate.update(batch_size=8, examples=EXAMPLES, generated_examples=GENERATED)
+    config.generate.update(strategy="greedy", max_tokens=8, examples=SAMPLES)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+class World:
+    """A prepared data set, a model on two devices, and what an evaluation of it leaves."""
+
+    def __init__(self, config, workdir):
+        self.prepared = prepare(config)
+        self.setup = set_up(config, self.prepared)
+        batch = small.make_batch(config, batch_size=1)
+        params = small.make_params(self.setup.model, batch, spread=0.5)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.setup.abstract_state.params)
+        self.params = jax.device_put(params, shardings)
+        self.evaluator = evaluators.Evaluator(self.setup, self.prepared)
+        self.workdir = workdir
+        self.out = evaluators.run(self.setup, self.evaluator, self.params, workdir)
+        lines = (workdir / "samples.jsonl").read_text().splitlines()
+        self.samples = [json.loads(line) for line in lines]
+
+
+def set_up(config, prepared):
+    tokenizer = prepared.tokenizer
+    return train_state.set_up_training(
+        config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:2]
+    )
+
+
+@pytest.fixture(scope="module")
+def world(data_dir, tmp_path_factory) -> World:
+    return World(make_config(data_dir), tmp_path_factory.mktemp("run"))
+
+
+def slow_unigram(world, split):
+    """Add-one unigrams of the training responses, on the responses that were evaluated."""
+    tokenizer, kept = world.prepared.tokenizer, world.setup.config.data.response_tokens - 1
+
+    def tokens(name, count):
+        chosen = world.prepared.split(name)
+        for turn in chosen.response_turn[:count]:
+            yield from [*chosen.turns.tokens(turn)[:kept], tokenizer.special.eos]
+
+    seen = collections.Counter(tokens("train", None))
+    total = seen.total() + tokenizer.vocab_size
+    return math.exp(-np.mean([math.log((seen[t] + 1) / total) for t in tokens(split, EXAMPLES)]))
+
+
+def test_scores_are_the_objectives_own(world):
+    """One unpadded example at a time through the training objectives gives the same figures."""
+    model, config = world.setup.model, world.setup.config.copy_and_resolve_references()
+    config.evaluate.batch_size = 1
+    params, key = jax.device_put(jax.device_get(world.params)), jax.random.key(0)
+    names = ("image_emotion", "sequence_emotion", "text_emotion", "emotional_response")
+    config.objectives.emotional_response.consistency_weight = 0.0
+
+    @jax.jit
+    def sums(batch):
+        batch = objectives.numbered(batch)
+        readings = {"emotional_response": objectives.read_all(model, batch, key, {})}
+        batch = objectives.annotate(model, params, batch, key, readings)
+        return {
+            name: objectives.OBJECTIVES[name](
+                model, params, batch, key, config.objectives[name].to_dict(), 0
+            )
+            for name in names
+        }
+
+    found = {name: np.zeros(3) for name in names}  # loss sum, count, correct
+    for batch, _ in pipeline.eval_batches(
+        world.prepared, "valid", config, np.arange(config.evaluate.batch_size)
+    ):
+        for name, (terms, measured) in jax.device_get(sums(batch)).items():
+            (term,), ((correct, _),) = terms.values(), measured.values()
+            found[name] += np.array([term.loss_sum, term.count, correct])
+    got = world.out["evaluation"]["valid"]
+    ours = {"judge": "text_emotion"} | {name: name for name in names[:2]}
+    for name, objective in ours.items():
+        _, count, correct = found[objective]
+        assert got[f"{name}_accuracy"] == pytest.approx(correct / count), name
+    loss, count, _ = found["emotional_response"]
+    assert got["response_perplexity"] == pytest.approx(math.exp(loss / count), rel=1e-4)
+    assert got["unigram_perplexity"] == pytest.approx(slow_unigram(world, "valid"))
+    confusion = np.array(world.out["confusion_matrix"]["valid"])
+    assert confusion.sum() == found["image_emotion"][1]
+
+
+def test_labels_of_the_confusion_matrix_are_the_data_sets(world):
+    split = world.prepared.split("test")
+    labels = []
+    for i in range(EXAMPLES):
+        window = split.window(i)
+        labels += [*window.turn_emotions, window.response_emotion]
+    found = np.array(world.out["confusion_matrix"]["test"])
+    np.testing.assert_array_equal(found.sum(1), np.bincount(labels, minlength=len(EMOTIONS)))
+    rate = world.out["evaluation"]["test"]["image_emotion_majority_rate"]
+    assert rate == pytest.approx(np.bincount(labels).max() / len(labels))
+
+
+def test_generated_texts_meet_their_own_references(world, monkeypatch):
+    """A model that knows every answer scores as high as its answers' length allows."""
+
+    def knows(params, batch, rng):
+        return Responses(batch["response"], None, None)
+
+    monkeypatch.setattr(world.evaluator, "_respond", knows)
+    got, _ = world.evaluator.metrics(world.params, "test", generate=True)
+    split, tokenizer = world.prepared.split("test"), world.prepared.tokenizer
+    windows = [split.window(i) for i in range(GENERATED)]
+    kept = world.setup.config.data.response_tokens - 1
+    texts = [tokenizer.decode(tokenizer.encode(w.response_text)[:kept]) for w in windows]
+    expected = metrics.text_metrics(texts, [w.response_text for w in windows])
+    assert {name: got[name] for name in expected} == pytest.approx(expected)
+    assert got["rouge_1"] > 50
+    said = np.mean(
+        [lexicon.label(t) == w.response_emotion for t, w in zip(texts, windows, strict=True)]
+    )
+    assert got["response_emotion_accuracy"] == pytest.approx(said)
+    own = [w.response_text.split() for w in windows]
+    assert got["reference_mean_words"] == pytest.approx(np.mean([len(words) for words in own]))
+
+
+def test_without_generation_nothing_is_generated(world, monkeypatch):
+    monkeypatch.setattr(world.evaluator, "_respond", None)
+    got, _ = world.evaluator.metrics(world.params, "valid", generate=False)
+    assert "bleu_1" not in got
+    whole = world.out["evaluation"]["valid"]
+    assert got == {name: whole[name] for name in got} and "bleu_1" in whole
+
+
+def test_samples_are_spread_over_the_split_and_follow_the_schema(world):
+    split = world.prepared.split("test")
+    numbers = [row["index"] for row in world.samples]
+    assert len(numbers) == SAMPLES and len(set(numbers)) == SAMPLES
+    assert max(np.diff([*numbers, split.num_windows])) <= split.num_windows / SAMPLES + 1
+    for row in world.samples:
+        window = split.window(row["index"])
+        assert set(row) == {
+            "index", "context", "response_image", "reference", "reference_emotion", "generated",
+            "spoken_emotion", "judge",
+        }  # fmt: skip
+        assert [turn["text"] for turn in row["context"]] == list(window.turn_texts)
+        assert row["reference"] == window.response_text
+        assert row["reference_emotion"] == EMOTIONS[window.response_emotion]
+        assert row["spoken_emotion"] == EMOTIONS[lexicon.label(row["generated"])]
+        assert sum(row["judge"].values()) == pytest.approx(1, abs=1e-3)
+        images = (*window.turn_images, window.response_image)
+        for turn, jpeg in zip([*row["context"], row["response_image"]], images, strict=True):
+            kind, data = turn["image"].split(",")
+            assert kind == "data:image/jpeg;base64" and base64.b64decode(data) == jpeg
+            assert Image.open(io.BytesIO(jpeg)).format == "JPEG"
+            assert tuple(turn["seen"]) == EMOTIONS
+            assert sum(turn["seen"].values()) == pytest.approx(1, abs=1e-3)
+        assert all(turn["has_image"] for turn in row["context"])
+
+
+def test_samples_are_the_same_every_time(world):
+    assert world.evaluator.samples(world.params, "test", SAMPLES) == world.samples
+
+
+def test_one_answer_is_the_samples_answer(world, tmp_path):
+    """The same words and faces, given by hand, are seen and answered as in the split."""
+    full = world.setup.config.data.context_turns
+    row = next(row for row in world.samples if len(row["context"]) == full)
+    window = world.prepared.split("test").window(row["index"])
+    files = []
+    for i, jpeg in enumerate((*window.turn_images, window.response_image)):
+        files.append(tmp_path / f"{i}.jpg")
+        files[-1].write_bytes(jpeg)
+    turns = [("this is too long ago to be read", None)]
+    turns += list(zip(window.turn_texts, files[:-1], strict=True))
+    got = evaluators.respond_once(
+        world.setup, world.prepared.tokenizer, world.params, turns, files[-1]
+    )
+    assert got["response"] == row["generated"]
+    assert [turn["text"] for turn in got["context"]] == list(window.turn_texts)
+    seen = [turn["seen"] for turn in (*got["context"], got["response_image"])]
+    expected = [turn["seen"] for turn in (*row["context"], row["response_image"])]
+    for ours, theirs in zip(seen, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-3)
+    assert got["judge"] == pytest.approx(row["judge"], abs=2e-3)
+    assert got["spoken_emotion"] == row["spoken_emotion"]
+
+
+def test_one_answer_without_any_image(world):
+    got = evaluators.respond_once(
+        world.setup, world.prepared.tokenizer, world.params, [("Hello there!", None)], None
+    )
+    assert got["context"] == [{"text": "Hello there!", "seen": None}]
+    assert got["response_image"] is None and got["sequence_emotion"] is None
+    with pytest.raises(UserError, match="context"):
+        evaluators.respond_once(world.setup, world.prepared.tokenizer, world.params, [], None)
+
+
+def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
+    """Without images there is no image emotion: no metric, no matrix, and nothing is NaN."""
+    config = make_config(data_dir, data__use_images=False)
+    evaluator = world.evaluator  # with what it compiled: the shapes are the same
+    monkeypatch.setattr(evaluator, "_setup", world.setup._replace(config=config))
+    got, confusion = evaluator.metrics(world.params, "valid", generate=False)
+    assert confusion is None and not any("emotion" in name for name in got)
+    assert got["response_perplexity"] > 1 and all(map(math.isfinite, got.values()))
+    (row,) = evaluator.samples(world.params, "test", 1)
+    assert all(turn["seen"] is None and turn["image"] for turn in row["context"])
+
+
+def test_a_batch_that_does_not_divide_is_named(world, data_dir):
+    config = make_config(data_dir, evaluate__batch_size=7)
+    with pytest.raises(UserError, match=r"evaluate\.batch_size=7"):
+        evaluators.Evaluator(set_up(config, world.prepared), world.prepared)
+
+
+def test_samples_are_written_whole_or_not_at_all(tmp_path):
+    evaluators.write_samples([{"index": 0}], tmp_path)
+    with pytest.raises(TypeError):
+        evaluators.write_samples([{"index": 1}, {"index": object()}], tmp_path)
+    assert (tmp_path / "samples.jsonl").read_text() == '{"index": 0}\n'
+
+
+def test_a_batch_is_on_the_mesh(world):
+    """What the jitted functions get is spread over the devices, rows numbered by window."""
+    split = world.prepared.split("valid")
+    (first, batch), *_ = world.evaluator._batches(split, np.arange(3, 9))
+    assert first == 0 and batch["row"].tolist() == [3, 4, 5, 6, 7, 8, 0, 0]
+    assert batch["images"].sharding == sharding.batch_sharding(world.setup.mesh)

@@ -1,0 +1,182 @@
+"""Metrics against cases worked out by hand, and properties that hold for any input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.evaluation import metrics
+
+TEXTS = ["the cat sat on the mat", "a dog ran to the park today", "I am so happy for you !"]
+
+
+def test_confusion_matrix_counts_labels_in_rows_and_leaves_out_unknown():
+    labels = np.array([[0, 0, 1], [2, UNKNOWN, UNKNOWN]])
+    predictions = np.array([[0, 1, 1], [1, 0, 99]])  # 99 where nobody looks
+    confusion = metrics.confusion_matrix(labels, predictions, classes=3)
+    np.testing.assert_array_equal(confusion, [[1, 1, 0], [0, 1, 0], [0, 1, 0]])
+
+
+def test_classification_by_hand():
+    # Class 0: TP 1, FN 1. Class 1: TP 1, FP 2. Class 2: FN 1.
+    confusion = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]))
+    found = metrics.classification_metrics("x", confusion)
+    assert found["x_accuracy"] == 2 / 4
+    assert found["x_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
+    assert found["x_majority_rate"] == 2 / 4
+
+
+def test_macro_f1_counts_a_class_that_was_only_predicted_but_not_one_that_never_occurs():
+    confusion = metrics.confusion_matrix(np.array([0, 0]), np.array([0, 5]))
+    assert metrics.macro_f1(confusion) == pytest.approx((2 / 3 + 0) / 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classification_properties(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(UNKNOWN, NUM_EMOTIONS, size=200)
+    predictions = rng.integers(0, NUM_EMOTIONS, size=200)
+    confusion = metrics.confusion_matrix(labels, predictions)
+    known = labels != UNKNOWN
+    assert confusion.sum() == known.sum()
+    assert metrics.accuracy(confusion) == pytest.approx(np.mean((labels == predictions)[known]))
+    order = rng.permutation(200)
+    np.testing.assert_array_equal(
+        confusion, metrics.confusion_matrix(labels[order], predictions[order])
+    )
+    perfect = metrics.confusion_matrix(labels, np.where(known, labels, 0))
+    assert metrics.accuracy(perfect) == metrics.macro_f1(perfect) == 1
+    names = rng.permutation(NUM_EMOTIONS)  # what the classes are called does not matter
+    renamed = metrics.confusion_matrix(np.where(known, names[labels], UNKNOWN), names[predictions])
+    assert metrics.macro_f1(renamed) == pytest.approx(metrics.macro_f1(confusion))
+    always = np.bincount(labels[known]).argmax()
+    constant = metrics.confusion_matrix(labels, np.full_like(labels, always))
+    assert metrics.majority_rate(confusion) == metrics.accuracy(constant)
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions"), [([0, 1], [0]), ([7], [0]), ([-2], [0]), ([0], [7]), ([0], [-1])]
+)
+def test_confusion_matrix_refuses_what_is_no_class(labels, predictions):
+    with pytest.raises(ValueError):
+        metrics.confusion_matrix(np.array(labels), np.array(predictions))
+
+
+def test_nothing_to_measure_is_nan():
+    confusion = metrics.confusion_matrix(np.array([UNKNOWN]), np.array([0]))
+    found = metrics.classification_metrics("x", confusion)
+    found |= metrics.text_metrics([], [])
+    found["ppl"] = metrics.perplexity(0.0, 0)
+    assert all(math.isnan(value) for value in found.values()), found
+
+
+def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
+    assert metrics.perplexity(5 * math.log(32), 5) == pytest.approx(32)
+    assert metrics.perplexity(1e6, 1) == math.inf
+
+
+def test_unigram_perplexity_by_hand_and_at_its_limits():
+    # Smoothed: 3/5, 1/5, 1/5.
+    found = metrics.unigram_perplexity(np.array([2, 0, 0]), np.array([1, 1, 0]))
+    assert found == pytest.approx((3 / 5 * 1 / 5) ** -0.5)
+    assert metrics.unigram_perplexity(np.zeros(9), np.ones(9)) == pytest.approx(9)
+    own = np.array([5000, 3000, 1000, 1000])
+    other = own[::-1]
+    assert metrics.unigram_perplexity(own, own) < metrics.unigram_perplexity(other, own)
+    assert math.isnan(metrics.unigram_perplexity(own, np.zeros(4)))
+
+
+def test_bleu_by_hand():
+    # Hypothesis "the cat the cat" against "the cat sat down": clipped 1-grams 2/4, 2-grams 1/3,
+    # and no 3-gram; equal lengths, so no brevity penalty.
+    found = metrics.bleu(["the cat the cat"], ["the cat sat down"])
+    assert found["bleu_1"] == pytest.approx(100 * 2 / 4)
+    assert found["bleu_2"] == pytest.approx(100 * math.sqrt(2 / 4 * 1 / 3))
+    assert found["bleu_3"] == found["bleu_4"] == 0
+
+
+def test_bleu_has_a_brevity_penalty_over_the_corpus():
+    # 3 words for 6: exp(1 - 6/3); the precisions are 1.
+    found = metrics.bleu(["a b c"], ["a b c d e f"])
+    assert found["bleu_1"] == found["bleu_2"] == pytest.approx(100 * math.exp(-1))
+    # A long text beside it makes the corpus long enough: the penalty is not per sentence.
+    assert metrics.bleu(["a b c", "x y z"], ["a b c", "x y z"])["bleu_1"] == pytest.approx(100)
+    assert metrics.bleu(["a b c", "d e f g"], ["a b c d", "e f g"])["bleu_1"] == pytest.approx(
+        100 * 6 / 7
+    )
+
+
+def test_bleu_keeps_case_and_splits_off_punctuation():
+    assert metrics.bleu(["Hello there"], ["hello there"])["bleu_1"] == pytest.approx(50)
+    assert metrics.bleu(["hello there!"], ["hello there ."])["bleu_1"] == pytest.approx(200 / 3)
+
+
+def test_rouge_by_hand():
+    # 1-grams: 3 of 4 and of 3 -> F = 6/7. 2-grams: 2 of 3 and of 2 -> 4/5. LCS 3.
+    found = metrics.rouge(["the cat sat"], ["the cat sat down"])
+    assert found["rouge_1"] == found["rouge_l"] == pytest.approx(100 * 6 / 7)
+    assert found["rouge_2"] == pytest.approx(100 * 4 / 5)
+    # The mean of pairs, not of the pooled corpus; case and punctuation do not count.
+    found = metrics.rouge(["Yes!", "no no no no"], ["yes", "a b c d"])
+    assert found["rouge_1"] == pytest.approx(50)
+    # Order matters to ROUGE-L only.
+    found = metrics.rouge(["c b a"], ["a b c"])
+    assert found["rouge_1"] == pytest.approx(100)
+    assert found["rouge_l"] == pytest.approx(100 / 3)
+    assert metrics.rouge(["running"], ["run"])["rouge_1"] == 0  # not stemmed
+
+
+def test_distinct_and_entropy_by_hand():
+    texts = [["a", "b", "a"], ["a", "b"]]
+    assert metrics.distinct(texts, 1) == 2 / 5
+    assert metrics.distinct(texts, 2) == 2 / 3  # ab, ba, ab: none across the texts' border
+    expected = -(3 / 5 * math.log(3 / 5) + 2 / 5 * math.log(2 / 5))
+    assert metrics.ngram_entropy(texts, 1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", range(1, 5))
+def test_diversity_properties(n):
+    rng = np.random.default_rng(n)
+    texts = [[str(w) for w in rng.integers(0, 6, size=8)] for _ in range(20)]
+    count = 20 * (8 - n + 1)
+    assert 1 / count <= metrics.distinct(texts, n) <= 1
+    assert 0 <= metrics.ngram_entropy(texts, n) <= math.log(count)
+    # Saying everything twice halves Dist-n and leaves the frequencies as they are.
+    assert metrics.distinct(texts * 2, n) == pytest.approx(metrics.distinct(texts, n) / 2)
+    assert metrics.ngram_entropy(texts * 2, n) == pytest.approx(metrics.ngram_entropy(texts, n))
+    different = [[f"{i}.{j}" for j in range(8)] for i in range(20)]
+    assert metrics.distinct(different, n) == 1
+    assert metrics.ngram_entropy(different, n) == pytest.approx(math.log(count))
+    assert metrics.ngram_entropy([["a"] * n] * 5, n) == 0
+
+
+def test_text_metrics_of_the_references_themselves():
+    found = metrics.text_metrics(TEXTS, TEXTS)
+    for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_1", "rouge_2", "rouge_l"):
+        assert found[name] == pytest.approx(100), name
+    assert found["mean_words"] == pytest.approx((6 + 7 + 7) / 3)
+    assert found["dist_4"] == 1
+    order = [2, 0, 1]
+    shuffled = metrics.text_metrics([TEXTS[i] for i in order], [TEXTS[i] for i in order])
+    assert shuffled == pytest.approx(found)
+
+
+def test_bleu_falls_with_order_and_lies_in_percent():
+    found = metrics.bleu(["the cat sat on a mat", "a dog ran", ""], TEXTS)
+    values = [found[f"bleu_{n}"] for n in range(1, 5)]
+    assert 100 >= values[0] >= values[1] >= values[2] >= values[3] >= 0
+    assert values[1] > 0
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\n"])
+def test_a_generator_that_says_nothing_scores_zero(empty):
+    found = metrics.text_metrics([empty] * 3, TEXTS)
+    assert set(found.values()) == {0.0}, found
+
+
+def test_text_metrics_refuses_lists_of_different_length():
+    with pytest.raises(ValueError, match="2 hypotheses but 3"):
+        metrics.text_metrics(TEXTS[:2], TEXTS)

@@ -1,0 +1,394 @@
+"""Several processes as one run: they start together or fail loudly, and compute what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from ml_collections import ConfigDict
+
+from configs import pretrain
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.data import datasets
+from igerg_jax.errors import UserError
+from igerg_jax.evaluation import trained_run
+from igerg_jax.parallel import processes, sharding
+from igerg_jax.run import logs
+from igerg_jax.training import train_loop, train_state, train_step
+
+ROOT = pathlib.Path(__file__).parents[2]
+MORE_STEPS = 3  # after the stop
+LIMIT_SECONDS = 240  # of a process that a test starts; it ends far sooner, or hangs
+
+
+def settings(**changes) -> ConfigDict:
+    return ConfigDict(pretrain.get_config().distributed.to_dict() | changes)
+
+
+SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "8"}
+COORDINATOR = dict(coordinator_address="host:1234", process_count=2, process_index=1)
+
+
+def test_a_process_alone_starts_nothing():
+    assert processes.resolve(settings(), {}) is None
+    assert processes.resolve(settings(), {"TPU_WORKER_HOSTNAMES": "localhost"}) is None
+    assert processes.resolve(settings(process_count=1), SLURM) is None
+    processes.start(settings())
+    assert not jax.distributed.is_initialized()
+
+
+def test_a_coordinator_is_taken_as_it_is_given():
+    arguments = processes.resolve(settings(**COORDINATOR), SLURM)
+    assert arguments == {
+        "coordinator_address": "host:1234",
+        "num_processes": 2,
+        "process_id": 1,
+        "cluster_detection_method": "deactivate",
+    }
+    assert processes.resolve(settings(cluster="auto"), {}) == {"cluster_detection_method": None}
+    found = processes.resolve(settings(cluster="slurm"), SLURM)
+    assert found == {"cluster_detection_method": "slurm"}
+
+
+def test_jax_knows_the_clusters():
+    from jax._src.clusters import ClusterEnv
+
+    known = {cluster.name for cluster in ClusterEnv._cluster_types}
+    assert set(processes.CLUSTERS) - {"none", "auto"} <= known
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "says"),
+    [
+        (dict(cluster="pbs"), {}, "'pbs' is not one of none, auto, gcetpu"),
+        (dict(cluster="gcetpu", process_count=2), {}, "cluster='gcetpu' finds .* itself"),
+        (dict(cluster="auto") | COORDINATOR, {}, "cluster='auto' finds .* itself"),
+        (COORDINATOR | dict(coordinator_address="host"), {}, "'host' is not HOST:PORT"),
+        (COORDINATOR | dict(coordinator_address="host:x"), {}, "'host:x' is not HOST:PORT"),
+        (COORDINATOR | dict(process_index=2), {}, "count=2 and process_index=2"),
+        (COORDINATOR | dict(process_count=-1), {}, "count=-1 and process_index=1"),
+        (dict(process_count=2), {}, "need a distributed.coordinator_address"),
+        ({}, SLURM, r"one of 8 processes \(slurm\): say --config.distributed.cluster=slurm"),
+        ({}, {"TPU_WORKER_HOSTNAMES": "a,b,c"}, "one of 3 processes .gketpu."),
+    ],
+    ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
+)
+def test_settings_that_do_not_go_together(changes, environment, says):
+    with pytest.raises(UserError, match=says):
+        processes.resolve(settings(**changes), environment)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def without_tensorflow(folder: pathlib.Path) -> dict[str, str]:
+    """An environment where it cannot be imported: it takes ten seconds, and only writes events."""
+    (folder / "tensorflow").mkdir(parents=True, exist_ok=True)
+    (folder / "tensorflow" / "__init__.py").write_text("raise ImportError('not here')\n")
+    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(folder)}
+
+
+def test_who_cannot_reach_the_others_says_so_and_ends(tmp_path):
+    """Both ends: a process without coordinator, and a coordinator whose other never comes."""
+    lonely, absent = free_port(), free_port()
+
+    def command(port: int, index: int) -> list[str]:
+        group = "--config.distributed"
+        return [
+            *(sys.executable, "main.py", "--config=configs/pretrain.py"),
+            *("--config.data.dataset=synthetic", f"--workdir={tmp_path}/run"),
+            f"{group}.coordinator_address=127.0.0.1:{port}",
+            *(f"{group}.process_count=2", f"{group}.process_index={index}"),
+            f"{group}.initialization_timeout_seconds=2",
+        ]
+
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    started = [
+        subprocess.Popen(command(port, index), env=without_tensorflow(tmp_path / "env"), **pipes)
+        for port, index in ((absent, 1), (lonely, 0))
+    ]
+    (_, worker), (_, host) = (process.communicate(timeout=LIMIT_SECONDS) for process in started)
+    assert [process.returncode for process in started] == [1, 1], worker + host
+    message = f"cannot reach the coordinator 127.0.0.1:{absent} within 2 s (Connection refused)"
+    assert worker.startswith("error: process 1 of 2") and message in worker
+    assert host.startswith(f"error: process 0 of 2, coordinator 127.0.0.1:{lonely}")
+    assert "not all processes were there within 2 s" in host
+    for text in (worker, host):
+        assert text.count("\n") == 1, text  # no stack trace
+    assert not (tmp_path / "run").exists()
+
+
+# Rows of a batch where processes do not lie one after another along the mesh, and where a tensor
+# axis spans them. What each process puts in must come out at its place.
+ROWS = """
+import sys
+import jax, numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from igerg_jax.parallel import processes, sharding
+from igerg_jax.errors import RunError
+from ml_collections import ConfigDict
+index = int(sys.argv[2])
+processes.start(ConfigDict(dict(
+    cluster="none", coordinator_address=sys.argv[1], process_count=2, process_index=index,
+    initialization_timeout_seconds=100, heartbeat_timeout_seconds=100)))
+processes.wait_for_all("started", 100)
+devices = np.array(jax.devices())
+assert [d.process_index for d in devices] == [0, 0, 1, 1]
+whole = np.arange(8 * 3).reshape(8, 3)
+expected = {"one after another": ([0, 1, 2, 3], [4, 5, 6, 7]),
+            "interleaved": ([0, 1, 4, 5], [2, 3, 6, 7]),
+            "tensor over hosts": (list(range(8)), list(range(8)))}
+orders = {"one after another": devices.reshape(1, 4, 1, 1),
+          "interleaved": devices[[0, 2, 1, 3]].reshape(1, 2, 2, 1),
+          "tensor over hosts": devices[[0, 2, 1, 3]].reshape(1, 2, 1, 2)}
+for name, order in orders.items():
+    placed = sharding.batch_sharding(Mesh(order, sharding.AXES))
+    rows = sharding.process_rows(placed, 8)
+    assert rows.tolist() == expected[name][index], (name, rows)
+    array = sharding.to_devices({"x": whole[rows]}, placed)["x"]
+    assert array.shape == (8, 3), (name, array.shape)
+    found = multihost_utils.process_allgather(array, tiled=True)
+    np.testing.assert_array_equal(found, whole, err_msg=name)
+if index == 0:  # nobody comes
+    try:
+        processes.wait_for_all("alone", 1)
+    except RunError as error:
+        assert "process 0 of 2: alone, but not all others within 1 s" in str(error), error
+    else:
+        raise AssertionError("it did not wait")
+"""
+
+
+def test_each_process_reads_the_rows_that_its_devices_hold():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    address = f"127.0.0.1:{free_port()}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", ROWS, address, str(index)],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=LIMIT_SECONDS)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+
+
+@pytest.fixture(scope="module")
+def config() -> ConfigDict:
+    """Random feature vectors, one layer, two objectives, and dropout, whose seeds must fit too."""
+    config = pretrain.get_config()
+    config.data.update(dataset=datasets.SYNTHETIC, context_turns=2, feature_dim=8)
+    config.data.update(context_tokens=12, response_tokens=8)
+    config.data.tokenizer.vocab_size = 64
+    config.model.vision.kind = "features"
+    config.model.text.update(width=16, encoder_layers=1, decoder_layers=1, heads=2)
+    config.model.text.update(mlp_width=32, max_positions=16, dropout_rate=0.1)
+    config.model.judge.update(width=8, heads=2, mlp_width=16)
+    for name, objective in config.objectives.items():
+        objective.weight = 1.0 if name in ("image_emotion", "text_emotion") else 0.0
+    # A schedule that does not depend on how long the run will be.
+    config.optim.update(schedule="inverse_sqrt", warmup_steps=2, peak_learning_rate=1e-3)
+    config.train.update(batch_size=8, steps=500, log_every_steps=1, evaluate_every_steps=0)
+    config.train.update(checkpoint_every_steps=0, stall_seconds=0)
+    config.evaluate.batch_size = 8
+    return config
+
+
+def command(config: ConfigDict, folder: pathlib.Path, processes: int) -> list[str]:
+    """Of a run of `config` in folder/run."""
+    source = f"from ml_collections import ConfigDict\nCONFIG = {config.to_dict()!r}\n\n\n"
+    source += 'def get_config(preset=""):\n    return ConfigDict(CONFIG)\n'
+    (folder / "config.py").write_text(source)
+    options = [f"--config={folder}/config.py", f"--workdir={folder}/run"]
+    return ["./launch/multiprocess.sh", str(processes), *options]
+
+
+def losses(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
+    lines = logs.read_jsonl(epath.Path(workdir) / "metrics.jsonl")
+    return {
+        line["step"]: {k: v for k, v in line.items() if k.startswith("loss/")} for line in lines
+    }
+
+
+def assert_same_losses(found, expected, numbers) -> None:
+    for number in numbers:
+        for name, value in expected[number].items():
+            np.testing.assert_allclose(
+                found[number][name], value, rtol=1e-5, err_msg=f"step {number}: {name}"
+            )
+
+
+def stop_one(process: subprocess.Popen, workdir: pathlib.Path) -> str:
+    """SIGTERM to process 1 of a launched run once it has made a few steps; returns stderr."""
+    text = ""
+    while not (found := re.search(r"\[1\] pid (\d+)", text)):
+        text += process.stderr.readline()
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while process.poll() is None and len(losses(workdir)) < 3:
+        assert time.monotonic() < deadline, "no step was made"
+        time.sleep(0.05)
+    if process.poll() is None:
+        os.kill(int(found[1]), signal.SIGTERM)
+    return text + process.communicate(timeout=LIMIT_SECONDS)[1]
+
+
+@pytest.fixture(scope="module")
+def stopped(config, tmp_path_factory):
+    """(folder, stderr, step) of a run of 2 processes x 4 devices, data=2 x fsdp=4, stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config = config.copy_and_resolve_references()
+    config.mesh.update(data=2, fsdp=4)
+    process = subprocess.Popen(
+        command(config, folder, 2),
+        cwd=ROOT,
+        env=without_tensorflow(folder / "env") | {"DEVICES": "4"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said = stop_one(process, folder / "run")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 143, said[-3000:]
+    return folder, said, max(losses(folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config, stopped) -> dict[int, dict[str, float]]:
+    """Losses by step of one process and one device."""
+    setup = train_state.set_up_training(
+        config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1]
+    )
+    step, state, out = train_step.compile_step(setup), train_state.init_state(setup), {}
+    source = train_loop.batches(setup, None, 0)
+    for number in range(1, stopped[2] + MORE_STEPS + 1):
+        placed = sharding.to_devices(next(source), sharding.batch_sharding(setup.mesh))
+        state, metrics = step(state, placed)
+        values = jax.device_get(metrics).items()
+        out[number] = {k: float(v) for k, v in values if k.startswith("loss/")}
+    return out
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_write_once(stopped):
+    folder, said, step = stopped
+    run = folder / "run"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [str(step)]
+    assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+    numbers = [line["step"] for line in logs.read_jsonl(epath.Path(run) / "metrics.jsonl")]
+    assert numbers == list(range(1, step + 1))  # each once
+    assert len(re.findall("stopped by SIGTERM after step", said)) == 1
+    assert f"[0] stopped by SIGTERM after step {step}" in said
+    assert "on 8 x cpu" in said and said.count("mesh: ") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_device_does(stopped, uninterrupted):
+    folder, _, step = stopped
+    assert_same_losses(losses(folder / "run"), uninterrupted, range(1, step + 1))
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_on_one_process(config, stopped, uninterrupted, tmp_path):
+    """1 x 8 devices, data=8."""
+    folder, _, step = stopped
+    shutil.copytree(folder / "run", tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    config.train.steps = step + MORE_STEPS
+    summary = train_loop.run(config, epath.Path(tmp_path / "run"))
+    assert summary["resumed_from"] == step
+    found = losses(tmp_path / "run")
+    assert sorted(found) == sorted(uninterrupted)
+    assert_same_losses(found, uninterrupted, range(step + 1, step + MORE_STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_on_four_processes(config, stopped, uninterrupted, tmp_path):
+    """4 x 2 devices, data=2 x fsdp=2 x tensor=2."""
+    folder, _, step = stopped
+    shutil.copytree(folder / "run", tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    config.train.steps = step + MORE_STEPS
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    done = subprocess.run(
+        command(config, tmp_path, 4),
+        cwd=ROOT,
+        env=without_tensorflow(tmp_path / "env") | {"DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = losses(tmp_path / "run")
+    assert sorted(found) == sorted(uninterrupted)
+    assert_same_losses(found, uninterrupted, range(step + 1, step + MORE_STEPS + 1))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["resumed_from"], summary["final_step"]) == (step, step + MORE_STEPS)
+    assert done.stderr.count("report: ") == 1
+
+
+@pytest.fixture(scope="module")
+def with_data(config, data_dir) -> ConfigDict:
+    """The same model with pixels and words: the smallest that reads, evaluates and generates."""
+    config = config.copy_and_resolve_references()
+    config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
+    config.data.update(context_turns=2, image_size=16, feature_dim=0, prefetch_batches=2)
+    config.data.tokenizer.vocab_size = 512
+    config.model.vision.update(kind="vit", patch_size=16, width=16, layers=1, heads=2, mlp_width=32)
+    config.train.steps = 2
+    config.evaluate.update(batch_size=8, examples=13, generated_examples=13)
+    config.generate.update(strategy="greedy", max_tokens=6, examples=5)
+    return config
+
+
+@pytest.mark.slow
+def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
+    """Data is prepared once, by whoever comes first; 13 windows end in the midst of a batch."""
+    from igerg_jax.evaluation.evaluators import Evaluator
+
+    done = subprocess.run(
+        command(with_data, tmp_path, 2),
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable, "DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / "run"
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    setup, prepared, params = trained_run.load_with_data(with_data, run)
+    evaluator = Evaluator(setup, prepared)
+    summary = json.loads((run / "summary.json").read_text())
+    found, confusion = evaluator.metrics(params, "test", generate=True)
+    assert confusion == summary["confusion_matrix"]["test"]
+    assert found.keys() == summary["evaluation"]["test"].keys()
+    for name, value in summary["evaluation"]["test"].items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(evaluator.samples(params, "test", 5), samples, strict=True):
+        assert (ours["index"], ours["generated"]) == (theirs["index"], theirs["generated"])
+        assert [t["image"] for t in ours["context"]] == [t["image"] for t in theirs["context"]]

@@ -1,0 +1,50 @@
+"""Paths as people type them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import small
+from etils import epath
+
+from igerg_jax.errors import UserError
+from igerg_jax.run import workdirs
+
+
+def test_paths_are_local_or_in_a_bucket(monkeypatch):
+    assert workdirs.parse("~/runs") == epath.Path(os.path.expanduser("~/runs"))
+    assert not workdirs.is_bucket(workdirs.parse("runs/one"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    path = workdirs.parse("gs://bucket/runs") / "one"
+    assert os.fspath(path) == "gs://bucket/runs/one" and workdirs.is_bucket(path)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "hdfs://x", "gcs://bucket"])
+def test_other_storage_is_refused(place):
+    with pytest.raises(UserError, match="paths are local, or gs://"):
+        workdirs.parse(place)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-gcs.txt"):
+        workdirs.parse("gs://bucket/run")
+
+
+def test_another_number_of_slices_is_another_loss_where_negatives_are_a_slices(tmp_path):
+    folder, key = epath.Path(tmp_path), "objectives__image_text_contrastive__"
+    changes = {f"{key}negatives": "slice"}
+
+    def given(dcn, **others):
+        return small.make_config(mesh__dcn=dcn, **changes, **others)
+
+    (folder / "config.json").write_text(given(2).to_json_best_effort())
+    workdirs.check(folder, given(2, mesh__fsdp=4))  # the rest of the mesh may change
+    workdirs.check(folder, given(1), training=False)
+    with pytest.raises(UserError, match=r"mesh\.dcn \(there 2, here 1\)"):
+        workdirs.check(folder, given(1))
+    changes = {f"{key}negatives": "batch"}
+    (folder / "config.json").write_text(given(2).to_json_best_effort())
+    workdirs.check(folder, given(1))

@@ -1,0 +1,225 @@
+"""Pseudo-labels: a run's model on files, through the builder that reads them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small
+from etils import epath
+
+from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
+from igerg_jax.data import builders, image_files, parts, pipeline
+from igerg_jax.data.prepare import prepare
+from igerg_jax.evaluation import evaluators, trained_run
+from igerg_jax.run import checkpoint
+from igerg_jax.tools import label_emotions
+from igerg_jax.training import train_state
+
+IMAGES, BATCH, PART = 21, 8, 10
+BROKEN = ("train_images/3.jpg", "train_images/5.jpg")
+
+
+def make_config(data_dir):
+    config = small.with_pixels(small.make_config())
+    config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
+    config.data.update(context_tokens=24, response_tokens=12)
+    config.data.tokenizer.vocab_size = 512
+    config.model.text.max_positions = 24
+    config.evaluate.update(batch_size=8, examples=16)
+    return config
+
+
+class World:
+    """A checkpoint, and its own dataset's faces as an OpenViDial folder of frames."""
+
+    def __init__(self, config, folder: pathlib.Path):
+        self.config, self.folder = config, folder
+        self.prepared = prepare(config)
+        tokenizer = self.prepared.tokenizer
+        setup = train_state.set_up_training(
+            config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:1]
+        )
+        params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
+        checkpoints = checkpoint.Checkpoints(epath.Path(folder), config, tokenizer.digest)
+        checkpoints.save(train_state.new_state(config, setup.optimizer, params), force=True)
+        checkpoints.close()
+        tokenizer.save(folder / "tokenizer.model")
+        self.raw = folder / "openvidial"
+        split = self.prepared.split("train")
+        for name, count in (("train", IMAGES - 5), ("valid", 3), ("test", 2)):
+            images = self.raw / f"{name}_images"
+            images.mkdir(parents=True)
+            for i in range(count):
+                (images / f"{i}.jpg").write_bytes(split.turns.read_images([i])[0])
+            lines = "".join(f"turn {i}\n" for i in range(count))
+            (self.raw / f"{name}.origin.txt").write_text(lines)
+            episodes = json.dumps(list(range(count))) + "\n"
+            (self.raw / f"{name}.dialogue.jsonl").write_text(episodes)
+        (self.raw / BROKEN[0]).write_text("no image")
+        whole = (self.raw / BROKEN[1]).read_bytes()
+        (self.raw / BROKEN[1]).write_bytes(whole[: len(whole) // 2])
+        self.labels = folder / "labels"
+        self.summary = self.label(self.labels)
+
+    def label(self, out, images=None, batch_size=BATCH) -> dict:
+        images = str(images or self.raw)
+        return label_emotions.label(str(self.folder), images, str(out), batch_size, PART)
+
+
+@pytest.fixture(scope="module")
+def world(data_dir, tmp_path_factory) -> World:
+    return World(make_config(data_dir), tmp_path_factory.mktemp("world"))
+
+
+def read(folder) -> dict[str, np.ndarray]:
+    found = {}
+    for path in sorted(folder.glob("labels-*.npz")):
+        with np.load(path) as part:
+            found |= dict(zip(part["image"].tolist(), part["probability"], strict=True))
+    return found
+
+
+def test_every_image_is_labelled_and_broken_ones_are_counted(world):
+    labels = read(world.labels)
+    everything = image_files.find(str(world.raw)).names
+    assert len(everything) == IMAGES
+    assert labels.keys() == set(everything) - set(BROKEN)
+    for p_C in labels.values():
+        assert p_C.shape == (NUM_EMOTIONS,) and p_C.dtype == np.float32
+        np.testing.assert_allclose(p_C.sum(), 1, rtol=1e-5)
+    assert len({p_C.tobytes() for p_C in labels.values()}) > 10
+    said = world.summary
+    assert said == json.loads((world.labels / "summary.json").read_text())
+    assert (said["labelled"], said["broken"]) == (IMAGES - 2, 2)
+    assert sorted(said["first_broken"]) == sorted(BROKEN)
+    best = [p_C.argmax() for p_C in labels.values()]
+    assert said["images_by_emotion"] == {e: best.count(i) for i, e in enumerate(EMOTIONS)}
+
+
+def test_they_are_the_evaluators_probabilities(world):
+    """The evaluator's `look`, at each of these images in a window that shows nothing else."""
+    run = trained_run.open_run(world.folder, BATCH)
+    chosen = world.prepared.split("train")
+    batch, _ = next(
+        pipeline.window_batches(
+            world.prepared, "train", np.arange(BATCH), world.config, np.arange(BATCH)
+        )
+    )
+    first_N = np.arange(batch["image_mask"].shape[1]) == 0
+    batch = batch | {"image_mask": batch["image_mask"] & first_N}
+    evaluator = evaluators.Evaluator(run.setup, world.prepared)
+    views = jax.device_get(evaluator._look(run.params, batch, batch["response"]))
+    labels, compared = read(world.labels), 0
+    for row in range(BATCH):
+        first = chosen.turn_range(row)[0]
+        record = int(chosen.turns.image[first])
+        name = f"train_images/{record}.jpg"
+        if name in labels and batch["image_mask"][row, 0]:
+            np.testing.assert_allclose(labels[name], views["images"][row, 0], atol=1e-5)
+            compared += 1
+    assert compared >= 4
+
+
+def test_killed_half_way_it_goes_on_and_ends_the_same(world, tmp_path, monkeypatch):
+    save, traces = parts.save_npz, []
+
+    def die_second(path, arrays):
+        if path.name == "labels-00001.npz":
+            raise KeyboardInterrupt
+        save(path, arrays)
+
+    monkeypatch.setattr(parts, "save_npz", die_second)
+    with pytest.raises(KeyboardInterrupt):
+        world.label(tmp_path / "cut")
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("labels-*.npz")}
+    assert [path.name for path in done] == ["labels-00000.npz"]
+
+    looked, written = label_emotions.look, []
+
+    def look(run, folder, names):
+        traces.append(len(names))
+        return looked(run, folder, names)
+
+    def note(path, arrays):
+        written.append(path.name)
+        save(path, arrays)
+
+    monkeypatch.setattr(label_emotions, "look", look)
+    monkeypatch.setattr(parts, "save_npz", note)
+    assert world.label(tmp_path / "cut") == world.summary
+    assert traces == [IMAGES - PART], "the first part's images are not looked at again"
+    assert written == ["labels-00001.npz", "labels-00002.npz"]
+    assert all(path.stat().st_mtime_ns == at for path, at in done.items())
+    again, whole = read(tmp_path / "cut"), read(world.labels)
+    assert again.keys() == whole.keys()
+    for name, p_C in again.items():  # batches are other ones, so sums may differ in the last bit
+        np.testing.assert_allclose(p_C, whole[name], atol=1e-6, err_msg=name)
+
+
+def test_one_program_is_compiled_whatever_the_last_batch(world, tmp_path, monkeypatch):
+    traced, probabilities = [], evaluators.image_probabilities
+
+    def count(model, params, batch):
+        traced.append(batch["images"].shape)
+        return probabilities(model, params, batch)
+
+    monkeypatch.setattr(evaluators, "image_probabilities", count)
+    assert IMAGES % BATCH
+    world.label(tmp_path / "labels")
+    assert traced == [(BATCH, 1, 16, 16, 3)]
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 1.1])
+def test_a_threshold_leaves_the_rest_unknown(world, quantile):
+    """Through the builder: the turns of an OpenViDial folder get the labels above it."""
+    labels = read(world.labels)
+    sure = {name: float(p_C.max()) for name, p_C in labels.items()}
+    threshold = np.quantile(list(sure.values()), min(quantile, 1)) + max(quantile - 1, 0)
+    options = builders.source.Options(
+        str(world.folder), str(world.raw), str(world.labels), float(threshold)
+    )
+    (turns, count) = (builders.splits("openvidial/v1", options)["train"], IMAGES - 5)
+    known = 0
+    for i in range(count):
+        name = f"train_images/{i}.jpg"
+        expected = UNKNOWN
+        if name in labels and sure[name] >= threshold:
+            expected = int(labels[name].argmax())
+            known += 1
+        assert turns.row(i)["emotion"] == expected
+    assert {0.0: known == count - 2, 0.5: 0 < known < count - 2, 1.1: known == 0}[quantile]
+
+
+def test_a_pattern_names_files_below_what_is_fixed_of_it(world):
+    files = image_files.find(str(world.raw / "*_images" / "1*.jpg"))
+    assert files.folder == world.raw
+    assert "train_images/10.jpg" in files.names and "test_images/1.jpg" in files.names
+    assert "train_images/2.jpg" not in files.names
+    assert image_files.find(str(world.raw / "**" / "*.jpg")).names == (
+        image_files.find(str(world.raw)).names
+    )
+
+
+def test_what_does_not_fit_is_one_message(world, tmp_path, capsys):
+    def refused(*arguments) -> str:
+        assert label_emotions.main(["label_emotions", *arguments]) == 2
+        return capsys.readouterr().err
+
+    given = [f"--checkpoint={world.folder}", f"--images={world.raw}", f"--out={world.labels}"]
+    assert "--out is missing" in refused(*given[:2])
+    assert "not a flag" in refused(*given, "more")
+    assert "no checkpoint" in refused("--checkpoint=nowhere", *given[1:])
+    assert "'nowhere'" in refused(given[0], "--images=nowhere", given[2])
+    assert "batch_size=3" in refused(*given, "--batch_size=3")
+    fewer = [given[0], f"--images={world.raw / 'train_images'}", given[2], "--batch_size=8"]
+    message = refused(*fewer)
+    assert "holds labels of others" in message and "files (there 21, here 16)" in message
+    shutil.copytree(world.raw / "test_images", tmp_path / "images")
+    out = f"--out={tmp_path / 'out'}"
+    assert label_emotions.main(["", given[0], f"--images={tmp_path / 'images'}", out]) == 0
+    assert json.loads(capsys.readouterr().out)["labelled"] == 2

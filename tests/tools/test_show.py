@@ -1,0 +1,201 @@
+"""The page of what the objectives receive is what training receives; the counts are true."""
+
+import base64
+import io
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from igerg_jax import objectives
+from igerg_jax.batch import BatchSpec, group_of
+from igerg_jax.data import pipeline, prepare, windows
+from igerg_jax.errors import UserError
+from igerg_jax.setup import build_model
+from igerg_jax.tools.show import __main__ as show
+from igerg_jax.tools.show import counts
+from igerg_jax.tools.show import page as show_page
+from igerg_jax.training import train_state, train_step
+
+STEP, COUNT = 5, 3
+
+
+@pytest.fixture
+def prepared(tiny_config):
+    return prepare.prepare(tiny_config)
+
+
+def page_of(prepared, config):
+    groups = show.collect(prepared, config, STEP, COUNT)
+    return groups, show_page.render(groups, prepared, config, STEP)
+
+
+def batch_of(prepared, config):
+    rows = np.arange(config.train.batch_size)
+    return next(pipeline.train_batches(prepared, config, STEP, rows))
+
+
+def pieces(tokenizer, ids):
+    return [tokenizer.piece(int(i)) for i in ids if i != tokenizer.special.pad]
+
+
+def shown(lines, number):
+    return [token.piece for token in lines[number].tokens]
+
+
+class Caught(Exception):
+    """Ends a step once it has made its readings."""
+
+
+def readings_in_training(prepared, config, monkeypatch):
+    """What the training step of step STEP has the encoder read, caught inside it."""
+    caught = {}
+
+    def catch(model, params, batch, rng, readings):
+        caught.update(readings)
+        raise Caught
+
+    monkeypatch.setattr(objectives, "annotate", catch)
+    monkeypatch.setattr(train_step.optim, "schedule", lambda *_: None)
+    setup = types.SimpleNamespace(
+        config=config,
+        model=build_model(config, prepared.tokenizer.vocab_size, prepared.tokenizer.special),
+        optimizer=None,
+        mesh=None,
+        abstract_state=None,
+    )
+    monkeypatch.setattr(train_step.sharding, "batch_sharding", lambda mesh: None)
+    monkeypatch.setattr(train_step.sharding, "replicated", lambda mesh: None)
+    state = train_state.TrainState(jnp.int32(STEP), {}, None, None, jnp.int32(0), jnp.int32(0))
+    with jax.disable_jit(), pytest.raises(Caught):
+        train_step.make_step(setup)(state, batch_of(prepared, config))
+    return caught
+
+
+def test_what_is_shown_is_what_the_training_step_reads(prepared, tiny_config, monkeypatch):
+    groups = show.collect(prepared, tiny_config, STEP, COUNT)
+    (group,) = groups
+    tokenizer = prepared.tokenizer
+    batch = batch_of(prepared, tiny_config)
+    readings = readings_in_training(prepared, tiny_config, monkeypatch)
+    assert readings.keys() == objectives.READINGS.keys()
+    for row, example in enumerate(group.examples):
+        assert list(example.objectives) == objectives.active(tiny_config)
+        for name, reading in readings.items():
+            words = jax.tree.map(lambda x, row=row: np.asarray(x)[row], reading.words)
+            line = example.objectives[name][0]
+            assert [t.piece for t in line.tokens] == pieces(tokenizer, words.tokens_BxS), name
+            assert [t.turn for t in line.tokens] == words.turn_BxS[: len(line.tokens)].tolist()
+        chosen = np.asarray(readings["masked_multimodal"].chosen_BxS)[row]
+        asked = pieces(tokenizer, batch["context"][row][chosen])
+        limit = tiny_config.objectives.masked_multimodal.max_fraction
+        most = int(np.ceil(limit * len(chosen)))
+        assert shown(example.objectives["masked_multimodal"], 1) == asked[:most]
+        response = pieces(tokenizer, batch["response"][row])
+        given, written = (shown(example.objectives["emotional_response"], i) for i in (1, 2))
+        assert written == response and given == ["</s>", *response[:-1]]
+    # Another step masks other words.
+    other = show.collect(prepared, tiny_config, STEP + 100, COUNT)[0].examples
+    assert [e.objectives for e in other] != [e.objectives for e in group.examples]
+
+
+def test_the_page_holds_the_very_pixels_and_nothing_from_outside(prepared, tiny_config):
+    _, page = page_of(prepared, tiny_config)
+    batch = batch_of(prepared, tiny_config)
+    encoded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(e)))) for e in encoded]
+    expected = batch["images"][:COUNT][batch["image_mask"][:COUNT]]
+    np.testing.assert_array_equal(images, expected)
+    assert not re.search(r'(src|href)="(?!data:|#)|https?:|url\(', page)
+    for name in objectives.active(tiny_config):
+        assert page.count(f"<h4>{name}</h4>") == COUNT
+
+
+def test_a_withheld_image_says_so(prepared, tiny_config):
+    tiny_config.data.include_response_image = False
+    (group,), page = page_of(prepared, tiny_config)
+    assert page.count("withheld: include_response_image is off") == COUNT
+    for example in group.examples:
+        assert "withheld" in example.slots[example.response_slot].why
+        assert example.slots[example.response_slot].turn == -1
+
+
+def test_each_mixture_shows_its_own_batch(tiny_config):
+    mixed = {"objectives": ("text_emotion",), "datasets": {"chitchat_openmoji/tiny": 1.0}}
+    tiny_config.data.mixtures = ConfigDict({"talk": mixed})
+    prepared = prepare.prepare(tiny_config)
+    (main, talk), page = page_of(prepared, tiny_config)
+    assert talk.objectives == ["text_emotion"] and "text_emotion" not in main.objectives
+    own = group_of(batch_of(prepared, tiny_config), "talk")
+    for row, example in enumerate(talk.examples):
+        words = pieces(prepared.tokenizer, own["response"][row])
+        assert shown(example.objectives["text_emotion"], 0) == words
+    assert "Mixture talk" in page
+
+
+@pytest.mark.parametrize("change", [{}, {"include_response_image": False}, {"use_images": False}])
+def test_counts_are_those_of_the_batches(prepared, tiny_config, change):
+    tiny_config.data.update(change)
+    split, special = prepared.split("valid"), prepared.tokenizer.special
+    found = counts.count(split, tiny_config)
+    examples = [windows.read(split, i) for i in range(split.num_windows)]
+    batch, _ = windows.pack(examples, tiny_config, special)
+    spec = BatchSpec.of(tiny_config.data, 1)
+    np.testing.assert_array_equal(found.images, batch["image_mask"].sum(1))
+    for name, limit in (("context", spec.context_tokens), ("response", spec.response_tokens)):
+        used = (batch[name] != special.pad).sum(1)
+        np.testing.assert_array_equal(np.minimum(getattr(found, name), limit), used)
+    padding = 1 - batch["image_mask"].mean()
+    assert f"room for {spec.images} images, {padding:.1%} of it padding" in counts.describe(
+        prepared, tiny_config
+    )
+
+
+def test_a_histogram_counts_everything_once():
+    values = np.array([1] * 50 + [2] * 30 + [3] * 19 + [1000])
+    lines = counts.histogram(values)
+    assert [line.split()[0] for line in lines] == ["1", "2", "3+"]
+    assert [line.split()[-1] for line in lines] == ["50.0%", "30.0%", "20.0%"]
+    assert len(counts.histogram(np.arange(1000))) <= 8
+
+
+def test_an_empty_reading_and_markup_in_words_are_harmless():
+    token = show_page.Token("<b>&", 0, "")
+    line = show_page._line(show_page.Line("The judge reads", [token]))
+    assert "&lt;b&gt;&amp;" in line and "<b>&" not in line
+    assert "nothing" in show_page._line(show_page.Line("The judge reads", []))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "--out"),
+        (["--out=page.html", "--examples=99"], "1 to 16"),
+        (["--out=page.html", "--step=-1"], "from 0"),
+        (["--out=absent/page.html"], "no folder 'absent'"),
+        (["--stats", "--config.data.dataset=synthetic"], "synthetic"),
+        (["--stats", "--config.data.datset=x"], "data.dataset"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_2(arguments, message, capsys):
+    assert show.main(["show", "--config=configs/pretrain.py", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_the_command_writes_the_page(tiny_config, tmp_path, capsys):
+    values = types.SimpleNamespace(
+        config=tiny_config, out=str(tmp_path / "page.html"), stats=True, step=0, examples=1
+    )
+    show.run(values)
+    printed = capsys.readouterr().out
+    assert "training: split 'train'" in printed and "percentiles" in printed
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
+    values.out = str(tmp_path)
+    with pytest.raises(UserError, match="cannot write"):
+        show.run(values)

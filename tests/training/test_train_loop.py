@@ -1,0 +1,215 @@
+"""The loop: what it leaves, how it resumes, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import pretrain
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.data import datasets
+from igerg_jax.errors import RunError
+from igerg_jax.run import logs
+from igerg_jax.run.checkpoint import Checkpoints
+from igerg_jax.training import train_loop, train_state
+
+STEPS = 6
+STOP_AFTER = 3
+SPEED = (
+    "step_seconds",
+    "examples_per_second",
+    "examples_per_second_per_device",
+    "model_tflops_per_second_per_device",
+)
+
+
+@pytest.fixture
+def config():
+    """Random feature vectors instead of a dataset, and the objectives that compile quickly."""
+    config = pretrain.get_config()
+    config.data.update(
+        dataset=datasets.SYNTHETIC, context_turns=2, context_tokens=12, response_tokens=8
+    )
+    config.data.feature_dim = 8
+    config.data.tokenizer.vocab_size = 64
+    config.model.vision.kind = "features"
+    config.model.text.update(
+        width=16, encoder_layers=1, decoder_layers=1, heads=2, mlp_width=32, max_positions=16
+    )
+    config.model.text.dropout_rate = 0.1  # so that resuming must restore randomness too
+    config.model.judge.update(width=8, heads=2, mlp_width=16)
+    for name, settings in config.objectives.items():
+        settings.weight = 1.0 if name in ("image_emotion", "text_emotion") else 0.0
+    config.optim.update(warmup_steps=2, ema_decay=0.9)
+    config.train.update(
+        batch_size=8,
+        steps=STEPS,
+        log_every_steps=2,
+        evaluate_every_steps=4,
+        checkpoint_every_steps=2,
+        keep_checkpoints=2,
+        max_consecutive_skips=2,
+        stall_seconds=0,
+    )
+    return config
+
+
+def final_state(config, workdir: epath.Path) -> train_state.TrainState:
+    setup = train_state.set_up_training(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
+    checkpoints = Checkpoints(workdir, config, datasets.SYNTHETIC)
+    state = checkpoints.restore(setup.abstract_state)
+    checkpoints.close()
+    return state
+
+
+def interrupt(monkeypatch, at: int, action) -> None:
+    """Has `action(batch)` called on the batch of step `at`, counted from the run's start."""
+    source = train_loop.batches
+
+    def batches(setup, prepared, start_step):
+        for i, batch in enumerate(source(setup, prepared, start_step)):
+            if i >= at:
+                action(batch)
+            yield batch
+
+    monkeypatch.setattr(train_loop, "batches", batches)
+
+
+def stripped(workdir: epath.Path) -> list[dict]:
+    """metrics.jsonl without what the clock decides."""
+    clock = {"wall_seconds", "input_wait_fraction"} | set(SPEED)
+    lines = logs.read_jsonl(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+@pytest.fixture
+def folder(tmp_path) -> epath.Path:
+    return epath.Path(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(config, folder, monkeypatch, number):
+    whole = train_loop.run(config, folder / "whole")
+    assert whole["resumed_from"] is None and whole["final_step"] == STEPS
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, STOP_AFTER - 1, lambda batch: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as stopped:
+            train_loop.run(config, folder / "parts")
+    assert stopped.value.code == 128 + number
+    assert logs.read_jsonl(folder / "parts" / "metrics.jsonl")[-1]["step"] == STOP_AFTER
+    resumed = train_loop.run(config, folder / "parts")
+    assert resumed["resumed_from"] == STOP_AFTER
+
+    expected, found = (final_state(config, folder / name) for name in ("whole", "parts"))
+    assert int(found.step) == STEPS
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_run_leaves_what_it_promises(config, folder):
+    summary = train_loop.run(config, folder)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert json.loads((folder / "config.json").read_text())["train"]["steps"] == STEPS
+    assert "<html" in (folder / "report.html").read_text()
+    assert [line["step"] for line in stripped(folder)] == [1, 2, 4, 6]
+    assert set(summary["objectives"]) == {"image_emotion", "text_emotion"}
+    parts = summary["parameters"]
+    assert parts["total"] == parts["vision"] + parts["text"] + parts["judge"]
+
+
+def test_lines_of_a_lost_future_are_cut(folder):
+    path = folder / "metrics.jsonl"
+    path.write_text('{"step": 2, "a": 1.0}\n{"step": 4, "a": 2.0}\n{"step": 6, "a"')
+    writer = logs.JsonlWriter(path, resumed_step=3)
+    writer.write(4, {"a": float("nan")})
+    writer.close()
+    assert logs.read_jsonl(path) == [{"step": 2, "a": 1.0}, {"step": 4, "a": None}]
+
+
+def test_non_finite_steps_stop_the_run_by_name(config, folder, monkeypatch):
+    def poison(batch):
+        batch["features"][...] = np.nan
+
+    interrupt(monkeypatch, STOP_AFTER, poison)
+    with pytest.raises(RunError, match=r"step 5: objective 'image_emotion' was not finite for 2"):
+        train_loop.run(config, folder)
+    # The checkpoint of step 4 counts one skip; nothing of it is NaN.
+    for leaf in jax.tree.leaves(final_state(config, folder)):
+        assert np.isfinite(np.asarray(leaf)).all()
+
+
+def test_the_step_compiles_once(config, folder, monkeypatch):
+    compiled = []
+    original = train_loop.lower_step  # its one result is compiled ahead of time
+
+    def count(setup):
+        compiled.append(setup)
+        return original(setup)
+
+    monkeypatch.setattr(train_loop, "lower_step", count)
+    train_loop.run(config, folder)
+    assert len(compiled) == 1
+
+
+def test_another_train_steps_goes_on_from_the_end(config, folder):
+    train_loop.run(config, folder)
+    config.train.steps = STEPS + 2
+    summary = train_loop.run(config, folder)
+    assert summary["resumed_from"] == STEPS and summary["final_step"] == STEPS + 2
+    # Run again with nothing left to do: no step, the same summary of losses.
+    again = train_loop.run(config, folder)
+    assert again["examples_per_second"] is None
+    assert again["objectives"] == summary["objectives"]
+
+
+def test_a_profile_is_written_and_changes_nothing(config, folder):
+    """TensorBoard's plug-in looks for *.xplane.pb below plugins/profile."""
+    config.train.update(evaluate_every_steps=0, checkpoint_every_steps=0)
+    train_loop.run(config, folder / "plain")
+    config.profile.update(after_steps=2, steps=2)
+    train_loop.run(config, folder / "profiled")
+    (trace,) = (folder / "profiled" / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert trace.stat().length > 1000
+    assert not (folder / "plain" / "profile").exists()
+    assert stripped(folder / "plain") == stripped(folder / "profiled")
+    expected, found = (final_state(config, folder / name) for name in ("plain", "profiled"))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_speed_is_that_of_the_devices():
+    """A step of 24 examples and 6e12 FLOPs in 0.5 s on two chips of 197e12 FLOP/s."""
+    chips = [types.SimpleNamespace(device_kind="TPU v5 lite", num_cores=1)] * 2
+    rates = logs.Speed(24, 6e12, chips).of(steps=4, seconds=2.0)
+    assert rates == pytest.approx(
+        {
+            "step_seconds": 0.5,
+            "examples_per_second": 48,
+            "examples_per_second_per_device": 24,
+            "model_tflops_per_second_per_device": 6,
+            "mfu": 6 / 197,
+        }
+    )
+    unknown = [types.SimpleNamespace(device_kind="cpu")]
+    assert set(logs.Speed(24, 6e12, unknown).of(4, 2.0)) == set(SPEED)
+    v4 = types.SimpleNamespace(device_kind="TPU v4", num_cores=2)  # both cores as one device
+    assert logs.Speed(1, 275e12, [v4]).of(1, 1.0)["mfu"] == pytest.approx(1.0)
+
+
+def test_speed_counts_steps_that_ended(config, folder, monkeypatch):
+    """A slow step shows in the line of its interval, not in the one before or after."""
+    slow = iter([0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    interrupt(monkeypatch, 0, lambda batch: time.sleep(next(slow)))
+    summary = train_loop.run(config, folder)
+    lines = {line["step"]: line for line in logs.read_jsonl(folder / "metrics.jsonl")}
+    assert lines[6]["step_seconds"] > 0.5 > lines[4]["step_seconds"]
+    assert set(SPEED) <= summary.keys() and "mfu" not in summary

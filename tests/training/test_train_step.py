@@ -1,0 +1,326 @@
+"""The training step: the same on every mesh, safe from bad batches, compiled once."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.monitoring
+import numpy as np
+import pytest
+import small
+
+from igerg_jax import objectives
+from igerg_jax.errors import UserError
+from igerg_jax.parallel import sharding
+from igerg_jax.setup import base_key, mesh_context
+from igerg_jax.training import train_state, train_step
+
+STEPS = 3
+# Randomness on rows, a chunked vocabulary, two terms each: what could depend on the layout.
+SUBSET = ("masked_multimodal", "emotional_response")
+
+
+def make_setup(
+    devices: int, subset=SUBSET, pixels: bool = False, **changes
+) -> train_state.TrainingSetup:
+    config = small.only(small.make_config(), *subset)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    if pixels:
+        small.with_pixels(config)
+    return train_state.set_up_training(
+        config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:devices]
+    )
+
+
+def place(setup: train_state.TrainingSetup, batch):
+    return sharding.to_devices(batch, sharding.batch_sharding(setup.mesh))
+
+
+def batches(setup: train_state.TrainingSetup, count: int = STEPS):
+    return [place(setup, small.make_batch(setup.config, seed)) for seed in range(count)]
+
+
+def drawn_state(setup: train_state.TrainingSetup) -> train_state.TrainState:
+    """A state of step 0 on the devices, without compiling `init_state`."""
+    abstract = setup.abstract_state
+    params = small.make_params(setup.model, small.make_batch(setup.config), spread=0.1)
+    params = jax.device_get(params)  # else both trees below would be one buffer, donated twice
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+    ema_params = params if abstract.ema_params is not None else None
+    state = zeros.replace(params=params, ema_params=ema_params)
+    return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+
+
+class Run:
+    """A compiled step, and host copies of the states and metrics of a few steps."""
+
+    def __init__(self, setup: train_state.TrainingSetup):
+        self.setup = setup
+        self.step = train_step.compile_step(setup)
+        state = drawn_state(setup)
+        self.states, self.metrics = [jax.device_get(state)], []
+        for batch in batches(setup):
+            state, metrics = self.step(state, batch)
+            self.states.append(jax.device_get(state))
+            self.metrics.append(jax.device_get(metrics))
+
+    def restored(self, index: int) -> train_state.TrainState:
+        """The state after `index` steps, on the devices again."""
+        where = jax.tree.map(lambda leaf: leaf.sharding, self.setup.abstract_state)
+        return jax.device_put(self.states[index], where)
+
+
+ONE = dict(optim__ema_decay=0.9, train__batch_size=16, objectives__masked_multimodal__weight=0.5)
+
+
+@pytest.fixture(scope="module")
+def one() -> Run:
+    return Run(make_setup(1, **ONE))
+
+
+@pytest.mark.parametrize(
+    ("devices", "changes"),
+    [
+        (8, dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)),
+        (8, dict(mesh__data=8, train__accumulate_steps=2)),
+    ],
+    ids=["data_fsdp_tensor", "data_accumulated"],
+)
+@pytest.mark.slow
+def test_the_layout_changes_nothing(one, devices, changes):
+    """Every mesh, and accumulation: the same losses, gradients and parameters."""
+    other = Run(make_setup(devices, **ONE | changes))
+    for ours, theirs in zip(other.metrics, one.metrics, strict=True):
+        small.assert_trees_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    # Adam divides by the gradient's size, so that a rounding error in a gradient of zero shows.
+    small.assert_trees_close(other.states[-1].params, one.states[-1].params, 1e-3, 2e-5)
+
+
+def test_a_fresh_state_is_the_same_on_any_mesh_and_lies_where_the_setup_says():
+    setup = make_setup(8, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, optim__ema_decay=0.9)
+    state = train_state.init_state(setup)
+    alone = make_setup(1, optim__ema_decay=0.9)
+    small.assert_trees_equal(jax.device_get(state), jax.device_get(train_state.init_state(alone)))
+    wanted = jax.tree_util.tree_leaves_with_path(setup.abstract_state)
+    for (path, abstract), leaf in zip(wanted, jax.tree.leaves(state), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert (leaf.shape, leaf.dtype) == (abstract.shape, abstract.dtype), name
+        assert leaf.sharding.is_equivalent_to(abstract.sharding, leaf.ndim), name
+    # Adam's moments lie beside their parameter.
+    table = state.params["token_embedding"].sharding
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (small.VOCAB_SIZE, 16)]
+    assert len(moments) == 2 and all(m.sharding.is_equivalent_to(table, 2) for m in moments)
+
+
+def test_the_loss_is_the_weighted_sum_of_means(one):
+    """Against a sum by hand over the objectives' own terms."""
+    config, model, batch = one.setup.config, one.setup.model, small.make_batch(one.setup.config)
+    key = jax.random.fold_in(base_key(config), 0)
+    sums = jax.jit(lambda params: train_step.objective_sums(config, model, params, batch, key, 0))
+    (terms, metrics), expected = sums(one.states[0].params), 0.0
+    for (name, part), term in terms.items():
+        mean = float(term.loss_sum / term.count)
+        np.testing.assert_allclose(one.metrics[0][f"loss/{name}/{part}"], mean, rtol=1e-4)
+        expected += config.objectives[name].weight * float(term.scale) * mean
+    np.testing.assert_allclose(one.metrics[0]["loss/total"], expected, rtol=1e-4)
+    for (name, part), (right, count) in metrics.items():
+        shown = one.metrics[0][f"metric/{name}/{part}"]
+        np.testing.assert_allclose(shown, right / count, rtol=1e-5)
+
+
+def test_ema_follows_its_formula(one):
+    for before, after in zip(one.states[:-1], one.states[1:], strict=True):
+        expected = jax.tree.map(
+            lambda average, new: 0.9 * average + 0.1 * new, before.ema_params, after.params
+        )
+        small.assert_trees_close(after.ema_params, expected, rtol=1e-5, atol=1e-7)
+    small.assert_trees_equal(one.states[0].ema_params, one.states[0].params)
+
+
+def test_counters_and_learning_rate(one):
+    assert [int(state.step) for state in one.states] == [0, 1, 2, 3]
+    # Warm-up from 1e-7 to 1e-3 in 4 steps.
+    rates = [float(metrics["learning_rate"]) for metrics in one.metrics]
+    expected = [1e-7 + (1e-3 - 1e-7) * i / 4 for i in range(3)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-9)
+    assert all(metrics["skipped"] == 0 for metrics in one.metrics)
+
+
+def poisoned(setup: train_state.TrainingSetup):
+    batch = small.make_batch(setup.config, 1)
+    assert batch["image_mask"][0, 0]
+    batch["features"][0, 0, 0] = np.nan
+    return place(setup, batch)
+
+
+def test_a_bad_batch_changes_counters_alone_and_training_recovers(one):
+    good = batches(one.setup)
+    state, metrics = one.step(one.restored(1), poisoned(one.setup))
+    after = jax.device_get(state)
+    assert not np.isfinite(metrics["loss/total"]) and metrics["skipped"] == 1
+    for part in ("params", "opt_state", "ema_params"):
+        small.assert_trees_equal(getattr(after, part), getattr(one.states[1], part))
+    counters = (after.step, after.skipped_steps, after.consecutive_skips)
+    assert tuple(map(int, counters)) == (2, 1, 1)
+    state, metrics = one.step(state, poisoned(one.setup))
+    assert (int(state.consecutive_skips), float(metrics["consecutive_skips"])) == (2, 2.0)
+    # The learning rate is the optimizer's, which has made one step so far.
+    state, metrics = one.step(state, good[2])
+    np.testing.assert_allclose(metrics["learning_rate"], one.metrics[1]["learning_rate"])
+    assert (int(state.consecutive_skips), int(state.skipped_steps)) == (0, 2)
+    assert metrics["skipped"] == 0 and np.isfinite(metrics["loss/total"])
+    moved = jax.tree.map(
+        lambda new, old: np.abs(new - old), jax.device_get(state.params), after.params
+    )
+    assert small.largest(moved) > 1e-6
+
+
+def test_a_step_is_a_function_of_its_inputs(one):
+    """Bitwise; and the step number, not history, is what randomness comes from."""
+    state, metrics = one.step(one.restored(2), batches(one.setup)[2])
+    small.assert_trees_equal(jax.device_get(state), one.states[3])
+    small.assert_trees_equal(jax.device_get(metrics), one.metrics[2])
+    shifted = one.restored(2)
+    shifted = shifted.replace(step=shifted.step + 1)
+    _, other = one.step(shifted, batches(one.setup)[2])
+    name = "loss/masked_multimodal/tokens"
+    assert float(other[name]) != float(one.metrics[2][name])
+
+
+def test_the_state_is_donated(one):
+    state = one.restored(0)
+    held = jax.tree.leaves(state.params)
+    one.step(state, batches(one.setup)[0])
+    assert all(leaf.is_deleted() for leaf in held)
+
+
+def test_nothing_compiles_or_moves_between_host_and_device_in_the_loop(one):
+    state, ready = one.restored(0), batches(one.setup)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name)
+    )
+    try:
+        with jax.transfer_guard("disallow"):
+            for batch in ready:
+                state, metrics = one.step(state, batch)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [name for name in compiled if "compile" in name or "trace" in name], compiled
+    small.assert_trees_equal(jax.device_get(metrics), one.metrics[-1])
+
+
+def test_another_shape_is_refused_not_compiled(one):
+    batch = small.make_batch(one.setup.config, batch_size=4)
+    with pytest.raises(TypeError, match="compiled"):
+        one.step(one.restored(0), place(one.setup, batch))
+
+
+def raises(*_):
+    raise AssertionError("an objective of weight 0 was traced")
+
+
+def lowered(setup: train_state.TrainingSetup) -> str:
+    batch = {k: jax.ShapeDtypeStruct(*v) for k, v in setup.spec.shapes().items()}
+    with mesh_context(setup):
+        return train_step.make_step(setup).lower(setup.abstract_state, batch).as_text()
+
+
+def test_weight_zero_is_not_traced(monkeypatch):
+    for name in set(objectives.OBJECTIVES) - {"image_emotion"}:
+        monkeypatch.setitem(objectives.OBJECTIVES, name, raises)
+    setup = make_setup(1, ("image_emotion",))
+    program = lowered(setup)
+    monkeypatch.undo()
+    products = lambda text: len(re.findall(r"dot_general", text))  # noqa: E731
+    assert products(program) < products(lowered(make_setup(1, ("image_emotion", *SUBSET)))) / 2
+
+
+def losses_of(*subset, dropout_rate=0.0) -> dict:
+    config = small.only(small.make_config(model__text__dropout_rate=dropout_rate), *subset)
+    model, batch = small.make_model(config), small.make_batch(config)
+    params = small.make_params(model, batch)
+    run = lambda p: train_step.objective_sums(config, model, p, batch, jax.random.key(0), 0)[0]  # noqa: E731
+    return {name: float(term.loss_sum) for name, term in jax.jit(run)(params).items()}
+
+
+def test_what_is_read_in_one_pass_is_read_as_if_alone():
+    """The encoder reads for several objectives at once; each gets what it would get alone."""
+    together = losses_of(*objectives.READINGS)
+    for name in objectives.READINGS:
+        for term, loss in losses_of(name).items():
+            np.testing.assert_allclose(loss, together[term], rtol=1e-5, err_msg=str(term))
+
+
+def test_dropout_does_not_notice_objectives_of_another_form():
+    subsets = (("text_denoising",), ("image_emotion", "text_denoising"))
+    alone, together = (losses_of(*subset, dropout_rate=0.3) for subset in subsets)
+    assert alone["text_denoising", ""] == pytest.approx(together["text_denoising", ""], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Run:
+    return Run(make_setup(2, ("image_emotion",), True, model__vision__frozen=True))
+
+
+def test_a_frozen_tower_keeps_its_values_and_costs_no_state(frozen):
+    first, last = frozen.states[0], frozen.states[-1]
+    small.assert_trees_equal(last.params["vision_tower"], first.params["vision_tower"])
+    for part in ("image_projection", "encoder", "emotion_head"):
+        moved = jax.tree.map(lambda a, b: a - b, last.params[part], first.params[part])
+        assert small.largest(moved) > 1e-6, part
+    names = small.flat(last.opt_state)
+    assert not any("vision_tower" in name for name in names)
+    assert any("image_projection" in name for name in names)
+
+
+def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
+    rates = sum(float(m["learning_rate"]) for m in frozen.metrics)
+    first, last = (frozen.states[i].params["judge_network"] for i in (0, -1))
+    decay = frozen.setup.config.optim.weight_decay
+    expected = first["embedding"] * (1 - rates * decay)
+    np.testing.assert_allclose(last["embedding"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(model__text__max_positions=8), "model.text.max_positions=8 is below the 12 tokens"),
+        (dict(model__text__heads=3), "width=16 does not divide into heads=3"),
+        (dict(model__judge__heads=0), "width=8 does not divide into heads=0"),
+        (dict(model__text__remat="some"), "remat 'some' is not one of none, dots"),
+        (dict(data__feature_dim=0), "model.vision.kind='features' and data.feature_dim"),
+        (dict(model__vision__kind="clip", data__feature_dim=0), "'clip' is not one of vit"),
+        (dict(model__vision__tokens_per_image=2), "'features' makes 1 token"),
+        (dict(train__batch_size=6), "train.batch_size=6 does not divide over 8 data shards"),
+        (dict(objectives__emotional_response__estimator="soft"), "estimator 'soft' is not one of"),
+        (dict(objectives__image_text_contrastive__negatives="all"), "negatives 'all' is not one"),
+        (
+            dict(objectives__image_text_contrastive__negatives="slice", mesh__dcn=-1, mesh__data=8),
+            "mesh.dcn=-1: .* give that number",
+        ),
+        (dict(optim__warmup_steps=99), "optim.warmup_steps .99. must be below"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_is_one_message_before_anything_compiles(changes, says):
+    with pytest.raises(UserError, match=says):
+        make_setup(8, **changes)
+
+
+def test_a_run_without_objectives_is_refused():
+    with pytest.raises(UserError, match="every objective's weight is 0"):
+        make_setup(1, ())
+
+
+def test_an_image_that_does_not_divide_into_patches_is_refused():
+    with pytest.raises(UserError, match=r"image_size=16 does not divide into patches .*=5"):
+        make_setup(1, pixels=True, model__vision__patch_size=5)
+
+
+def test_an_unknown_generator_is_named():
+    with pytest.raises(UserError, match=r'train\.prng: .*"foo".*threefry2x32'):
+        train_state.set_up_training(
+            small.make_config(train__prng="foo"), small.VOCAB_SIZE, small.SPECIAL
+        )
