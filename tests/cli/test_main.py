@@ -162,14 +162,15 @@ def test_only_errors_in_the_workdir_are_told_as_such(tmp_path, monkeypatch):
 
 
 def test_one_off_answers_need_no_data_where_the_run_kept_its_tokenizer(tmp_path, monkeypatch):
-    from igerg_jax.cli import modes
     from igerg_jax.data import tokenizers
 
     words = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
     kept = tokenizers.train_sentencepiece(words, "unigram", 287)
     folder = workdirs.epath.Path(tmp_path)
     kept.save(folder / "tokenizer.model")
-    monkeypatch.setattr(trained_run.datasets, "open_prepared", lambda config: pytest.fail("prepared data"))
+    monkeypatch.setattr(
+        trained_run.datasets, "open_prepared", lambda config: pytest.fail("prepared data")
+    )
     found = trained_run.tokenizer_of(pretrain.get_config(), folder / "checkpoints" / "3")
     assert found.digest == kept.digest
 
