@@ -1,1 +1,1 @@
-"""Plain ml_collections ConfigDicts: one file an experiment, importing nothing heavy."""
+"""Plain ml_collections ConfigDicts: one file per experiment, free of heavy imports."""

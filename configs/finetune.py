@@ -3,11 +3,12 @@
     python main.py --config=configs/finetune.py --config.init_from=runs/pretrain-local
     python main.py --config=configs/finetune.py:paper --config.init_from=runs/pretrain-paper
 
-`init_from` is a workdir, its checkpoints folder, or one checkpoint in it; the run says which
-parameters it took. Give the preset that the checkpoint was trained with.
+`init_from` is a workdir, its checkpoints folder, or a single checkpoint; the run prints which
+parameters it loaded. Use the preset that the checkpoint was trained with.
 
-Trained are the response (with emotion consistency: the judge comes trained from the checkpoint,
-so lambda rises from the start) and, by `text_emotion`, the judge, which keeps up with the data.
+Two objectives are trained: `emotional_response`, whose emotion consistency ramps up from the first
+step because the checkpoint's judge is already trained, and `text_emotion`, which keeps adapting
+the judge to the data.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,11 @@
 """Pre-training: every key that the code reads, and the presets.
 
-    python main.py --config=configs/pretrain.py            # "local": a 2-core CPU, minutes
+    python main.py --config=configs/pretrain.py            # "local": minutes on a 2-core CPU
     python main.py --config=configs/pretrain.py:base       # or paper, large, xl
 
-A preset is a small function that changes what differs. Code holds no defaults for these keys:
-what is not here does not exist, and a misspelt override is refused.
+`_local` sets every key; each other preset is a small function that changes only what differs.
+The code holds no defaults: a key that is not here does not exist, and a misspelt override is
+refused.
 """
 
 from ml_collections import ConfigDict
@@ -22,87 +23,95 @@ def get_config(preset: str = "") -> ConfigDict:
 
 
 def _local() -> ConfigDict:
+    """All keys, at sizes that train on a CPU in minutes."""
     config = ConfigDict()
-    config.name = "pretrain"
-    config.preset = "local"
-    config.seed = 0
-    config.init_from = ""  # checkpoint folder whose parameters training starts from; "" = random
-    config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = not kept
 
-    # A trace of so many steps, in workdir/profile for TensorBoard; 0 = none. The first steps of a
-    # start, which are slower, go before it.
+    # The run: its identity, its seed, and where it starts from.
+    config.name = "pretrain"  # the config file; with the preset it names the default workdir
+    config.preset = "local"
+    config.seed = 0  # of initialisation, data order, augmentation, masking and dropout
+    config.init_from = ""  # checkpoint folder to initialise parameters from; "" = random
+    config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = no cache
+
+    # Profiling: traces this many steps into workdir/profile; 0 = off. The first `after_steps`
+    # steps after a start are slower and are skipped.
     config.profile = ConfigDict(dict(after_steps=5, steps=0))
 
+    # Several processes, one per host or GPU: docs/pods.md.
     config.distributed = ConfigDict(
         dict(
-            # none: this process alone, or, with a coordinator_address, the processes counted here.
-            # auto, gcetpu, gketpu, slurm, ompi: as the cluster around the process says.
+            # none: this process alone, or as many as process_count if coordinator_address is set.
+            # auto, gcetpu, gketpu, slurm, ompi: detected from the cluster's environment.
             cluster="none",
             coordinator_address="",  # HOST:PORT of process 0
-            process_count=-1,  # -1 = not said; 1 = alone, even inside a cluster
-            process_index=-1,
-            initialization_timeout_seconds=300,  # for all processes to be there
-            heartbeat_timeout_seconds=100,  # after which a silent process ends the run
+            process_count=-1,  # -1 = unset; 1 = train alone, even inside a cluster
+            process_index=-1,  # -1 = unset
+            initialization_timeout_seconds=300,  # raise it where hosts start far apart
+            heartbeat_timeout_seconds=100,  # a process silent for this long ends the run
         )
     )
 
+    # Data: which datasets, how turns become windows, and the input pipeline. See docs/data.md.
     config.data = ConfigDict(
         dict(
-            dataset="chitchat_openmoji",
-            data_dir="~/.cache/igerg_jax",  # or gs://…, which holds what was prepared elsewhere
-            bucket_copies_dir="~/.cache/igerg_jax/buckets",  # where each host then keeps a copy
-            manual_dir="",  # folder with the files that a dataset does not fetch
-            labels=dict(path="", min_confidence=0.6),  # pseudo-labels; builders/pseudo_labels.py
+            dataset="chitchat_openmoji",  # see docs/data.md; "synthetic" = random batches
+            data_dir="~/.cache/igerg_jax",  # prepared data; gs://… if prepared beforehand
+            bucket_copies_dir="~/.cache/igerg_jax/buckets",  # each host's copy of a gs:// data_dir
+            manual_dir="",  # folder of files that you must download yourself
+            labels=dict(path="", min_confidence=0.6),  # pseudo-labels for unlabelled images
             mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}
             train_split="train",
-            eval_split="valid",
-            test_split="test",
-            context_turns=3,  # previous turns given as words; the window holds one image a turn
-            context_tokens=40,
-            response_tokens=20,
-            include_response_image=True,  # the original does; a chatbot cannot
-            use_images=True,
-            image_size=64,  # pixels a side
+            eval_split="valid",  # evaluated during training
+            test_split="test",  # evaluated at the end; samples.jsonl comes from it
+            context_turns=3,  # previous turns given as text; one image per turn
+            context_tokens=40,  # per example; raise with context_turns
+            response_tokens=20,  # longer responses are truncated
+            include_response_image=True,  # as in the original; False for a chatbot
+            use_images=True,  # False masks out every image
+            image_size=64,  # pixels per side
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
-            # augment: as the next line says in training, the largest centred square elsewhere;
-            # imagenet: always the middle of the image, as ResNet-50 was evaluated on ImageNet.
+            # augment: random crop, flip and jitter in training, the central square elsewhere.
+            # imagenet: always resize and centre-crop, as ResNet-50 was evaluated on ImageNet.
             preprocessing="augment",
+            # crop_min_area: smallest crop, as a fraction of the image; colour_jitter: largest
+            # relative change of brightness, contrast and saturation.
             augment=dict(crop_min_area=0.8, flip=True, colour_jitter=0.2),
             tokenizer=dict(
-                kind="sentencepiece",  # or byte_level_bpe, BART's, which needs a path
-                path="",  # a file or folder; "" = train one on the train split of:
-                mixture="",  # "" = the dataset; a mixture's name; "all" = all datasets
+                kind="sentencepiece",  # sentencepiece, byte_level_bpe (BART's; needs a path)
+                path="",  # file or folder; "" = train one on the train split
+                mixture="",  # to train it on: "" = dataset; a mixture's name; "all" = all datasets
                 model_type="unigram",  # unigram, bpe
-                vocab_size=2048,
-                byte_fallback=True,
-                max_sentences=2_000_000,
+                vocab_size=2048,  # special tokens and bytes included
+                byte_fallback=True,  # bytes are pieces too, so no text becomes <unk>
+                max_sentences=2_000_000,  # to train on; lower it if training runs out of memory
             ),
-            prepare_workers=0,  # processes; 0 = one a core
-            prefetch_batches=4,
+            prepare_workers=0,  # processes that prepare data; 0 = one per core
+            prefetch_batches=4,  # raise either of these if input_wait_fraction is high
             read_threads=2,
         )
     )
 
+    # Model: vision tower, text encoder-decoder, and the judge that classifies responses.
     config.model = ConfigDict(
         dict(
-            compute_dtype="float32",
+            compute_dtype="float32",  # bfloat16 = mixed precision, for TPUs and GPUs
             vision=dict(
                 kind="vit",  # vit, resnet50, features
                 stem="convolution",  # patch, convolution (learns from fewer images)
-                patch_size=16,
+                patch_size=16,  # pixels per side
                 width=64,
                 layers=2,
                 heads=4,
                 mlp_width=256,
                 dropout_rate=0.0,
-                # Three that pre-trained weights need: see docs/weights.md.
-                class_token=False,  # a learned vector before the patches, as in the first ViTs
+                # The next three are set to match pre-trained weights: see docs/weights.md.
+                class_token=False,  # a learned vector before the patches, as in the original ViT
                 gelu="exact",  # exact, tanh (as SigLIP)
                 norm_epsilon=1e-6,  # of layer norms
-                tokens_per_image=1,
-                frozen=False,
-                scan_layers=False,
-                remat="none",  # none, dots, all_dots, full: what the backward pass makes again
+                tokens_per_image=1,  # visual tokens that the encoder sees per image
+                frozen=False,  # True trains everything but the tower; needs init_from
+                scan_layers=False,  # True for deep models: compile time stays flat with depth
+                remat="none",  # none, all_dots, dots, full: from most memory to most recomputation
                 attention="xla",  # xla, fused (one kernel on TPUs)
             ),
             text=dict(
@@ -111,105 +120,113 @@ def _local() -> ConfigDict:
                 decoder_layers=2,
                 heads=4,
                 mlp_width=512,
-                dropout_rate=0.0,
-                norm_first=True,
-                max_positions=128,
-                scan_layers=False,
+                dropout_rate=0.0,  # raise it if held-out loss rises while training loss falls
+                norm_first=True,  # pre-LN; False = post-LN, as BART
+                max_positions=128,  # at least the longest of context, response and generated text
+                scan_layers=False,  # as for vision, and so are remat and attention
                 remat="none",
                 attention="xla",
             ),
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
-            turn_embeddings=True,
-            contrastive_width=64,
-            vocab_chunk_tokens=20,  # sequence positions whose [B, chunk, V] logits exist at once
+            turn_embeddings=True,  # tie each image to its turn's words
+            contrastive_width=64,  # of the vectors that image_text_contrastive compares
+            vocab_chunk_tokens=20,  # positions per chunk of float32 logits; lower saves memory
         )
     )
 
+    # Objectives: the loss is the weighted sum; a weight of 0 leaves one out of the program.
     config.objectives = ConfigDict(
         dict(
             image_emotion=dict(weight=1.0),
             sequence_emotion=dict(weight=1.0),
+            # BART's infilling: the fraction of words hidden, and the mean span length.
             text_denoising=dict(weight=1.0, mask_fraction=0.3, mean_span_tokens=3.0),
             text_emotion=dict(weight=1.0),
+            # BERT's masking; max_fraction of context_tokens caps the positions that are predicted.
             masked_multimodal=dict(weight=1.0, mask_fraction=0.15, max_fraction=0.25),
             emotional_response=dict(
                 weight=1.0,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
-                consistency_weight=0.3,  # lambda at its full height
-                consistency_start_step=300,  # lambda is 0 until the MLE has warmed up
-                consistency_ramp_steps=200,
-                temperature_start=1.0,
+                consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
+                consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
+                consistency_ramp_steps=200,  # steps over which lambda rises linearly
+                temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
                 temperature_anneal_steps=800,
             ),
             image_text_contrastive=dict(
                 weight=0.1,
-                # Whose words are a window's negatives: all others' (of an accumulation step), or
-                # those of the same slice, one of mesh.dcn.
-                negatives="batch",  # batch, slice
+                # batch: every other pair in the global batch (or accumulation step).
+                # slice: pairs in the same slice (mesh.dcn), so no vectors cross between slices.
+                negatives="batch",
             ),
         )
     )
 
+    # Optimizer and learning rate: linear warm-up to the peak, then decay.
     config.optim = ConfigDict(
         dict(
-            name="adamw",  # adamw, lion (a third of the rate), adafactor (least memory)
-            first_moment_dtype="float32",  # bfloat16 halves what it takes
+            name="adamw",  # adamw, lion (use a third of the rate), adafactor (least memory)
+            first_moment_dtype="float32",  # bfloat16 halves the first moment's memory
             schedule="cosine",  # cosine, inverse_sqrt
-            peak_learning_rate=2e-3,
-            initial_learning_rate=1e-7,
+            peak_learning_rate=2e-3,  # lower for larger models: base uses 3e-4
+            initial_learning_rate=1e-7,  # where warm-up starts
             final_learning_rate=1e-5,  # where cosine ends
             warmup_steps=100,
             b1=0.9,
             b2=0.98,
             eps=1e-8,
             weight_decay=0.01,
-            clip_norm=1.0,  # 0 = no clipping
-            ema_decay=0.0,  # 0 = no moving average
+            clip_norm=1.0,  # global gradient norm; 0 = no clipping
+            ema_decay=0.0,  # of a moving average of the parameters; 0 = none
         )
     )
 
+    # The training loop.
     config.train = ConfigDict(
         dict(
-            batch_size=16,  # examples a step, over all devices and accumulation steps
+            batch_size=16,  # global batch in examples, over all devices and accumulation steps
             steps=700,
-            accumulate_steps=1,
+            accumulate_steps=1,  # raise to fit the global batch into less memory
             log_every_steps=10,
             evaluate_every_steps=350,
             checkpoint_every_steps=350,
-            keep_checkpoints=2,
-            max_consecutive_skips=10,
-            stall_seconds=600,  # dump stacks when no step ends for this long; 0 = never
-            prng="threefry2x32",  # or rbg: quick on TPUs, but dropout then depends on the mesh
+            keep_checkpoints=2,  # the most recent; the best by evaluate.best_metric is kept too
+            max_consecutive_skips=10,  # steps with a non-finite loss or gradient before giving up
+            stall_seconds=600,  # dump all stacks when no step ends for this long; 0 = never
+            prng="threefry2x32",  # or rbg: fast on TPUs, but dropout then depends on the mesh
         )
     )
 
+    # Evaluation, during training and with --mode=evaluate.
     config.evaluate = ConfigDict(
         dict(
-            batch_size=64,
-            examples=512,  # of the split, from its start; 0 = all
+            batch_size=64,  # examples
+            examples=512,  # from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
             best_metric="response_perplexity",
-            best_mode="min",
+            best_mode="min",  # min, max
         )
     )
 
+    # Decoding.
     config.generate = ConfigDict(
         dict(
             strategy="beam",  # greedy, sample, beam
             max_tokens=20,
-            beams=5,
-            length_penalty=1.0,
-            temperature=1.0,
+            beams=5,  # with beam
+            length_penalty=1.0,  # with beam; higher favours longer responses
+            temperature=1.0,  # with sample, as are top_k and top_p
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off
-            no_repeat_ngram=3,  # no run of so many tokens twice in a response; 0 = off
-            examples=64,  # written to samples.jsonl by a run
+            no_repeat_ngram=3,  # no n-gram of this many tokens twice in a response; 0 = off
+            examples=64,  # responses that a run writes to samples.jsonl
         )
     )
 
-    config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))  # -1 = the devices left over
-    # Which mesh axes hold each logical axis of a parameter or activation.
+    # Device mesh: axis sizes; -1 = all remaining devices. docs/scaling.md says how to choose.
+    config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))
+    # Logical axis of a parameter or activation -> the mesh axes that shard it; None = replicated.
     config.sharding_rules = (
         ("batch", ("dcn", "data", "fsdp")),
         ("vocab", "tensor"),
@@ -227,12 +244,12 @@ def _local() -> ConfigDict:
 
 
 def _paper(config: ConfigDict) -> None:
-    """The original's sizes and schedule, on OpenViDial: ResNet-50 logits into BART-base."""
+    """The paper's sizes and schedule, on OpenViDial: ResNet-50 logits into BART-base."""
     config.data.dataset = "openvidial/v1"
     config.data.update(context_tokens=128, response_tokens=32, image_size=224)
     config.data.preprocessing = "imagenet"
-    # BART's own words, to start from its weights: kind="byte_level_bpe", path= a folder with its
-    # tokenizer.json, vocab_size=50265.
+    # To start from BART's weights, use its tokenizer: kind="byte_level_bpe", path=a folder with
+    # its tokenizer.json, vocab_size=50265.
     config.data.tokenizer.update(vocab_size=32000)
     config.model.compute_dtype = "bfloat16"
     config.model.vision.update(kind="resnet50", frozen=True, tokens_per_image=1)
@@ -260,6 +277,7 @@ def _paper(config: ConfigDict) -> None:
 
 
 def _base(config: ConfigDict) -> None:
+    """ViT-B/16 and a text model of BART-base's size: one host."""
     _pretrain_sizes(config)
     config.model.vision.update(patch_size=16, width=768, layers=12, heads=12, mlp_width=3072)
     config.model.text.update(
@@ -270,6 +288,7 @@ def _base(config: ConfigDict) -> None:
 
 
 def _large(config: ConfigDict) -> None:
+    """ViT-L/16 and a text model of BART-large's size: a v5e pod."""
     _pretrain_sizes(config)
     config.model.vision.update(patch_size=16, width=1024, layers=24, heads=16, mlp_width=4096)
     config.model.text.update(
@@ -277,11 +296,12 @@ def _large(config: ConfigDict) -> None:
     )
     config.model.vision.remat = config.model.text.remat = "dots"
     config.mesh.update(data=-1, fsdp=16)
-    config.objectives.image_text_contrastive.negatives = "slice"  # no vectors cross
+    config.objectives.image_text_contrastive.negatives = "slice"  # nothing crosses slices
     _long_run(config, batch_size=4096, steps=100_000)
 
 
 def _xl(config: ConfigDict) -> None:
+    """ViT-So400m/14 and 24+24 text layers of width 2048: v5p and v6e pods."""
     _pretrain_sizes(config)
     # SigLIP's shape-optimised ViT-So400m/14.
     config.model.vision.update(patch_size=14, width=1152, layers=27, heads=16, mlp_width=4304)
@@ -295,14 +315,14 @@ def _xl(config: ConfigDict) -> None:
 
 
 def _pretrain_sizes(config: ConfigDict) -> None:
-    """What base, large and xl share: pixels at 224, four visual tokens an image, bfloat16."""
+    """What base, large and xl share: 224-pixel images, four visual tokens each, bfloat16."""
     config.data.dataset = "openvidial/v2"
     config.data.update(context_tokens=128, response_tokens=32, image_size=224)
     config.data.tokenizer.update(vocab_size=32768)
     config.model.compute_dtype = "bfloat16"
     config.model.vision.update(stem="patch", tokens_per_image=4)
     config.model.vision.attention = config.model.text.attention = "fused"
-    config.train.prng = "rbg"  # dropout's random bits from the chip itself
+    config.train.prng = "rbg"  # dropout's random bits come from the hardware generator
     config.model.text.update(dropout_rate=0.1, max_positions=512)
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
     config.model.contrastive_width = 512
@@ -311,8 +331,9 @@ def _pretrain_sizes(config: ConfigDict) -> None:
 
 
 def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
+    """What every preset but local shares: longer contexts, schedules and intervals."""
     config.data.context_turns = 5
-    # Layers in one loop: compiling does not grow with depth. (Two unrolled layers are quicker.)
+    # One scan over layers keeps compile time flat with depth. (Unrolling is faster for two.)
     config.model.vision.scan_layers = config.model.text.scan_layers = True
     config.train.update(
         batch_size=batch_size,

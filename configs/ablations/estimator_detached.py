@@ -1,7 +1,7 @@
-"""L_emotion on argmax words, without a gradient: the released code's behaviour.
+"""L_emotion on argmax tokens, without a gradient: what the released code does.
 
-The term is computed and logged and changes nothing in the generator. Compare with
-`no_consistency`: the two must train alike, and the other estimators must differ.
+The term is computed and logged but does not affect the generator. Compare with
+`no_consistency`: these two must train identically, and the other estimators must not.
 
     python main.py --config=configs/ablations/estimator_detached.py[:preset]
 """
@@ -12,7 +12,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/estimator_detached"
     config.objectives.emotional_response.estimator = "detached"

@@ -1,6 +1,6 @@
 """L_emotion through expected embeddings: e_t = softmax(z_t / tau) E_c.
 
-The judge reads a mixture of words, which no text looks like, but its gradient has no bias.
+The judge reads mixtures of words, unlike any real text, but the gradient is unbiased.
 
     python main.py --config=configs/ablations/estimator_expected.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/estimator_expected"
     config.objectives.emotional_response.estimator = "expected"

@@ -1,6 +1,6 @@
 """L_emotion through straight-through Gumbel-softmax: the judge reads sampled words.
 
-Noise on z_t shows the judge what sampling would say, not only the likeliest word.
+Noise on z_t lets the judge see what sampling would produce, not only the likeliest words.
 
     python main.py --config=configs/ablations/estimator_gumbel.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/estimator_gumbel"
     config.objectives.emotional_response.estimator = "gumbel"

@@ -1,6 +1,6 @@
 """L_emotion through the straight-through estimator: argmax forward, softmax backward.
 
-What `pretrain.py` does; kept as a file so that a sweep over estimators names all four.
+Identical to `pretrain.py`; it exists so that a sweep over estimators can name all four.
 
     python main.py --config=configs/ablations/estimator_straight_through.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/estimator_straight_through"
     config.objectives.emotional_response.estimator = "straight_through"

@@ -1,6 +1,6 @@
 """Without L_emotion: `emotional_response` is maximum likelihood alone.
 
-The judge is still trained, so that its accuracy can be compared; it teaches nobody.
+The judge is still trained, so that its accuracy can be compared, but the generator ignores it.
 
     python main.py --config=configs/ablations/no_consistency.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_consistency"
     config.objectives.emotional_response.consistency_weight = 0.0

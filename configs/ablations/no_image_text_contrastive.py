@@ -1,6 +1,6 @@
-"""Without `image_text_contrastive`: nothing binds a window's images to its words.
+"""Without `image_text_contrastive`: nothing aligns a window's images with its words.
 
-The paper preset has it off already: there, this is `pretrain.py` itself.
+The paper preset already has it off, so there this is identical to `pretrain.py`.
 
     python main.py --config=configs/ablations/no_image_text_contrastive.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_image_text_contrastive"
     config.objectives.image_text_contrastive.weight = 0.0

@@ -1,7 +1,7 @@
-"""Without images: every image is masked out, and what needs one is off.
+"""Without images: every image is masked out, and objectives that need one are off.
 
-All that the words alone can teach, with the same model, data and other objectives.
-`masked_multimodal` keeps its words; its image term counts nothing. `baselines/text_only.py` is
+What the words alone can teach, with the same model, data and remaining objectives.
+`masked_multimodal` keeps its masked words; its image term is empty. `baselines/text_only.py` is
 the stricter comparison, without any pre-training objective.
 
     python main.py --config=configs/ablations/no_images.py[:preset]
@@ -13,7 +13,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_images"
     config.data.use_images = False

@@ -1,6 +1,6 @@
-"""Without `masked_multimodal`: no masked words are filled in with the images' help.
+"""Without `masked_multimodal`: no masked words are predicted with the help of the images.
 
-The only objective in which words and faces explain each other inside the encoder.
+It is the only objective in which the encoder uses words and faces to explain each other.
 
     python main.py --config=configs/ablations/no_masked_multimodal.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_masked_multimodal"
     config.objectives.masked_multimodal.weight = 0.0

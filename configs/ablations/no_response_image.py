@@ -1,6 +1,6 @@
-"""Without the response's own image: the model does not see the face it speaks with.
+"""Without the response's own image: the model does not see the face that goes with its response.
 
-The original gives it. A chatbot has to choose the emotion of its answer without it.
+The original provides it. A chatbot has to choose the emotion of its response without it.
 
     python main.py --config=configs/ablations/no_response_image.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_response_image"
     config.data.include_response_image = False

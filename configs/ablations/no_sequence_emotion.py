@@ -1,4 +1,4 @@
-"""Without `sequence_emotion`: CLS is not asked for the emotion of the images as a whole.
+"""Without `sequence_emotion`: CLS does not predict the overall emotion of the images.
 
 The authors' code has this ablation ("without cls").
 
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_sequence_emotion"
     config.objectives.sequence_emotion.weight = 0.0

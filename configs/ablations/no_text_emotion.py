@@ -1,7 +1,7 @@
 """Without `text_emotion`, and so without emotion consistency.
 
-`text_emotion` trains the judge that reads the generated response. A judge that was never
-trained gives random verdicts, so its term is switched off too: what is left is plain MLE.
+`text_emotion` trains the judge that reads the generated response. An untrained judge gives random
+verdicts, so the consistency term is switched off too, which leaves plain maximum likelihood.
 
     python main.py --config=configs/ablations/no_text_emotion.py[:preset]
 """
@@ -12,7 +12,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_text_emotion"
     config.objectives.text_emotion.weight = 0.0

@@ -1,6 +1,6 @@
-"""Without turn embeddings: the encoder cannot tell whose face belongs to which words.
+"""Without turn embeddings: the encoder cannot tell which face goes with which words.
 
-The released code's encoder has none, and cannot tell one order of images from another.
+The released code has none either, so its encoder is blind to the order of the images.
 
     python main.py --config=configs/ablations/no_turn_embeddings.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one idea changed."""
+    """Returns `pretrain.get_config(preset)` with this one change."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_turn_embeddings"
     config.model.turn_embeddings = False

@@ -1,11 +1,11 @@
-"""Baseline: OpenViDial's coarse visual model, one feature vector an image beside the words.
+"""Baseline: OpenViDial's coarse visual model, one feature vector per image beside the words.
 
-Trained by maximum likelihood alone. The vectors are encoder inputs among the words', as the
-paper describes it; the released code overwrites the fused embedding and so ignores its images.
+Trained by maximum likelihood alone. The vectors enter the encoder alongside the words, as the
+paper describes; the released code overwrites the fused embedding and so ignores its images.
 Published on v1: BLEU-1/2/4 14.70/4.38/1.14.
 
-With the presets that read OpenViDial the vectors are its stored ResNet-50 ones, 1000 wide. The
-embedded data of `local` stores none: there, a small ViT that is trained makes one vector an image.
+Presets that use OpenViDial read its precomputed ResNet-50 vectors, 1000 wide. The embedded data of
+`local` has none, so there a small ViT, trained along with the rest, makes one vector per image.
 
     python main.py --config=configs/baselines/coarse_visual.py[:preset]
 """
@@ -18,7 +18,7 @@ OPENVIDIAL_FEATURES = 1000
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with response likelihood only, one vector an image."""
+    """Returns `pretrain.get_config(preset)` with response likelihood only, one vector per image."""
     config = pretrain.get_config(preset)
     config.name = "baselines/coarse_visual"
     config.model.vision.tokens_per_image = 1

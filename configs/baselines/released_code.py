@@ -1,14 +1,14 @@
 """Baseline: what the authors' released code trains, where it differs from the paper.
 
-Taken over:
-- the emotion loss runs on argmax words and has no gradient; its judge is random, since it is
-  initialised again after loading, and nothing in the run trains it;
-- images carry no position, so the encoder cannot tell whose face belongs to which words;
-- one token an image, post-LN layers, a plain sum of the four tasks, lambda = 1 from the start.
-Neither text denoising nor the contrastive loss is in that code.
+Reproduced:
+- the emotion loss uses argmax tokens and has no gradient; its judge is random, because it is
+  re-initialised after loading and nothing in the run trains it;
+- images carry no position, so the encoder cannot tell which face goes with which words;
+- one token per image, post-LN layers, an unweighted sum of the four tasks, lambda = 1 throughout.
+That code has neither text denoising nor the contrastive loss.
 
-Not taken over, as they are accidents of its data and loss code: padded targets that are trained
-on, the token id that is skipped, images taken for padding, images paired with the wrong turns.
+Not reproduced, as bugs in its data and loss code: training on padded targets, a skipped token id,
+images mistaken for padding, images paired with the wrong turns.
 
     python main.py --config=configs/baselines/released_code.py[:preset]
 """
@@ -21,7 +21,7 @@ TASKS = ("image_emotion", "sequence_emotion", "masked_multimodal", "emotional_re
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)`, changed to what the released code computes."""
+    """Returns `pretrain.get_config(preset)`, changed to match the released code."""
     config = pretrain.get_config(preset)
     config.name = "baselines/released_code"
     config.model.turn_embeddings = False

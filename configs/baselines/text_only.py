@@ -1,7 +1,7 @@
-"""Baseline: the next turn from the words alone.
+"""Baseline: the next turn from the words alone, without images.
 
-A plain encoder-decoder trained by maximum likelihood: no image, no pre-training objective, no
-judge. It is OpenViDial's "no visual" model; published there on v1: BLEU-1/2/4 14.06/3.80/0.95.
+A plain encoder-decoder trained by maximum likelihood: no images, no pre-training objectives, no
+judge. It is OpenViDial's "no visual" model. Published on v1: BLEU-1/2/4 14.06/3.80/0.95.
 
     python main.py --config=configs/baselines/text_only.py[:preset]
 """
