@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # Sourced by the scripts that start runs on other machines.
 #
-#   perform COMMAND ARGUMENT...   runs it; with dry_run=1 prints it as a shell would read it
-#   quoted ARGUMENT...            the arguments in one line that a shell takes apart again
-#   need NAME...                  ends with a message where one of these variables is not set
+#   perform COMMAND ARGUMENT...   runs the command, or with dry_run=1 prints it, shell-quoted
+#   quoted ARGUMENT...            prints the arguments on one line, shell-quoted
+#   need NAME...                  exits with an error if one of these variables is unset
 
 dry_run=${dry_run:-0}
 
@@ -37,7 +37,7 @@ need() {
   done
 }
 
-# The lines of comment that a script begins with.
+# Prints the comment at the top of the script, and exits.
 usage() {
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0" >&2
   exit 2

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# A run on a GKE cluster of TPUs or GPUs, with xpk (github.com/AI-Hypercomputer/xpk):
+# Runs main.py on a GKE cluster with TPUs, with xpk (github.com/AI-Hypercomputer/xpk):
 #
 #   ./launch/gke.sh [--dry-run] run NAME --config=… --workdir=gs://… [any flag of main.py]
-#   ./launch/gke.sh [--dry-run] list            the workloads of the cluster
+#   ./launch/gke.sh [--dry-run] list            lists the cluster's workloads
 #   ./launch/gke.sh [--dry-run] logs NAME       follows the output of the first pod
-#   ./launch/gke.sh [--dry-run] delete NAME     SIGTERM: the state is saved, all end
+#   ./launch/gke.sh [--dry-run] delete NAME     SIGTERM: saves a checkpoint and ends the run
 #
-# --dry-run prints the commands and runs none. Settings are environment variables:
+# --dry-run only prints the commands. Settings are environment variables:
 #
-#   GKE_CLUSTER   the cluster, made once with `xpk cluster create`
-#   GKE_ZONE      where it is
-#   GKE_PROJECT   whose it is
-#   TPU_TYPE      what, for run: v5litepod-64, v6e-256, v5p-128, ...
-#   TPU_SLICES    how many of them, joined over the data centre's network (default 1)
-#   GKE_IMAGE     the image that this folder is put into (default python:3.12)
-#   GKE_RESTARTS  how often a run that was interrupted is taken up again (default 50)
+#   GKE_CLUSTER   the cluster, created once with `xpk cluster create`
+#   GKE_ZONE      its zone
+#   GKE_PROJECT   its project
+#   TPU_TYPE      for run: v5litepod-64, v6e-256, v5p-128, ...
+#   TPU_SLICES    number of slices, connected by the data-centre network (default 1)
+#   GKE_IMAGE     base image that this folder is added to (default python:3.12)
+#   GKE_RESTARTS  how often an interrupted run is restarted (default 50)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/dry_run.sh
@@ -29,7 +29,7 @@ case $action in run | list | logs | delete) ;; *) usage ;; esac
 shift
 if [[ $action != list ]]; then
   if [[ ! "$name" =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
-    echo "error: '$name' is not a name: at most 40 small letters, digits and dashes" >&2
+    echo "error: '$name' is not a valid name: use a letter, then lower-case letters, digits and dashes, at most 40 in all" >&2
     exit 2
   fi
   shift
@@ -42,8 +42,8 @@ run() {
   need TPU_TYPE
   local arguments command
   arguments=$(quoted "$@" --config.distributed.cluster=gketpu)
-  # xpk copies this folder into the image and runs the command in it, in a shell. exec: so that
-  # SIGTERM reaches the run.
+  # xpk copies this folder into the image and runs the command there in a shell; exec makes SIGTERM
+  # reach the run.
   command="source launch/venv.sh && \
 ensure_venv requirements.txt requirements-tpu.txt requirements-gcs.txt && \
 exec .venv/bin/python main.py $arguments"

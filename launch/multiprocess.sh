@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs main.py as N processes of this machine, joined to one JAX cluster over the loopback
-# interface: what a pod does, without a pod. CPU only; Gloo carries the collectives.
+# Runs main.py as N processes on this machine that form one JAX cluster over the loopback
+# interface, as the hosts of a pod do. CPU only; collectives go through Gloo.
 #
 #   ./launch/multiprocess.sh 2 --config=configs/pretrain.py --config.data.dataset=synthetic
-#   DEVICES=2 ./launch/multiprocess.sh 4 --config=…    # 4 processes of 2 devices each; default 4
+#   DEVICES=2 ./launch/multiprocess.sh 4 --config=…    # 4 processes with 2 devices each (default 4)
 #
-# Each line of output begins with its process's number. When one process fails the others are
-# ended, and the exit code is that of the first to fail. Ctrl-C and SIGTERM are passed on: the run
-# saves its state and ends.
+# Each line of output is prefixed with its process index. If a process fails, the others are killed,
+# and the exit code is that of the first to fail. Ctrl-C and SIGTERM are forwarded: the run saves a
+# checkpoint and ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/venv.sh
@@ -20,8 +20,8 @@ fi
 processes=$1
 shift
 devices=${DEVICES:-4}
-grace_seconds=${GRACE_SECONDS:-30} # from the first exit to when the rest is ended by force
-if [[ -z "${PYTHON:-}" ]]; then # else that interpreter, which has all that is needed
+grace_seconds=${GRACE_SECONDS:-30} # from the first exit until the rest are killed
+if [[ -z "${PYTHON:-}" ]]; then # if set, that interpreter must have all requirements
   ensure_venv requirements.txt
   PYTHON=.venv/bin/python
 fi
@@ -31,7 +31,7 @@ with socket.socket() as s:
     print(s.getsockname()[1])')
 
 export JAX_PLATFORMS=cpu
-# The last of two equal flags counts.
+# XLA uses the last of several equal flags.
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
 pids=()
 trap 'signal_all TERM' TERM INT
@@ -42,7 +42,7 @@ signal_all() {
 }
 
 for ((i = 0; i < processes; i++)); do
-  # In the background of a script Ctrl-C is ignored, so that only the trap passes it on.
+  # A script's background processes ignore Ctrl-C, so only the trap forwards it.
   "$PYTHON" main.py "$@" \
     --config.distributed.coordinator_address="127.0.0.1:$port" \
     --config.distributed.process_count="$processes" \
@@ -52,10 +52,10 @@ for ((i = 0; i < processes; i++)); do
   echo "[$i] pid $!" >&2
 done
 
-code=0        # of the first that failed
-deadline=     # in seconds of this shell; empty while none has failed
+code=0        # of the first process that failed
+deadline=     # on the shell's clock (SECONDS); empty until a process fails
 left=$processes
-done_with=()  # by number: 1 = its exit code was read
+done_with=()  # by process index: 1 = its exit code has been read
 while ((left > 0)); do
   for ((i = 0; i < processes; i++)); do
     if [[ -n "${done_with[$i]:-}" ]] || kill -0 "${pids[$i]}" 2>/dev/null; then continue; fi
@@ -66,7 +66,7 @@ while ((left > 0)); do
     if ((status != 0 && code == 0)); then
       code=$status
       echo "process $i ended with exit code $status" >&3
-      # Stopped on request: the others are about to end by themselves. Else they would wait for it.
+      # After a requested stop the others are about to end too. Otherwise they would wait for it.
       if ((status == 143 || status == 130)); then
         deadline=$((SECONDS + grace_seconds))
       else
@@ -76,5 +76,5 @@ while ((left > 0)); do
   done
   if [[ -n "$deadline" ]] && ((SECONDS >= deadline && left > 0)); then signal_all KILL; fi
   if ((left > 0)); then sleep 0.1 || true; fi
-done 3>&2 2>/dev/null # without bash's own lines about those that were killed
+done 3>&2 2>/dev/null # hides bash's own messages about killed processes
 exit "$code"

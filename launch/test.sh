@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes the same .venv as local.sh, adds what the tests and gs:// need, and runs them:
+# Creates the same .venv as local.sh, adds what the tests and gs:// need, and runs the tests:
 #
 #   ./launch/test.sh                                   # all but the slow ones
-#   ./launch/test.sh -m slow                           # those: processes, kills, large programs
-#   ./launch/test.sh tests/evaluation/test_metrics.py -k bleu     # any argument of pytest
-#   ./launch/test.sh --parity                          # those that compare with torch and
-#                                                      # transformers, which it installs
+#   ./launch/test.sh -m slow                           # processes, kills, large programs
+#   ./launch/test.sh tests/evaluation/test_metrics.py -k bleu     # accepts any pytest argument
+#   ./launch/test.sh --parity                          # installs torch and transformers, and
+#                                                      # compares with them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/venv.sh

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# A run on Cloud TPU, from queued resources to its last line, with gcloud:
+# Runs main.py on Cloud TPU with gcloud, from requesting queued resources to deleting them:
 #
-#   ./launch/tpu_pod.sh [--dry-run] create NAME         asks for the TPU; it comes when there is one
+#   ./launch/tpu_pod.sh [--dry-run] create NAME         requests the TPU, granted once there is capacity
 #   ./launch/tpu_pod.sh [--dry-run] status NAME         WAITING_FOR_RESOURCES … ACTIVE
-#   ./launch/tpu_pod.sh [--dry-run] install NAME        this commit and its .venv, on all workers
+#   ./launch/tpu_pod.sh [--dry-run] install NAME        installs this commit and its .venv on all workers
 #   ./launch/tpu_pod.sh [--dry-run] run NAME --config=… --workdir=gs://… [any flag of main.py]
-#   ./launch/tpu_pod.sh [--dry-run] logs NAME           follows the output of a worker
-#   ./launch/tpu_pod.sh [--dry-run] stop NAME           SIGTERM: the state is saved, all end
-#   ./launch/tpu_pod.sh [--dry-run] delete NAME         gives the TPU back, with all that is on it
+#   ./launch/tpu_pod.sh [--dry-run] logs NAME           follows a worker's output
+#   ./launch/tpu_pod.sh [--dry-run] stop NAME           SIGTERM: saves a checkpoint and ends the run
+#   ./launch/tpu_pod.sh [--dry-run] delete NAME         deletes the TPU and everything on it
 #
-# --dry-run prints the commands and runs none. Settings are environment variables:
+# --dry-run only prints the commands. Settings are environment variables:
 #
-#   TPU_ZONE      where, such as us-west4-a
-#   TPU_TYPE      what, for create: v5litepod-64, v6e-256, v5p-128, v4-64, ...
-#   TPU_SLICES    how many of them, joined over the data centre's network (default 1)
-#   TPU_RUNTIME   the workers' software (default: what goes with TPU_TYPE)
-#   TPU_SPOT      1 = cheaper, and may be taken back
-#   TPU_PROJECT   default: gcloud's
-#   TPU_NODE, TPU_WORKER   whose output logs follows (default 0, 0)
+#   TPU_ZONE      the zone, such as us-west4-a
+#   TPU_TYPE      for create: v5litepod-64, v6e-256, v5p-128, v4-64, ...
+#   TPU_SLICES    number of slices, connected by the data-centre network (default 1)
+#   TPU_RUNTIME   the workers' software version (default: the one for TPU_TYPE)
+#   TPU_SPOT      1 = cheaper, but may be preempted
+#   TPU_PROJECT   the project (default: gcloud's)
+#   TPU_NODE, TPU_WORKER   the worker whose output logs follows (default 0, 0)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/dry_run.sh
@@ -30,7 +30,7 @@ fi
 action=${1:-} name=${2:-}
 case $action in create | status | install | run | logs | stop | delete) ;; *) usage ;; esac
 if [[ ! "$name" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]]; then
-  echo "error: '$name' is not a name: small letters, digits and dashes, a letter first" >&2
+  echo "error: '$name' is not a valid name: use a letter, then lower-case letters, digits and dashes" >&2
   exit 2
 fi
 shift 2
@@ -52,7 +52,7 @@ runtime_of() {
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
     *)
-      echo "error: set TPU_RUNTIME: no software is known for TPU_TYPE='$1'" >&2
+      echo "error: set TPU_RUNTIME: the software version for TPU_TYPE='$1' is not known" >&2
       return 2
       ;;
   esac
@@ -69,8 +69,8 @@ create() {
     --runtime-version="$runtime" "${nodes[@]}" ${options[@]+"${options[@]}"}
 }
 
-# The workers' Python may be older than ours: uv brings one. The rest is what local.sh does.
-# shellcheck disable=SC2016 # the worker's shell is to expand these
+# The workers' Python may be too old, so uv installs one. The rest is as in local.sh.
+# shellcheck disable=SC2016 # expanded by the worker's shell
 install_command='set -e; rm -rf igerg_jax.new; mkdir igerg_jax.new
 tar -xzf igerg_jax.tar.gz -C igerg_jax.new
 if [ -d igerg_jax/.venv ]; then mv igerg_jax/.venv igerg_jax.new/.venv; fi
@@ -83,7 +83,7 @@ bash -c "set -e; source launch/venv.sh; ensure_venv requirements.txt requirement
 install_code() {
   local archive=${TMPDIR:-/tmp}/igerg_jax-$$.tar.gz
   if [[ -n "$(git status --porcelain 2>/dev/null)" ]]; then
-    echo "Note: what is not committed is not installed." >&2
+    echo "Note: uncommitted changes are not installed." >&2
   fi
   perform git archive --format=tar.gz --output="$archive" HEAD
   perform "${resources[@]}" scp "$archive" "$name:igerg_jax.tar.gz" "${where[@]}" \
@@ -95,9 +95,9 @@ install_code() {
 run() {
   local arguments
   arguments=$(quoted "$@" --config.distributed.cluster=gcetpu)
-  # Without a terminal of its own the run outlives the connection.
+  # setsid and nohup let the run outlive the connection.
   on_all_workers "cd igerg_jax && if [ -f run.pid ] && kill -0 \$(cat run.pid) 2>/dev/null; \
-then echo 'a run is going on here' >&2; exit 1; fi; \
+then echo 'a run is already in progress here' >&2; exit 1; fi; \
 { setsid nohup .venv/bin/python main.py $arguments >run.log 2>&1 </dev/null & } && echo \$! >run.pid"
 }
 

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by local.sh and test.sh from the repository root.
+# Sourced by the other scripts, from the repository root.
 #
-#   ensure_venv FILE...   makes .venv with the newest fitting Python and installs the
-#                         requirement files into it; returns at once when that is done already.
+#   ensure_venv FILE...   creates .venv with a supported Python and installs these requirement
+#                         files into it; does nothing if that has been done already.
 
 MIN_PYTHON="(3, 11)"   # inclusive
 BELOW_PYTHON="(3, 14)" # exclusive: the pinned requirements are tested below it
@@ -11,19 +11,19 @@ UV_PIN="uv>=0.9,<1"
 find_python() {
   local name
   for name in python3.12 python3.13 python3.11 python3 python; do
-    # Run it: a version manager's shim may be on PATH for a version that is not active.
+    # Run it, because a version manager may have put a shim on PATH for an inactive version.
     if "$name" -c "import ensurepip, sys, venv
 sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>&1; then
       command -v "$name"
       return
     fi
   done
-  echo "No Python >= 3.11 and < 3.14 with the venv module was found on PATH." >&2
-  echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) and run this again." >&2
+  echo "error: no Python >= 3.11 and < 3.14 with the venv module found on PATH." >&2
+  echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) and try again." >&2
   return 1
 }
 
-# What a finished installation is known by: the file's content and the Python it was made for.
+# Identifies a finished installation: the requirement file's content and the Python version.
 stamp_of() {
   .venv/bin/python -I -S -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(), sys.version)' "$1"
@@ -32,18 +32,18 @@ print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(), sys.version)' 
 install() {
   local options=() file
   for file in "$@"; do options+=(-r "$file"); done
-  # uv installs several times faster than pip. Where it cannot be had, or cannot reach the index
-  # as pip is set up to, pip does the same work.
+  # uv installs several times faster than pip. If it cannot be installed, or cannot reach the index
+  # that pip is configured for, pip does the same work.
   if .venv/bin/python -m pip install --quiet --disable-pip-version-check "$UV_PIN" &&
     UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python "${options[@]}"; then
     return
   fi
-  echo "Could not install with uv; installing with pip, which takes longer." >&2
+  echo "Could not install with uv; falling back to pip, which takes longer." >&2
   .venv/bin/python -m pip install --disable-pip-version-check "${options[@]}"
 }
 
-# with_pip FILE   installs a file that uv would install otherwise than pip, and moves no pin of
-#                 requirements.txt for it; once. After ensure_venv.
+# with_pip FILE   installs, once, a requirement file that uv would resolve differently from pip,
+#                 without changing what requirements.txt pins. Call it after ensure_venv.
 with_pip() {
   if [[ "$(cat ".venv/installed-$1" 2>/dev/null)" == "$(stamp_of "$1")" ]]; then return; fi
   echo "Installing $1 into .venv" >&2
@@ -56,7 +56,7 @@ ensure_venv() {
   if ! .venv/bin/python -c "import sys
 sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>&1; then
     python=$(find_python)
-    echo "Making .venv with $("$python" --version) ($python)" >&2
+    echo "Creating .venv with $("$python" --version) ($python)" >&2
     "$python" -m venv --clear .venv
   fi
   for file in "$@"; do

@@ -132,7 +132,7 @@ def test_a_worker_starts_what_was_typed_and_stops_it(tmp_path):
         expected = ["main.py", *ARGUMENTS, "--config.distributed.cluster=gcetpu"]
         assert wait_for(log, "gcetpu").splitlines() == [f"<{word}>" for word in expected]
         again = start("tpu_pod.sh", "run", "r", *ARGUMENTS, **environment)
-        assert again.returncode != 0 and "a run is going on here" in again.stderr
+        assert again.returncode != 0 and "a run is already in progress here" in again.stderr
         stopped = start("tpu_pod.sh", "stop", "r", **environment)
         assert stopped.stdout.endswith("stopped\n"), stopped.stderr
     finally:
@@ -208,7 +208,7 @@ def test_a_slurm_job_saves_before_its_time_is_up(tmp_path, sent, requeued):
     [
         (["tpu_pod.sh"], "queued resources"),
         (["tpu_pod.sh", "destroy", "r"], "queued resources"),
-        (["tpu_pod.sh", "create", "My_Run"], "'My_Run' is not a name"),
+        (["tpu_pod.sh", "create", "My_Run"], "'My_Run' is not a valid name"),
         (["tpu_pod.sh", "create", "r"], "set TPU_ZONE"),
         (["tpu_pod.sh", "run", "r"], "queued resources"),
         (["gke.sh", "run", "r", "--config=x"], "set GKE_CLUSTER"),
