@@ -1,23 +1,22 @@
-"""How quickly training's input is made, beside a PyTorch DataLoader; and whether memory stays flat.
+"""Throughput of the training input pipeline against a PyTorch DataLoader, and its memory use.
 
     python -m benchmarks.input_pipeline --out=speed.json
     python -m benchmarks.input_pipeline --mode=memory --out=memory.json
 
-Prints JSON. `speed` makes JPEGs of the size and weight of film stills, has them prepared as any
-folder of images is (`emotion_folder`), and reads them as training does
-(`igerg_jax.data.pipeline.train_batches`): batches of 64 examples with one image each, cropped to
-224 pixels, mirrored, coloured. `torch` does the same work with a DataLoader and Pillow, as
-torchvision's transforms do on Pillow images: decode all, RandomResizedCrop (bilinear),
-RandomHorizontalFlip, ColorJitter without hue, to uint8 tensors; as many workers as cores.
-`torch_draft` also has Pillow decode at a smaller scale where the crop allows, which torchvision
-does not do by itself. Every side runs in a process of its own, pinned to the same cores, in turn.
-Where something else uses the cores, images a second tell little; the cores' time for an image
-still does.
+Prints JSON. `speed` generates JPEGs with the dimensions and file size of film stills, prepares them
+like any folder of images (`emotion_folder`), and reads them as training does
+(`igerg_jax.data.pipeline.train_batches`): batches of 64 examples with one image each, randomly
+cropped to 224 pixels, flipped and colour-jittered. `torch` does the same work with a DataLoader and
+Pillow, like torchvision's transforms on Pillow images: decode in full, RandomResizedCrop
+(bilinear), RandomHorizontalFlip, ColorJitter without hue, to uint8 tensors; one worker per core.
+`torch_draft` also lets Pillow decode at a reduced scale where the crop allows, which torchvision
+does not do by itself. The sides take turns, each in its own process, pinned to the same cores. If
+anything else is using the cores, images per second mean little; CPU time per image still does.
 
-PyTorch is needed for this alone: pip install torch==2.13.0 (the CPU build will do).
+Only this benchmark needs PyTorch: pip install torch==2.13.0 (the CPU build will do).
 
-`memory` reads batches of the local preset, which are small and come quickly, and reports the
-process's resident memory after a warm-up and at the end.
+`memory` reads batches of the local preset, which are small and fast to make, and reports the
+process's resident memory after a warm-up, along the way and at the end.
 """
 
 from __future__ import annotations
@@ -47,13 +46,13 @@ from igerg_jax.run import command_line
 
 BATCH_SIZE, IMAGE_SIZE = 64, 224
 STILL_HEIGHT, STILL_WIDTH = 320, 400
-NOISE, QUALITY = 35.0, 90  # what gives 81 KB a still
+NOISE, QUALITY = 35.0, 90  # gives 81 KB per still
 WARM_UP_BATCHES = 8
 DATASET = "emotion_folder/stills"
 
 
 def main() -> None:
-    """Runs one mode, or, called by itself, one side of it."""
+    """Runs one mode or, when started by this script itself, one side of it."""
     options = _options()
     if options.side:
         os.sched_setaffinity(0, options.cores)
@@ -71,21 +70,21 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mode", choices=("speed", "memory"), default="speed")
     parser.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)))
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="each side's measurements")
-    parser.add_argument("--stills", type=int, default=700, help="JPEGs to make")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements per side")
+    parser.add_argument("--stills", type=int, default=700, help="JPEGs to generate")
     parser.add_argument("--sides", nargs="+", default=SPEED_SIDES, choices=SPEED_SIDES)
-    parser.add_argument("--batches", type=int, default=5000, help="of --mode=memory")
-    parser.add_argument("--warm_up", type=int, default=500, help="batches before memory counts")
-    parser.add_argument("--dataset", default="chitchat_openmoji", help="of --mode=memory")
-    parser.add_argument("--out", help="also write the JSON there")
+    parser.add_argument("--batches", type=int, default=5000, help="for --mode=memory")
+    parser.add_argument("--warm_up", type=int, default=500, help="batches before measuring")
+    parser.add_argument("--dataset", default="chitchat_openmoji", help="for --mode=memory")
+    parser.add_argument("--out", help="also write the JSON to this file")
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def speed(options: argparse.Namespace, folder: str) -> dict:
-    """Images a second of each side, measured in turn."""
+    """Images per second of each side, measured in turn."""
     sizes = make_stills(pathlib.Path(folder), options.stills)
     runs: dict[str, list[dict]] = {side: [] for side in options.sides}
     for _ in range(options.rounds):
@@ -114,14 +113,14 @@ def speed(options: argparse.Namespace, folder: str) -> dict:
 
 
 def memory(options: argparse.Namespace, folder: str) -> dict:
-    """Resident memory over many batches of the local preset."""
+    """Resident memory while reading many batches of the local preset."""
     return _run_side("memory", options, folder)
 
 
 def make_stills(folder: pathlib.Path, count: int) -> list[int]:
     """Writes JPEGs as <folder>/stills/train/<emotion>/*.jpg; returns their sizes in bytes.
 
-    Soft patches of colour, and a film's grain over them, which is what most of the bytes are.
+    They are soft patches of colour under film grain, which accounts for most of the bytes.
     """
     rng, sizes = np.random.default_rng(0), []
     for number in range(count):
@@ -138,7 +137,7 @@ def make_stills(folder: pathlib.Path, count: int) -> list[int]:
 
 
 def _run_side(side: str, options: argparse.Namespace, folder: str) -> dict:
-    """A measurement in a process of its own."""
+    """Runs one measurement in its own process."""
     command = [sys.executable, "-m", "benchmarks.input_pipeline", f"--side={side}"]
     command += [f"--folder={folder}", "--cores", *map(str, options.cores)]
     names = ("seconds", "batches", "warm_up", "dataset")
@@ -148,7 +147,7 @@ def _run_side(side: str, options: argparse.Namespace, folder: str) -> dict:
 
 
 def _timed(batches: Iterator, seconds: float, count: Callable) -> dict:
-    """Images a second after a warm-up, and what an image costs the cores."""
+    """Images per second after a warm-up, and CPU time per image."""
     for _ in range(WARM_UP_BATCHES):
         next(batches)
     images, start, cpu_start = 0, time.perf_counter(), _cpu_seconds()
@@ -164,7 +163,7 @@ def _timed(batches: Iterator, seconds: float, count: Callable) -> dict:
 
 
 def _cpu_seconds() -> float:
-    """Of this process, and of workers that it has started through multiprocessing."""
+    """CPU time of this process and of its multiprocessing workers."""
     used = time.process_time()
     for child in multiprocessing.active_children():
         fields = pathlib.Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
@@ -195,7 +194,7 @@ def igerg_jax_side(options: argparse.Namespace) -> dict:
 
 
 def _tokenizer(folder: pathlib.Path) -> pathlib.Path:
-    """Stills have no words, but every prepared dataset has a tokenizer."""
+    """Stills have no text, but every prepared dataset needs a tokenizer."""
     from igerg_jax.data import tokenizers
 
     path = folder / "tokenizer.model"
@@ -251,14 +250,14 @@ def torch_side(options: argparse.Namespace, draft: bool = False) -> dict:
 
     torch.set_num_threads(1)
     stills = Stills(options.folder, _config(options).data.augment, draft)
-    # One endless epoch, so that no time is lost between epochs.
+    # A single, practically endless epoch, so that no time is lost between epochs.
     sampler = RandomSampler(stills, replacement=True, num_samples=10**7)
     loader = DataLoader(stills, BATCH_SIZE, sampler=sampler, num_workers=len(options.cores))
     return _timed(iter(loader), options.seconds, len)
 
 
 def memory_side(options: argparse.Namespace) -> dict:
-    """MB of resident memory, all of it and what is not files', by batches read."""
+    """Resident memory in MB, in total and without file mappings, by number of batches read."""
     command_line.quieten()
     from igerg_jax.data import pipeline, prepare
 

@@ -1,10 +1,10 @@
-"""What reading prepared data costs: memory, and the time to the first batch at a late step.
+"""The cost of reading prepared data: memory, and the time to the first batch at a late step.
 
     python -m benchmarks.read_prepared --manual_dir=DIR [--data_dir=DIR] [--batches=300]
 
-Prepares `paired/meld+fer2013` and all of `fer2013` (DIR as configs/meld_fer2013.py says), then,
-in a process that only reads, makes training batches of both and reads every stored image once.
-Prints JSON. Times are medians; step 0 and step 1,000,000 take turns.
+Prepares `paired/meld+fer2013` and all of `fer2013` (DIR as in configs/meld_fer2013.py). Then, in a
+separate process, reads training batches of both and every stored image once. Prints JSON. Times are
+medians; step 0 and step 1,000,000 take turns.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--manual_dir", required=True)
     parser.add_argument("--data_dir", default=meld_fer2013.get_config().data.data_dir)
     parser.add_argument("--batches", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=9, help="first batches timed at each step")
+    parser.add_argument("--rounds", type=int, default=9, help="timings of the first batch per step")
     options = parser.parse_args(argv)
     started = time.perf_counter()
     data.prepare(config_of(options))
@@ -76,7 +76,7 @@ def read(options: argparse.Namespace) -> dict:
 
 
 def first_batches(prepared, config: ConfigDict, rows_b: np.ndarray, rounds: int) -> dict:
-    """Median seconds from asking for batches to the first, at step 0 and LATE_STEP."""
+    """Median seconds from requesting batches to the first one, at step 0 and LATE_STEP."""
     from igerg_jax.data import pipeline
 
     seconds: dict[int, list[float]] = {0: [], LATE_STEP: []}
@@ -97,7 +97,7 @@ def first_batches(prepared, config: ConfigDict, rows_b: np.ndarray, rounds: int)
 
 
 def resident_mb() -> float:
-    """The most memory that this process has held so far (Linux counts in KiB)."""
+    """Peak resident memory of this process so far (Linux reports KiB)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 

@@ -1,4 +1,4 @@
-"""The PyTorch model that benchmarks/train_gpu.py compares with: ViT and BART of transformers."""
+"""The PyTorch model for benchmarks/train_gpu.py: ViT and BART from transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoModel, BartConfig, ViTConfig
 
 
 class Peer(nn.Module):
-    """Image and text encoder-decoder; its forward pass returns the sum of four losses."""
+    """An image and text encoder-decoder whose forward pass returns the sum of four losses."""
 
     def __init__(self, config, special, emotions: int):
         super().__init__()
@@ -59,12 +59,12 @@ class Peer(nn.Module):
         self.given: dict[str, int] = {}
 
     def count(self, name: str, number: int) -> None:
-        """Notes what a part is given; not while torch.compile traces."""
+        """Counts the inputs of a part of the model, except while torch.compile traces."""
         if not torch.compiler.is_compiling():
             self.given[name] = self.given.get(name, 0) + number
 
     def see(self, images):
-        """[B, N * K, D] of uint8 [B, N, H, W, 3]."""
+        """Maps uint8 images [B, N, H, W, 3] to visual tokens [B, N * K, D]."""
         b, n = images.shape[:2]
         pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         self.count("images", b * n)
@@ -73,7 +73,7 @@ class Peer(nn.Module):
         return self.project(pooled).reshape(b, n * self.k, -1)
 
     def encode(self, visual, image_mask, image_turn, tokens, turn):
-        """(hidden [B, L, D], mask [B, L]) of CLS, the images, if any, and the words, if any."""
+        """Encodes CLS and any images and words: returns (hidden [B, L, D], mask [B, L])."""
         some = visual if visual is not None else tokens
         b, device = some.shape[0], some.device
         parts = [self.cls.expand(b, -1, -1)]
@@ -92,7 +92,7 @@ class Peer(nn.Module):
         return encoder.last_hidden_state, mask
 
     def decode_loss(self, encoded, target):
-        """Mean cross-entropy of rebuilding `target`."""
+        """Mean cross-entropy of generating `target`."""
         hidden, mask = encoded
         start = torch.full_like(target[:, :1], self.special.decoder_start)
         tokens = torch.cat([start, target[:, :-1]], 1)
@@ -103,7 +103,7 @@ class Peer(nn.Module):
         return self.vocabulary_loss(out.last_hidden_state, target)
 
     def vocabulary_loss(self, hidden, target):
-        """Mean cross-entropy over the tied vocabulary, PAD left out."""
+        """Mean cross-entropy over the tied vocabulary, ignoring PAD."""
         logits = F.linear(hidden, self.bart.get_input_embeddings().weight).float()
         return F.cross_entropy(
             logits.flatten(0, 1), target.flatten(), ignore_index=self.special.pad

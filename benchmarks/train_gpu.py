@@ -1,30 +1,30 @@
-"""One training step on the accelerator at hand: this code, and the same work in PyTorch.
+"""Throughput of a training step on the local accelerator: this code, and the same work in PyTorch.
 
-    python benchmarks/train_gpu.py                              # base and large, one GPU
+    python benchmarks/train_gpu.py                              # base and large, on one GPU
     python benchmarks/train_gpu.py --presets=base --batch_size=64 --remat=dots
-    python benchmarks/train_gpu.py --tiny                       # any machine: that both sides run
+    python benchmarks/train_gpu.py --tiny                       # any machine: do both sides run?
 
-It needs requirements.txt (but not TensorFlow), requirements-gpu.txt, torch and transformers. It has
-been run on CPUs with --tiny only, not on a GPU yet.
+It needs requirements.txt (but not TensorFlow), requirements-gpu.txt, torch and transformers. So far
+it has been run on CPUs only, with --tiny, and not on a GPU.
 
-Batches are random and stay on the device. Each side runs in a process of its own, in bfloat16 with
-float32 parameters and AdamW, and first measures the peak that its MFU is a share of: the best rate
-of a product of two square bfloat16 matrices.
+Batches are random and stay on the device. Each side runs in its own process, in bfloat16 with
+float32 parameters and AdamW. It first measures the peak that its MFU is relative to: the best rate
+of multiplying two square bfloat16 matrices.
 
-What is compared ("jax" and "torch") is four of the seven objectives, whose passes a step are, for
-B examples of N images, S context and T response tokens, K visual tokens an image:
+"jax" and "torch" train the same four of the seven objectives. For B examples with N images, S
+context tokens, T response tokens and K visual tokens per image, a step's forward passes are
 
     vision     B * N images, once
     encoder    images alone, 1 + N K; masked and shuffled words, 1 + S; images and words, twice,
                1 + N K + S
-    decoder    S, to rebuild the context; T, the response
+    decoder    S, to reconstruct the context; T, for the response
     vocabulary S + T + ceil(S / 4) positions
 
-PyTorch's model is ViTModel and BartModel of transformers at the preset's sizes, with SDPA and
-torch.compile. It differs in what costs next to nothing: post-LN, a CLS token in the ViT, sorted
-turns. Each side counts what its own modules are given, and FLOPs of matrix products; the script
-ends with an error where images and tokens differ. "jax_all" is the preset as it trains, with all
-seven objectives and the judge.
+The PyTorch model is transformers' ViTModel and BartModel at the preset's sizes, with SDPA and
+torch.compile. The differences cost next to nothing: post-LN, a CLS token in the ViT, turns left in
+order. Each side counts the inputs of its own modules and the FLOPs of its matrix products; the
+script fails if the images or tokens differ. "jax_all" is the whole preset, with all seven
+objectives and the judge.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SIDES = ("jax", "torch", "jax_all")
 
 
 def make_config(preset: str, options: argparse.Namespace) -> Any:
-    """The preset on one device, with random batches; --tiny shrinks the local one."""
+    """The preset on one device with random batches; with --tiny, a smaller local preset."""
     config = pretrain.get_config("local" if options.tiny else preset)
     config.data.dataset = "synthetic"
     config.mesh.update(dcn=1, data=1, fsdp=1, tensor=1)
@@ -68,14 +68,14 @@ def make_config(preset: str, options: argparse.Namespace) -> Any:
 
 
 def only_compared(config: Any) -> None:
-    """Leaves the objectives that the PyTorch side has too."""
+    """Switches off the objectives that the PyTorch side does not have."""
     for name, objective in config.objectives.items():
         objective.weight = float(name in COMPARED)
     config.objectives.emotional_response.consistency_weight = 0.0
 
 
 def best_rate(run, flops: float, repeats: int = 5) -> float:
-    """FLOP/s of the quickest of some calls; the first, which compiles, is not counted."""
+    """FLOP/s of the fastest of several calls, not counting the first, which compiles."""
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -85,7 +85,7 @@ def best_rate(run, flops: float, repeats: int = 5) -> float:
 
 
 def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a step, peak, and what a step is given, of this code."""
+    """Step time, peak FLOP/s and the inputs of a step, for this code."""
     import jax
     import jax.numpy as jnp
 
@@ -126,7 +126,7 @@ def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def count_given(setup: Any) -> dict[str, int]:
-    """Images and tokens that a step's forward pass gives to the model's three parts."""
+    """Counts the images and tokens that a forward pass feeds to the model's three parts."""
     import flax.linen as nn
     import jax
 
@@ -136,7 +136,7 @@ def count_given(setup: Any) -> dict[str, int]:
     parts = {"vision_tower": "images", "encoder": "encoder_tokens", "decoder": "decoder_tokens"}
 
     def watch(call, args, kwargs, context):
-        # The name "encoder" is not unique in the model: the text's lies at its top.
+        # "encoder" is not a unique name in the model; the text encoder is the one at the top level.
         path = context.module.path
         if context.method_name == "__call__" and len(path) == 1 and path[0] in parts:
             x = args[0]
@@ -155,7 +155,7 @@ def count_given(setup: Any) -> dict[str, int]:
 
 
 def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """The same of PyTorch."""
+    """The same, for PyTorch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from torch_peer import Peer
@@ -214,24 +214,24 @@ def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(preset: str, side: str, argv: list[str]) -> dict[str, Any]:
-    """One side, in a process of its own, so that its memory is free for the next."""
+    """Runs one side in its own process, so that its memory is free for the next."""
     command = [sys.executable, __file__, *argv, f"--presets={preset}", f"--side={side}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(argv: list[str]) -> int:
-    """Prints a line for each preset and side; returns 1 where the sides did other work."""
+    """Prints a line per preset and side; returns 1 if the sides did different work."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", default="base,large")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--remat", default="none", help="of the JAX sides: none, dots, full")
+    parser.add_argument("--remat", default="none", help="for the JAX sides: none, dots, full")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--matmul", type=int, default=8192, help="the measured product's side")
+    parser.add_argument("--matmul", type=int, default=8192, help="matrix size for the peak")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--side", choices=SIDES, help="run this one alone; prints JSON")
+    parser.add_argument("--side", choices=SIDES, help="run only this side; prints JSON")
     options = parser.parse_args(argv)
     if options.side:
         config = make_config(options.presets, options)
@@ -240,7 +240,7 @@ def main(argv: list[str]) -> int:
         run = torch_side if options.side == "torch" else jax_side
         print(json.dumps(run(config, options)))
         return 0
-    if options.tiny:  # whether it runs is the question: compile quickly
+    if options.tiny:  # only checks that it runs, so compile quickly
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         os.environ.setdefault("XLA_FLAGS", quick)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -258,9 +258,9 @@ def main(argv: list[str]) -> int:
         names = ("images", "encoder_tokens", "decoder_tokens")
         given = [{name: found[side][name] for name in names} for side in ("jax", "torch")]
         ratio = found["torch"]["flops"] / found["jax"]["flops"]
-        print(f"{preset:6} a step is given {given[0]}; FLOPs torch / jax {ratio:.3f}")
+        print(f"{preset:6} inputs per step {given[0]}; FLOPs torch / jax {ratio:.3f}")
         if given[0] != given[1] or not math.isclose(ratio, 1, abs_tol=0.1):
-            print(f"error: the sides did other work: torch {given[1]}", file=sys.stderr)
+            print(f"error: the sides did different work: torch {given[1]}", file=sys.stderr)
             same = False
     return 0 if same else 1
 

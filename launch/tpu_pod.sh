@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs main.py on Cloud TPU with gcloud, from requesting queued resources to deleting them:
 #
-#   ./launch/tpu_pod.sh [--dry-run] create NAME         requests the TPU, granted once there is capacity
+#   ./launch/tpu_pod.sh [--dry-run] create NAME         requests the TPU; granted when available
 #   ./launch/tpu_pod.sh [--dry-run] status NAME         WAITING_FOR_RESOURCES … ACTIVE
-#   ./launch/tpu_pod.sh [--dry-run] install NAME        installs this commit and its .venv on all workers
+#   ./launch/tpu_pod.sh [--dry-run] install NAME        installs this commit and .venv on all workers
 #   ./launch/tpu_pod.sh [--dry-run] run NAME --config=… --workdir=gs://… [any flag of main.py]
 #   ./launch/tpu_pod.sh [--dry-run] logs NAME           follows a worker's output
 #   ./launch/tpu_pod.sh [--dry-run] stop NAME           SIGTERM: saves a checkpoint and ends the run

@@ -1,6 +1,6 @@
-"""Settings that hold for every test, and the small config and batch that most of them use.
+"""Settings for every test, and the small config and batch that most tests use.
 
-The environment is set before JAX is imported, and processes that a test starts inherit it.
+The environment is set before JAX is imported and is inherited by processes that tests start.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import pathlib
 import tempfile
 from importlib.metadata import version
 
-# Eight devices; and programs that are compiled in half the time, since tests run them briefly.
+# Eight devices, and half the compile time: tests run each program only briefly.
 _FLAGS = [
     ("--xla_force_host_platform_device_count", "8"),
     ("--xla_backend_optimization_level", "0"),
     ("--xla_llvm_disable_expensive_passes", "true"),
 ]
-if version("jaxlib").startswith("0.10."):  # XLA stops at a flag that it does not know
+if version("jaxlib").startswith("0.10."):  # XLA aborts on unknown flags
     _FLAGS.append(("--xla_cpu_use_fusion_emitters", "false"))
 for _flag, _value in _FLAGS:
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# [B, D] + [D] must be written out: most wrong shapes show up as silent broadcasting.
+# [B, D] + [D] must be broadcast explicitly: most shape bugs are silent broadcasts.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Compiled programs are kept between runs, so that a second run of the tests is quicker.
+# Compiled programs are cached between runs, which makes the next run of the tests faster.
 _CACHE = pathlib.Path(tempfile.gettempdir()) / f"igerg_jax-tests-{getpass.getuser()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -40,7 +40,7 @@ from igerg_jax import batch as batch_lib
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests against torch and transformers run where they are asked for, with -m parity."""
+    """Skips tests against torch and transformers unless -m parity selects them."""
     if "parity" in config.option.markexpr:
         return
     skip = pytest.mark.skip(reason="compares with torch; run ./launch/test.sh --parity")
@@ -51,13 +51,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> pathlib.Path:
-    """One folder for all data sets that a run of the tests prepares."""
+    """One folder for all datasets that a test session prepares."""
     return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture
 def tiny_config(data_dir) -> ConfigDict:
-    """The local preset at sizes that compile and step in seconds. Fresh for every test."""
+    """The local preset, shrunk to compile and train in seconds. Fresh for every test."""
     config = pretrain.get_config()
     config.data.update(
         dataset="chitchat_openmoji/tiny",
@@ -95,10 +95,10 @@ def special() -> batch_lib.SpecialIds:
 
 @pytest.fixture
 def spec(tiny_config) -> batch_lib.BatchSpec:
-    """The sizes of `tiny_config`'s batches."""
+    """The sizes of a batch of `tiny_config`."""
     return batch_lib.BatchSpec(
         batch_size=tiny_config.train.batch_size,
-        # One image a context turn, and the response's own.
+        # One image per context turn, and the response's own.
         images=tiny_config.data.context_turns + tiny_config.data.include_response_image,
         context_tokens=tiny_config.data.context_tokens,
         response_tokens=tiny_config.data.response_tokens,
@@ -109,6 +109,6 @@ def spec(tiny_config) -> batch_lib.BatchSpec:
 
 @pytest.fixture
 def synthetic_batch(tiny_config, spec, special) -> dict:
-    """Random NumPy arrays that obey the batch contract, with `spec`'s sizes."""
+    """Random NumPy arrays that satisfy the batch contract, with the sizes of `spec`."""
     vocab_size = tiny_config.data.tokenizer.vocab_size
     return batch_lib.synthetic(spec, special, vocab_size=vocab_size, seed=0)

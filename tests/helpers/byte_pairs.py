@@ -1,6 +1,6 @@
-"""A byte-level BPE tokenizer with BART's layout, trained on the spot: no file is fetched.
+"""A byte-level BPE tokenizer with BART's layout, trained on the spot, so nothing is downloaded.
 
-As in BART, <s> <pad> </s> <unk> are 0 to 3 and <mask> is the last id; PAD is not 0.
+As in BART, <s> <pad> </s> <unk> have ids 0 to 3, so PAD is not 0, and <mask> has the last id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TEXTS = [
 
 
 def train(folder: pathlib.Path, vocab_size: int = 320, texts=TEXTS) -> pathlib.Path:
-    """Writes tokenizer.json, and vocab.json and merges.txt of the same, into `folder`."""
+    """Writes tokenizer.json and the equivalent vocab.json and merges.txt into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

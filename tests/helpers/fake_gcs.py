@@ -1,7 +1,8 @@
-"""Buckets in memory behind Google Cloud Storage's JSON interface, on a port of this machine.
+"""An in-memory Google Cloud Storage server (JSON API) on a local port.
 
-As much of it as gcsfs, TensorStore and google-cloud-storage ask for when checkpoints and small
-files are written, listed, read and deleted. No folders exist: only objects whose names hold "/".
+It implements what gcsfs, TensorStore and google-cloud-storage need to write, list, read and delete
+checkpoints and small files. As in the real service there are no folders, only objects whose names
+contain "/".
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from collections.abc import Iterator
 
 
 class Bucket:
-    """{object name: (generation, bytes)} of all buckets; names begin with "<bucket>/"."""
+    """The objects of all buckets; names start with "<bucket>/"."""
 
     def __init__(self):
-        self.objects: dict[str, tuple[int, bytes]] = {}
+        self.objects: dict[str, tuple[int, bytes]] = {}  # name: (generation, contents)
         self.uploads: dict[str, tuple[str, bytearray]] = {}
         self.lock = threading.Lock()
         self.generation = 0
 
     def put(self, name: str, data: bytes, only_generation: str | None) -> dict | None:
-        """Stores an object; None where its generation is not `only_generation`."""
+        """Stores an object; returns None if its generation is not `only_generation`."""
         with self.lock:
             current = self.objects.get(name, (0, b""))[0]
             if only_generation is not None and int(only_generation) != current:
@@ -67,7 +68,7 @@ class Bucket:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One request: /[upload|download/]storage/v1/b/<bucket>/o/<object>."""
+    """Handles requests to /[upload|download/]storage/v1/b/<bucket>/o/<object>."""
 
     protocol_version = "HTTP/1.1"
     store: Bucket
@@ -76,7 +77,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def handle_any(self) -> None:
-        """Answers, whatever the method."""
+        """Answers a request with any method."""
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         body = self._body()
@@ -133,7 +134,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self._answer(200 if written else 412, written or {})
 
     def _copy(self, bucket: str, parts: list[str]) -> None:
-        """o/<source>/rewriteTo/b/<bucket>/o/<target>, copyTo likewise; o/<source>/moveTo/o/<t>."""
+        """o/<source>/rewriteTo/b/<bucket>/o/<target>, or copyTo; or o/<source>/moveTo/o/<target>."""
         at = next(i for i, p in enumerate(parts) if p in ("rewriteTo", "copyTo", "moveTo"))
         source, move = f"{bucket}/{'/'.join(parts[:at])}", parts[at] == "moveTo"
         target = [bucket, *parts[at + 2 :]] if move else [parts[at + 2], *parts[at + 4 :]]
@@ -180,7 +181,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Clients leave connections as they like; nobody needs to hear of it."""
+    """A server that does not report connections that clients drop."""
 
     request_queue_size = 128
     daemon_threads = True
@@ -192,7 +193,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serve() -> Iterator[tuple[Bucket, dict[str, str]]]:
-    """Yields the store, and the environment in which all three libraries ask it."""
+    """Yields the store, and environment variables that point all three libraries at it."""
     store = Bucket()
     server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"store": store}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -205,7 +206,7 @@ def serve() -> Iterator[tuple[Bucket, dict[str, str]]]:
                 "TENSORSTORE_GCS_HTTP_URL": url,
                 "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # TensorStore
                 "GOOGLE_CLOUD_PROJECT": "none",
-                "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks another service first
+                "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # queries another service first
                 "NO_GCE_CHECK": "true",
             },
         )

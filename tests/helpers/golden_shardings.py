@@ -1,6 +1,6 @@
-"""Where every parameter of every preset lies on a mesh; `shardings.json` keeps it.
+"""How every parameter of every preset is sharded; `shardings.json` records it.
 
-python tests/helpers/golden_shardings.py     # writes it anew, after a change that is meant
+python tests/helpers/golden_shardings.py     # rewrites the file after an intended change
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MESH = dict(dcn=1, data=2, fsdp=2, tensor=2)
 
 
 def shardings(preset: str) -> dict[str, str]:
-    """{parameter: shape and mesh axes}."""
+    """Returns {parameter: shape and mesh axes}."""
     import jax
 
     from configs import pretrain

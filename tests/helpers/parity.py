@@ -1,4 +1,4 @@
-"""What the tests against torch and transformers share: models built there, and ours from them."""
+"""Shared by the tests against torch and transformers: their models, and ours built from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BART_IDS = SpecialIds(pad=1, bos=0, eos=2, unk=3, mask=4, decoder_start=2)
 
 
 def libraries():
-    """(torch, transformers), or the test is skipped by name."""
+    """Returns (torch, transformers), or skips the test if either is missing."""
     torch = pytest.importorskip("torch", reason="needs torch: ./launch/test.sh --parity")
     library = pytest.importorskip(
         "transformers", reason="needs transformers: ./launch/test.sh --parity"
@@ -29,9 +29,9 @@ def libraries():
 
 
 def spread(torch, model, seed: int, std: float) -> None:
-    """Redraws every weight, so that a model at random is sure of what it says.
+    """Redraws every weight, so that a randomly initialised model makes confident predictions.
 
-    As initialised, its logits lie so near each other that which one is largest is rounding.
+    With the default initialisation its logits are so close that rounding decides the largest.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def spread(torch, model, seed: int, std: float) -> None:
 
 
 def bart(folder: pathlib.Path, seed: int = 0, std: float = 0.1, eos: float = 0.0, **sizes):
-    """A BART of these sizes, in eval mode, saved in `folder`; `eos` is added to EOS's logit."""
+    """A BART of these sizes in eval mode, saved in `folder`; `eos` is added to EOS's logit."""
     torch, library = libraries()
     model = library.BartForConditionalGeneration(
         library.BartConfig(
@@ -59,7 +59,7 @@ def bart(folder: pathlib.Path, seed: int = 0, std: float = 0.1, eos: float = 0.0
     )
     spread(torch, model, seed, std)
     if eos:
-        with torch.no_grad():  # along one direction, the decoder's bias and EOS's vector agree
+        with torch.no_grad():  # the decoder's bias and EOS's embedding share one direction
             model.model.decoder.layers[-1].final_layer_norm.bias[0] += 2.0
             model.model.shared.weight[BART_IDS.eos, 0] += eos / 2.0
     model.eval().save_pretrained(folder)
@@ -67,7 +67,7 @@ def bart(folder: pathlib.Path, seed: int = 0, std: float = 0.1, eos: float = 0.0
 
 
 def config_of_bart(**sizes):
-    """Our config of the same model."""
+    """Our config for the same model."""
     text = dict(
         width=sizes["width"],
         encoder_layers=sizes["layers"],
@@ -83,7 +83,7 @@ def config_of_bart(**sizes):
 
 
 def imported(config, out: pathlib.Path, text: str = "", vision: str = ""):
-    """(model, parameters) of a run that starts from the imported checkpoint."""
+    """Returns (model, parameters) of a run that starts from the imported checkpoint."""
     importing.run(config, text, vision, str(out), False)
     setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, BART_IDS, jax.devices()[:1]
@@ -94,7 +94,7 @@ def imported(config, out: pathlib.Path, text: str = "", vision: str = ""):
 
 
 def inputs(vocabulary: int, rows: int, length: int, seed: int = 0):
-    """(ids int32 [rows, length], PAD on the right; which are real)."""
+    """Returns (ids int32 [rows, length], padded on the right; bool mask of the real ones)."""
     rng = np.random.default_rng(seed)
     used = rng.integers(2, length + 1, (rows, 1))
     ids = rng.integers(5, vocabulary, (rows, length))
@@ -105,7 +105,7 @@ def inputs(vocabulary: int, rows: int, length: int, seed: int = 0):
 
 
 def text_logits(model, params, tokens_BxS, mask_BxS, decoder_BxT):
-    """(encoder output [B, S, D], logits [B, T, V]) of our text model alone, as BART computes."""
+    """Returns (encoder output [B, S, D], logits [B, T, V]) of our text model alone, as in BART."""
 
     @jax.jit
     def run(params, tokens_BxS, mask_BxS, decoder_BxT):

@@ -1,4 +1,4 @@
-"""Raw files in the exact layouts that the datasets are handed out in, small and made up."""
+"""Small made-up raw files in the exact layouts in which the datasets are distributed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MELD_HEADER = (
 
 
 def jpeg(seed: int, side: int = 48, mode: str = "L") -> bytes:
-    """A face-sized picture that no other seed gives."""
+    """A face-sized image, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(out, "JPEG", quality=90)
@@ -32,7 +32,7 @@ def put(path: pathlib.Path, data: bytes | str) -> pathlib.Path:
 
 
 def meld_csv(rows: list[tuple], encoding: str = "utf-8") -> bytes:
-    """Rows of (utterance, speaker, emotion, dialogue, utterance id)."""
+    """A MELD table; rows are (utterance, speaker, emotion, dialogue, utterance id)."""
     lines = [MELD_HEADER]
     for number, (text, speaker, emotion, dialogue, utterance) in enumerate(rows, 1):
         quoted = '"' + text.replace('"', '""') + '"'
@@ -44,7 +44,7 @@ def meld_csv(rows: list[tuple], encoding: str = "utf-8") -> bytes:
 
 
 def meld(folder: pathlib.Path, dialogues: int = 6) -> pathlib.Path:
-    """MELD.Raw/ with train and dev: dialogues of four turns that show every emotion."""
+    """Writes MELD.Raw/ with train and dev: four-turn dialogues that cover every emotion."""
     for seed, (name, count) in enumerate((("train", dialogues), ("dev", 2))):
         rows = []
         for d in range(count):
@@ -56,7 +56,7 @@ def meld(folder: pathlib.Path, dialogues: int = 6) -> pathlib.Path:
 
 
 def fer_names(per_emotion: int = 2) -> list[str]:
-    """Names in Kaggle's zip; `test` holds the public and the private test."""
+    """File names in Kaggle's zip; `test` holds both the public and the private test set."""
     names = []
     for number in range(per_emotion):
         for emotion in FER_FOLDERS:
@@ -75,7 +75,7 @@ def fer_zip(folder: pathlib.Path, names: list[str] | None = None) -> pathlib.Pat
 
 
 def damage_entries(path: pathlib.Path) -> None:
-    """Packs an archive anew, as Kaggle packs it, and overwrites what each entry begins with."""
+    """Repacks an archive the way Kaggle does, and overwrites the first bytes of each entry."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

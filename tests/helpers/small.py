@@ -1,6 +1,6 @@
-"""The smallest model and batch that show a property, and the arrays to try them with.
+"""The smallest configs, models, batches and parameters that can show a property.
 
-Plain functions, not fixtures, so that a test file can compile once and share the result.
+They are plain functions rather than fixtures, so that a test file can compile once and share it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEATURE_DIM = 12
 
 
 def make_config(**changes) -> ConfigDict:
-    """Precomputed features, one layer of width 16; `changes` are keys with "__" for a dot."""
+    """Precomputed features, one layer of width 16; in `changes`, "__" in a key stands for a dot."""
     config = pretrain.get_config()
     config.data.update(context_turns=2, context_tokens=12, response_tokens=6)
     config.data.update(image_size=16, feature_dim=FEATURE_DIM)
@@ -32,8 +32,8 @@ def make_config(**changes) -> ConfigDict:
     config.model.judge.update(width=8, layers=1, heads=2, mlp_width=16)
     config.model.update(contrastive_width=8, vocab_chunk_tokens=4)
     for part in (config.model.vision, config.model.text):
-        part.scan_layers = True  # compiles sooner
-    # lambda is at its full height from step 0 on.
+        part.scan_layers = True  # compiles faster
+    # lambda is at its maximum from step 0.
     config.objectives.emotional_response.update(
         consistency_weight=1.0, consistency_start_step=-1, consistency_ramp_steps=1
     )
@@ -69,8 +69,8 @@ def make_batch(config: ConfigDict, seed: int = 0, batch_size: int = 0) -> dict[s
 def make_params(module: nn.Module, *inputs, seed: int = 0, spread: float = 0.3, **kwargs):
     """Parameters drawn with NumPy, without compiling `init`.
 
-    They are far larger than a fresh model's, so that whatever ought to matter does so visibly.
-    Norm scales are around 1.
+    They are far larger than at initialisation, so that anything that should affect the result does
+    so visibly. Norm scales are around 1.
     """
     abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **kwargs))
     rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def make_params(module: nn.Module, *inputs, seed: int = 0, spread: float = 0.3, 
 
 
 def flat(tree) -> dict[str, np.ndarray]:
-    """{path: array}, for messages that name what differs."""
+    """Returns {path: array}, so that messages can name what differs."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -97,7 +97,7 @@ def assert_trees_close(actual, expected, rtol: float = 1e-5, atol: float = 1e-6)
 
 
 def assert_trees_equal(actual, expected) -> None:
-    """Bitwise."""
+    """Asserts bitwise equality."""
     actual, expected = flat(actual), flat(expected)
     assert actual.keys() == expected.keys()
     for name, value in actual.items():

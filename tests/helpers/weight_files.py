@@ -1,4 +1,4 @@
-"""Tiny models in the files and by the names of others, written here with NumPy, by hand."""
+"""Tiny weight files in the formats and with the parameter names of other libraries, from NumPy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SIGLIP_CONFIG = VIT_CONFIG | dict(
 
 
 def text_config(**changes) -> ml_collections.ConfigDict:
-    """A config whose text model is `BART_CONFIG`'s."""
+    """A config whose text model matches `BART_CONFIG`."""
     base = dict(
         model__text__norm_first=False,
         model__text__encoder_layers=2,
@@ -51,7 +51,7 @@ def text_config(**changes) -> ml_collections.ConfigDict:
 
 
 def vision_config(**changes) -> ml_collections.ConfigDict:
-    """A config whose vision tower is `VIT_CONFIG`'s, on images of 16 pixels."""
+    """A config whose vision tower matches `VIT_CONFIG`, on 16-pixel images."""
     vision = dict(stem="patch", patch_size=8, width=16, layers=1, heads=2, mlp_width=32)
     vision |= dict(class_token=True, norm_epsilon=1e-12)
     base = {f"model__vision__{key}": value for key, value in vision.items()}
@@ -133,7 +133,7 @@ def siglip_shapes(patches: int = 4) -> dict:
 
 
 def draw(shapes: dict, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random float32 arrays; zeros where BART has them."""
+    """Random float32 arrays; final_logits_bias is zero, as in BART."""
     rng = np.random.default_rng(seed)
     arrays = {n: rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
     if "final_logits_bias" in arrays:
@@ -142,7 +142,7 @@ def draw(shapes: dict, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def write(folder: pathlib.Path, config: dict, arrays: dict[str, np.ndarray]) -> pathlib.Path:
-    """A folder as Hugging Face's libraries write it."""
+    """Writes a folder as Hugging Face's libraries do."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     safetensors.numpy.save_file(arrays, folder / "model.safetensors")
