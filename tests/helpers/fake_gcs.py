@@ -134,7 +134,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self._answer(200 if written else 412, written or {})
 
     def _copy(self, bucket: str, parts: list[str]) -> None:
-        """o/<source>/rewriteTo/b/<bucket>/o/<target>, copyTo likewise; o/<source>/moveTo/o/<target>."""
+        """o/<source>/rewriteTo/b/<bucket>/o/<target>, also copyTo; o/<source>/moveTo/o/<target>."""
         at = next(i for i, p in enumerate(parts) if p in ("rewriteTo", "copyTo", "moveTo"))
         source, move = f"{bucket}/{'/'.join(parts[:at])}", parts[at] == "moveTo"
         target = [bucket, *parts[at + 2 :]] if move else [parts[at + 2], *parts[at + 4 :]]
