@@ -83,11 +83,11 @@ def _local() -> ConfigDict:
                 model_type="unigram",  # unigram, bpe
                 vocab_size=2048,  # special tokens and bytes included
                 byte_fallback=True,  # bytes are pieces too, so no text becomes <unk>
-                max_sentences=2_000_000,  # to train on; lower it if training runs out of memory
+                max_sentences=2_000_000,  # sampled to train it on; lower it to save memory and time
             ),
             prepare_workers=0,  # processes that prepare data; 0 = one per core
-            prefetch_batches=4,  # raise either of these if input_wait_fraction is high
-            read_threads=2,
+            prefetch_batches=4,  # batches prepared ahead; costs host memory
+            read_threads=2,  # that read and decode; raise it if input_wait_fraction is high
         )
     )
 
