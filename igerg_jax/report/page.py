@@ -13,7 +13,7 @@ from etils import epath
 
 from igerg_jax.errors import UserError
 from igerg_jax.report import charts
-from igerg_jax.report.evaluation import LABELS, confusions, headline, metric_table
+from igerg_jax.report.evaluation import METRICS, confusions, headline, metric_table
 from igerg_jax.report.gallery import gallery
 from igerg_jax.report.text import duration, finite, formatted, is_number, missing
 
@@ -222,8 +222,9 @@ def _curves(records: list[dict]) -> str:
     for name in CURVES:
         points = _series(records, f"valid/{name}")
         if len(points) > 1:
-            chart = charts.line_chart(points, f"{LABELS[name]} on validation", from_zero=True)
-            caption = f"<figcaption><b>{LABELS[name]}</b><small>validation, by step</small>"
+            title = METRICS[name].title
+            chart = charts.line_chart(points, f"{title} on validation", from_zero=True)
+            caption = f"<figcaption><b>{title}</b><small>validation, by step</small>"
             panels += f'<figure class="panel">{caption}</figcaption>{chart}</figure>'
     return f'<h3>During training</h3><div class="panels">{panels}</div>' if panels else ""
 
