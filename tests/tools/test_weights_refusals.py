@@ -175,5 +175,5 @@ def test_a_config_that_is_a_folder_and_one_of_no_sense(bart, tmp_path):
 def test_a_file_is_no_folder_to_write(tmp_path, write):
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file", tmp_path / "file" / "below", "gs://bucket/file"):
-        with pytest.raises(UserError, match=r"--out=.* (is a file|cannot be made|is no local)"):
+        with pytest.raises(UserError, match=r"--out=.* (is a file|cannot be created|not a local)"):
             write(str(out))

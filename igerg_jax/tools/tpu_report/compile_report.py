@@ -33,6 +33,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.parallel import chips, sharding
@@ -41,7 +42,7 @@ from igerg_jax.tools.tpu_report import hlo, out_of_memory
 from igerg_jax.training import model_flops, train_state, train_step
 
 SLOWEST = 12  # instructions of the per-op estimate that a report shows
-# Remat policies of (vision, text) that a search tries, by what is made again.
+# Remat policies of (vision, text) that a search tries, from least to most rematerialisation.
 REMAT_PAIRS = (
     ("none", "none"),
     ("all_dots", "all_dots"),
@@ -89,6 +90,7 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
     if slices > 1 and config.mesh.dcn == 1:
         config = config.copy_and_resolve_references()
         config.mesh.dcn = slices
+    checks.check_step(config, devices)
     setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices
     )

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import UserError
@@ -85,30 +86,29 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     check_settings(config, sources, resize)
     wanted = parameter_shapes(config)
     added = additions(sources, wanted)
-    own = {} if added is None else added.shapes
-    others = {name: shape for name, shape in wanted.items() if name not in own}
+    additional = {} if added is None else added.shapes
+    others = {name: shape for name, shape in wanted.items() if name not in additional}
     plans = {
         part: matching.plan(table, source, others, resize)
         for part, (table, source) in sources.items()
     }
     new = check_parameters(others, plans)
     tokenizer, digest = tokenizer_of(config, sources)
-    params: dict[str, Any] = {}
+    params: dict[str, np.ndarray] = {}
     for part, (_, source) in sources.items():
-        fill(params, plans[part], source, wanted)
-    for name in own:
-        _place(params, name, added.read(name))
-    if tokenizer is not None:  # before the checkpoint: a folder that has one is whole
+        params |= read_parameters(plans[part], source, wanted)
+    params |= {name: added.read(name) for name in additional}
+    if tokenizer is not None:  # before the checkpoint: a folder with one is complete
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER_FILE)
-    parameters.write(folder, params, config, digest)
+    parameters.write(folder, unflatten_dict(params, sep="/"), config, digest)
     lines = described(sources, plans, new, digest, out)
     if resize and _words_needed(config.data.tokenizer, sources):
         lines.insert(
             0, "the tokenizer beside the weights is not the run's: embeddings have other words"
         )
-    if own:
-        lines.insert(0, f"{ADDITIONS_FILE}: {len(own)} parameters by our names")
+    if additional:
+        lines.insert(0, f"{ADDITIONS_FILE}: {len(additional)} parameters by our names")
     return "\n".join(lines)
 
 
@@ -268,8 +268,9 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
     return tokenizer, tokenizer.digest
 
 
-def fill(params: dict[str, Any], plan: Plan, source: Source, wanted: Shapes) -> None:
-    """Reads every tensor of `plan` into nested dicts of float32 arrays, one tensor at a time."""
+def read_parameters(plan: Plan, source: Source, wanted: Shapes) -> dict[str, np.ndarray]:
+    """{parameter: float32 array} of every tensor of `plan`, read one tensor at a time."""
+    params = {}
     for piece in plan.pieces:
         shape = wanted[piece.ours]
         target = shape[1:] if piece.layered else shape
@@ -279,9 +280,8 @@ def fill(params: dict[str, Any], plan: Plan, source: Source, wanted: Shapes) -> 
             if piece.adapted is not None:
                 x = piece.adapted.apply(np.asarray(x, np.float32), target)
             array[i if piece.layered else ...] = x
-        _place(params, piece.ours, array)
-    for name in plan.derived:
-        _place(params, name, np.zeros(wanted[name], np.float32))
+        params[piece.ours] = array
+    return params | {name: np.zeros(wanted[name], np.float32) for name in plan.derived}
 
 
 def _numbers(source: Source, name: str) -> np.ndarray:
@@ -292,13 +292,6 @@ def _numbers(source: Source, name: str) -> np.ndarray:
     if not np.isfinite(x.astype(np.float32, copy=False)).all():
         raise UserError(f"'{source.path}': {name} holds numbers that are not finite")
     return x
-
-
-def _place(params: dict[str, Any], name: str, array: np.ndarray) -> None:
-    *branches, leaf = name.split("/")
-    for branch in branches:
-        params = params.setdefault(branch, {})
-    params[leaf] = array
 
 
 def described(
