@@ -87,7 +87,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
 
 
 def style() -> str:
-    """The report's style sheet, for other pages that are to look like it."""
+    """The report's style sheet, for pages in the same style."""
     return _TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
 
 
@@ -163,7 +163,7 @@ def _parameters(summary: Mapping[str, Any]) -> str:
     total = counts.pop("total", sum(counts.values()))
     if not total:
         return ""
-    # The parts need not cover the whole: heads and projections belong to none of them.
+    # The parts need not add up to the total: heads and projections belong to none of them.
     rest = total - sum(counts.values())
     parts = [*counts.items(), *([("other", rest)] if rest > 0 else [])]
     bar = "".join(

@@ -85,7 +85,7 @@ def open_for_images(checkpoint: str, batch_size: int) -> Any:
     if run.config.data.feature_dim:
         raise UserError(
             f"'{checkpoint}' reads precomputed features (data.feature_dim="
-            f"{run.config.data.feature_dim}), so it cannot look at image files"
+            f"{run.config.data.feature_dim}), so it cannot label image files"
         )
     return run
 

@@ -132,8 +132,8 @@ class Program:
         return constants[0] if step.opcode == "add" and constants else 1
 
     def _called(self, name: str) -> list[str]:
-        found = (i.attribute(r"calls=%([\w.-]+)") for i in self.computations[name].values())
-        return [called for called in found if called]
+        calls = (i.attribute(r"calls=%([\w.-]+)") for i in self.computations[name].values())
+        return [called for called in calls if called]
 
     def _flops(self, instruction: Instruction) -> int:
         called = instruction.attribute(r"calls=%([\w.-]+)")

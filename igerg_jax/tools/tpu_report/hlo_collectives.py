@@ -19,7 +19,7 @@ class Collective:
 
     kind: str
     count: float  # times it runs in a step
-    bytes: int  # of the whole result (all-gather) or operand (the others), each time
+    bytes: int  # of the full result (all-gather) or operand (the others), each time
     group: int  # devices that take part in one of its groups
     crosses: bool  # some group has devices of several slices
     op_name: str

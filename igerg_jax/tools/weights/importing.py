@@ -55,7 +55,7 @@ DOWNLOADS = {
 }
 ADDITIONS_FILE = "additions.safetensors"  # written by export, beside the text model
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # of byte-level BPE
-# What no source has, and a run that starts from the checkpoint learns: {pattern: why}.
+# What no source has, so that training starts from random values: {pattern: what it is}.
 ADDITIONS = {
     "cls_embedding": "the vector that a sequence's emotion is read from",
     "image_projection/*": "from the vision tower's width to the text's",
@@ -105,7 +105,8 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     lines = described(sources, plans, new, digest, out)
     if resize and _words_needed(config.data.tokenizer, sources):
         lines.insert(
-            0, "the tokenizer beside the weights is not the run's: embeddings have other words"
+            0,
+            "the tokenizer beside the weights is not the run's: embeddings belong to other tokens",
         )
     if additional:
         lines.insert(0, f"{ADDITIONS_FILE}: {len(additional)} parameters by our names")
@@ -135,7 +136,7 @@ def open_part(part: str, path: str) -> tuple[Table, Source]:
 
 
 def additions(sources: Sources, wanted: Shapes) -> Source | None:
-    """What an export of ours put beside the text model: parameters by our own names.
+    """What our export put beside the text model: parameters under our own names.
 
     Raises:
       UserError: one of them is not the config's, or of another shape there.
@@ -143,10 +144,10 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
     path = sources["text"][1].path / ADDITIONS_FILE if "text" in sources else None
     if path is None or not path.exists():
         return None
-    found = open_source(str(path), "")
+    additional = open_source(str(path), "")
     wrong = [
         f"{name} (there {shape}, here {wanted.get(name)})"
-        for name, shape in found.shapes.items()
+        for name, shape in additional.shapes.items()
         if wanted.get(name) != shape
     ]
     if wrong:
@@ -154,12 +155,12 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
             f"'{path}' is of another model than the config describes: {', '.join(wrong)}. Give the "
             "config and the preset that it was trained with"
         )
-    return found
+    return additional
 
 
 def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: bool) -> None:
     """Raises UserError where `config` computes another function than the sources, or (unless the
-    vocabulary is to be resized anyway) gives their embeddings other words."""
+    vocabulary is resized anyway) tokenises text differently."""
     needed = [] if resize else _words_needed(config.data.tokenizer, sources)
     for table, source in sources.values():
         refused = [*table.refusals(source.config), *_other_pixels(table, source.processor)]
@@ -180,7 +181,7 @@ def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: 
 
 
 def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
-    """What of a preprocessor_config.json makes other numbers of an image than our tower does."""
+    """The settings of a preprocessor_config.json that scale pixels differently from our tower."""
     if not table.pixels:
         return []
     wanted = {"do_normalize": True}
@@ -193,7 +194,7 @@ def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
 
 
 def _words_needed(settings: ml_collections.ConfigDict, sources: Sources) -> list[str]:
-    """The overrides without which BART's embeddings would belong to words of another tokenizer."""
+    """The overrides without which BART's embeddings would not match the run's tokenizer."""
     if "text" not in sources or settings.kind == "byte_level_bpe" or settings.path:
         return []
     table, source = sources["text"]
@@ -201,8 +202,8 @@ def _words_needed(settings: ml_collections.ConfigDict, sources: Sources) -> list
     if table is not bart.BART or not any((folder / name).exists() for name in TOKENIZER_FILES):
         return []
     shape = source.shapes[matching.without_prefixes(source, table)["shared.weight"]]
-    found = dict(kind="byte_level_bpe", path=folder, vocab_size=shape[0])
-    return [f"--config.data.tokenizer.{key}={value}" for key, value in found.items()]
+    settings = dict(kind="byte_level_bpe", path=folder, vocab_size=shape[0])
+    return [f"--config.data.tokenizer.{key}={value}" for key, value in settings.items()]
 
 
 def _setting(model: ml_collections.ConfigDict, key: str) -> Any:
@@ -221,14 +222,14 @@ def parameter_shapes(config: ml_collections.ConfigDict) -> Shapes:
 
 
 def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str]:
-    """{parameter that stays as initialised: why}; raises UserError for one nobody speaks of."""
+    """{parameter that stays as initialised: why}; raises UserError for one that no table covers."""
     taken = {piece.ours for plan in plans.values() for piece in plan.pieces}
     taken |= {name for plan in plans.values() for name in plan.derived}
     new = matching.matching(ADDITIONS, [name for name in wanted if name not in taken])
     for plan in plans.values():
         new |= plan.new
     absent = [p for p in DOWNLOADS if p not in plans]
-    unspoken = []
+    uncovered = []
     for name in wanted:
         if name in taken or name in new:
             continue
@@ -236,9 +237,9 @@ def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str
         if part in absent:
             new[name] = f"no --{part} was given"
         else:
-            unspoken.append(name)
-    if unspoken:
-        raise UserError(f"no table speaks of these parameters: {', '.join(unspoken)}")
+            uncovered.append(name)
+    if uncovered:
+        raise UserError(f"no table covers these parameters: {', '.join(uncovered)}")
     return new
 
 
@@ -306,7 +307,7 @@ def described(
             f"{part}: {count} tensors of {table.name} in '{source.path}' became "
             f"{len(plan.pieces)} parameters"
         )
-        lines += [f"  {p.ours}: {p.adapted.said}" for p in plan.pieces if p.adapted]
+        lines += [f"  {p.ours}: {p.adapted.description}" for p in plan.pieces if p.adapted]
         lines += _by_reason("  derived", plan.derived)
         lines += _by_reason("  left out", plan.left)
     lines += _by_reason("as initialised", new)
