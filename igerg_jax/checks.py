@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from igerg_jax import objectives, optim
@@ -61,7 +62,12 @@ def check_data(prepared: Any, config: Any) -> None:
 
 
 def _check_model(config: Any, devices: Any | None = None) -> Mesh:
-    # Of another tokenizer the vocabulary may differ, but nothing else.
+    dtype = config.model.compute_dtype
+    try:
+        jnp.dtype(dtype)
+    except TypeError as error:
+        raise UserError(f"model.compute_dtype='{dtype}': {error}") from error
+    # A tokenizer that is given may have another vocabulary size; nothing else can differ.
     setup = set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
     try:
         jax.eval_shape(lambda: base_key(config))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+
 import jax
 import pytest
 import small
 
 from igerg_jax import checks, optim
+from igerg_jax.cli import modes
 from igerg_jax.errors import UserError
 
 STEP = {
@@ -29,7 +32,8 @@ INFERENCE = {
     "generate__strategy='argmax'": "generate.strategy='argmax'",
     "generate__beams=0": "generate.beams=0",
     "generate__max_tokens=17": "generate.max_tokens=17",
-    "model__vision__kind='vit32'": "vit32",
+    "model__text__remat='most'": "'most'",
+    "model__compute_dtype='float15'": "model.compute_dtype='float15'",
 }
 TRAINING = {
     "evaluate__best_mode='most'": "evaluate.best_mode is 'most'",
@@ -40,9 +44,13 @@ TRAINING = {
 }
 
 
-def changed(change: str, **more):
+def make_config(**changes):
+    return small.make_config(**{"generate__max_tokens": 6} | changes)
+
+
+def changed(change: str):
     key, _, value = change.partition("=")
-    return small.make_config(**more, **{key: eval(value)})
+    return make_config(**{key: ast.literal_eval(value)})
 
 
 @pytest.fixture(autouse=True)
@@ -73,15 +81,33 @@ def test_a_run_that_could_not_train_evaluate_and_save_is_refused(change, message
         checks.check_training(changed(change), starts=True)
 
 
+def test_data_are_not_prepared_for_a_bad_config(tmp_path, monkeypatch):
+    """Nor is anything written: the modes check first."""
+
+    def fail(config):
+        pytest.fail("data were prepared")
+
+    monkeypatch.setattr(modes.trained_run.datasets, "open_prepared", fail)
+    config, workdir = make_config(generate__beams=0), modes.epath.Path(tmp_path) / "run"
+    for mode in (modes.train, modes.evaluate, modes.generate_samples):
+        with pytest.raises(UserError, match=r"generate\.beams=0"):
+            mode(config, *(() if mode is modes.train else (workdir,)), workdir)
+    with pytest.raises(UserError, match=r"generate\.beams=0"):
+        modes.generate_once(config, workdir, [("Hi!", None)], None)
+    with pytest.raises(UserError, match=r"optim\.name 'adam'"):
+        modes.compile_step(make_config(optim__name="adam"), "", 1, None, False)
+    assert not workdir.exists()
+
+
 def test_fine_tuning_needs_something_to_start_from():
-    config = small.make_config(name="finetune")
+    config = make_config(name="finetune")
     with pytest.raises(UserError, match=r"--config\.init_from=WORKDIR"):
         checks.check_training(config, starts=True)
     checks.check_training(config, starts=False)  # its newest checkpoint
 
 
 def test_a_good_config_passes_and_no_objective_is_refused():
-    config = small.make_config()
+    config = make_config()
     checks.check_training(config, starts=True)
     checks.check_inference(config)
     with pytest.raises(UserError, match="every objective's weight is 0"):
@@ -89,7 +115,7 @@ def test_a_good_config_passes_and_no_objective_is_refused():
 
 
 def test_the_step_is_checked_against_the_devices_that_it_is_compiled_for():
-    config = small.make_config(mesh__fsdp=4)
+    config = make_config(mesh__fsdp=4)
     with pytest.raises(UserError, match="does not fit 2 devices"):
         checks.check_step(config, jax.devices()[:2])
     assert checks.check_step(config, jax.devices()[:4]).shape["fsdp"] == 4
@@ -98,5 +124,5 @@ def test_the_step_is_checked_against_the_devices_that_it_is_compiled_for():
 def test_inference_does_not_depend_on_how_a_model_is_optimised(monkeypatch):
     """Neither its settings are read, nor is an optimizer built."""
     monkeypatch.setattr(optim, "optimizer", lambda *_: pytest.fail("an optimizer was built"))
-    config = small.only(small.make_config(optim__name="adam", train__batch_size=7))
+    config = small.only(make_config(optim__name="adam", train__batch_size=7))
     checks.check_inference(config)
