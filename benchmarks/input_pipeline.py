@@ -1,23 +1,22 @@
-"""How quickly training's input is made, beside a PyTorch DataLoader; and whether memory stays flat.
+"""Throughput of the input pipeline compared with a PyTorch DataLoader; whether memory stays flat.
 
     python -m benchmarks.input_pipeline --out=speed.json
     python -m benchmarks.input_pipeline --mode=memory --out=memory.json
 
-Prints JSON. `speed` makes JPEGs of the size and weight of film stills, has them prepared as any
-folder of images is (`emotion_folder`), and reads them as training does
+Prints JSON. `speed` generates JPEGs with the dimensions and file size of film stills, prepares them
+as an image folder (`emotion_folder`), and reads them as training does
 (`igerg_jax.data.pipeline.train_batches`): batches of 64 examples with one image each, cropped to
-224 pixels, mirrored, coloured. `torch` does the same work with a DataLoader and Pillow, as
-torchvision's transforms do on Pillow images: decode all, RandomResizedCrop (bilinear),
-RandomHorizontalFlip, ColorJitter without hue, to uint8 tensors; as many workers as cores.
-`torch_draft` also has Pillow decode at a smaller scale where the crop allows, which torchvision
-does not do by itself. Every side runs in a process of its own, pinned to the same cores, in turn.
-Where something else uses the cores, images a second tell little; the cores' time for an image
-still does.
+224 pixels, flipped, colour-jittered. `torch` does the same with a DataLoader and Pillow, as
+torchvision's transforms do on Pillow images: full decode, RandomResizedCrop (bilinear),
+RandomHorizontalFlip, ColorJitter without hue, to uint8 tensors; one worker per core. `torch_draft`
+also lets Pillow decode at a smaller scale where the crop allows, which torchvision does not do by
+itself. The sides run in turn, each in its own process, pinned to the same cores. If something else
+uses the cores, images per second mean little; CPU time per image still does.
 
-PyTorch is needed for this alone: pip install torch==2.13.0 (the CPU build will do).
+Only this benchmark needs PyTorch: pip install torch==2.13.0 (the CPU build is enough).
 
-`memory` reads batches of the local preset, which are small and come quickly, and reports the
-process's resident memory after a warm-up and at the end.
+`memory` reads the small, quick batches of the local preset, and reports the process's resident
+memory after a warm-up and at the end.
 """
 
 from __future__ import annotations
@@ -47,21 +46,21 @@ from igerg_jax.run import command_line
 
 BATCH_SIZE, IMAGE_SIZE = 64, 224
 STILL_HEIGHT, STILL_WIDTH = 320, 400
-NOISE, QUALITY = 35.0, 90  # what gives 81 KB a still
+NOISE, QUALITY = 35.0, 90  # which make 81 KB per still
 WARM_UP_BATCHES = 8
 DATASET = "emotion_folder/stills"
 
 
 def main() -> None:
-    """Runs one mode, or, called by itself, one side of it."""
+    """Runs one mode, or, in a subprocess, one side of it."""
     options = _options()
     if options.side:
         os.sched_setaffinity(0, options.cores)
         print(json.dumps(SIDES[options.side](options)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = {"speed": speed, "memory": memory}[options.mode](options, folder)
-    text = json.dumps(found | {"machine": _machine(options)}, indent=2)
+        results = {"speed": speed, "memory": memory}[options.mode](options, folder)
+    text = json.dumps(results | {"machine": _machine(options)}, indent=2)
     print(text)
     if options.out:
         pathlib.Path(options.out).write_text(text + "\n")
@@ -85,7 +84,7 @@ def _options() -> argparse.Namespace:
 
 
 def speed(options: argparse.Namespace, folder: str) -> dict:
-    """Images a second of each side, measured in turn."""
+    """Images per second of each side, measured in turn."""
     sizes = make_stills(pathlib.Path(folder), options.stills)
     runs: dict[str, list[dict]] = {side: [] for side in options.sides}
     for _ in range(options.rounds):
@@ -93,7 +92,10 @@ def speed(options: argparse.Namespace, folder: str) -> dict:
             runs[side].append(_run_side(side, options, folder))
             print(f"{side}: {runs[side][-1]['images_per_second']:.0f} images/s", file=sys.stderr)
     medians, costs = (
-        {side: statistics.median(run[what] for run in found) for side, found in runs.items()}
+        {
+            side: statistics.median(run[what] for run in side_runs)
+            for side, side_runs in runs.items()
+        }
         for what in ("images_per_second", "cpu_milliseconds_per_image")
     )
     ours = medians.get("igerg_jax")

@@ -1,10 +1,10 @@
-"""What reading prepared data costs: memory, and the time to the first batch at a late step.
+"""The cost of reading prepared data: memory, and the time to the first batch at a late step.
 
     python -m benchmarks.read_prepared --manual_dir=DIR [--data_dir=DIR] [--batches=300]
 
 Prepares `paired/meld+fer2013` and all of `fer2013` (DIR as configs/meld_fer2013.py says), then,
-in a process that only reads, makes training batches of both and reads every stored image once.
-Prints JSON. Times are medians; step 0 and step 1,000,000 take turns.
+in a process that only reads, makes training batches from both and reads every stored image once.
+Prints JSON. Times are medians; step 0 and step 1,000,000 alternate.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> None:
     data.prepare(config_of(options))
     seconds = time.perf_counter() - started
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as alone:
-        found = alone.submit(read, options).result()
-    print(json.dumps({"prepare_seconds": round(seconds, 1)} | found, indent=2))
+    with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
+        results = executor.submit(read, options).result()
+    print(json.dumps({"prepare_seconds": round(seconds, 1)} | results, indent=2))
 
 
 def config_of(options: argparse.Namespace) -> ConfigDict:
@@ -97,7 +97,7 @@ def first_batches(prepared, config: ConfigDict, rows_b: np.ndarray, rounds: int)
 
 
 def resident_mb() -> float:
-    """The most memory that this process has held so far (Linux counts in KiB)."""
+    """Peak resident memory of this process so far (Linux reports KiB)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 

@@ -4,15 +4,15 @@
     python benchmarks/train_gpu.py --presets=base --batch_size=64 --remat=dots
     python benchmarks/train_gpu.py --tiny                       # any machine: that both sides run
 
-It needs requirements.txt (but not TensorFlow), requirements-gpu.txt, torch and transformers. It has
-been run on CPUs with --tiny only, not on a GPU yet.
+It needs requirements.txt (but not TensorFlow), requirements-gpu.txt, torch and transformers. So far
+it has been run on CPUs only, with --tiny.
 
-Batches are random and stay on the device. Each side runs in a process of its own, in bfloat16 with
-float32 parameters and AdamW, and first measures the peak that its MFU is a share of: the best rate
-of a product of two square bfloat16 matrices.
+Batches are random and stay on the device. Each side runs in its own process, in bfloat16 with
+float32 parameters and AdamW, and first measures the peak for its MFU: the best rate of a product of
+two square bfloat16 matrices.
 
-What is compared ("jax" and "torch") is four of the seven objectives, whose passes a step are, for
-B examples of N images, S context and T response tokens, K visual tokens an image:
+"jax" and "torch" compare four of the seven objectives, with these passes per step, for B examples
+of N images, S context and T response tokens, and K visual tokens per image:
 
     vision     B * N images, once
     encoder    images alone, 1 + N K; masked and shuffled words, 1 + S; images and words, twice,
@@ -20,11 +20,11 @@ B examples of N images, S context and T response tokens, K visual tokens an imag
     decoder    S, to rebuild the context; T, the response
     vocabulary S + T + ceil(S / 4) positions
 
-PyTorch's model is ViTModel and BartModel of transformers at the preset's sizes, with SDPA and
-torch.compile. It differs in what costs next to nothing: post-LN, a CLS token in the ViT, sorted
-turns. Each side counts what its own modules are given, and FLOPs of matrix products; the script
-ends with an error where images and tokens differ. "jax_all" is the preset as it trains, with all
-seven objectives and the judge.
+PyTorch's model is transformers' ViTModel and BartModel at the preset's sizes, with SDPA and
+torch.compile. Its differences cost next to nothing: post-LN, a CLS token in the ViT, sorted turns.
+Each side counts the inputs of its modules and the FLOPs of matrix products; the script fails where
+images and tokens differ. "jax_all" is the preset as it trains, with all seven objectives and the
+judge.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def only_compared(config: Any) -> None:
 
 
 def best_rate(run, flops: float, repeats: int = 5) -> float:
-    """FLOP/s of the quickest of some calls; the first, which compiles, is not counted."""
+    """FLOP/s of the quickest of `repeats` calls; the first call, which compiles, is excluded."""
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -85,7 +85,7 @@ def best_rate(run, flops: float, repeats: int = 5) -> float:
 
 
 def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a step, peak, and what a step is given, of this code."""
+    """Seconds per step, peak FLOP/s, and the inputs of a step, for this code."""
     import jax
     import jax.numpy as jnp
 
@@ -126,7 +126,7 @@ def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def count_given(setup: Any) -> dict[str, int]:
-    """Images and tokens that a step's forward pass gives to the model's three parts."""
+    """Images and tokens that go into the model's three parts in a step's forward pass."""
     import flax.linen as nn
     import jax
 
@@ -155,7 +155,7 @@ def count_given(setup: Any) -> dict[str, int]:
 
 
 def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """The same of PyTorch."""
+    """The same for PyTorch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from torch_peer import Peer
@@ -214,14 +214,14 @@ def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(preset: str, side: str, argv: list[str]) -> dict[str, Any]:
-    """One side, in a process of its own, so that its memory is free for the next."""
+    """One side, in its own process, so that its memory is free for the next."""
     command = [sys.executable, __file__, *argv, f"--presets={preset}", f"--side={side}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(argv: list[str]) -> int:
-    """Prints a line for each preset and side; returns 1 where the sides did other work."""
+    """Prints a line for each preset and side; returns 1 where the sides did different work."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", default="base,large")
     parser.add_argument("--batch_size", type=int, default=32)
@@ -240,14 +240,14 @@ def main(argv: list[str]) -> int:
         run = torch_side if options.side == "torch" else jax_side
         print(json.dumps(run(config, options)))
         return 0
-    if options.tiny:  # whether it runs is the question: compile quickly
+    if options.tiny:  # only to see that it runs: compile quickly
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         os.environ.setdefault("XLA_FLAGS", quick)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     same = True
     for preset in ["tiny"] if options.tiny else options.presets.split(","):
-        found = {side: measured(preset, side, argv) for side in SIDES}
-        for side, row in found.items():
+        results = {side: measured(preset, side, argv) for side in SIDES}
+        for side, row in results.items():
             rate = options.batch_size / row["seconds"]
             print(
                 f"{preset:6} {side:8} {rate:9.1f} examples/s  {row['seconds'] * 1e3:8.1f} ms  "
@@ -256,11 +256,11 @@ def main(argv: list[str]) -> int:
                 f"first step after {row['compile_seconds']:.0f} s  on {row['device']}"
             )
         names = ("images", "encoder_tokens", "decoder_tokens")
-        given = [{name: found[side][name] for name in names} for side in ("jax", "torch")]
-        ratio = found["torch"]["flops"] / found["jax"]["flops"]
+        given = [{name: results[side][name] for name in names} for side in ("jax", "torch")]
+        ratio = results["torch"]["flops"] / results["jax"]["flops"]
         print(f"{preset:6} a step is given {given[0]}; FLOPs torch / jax {ratio:.3f}")
         if given[0] != given[1] or not math.isclose(ratio, 1, abs_tol=0.1):
-            print(f"error: the sides did other work: torch {given[1]}", file=sys.stderr)
+            print(f"error: the sides did different work: torch {given[1]}", file=sys.stderr)
             same = False
     return 0 if same else 1
 
