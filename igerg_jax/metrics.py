@@ -219,7 +219,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a report shows a metric.
+    """A metric: how a report shows it and, of generated text, how it is computed.
 
     Attributes:
       name: the key in summary.json.
@@ -227,6 +227,8 @@ class Metric:
       better: 1 = higher is better, -1 = lower is better, 0 = neither.
       format: of a value, for `str.format`.
       explanation: one sentence for a reader who does not know the metric.
+      function: of generated texts: (texts) -> float or, with `takes_references`, (texts,
+        references) -> float. None = of something else.
       baseline: (name of the value to compare with, what that is). By default the references' own
         value, `reference_{name}`, where there is one.
       headline: its title as one of the report's large figures; "" = it is not one.
@@ -237,114 +239,72 @@ class Metric:
     better: int
     format: str
     explanation: str
+    function: Callable[..., float] | None = None
+    takes_references: bool = False
     baseline: tuple[str, str] = ("", "")
     headline: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextMetric(Metric):
-    """A metric of generated texts.
-
-    Attributes:
-      function: (texts, references) -> float; without `takes_references`, (texts) -> float.
-    """
-
-    function: Callable[..., float]
-    takes_references: bool = True
-
-
-def _bleu_row(order: int, explanation: str) -> TextMetric:
-    function = functools.partial(bleu, order=order)
-    return TextMetric(f"bleu_{order}", f"BLEU-{order}", 1, "{:.2f}", explanation, function=function)
-
-
-def _rouge_row(suffix: str, kind: str, explanation: str) -> TextMetric:
-    function = functools.partial(rouge, kind=kind)
-    name, title = f"rouge_{suffix.lower()}", f"ROUGE-{suffix}"
-    return TextMetric(name, title, 1, "{:.2f}", explanation, function=function)
-
-
-def _texts_alone(
-    name: str, title: str, better: int, form: str, explanation: str, function: Callable[..., float]
-) -> TextMetric:
-    return TextMetric(
-        name, title, better, form, explanation, function=function, takes_references=False
-    )
-
-
+_BLEU = [functools.partial(bleu, order=n) for n in range(5)]
+_ROUGE = {kind: functools.partial(rouge, kind=kind) for kind in ("rouge1", "rouge2", "rougeL")}
+_DISTINCT = [functools.partial(distinct, n=n) for n in range(5)]
 TEXT_METRICS = (
-    _bleu_row(1, "Words shared with the true response, in percent, less a brevity penalty."),
-    _bleu_row(2, "The same with pairs of words as well."),
-    _bleu_row(3, "… with runs of up to three words."),
-    _bleu_row(4, "… with runs of up to four words."),
-    _rouge_row(
-        "1", "rouge1", "Overlap of words, precision and recall balanced (F1), in percent."
-    ),
-    _rouge_row("2", "rouge2", "The same with pairs of words."),
-    _rouge_row("L", "rougeL", "The same with the longest common sequence."),
-    _texts_alone(
-        "dist_1", "Dist-1", 1, "{:.4f}",
-        "Distinct words over all words generated: low means always the same words.",
-        functools.partial(distinct, n=1),
-    ),
-    _texts_alone(
-        "dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.",
-        functools.partial(distinct, n=2),
-    ),
-    _texts_alone(
-        "dist_3", "Dist-3", 1, "{:.4f}", "… with runs of three words.",
-        functools.partial(distinct, n=3),
-    ),
-    _texts_alone(
-        "dist_4", "Dist-4", 1, "{:.4f}", "… with runs of four words.",
-        functools.partial(distinct, n=4),
-    ),
-    _texts_alone(
-        "entropy_4", "Entropy-4", 1, "{:.2f}",
-        "How evenly runs of four words are used, in nats: low means stock phrases.",
-        functools.partial(ngram_entropy, n=4),
-    ),
-    _texts_alone("mean_words", "Mean length", 0, "{:.1f}", "Words per response.", mean_words),
+    Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
+           "Words shared with the true response, in percent, less a brevity penalty.",
+           _BLEU[1], takes_references=True),
+    Metric("bleu_2", "BLEU-2", 1, "{:.2f}", "The same with pairs of words as well.",
+           _BLEU[2], takes_references=True),
+    Metric("bleu_3", "BLEU-3", 1, "{:.2f}", "… with runs of up to three words.",
+           _BLEU[3], takes_references=True),
+    Metric("bleu_4", "BLEU-4", 1, "{:.2f}", "… with runs of up to four words.",
+           _BLEU[4], takes_references=True),
+    Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
+           "Overlap of words, precision and recall balanced (F1), in percent.",
+           _ROUGE["rouge1"], takes_references=True),
+    Metric("rouge_2", "ROUGE-2", 1, "{:.2f}", "The same with pairs of words.",
+           _ROUGE["rouge2"], takes_references=True),
+    Metric("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common sequence.",
+           _ROUGE["rougeL"], takes_references=True),
+    Metric("dist_1", "Dist-1", 1, "{:.4f}",
+           "Distinct words over all words generated: low means always the same words.",
+           _DISTINCT[1]),
+    Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.", _DISTINCT[2]),
+    Metric("dist_3", "Dist-3", 1, "{:.4f}", "… with runs of three words.", _DISTINCT[3]),
+    Metric("dist_4", "Dist-4", 1, "{:.4f}", "… with runs of four words.", _DISTINCT[4]),
+    Metric("entropy_4", "Entropy-4", 1, "{:.2f}",
+           "How evenly runs of four words are used, in nats: low means stock phrases.",
+           functools.partial(ngram_entropy, n=4)),
+    Metric("mean_words", "Mean length", 0, "{:.1f}", "Words per response.", mean_words),
 )  # fmt: skip
 
 # What a report shows, group by group; a value without a row is listed after them by its name.
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Emotion seen": (
-        Metric(
-            "image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
-            "Share of faces, none of them seen in training, whose emotion is named right.",
-            ("image_emotion_majority_rate", "always the commonest"), "faces named right",
-        ),
-        Metric(
-            "image_emotion_macro_f1", "Face emotion macro-F1", 1, "{:.3f}",
-            "Mean F1 over the emotions: a rare one counts as much as a common one.",
-        ),
-        Metric(
-            "sequence_emotion_accuracy", "Sequence emotion accuracy", 1, "{:.1%}",
-            "The same for the emotion of an image sequence.",
-            ("sequence_emotion_majority_rate", "always the commonest"),
-        ),
-        Metric(
-            "sequence_emotion_macro_f1", "Sequence emotion macro-F1", 1, "{:.3f}",
-            "Mean F1 over the emotions of sequences.",
-        ),
+        Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
+               "Share of faces, none of them seen in training, whose emotion is named right.",
+               baseline=("image_emotion_majority_rate", "always the commonest"),
+               headline="faces named right"),
+        Metric("image_emotion_macro_f1", "Face emotion macro-F1", 1, "{:.3f}",
+               "Mean F1 over the emotions: a rare one counts as much as a common one."),
+        Metric("sequence_emotion_accuracy", "Sequence emotion accuracy", 1, "{:.1%}",
+               "The same for the emotion of an image sequence.",
+               baseline=("sequence_emotion_majority_rate", "always the commonest")),
+        Metric("sequence_emotion_macro_f1", "Sequence emotion macro-F1", 1, "{:.3f}",
+               "Mean F1 over the emotions of sequences."),
     ),
     "Response predicted": (
-        Metric(
-            "response_perplexity", "Response perplexity", -1, "{:.1f}",
-            "Among how many equally likely tokens the model wavers at each place of the true "
-            "response.",
-            ("unigram_perplexity", "word frequencies alone"), "response perplexity",
-        ),
+        Metric("response_perplexity", "Response perplexity", -1, "{:.1f}",
+               "How many equally likely tokens the model hesitates between at each place of the "
+               "true response.",
+               baseline=("unigram_perplexity", "word frequencies alone"),
+               headline="response perplexity"),
     ),
     "Response generated": (
-        Metric(
-            "response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",
-            "Share of generated responses in which a labeller that took no part in training finds "
-            "the emotion of the true response.",
-            ("response_emotion_majority_rate", "always the commonest"),
-            "responses with the emotion meant",
-        ),
+        Metric("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",
+               "Share of generated responses in which a labeller that took no part in training "
+               "finds the emotion of the true response.",
+               baseline=("response_emotion_majority_rate", "always the commonest"),
+               headline="responses with the emotion meant"),
         *TEXT_METRICS,
     ),
 }  # fmt: skip

@@ -200,10 +200,8 @@ def questions(texts: Sequence[str]) -> float:
 
 '''
 ROW = """
-    TextMetric(
-        "questions", "Questions", 0, "{:.0%}", "Share of responses that ask something.",
-        function=questions, takes_references=False,
-    ),
+    Metric("questions", "Questions", 0, "{:.0%}", "Share of responses that ask something.",
+           questions),
 """
 USE = """
 import json, pathlib, sys
