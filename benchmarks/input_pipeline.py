@@ -59,8 +59,8 @@ def main() -> None:
         print(json.dumps(SIDES[options.side](options)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = {"speed": speed, "memory": memory}[options.mode](options, folder)
-    text = json.dumps(found | {"machine": _machine(options)}, indent=2)
+        results = {"speed": speed, "memory": memory}[options.mode](options, folder)
+    text = json.dumps(results | {"machine": _machine(options)}, indent=2)
     print(text)
     if options.out:
         pathlib.Path(options.out).write_text(text + "\n")
@@ -92,7 +92,10 @@ def speed(options: argparse.Namespace, folder: str) -> dict:
             runs[side].append(_run_side(side, options, folder))
             print(f"{side}: {runs[side][-1]['images_per_second']:.0f} images/s", file=sys.stderr)
     medians, costs = (
-        {side: statistics.median(run[what] for run in found) for side, found in runs.items()}
+        {
+            side: statistics.median(run[what] for run in side_runs)
+            for side, side_runs in runs.items()
+        }
         for what in ("images_per_second", "cpu_milliseconds_per_image")
     )
     ours = medians.get("igerg_jax")

@@ -41,9 +41,9 @@ def main(argv: list[str]) -> None:
     data.prepare(config_of(options))
     seconds = time.perf_counter() - started
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as alone:
-        found = alone.submit(read, options).result()
-    print(json.dumps({"prepare_seconds": round(seconds, 1)} | found, indent=2))
+    with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
+        results = executor.submit(read, options).result()
+    print(json.dumps({"prepare_seconds": round(seconds, 1)} | results, indent=2))
 
 
 def config_of(options: argparse.Namespace) -> ConfigDict:

@@ -246,8 +246,8 @@ def main(argv: list[str]) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     same = True
     for preset in ["tiny"] if options.tiny else options.presets.split(","):
-        found = {side: measured(preset, side, argv) for side in SIDES}
-        for side, row in found.items():
+        results = {side: measured(preset, side, argv) for side in SIDES}
+        for side, row in results.items():
             rate = options.batch_size / row["seconds"]
             print(
                 f"{preset:6} {side:8} {rate:9.1f} examples/s  {row['seconds'] * 1e3:8.1f} ms  "

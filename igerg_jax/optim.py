@@ -11,48 +11,66 @@ import optax
 
 from igerg_jax.errors import UserError
 
-# Parameters without weight decay, by the last part of their name: norms' and biases', and the
-# scalars of the contrastive loss. Embedding tables decay, as BART's do.
+# Parameters without weight decay, by the last part of their name: biases, norms, and the scalars of
+# the contrastive loss. Embedding tables decay, as BART's do.
 NO_DECAY = ("bias", "scale", "mean", "variance", "contrastive_bias", "contrastive_log_scale")
 
 MOMENT_DTYPES = ("float32", "bfloat16")
-SCHEDULES = ("cosine", "inverse_sqrt")
+
+
+def check(settings: Mapping, steps: int) -> None:
+    """Raises UserError for an unknown name in `config.optim`, or a warm-up that does not fit.
+
+    Args:
+      steps: of the whole run.
+    """
+    names = {"name": OPTIMIZERS, "first_moment_dtype": MOMENT_DTYPES, "schedule": SCHEDULES}
+    for key, known in names.items():
+        if settings[key] not in known:
+            raise UserError(f"optim.{key} '{settings[key]}' is not one of {', '.join(known)}")
+    warmup = settings["warmup_steps"]
+    if warmup < 1:
+        raise UserError(f"optim.warmup_steps is {warmup}; it must be at least 1")
+    if settings["schedule"] == "cosine" and warmup >= steps:
+        raise UserError(
+            f"optim.warmup_steps ({warmup}) must be below train.steps ({steps}); "
+            "lower the one or raise the other"
+        )
 
 
 def schedule(settings: Mapping, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then cosine or inverse square root.
+    """The learning rate by step: linear warm-up, then one of `SCHEDULES`.
 
     Args:
-      settings: `config.optim`.
+      settings: `config.optim`, as `check` passes it.
       steps: of the whole run; where cosine ends.
-
-    Raises:
-      UserError: the schedule's name is unknown, or the warm-up does not fit.
     """
+    return SCHEDULES[settings["schedule"]](settings, steps)
+
+
+def _cosine(settings: Mapping, steps: int) -> optax.Schedule:
+    return optax.warmup_cosine_decay_schedule(
+        settings["initial_learning_rate"],
+        settings["peak_learning_rate"],
+        settings["warmup_steps"],
+        steps,
+        settings["final_learning_rate"],
+    )
+
+
+def _inverse_sqrt(settings: Mapping, steps: int) -> optax.Schedule:
+    """fairseq's: a linear rise to the peak, then peak * sqrt(warmup / step)."""
     peak, warmup = settings["peak_learning_rate"], settings["warmup_steps"]
-    start = settings["initial_learning_rate"]
-    if warmup < 1:
-        raise UserError(f"optim.warmup_steps is {warmup}; it must be at least 1")
-    if settings["schedule"] == "cosine":
-        if warmup >= steps:
-            raise UserError(
-                f"optim.warmup_steps ({warmup}) must be below train.steps ({steps}); "
-                "lower the one or raise the other"
-            )
-        end = settings["final_learning_rate"]
-        return optax.warmup_cosine_decay_schedule(start, peak, warmup, steps, end)
-    if settings["schedule"] == "inverse_sqrt":
-        # fairseq's: rises linearly to the peak, then peak * sqrt(warmup / step).
-        return optax.join_schedules(
-            [
-                optax.linear_schedule(start, peak, warmup),
-                # Also called before the boundary, with a result that is not used.
-                lambda step: peak * (warmup / jnp.maximum(step + warmup, 1)) ** 0.5,
-            ],
-            [warmup],
-        )
-    names = ", ".join(SCHEDULES)
-    raise UserError(f"optim.schedule '{settings['schedule']}' is not one of {names}")
+
+    def decay(since_warmup):  # optax has no inverse square root
+        # join_schedules calls it before the boundary too, and discards the result.
+        return peak * (warmup / jnp.maximum(since_warmup + warmup, 1)) ** 0.5
+
+    rise = optax.linear_schedule(settings["initial_learning_rate"], peak, warmup)
+    return optax.join_schedules([rise, decay], [warmup])
+
+
+SCHEDULES = {"cosine": _cosine, "inverse_sqrt": _inverse_sqrt}
 
 
 def decay_mask(params: Any) -> Any:
@@ -73,15 +91,10 @@ def optimizer(
     """The chain: clip by global norm, optimizer, decoupled weight decay, learning rate.
 
     Args:
-      settings: `config.optim`.
+      settings: `config.optim`, as `check` passes it.
       steps: of the whole run.
       frozen: top-level parameter names that are not trained; they get no optimizer state.
-
-    Raises:
-      UserError: an unknown name in `settings`.
     """
-    _check_name("name", settings["name"], OPTIMIZERS)
-    _check_name("first_moment_dtype", settings["first_moment_dtype"], MOMENT_DTYPES)
     clip = settings["clip_norm"]
     trained = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
@@ -95,7 +108,7 @@ def optimizer(
 
 
 def _with_moments(make: Callable[..., optax.GradientTransformation], *keys: str):
-    """An optax optimizer with decoupled decay, of the settings `keys`."""
+    """An optax optimizer with decoupled weight decay that takes the settings `keys`."""
 
     def build(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransformation:
         given = {key: settings[key] for key in (*keys, "weight_decay")}
@@ -118,14 +131,9 @@ def _adafactor(settings: Mapping, rate: optax.Schedule) -> optax.GradientTransfo
 
 
 # optim.name -> what follows clipping: adamw (Loshchilov & Hutter 2019), lion (Chen et al. 2023),
-# adafactor (Shazeer & Stern 2018), whose second moment takes a row and a column a matrix.
+# adafactor (Shazeer & Stern 2018), whose second moment is a row and a column per matrix.
 OPTIMIZERS = {
     "adamw": _with_moments(optax.adamw, "b1", "b2", "eps"),
     "lion": _with_moments(optax.lion, "b1", "b2"),
     "adafactor": _adafactor,
 }
-
-
-def _check_name(key: str, name: str, known) -> None:
-    if name not in known:
-        raise UserError(f"optim.{key} '{name}' is not one of {', '.join(known)}")

@@ -167,7 +167,6 @@ def check(prepared: Prepared, config: ConfigDict) -> None:
       UserError: a dataset lacks what an objective that is trained on it needs, or there is no
         split to evaluate.
     """
-    check_names(config)
     splits = prepared.summary["splits"]
     for key in ("train_split", "eval_split", "test_split"):
         name = config.data[key]

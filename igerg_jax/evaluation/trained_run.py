@@ -1,4 +1,7 @@
-"""A trained run, opened by its checkpoint alone: what tools that use a model start from."""
+"""A trained run, opened by its checkpoint: where everything that uses a model starts from.
+
+No optimizer is built, and its state is not read.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,18 @@ class Run(NamedTuple):
     """A checkpoint and what it takes to use it."""
 
     folder: epath.Path  # of the checkpoint
-    config: ConfigDict  # the run's own, but for its mesh and batch size
+    config: ConfigDict  # as it was trained, but for the mesh and the batch sizes
     setup: Setup
     params: Any  # on the setup's mesh
     tokenizer: Any | None  # None: it was trained on synthetic batches
 
 
 def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) -> Run:
-    """Opens the checkpoint under `path`, its parameters whole on every device.
+    """Opens the checkpoint under `path`, its parameters replicated on every device.
 
     Args:
       path: a workdir, its checkpoints folder (of both, the newest step), or one step's folder.
-      batch_size: of what the model is to be used on.
+      batch_size: examples per call, over all devices.
       devices: that examples are spread over; default all.
 
     Raises:
@@ -47,14 +50,14 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
     config.init_from = ""
     config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))
     config.train.update(batch_size=batch_size, accumulate_steps=1)
+    config.evaluate.batch_size = batch_size
     tokenizer, special = None, SENTENCEPIECE_IDS
     vocab_size = config.data.tokenizer.vocab_size
     if stored["tokenizer_digest"] not in ("", datasets.SYNTHETIC):
         tokenizer = tokenizer_of(config, folder)
         special, vocab_size = tokenizer.special, tokenizer.vocab_size
-    mesh = sharding.make_mesh(config.mesh, devices)
-    sharding.check_batch(batch_size, 1, mesh, "batch_size")
     setup = set_up(config, vocab_size, special, devices)
+    sharding.check_batch(batch_size, 1, setup.mesh, "batch_size")
     digest = tokenizer.digest if tokenizer else None
     params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
     return Run(folder, config, setup, params, tokenizer)
@@ -75,15 +78,15 @@ def load_with_data(config: Any, path: epath.PathLike) -> tuple[Setup, Any, Any]:
 
 
 def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[Setup, Any]:
-    """(setup, parameters) of one checkpoint's folder; says on stderr what was taken.
+    """(setup, parameters) of one checkpoint's folder; reports on stderr what was taken.
 
     Raises:
       UserError: it is of another model or tokenizer.
     """
     setup = set_up(config, *vocabulary(config, tokenizer))
-    params, found = checkpoint.load_params(folder, setup, tokenizer_digest=tokenizer.digest)
+    params, loaded = checkpoint.load_params(folder, setup, tokenizer_digest=tokenizer.digest)
     if jax.process_index() == 0:
-        print(found.describe(), file=sys.stderr)
+        print(loaded.describe(), file=sys.stderr)
     return setup, params
 
 
@@ -110,17 +113,17 @@ def tokenizer_of(config: Any, folder: epath.Path) -> Any:
 
 
 def new_folder(out: str) -> pathlib.Path:
-    """The absolute path of a folder to write, which is not made yet.
+    """The absolute path of a folder to write, which is not created yet.
 
     Raises:
-      UserError: something is there already, or no folder can be made there.
+      UserError: something is there already, or no folder can be created there.
     """
     if "://" in out:
-        raise UserError(f"--out={out} is no local folder: write one, and copy it there")
+        raise UserError(f"--out={out} is not a local folder: write to one, then copy it there")
     folder = pathlib.Path(out).expanduser().resolve()
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if above == folder and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out={out} cannot be made: '{above}' is no folder that you may write to")
+        raise UserError(f"--out={out} cannot be created: you may not write to '{above}'")
     return folder

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.batch import mixed_groups
+from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Encoded, ImageSide, TextSide, shift_right, text_side
 from igerg_jax.models.partitioning import by_slice, lookup
 from igerg_jax.objectives import corruption, losses
@@ -274,6 +275,26 @@ def by_group(config: Any) -> dict[str, list[str]]:
     for name in active(config):
         groups.setdefault(group_by.get(name, ""), []).append(name)
     return groups
+
+
+def check(config: Any) -> None:
+    """Raises UserError where the objectives' settings make no loss; the message names the key."""
+    if not active(config):
+        raise UserError("every objective's weight is 0; there is nothing to train")
+    choices = {
+        "emotional_response.estimator": losses.ESTIMATORS,
+        "image_text_contrastive.negatives": NEGATIVES,
+    }
+    for key, known in choices.items():
+        objective, setting = key.split(".")
+        value = config.objectives[objective][setting]
+        if value not in known:
+            raise UserError(f"objectives.{key} '{value}' is not one of {', '.join(known)}")
+    if config.objectives.image_text_contrastive.negatives == "slice" and config.mesh.dcn == -1:
+        raise UserError(
+            "mesh.dcn=-1: objectives.image_text_contrastive.negatives 'slice' makes the loss "
+            "depend on the number of slices; give that number"
+        )
 
 
 def consistency_weight(settings: Mapping, step: jax.Array) -> jax.Array:

@@ -6,97 +6,37 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS
+from igerg_jax.metrics import Metric
 from igerg_jax.report.text import finite, formatted, missing
 
 SPLITS = {"valid": "Validation", "test": "Test"}
 
-# (title, ((name, label, direction, format, explanation), ...)); +1 = higher is better.
-METRICS = (
-    (
-        "Emotion seen",
-        (
-            ("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
-             "Share of faces, none of them seen in training, whose emotion is named right."),
-            ("image_emotion_macro_f1", "Face emotion macro-F1", 1, "{:.3f}",
-             "Mean F1 over the emotions: a rare one counts as much as a common one."),
-            ("sequence_emotion_accuracy", "Sequence emotion accuracy", 1, "{:.1%}",
-             "The same for the emotion of a whole image sequence."),
-            ("sequence_emotion_macro_f1", "Sequence emotion macro-F1", 1, "{:.3f}",
-             "Mean F1 over the emotions of sequences."),
-        ),
-    ),
-    (
-        "Response predicted",
-        (
-            ("response_perplexity", "Response perplexity", -1, "{:.1f}",
-             "Among how many equally likely tokens the model wavers at each place of the true "
-             "response."),
-        ),
-    ),
-    (
-        "Response generated",
-        (
-            ("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",
-             "Share of generated responses in which a labeller that took no part in training "
-             "finds the emotion of the true response."),
-            ("bleu_1", "BLEU-1", 1, "{:.2f}",
-             "Words shared with the true response, in percent, less a penalty for brevity."),
-            ("bleu_2", "BLEU-2", 1, "{:.2f}", "The same with pairs of words as well."),
-            ("bleu_3", "BLEU-3", 1, "{:.2f}", "… with runs of up to three words."),
-            ("bleu_4", "BLEU-4", 1, "{:.2f}", "… with runs of up to four words."),
-            ("rouge_1", "ROUGE-1", 1, "{:.2f}",
-             "Overlap of words, precision and recall balanced (F1), in percent."),
-            ("rouge_2", "ROUGE-2", 1, "{:.2f}", "The same with pairs of words."),
-            ("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common sequence."),
-            ("dist_1", "Dist-1", 1, "{:.4f}",
-             "Different words over all words generated: low means always the same words."),
-            ("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words."),
-            ("dist_3", "Dist-3", 1, "{:.4f}", "… with runs of three words."),
-            ("dist_4", "Dist-4", 1, "{:.4f}", "… with runs of four words."),
-            ("entropy_4", "Entropy-4", 1, "{:.2f}",
-             "How evenly runs of four words are used, in nats: low means stock phrases."),
-            ("mean_words", "Mean length", 0, "{:.1f}", "Words in a generated response."),
-        ),
-    ),
-)  # fmt: skip
-# What a metric is compared with, where it is not the references' own value (`reference_<name>`).
-BASELINES = {
-    "image_emotion_accuracy": ("image_emotion_majority_rate", "always the commonest"),
-    "sequence_emotion_accuracy": ("sequence_emotion_majority_rate", "always the commonest"),
-    "response_emotion_accuracy": ("response_emotion_majority_rate", "always the commonest"),
-    "response_perplexity": ("unigram_perplexity", "word frequencies alone"),
-}
-FORMATS = {m[0]: m[3] for _, metrics in METRICS for m in metrics}
-LABELS = {m[0]: m[1] for _, metrics in METRICS for m in metrics}
+METRICS = {m.name: m for group in metrics.GROUPS.values() for m in group}
 
 
 def headline(summary: Mapping[str, Any]) -> str:
     """Up to three large figures, each with a bar and its baseline's bar under it."""
-    _, found = leading_split(summary)
+    _, values = leading_split(summary)
     cards = []
-    for name, title in (
-        ("image_emotion_accuracy", "faces named right"),
-        ("response_perplexity", "response perplexity"),
-        ("response_emotion_accuracy", "responses with the emotion meant"),
-    ):
-        if not finite(found.get(name)):
+    for metric in METRICS.values():
+        if not metric.headline or not finite(values.get(metric.name)):
             continue
-        form = FORMATS[name]
-        value, (other, what) = found[name], BASELINES[name]
+        form, value, (other, what) = metric.format, values[metric.name], metric.baseline
         bars = [("this model", value, "ours")]
-        if finite(found.get(other)):
-            bars.append((what, found[other], "base"))
+        if finite(values.get(other)):
+            bars.append((what, values[other], "base"))
         scale = max(1.0 if "%" in form else 0.0, *(b[1] for b in bars)) or 1.0
         rows = "".join(
             f'<span class="meter {kind}"><i style="width:{100 * v / scale:.1f}%"></i></span>'
             f"<span>{text} <b>{form.format(v)}</b></span>"
             for text, v, kind in bars
         )
-        hint = "" if "%" in form else " · lower is better"
+        hint = " · lower is better" if metric.better < 0 else ""
         cards.append(
             f'<div class="figure"><strong>{form.format(value)}</strong>'
-            f"<span>{title}{hint}</span>{rows}</div>"
+            f"<span>{metric.headline}{hint}</span>{rows}</div>"
         )
     return f'<div class="figures">{"".join(cards)}</div>' if cards else ""
 
@@ -116,14 +56,14 @@ def metric_table(summary: Mapping[str, Any]) -> str:
     if not splits:
         return missing("This run has not been evaluated yet.")
     _, leading = leading_split(summary)
-    found = {name for s in splits for name in evaluation[s]}
-    used = {other for other, _ in BASELINES.values()} | {f"reference_{n}" for n in FORMATS}
-    rest = sorted(found - FORMATS.keys() - used)
-    groups = [*METRICS, ("Other", tuple((n, n, 0, "{:.4g}", "") for n in rest))]
+    reported = {name for s in splits for name in evaluation[s]}
+    compared = {m.baseline[0] for m in METRICS.values()} | {f"reference_{n}" for n in METRICS}
+    rest = sorted(reported - METRICS.keys() - compared)
+    groups = {**metrics.GROUPS, "Other": [Metric(n, n, 0, "{:.4g}", "") for n in rest]}
     body = ""
-    for title, metrics in groups:
+    for title, members in groups.items():
         rows = "".join(
-            _metric_row(m, splits, evaluation, leading) for m in metrics if m[0] in found
+            _metric_row(m, splits, evaluation, leading) for m in members if m.name in reported
         )
         if rows:
             span = len(splits) + 2
@@ -140,25 +80,26 @@ def metric_table(summary: Mapping[str, Any]) -> str:
 
 
 def _metric_row(
-    metric: tuple, splits: list[str], evaluation: Mapping[str, Any], leading: Mapping[str, Any]
+    metric: Metric, splits: list[str], evaluation: Mapping[str, Any], leading: Mapping[str, Any]
 ) -> str:
-    name, label, direction, form, text = metric
+    name, form = metric.name, metric.format
     cells = "".join(
         f'<td data-label="{SPLITS[s]}">{formatted(evaluation[s], name, form) or "–"}</td>'
         for s in splits
     )
-    other, what = BASELINES.get(name, ("", ""))
+    other, what = metric.baseline
     if not finite(leading.get(other)):
         other, what = f"reference_{name}", "people's responses"
     beside = formatted(leading, other, form)
     if beside:
         beside = f"{beside} <small>{what}</small>"
     kind = "beside" if beside else "beside nothing"
-    arrow = {1: "↑", -1: "↓", 0: ""}[direction]
-    hint = {1: "higher is better", -1: "lower is better", 0: ""}[direction]
+    arrow = {1: "↑", -1: "↓", 0: ""}[metric.better]
+    hint = {1: "higher is better", -1: "lower is better", 0: ""}[metric.better]
     mark = f' <span class="arrow" role="img" aria-label="{hint}" title="{hint}">{arrow}</span>'
+    title = f"{html.escape(metric.title)}{mark if arrow else ''}"
     return (
-        f'<tr><th scope="row">{html.escape(label)}{mark if arrow else ""}<small>{text}</small></th>'
+        f'<tr><th scope="row">{title}<small>{metric.explanation}</small></th>'
         f'{cells}<td data-label="Compared with" class="{kind}">{beside or "–"}</td></tr>'
     )
 

@@ -52,15 +52,15 @@ def _faces(samples: list[dict]) -> Iterable[dict]:
 def _tally(samples: list[dict]) -> str:
     seen = [(f["emotion"], top(f.get("seen"))) for f in _faces(samples) if f.get("emotion")]
     seen = [label == guess[0] for label, guess in seen if guess]
-    said = [s["spoken_emotion"] == s["reference_emotion"] for s in samples if _judged(s)]
+    right = [s["spoken_emotion"] == s["reference_emotion"] for s in samples if _judged(s)]
     parts = [f"{len(samples)} conversations that training never saw."]
     if seen:
         parts.append(
             f"The model names the emotion right for {sum(seen)} of {len(seen)} labelled faces."
         )
-    if said:
+    if right:
         parts.append(
-            f"{sum(said)} of {len(said)} generated responses carry the emotion that was meant, "
+            f"{sum(right)} of {len(right)} generated responses carry the emotion that was meant, "
             "by a labeller that took no part in training."
         )
     parts.append("Under a face: the emotion seen, its probability, and all seven as a bar.")
@@ -76,8 +76,8 @@ def _judged(sample: dict) -> bool:
 
 
 def _card(sample: dict) -> str:
-    meant, said = sample.get("reference_emotion"), sample.get("spoken_emotion")
-    kind = ("right" if meant == said else "wrong") if _judged(sample) else "unjudged"
+    meant, spoken = sample.get("reference_emotion"), sample.get("spoken_emotion")
+    kind = ("right" if meant == spoken else "wrong") if _judged(sample) else "unjudged"
     turns = sample.get("context") or []
     # Speakers alternate, and the one who answers is always on the right.
     bubbles = "".join(
@@ -95,14 +95,14 @@ def _card(sample: dict) -> str:
 def _path(sample: dict) -> str:
     """Saw -> meant -> said: the emotion's way from the response's face into its words."""
     seen = top((sample.get("response_image") or {}).get("seen"))
-    meant, said = sample.get("reference_emotion"), sample.get("spoken_emotion")
-    steps = [("saw", seen[0] if seen else None), ("meant", meant), ("said", said)]
+    meant, spoken = sample.get("reference_emotion"), sample.get("spoken_emotion")
+    steps = [("saw", seen[0] if seen else None), ("meant", meant), ("said", spoken)]
     shown = "".join(
         f"<span class='step'><small>{word}</small>{emotion_chip(name)}</span>"
         for word, name in steps
         if name or word != "saw"
     )
-    verdict = _verdict(said == meant, "said what was meant") if _judged(sample) else ""
+    verdict = _verdict(spoken == meant, "said what was meant") if _judged(sample) else ""
     return f'<span class="path">{shown}</span>{verdict}'
 
 

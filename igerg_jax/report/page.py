@@ -13,7 +13,7 @@ from etils import epath
 
 from igerg_jax.errors import UserError
 from igerg_jax.report import charts
-from igerg_jax.report.evaluation import LABELS, confusions, headline, metric_table
+from igerg_jax.report.evaluation import METRICS, confusions, headline, metric_table
 from igerg_jax.report.gallery import gallery
 from igerg_jax.report.text import duration, finite, formatted, is_number, missing
 
@@ -87,7 +87,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
 
 
 def style() -> str:
-    """The report's style sheet, for other pages that are to look like it."""
+    """The report's style sheet, for pages in the same style."""
     return _TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
 
 
@@ -163,7 +163,7 @@ def _parameters(summary: Mapping[str, Any]) -> str:
     total = counts.pop("total", sum(counts.values()))
     if not total:
         return ""
-    # The parts need not cover the whole: heads and projections belong to none of them.
+    # The parts need not add up to the total: heads and projections belong to none of them.
     rest = total - sum(counts.values())
     parts = [*counts.items(), *([("other", rest)] if rest > 0 else [])]
     bar = "".join(
@@ -222,8 +222,9 @@ def _curves(records: list[dict]) -> str:
     for name in CURVES:
         points = _series(records, f"valid/{name}")
         if len(points) > 1:
-            chart = charts.line_chart(points, f"{LABELS[name]} on validation", from_zero=True)
-            caption = f"<figcaption><b>{LABELS[name]}</b><small>validation, by step</small>"
+            title = METRICS[name].title
+            chart = charts.line_chart(points, f"{title} on validation", from_zero=True)
+            caption = f"<figcaption><b>{title}</b><small>validation, by step</small>"
             panels += f'<figure class="panel">{caption}</figcaption>{chart}</figure>'
     return f'<h3>During training</h3><div class="panels">{panels}</div>' if panels else ""
 

@@ -1,10 +1,10 @@
-"""Checkpoints of a run (Orbax), and parameters out of one for fine-tuning and evaluation.
+"""Checkpoints of a run (Orbax), and loading their parameters to fine-tune or evaluate.
 
     <workdir>/checkpoints/<step>/state/   params, optimizer, counters: a `TrainState`
     <workdir>/checkpoints/<step>/run/     JSON: step, seed, tokenizer digest, config
 
-Arrays are restored straight onto the shardings that are asked for, on any mesh. Paths may be
-anything that epath reads: local folders, gs://.
+Arrays are restored straight into the requested shardings, on any mesh. Paths may be anything that
+epath reads: local folders, gs://.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from igerg_jax.errors import UserError
@@ -34,20 +35,12 @@ class Checkpoints:
     """The checkpoints of one workdir. Nothing is created before the first save.
 
     Kept are the last `config.train.keep_checkpoints`, and the best by `config.evaluate.best_metric`
-    among those that were saved with metrics. Saves run in the background and are atomic: a
-    checkpoint that was cut off is never seen as one.
+    among those that were saved with metrics. Saves run in the background and are atomic: an
+    interrupted save never looks like a checkpoint.
     """
 
     def __init__(self, folder: epath.PathLike, config: Any, tokenizer_digest: str):
-        """Takes a workdir, a run's config, and its tokenizer's digest.
-
-        Raises:
-          UserError: `keep_checkpoints` or `best_mode` has no meaning.
-        """
-        if config.evaluate.best_mode not in ("min", "max"):
-            raise UserError(f"evaluate.best_mode is '{config.evaluate.best_mode}', not min or max")
-        if config.train.keep_checkpoints < 1:
-            raise UserError("train.keep_checkpoints must be at least 1")
+        """Takes a workdir, a run's config, and its tokenizer's digest."""
         self._folder = absolute(folder) / workdirs.CHECKPOINTS
         self._config = config
         self._tokenizer_digest = tokenizer_digest
@@ -62,7 +55,7 @@ class Checkpoints:
     def save(
         self, state: Any, metrics: dict[str, float] | None = None, force: bool = False
     ) -> bool:
-        """Starts to save `state` under its step, after the save before it has ended.
+        """Starts to save `state` under its step, once the previous save has finished.
 
         Args:
           metrics: of an evaluation of this very state; without `best_metric` among them the
@@ -76,7 +69,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return False
         best = self._config.evaluate.best_metric
-        # Not a number would stay the best for ever.
+        # A NaN would stay the best for ever.
         competes = metrics is not None and math.isfinite(metrics.get(best, math.nan))
         return self._manager.save(
             step,
@@ -109,7 +102,7 @@ class Checkpoints:
         return self._manager.best_step()
 
     def wait(self) -> None:
-        """Returns once what was saved is on disk; raises what a background save raised."""
+        """Waits until all saves are on disk; raises what a background save raised."""
         if self._opened is not None:
             self._opened.wait_until_finished()
 
@@ -154,14 +147,23 @@ class Checkpoints:
         return run_record(self._config, step, self._tokenizer_digest)
 
 
+def check_retention(config: Any) -> None:
+    """Raises UserError where the config does not say which checkpoints to keep."""
+    if config.evaluate.best_mode not in ("min", "max"):
+        raise UserError(f"evaluate.best_mode is '{config.evaluate.best_mode}', not min or max")
+    keep = config.train.keep_checkpoints
+    if keep < 1:
+        raise UserError(f"train.keep_checkpoints={keep} must be at least 1")
+
+
 class Loaded(NamedTuple):
-    """What `load_params` found; names with slashes inside."""
+    """What `load_params` took from a checkpoint; parameter names have slashes."""
 
     path: epath.Path  # of the checkpoint
     averaged: bool  # the moving average was taken, not the last parameters
     taken: tuple[str, ...]
-    left: tuple[str, ...]  # in the checkpoint, but not in the model or of another shape there
-    new: tuple[str, ...]  # in the model alone: as they were initialised
+    left: tuple[str, ...]  # in the checkpoint, but absent from the model or of another shape there
+    new: tuple[str, ...]  # in the model alone: as initialised
 
     def describe(self) -> str:
         """A sentence or two for the person who starts the run."""
@@ -184,14 +186,14 @@ def load_params(
 
     Args:
       path: a workdir, its checkpoints folder (of both, the newest step), or one step's folder.
-      initial: the model's parameters as initialised. Given, they fill in for what the checkpoint
-        lacks or has in another shape (fine-tuning). None: it must have all of them, and
+      initial: the model's parameters as initialised; they fill in for what the checkpoint lacks or
+        has in another shape (fine-tuning). None: the checkpoint must have all of them, and
         `model.*` must be what it was trained with (evaluation, generation).
       tokenizer_digest: of the run's tokenizer; None = not compared.
 
     Returns:
-      (parameters like `setup.abstract_params`, what was taken and what was not). The
-      moving average is taken where the checkpoint has one.
+      (parameters like `setup.abstract_params`, what was taken and what was not). They are the
+      moving average where the checkpoint has one.
 
     Raises:
       UserError: no checkpoint there, another tokenizer, nothing or not enough that matches.
@@ -204,12 +206,14 @@ def load_params(
     averaged = any(name.startswith("ema_params/") for name in stored)
     part = "ema_params" if averaged else "params"
     stored = {name[len(part) + 1 :]: s for name, s in stored.items() if name.startswith(f"{part}/")}
-    wanted = setup.abstract_params
-    named = shapes(wanted)
+    wanted = flatten_dict(setup.abstract_params, sep="/")
+    wanted_shapes = shapes(setup.abstract_params)
     if initial is None:
         _check_same_model(run, setup.config, folder)
-        _check_same({name: s for name, s in stored.items() if name in named}, named, folder)
-    taken = tuple(name for name in named if stored.get(name) == named[name])
+        _check_same(
+            {name: s for name, s in stored.items() if name in wanted}, wanted_shapes, folder
+        )
+    taken = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
     if not taken:
         raise UserError(
             f"no parameter of '{folder}' has a name and shape of this model; "
@@ -217,11 +221,13 @@ def load_params(
         )
     if initial is not None:
         _check_same_function(run, setup.config, taken, folder)
-    chosen = _subset(wanted, set(taken))
-    loaded = _restore(folder, {part: chosen})[part]
-    params = _overlay(initial, loaded)
+    chosen = unflatten_dict({name: wanted[name] for name in taken}, sep="/")
+    params = _restore(folder, {part: chosen})[part]
+    if initial is not None:
+        both = flatten_dict(initial, sep="/") | flatten_dict(params, sep="/")
+        params = unflatten_dict(both, sep="/")
     left = tuple(name for name in stored if name not in taken)
-    new = tuple(name for name in named if name not in taken)
+    new = tuple(name for name in wanted if name not in taken)
     return params, Loaded(folder, averaged, taken, left, new)
 
 
@@ -245,7 +251,7 @@ def find(path: epath.PathLike) -> epath.Path:
 
 
 def run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
-    """What a checkpoint keeps beside the arrays: `read_run`."""
+    """What a checkpoint holds besides the arrays; `read_run` reads it."""
     return {
         "step": step,
         "seed": config.seed,
@@ -263,8 +269,8 @@ def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> Non
         )
 
 
-# What changes what parameters compute, and neither their names nor their shapes.
-_UNSEEN_KEYS = {
+# Keys that change what the parameters compute, but not their names or shapes.
+_FUNCTION_KEYS = {
     "model.vision.gelu": "vision_tower/vit/",
     "model.vision.norm_epsilon": "vision_tower/vit/",
     "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
@@ -275,14 +281,14 @@ def _check_same_function(run: dict, config: Any, taken: tuple[str, ...], path: e
     stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
     different = [
         f"{key} (there {stored[key]}, here {here[key]})"
-        for key, prefix in _UNSEEN_KEYS.items()
+        for key, prefix in _FUNCTION_KEYS.items()
         if stored.get(key, here[key]) != here[key]
         and any(name.startswith(prefix) for name in taken)
     ]
     if different:
         raise UserError(
             f"checkpoint '{path}' has weights for another function: {', '.join(different)}. "
-            "Set it as there"
+            "Set these keys as it has them"
         )
 
 
@@ -322,9 +328,8 @@ def _of(step: int | None) -> str:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """A path as Orbax takes it."""
+    """The absolute path that Orbax needs."""
     path = workdirs.parse(os.fspath(path))
-    # Orbax takes no relative paths; a bucket's are absolute.
     return path if workdirs.is_bucket(path) else path.resolve()
 
 
@@ -335,10 +340,10 @@ def read_run(path: epath.Path) -> dict[str, Any]:
 
 
 def _arrays() -> ocp.PyTreeCheckpointHandler:
-    """What reads and writes a state.
+    """The handler that reads and writes a state.
 
-    Orbax has the replicas of an array each write a slice, which it compiles for every shape:
-    seconds for a small model's hundreds of arrays. It pays for large slices only.
+    Orbax lets the replicas of an array each write a slice, and compiles the slicing for every
+    shape: seconds for the hundreds of arrays of a small model. Only large slices are worth it.
     """
     handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
     registry = ocp.type_handlers.create_type_handler_registry(
@@ -369,32 +374,7 @@ def _restore(path: epath.Path, wanted: Any) -> Any:
 def shapes(tree: Any) -> Shapes:
     """{name: shape} of a tree's leaves."""
     return {
-        _name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        # Orbax stores attributes, keys and indices all as strings.
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _name(path: tuple) -> str:
-    # Orbax stores attributes, keys and indices all as strings.
-    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def _subset(tree: dict, names: set[str], prefix: str = "") -> dict:
-    """The branches of nested dicts that lead to leaves in `names`."""
-    kept = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            branch = _subset(value, names, f"{prefix}{key}/")
-            kept |= {key: branch} if branch else {}
-        elif prefix + key in names:
-            kept[key] = value
-    return kept
-
-
-def _overlay(under: dict | None, over: dict) -> dict:
-    """`under`, with the leaves of `over` in place of its own."""
-    if under is None:
-        return over
-    merged = dict(under)
-    for key, value in over.items():
-        merged[key] = _overlay(under[key], value) if isinstance(value, dict) else value
-    return merged

@@ -1,7 +1,7 @@
-"""Command lines that name a config: what main.py and the tools parse and refuse alike.
+"""Command lines with a config, as main.py and the tools parse them.
 
---config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. What a
-person gets wrong is one message on stderr and exit code 2. Imports nothing heavy.
+--config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. A mistake
+is one message on stderr and exit code 2. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from igerg_jax.errors import OutOfMemory, RunError, UserError
+from igerg_jax.run.workdirs import flatten
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 MODULE_LINE = re.compile(r"^\S+:\n", re.MULTILINE)  # absl says which file defines a flag
@@ -31,13 +31,13 @@ def main(
     run: Callable[[list[str]], None],
     failed: Callable[[int], None] = lambda code: None,
 ) -> int:
-    """A program: prints its help, or calls `run`, and returns the exit code.
+    """The main function of a program: prints its help or calls `run`; returns the exit code.
 
     Args:
       argv: the command line, the program's name first.
-      doc: what --help says before it lists the flags.
-      define_flags: makes the flags of a command line (`new_flags` and more).
-      run: does what a command line asks for. UserError, OutOfMemory and RunError become one
+      doc: what --help prints before the flags.
+      define_flags: defines the flags of a command line (`new_flags` and more).
+      run: does what a command line asks for. Its UserError, OutOfMemory and RunError become one
         message; others are raised.
       failed: called with the exit code before a failure is returned or raised.
     """
@@ -63,20 +63,20 @@ def main(
 
 
 def quieten() -> None:
-    """Keeps libraries from filling stderr; call it before TensorFlow or JAX is imported.
+    """Silences what libraries log on stderr; to be called before TensorFlow or JAX is imported.
 
-    Has gs:// paths read by gcsfs, too, whether TensorFlow is there or not: one way, tested, and
-    without the seconds that importing TensorFlow takes.
+    Also makes epath read gs:// with gcsfs, whether TensorFlow is installed or not: that way is
+    tested, and saves the seconds that importing TensorFlow takes.
     """
     os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only decodes images; says so at length
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only decodes images here
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.set_verbosity(logging.ERROR)
 
 
 def new_flags(argv: list[str]) -> flags.FlagValues:
-    """The flag --config. Not among absl's global ones: two calls must not mix."""
+    """The flag --config, separate from absl's global flags: calls must not affect each other."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "Config file, and a preset.", flag_values=values, sys_argv=argv
@@ -127,9 +127,9 @@ def _parsed(values: flags.FlagValues, argv: list[str]) -> flags.FlagValues:
 
 
 def check_config(argv: list[str]) -> None:
-    """Refuses a config file, a preset or a key that is not there, in words that help."""
+    """Refuses an unknown config file, preset or key; the message names what is like it."""
     config = load_config(config_argument(argv))
-    keys = list(leaves(config))
+    keys = list(flatten(config))
     for argument in argv[1:]:
         match = OVERRIDE.match(argument)
         if match and match[1] not in keys:
@@ -168,15 +168,6 @@ def load_config(argument: str) -> ConfigDict:
         raise UserError(f"{file}: {error}") from error
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value} of a config, groups left out."""
-    flat = {}
-    for key, value in config.items():
-        inside = isinstance(value, ConfigDict)
-        flat |= leaves(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
-    return flat
-
-
 def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
     """The names most like `name`, as a whole or by their last part."""
 
@@ -191,10 +182,10 @@ def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
 
 
 def explain_value(message: str, argv: list[str]) -> str:
-    """absl's complaint about a value, with what the config key takes."""
+    """absl's message about a value, with the type that the config key takes."""
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
     if not match:
         return f"{message} (see --help)"
-    default = leaves(load_config(config_argument(argv)))[match[1]]
+    default = flatten(load_config(config_argument(argv)))[match[1]]
     kind = type(default).__name__
     return f"--config.{match[1]} takes {kind} values such as {default!r}, not '{match[2]}'"

@@ -1,12 +1,14 @@
-"""What a run tells while it runs: metrics.jsonl, TensorBoard events, and the terminal."""
+"""How a run reports its progress: metrics.jsonl, TensorBoard events, and the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import tqdm
@@ -19,18 +21,22 @@ _BUCKET_SECONDS = 30
 
 
 class Writer(Protocol):
-    """Where scalars go."""
+    """What `clu.metric_writers.MetricWriter` has for scalars.
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
+    Not that class itself: importing clu.metric_writers imports TensorFlow, 13 s on two cores, and
+    training also runs where TensorFlow is not installed.
+    """
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
 
 class JsonlWriter:
-    """One JSON object a line. Lines past `resumed_step` belong to a lost future: they are cut.
+    """One JSON object per line. Lines past `resumed_step`, which will be trained again, are cut.
 
-    A line is in the file when `write` returns. A bucket's objects cannot be appended to: there the
-    whole file is written anew, at most every `_BUCKET_SECONDS`, and when it is closed.
+    A line is in the file when `write_scalars` returns. Objects in a bucket cannot be appended to:
+    there the file is rewritten, at most every `_BUCKET_SECONDS`, and when it is closed.
     """
 
     def __init__(self, path: epath.Path, resumed_step: int):
@@ -43,8 +49,8 @@ class JsonlWriter:
         self._file = None if is_bucket(path) else path.open("a")
         self._written = time.monotonic()
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends a line; a value that JSON has no word for (NaN, infinity) becomes null."""
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends a line; NaN and infinity, which JSON does not have, become null."""
         values = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         line = json.dumps({"step": step, **values}) + "\n"
         if self._file is not None:
@@ -56,7 +62,7 @@ class JsonlWriter:
             self._put()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
         else:
@@ -67,35 +73,20 @@ class JsonlWriter:
         self._written = time.monotonic()
 
 
-class TensorBoardWriter:
-    """clu's summary writer; it needs TensorFlow, so it is made only where that is installed."""
-
-    def __init__(self, folder: epath.Path):
-        from clu import metric_writers
-
-        self._writer = metric_writers.SummaryWriter(str(folder))
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes one event a scalar."""
-        self._writer.write_scalars(step, dict(scalars))
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
-        self._writer.close()
-
-
 def make_writers(workdir: epath.Path, resumed_step: int) -> list[Writer]:
-    """metrics.jsonl always, TensorBoard where TensorFlow is."""
+    """metrics.jsonl always; TensorBoard events where TensorFlow is installed."""
     writers: list[Writer] = [JsonlWriter(workdir / "metrics.jsonl", resumed_step)]
     try:
-        writers.append(TensorBoardWriter(workdir / "tensorboard"))
+        from clu import metric_writers
+
+        writers.append(metric_writers.SummaryWriter(os.fspath(workdir / "tensorboard")))
     except ImportError as error:
         say(f"no TensorBoard events ({error.name or error} is not installed)")
     return writers
 
 
 def read_jsonl(path: epath.Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; [] where there is none. A torn last line is left out."""
+    """The objects of a file of JSON lines, a half-written last one left out; [] without a file."""
     if not path.exists():
         return []
     rows = []
@@ -121,12 +112,12 @@ class Progress:
             )
 
     def advance(self, step: int) -> None:
-        """Moves the bar."""
+        """Moves the bar to `step`."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def show(self, step: int, scalars: Mapping[str, float], seconds_left: float) -> None:
-        """Shows the losses of an interval that ended with `step`."""
+        """Shows the mean losses of the interval that ended with `step`."""
         losses = "  ".join(
             f"{name.removeprefix('loss/')} {value:.3g}"
             for name, value in scalars.items()
@@ -140,47 +131,61 @@ class Progress:
             say(f"step {step}/{self._steps}  {losses}  {speed}  {left}")
 
     def close(self) -> None:
-        """Leaves the bar where it is."""
+        """Ends the bar where it is."""
         if self._bar is not None:
             self._bar.close()
 
 
 class Clock:
-    """Seconds spent training, pauses left out, and how much of them waited for input."""
+    """Seconds spent training, pauses excluded, and how many of them waiting for input."""
 
     def __init__(self):
-        self.training_seconds = 0.0
         self.input_seconds = 0.0
-        self._since = time.perf_counter()
+        self._training_seconds = 0.0
+        self._since: float | None = None  # while it runs, when it was last started
 
-    def pause(self) -> None:
-        """Stops counting: evaluation, a checkpoint, the end."""
-        self.training_seconds += time.perf_counter() - self._since
-
-    def resume(self) -> None:
-        """Counts from now on."""
-        self._since = time.perf_counter()
-
-    def lap(self) -> float:
+    @property
+    def training_seconds(self) -> float:
         """Training seconds until now."""
-        self.pause()
-        self.resume()
-        return self.training_seconds
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._training_seconds + running
+
+    def start(self) -> None:
+        """Starts counting."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Stops counting."""
+        self._training_seconds, self._since = self.training_seconds, None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count what happens inside: evaluation, a checkpoint, a profile."""
+        self.stop()
+        yield
+        self.start()
+
+    @contextlib.contextmanager
+    def waiting_for_input(self) -> Iterator[None]:
+        """Counts what happens inside as waiting for input."""
+        started = time.perf_counter()
+        yield
+        self.input_seconds += time.perf_counter() - started
 
 
-class Speed:
-    """What steps that were waited for say of the devices' use."""
+class Throughput:
+    """Rates of steps that have finished on the devices."""
 
     def __init__(self, batch_size: int, model_flops: float, devices: Sequence[Any]):
-        """Takes a step's examples and its `flops.model_flops`, both over all `devices`."""
+        """Takes a step's examples and its `model_flops.model_flops`, both over all `devices`."""
         self._batch_size, self._flops, self._devices = batch_size, model_flops, len(devices)
         self._peak = chips.peak_flops(devices[0])
 
-    def of(self, steps: int, seconds: float) -> dict[str, float]:
-        """The rates of so many steps in so many seconds.
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        """The rates of `steps` steps that took `seconds`.
 
-        "mfu" is the share of the devices' bfloat16 peak that model FLOPs make up, whatever the
-        compute dtype; it is left out where the peak is not known.
+        "mfu" is model FLOPs as a share of the devices' bfloat16 peak, whatever the compute dtype;
+        it is left out where the peak is not known.
         """
         examples = steps * self._batch_size / seconds
         flops = steps * self._flops / seconds / self._devices
@@ -201,6 +206,6 @@ def duration(seconds: float) -> str:
 
 
 def say(message: str) -> None:
-    """A plain line for the person who watches; it does not tear a progress bar."""
+    """Prints a line to stderr without breaking a progress bar."""
     tqdm.tqdm.write(message, file=sys.stderr)
     sys.stderr.flush()

@@ -1,4 +1,7 @@
-"""A run's folder: whose it is, and whether a run may write there. Imports nothing heavy."""
+"""A run's folder: which config it belongs to, and whether a run may write there.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from etils import epath
 
 from igerg_jax.errors import UserError
 
-TOKENIZER_FILE = "tokenizer.model"  # in a workdir: what its text was tokenised with
+TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
 CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps in a workdir
 
-# What may differ between the runs of one workdir: how long, how often, where and on what machine,
-# not what a step computes. (Another train.steps stretches a cosine schedule.) A name that ends
-# with a dot stands for all keys under it. (For mesh.dcn see `_other_slices`.)
+# Keys that may differ between the runs of one workdir: how long, how often, where and on which
+# machine, but not what a step computes. (Another train.steps stretches a cosine schedule.) A name
+# that ends with a dot stands for all keys under it. (For mesh.dcn see `_other_slices`.)
 FREE_KEYS = (
     "train.steps",
     "train.log_every_steps",
@@ -46,8 +49,8 @@ FREE_KEYS = (
     "model.text.attention",
 )
 
-# Of `model`, what may differ between training a checkpoint and using it: the function that it
-# computes stays the same but for rounding.
+# Keys of `model` that may differ between training a checkpoint and using it: up to rounding, the
+# function that it computes stays the same.
 FREE_MODEL_KEYS = (
     "model.compute_dtype",
     "model.vocab_chunk_tokens",
@@ -60,7 +63,7 @@ FREE_MODEL_KEYS = (
     "model.text.dropout_rate",
 )
 
-USED_GROUPS = ("model.", "data.")  # what evaluation and generation read of a run's config
+USED_GROUPS = ("model.", "data.")  # the keys that matter to evaluation and generation
 
 _SHOWN = 6  # names that a message lists before it only counts
 
@@ -74,7 +77,7 @@ def parse(text: str) -> epath.Path:
     """A path as typed: "~" is the home folder, gs:// a bucket of Google Cloud Storage.
 
     Raises:
-      UserError: a kind of storage that is not known, or whose package is not installed.
+      UserError: unknown storage, or its package is not installed.
     """
     scheme, colon, _ = text.partition("://")
     if not colon:
@@ -87,16 +90,17 @@ def parse(text: str) -> epath.Path:
 
 
 def is_bucket(path: epath.Path) -> bool:
-    """Whether `path` is an object store's: files there are written whole, never appended to."""
+    """Whether `path` is in an object store, where files cannot be appended to."""
     return "://" in os.fspath(path)
 
 
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
-    """Refuses, before anything is made, a workdir that this run cannot use.
+    """Refuses a workdir that this run cannot use; creates nothing.
 
     Args:
-      training: every key must be that run's but for `FREE_KEYS`. Else only `model.*` and `data.*`
-        must be: what it was trained with does not matter to who evaluates or generates.
+      training: all keys but `FREE_KEYS` must be those of the workdir's run. Otherwise only those
+        under `model` and `data` must be: evaluation and generation do not depend on how a model
+        was trained.
 
     Raises:
       UserError: it cannot be written to, or its run had another config: the message names the
@@ -134,32 +138,34 @@ def write_whole(path: epath.Path, text: str) -> None:
 
 
 def contains(workdir: epath.Path, file: Any) -> bool:
-    """Whether `file`, a path or what else an OSError names, lies in the run's folder."""
+    """Whether `file`, an OSError's `filename` (which may not be a path), lies in `workdir`."""
     if not isinstance(file, str | os.PathLike):
         return False
     return epath.Path(file).resolve().is_relative_to(epath.Path(workdir).resolve())
 
 
 def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """What of `model.*` differs between two configs (of `as_json`) and changes what it computes."""
+    """The keys under `model` in which two configs (of `as_json`) describe different functions."""
     return _differences(
         flatten({"model": stored["model"]}), flatten({"model": given["model"]}), FREE_MODEL_KEYS
     )
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A config as JSON keeps it (tuples become lists), so that two can be compared."""
+    """A config as JSON stores it (tuples become lists), so that two can be compared."""
     return json.loads(config.to_json_best_effort())
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to {dotted key: value}."""
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of nested dicts or of a ConfigDict; empty groups are left out.
+
+    flax.traverse_util has this for dicts, but importing it imports JAX: seconds for every message
+    about a wrong flag.
+    """
     flat = {}
     for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        is_group = hasattr(value, "items")
+        flat |= flatten(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
     return flat
 
 
@@ -171,12 +177,12 @@ def listed(names: Sequence[str]) -> str:
 
 def _check_writable(workdir: epath.Path) -> None:
     if is_bucket(workdir):
-        return  # a bucket says so itself when it is first written to
+        return  # the first write to a bucket fails if it may not be written to
     folder = workdir
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        raise UserError(f"cannot make workdir '{workdir}': '{folder}' is a file")
+        raise UserError(f"cannot create workdir '{workdir}': '{folder}' is a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to workdir '{workdir}': no permission in '{folder}'")
 

@@ -7,11 +7,11 @@ quoted pattern such as 'frames/*/*.jpg'. Give a dataset's own folder (OpenViDial
 train_images/), and training reads the labels with --config.data.labels.path=DIR; below
 --config.data.labels.min_confidence a turn stays without a label. Each image is seen alone.
 
-Killed, the same command goes on where it was: parts that are written are not made again.
-Exit codes: 0; 2 = something to mend in the command or its files, told in one message.
+If it is killed, the same command resumes: parts that are written are kept.
+Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 
     DIR/labels-*.npz     image str[n], probability float32[n, 7] in the order of
-                         igerg_jax.batch.EMOTIONS; broken str[m], files that are no image
+                         igerg_jax.batch.EMOTIONS; broken str[m], files that are not images
     DIR/summary.json     counts, also by the likeliest emotion
 """
 
@@ -40,16 +40,16 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
     """Writes what the module's docstring lists.
 
     Args:
-      batch_size: images a compiled call, over all devices; the last ones are filled up, so that
-        one program is compiled.
-      part_images: images a file.
+      batch_size: images per call, over all devices; the last batch is padded, so that only one
+        program is compiled.
+      part_images: images per file.
 
     Returns:
       summary.json's content.
 
     Raises:
-      UserError: no checkpoint or images, one that reads vectors instead, or an `out` that holds
-        labels of others.
+      UserError: no checkpoint or no images, a model that takes feature vectors instead, or an
+        `out` with labels of another checkpoint or of other images.
     """
     from igerg_jax.data import image_files, parts
     from igerg_jax.data.progress import progress
@@ -61,34 +61,37 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
     claim(folder, plan_of(run, files, part_images))
     borders = parts.borders(len(files.names), part_images)
     paths = [folder / f"labels-{number:05d}.npz" for number in range(len(borders))]
-    todo = [(path, files.names[slice(*b)]) for path, b in zip(paths, borders, strict=True)]
-    todo = [(path, names) for path, names in todo if not path.exists()]
-    seen = look(run, files.folder, [name for _, names in todo for name in names])
-    for path, names in progress(todo, "labelling", "part"):
-        rows = [next(seen) for _ in names]
+    missing = [
+        (path, files.names[slice(*border)])
+        for path, border in zip(paths, borders, strict=True)
+        if not path.exists()
+    ]
+    labels = predict(run, files.folder, [name for _, names in missing for name in names])
+    for path, names in progress(missing, "labelling", "part"):
+        rows = [next(labels) for _ in names]
         good = [(name, p_C) for name, p_C in rows if p_C is not None]
         broken = [name for name, p_C in rows if p_C is None]
         parts.save_npz(path, as_arrays(good, broken))
-    found = summary(paths)
-    (folder / SUMMARY).write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    counts = summary(paths)
+    (folder / SUMMARY).write_text(json.dumps(counts, indent=1) + "\n")
+    return counts
 
 
 def open_for_images(checkpoint: str, batch_size: int) -> Any:
-    """The run of a checkpoint. Raises UserError where it does not read images."""
+    """The run of a checkpoint. Raises UserError where its model does not take images."""
     from igerg_jax.evaluation import trained_run
 
     run = trained_run.open_run(checkpoint, batch_size)
     if run.config.data.feature_dim:
         raise UserError(
             f"'{checkpoint}' reads precomputed features (data.feature_dim="
-            f"{run.config.data.feature_dim}), so it cannot look at image files"
+            f"{run.config.data.feature_dim}), so it cannot label image files"
         )
     return run
 
 
 def plan_of(run: Any, files: Any, part_images: int) -> dict[str, Any]:
-    """What the parts of one folder have in common."""
+    """What all parts in one folder must share."""
     names = "\n".join(files.names).encode(errors="surrogateescape")
     return {
         "checkpoint": str(run.folder),
@@ -100,7 +103,7 @@ def plan_of(run: Any, files: Any, part_images: int) -> dict[str, Any]:
 
 
 def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
-    """Makes `folder`, or goes on in it. Raises UserError where its labels are of another plan."""
+    """Creates `folder`, or resumes in it. Raises UserError if its labels follow another plan."""
     path = folder / PLAN
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,16 +119,16 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
     ]
     if different:
         raise UserError(
-            f"'{folder}' holds labels of others: {', '.join(different)}. Give another --out"
+            f"'{folder}' holds other labels: {', '.join(different)}. Give another --out"
         )
 
 
-def look(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
-    """Yields every name with its probabilities, one batch on the device while one is read."""
+def predict(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
+    """Yields every name with its probabilities; the device runs one batch while another is read."""
     import jax
 
     from igerg_jax.data import pipeline
-    from igerg_jax.evaluation.evaluators import image_probabilities
+    from igerg_jax.evaluation.predictions import image_probabilities
     from igerg_jax.parallel import sharding
 
     config, model = run.config, run.setup.model
@@ -135,13 +138,12 @@ def look(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
         return image_probabilities(model, params, batch)[0][:, 0]
 
     jitted = jax.jit(probabilities, out_shardings=sharding.replicated(run.setup.mesh))
-    size = config.train.batch_size
-    config.evaluate.batch_size = size
-    waiting: list[tuple[int, np.ndarray, Any]] = []
+    size = config.evaluate.batch_size
+    launched: list[tuple[int, np.ndarray, Any]] = []
 
-    def finished(least: int) -> Labels:
-        while len(waiting) > least:
-            number, real_B, p_BxC = waiting.pop(0)
+    def finished(keep: int) -> Labels:
+        while len(launched) > keep:
+            number, real_B, p_BxC = launched.pop(0)
             chosen = names[number * size :][:size]
             for name, real, p_C in zip(chosen, real_B, np.asarray(p_BxC), strict=False):
                 yield name, p_C if real else None
@@ -149,10 +151,10 @@ def look(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
     paths = [folder / name for name in names]
     batches = pipeline.file_batches(paths, model.special, config)
     for number, batch in enumerate(batches):
-        read = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
+        images = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
         with mesh_context(run.setup):
-            p_BxC = jitted(run.params, sharding.to_devices(read, placed))
-        waiting.append((number, batch["image_mask"][:, 0], p_BxC))
+            p_BxC = jitted(run.params, sharding.to_devices(images, placed))
+        launched.append((number, batch["image_mask"][:, 0], p_BxC))
         yield from finished(1)
     yield from finished(0)
 
@@ -160,7 +162,7 @@ def look(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
 def as_arrays(
     labelled: Sequence[tuple[str, np.ndarray]], broken: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """A part's arrays: those that `igerg_jax.data.builders.pseudo_labels` reads, and `broken`."""
+    """The arrays of one part: what `igerg_jax.data.builders.pseudo_labels` reads, and `broken`."""
     return {
         "image": np.array([name for name, _ in labelled], np.str_),
         "probability": np.array([p_C for _, p_C in labelled], np.float32).reshape(-1, NUM_EMOTIONS),
@@ -169,7 +171,7 @@ def as_arrays(
 
 
 def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """Counts over all parts, those of earlier calls too."""
+    """Counts over all parts, including those of earlier calls."""
     broken: list[str] = []
     counts_C, sure_C = np.zeros(NUM_EMOTIONS, np.int64), np.zeros(NUM_EMOTIONS)
     for path in paths:
@@ -200,10 +202,10 @@ def run(argv: list[str]) -> None:
     for name in ("checkpoint", "images", "out"):
         if not values[name].value:
             raise UserError(f"--{name} is missing (see --help)")
-    found = label(
+    counts = label(
         values.checkpoint, values.images, values.out, values.batch_size, values.part_images
     )
-    print(json.dumps(found, indent=1))
+    print(json.dumps(counts, indent=1))
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
@@ -214,8 +216,8 @@ def _flags(argv: list[str]) -> flags.FlagValues:
         ("out", "Folder of the labels."),
     ):
         flags.DEFINE_string(name, "", help_text, flag_values=values)
-    flags.DEFINE_integer("batch_size", 64, "Images a step, over all devices.", flag_values=values)
-    flags.DEFINE_integer("part_images", 4096, "Images a file of labels.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "Images per step, over all devices.", flag_values=values)
+    flags.DEFINE_integer("part_images", 4096, "Images per file of labels.", flag_values=values)
     return values
 
 

@@ -1,4 +1,4 @@
-"""What stands guard around the training loop: stop signals and the watchdog."""
+"""Around the training loop: signals that stop it, and the watchdog for steps that hang."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jax.experimental import multihost_utils
 def stop_signals() -> Iterator[Callable[[int], int | None]]:
     """SIGTERM and SIGINT set a flag instead of ending the process.
 
-    Yields a function of the step just done that returns the signal to stop for, or None. With
-    several processes JAX's preemption service takes SIGTERM, so that all stop after one step; it
-    knows no other signal, so SIGINT is passed on as that.
+    Yields a function of the step just finished that returns the signal to stop for, or None. With
+    several processes JAX's preemption service handles SIGTERM, so that all stop after the same
+    step; it handles no other signal, so SIGINT is passed on as SIGTERM.
     """
     received: list[int] = []
     if jax.process_count() > 1:
@@ -39,16 +39,19 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
 
 @contextlib.contextmanager
 def watchdog(stall_seconds: int) -> Iterator[Callable[[], None]]:
-    """Dumps every thread's stack to stderr when the yielded function is not called for long."""
+    """Dumps every thread's stack to stderr when a step takes over `stall_seconds` (0 = never).
+
+    Yields the function that resets the watchdog, to be called after each step.
+    """
     if not stall_seconds:
         yield lambda: None
         return
 
-    def alive() -> None:
+    def reset() -> None:
         faulthandler.dump_traceback_later(stall_seconds, repeat=True)
 
-    alive()
+    reset()
     try:
-        yield alive
+        yield reset
     finally:
         faulthandler.cancel_dump_traceback_later()

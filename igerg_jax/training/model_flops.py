@@ -2,9 +2,9 @@
 
     model FLOPs = 3 x (FLOPs of the matrix products of the loss's forward pass)
 
-A product of [m, k] with [k, n] is 2 m k n. Vision, both sides of the text model, attention's two
-products, the heads, the vocabulary and the judge are in; each backward pass is two forward ones.
-What rematerialisation computes again is not in (Chowdhery et al. 2022, PaLM, appendix B), nor is
+A product of [m, k] with [k, n] is 2 m k n. Counted are vision, both sides of the text model,
+attention's two products, the heads, the vocabulary and the judge; a backward pass costs two forward
+passes. Rematerialisation is not counted (Chowdhery et al. 2022, PaLM, appendix B), and neither is
 anything elementwise. A frozen vision tower has no backward pass and counts once.
 """
 

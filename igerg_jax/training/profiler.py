@@ -20,9 +20,12 @@ FOLDER = "profile"  # in a workdir
 class Profile:
     """Traces `config.profile.steps` steps, after the first `after_steps` since this start.
 
-    Process 0 alone traces, what its own host and devices do: the processes of a run do the same,
-    and a pod's traces together are more than a browser shows. The device is waited for before and
-    after, so that the trace holds whole steps; nothing that is computed changes.
+    Only process 0 traces, its own host and devices: the processes of a run all do the same work,
+    and the traces of a pod together are more than a browser can show. It waits for the device
+    before and after, so that the trace holds complete steps; nothing that is computed changes.
+
+    Not clu's `periodic_actions.Profile`: importing it imports TensorFlow, and it neither waits for
+    the device nor writes to buckets.
     """
 
     def __init__(self, settings: Any, workdir: epath.Path, first_step: int):
@@ -32,11 +35,11 @@ class Profile:
         self._folder = workdir / FOLDER
         self._scratch: tempfile.TemporaryDirectory | None = None
 
-    def turn(self, step: int, state: Any) -> epath.Path | None:
-        """Begins or ends the trace where `step` steps are done and it is time to.
+    def update(self, step: int, state: Any) -> epath.Path | None:
+        """Begins or ends the trace, if `step` is where it does.
 
         Returns:
-          Where the trace is, when one has ended.
+          Where the trace is, once it has ended.
         """
         if self._wanted and step == self._begin:
             jax.block_until_ready(state)
@@ -49,7 +52,7 @@ class Profile:
         return None
 
     def close(self) -> epath.Path | None:
-        """Writes what there is of a trace that has begun."""
+        """Ends a trace that has begun, and writes it."""
         if self._scratch is None:
             return None
         with self._scratch as scratch:

@@ -1,4 +1,4 @@
-"""The state that training changes, and how it is made and placed."""
+"""The state that training updates: how it is initialised, and how it is sharded."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from igerg_jax import objectives, optim
+from igerg_jax import optim
 from igerg_jax.batch import SpecialIds
-from igerg_jax.errors import UserError
-from igerg_jax.objectives import losses
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, base_key, init_params, mesh_context, set_up
+from igerg_jax.setup import Setup, init_params, mesh_context, set_up
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What a checkpoint holds. `step` counts batches read, skipped ones too."""
+    """What a checkpoint holds. `step` counts the batches consumed, those of skipped steps too."""
 
     step: jax.Array  # int32 scalar
     params: Any  # float32
@@ -48,20 +46,18 @@ def set_up_training(
     """`setup.set_up`, an optimizer, and the abstract state; no data are read.
 
     Args:
+      config: one that `igerg_jax.checks` has passed.
       devices: default all of the process's backend.
 
     Raises:
-      UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.
+      UserError: a parameter's dimension does not divide over its mesh axes.
     """
-    _check_objectives(config)
-    _check_prng(config)
     setup = set_up(config, vocab_size, special, devices)
-    train, mesh, params = config.train, setup.mesh, setup.abstract_params
-    sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
+    params = setup.abstract_params
     frozen = ("vision_tower",) if config.model.vision.frozen else ()
-    optimizer = optim.optimizer(config.optim, train.steps, frozen)
+    optimizer = optim.optimizer(config.optim, config.train.steps, frozen)
     state = jax.eval_shape(lambda p: new_state(config, optimizer, p), params)
-    everywhere = sharding.replicated(mesh)
+    everywhere = sharding.replicated(setup.mesh)
     state = state.replace(
         step=sharding.abstract(state.step, everywhere),
         params=params,
@@ -74,12 +70,12 @@ def set_up_training(
 
 
 def init_state(setup: TrainingSetup) -> TrainState:
-    """A fresh state, made on the devices where it lives: the same values on any mesh."""
+    """A fresh state, initialised on the devices that hold it: the same values on any mesh."""
     return lower_init(setup).compile()()
 
 
 def lower_init(setup: TrainingSetup):
-    """What makes `init_state`'s result, traced and lowered: it takes nothing."""
+    """The program behind `init_state`, traced and lowered; it takes no arguments."""
     config, model = setup.config, setup.model
 
     def init():
@@ -87,7 +83,7 @@ def lower_init(setup: TrainingSetup):
         return new_state(config, setup.optimizer, params)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
-    # It runs once, in a moment; a CPU's compiler takes three times as long when it optimises.
+    # It runs once, for a moment; optimising it would triple a CPU's compile time.
     on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     with mesh_context(setup):
@@ -106,44 +102,18 @@ def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any)
     )
 
 
-def _check_objectives(config: Any) -> None:
-    if not objectives.active(config):
-        raise UserError("every objective's weight is 0; there is nothing to train")
-    choices = {
-        "emotional_response.estimator": losses.ESTIMATORS,
-        "image_text_contrastive.negatives": objectives.NEGATIVES,
-    }
-    for key, known in choices.items():
-        objective, setting = key.split(".")
-        value = config.objectives[objective][setting]
-        if value not in known:
-            raise UserError(f"objectives.{key} '{value}' is not one of {', '.join(known)}")
-    if config.objectives.image_text_contrastive.negatives == "slice" and config.mesh.dcn == -1:
-        raise UserError(
-            "mesh.dcn=-1: objectives.image_text_contrastive.negatives 'slice' makes the loss "
-            "depend on the number of slices; give that number"
-        )
-
-
-def _check_prng(config: Any) -> None:
-    try:
-        jax.eval_shape(lambda: base_key(config))
-    except ValueError as error:  # JAX's own message names what there is
-        raise UserError(f"train.prng: {error}") from error
-
-
 def _place_opt_state(optimizer, opt_state: Any, params: Any, everywhere) -> Any:
-    """Moments lie where their parameters do; the rest, Adafactor's rows and columns too, is on
-    every device."""
+    """Moments are sharded as their parameters are; the rest, Adafactor's rows and columns included,
+    is replicated."""
 
-    def masked(leaf) -> bool:  # what stands for a frozen parameter
+    def masked(leaf) -> bool:  # a frozen parameter's placeholder
         return isinstance(leaf, optax.MaskedNode)
 
     def place(leaf, parameter):
         if masked(leaf):
             return leaf
-        beside = leaf.shape == parameter.shape
-        return sharding.abstract(leaf, parameter.sharding if beside else everywhere)
+        is_moment = leaf.shape == parameter.shape
+        return sharding.abstract(leaf, parameter.sharding if is_moment else everywhere)
 
     return optax.tree_utils.tree_map_params(
         optimizer,

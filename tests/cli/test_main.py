@@ -55,7 +55,6 @@ def refused(capsys, *arguments: str) -> str:
         ((CONFIG, "more"), ["'more'"]),
         ((CONFIG, "--checkpoint=x"), ["--config.init_from"]),
         ((CONFIG, "--context=Hi"), ["--mode=generate"]),
-        (("--config=configs/finetune.py",), ["--config.init_from=WORKDIR"]),
         ((*TALK, "--context="), ["context is empty"]),
         ((*TALK, "--context=Hi", "--context=  "), ["context is empty"]),
         ((*TALK, "--image=x.png"), ["context is empty"]),
@@ -192,10 +191,10 @@ def test_images_go_with_turns_in_order(tmp_path):
     faces = [str(tmp_path / f"{i}.png") for i in range(3)]
     for face in faces:
         PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(face)
-    assert main.pair(["a", "b"], []) == ([("a", None), ("b", None)], None)
-    assert main.pair(["a", "b"], faces[:1]) == ([("a", faces[0]), ("b", None)], None)
-    assert main.pair(["a", "b"], ["", faces[1]]) == ([("a", None), ("b", faces[1])], None)
-    assert main.pair(["a", "b"], faces) == ([("a", faces[0]), ("b", faces[1])], faces[2])
+    assert main.pair_turns(["a", "b"], []) == ([("a", None), ("b", None)], None)
+    assert main.pair_turns(["a", "b"], faces[:1]) == ([("a", faces[0]), ("b", None)], None)
+    assert main.pair_turns(["a", "b"], ["", faces[1]]) == ([("a", None), ("b", faces[1])], None)
+    assert main.pair_turns(["a", "b"], faces) == ([("a", faces[0]), ("b", faces[1])], faces[2])
 
 
 @pytest.mark.parametrize(
@@ -216,7 +215,7 @@ def test_a_new_evaluation_keeps_the_rest_of_the_summary(tmp_path):
 
     folder, config = workdirs.epath.Path(tmp_path), pretrain.get_config()
     (tmp_path / "summary.json").write_text(json.dumps({"final_step": 9, "evaluation": {"a": 1}}))
-    modes.renew_summary(folder, config, {"evaluation": {"b": 2}})
+    modes.update_summary(folder, config, {"evaluation": {"b": 2}})
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["final_step"], summary["evaluation"]) == (9, {"b": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]

@@ -18,7 +18,7 @@ def cache_dir():
 
     def between(config, already: str | None) -> str | None:
         jax.config.update("jax_compilation_cache_dir", already)
-        modes.keep_compiled(config)
+        modes.enable_compilation_cache(config)
         return jax.config.jax_compilation_cache_dir
 
     yield between

@@ -367,7 +367,7 @@ def with_data(config, data_dir) -> ConfigDict:
 @pytest.mark.slow
 def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     """Data is prepared once, by whoever comes first; 13 windows end in the midst of a batch."""
-    from igerg_jax.evaluation.evaluators import Evaluator
+    from igerg_jax.evaluation.evaluator import Evaluator
 
     done = subprocess.run(
         command(with_data, tmp_path, 2),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -233,8 +235,8 @@ def test_evaluation_takes_nothing_less_than_the_whole_model(saved):
 def test_refuses_a_checkpoint_with_nothing_to_take(saved):
     folder, _, _ = saved
     setup = set_up(devices=1)
-    renamed = {f"other_{name}": tree for name, tree in setup.abstract_state.params.items()}
-    setup = setup._replace(abstract_state=setup.abstract_state.replace(params=renamed))
+    renamed = {f"other_{name}": tree for name, tree in setup.abstract_params.items()}
+    setup = dataclasses.replace(setup, abstract_params=renamed)
     with pytest.raises(UserError, match="no parameter"):
         load_params(folder, setup, initial=renamed)
 
@@ -243,12 +245,3 @@ def test_refuses_a_folder_without_checkpoints(tmp_path):
     with pytest.raises(UserError, match="no checkpoint in") as error:
         find(tmp_path / "nowhere")
     assert "workdir" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "change", [{"evaluate__best_mode": "lowest"}, {"train__keep_checkpoints": 0}]
-)
-def test_refuses_settings_without_meaning(tmp_path, change):
-    config = small.make_config(**change)
-    with pytest.raises(UserError, match=next(iter(change)).split("__")[1]):
-        Checkpoints(tmp_path, config, DIGEST)

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from configs import pretrain
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.parallel import sharding
-from igerg_jax.tools.tpu_report import compile_report, hlo, hlo_text
+from igerg_jax.tools.tpu_report import compile_report, hlo, hlo_collectives, hlo_text
 from igerg_jax.training import model_flops, train_state, train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -127,13 +127,13 @@ def test_collectives_on_a_mesh():
 
     rows = PartitionSpec(("dcn", "fsdp"))
     mapped = jax.shard_map(
-        train_step,
+        step,
         mesh=mesh,
         in_specs=(PartitionSpec("fsdp"), rows),
         out_specs=PartitionSpec("fsdp"),
     )
     program = hlo.Program(compiled(mapped, (64, 32), (16, 64)).as_text())
-    found = {one.kind: one for one in program.collectives(8, 2)}
+    found = {one.kind: one for one in hlo_collectives.collectives(program, 8, 2)}
     assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
     whole = 64 * 32 * 4
     for kind, group, crosses, sent in (
@@ -158,7 +158,7 @@ def test_collectives_on_a_mesh():
 )
 def test_groups_of_a_collective(text, expected):
     instruction = hlo_text.parse(f"  %r = f32[4]{{0}} all-reduce(%a), {text}, to_apply=%add")
-    np.testing.assert_array_equal(hlo._groups(instruction, 4), expected)
+    np.testing.assert_array_equal(hlo_collectives._groups(instruction, 4), expected)
 
 
 IN_FUSIONS = """HloModule step
@@ -202,7 +202,7 @@ def test_collectives_in_a_tpus_fusions():
     """XLA's TPU compiler writes a reduce-scatter as an all-reduce and a slice, in a fusion; and a
     gather that goes on beside a product as results of the product's fusion."""
     program = hlo.Program(IN_FUSIONS)
-    sent = {one.kind: one.wire_bytes for one in program.collectives(4, 1)}
+    sent = {one.kind: one.wire_bytes for one in hlo_collectives.collectives(program, 4, 1)}
     assert sent == {"reduce-scatter": 64 * 32 * 4 * 3 / 4, "all-gather": 400 * 4 * 3 / 4}
     product = next(op for op in program.ops() if op.name == "fusion.2")
     assert product.flops == 2 * 8 * 8 * 16
@@ -224,7 +224,7 @@ ENTRY %main (part: f32[16,32]) -> f32[16,32] {
 
 def test_what_a_slice_hands_to_its_host_crosses():
     """A program of several slices is written for one: what crosses is a transfer to the host."""
-    found = hlo.Program(SENT).collectives(8, 2)
+    found = hlo_collectives.collectives(hlo.Program(SENT), 8, 2)
     crossing = [(one.kind, one.group, one.wire_bytes) for one in found if one.crosses]
     assert crossing == [("all-reduce", 2, 16 * 32 * 4)] and len(found) == 2
     assert compile_report.between_slices(found)[0]["from"] == "transpose(jvp(see))/dot_general"
@@ -232,7 +232,7 @@ def test_what_a_slice_hands_to_its_host_crosses():
 
 def test_what_crosses_slices_is_named():
     def one(crosses, op_name, size):
-        return hlo.Collective("all-reduce", 3.0, size, 2, crosses, op_name)
+        return hlo_collectives.Collective("all-reduce", 3.0, size, 2, crosses, op_name)
 
     gradient = "jit(step)/transpose(jvp(Igerg.encode))/encoder/while/body/mlp/in/dot_general"
     found = [one(True, "jit(step)/jvp()/reduce_sum", 4), one(True, gradient, 100)]
@@ -315,7 +315,7 @@ def test_what_does_not_fit_is_named_with_what_to_change(monkeypatch):
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM")
 
-    monkeypatch.setattr(compile_report.step, "lower_step", lambda setup: Lowered())
+    monkeypatch.setattr(compile_report.train_step, "lower_step", lambda setup: Lowered())
     config = small.only(small.make_config(), "text_denoising")
     with pytest.raises(OutOfMemory, match="Ran out of memory on HBM") as found:
         compile_report.compile_for(config, "", 1)

@@ -15,7 +15,7 @@ from etils import epath
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import builders, image_files, parts, pipeline
 from igerg_jax.data.prepare import prepare
-from igerg_jax.evaluation import evaluators, trained_run
+from igerg_jax.evaluation import evaluator, predictions, trained_run
 from igerg_jax.run import checkpoint
 from igerg_jax.tools import label_emotions
 from igerg_jax.training import train_state
@@ -102,7 +102,7 @@ def test_every_image_is_labelled_and_broken_ones_are_counted(world):
 
 
 def test_they_are_the_evaluators_probabilities(world):
-    """The evaluator's `look`, at each of these images in a window that shows nothing else."""
+    """The evaluator's probabilities of each of these images in a window that shows nothing else."""
     run = trained_run.open_run(world.folder, BATCH)
     chosen = world.prepared.split("train")
     batch, _ = next(
@@ -112,8 +112,8 @@ def test_they_are_the_evaluators_probabilities(world):
     )
     first_N = np.arange(batch["image_mask"].shape[1]) == 0
     batch = batch | {"image_mask": batch["image_mask"] & first_N}
-    evaluator = evaluators.Evaluator(run.setup, world.prepared)
-    views = jax.device_get(evaluator._look(run.params, batch, batch["response"]))
+    other = evaluator.Evaluator(run.setup, world.prepared)
+    views = jax.device_get(other._probabilities(run.params, batch, batch["response"]))
     labels, compared = read(world.labels), 0
     for row in range(BATCH):
         first = chosen.turn_range(row)[0]
@@ -139,17 +139,17 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(world, tmp_path, monkeypat
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("labels-*.npz")}
     assert [path.name for path in done] == ["labels-00000.npz"]
 
-    looked, written = label_emotions.look, []
+    predicted, written = label_emotions.predict, []
 
     def look(run, folder, names):
         traces.append(len(names))
-        return looked(run, folder, names)
+        return predicted(run, folder, names)
 
     def note(path, arrays):
         written.append(path.name)
         save(path, arrays)
 
-    monkeypatch.setattr(label_emotions, "look", look)
+    monkeypatch.setattr(label_emotions, "predict", look)
     monkeypatch.setattr(parts, "save_npz", note)
     assert world.label(tmp_path / "cut") == world.summary
     assert traces == [IMAGES - PART], "the first part's images are not looked at again"
@@ -162,13 +162,13 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(world, tmp_path, monkeypat
 
 
 def test_one_program_is_compiled_whatever_the_last_batch(world, tmp_path, monkeypatch):
-    traced, probabilities = [], evaluators.image_probabilities
+    traced, probabilities = [], predictions.image_probabilities
 
     def count(model, params, batch):
         traced.append(batch["images"].shape)
         return probabilities(model, params, batch)
 
-    monkeypatch.setattr(evaluators, "image_probabilities", count)
+    monkeypatch.setattr(predictions, "image_probabilities", count)
     assert IMAGES % BATCH
     world.label(tmp_path / "labels")
     assert traced == [(BATCH, 1, 16, 16, 3)]
@@ -218,7 +218,7 @@ def test_what_does_not_fit_is_one_message(world, tmp_path, capsys):
     assert "batch_size=3" in refused(*given, "--batch_size=3")
     fewer = [given[0], f"--images={world.raw / 'train_images'}", given[2], "--batch_size=8"]
     message = refused(*fewer)
-    assert "holds labels of others" in message and "files (there 21, here 16)" in message
+    assert "holds other labels" in message and "files (there 21, here 16)" in message
     shutil.copytree(world.raw / "test_images", tmp_path / "images")
     out = f"--out={tmp_path / 'out'}"
     assert label_emotions.main(["", given[0], f"--images={tmp_path / 'images'}", out]) == 0

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from igerg_jax.batch import EMOTIONS, SpecialIds
 from igerg_jax.decoding import search
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation import evaluators, trained_run
+from igerg_jax.evaluation import predictions, trained_run
 from igerg_jax.run import checkpoint
 from igerg_jax.tools.weights import __main__ as weights
 from igerg_jax.tools.weights import stablehlo, stablehlo_example
@@ -104,7 +104,7 @@ def test_without_this_package_it_gives_the_live_models_numbers(exported, found):
     run, _ = exported
     inputs, results = found
     batch = {name: jax.numpy.asarray(array) for name, array in inputs.items()}
-    live = evaluators.image_probabilities(run.setup.model, run.params, batch)
+    live = predictions.image_probabilities(run.setup.model, run.params, batch)
     for name, expected in zip(("image_emotion", "sequence_emotion"), live, strict=True):
         actual = results[f"encode_image_emotion/{name}"]
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
@@ -139,7 +139,7 @@ def test_the_signature_says_all_that_a_caller_needs(exported):
     assert (tokens["shape"], tokens["dtype"]) == (["batch", 6], "int32")
     with np.load(out / "parameters.npz") as file:
         assert sum(array.nbytes for array in file.values()) == said["parameters"]["bytes"]
-        rebuilt = stablehlo.nested(dict(file))
+        rebuilt = stablehlo.unflatten_dict(dict(file), sep="/")
     small.assert_trees_equal(rebuilt, jax.device_get(run.params))
     assert (out / "tokenizer.model").read_text() == "saved"
     assert (out / "example.py").read_text() == pathlib.Path(stablehlo_example.__file__).read_text()
@@ -151,7 +151,7 @@ def test_sampling_takes_a_seed_and_vectors_take_the_place_of_images(monkeypatch)
     setup = train_state.set_up_training(config, small.VOCAB_SIZE, SPECIAL, jax.devices()[:1])
     inputs = stablehlo.example_inputs(setup, 8)
     params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
-    parameters = stablehlo.flat(params)
+    parameters = stablehlo.flatten_dict(params, sep="/")
     function = stablehlo.functions(setup.model, config)["generate"]
     exported = stablehlo.lower(function, parameters, inputs)
     said = stablehlo.signature("generate", inputs, exported)["inputs"]

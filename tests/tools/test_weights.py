@@ -168,7 +168,7 @@ def test_positions_and_vocabularies_of_another_length(bart, tmp_path):
     with pytest.raises(UserError, match="--resize_vocabulary"):
         importing.run(config, str(folder), "", str(tmp_path / "out"), False)
     said = importing.run(config, str(folder), "", str(tmp_path / "out"), True)
-    assert "16 positions interpolated to 24" in said and "2 tokens after 40" in said
+    assert "16 positions interpolated to 24" in said and "2 tokens added to 40" in said
     _, params = parameters.read(tmp_path / "out")
     old = arrays["model.encoder.embed_positions.weight"][2:]
     new = params["encoder_position_embedding"]

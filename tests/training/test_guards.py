@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 STALL = """
 import sys, time
-from igerg_jax import guards
+from igerg_jax.training import guards
 
 def a_step_that_hangs():
     time.sleep(2.6)

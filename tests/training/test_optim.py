@@ -62,7 +62,7 @@ def test_schedule_follows_its_formula(name):
 )
 def test_wrong_settings_are_named(change, says):
     with pytest.raises(UserError, match=says):
-        optim.optimizer(SETTINGS | change, 50, ())
+        optim.check(SETTINGS | change, 50)
 
 
 # A tree with every kind of name; the values do not matter.

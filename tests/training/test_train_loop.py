@@ -130,7 +130,7 @@ def test_lines_of_a_lost_future_are_cut(folder):
     path = folder / "metrics.jsonl"
     path.write_text('{"step": 2, "a": 1.0}\n{"step": 4, "a": 2.0}\n{"step": 6, "a"')
     writer = logs.JsonlWriter(path, resumed_step=3)
-    writer.write(4, {"a": float("nan")})
+    writer.write_scalars(4, {"a": float("nan")})
     writer.close()
     assert logs.read_jsonl(path) == [{"step": 2, "a": 1.0}, {"step": 4, "a": None}]
 
@@ -189,7 +189,7 @@ def test_a_profile_is_written_and_changes_nothing(config, folder):
 def test_speed_is_that_of_the_devices():
     """A step of 24 examples and 6e12 FLOPs in 0.5 s on two chips of 197e12 FLOP/s."""
     chips = [types.SimpleNamespace(device_kind="TPU v5 lite", num_cores=1)] * 2
-    rates = logs.Speed(24, 6e12, chips).of(steps=4, seconds=2.0)
+    rates = logs.Throughput(24, 6e12, chips).rates(steps=4, seconds=2.0)
     assert rates == pytest.approx(
         {
             "step_seconds": 0.5,
@@ -200,9 +200,9 @@ def test_speed_is_that_of_the_devices():
         }
     )
     unknown = [types.SimpleNamespace(device_kind="cpu")]
-    assert set(logs.Speed(24, 6e12, unknown).of(4, 2.0)) == set(SPEED)
+    assert set(logs.Throughput(24, 6e12, unknown).rates(4, 2.0)) == set(SPEED)
     v4 = types.SimpleNamespace(device_kind="TPU v4", num_cores=2)  # both cores as one device
-    assert logs.Speed(1, 275e12, [v4]).of(1, 1.0)["mfu"] == pytest.approx(1.0)
+    assert logs.Throughput(1, 275e12, [v4]).rates(1, 1.0)["mfu"] == pytest.approx(1.0)
 
 
 def test_speed_counts_steps_that_ended(config, folder, monkeypatch):

@@ -309,18 +309,6 @@ def test_what_cannot_work_is_one_message_before_anything_compiles(changes, says)
         make_setup(8, **changes)
 
 
-def test_a_run_without_objectives_is_refused():
-    with pytest.raises(UserError, match="every objective's weight is 0"):
-        make_setup(1, ())
-
-
 def test_an_image_that_does_not_divide_into_patches_is_refused():
     with pytest.raises(UserError, match=r"image_size=16 does not divide into patches .*=5"):
         make_setup(1, pixels=True, model__vision__patch_size=5)
-
-
-def test_an_unknown_generator_is_named():
-    with pytest.raises(UserError, match=r'train\.prng: .*"foo".*threefry2x32'):
-        train_state.set_up_training(
-            small.make_config(train__prng="foo"), small.VOCAB_SIZE, small.SPECIAL
-        )

@@ -63,6 +63,7 @@ def run(values: flags.FlagValues) -> None:
     out = pathlib.Path(values.out).expanduser()
     if values.out and not out.parent.is_dir():
         raise UserError(f"--out: there is no folder '{out.parent}'")
+    mixtures.check_start(config)
     prepared = prepare.prepare(config)
     mixtures.check(prepared, config)
     if values.stats:

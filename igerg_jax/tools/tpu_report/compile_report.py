@@ -2,21 +2,20 @@
 
     python main.py --config=configs/pretrain.py:large --mode=compile --topology=v5e:16x16
 
-XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt). The step that is
-compiled is the very one that trains. Two estimates of its time come out:
+XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt), and compiles the very
+step that trains. The report has two estimates of the step's time:
 
-    roofline  max(compute, HBM, interconnect), each over the whole step: everything overlaps, and
+    roofline  max(compute, HBM, interconnect), each over the full step: everything overlaps, and
               every unit runs at its peak
-    per_op    every instruction alone: max(FLOPs / peak, bytes / bandwidth), summed, with the rates
-              of XLA's own `optimal_seconds` and its way to count bytes: nothing overlaps, on-chip
-              memory counts as HBM, collectives by what they read and write here. A kernel's cost
-              is what it states itself. With loops counted once, as XLA counts them, it is some
-              8 % above XLA's own sum for whole steps (`xla_loops_counted_once` in the JSON)
+    per_op    max(FLOPs / peak, bytes / bandwidth) of every instruction, summed: nothing overlaps.
+              Rates and bytes are those of XLA's own `optimal_seconds`: on-chip memory counts as
+              HBM, collectives as what they read and write locally, kernels as what they declare.
+              With loops counted once, as XLA counts them, it is about 8 % above XLA's own sum for
+              a step (`xla_loops_counted_once` in the JSON)
 
-Neither knows how well a unit is used: small products, elementwise work on the vector unit,
-launches. `estimated_cycles` in the JSON is the compiler's own, which does, but it has none for
-kernels and collectives. `hlo` says why XLA's totals cannot be taken as they are: it counts loops
-once.
+Neither knows how well a unit is used: small products, elementwise work on the vector unit, launch
+overhead. The compiler's own `estimated_cycles`, also in the JSON, do, but do not cover kernels and
+collectives. `hlo` says why XLA's totals cannot be used as they are: it counts loops once.
 """
 
 from __future__ import annotations
@@ -33,15 +32,17 @@ from typing import Any
 import jax
 from etils import epath
 
+from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.parallel import chips, sharding
 from igerg_jax.parallel.chips import GIB
-from igerg_jax.tools.tpu_report import hlo, out_of_memory
+from igerg_jax.tools.tpu_report import hlo, hlo_collectives, out_of_memory
+from igerg_jax.tools.tpu_report.hlo_collectives import Collective
 from igerg_jax.training import model_flops, train_state, train_step
 
-SLOWEST = 12  # instructions of the per-op estimate that a report shows
-# Remat policies of (vision, text) that a search tries, by what is made again.
+SLOWEST = 12  # instructions that a report shows
+# Remat policies of (vision, text) that a search tries, from least to most rematerialisation.
 REMAT_PAIRS = (
     ("none", "none"),
     ("all_dots", "all_dots"),
@@ -52,7 +53,7 @@ REMAT_PAIRS = (
 
 
 def topology_devices(name: str, slices: int) -> list[Any]:
-    """The devices of a TPU topology such as v5e:16x16, `slices` times over; none is here.
+    """The devices of a TPU topology such as v5e:16x16, `slices` times over; none is attached.
 
     Raises:
       UserError: libtpu is missing, or does not know the topology.
@@ -89,6 +90,7 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
     if slices > 1 and config.mesh.dcn == 1:
         config = config.copy_and_resolve_references()
         config.mesh.dcn = slices
+    checks.check_step(config, devices)
     setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices
     )
@@ -126,12 +128,12 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
 
 
 def _compile(lowered: Any, aside: bool) -> tuple[Any, str]:
-    """(the compiled step, its text).
+    """(the compiled step, its HLO text).
 
-    The compiler itself writes the text into a file, where asked to (`aside`): jaxlib cannot read
-    every program that libtpu makes (seen for v5p: an async-update with three operands).
+    With `aside` the compiler dumps the text into a file, because jaxlib cannot parse every program
+    of libtpu (seen for v5p: an async-update with three operands).
     """
-    with _nothing_kept(), tempfile.TemporaryDirectory() as folder:
+    with _no_compilation_cache(), tempfile.TemporaryDirectory() as folder:
         if not aside:
             compiled = lowered.compile()
             return compiled, compiled.as_text()
@@ -142,8 +144,8 @@ def _compile(lowered: Any, aside: bool) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _nothing_kept():
-    """Without the cache of compiled programs: the seconds are a compilation's, not a file's."""
+def _no_compilation_cache():
+    """Disables the compilation cache, so that what is timed is a compilation."""
     kept = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
@@ -153,19 +155,19 @@ def _nothing_kept():
 
 
 def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
-    """The largest batch that fits, for each of `REMAT_PAIRS`; every try is a compilation.
+    """The largest batch that fits under each of `REMAT_PAIRS`; every attempt is a compilation.
 
     Returns:
-      A report a pair, cheapest in computation first; `mfu` says which is best. A pair of which
-      nothing fits has none.
+      A report for each pair under which some batch fits, least rematerialisation first; `mfu` says
+      which is best.
 
     Raises:
-      UserError: no topology: only the TPU's compiler is known to say what does not fit.
+      UserError: no topology; only the TPU compiler is known to report what does not fit.
     """
     if not topology:
         raise UserError("--search needs a --topology, such as v5e:2x4")
-    found = [_largest(config, topology, slices, remat) for remat in REMAT_PAIRS]
-    return [report for report in found if report]
+    reports = [_largest(config, topology, slices, remat) for remat in REMAT_PAIRS]
+    return [report for report in reports if report]
 
 
 def _largest(
@@ -191,7 +193,7 @@ def _largest(
 
 
 def memory(setup: train_state.TrainingSetup, compiled: Any) -> dict[str, int]:
-    """Bytes on one device by part. The state is donated, so that its output takes no room."""
+    """Bytes on one device by part. The state is donated, so its output takes no memory."""
     stats, state = compiled.memory_analysis(), setup.abstract_state
     parts = {
         "parameters": sharding.bytes_per_device(state.params),
@@ -208,7 +210,7 @@ def memory(setup: train_state.TrainingSetup, compiled: Any) -> dict[str, int]:
 def costs(
     setup: train_state.TrainingSetup, compiled: Any, text: str, slices: int
 ) -> dict[str, Any]:
-    """FLOPs, bytes, collectives and the estimates of time, from the program's text."""
+    """FLOPs, bytes, collectives and time estimates, from the program's text."""
     program = hlo.Program(text)
     ops = program.ops()
     analysis = compiled.cost_analysis() or {}
@@ -221,16 +223,16 @@ def costs(
             name: analysis.get(name) for name in ("flops", "bytes accessed", "optimal_seconds")
         },
     }
-    found = program.collectives(setup.mesh.size, slices)
-    out |= {"collectives": collectives(found), "between_slices": between_slices(found)}
+    sent = hlo_collectives.collectives(program, setup.mesh.size, slices)
+    out |= {"collectives": collectives(sent), "between_slices": between_slices(sent)}
     chip = chips.chip_of(setup.mesh.devices.flat[0].device_kind)
     return out | estimates(out, ops, chip) if chip else out
 
 
-def collectives(found: list[hlo.Collective]) -> list[dict[str, Any]]:
-    """One row a kind, group size and network."""
+def collectives(sent: list[Collective]) -> list[dict[str, Any]]:
+    """One row per kind, group size and network."""
     rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
-    for one in found:
+    for one in sent:
         row = rows[one.kind, one.group, one.crosses]
         row[0] += one.count
         row[1] += one.count * one.wire_bytes
@@ -240,10 +242,10 @@ def collectives(found: list[hlo.Collective]) -> list[dict[str, Any]]:
     ]
 
 
-def between_slices(found: list[hlo.Collective]) -> list[dict[str, Any]]:
+def between_slices(sent: list[Collective]) -> list[dict[str, Any]]:
     """What crosses the data-centre network, by where in the step it comes from, largest first."""
     rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
-    for one in found:
+    for one in sent:
         if one.crosses:
             row = rows[one.kind, _short(one.op_name)]
             row[0] += one.count
@@ -256,7 +258,7 @@ def between_slices(found: list[hlo.Collective]) -> list[dict[str, Any]]:
 
 
 def _short(op_name: str) -> str:
-    """An instruction's place in the Python program, without what tracing adds."""
+    """An instruction's place in the Python program, shortened."""
     parts = re.sub(r"jit\(step\)/|while/body/|closed_call/|Igerg\.", "", op_name).split("/")
     return "/".join(parts[:2] + parts[2:][-3:])
 
@@ -354,12 +356,12 @@ def describe(report: dict[str, Any]) -> str:
 
 
 def best(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """The one with the highest MFU by the strictest estimate that there is, else the first."""
+    """The report with the highest MFU by its most pessimistic estimate; the first without any."""
     return max(reports, key=lambda r: list(r.get("mfu", {"": 0.0}).values())[-1])
 
 
 def compare(reports: list[dict[str, Any]]) -> str:
-    """One line a report."""
+    """One line per report."""
     lines = []
     for r in reports:
         mfu = "  ".join(f"MFU by {name} {value:.1%}" for name, value in r.get("mfu", {}).items())

@@ -1,9 +1,9 @@
-"""What a compiled program does, read from its HLO text: FLOPs, bytes and collectives.
+"""What a compiled program does, read from its HLO text: FLOPs and bytes.
 
-XLA's own `cost_analysis` counts the body of a loop once, however often it runs; a model whose
-layers are scanned is mostly loops. Here every instruction is counted as often as it runs: the
-trip count of a loop is read from its condition. In a program without loops the totals agree with
-XLA's (tests/tools/test_compile_report.py).
+XLA's own `cost_analysis` counts the body of a loop once, however often it runs, and a model with
+scanned layers is mostly loops. Here every instruction is counted as often as it runs: the trip
+count of a loop is read from its condition. For a program without loops the totals agree with XLA's
+(tests/tools/test_compile_report.py).
 
 FLOPs are those of matrix products and convolutions alone. Bytes are what an instruction reads
 and writes, as XLA counts them: a fusion is one instruction; of an operand that is only sliced,
@@ -17,48 +17,26 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable
 
 import numpy as np
 
-from igerg_jax.tools.tpu_report.hlo_origin import origin
 from igerg_jax.tools.tpu_report.hlo_text import (
     NOTHING,
-    Array,
     Bytes,
     Instruction,
     computations,
-    ints,
+    total_size,
 )
 
-_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _ELEMENT = "get-tuple-element"
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
-# They name values, move nothing.
+# They name values and move nothing.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("partition-id", "replica-id", "opt-barrier", "while", "conditional", "call", "domain"),
     *("add-dependency", "async-start", "async-update"),  # what an async-start calls is counted
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """A collective operation, as one device sees it."""
-
-    kind: str
-    count: float  # times it runs in a step
-    bytes: int  # of the whole result (all-gather) or operand (the others), each time
-    group: int  # devices that take part in one of its groups
-    crosses: bool  # some group has devices of several slices
-    op_name: str
-
-    @property
-    def wire_bytes(self) -> float:
-        """Bytes that a device sends each time, on a ring: 2 (g-1)/g or (g-1)/g of them."""
-        if self.kind == "collective-permute":
-            return self.bytes
-        return self.bytes * (self.group - 1) / self.group * (1 + (self.kind == "all-reduce"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +68,8 @@ class Program:
         self._walk(entry, 1.0)
 
     def _as_slice(self, instruction: Instruction) -> Instruction:
-        """A slice that is copied beside other work, as jaxlib writes it: the compiler's own text
-        has it as a call of a computation that is the slice."""
+        """An asynchronous slice, as jaxlib writes it; in the compiler's own text it is a call of a
+        computation that is the slice."""
         if instruction.opcode == "async-start":
             called = self.computations[instruction.attribute(r"calls=%([\w.-]+)")].values()
             if any(one.is_root and one.opcode == "slice" for one in called):
@@ -100,66 +78,17 @@ class Program:
 
     def ops(self) -> list[Op]:
         """Every instruction that costs something."""
-        found = []
+        ops = []
         for name, count in self.counts.items():
             for instruction in self.computations[name].values():
                 if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
                     continue
                 flops, size = self._flops(instruction), self._bytes(name, instruction)
                 cycles = instruction.attribute(r'"estimated_cycles":"(\d+)"')
-                found.append(
+                ops.append(
                     Op(instruction.name, count, flops, *size, int(cycles or 0), instruction.op_name)
                 )
-        return found
-
-    def collectives(self, devices: int, slices: int) -> list[Collective]:
-        """Every collective; devices are numbered slice by slice."""
-        found: dict[str, Collective] = {}
-        for name, count in self._with_fused().items():
-            for instruction in self.computations[name].values():
-                one = self._one_collective(name, instruction, count, devices, slices)
-                if one:
-                    # The fusions in which one starts, goes on and ends all show it.
-                    channel = instruction.attribute(r"channel_id=(\d+)")
-                    channel = f"{one.kind} {channel or instruction.name}"
-                    if channel not in found or found[channel].count < count:
-                        found[channel] = one
-        return list(found.values())
-
-    def _one_collective(self, name, instruction, count, devices, slices) -> Collective | None:
-        kind = instruction.opcode.removesuffix("-start")
-        if kind == "send":
-            return self._between_slices(name, instruction, count, slices)
-        if kind not in _COLLECTIVES:
-            return None
-        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-            kind = "reduce-scatter"  # as the TPU's compiler writes one: a fusion
-        return self._collective(name, instruction, kind, count, devices, slices)
-
-    def _between_slices(self, name, instruction, count, slices) -> Collective | None:
-        """A slice's program hands to the host what crosses, after its own part of the work."""
-        kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
-        if not kind:
-            return None
-        kind = kind.lower().replace("_", "-")
-        size = instruction.arrays[0].size.total * (slices if kind == "all-gather" else 1)
-        where = origin(self.computations, name, instruction, name in self._bodies)
-        return Collective(kind, count, size, slices, True, where)
-
-    def _collective(self, name, instruction, kind, count, devices, slices) -> Collective:
-        groups = _groups(instruction, devices)
-        arrays = instruction.arrays
-        if kind == "all-gather":
-            # A started one's type is (operands, results).
-            size = _total(arrays).total if len(arrays) == 1 else max(_halves(arrays))
-        else:
-            size = sum(
-                _total(self.computations[name][operand].arrays).total
-                for operand in instruction.operands
-            )
-        per_slice = devices // slices
-        crosses = any(len(set(row // per_slice)) > 1 for row in groups)
-        return Collective(kind, count, size, groups.shape[1], crosses, instruction.op_name)
+        return ops
 
     def _walk(self, name: str, count: float) -> None:
         self.counts[name] += count
@@ -172,21 +101,12 @@ class Program:
                 called = instruction.attribute(r"(?:to_apply|calls)=%([\w.-]+)")
                 self._walk(called, count)
             elif instruction.opcode == "conditional":
-                # The dearest branch cannot be known from the text; count the first.
+                # The text does not say which branch is most expensive; count the first.
                 called = re.findall(
                     r"(?:true_computation=|branch_computations=\{)%([\w.-]+)",
                     instruction.attributes,
                 )
                 self._walk(called[0], count)
-
-    def _with_fused(self) -> dict[str, float]:
-        counts = dict(self.counts)
-        for name, count in self.counts.items():
-            for instruction in self.computations[name].values():
-                if instruction.opcode == "fusion":
-                    called = instruction.attribute(r"calls=%([\w.-]+)")
-                    counts[called] = counts.get(called, 0.0) + count
-        return counts
 
     def _trips(self, condition: str) -> int:
         """A loop's trip count: the constant that its condition compares the counter with."""
@@ -199,8 +119,8 @@ class Program:
         return max(constants, default=1)
 
     def _stride(self, condition: str, body: str) -> int:
-        """What a pass adds to the counter: 2 where the compiler has written a body out twice, as
-        in products that begin while their operand is still on its way (collective-permutes)."""
+        """What an iteration adds to the counter: 2 where the compiler has unrolled a body once, as
+        for products that start while their operand is still arriving (collective-permutes)."""
         counters = [i for i in self.computations[condition].values() if i.opcode == _ELEMENT]
         if len(counters) != 1:
             return 1
@@ -212,8 +132,8 @@ class Program:
         return constants[0] if step.opcode == "add" and constants else 1
 
     def _called(self, name: str) -> list[str]:
-        found = (i.attribute(r"calls=%([\w.-]+)") for i in self.computations[name].values())
-        return [called for called in found if called]
+        calls = (i.attribute(r"calls=%([\w.-]+)") for i in self.computations[name].values())
+        return [called for called in calls if called]
 
     def _flops(self, instruction: Instruction) -> int:
         called = instruction.attribute(r"calls=%([\w.-]+)")
@@ -228,13 +148,8 @@ class Program:
         )
 
     def computations_of(self, instruction: Instruction) -> dict[str, Instruction]:
-        """The computation that an instruction stands in."""
+        """The computation that contains an instruction."""
         return self._home[instruction.name]
-
-    @functools.cached_property
-    def _bodies(self) -> set[str]:
-        every = (i for inside in self.computations.values() for i in inside.values())
-        return {i.attribute(r"body=%([\w.-]+)") for i in every if i.opcode == "while"}
 
     @functools.cached_property
     def _home(self) -> dict[str, dict[str, Instruction]]:
@@ -264,8 +179,8 @@ class Program:
         if opcode == "fusion":
             return self._fusion_bytes(instruction)
         if opcode == "broadcast" or (opcode == "custom-call" and _is_free(instruction)):
-            return _total(instruction.arrays) if opcode == "broadcast" else NOTHING
-        sizes = [_total(inside[name].arrays) for name in instruction.operands]
+            return total_size(instruction.arrays) if opcode == "broadcast" else NOTHING
+        sizes = [total_size(inside[name].arrays) for name in instruction.operands]
         if opcode == "dynamic-update-slice":
             return sizes[1] + sizes[1]
         if opcode == "copy-start":  # its type is (result, operand, context)
@@ -280,8 +195,8 @@ class Program:
         if opcode == "custom-call" and estimate:  # a kernel knows best
             return Bytes(int(estimate), int(estimate))
         if opcode.endswith("-start"):
-            return _total(instruction.arrays)
-        result = _total(instruction.arrays)
+            return total_size(instruction.arrays)
+        result = total_size(instruction.arrays)
         if opcode in ("dynamic-slice", "slice", "gather"):
             return result + _at(result, inside[instruction.operands[0]])
         return result + sum(sizes, NOTHING)
@@ -303,11 +218,11 @@ class Program:
 
     @functools.cache  # noqa: B019
     def _carried(self, computation: str) -> set[str]:
-        """What a fusion only passes on, in place, for a collective that goes on beside it."""
+        """What a fusion only passes on, in place, for a collective that overlaps with it."""
         if not computation.startswith("async_collective_fusion"):
             return set()
         inside = self.computations[computation].values()
-        collectives = {i.name for i in inside if i.opcode.removesuffix("-start") in _COLLECTIVES}
+        collectives = {i.name for i in inside if i.opcode.removesuffix("-start") in COLLECTIVES}
         users = self._users(computation)
         return collectives | {
             i.name
@@ -330,7 +245,7 @@ class Program:
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
                 continue  # updated in place
             elif not shared:  # the others read it together
-                shared, read = True, read + _total(parameter.arrays)
+                shared, read = True, read + total_size(parameter.arrays)
         return read
 
     @functools.cache  # noqa: B019
@@ -351,58 +266,17 @@ def _written_bytes(result: Instruction, called: dict[str, Instruction]) -> Bytes
     while result.opcode == "bitcast":
         result = called[result.operands[0]]
     if result.opcode == "dynamic-update-slice":
-        return _at(_total(called[result.operands[1]].arrays), result)
-    return _total(result.arrays)
-
-
-def _total(arrays: Iterable[Array]) -> Bytes:
-    return sum((array.size for array in arrays), NOTHING)
+        return _at(total_size(called[result.operands[1]].arrays), result)
+    return total_size(result.arrays)
 
 
 def _at(size: Bytes, place: Instruction) -> Bytes:
-    """As many bytes, in the memory where `place` lies."""
+    """As many bytes, in the memory that holds `place`."""
     return Bytes(size.total, 0 if place.arrays[0].space else size.total)
 
 
 def _is_free(instruction: Instruction) -> bool:
     return any(name in instruction.attributes for name in _FREE_CALLS)
-
-
-def _halves(arrays: tuple[Array, ...]) -> tuple[int, int]:
-    middle = len(arrays) // 2
-    return _total(arrays[:middle]).total, _total(arrays[middle:]).total
-
-
-def _groups(instruction: Instruction, devices: int) -> np.ndarray:
-    """int[groups, devices of a group]."""
-    iota = re.search(
-        r"(?:replica_groups|source_target_pairs)=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?",
-        instruction.attributes,
-    )
-    if iota:
-        shape, over, order = (ints(part) for part in iota.groups(default=""))
-        ids = np.arange(math.prod(over)).reshape(over)
-        return ids.transpose(order or range(len(over))).reshape(shape)
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", instruction.attributes)
-    if named:
-        return _mesh_groups(named[1], named[2])
-    listed = re.search(
-        r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", instruction.attributes
-    )
-    if listed:
-        return np.array([ints(row) for row in re.findall(r"\{([\d,]+)\}", listed[1])])
-    return np.arange(devices)[None]
-
-
-def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
-    """Of groups written as axes of a mesh: mesh['a'=2,'b'=4] {'b'}."""
-    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
-    together = re.findall(r"'([^']+)'", axes)
-    apart = [name for name in sizes if name not in together]
-    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-    order = [list(sizes).index(name) for name in (*apart, *together)]
-    group = math.prod(sizes[name] for name in together)
-    return ids.transpose(order).reshape(-1, group)
 
 
 def _convolution(instruction: Instruction, left, right) -> int:

@@ -1,4 +1,4 @@
-"""Where an instruction that bears no name comes from: the nearest that feeds it and has one."""
+"""Where an instruction without an op_name comes from: the nearest of its inputs that has one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def origin(
 ) -> str:
     """The place in the Python program that `instruction`, in computation `name`, comes from.
 
-    What the compiler adds (reductions taken together, copies, buffers) has no place of its own.
-    Its operands are followed breadth first, in a loop's body (`is_loop`) into the pass before; of
-    a fusion, its last instruction that has one. Constants and parameters are not asked: whoever
-    needs their value shares them.
+    Instructions that the compiler adds (combined reductions, copies, buffers) have no place of
+    their own. Their operands are followed breadth-first, in a loop's body (`is_loop`) into the
+    previous iteration; a fusion stands for its last instruction that has a place. Constants and
+    parameters are skipped, since unrelated instructions share them.
 
     Returns:
-      An `op_name`; "" where nothing that feeds it has one.
+      An `op_name`; "" where none of its inputs has one.
     """
     inside = computations[name]
     waiting, seen = collections.deque([instruction]), {instruction.name}
@@ -32,8 +32,8 @@ def origin(
         one = waiting.popleft()
         if one.opcode in _SHARED:
             continue
-        if found := one.op_name or _fused_name(computations, one):
-            return found
+        if name_here := one.op_name or _fused_name(computations, one):
+            return name_here
         before = [operand for operand in _feeds(inside, one, is_loop) if operand not in seen]
         seen.update(before)
         waiting.extend(inside[operand] for operand in before)
@@ -49,7 +49,7 @@ def _fused_name(computations, fusion: Instruction) -> str:
 
 
 def _feeds(inside: Mapping[str, Instruction], one: Instruction, is_loop: bool) -> Iterable[str]:
-    """Operands; of what a loop carries, what its body made of it."""
+    """Operands; of a value that a loop carries, its value after the previous iteration."""
     if (
         is_loop
         and one.opcode == "get-tuple-element"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _BITS = {
@@ -23,12 +24,12 @@ class Array:
 
     bits: int
     shape: tuple[int, ...]
-    padded: tuple[int, ...]  # what its tiles fill in memory, outermost dimension first
+    padded: tuple[int, ...]  # the shape with tile padding, outermost dimension first
     space: int
 
     @property
     def size(self) -> Bytes:
-        """In memory, what fills its tiles included."""
+        """In memory, padding to whole tiles included."""
         total = self.bits * math.prod(self.padded) // 8
         return Bytes(total, 0 if self.space else total)
 
@@ -62,13 +63,18 @@ class Instruction:
 
     def attribute(self, pattern: str) -> str | None:
         """The first group of a regular expression in the attributes."""
-        found = re.search(pattern, self.attributes)
-        return found[1] if found else None
+        match = re.search(pattern, self.attributes)
+        return match[1] if match else None
 
     @property
     def op_name(self) -> str:
-        """Where in the Python program it comes from."""
+        """The place in the Python program that it comes from."""
         return self.attribute(r'op_name="([^"]*)"') or ""
+
+
+def total_size(arrays: Iterable[Array]) -> Bytes:
+    """The bytes of several arrays together."""
+    return sum((array.size for array in arrays), NOTHING)
 
 
 def computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
@@ -77,19 +83,19 @@ def computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
     Raises:
       ValueError: this is not the text of a module.
     """
-    found: dict[str, dict[str, Instruction]] = {}
+    parsed: dict[str, dict[str, Instruction]] = {}
     entry, current = None, {}
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith((" ", "HloModule")):
             name = _NAME.search(line)[1]
-            current = found.setdefault(name, {})
+            current = parsed.setdefault(name, {})
             entry = name if line.startswith("ENTRY") else entry
         elif line.startswith("  ") and " = " in line:
-            one = parse(line)
-            current[one.name] = one
+            instruction = parse(line)
+            current[instruction.name] = instruction
     if entry is None:
         raise ValueError("no ENTRY computation: this is not the text of an HLO module")
-    return found, entry
+    return parsed, entry
 
 
 def parse(line: str) -> Instruction:
@@ -97,8 +103,8 @@ def parse(line: str) -> Instruction:
     is_root = left.startswith("ROOT ")
     name = left.removeprefix("ROOT ").removeprefix("%")
     end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
-    found = _OPCODE.match(right, end)
-    start = found.end() - 1
+    opcode = _OPCODE.match(right, end)
+    start = opcode.end() - 1
     stop = _closing(right, start)
     arguments = right[start + 1 : stop]
     arrays = tuple(
@@ -107,7 +113,7 @@ def parse(line: str) -> Instruction:
     return Instruction(
         name,
         arrays,
-        found[1],
+        opcode[1],
         tuple(_NAME.findall(arguments)),
         right[stop + 1 :],
         arguments,
@@ -134,15 +140,15 @@ def _padded(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """The position where the parenthesis that opens at `start` closes."""
     depth = 0
-    for found in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
         if depth == 0:
-            return found.start()
+            return match.start()
     raise ValueError(f"unbalanced parentheses: {text[:200]}")
 
 
 def ints(text: str) -> list[int]:
-    """Numbers with commas between."""
+    """Comma-separated integers."""
     return [int(number) for number in text.split(",") if number]

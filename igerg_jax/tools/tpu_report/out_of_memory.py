@@ -1,4 +1,4 @@
-"""What to say of a training step that does not fit a device: what is largest, what to change."""
+"""The message for a training step that does not fit a device: what is largest, what to change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from igerg_jax.training import train_state, train_step
 
 
 def explain(setup: train_state.TrainingSetup, message: str) -> str:
-    """What to change where the step does not fit, and what is largest."""
+    """The message for a step that does not fit."""
     config, state = setup.config, setup.abstract_state
     first = next((line for line in message.splitlines() if "memory" in line.lower()), message)
     rows = sorted(largest(setup), key=lambda row: -row[1])[:8]
@@ -31,14 +31,14 @@ def explain(setup: train_state.TrainingSetup, message: str) -> str:
 
 
 def largest(setup: train_state.TrainingSetup) -> list[tuple[str, int]]:
-    """The largest arrays of the traced step, (what and where, bytes on one device).
+    """The largest arrays of the traced step: (shape and place, bytes on one device).
 
-    Arrays of the trace, before XLA fuses: batch dimensions are taken as divided over the devices
-    that hold examples.
+    These are the arrays before XLA fuses; batch dimensions are assumed to be sharded over the
+    devices that hold examples.
     """
     shards = setup.mesh.size // setup.mesh.shape["tensor"]
     rows = setup.spec.batch_size
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
         for name, (shape, dtype) in setup.spec.shapes().items()
@@ -56,8 +56,8 @@ def largest(setup: train_state.TrainingSetup) -> list[tuple[str, int]]:
                 size = out.aval.size * out.aval.dtype.itemsize // shards
                 name = f"{out.aval.str_short()} {equation.primitive.name}"
                 where = str(equation.source_info.name_stack)
-                found[f"{name} in {where}"] = size
-    return list(found.items())
+                sizes[f"{name} in {where}"] = size
+    return list(sizes.items())
 
 
 def _equations(jaxpr: Any):

@@ -111,31 +111,31 @@ SETTINGS = {
 
 
 def _settings(norm_first: bool, config: Mapping[str, Any], names: Collection[str]):
-    found = {ours: config[theirs] for theirs, ours in SETTINGS.items() if theirs in config}
-    return found | {"text.norm_first": norm_first}
+    settings = {ours: config[theirs] for theirs, ours in SETTINGS.items() if theirs in config}
+    return settings | {"text.norm_first": norm_first}
 
 
 def _refusals(config: Mapping[str, Any]) -> list[str]:
-    found = []
+    problems = []
     if config.get("scale_embedding") or config.get("no_scale_embedding") is False:
-        found.append("it scales its embeddings by sqrt(width); ours are not scaled")
+        problems.append("it scales its embeddings by sqrt(width); ours are not scaled")
     activation = config.get("activation_function", config.get("activation_fn", "gelu"))
     if activation != "gelu":
-        found.append(f"its activation is '{activation}'; ours is the exact GELU")
+        problems.append(f"its activation is '{activation}'; ours is the exact GELU")
     if "decoder_attention_heads" not in config:
-        found.append(
+        problems.append(
             "its number of heads, which no shape shows, is not known: there is no config.json "
             "(fairseq: no args) with it"
         )
     for size in ("attention_heads", "ffn_dim"):
         pair = config.get(f"encoder_{size}"), config.get(f"decoder_{size}")
         if pair[0] != pair[1]:
-            found.append(f"its encoder and decoder differ in {size}: {pair[0]}, {pair[1]}")
+            problems.append(f"its encoder and decoder differ in {size}: {pair[0]}, {pair[1]}")
     if config.get("encoder_normalize_before"):
-        found.append("its norms come first, and it is not mBART")
+        problems.append("its norms come first, and it is not mBART")
     if config.get("tie_word_embeddings") is False:
-        found.append("its output embedding is not tied to the input's")
-    return found
+        problems.append("its output embedding is not tied to the input's")
+    return problems
 
 
 _COMMON = dict(

@@ -96,19 +96,19 @@ def unscanned(source: Source) -> Source:
             shapes[name] = shape
             continue
         for layer in range(shape[0]):
-            own = f"{match[1]}_{layer}/{match[2]}"
-            shapes[own], parts[own] = shape[1:], (name, layer)
+            unscanned_name = f"{match[1]}_{layer}/{match[2]}"
+            shapes[unscanned_name], parts[unscanned_name] = shape[1:], (name, layer)
 
     kept: dict[str, np.ndarray] = {}  # the array that was read last: layers are asked for in turn
 
     def read(name: str) -> np.ndarray:
         if name not in parts:
             return source.read(name)
-        whole, layer = parts[name]
-        if whole not in kept:
+        scanned, layer = parts[name]
+        if scanned not in kept:
             kept.clear()
-            kept[whole] = source.read(whole)
-        return kept[whole][layer]
+            kept[scanned] = source.read(scanned)
+        return kept[scanned][layer]
 
     return Source(source.path, shapes, read, source.config)
 

@@ -59,19 +59,19 @@ def export(path: str, out: str) -> str:
 
 
 def theirs(rows: tuple[Row, ...], arrays: Arrays, prefix: str, taken: set[str]) -> dict:
-    """{their name: array} of the rows that there are parameters for; adds those to `taken`."""
-    found = {}
+    """{their name: array} of the rows whose parameter exists; adds those parameters to `taken`."""
+    tensors = {}
     for name, ours, how in rows:
         back = TRANSFORMS[how].theirs
         if ours not in arrays or back is None:
             continue
         taken.add(ours)
         if "*" not in name:
-            found[prefix + name] = np.ascontiguousarray(back(arrays[ours]))
+            tensors[prefix + name] = np.ascontiguousarray(back(arrays[ours]))
             continue
         for i, layer in enumerate(arrays[ours]):
-            found[prefix + name.replace("*", str(i))] = np.ascontiguousarray(back(layer))
-    return found
+            tensors[prefix + name.replace("*", str(i))] = np.ascontiguousarray(back(layer))
+    return tensors
 
 
 def _text(folder, config, arrays: Arrays, tokenizer, written: set[str]) -> list[str]:
@@ -85,8 +85,10 @@ def _text(folder, config, arrays: Arrays, tokenizer, written: set[str]) -> list[
     special = SENTENCEPIECE_IDS if tokenizer is None else tokenizer.special
     _write(folder / "config.json", _bart_config(text, vocabulary, special, table))
     _write(folder / "generation_config.json", _generation_config(config["generate"], special))
-    said = f"{table.name}, {len(tensors)} tensors: words alone, without CLS, types and turns"
-    return [said, _tokenizer_files(folder, config["data"]["tokenizer"]["kind"], tokenizer)]
+    written_line = (
+        f"{table.name}, {len(tensors)} tensors: text alone, without CLS, type and turn embeddings"
+    )
+    return [written_line, _tokenizer_files(folder, config["data"]["tokenizer"]["kind"], tokenizer)]
 
 
 def _bart_config(text, vocabulary: int, special: SpecialIds, table: Table) -> dict[str, Any]:
@@ -129,20 +131,20 @@ def _roles(special: SpecialIds) -> dict[str, Any]:
 
 
 def _generation_config(generate: Mapping[str, Any], special: SpecialIds) -> dict[str, Any]:
-    """`generate` of a config as transformers has it: its length counts the start token."""
+    """`config.generate` in transformers' terms: its max_length counts the start token."""
     beams = generate["beams"] if generate["strategy"] == "beam" else 1
-    found = _roles(special) | {
+    settings = _roles(special) | {
         "max_length": generate["max_tokens"] + 1,
         "num_beams": beams,
         "no_repeat_ngram_size": generate["no_repeat_ngram"],
         "suppress_tokens": sorted({special.pad, special.bos, special.unk, special.mask}),
     }
     if beams > 1:
-        found |= {"length_penalty": generate["length_penalty"], "early_stopping": False}
+        settings |= {"length_penalty": generate["length_penalty"], "early_stopping": False}
     if generate["strategy"] == "sample":
-        found |= {"do_sample": True, "temperature": generate["temperature"]}
-        found |= {"top_k": generate["top_k"], "top_p": generate["top_p"]}
-    return found
+        settings |= {"do_sample": True, "temperature": generate["temperature"]}
+        settings |= {"top_k": generate["top_k"], "top_p": generate["top_p"]}
+    return settings
 
 
 def _kept_tokenizer(path: epath.Path) -> Any | None:
@@ -155,7 +157,7 @@ def _kept_tokenizer(path: epath.Path) -> Any | None:
 
 def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> str:
     if tokenizer is None:
-        return "no tokenizer is kept beside the checkpoint: none is written, ids of roles are ours"
+        return "the checkpoint has no tokenizer beside it: none is written; special ids are ours"
     if kind == "sentencepiece":
         tokenizer.save(folder / TOKENIZER_FILE)
         return (

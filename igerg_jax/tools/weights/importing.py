@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import UserError
@@ -54,7 +55,7 @@ DOWNLOADS = {
 }
 ADDITIONS_FILE = "additions.safetensors"  # written by export, beside the text model
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # of byte-level BPE
-# What no source has, and a run that starts from the checkpoint learns: {pattern: why}.
+# What no source has, so that training starts from random values: {pattern: what it is}.
 ADDITIONS = {
     "cls_embedding": "the vector that a sequence's emotion is read from",
     "image_projection/*": "from the vision tower's width to the text's",
@@ -85,30 +86,30 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     check_settings(config, sources, resize)
     wanted = parameter_shapes(config)
     added = additions(sources, wanted)
-    own = {} if added is None else added.shapes
-    others = {name: shape for name, shape in wanted.items() if name not in own}
+    additional = {} if added is None else added.shapes
+    others = {name: shape for name, shape in wanted.items() if name not in additional}
     plans = {
         part: matching.plan(table, source, others, resize)
         for part, (table, source) in sources.items()
     }
     new = check_parameters(others, plans)
     tokenizer, digest = tokenizer_of(config, sources)
-    params: dict[str, Any] = {}
+    params: dict[str, np.ndarray] = {}
     for part, (_, source) in sources.items():
-        fill(params, plans[part], source, wanted)
-    for name in own:
-        _place(params, name, added.read(name))
-    if tokenizer is not None:  # before the checkpoint: a folder that has one is whole
+        params |= read_parameters(plans[part], source, wanted)
+    params |= {name: added.read(name) for name in additional}
+    if tokenizer is not None:  # before the checkpoint: a folder with one is complete
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER_FILE)
-    parameters.write(folder, params, config, digest)
+    parameters.write(folder, unflatten_dict(params, sep="/"), config, digest)
     lines = described(sources, plans, new, digest, out)
     if resize and _words_needed(config.data.tokenizer, sources):
         lines.insert(
-            0, "the tokenizer beside the weights is not the run's: embeddings have other words"
+            0,
+            "the tokenizer beside the weights is not the run's: embeddings belong to other tokens",
         )
-    if own:
-        lines.insert(0, f"{ADDITIONS_FILE}: {len(own)} parameters by our names")
+    if additional:
+        lines.insert(0, f"{ADDITIONS_FILE}: {len(additional)} parameters by our names")
     return "\n".join(lines)
 
 
@@ -135,7 +136,7 @@ def open_part(part: str, path: str) -> tuple[Table, Source]:
 
 
 def additions(sources: Sources, wanted: Shapes) -> Source | None:
-    """What an export of ours put beside the text model: parameters by our own names.
+    """What our export put beside the text model: parameters under our own names.
 
     Raises:
       UserError: one of them is not the config's, or of another shape there.
@@ -143,10 +144,10 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
     path = sources["text"][1].path / ADDITIONS_FILE if "text" in sources else None
     if path is None or not path.exists():
         return None
-    found = open_source(str(path), "")
+    additional = open_source(str(path), "")
     wrong = [
         f"{name} (there {shape}, here {wanted.get(name)})"
-        for name, shape in found.shapes.items()
+        for name, shape in additional.shapes.items()
         if wanted.get(name) != shape
     ]
     if wrong:
@@ -154,12 +155,12 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
             f"'{path}' is of another model than the config describes: {', '.join(wrong)}. Give the "
             "config and the preset that it was trained with"
         )
-    return found
+    return additional
 
 
 def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: bool) -> None:
     """Raises UserError where `config` computes another function than the sources, or (unless the
-    vocabulary is to be resized anyway) gives their embeddings other words."""
+    vocabulary is resized anyway) tokenises text differently."""
     needed = [] if resize else _words_needed(config.data.tokenizer, sources)
     for table, source in sources.values():
         refused = [*table.refusals(source.config), *_other_pixels(table, source.processor)]
@@ -180,7 +181,7 @@ def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: 
 
 
 def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
-    """What of a preprocessor_config.json makes other numbers of an image than our tower does."""
+    """The settings of a preprocessor_config.json that scale pixels differently from our tower."""
     if not table.pixels:
         return []
     wanted = {"do_normalize": True}
@@ -193,7 +194,7 @@ def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
 
 
 def _words_needed(settings: ml_collections.ConfigDict, sources: Sources) -> list[str]:
-    """The overrides without which BART's embeddings would belong to words of another tokenizer."""
+    """The overrides without which BART's embeddings would not match the run's tokenizer."""
     if "text" not in sources or settings.kind == "byte_level_bpe" or settings.path:
         return []
     table, source = sources["text"]
@@ -201,8 +202,8 @@ def _words_needed(settings: ml_collections.ConfigDict, sources: Sources) -> list
     if table is not bart.BART or not any((folder / name).exists() for name in TOKENIZER_FILES):
         return []
     shape = source.shapes[matching.without_prefixes(source, table)["shared.weight"]]
-    found = dict(kind="byte_level_bpe", path=folder, vocab_size=shape[0])
-    return [f"--config.data.tokenizer.{key}={value}" for key, value in found.items()]
+    settings = dict(kind="byte_level_bpe", path=folder, vocab_size=shape[0])
+    return [f"--config.data.tokenizer.{key}={value}" for key, value in settings.items()]
 
 
 def _setting(model: ml_collections.ConfigDict, key: str) -> Any:
@@ -221,14 +222,14 @@ def parameter_shapes(config: ml_collections.ConfigDict) -> Shapes:
 
 
 def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str]:
-    """{parameter that stays as initialised: why}; raises UserError for one nobody speaks of."""
+    """{parameter that stays as initialised: why}; raises UserError for one that no table covers."""
     taken = {piece.ours for plan in plans.values() for piece in plan.pieces}
     taken |= {name for plan in plans.values() for name in plan.derived}
     new = matching.matching(ADDITIONS, [name for name in wanted if name not in taken])
     for plan in plans.values():
         new |= plan.new
     absent = [p for p in DOWNLOADS if p not in plans]
-    unspoken = []
+    uncovered = []
     for name in wanted:
         if name in taken or name in new:
             continue
@@ -236,9 +237,9 @@ def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str
         if part in absent:
             new[name] = f"no --{part} was given"
         else:
-            unspoken.append(name)
-    if unspoken:
-        raise UserError(f"no table speaks of these parameters: {', '.join(unspoken)}")
+            uncovered.append(name)
+    if uncovered:
+        raise UserError(f"no table covers these parameters: {', '.join(uncovered)}")
     return new
 
 
@@ -268,8 +269,9 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
     return tokenizer, tokenizer.digest
 
 
-def fill(params: dict[str, Any], plan: Plan, source: Source, wanted: Shapes) -> None:
-    """Reads every tensor of `plan` into nested dicts of float32 arrays, one tensor at a time."""
+def read_parameters(plan: Plan, source: Source, wanted: Shapes) -> dict[str, np.ndarray]:
+    """{parameter: float32 array} of every tensor of `plan`, read one tensor at a time."""
+    params = {}
     for piece in plan.pieces:
         shape = wanted[piece.ours]
         target = shape[1:] if piece.layered else shape
@@ -279,9 +281,8 @@ def fill(params: dict[str, Any], plan: Plan, source: Source, wanted: Shapes) -> 
             if piece.adapted is not None:
                 x = piece.adapted.apply(np.asarray(x, np.float32), target)
             array[i if piece.layered else ...] = x
-        _place(params, piece.ours, array)
-    for name in plan.derived:
-        _place(params, name, np.zeros(wanted[name], np.float32))
+        params[piece.ours] = array
+    return params | {name: np.zeros(wanted[name], np.float32) for name in plan.derived}
 
 
 def _numbers(source: Source, name: str) -> np.ndarray:
@@ -292,13 +293,6 @@ def _numbers(source: Source, name: str) -> np.ndarray:
     if not np.isfinite(x.astype(np.float32, copy=False)).all():
         raise UserError(f"'{source.path}': {name} holds numbers that are not finite")
     return x
-
-
-def _place(params: dict[str, Any], name: str, array: np.ndarray) -> None:
-    *branches, leaf = name.split("/")
-    for branch in branches:
-        params = params.setdefault(branch, {})
-    params[leaf] = array
 
 
 def described(
@@ -313,7 +307,7 @@ def described(
             f"{part}: {count} tensors of {table.name} in '{source.path}' became "
             f"{len(plan.pieces)} parameters"
         )
-        lines += [f"  {p.ours}: {p.adapted.said}" for p in plan.pieces if p.adapted]
+        lines += [f"  {p.ours}: {p.adapted.description}" for p in plan.pieces if p.adapted]
         lines += _by_reason("  derived", plan.derived)
         lines += _by_reason("  left out", plan.left)
     lines += _by_reason("as initialised", new)

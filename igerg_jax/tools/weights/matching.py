@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that one source gives, and what it leaves."""
+    """What is taken from one source, and what is left out."""
 
     pieces: tuple[Piece, ...]
     left: dict[str, str]  # their name -> why
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) -> Plan:
-    """How `source` fills the parameters `wanted` (name -> shape, of the whole model).
+    """How `source` fills the parameters `wanted` (name -> shape, of the full model).
 
     Raises:
       UserError: one message that lists every tensor without a place, every parameter without a
@@ -64,11 +64,13 @@ def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) 
         adapted = None
         for key in keys:
             target = shape[1:] if layered else shape
-            found = _shape(how, source.shapes[names[key]], target)
-            if found != target and not layered:
-                adapted = adapting.find(ours, found, target)
-            if found != target and (adapted is None or (adapted.asked and not resize_vocabulary)):
-                what = f"{ours} (there {found or source.shapes[names[key]]}, here {target})"
+            reached = _shape(how, source.shapes[names[key]], target)
+            if reached != target and not layered:
+                adapted = adapting.find(ours, reached, target)
+            if reached != target and (
+                adapted is None or (adapted.on_request and not resize_vocabulary)
+            ):
+                what = f"{ours} (there {reached or source.shapes[names[key]]}, here {target})"
                 problems.other.append(what)
         pieces.append(Piece(ours, tuple(names[k] for k in keys), how, layered, adapted))
     problems.unknown = [key for key in names if key not in used]
@@ -78,14 +80,14 @@ def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) 
 
 
 def matching(patterns: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """{name: why} of the names that one of {pattern: why} fits."""
-    found = {}
+    """{name: why} of the names that match one of {pattern: why}."""
+    reasons = {}
     for name in names:
         for pattern, why in patterns.items():
             if fnmatch.fnmatchcase(name, pattern):
-                found[name] = why
+                reasons[name] = why
                 break
-    return found
+    return reasons
 
 
 def without_prefixes(source: Source, table: Table) -> dict[str, str]:
@@ -143,7 +145,7 @@ class _Problems:
 
 
 def _shape(how: str, shape: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Our shape of a tensor of `shape`; None where it cannot be brought near `target`."""
+    """The shape of a tensor of `shape` after the transform; None where that does not apply."""
     nothing = np.broadcast_to(np.float32(0), shape)  # takes no memory
     try:
         return TRANSFORMS[how].ours(nothing, target).shape

@@ -1,5 +1,4 @@
-"""Parameters on disk as NumPy arrays: a checkpoint that holds nothing else, or those of one that
-does."""
+"""Parameters on disk as NumPy arrays: writing a checkpoint of nothing else, reading any."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.run.checkpoint import RUN, STATE
@@ -17,11 +17,11 @@ from igerg_jax.run.checkpoint import RUN, STATE
 def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: str) -> None:
     """Writes nested dicts of NumPy arrays as the checkpoint of step 0 in the workdir `folder`.
 
-    It holds parameters alone, not all of the model's if need be: something to start from
-    (`checkpoint.load_params`), not to resume.
+    It holds parameters alone, and not necessarily all of the model's: training can start from it
+    (`checkpoint.load_params`), but not resume.
 
     Args:
-      tokenizer_digest: "" = it is not known, and is compared with no run's.
+      tokenizer_digest: "" = unknown; a run's is then not compared with it.
     """
     items = {STATE: ocp.args.PyTreeSave({"params": params})}
     items[RUN] = ocp.args.JsonSave(checkpoint.run_record(config, 0, tokenizer_digest))
@@ -35,9 +35,9 @@ def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: st
 
 
 def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(what is known of the run, {name: array}) of a checkpoint's parameters, on the host.
+    """(`checkpoint.read_run`, {name: array}) of a checkpoint's parameters, on the host.
 
-    The moving average is taken where there is one.
+    They are the moving average where there is one.
 
     Args:
       path: as `checkpoint.load_params`.
@@ -51,17 +51,16 @@ def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         part = "ema_params" if tree.get("ema_params") else "params"
         wanted = {part: tree[part]}
         host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        found = reader.restore(
+        restored = reader.restore(
             folder / STATE,
             args=ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True),
         )
-    names = checkpoint.shapes(found[part])
-    return checkpoint.read_run(folder), dict(zip(names, jax.tree.leaves(found[part]), strict=True))
+    return checkpoint.read_run(folder), flatten_dict(restored[part], sep="/")
 
 
 def _host_arrays() -> ocp.PyTreeCheckpointHandler:
-    """What writes NumPy arrays as they lie: no copy, which is for arrays that change meanwhile,
-    and no compression, which gains weights next to nothing."""
+    """A handler that writes NumPy arrays without copying them, since they do not change meanwhile,
+    and without compression, which hardly shrinks weights."""
     handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)

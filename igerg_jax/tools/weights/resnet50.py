@@ -36,18 +36,18 @@ def _convolution(kernel: str, norm: str, ours: str) -> tuple:
 
 def _blocks(kernel: str, norm: str, shortcut: tuple[str, str]) -> tuple:
     """Every block's convolutions; `stage`, `block` and `i` (0, 1, 2) fill in the patterns."""
-    found = ()
+    rows = ()
     for stage, blocks in enumerate(DEPTHS):
         for block in range(blocks):
             ours = f"stage{stage}_block{block}"
             at = dict(stage=stage, first=stage + 1, block=block)
             for i in range(3):
                 names = (pattern.format(**at, i=i, next=i + 1) for pattern in (kernel, norm))
-                found += _convolution(*names, f"{ours}/conv{i + 1}")
+                rows += _convolution(*names, f"{ours}/conv{i + 1}")
             if block == 0:
                 names = (pattern.format(**at) for pattern in shortcut)
-                found += _convolution(*names, f"{ours}/shortcut")
-    return found
+                rows += _convolution(*names, f"{ours}/shortcut")
+    return rows
 
 
 _HF_BLOCK = "resnet.encoder.stages.{stage}.layers.{block}"
@@ -84,7 +84,7 @@ def _settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, An
 
 
 def _refusals(config: Mapping[str, Any]) -> list[str]:
-    found = []
+    problems = []
     wanted = dict(
         depths=list(DEPTHS),
         embedding_size=64,
@@ -96,8 +96,8 @@ def _refusals(config: Mapping[str, Any]) -> list[str]:
     )
     for key, value in wanted.items():
         if config.get(key, value) != value:
-            found.append(f"{key} is {config[key]}, ResNet-50 v1.5 has {value}")
-    return found
+            problems.append(f"{key} is {config[key]}, ResNet-50 v1.5 has {value}")
+    return problems
 
 
 _COMMON = dict(

@@ -57,24 +57,24 @@ def open_source(path: str, download: str) -> Source:
     Raises:
       UserError: nothing there, or a file that is corrupt, cut off, or more than tensors.
     """
-    found = pathlib.Path(path).expanduser()
-    if not found.exists():
+    location = pathlib.Path(path).expanduser()
+    if not location.exists():
         raise UserError(
             f"there is no '{path}'. Nothing is fetched from the network: download the weights "
             f"first ({download}) and name the folder or file that holds them"
         )
     openers = {".safetensors": _safetensors, ".npz": _npz}
     openers |= dict.fromkeys((".pt", ".pth", ".bin"), _torch)
-    if not found.is_dir() and found.suffix not in openers:
+    if not location.is_dir() and location.suffix not in openers:
         raise UserError(f"'{path}' is not a folder or a file of {', '.join(openers)}")
-    if found.suffix in (".npz", ".pt", ".pth"):  # a config.json beside it is another model's
-        return openers[found.suffix]([found], {})
-    folder = found if found.is_dir() else found.parent
+    if location.suffix in (".npz", ".pt", ".pth"):  # a config.json beside it is another model's
+        return openers[location.suffix]([location], {})
+    folder = location if location.is_dir() else location.parent
     config = _json_if_any(folder / "config.json")
-    if found.is_dir():
-        source = _folder(found, config, download)
+    if location.is_dir():
+        source = _folder(location, config, download)
     else:
-        source = openers[found.suffix]([found], config)
+        source = openers[location.suffix]([location], config)
     source.processor = _json_if_any(folder / "preprocessor_config.json")
     return source
 
@@ -113,14 +113,14 @@ def _json_if_any(path: pathlib.Path) -> dict[str, Any]:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"'{path}' is not a JSON object")
-    return found
+    return content
 
 
 def _safetensors(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
@@ -146,10 +146,10 @@ def _npz(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
     (path,) = paths
     try:
         if not zipfile.is_zipfile(path):  # its table of contents is at the end
-            raise ValueError("not a whole zip file")
+            raise ValueError("not a complete zip file")
         file = np.load(path, allow_pickle=False)
         shapes = {name: _npy_shape(file, name) for name in file.files}
-    except Exception as error:  # zlib's own among them
+    except Exception as error:  # zlib's errors too
         raise _corrupt(path, error) from error
 
     def read(name: str) -> np.ndarray:
@@ -187,17 +187,17 @@ def _torch(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
         with torch.serialization.safe_globals(bag), warnings.catch_warnings(action="ignore"):
             # Only zip files can be mapped; before 2020 there were others.
             mapped = zipfile.is_zipfile(path)
-            whole = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many kinds
         raise _corrupt(path, error) from error
-    tensors = whole.get("model", whole) if isinstance(whole, dict) else None
+    tensors = content.get("model", content) if isinstance(content, dict) else None
     if (
         not isinstance(tensors, dict)
         or not tensors
         or not all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in tensors.items())
     ):
         raise UserError(f"'{path}' is not a dict of tensors by name")
-    args = whole.get("args") if tensors is not whole else None
+    args = content.get("args") if tensors is not content else None
     config = dict(vars(args)) if isinstance(args, argparse.Namespace) else config
 
     def read(name: str) -> np.ndarray:
@@ -216,7 +216,7 @@ def _guarded(
     def guarded(name: str) -> np.ndarray:
         try:
             return read(name)
-        except Exception as error:  # zlib's and torch's own among them
+        except Exception as error:  # zlib's and torch's errors too
             raise UserError(
                 f"'{where(name)}': {name} cannot be read: it is damaged, or of a kind that is not "
                 f"read here, as 8-bit, quantised and sparse ones are ({_reason(error)})"

@@ -5,7 +5,7 @@
     DIR/parameters.npz                    {name: array}, the first argument of both
     DIR/signature.json                    names, shapes, dtypes, emotions, special ids
     DIR/example.py                        a loader that needs JAX and NumPy alone
-    DIR/recorded.npz                      inputs, and what the live model made of them
+    DIR/recorded.npz                      inputs, and the live model's outputs for them
     DIR/tokenizer.model                   where the run has one: SentencePiece, or a tokenizer.json
 
 Parameters lie beside the programs and are not constants in them: both programs share one copy,
@@ -24,12 +24,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
 from igerg_jax.batch import EMOTIONS, BatchSpec, synthetic
 from igerg_jax.decoding import search, strategies
 from igerg_jax.evaluation import trained_run
-from igerg_jax.evaluation.evaluators import image_probabilities
+from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.setup import Setup, build_model
 from igerg_jax.tools.weights import stablehlo_example
 
@@ -64,7 +65,7 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
     # A kernel of one platform cannot have a symbolic batch; what it computes is the same.
     config.model.vision.attention = config.model.text.attention = "xla"
     model = build_model(config, run.setup.model.vocab_size, run.setup.model.special)
-    parameters = flat(jax.device_get(run.params))
+    parameters = flatten_dict(jax.device_get(run.params), sep="/")
     inputs = example_inputs(run.setup, RECORDED_EXAMPLES)
     folder.mkdir(parents=True, exist_ok=True)
     recorded, signatures = dict(inputs), {}
@@ -102,16 +103,18 @@ def functions(model: Any, config: Any) -> dict[str, Function]:
     rules = strategies.strategy(config), strategies.limits(config)
 
     def encode_image_emotion(parameters, inputs):
-        images_BxNxC, sequence_BxC = image_probabilities(model, nested(parameters), inputs)
+        images_BxNxC, sequence_BxC = image_probabilities(
+            model, unflatten_dict(parameters, sep="/"), inputs
+        )
         return {"image_emotion": images_BxNxC, "sequence_emotion": sequence_BxC}
 
     def generate(parameters, inputs):
         batch = dict(inputs)
         seed = batch.pop("seed", 0)  # read with sampling alone
         rng = jax.random.key(seed, impl="threefry2x32")  # the same draws on every platform
-        found = search.generate(model, nested(parameters), batch, rng, *rules)
+        responses = search.generate(model, unflatten_dict(parameters, sep="/"), batch, rng, *rules)
         names = ("tokens", "log_probability", "score")
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, responses, strict=True))
 
     return {"encode_image_emotion": encode_image_emotion, "generate": generate}
 
@@ -128,7 +131,7 @@ def example_inputs(setup: Setup, batch_size: int) -> dict[str, np.ndarray]:
 
 
 def record(function: Function, parameters: dict, inputs: dict) -> dict[str, np.ndarray]:
-    """What `function` makes of `inputs` here."""
+    """The outputs of `function` for `inputs` on this machine."""
     return jax.device_get(jax.jit(function)(parameters, inputs))
 
 
@@ -145,7 +148,7 @@ def lower(function: Function, parameters: dict, inputs: dict) -> jax_export.Expo
 
 
 def signature(name: str, inputs: dict, exported: jax_export.Exported) -> dict[str, Any]:
-    """What signature.json says of one function; a shape's "batch" is any number from 1."""
+    """signature.json's entry for one function; "batch" in a shape is any number from 1."""
     shapes = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0][1]
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     return {
@@ -182,21 +185,3 @@ def describe(run: trained_run.Run, parameters: dict, signatures: dict) -> dict[s
         "vocabulary": model.vocab_size,
         "tokenizer_digest": run.tokenizer.digest if run.tokenizer else None,
     }
-
-
-def flat(tree: Any) -> dict[str, np.ndarray]:
-    """{path with slashes: array} of nested dicts of arrays."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
-
-
-def nested(arrays: dict[str, jax.Array]) -> dict[str, Any]:
-    """The inverse of `flat`."""
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *folders, last = name.split("/")
-        here = tree
-        for folder in folders:
-            here = here.setdefault(folder, {})
-        here[last] = array
-    return tree

@@ -8,7 +8,7 @@ JAX finds here. From your own code:
     model = Model("FOLDER")
     model.signature                 # every function's inputs and outputs, emotions, special ids
     seen = model("encode_image_emotion", images=…, image_mask=…, image_turn=…)
-    said = model("generate", images=…, image_mask=…, image_turn=…, context=…, context_turn=…)
+    responses = model("generate", images=…, image_mask=…, image_turn=…, context=…, context_turn=…)
 """
 
 import json
@@ -45,10 +45,10 @@ def main(folder):
         recorded = dict(file)
     print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
     for name, function in model.signature["functions"].items():
-        found = model(name, **{i["name"]: recorded[i["name"]] for i in function["inputs"]})
+        outputs = model(name, **{i["name"]: recorded[i["name"]] for i in function["inputs"]})
         if name == "encode_image_emotion":
-            likeliest = found["sequence_emotion"].argmax(-1)
-        for output, value in found.items():
+            likeliest = outputs["sequence_emotion"].argmax(-1)
+        for output, value in outputs.items():
             expected = recorded[f"{name}/{output}"]
             far = np.abs(value.astype(np.float64) - expected).max()
             same = (value == expected).mean()

@@ -100,15 +100,15 @@ def refusals(config: Mapping[str, Any]) -> list[str]:
     """What this config has and our model cannot compute."""
     if not config:
         return [NO_CONFIG]
-    found = []
+    problems = []
     activation = (DEFAULTS | config)["hidden_act"]
     if activation not in GELUS:
-        found.append(f"its activation '{activation}' is not one of {', '.join(GELUS)}")
+        problems.append(f"its activation '{activation}' is not one of {', '.join(GELUS)}")
     if config.get("qkv_bias") is False:
-        found.append("its queries, keys and values have no bias; ours have")
+        problems.append("its queries, keys and values have no bias; ours have")
     if config.get("num_channels", 3) != 3:
-        found.append(f"it reads {config['num_channels']} channels, not 3")
-    return found
+        problems.append(f"it reads {config['num_channels']} channels, not 3")
+    return problems
 
 
 VIT = Table(

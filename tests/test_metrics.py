@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import pathlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from igerg_jax import metrics
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
-from igerg_jax.evaluation import metrics
 
+ROOT = pathlib.Path(__file__).parent.parent
 TEXTS = ["the cat sat on the mat", "a dog ran to the park today", "I am so happy for you !"]
 
 
@@ -23,10 +28,10 @@ def test_confusion_matrix_counts_labels_in_rows_and_leaves_out_unknown():
 def test_classification_by_hand():
     # Class 0: TP 1, FN 1. Class 1: TP 1, FP 2. Class 2: FN 1.
     confusion = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]))
-    found = metrics.classification_metrics("x", confusion)
-    assert found["x_accuracy"] == 2 / 4
-    assert found["x_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
-    assert found["x_majority_rate"] == 2 / 4
+    values = metrics.classification_metrics("x", confusion)
+    assert values["x_accuracy"] == 2 / 4
+    assert values["x_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
+    assert values["x_majority_rate"] == 2 / 4
 
 
 def test_macro_f1_counts_a_class_that_was_only_predicted_but_not_one_that_never_occurs():
@@ -67,10 +72,10 @@ def test_confusion_matrix_refuses_what_is_no_class(labels, predictions):
 
 def test_nothing_to_measure_is_nan():
     confusion = metrics.confusion_matrix(np.array([UNKNOWN]), np.array([0]))
-    found = metrics.classification_metrics("x", confusion)
-    found |= metrics.text_metrics([], [])
-    found["ppl"] = metrics.perplexity(0.0, 0)
-    assert all(math.isnan(value) for value in found.values()), found
+    values = metrics.classification_metrics("x", confusion)
+    values |= metrics.text_metrics([], [])
+    values["ppl"] = metrics.perplexity(0.0, 0)
+    assert all(math.isnan(value) for value in values.values()), values
 
 
 def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
@@ -80,8 +85,8 @@ def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
 
 def test_unigram_perplexity_by_hand_and_at_its_limits():
     # Smoothed: 3/5, 1/5, 1/5.
-    found = metrics.unigram_perplexity(np.array([2, 0, 0]), np.array([1, 1, 0]))
-    assert found == pytest.approx((3 / 5 * 1 / 5) ** -0.5)
+    values = metrics.unigram_perplexity(np.array([2, 0, 0]), np.array([1, 1, 0]))
+    assert values == pytest.approx((3 / 5 * 1 / 5) ** -0.5)
     assert metrics.unigram_perplexity(np.zeros(9), np.ones(9)) == pytest.approx(9)
     own = np.array([5000, 3000, 1000, 1000])
     other = own[::-1]
@@ -89,48 +94,54 @@ def test_unigram_perplexity_by_hand_and_at_its_limits():
     assert math.isnan(metrics.unigram_perplexity(own, np.zeros(4)))
 
 
+def bleu(texts, references) -> dict[int, float]:
+    return {order: metrics.bleu(texts, references, order) for order in range(1, 5)}
+
+
 def test_bleu_by_hand():
-    # Hypothesis "the cat the cat" against "the cat sat down": clipped 1-grams 2/4, 2-grams 1/3,
-    # and no 3-gram; equal lengths, so no brevity penalty.
-    found = metrics.bleu(["the cat the cat"], ["the cat sat down"])
-    assert found["bleu_1"] == pytest.approx(100 * 2 / 4)
-    assert found["bleu_2"] == pytest.approx(100 * math.sqrt(2 / 4 * 1 / 3))
-    assert found["bleu_3"] == found["bleu_4"] == 0
+    # "the cat the cat" against "the cat sat down": clipped 1-grams 2/4, 2-grams 1/3, and no 3-gram;
+    # equal lengths, so no brevity penalty.
+    scores = bleu(["the cat the cat"], ["the cat sat down"])
+    assert scores[1] == pytest.approx(100 * 2 / 4)
+    assert scores[2] == pytest.approx(100 * math.sqrt(2 / 4 * 1 / 3))
+    assert scores[3] == scores[4] == 0
 
 
 def test_bleu_has_a_brevity_penalty_over_the_corpus():
     # 3 words for 6: exp(1 - 6/3); the precisions are 1.
-    found = metrics.bleu(["a b c"], ["a b c d e f"])
-    assert found["bleu_1"] == found["bleu_2"] == pytest.approx(100 * math.exp(-1))
+    scores = bleu(["a b c"], ["a b c d e f"])
+    assert scores[1] == scores[2] == pytest.approx(100 * math.exp(-1))
     # A long text beside it makes the corpus long enough: the penalty is not per sentence.
-    assert metrics.bleu(["a b c", "x y z"], ["a b c", "x y z"])["bleu_1"] == pytest.approx(100)
-    assert metrics.bleu(["a b c", "d e f g"], ["a b c d", "e f g"])["bleu_1"] == pytest.approx(
-        100 * 6 / 7
-    )
+    assert metrics.bleu(["a b c", "x y z"], ["a b c", "x y z"], 1) == pytest.approx(100)
+    assert metrics.bleu(["a b c", "d e f g"], ["a b c d", "e f g"], 1) == pytest.approx(100 * 6 / 7)
 
 
 def test_bleu_keeps_case_and_splits_off_punctuation():
-    assert metrics.bleu(["Hello there"], ["hello there"])["bleu_1"] == pytest.approx(50)
-    assert metrics.bleu(["hello there!"], ["hello there ."])["bleu_1"] == pytest.approx(200 / 3)
+    assert metrics.bleu(["Hello there"], ["hello there"], 1) == pytest.approx(50)
+    assert metrics.bleu(["hello there!"], ["hello there ."], 1) == pytest.approx(200 / 3)
+
+
+def rouge(texts, references) -> dict[str, float]:
+    kinds = {"1": "rouge1", "2": "rouge2", "l": "rougeL"}
+    return {name: metrics.rouge(texts, references, kind) for name, kind in kinds.items()}
 
 
 def test_rouge_by_hand():
     # 1-grams: 3 of 4 and of 3 -> F = 6/7. 2-grams: 2 of 3 and of 2 -> 4/5. LCS 3.
-    found = metrics.rouge(["the cat sat"], ["the cat sat down"])
-    assert found["rouge_1"] == found["rouge_l"] == pytest.approx(100 * 6 / 7)
-    assert found["rouge_2"] == pytest.approx(100 * 4 / 5)
+    scores = rouge(["the cat sat"], ["the cat sat down"])
+    assert scores["1"] == scores["l"] == pytest.approx(100 * 6 / 7)
+    assert scores["2"] == pytest.approx(100 * 4 / 5)
     # The mean of pairs, not of the pooled corpus; case and punctuation do not count.
-    found = metrics.rouge(["Yes!", "no no no no"], ["yes", "a b c d"])
-    assert found["rouge_1"] == pytest.approx(50)
+    assert rouge(["Yes!", "no no no no"], ["yes", "a b c d"])["1"] == pytest.approx(50)
     # Order matters to ROUGE-L only.
-    found = metrics.rouge(["c b a"], ["a b c"])
-    assert found["rouge_1"] == pytest.approx(100)
-    assert found["rouge_l"] == pytest.approx(100 / 3)
-    assert metrics.rouge(["running"], ["run"])["rouge_1"] == 0  # not stemmed
+    scores = rouge(["c b a"], ["a b c"])
+    assert scores["1"] == pytest.approx(100)
+    assert scores["l"] == pytest.approx(100 / 3)
+    assert rouge(["running"], ["run"])["1"] == 0  # not stemmed
 
 
 def test_distinct_and_entropy_by_hand():
-    texts = [["a", "b", "a"], ["a", "b"]]
+    texts = ["a b a", "a b"]
     assert metrics.distinct(texts, 1) == 2 / 5
     assert metrics.distinct(texts, 2) == 2 / 3  # ab, ba, ab: none across the texts' border
     expected = -(3 / 5 * math.log(3 / 5) + 2 / 5 * math.log(2 / 5))
@@ -140,43 +151,83 @@ def test_distinct_and_entropy_by_hand():
 @pytest.mark.parametrize("n", range(1, 5))
 def test_diversity_properties(n):
     rng = np.random.default_rng(n)
-    texts = [[str(w) for w in rng.integers(0, 6, size=8)] for _ in range(20)]
+    texts = [" ".join(map(str, rng.integers(0, 6, size=8))) for _ in range(20)]
     count = 20 * (8 - n + 1)
     assert 1 / count <= metrics.distinct(texts, n) <= 1
     assert 0 <= metrics.ngram_entropy(texts, n) <= math.log(count)
     # Saying everything twice halves Dist-n and leaves the frequencies as they are.
     assert metrics.distinct(texts * 2, n) == pytest.approx(metrics.distinct(texts, n) / 2)
     assert metrics.ngram_entropy(texts * 2, n) == pytest.approx(metrics.ngram_entropy(texts, n))
-    different = [[f"{i}.{j}" for j in range(8)] for i in range(20)]
+    different = [" ".join(f"{i}.{j}" for j in range(8)) for i in range(20)]
     assert metrics.distinct(different, n) == 1
     assert metrics.ngram_entropy(different, n) == pytest.approx(math.log(count))
-    assert metrics.ngram_entropy([["a"] * n] * 5, n) == 0
+    assert metrics.ngram_entropy(["a " * n] * 5, n) == 0
 
 
 def test_text_metrics_of_the_references_themselves():
-    found = metrics.text_metrics(TEXTS, TEXTS)
+    values = metrics.text_metrics(TEXTS, TEXTS)
     for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_1", "rouge_2", "rouge_l"):
-        assert found[name] == pytest.approx(100), name
-    assert found["mean_words"] == pytest.approx((6 + 7 + 7) / 3)
-    assert found["dist_4"] == 1
+        assert values[name] == pytest.approx(100), name
+    assert values["mean_words"] == pytest.approx((6 + 7 + 7) / 3)
+    assert values["dist_4"] == 1
     order = [2, 0, 1]
     shuffled = metrics.text_metrics([TEXTS[i] for i in order], [TEXTS[i] for i in order])
-    assert shuffled == pytest.approx(found)
+    assert shuffled == pytest.approx(values)
 
 
 def test_bleu_falls_with_order_and_lies_in_percent():
-    found = metrics.bleu(["the cat sat on a mat", "a dog ran", ""], TEXTS)
-    values = [found[f"bleu_{n}"] for n in range(1, 5)]
+    values = list(bleu(["the cat sat on a mat", "a dog ran", ""], TEXTS).values())
     assert 100 >= values[0] >= values[1] >= values[2] >= values[3] >= 0
     assert values[1] > 0
 
 
 @pytest.mark.parametrize("empty", ["", "  ", "\n"])
 def test_a_generator_that_says_nothing_scores_zero(empty):
-    found = metrics.text_metrics([empty] * 3, TEXTS)
-    assert set(found.values()) == {0.0}, found
+    values = metrics.text_metrics([empty] * 3, TEXTS)
+    of_texts = {k: v for k, v in values.items() if not k.startswith("reference_")}
+    assert of_texts and set(of_texts.values()) == {0.0}, of_texts
 
 
 def test_text_metrics_refuses_lists_of_different_length():
-    with pytest.raises(ValueError, match="2 hypotheses but 3"):
+    with pytest.raises(ValueError, match="2 texts but 3"):
         metrics.text_metrics(TEXTS[:2], TEXTS)
+
+
+FUNCTION = '''
+def questions(texts: Sequence[str]) -> float:
+    """Share of texts that ask something; NaN when there are no texts."""
+    return _ratio(sum(text.rstrip().endswith("?") for text in texts), len(texts))
+
+'''
+ROW = """
+    Metric("questions", "Questions", 0, "{:.0%}", "Share of responses that ask something.",
+           questions),
+"""
+USE = """
+import json, pathlib, sys
+from igerg_jax import metrics
+from igerg_jax.report import write_report
+
+values = metrics.text_metrics(["Why? Because.", "You did what ?"], ["Really?", "Who?"])
+folder = pathlib.Path(sys.argv[1])
+(folder / "summary.json").write_text(json.dumps({"evaluation": {"test": values}}))
+print(values["questions"], values["reference_questions"])
+write_report(folder)
+"""
+
+
+def test_adding_a_text_metric_takes_one_function_and_one_row(tmp_path):
+    """As CONTRIBUTING.md shows it, in a copy of the package: it is computed and reported."""
+    package = tmp_path / "igerg_jax"
+    shutil.copytree(ROOT / "igerg_jax", package, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (package / "metrics.py").read_text()
+    before, table, after = source.partition("TEXT_METRICS = (")
+    (package / "metrics.py").write_text(before + FUNCTION + table + ROW + after)
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0.5", "1.0"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Share of responses that ask something." in page
+    assert "50%" in page and "100% <small>people's responses</small>" in page

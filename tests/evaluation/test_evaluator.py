@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import dataclasses
 import io
 import json
 import math
@@ -14,15 +15,15 @@ import pytest
 import small
 from PIL import Image
 
-from igerg_jax import lexicon, objectives
+from igerg_jax import lexicon, metrics, objectives, setup
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding.search import Responses
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation import evaluators, metrics
+from igerg_jax.evaluation import conversation, samples
+from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.parallel import sharding
-from igerg_jax.training import train_state
 
 EXAMPLES, GENERATED, SAMPLES = 13, 5, 6  # of batches of 8: the last one holds padding
 
@@ -47,20 +48,18 @@ class World:
         self.setup = set_up(config, self.prepared)
         batch = small.make_batch(config, batch_size=1)
         params = small.make_params(self.setup.model, batch, spread=0.5)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.setup.abstract_state.params)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.setup.abstract_params)
         self.params = jax.device_put(params, shardings)
-        self.evaluator = evaluators.Evaluator(self.setup, self.prepared)
+        self.evaluator = Evaluator(self.setup, self.prepared)
         self.workdir = workdir
-        self.out = evaluators.run(self.setup, self.evaluator, self.params, workdir)
+        self.out = evaluate_run(self.evaluator, config, self.params, workdir)
         lines = (workdir / "samples.jsonl").read_text().splitlines()
         self.samples = [json.loads(line) for line in lines]
 
 
 def set_up(config, prepared):
     tokenizer = prepared.tokenizer
-    return train_state.set_up_training(
-        config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:2]
-    )
+    return setup.set_up(config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:2])
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +147,12 @@ def test_generated_texts_meet_their_own_references(world, monkeypatch):
     expected = metrics.text_metrics(texts, [w.response_text for w in windows])
     assert {name: got[name] for name in expected} == pytest.approx(expected)
     assert got["rouge_1"] > 50
-    said = np.mean(
+    right = np.mean(
         [lexicon.label(t) == w.response_emotion for t, w in zip(texts, windows, strict=True)]
     )
-    assert got["response_emotion_accuracy"] == pytest.approx(said)
-    own = [w.response_text.split() for w in windows]
-    assert got["reference_mean_words"] == pytest.approx(np.mean([len(words) for words in own]))
+    assert got["response_emotion_accuracy"] == pytest.approx(right)
+    words = [len(w.response_text.split()) for w in windows]
+    assert got["reference_mean_words"] == pytest.approx(np.mean(words))
 
 
 def test_without_generation_nothing_is_generated(world, monkeypatch):
@@ -205,7 +204,7 @@ def test_one_answer_is_the_samples_answer(world, tmp_path):
         files[-1].write_bytes(jpeg)
     turns = [("this is too long ago to be read", None)]
     turns += list(zip(window.turn_texts, files[:-1], strict=True))
-    got = evaluators.respond_once(
+    got = conversation.respond(
         world.setup, world.prepared.tokenizer, world.params, turns, files[-1]
     )
     assert got["response"] == row["generated"]
@@ -219,20 +218,20 @@ def test_one_answer_is_the_samples_answer(world, tmp_path):
 
 
 def test_one_answer_without_any_image(world):
-    got = evaluators.respond_once(
+    got = conversation.respond(
         world.setup, world.prepared.tokenizer, world.params, [("Hello there!", None)], None
     )
     assert got["context"] == [{"text": "Hello there!", "seen": None}]
     assert got["response_image"] is None and got["sequence_emotion"] is None
     with pytest.raises(UserError, match="context"):
-        evaluators.respond_once(world.setup, world.prepared.tokenizer, world.params, [], None)
+        conversation.respond(world.setup, world.prepared.tokenizer, world.params, [], None)
 
 
 def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
     """Without images there is no image emotion: no metric, no matrix, and nothing is NaN."""
     config = make_config(data_dir, data__use_images=False)
     evaluator = world.evaluator  # with what it compiled: the shapes are the same
-    monkeypatch.setattr(evaluator, "_setup", world.setup._replace(config=config))
+    monkeypatch.setattr(evaluator, "_setup", dataclasses.replace(world.setup, config=config))
     got, confusion = evaluator.metrics(world.params, "valid", generate=False)
     assert confusion is None and not any("emotion" in name for name in got)
     assert got["response_perplexity"] > 1 and all(map(math.isfinite, got.values()))
@@ -240,16 +239,10 @@ def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
     assert all(turn["seen"] is None and turn["image"] for turn in row["context"])
 
 
-def test_a_batch_that_does_not_divide_is_named(world, data_dir):
-    config = make_config(data_dir, evaluate__batch_size=7)
-    with pytest.raises(UserError, match=r"evaluate\.batch_size=7"):
-        evaluators.Evaluator(set_up(config, world.prepared), world.prepared)
-
-
-def test_samples_are_written_whole_or_not_at_all(tmp_path):
-    evaluators.write_samples([{"index": 0}], tmp_path)
+def test_either_all_samples_are_written_or_none(tmp_path):
+    samples.write([{"index": 0}], tmp_path)
     with pytest.raises(TypeError):
-        evaluators.write_samples([{"index": 1}, {"index": object()}], tmp_path)
+        samples.write([{"index": 1}, {"index": object()}], tmp_path)
     assert (tmp_path / "samples.jsonl").read_text() == '{"index": 0}\n'
 
 

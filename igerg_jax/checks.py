@@ -1,0 +1,98 @@
+"""What is refused before anything compiles: a config alone, then a config with its prepared data.
+
+Every entry point calls one of these once, at its start. Each room checks what it owns; here those
+checks are put together, so that nothing is checked twice and nothing is forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from igerg_jax import objectives, optim
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.data import datasets, mixtures
+from igerg_jax.decoding import strategies
+from igerg_jax.errors import UserError
+from igerg_jax.parallel import sharding
+from igerg_jax.run import checkpoint
+from igerg_jax.setup import base_key, set_up
+
+
+def check_training(config: Any, starts: bool) -> None:
+    """Raises UserError where a run of `config` could not train, evaluate and save.
+
+    Args:
+      starts: the run has no checkpoint yet, so its first parameters must come from somewhere.
+    """
+    mesh = check_step(config)
+    _check_evaluation(config, mesh)
+    checkpoint.check_retention(config)
+    if config.data.dataset != datasets.SYNTHETIC:
+        mixtures.check_start(config)
+    if starts:
+        _check_first_parameters(config)
+
+
+def check_step(config: Any, devices: Any | None = None) -> Mesh:
+    """Raises UserError where the training step could not be built; returns the mesh.
+
+    Args:
+      devices: that the step is compiled for; default all of this machine's.
+    """
+    train = config.train
+    mesh = _check_model(config, devices)
+    sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
+    objectives.check(config)
+    optim.check(config.optim, train.steps)
+    return mesh
+
+
+def check_inference(config: Any) -> None:
+    """Raises UserError where a checkpoint could not be evaluated or generated with."""
+    _check_evaluation(config, _check_model(config))
+
+
+def check_data(prepared: Any, config: Any) -> None:
+    """Raises UserError where a prepared dataset lacks a split, or what an objective needs."""
+    mixtures.check(prepared, config)
+
+
+def _check_model(config: Any, devices: Any | None = None) -> Mesh:
+    dtype = config.model.compute_dtype
+    try:
+        jnp.dtype(dtype)
+    except TypeError as error:
+        raise UserError(f"model.compute_dtype='{dtype}': {error}") from error
+    # A tokenizer that is given may have another vocabulary size; nothing else can differ.
+    setup = set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
+    try:
+        jax.eval_shape(lambda: base_key(config))
+    except ValueError as error:  # JAX's own message lists the known names
+        raise UserError(f"train.prng: {error}") from error
+    return setup.mesh
+
+
+def _check_evaluation(config: Any, mesh: Mesh) -> None:
+    sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
+    strategies.strategy(config)
+    strategies.limits(config)
+
+
+def _check_first_parameters(config: Any) -> None:
+    if config.init_from:
+        checkpoint.find(config.init_from)
+    elif config.name == "finetune":
+        raise UserError(
+            "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
+            "a pre-training run such as runs/pretrain-local"
+        )
+    elif config.model.vision.frozen and config.data.dataset != datasets.SYNTHETIC:
+        raise UserError(
+            "model.vision.frozen=True would keep random weights: start from a checkpoint that has "
+            "the vision tower (--config.init_from=DIR), or train it "
+            "(--config.model.vision.frozen=False)"
+        )

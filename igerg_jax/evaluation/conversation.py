@@ -1,0 +1,105 @@
+"""One response to a conversation that someone typed."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from igerg_jax import lexicon
+from igerg_jax.batch import EMOTIONS
+from igerg_jax.decoding import search
+from igerg_jax.evaluation.predictions import emotion_probabilities, jitted, replicated_key
+from igerg_jax.evaluation.samples import by_emotion
+from igerg_jax.parallel import sharding
+from igerg_jax.setup import Setup
+
+if TYPE_CHECKING:  # the data room comes with TensorFlow
+    from igerg_jax.data.tokenizers import Tokenizer
+
+Turn = tuple[str, str | pathlib.Path | None]  # (words, image file or None)
+
+
+def respond(
+    setup: Setup,
+    tokenizer: Tokenizer,
+    params: Any,
+    turns: Sequence[Turn],
+    response_image: str | pathlib.Path | None,
+) -> dict[str, Any]:
+    """Generates the response to a conversation.
+
+    Args:
+      params: on the setup's mesh.
+      turns: oldest first; the model is given the last `data.context_turns` of them.
+      response_image: file of the responding turn's image, or None.
+
+    Returns:
+      {"context": [{"text", "seen"}, ...] of the turns that the model was given, "response_image":
+      {"seen"} or None, "sequence_emotion", "response", "score" (log-probability, or the beam's
+      score), "judge", "spoken_emotion"}. "seen", "sequence_emotion" and "judge" are {emotion:
+      probability}, or None where the model was given no image.
+
+    Raises:
+      UserError: no words, an image that cannot be read, or wrong `generate` settings.
+    """
+    from igerg_jax.data import pipeline
+
+    generate = search.make_respond(setup)
+    example = pipeline.single_example(tokenizer, setup.config, turns, response_image)
+    turns = list(turns)[-setup.config.data.context_turns :]
+    batch = _one_row_per_shard(setup, example)
+    responses = generate(params, batch, replicated_key(setup))
+    probabilities = jitted(setup, emotion_probabilities)(params, batch, responses.tokens_BxT)
+    response, probabilities = jax.tree.map(
+        lambda x: x[0], jax.device_get((responses, probabilities))
+    )
+    image_mask_N = example["image_mask"][0]
+    text = tokenizer.decode(response.tokens_BxT)
+    seen = [
+        by_emotion(p_C) if real else None
+        for p_C, real in zip(probabilities["images"], image_mask_N, strict=True)
+    ]
+    return {
+        "context": [{"text": words, "seen": seen[i]} for i, (words, _) in enumerate(turns)],
+        "response_image": {"seen": seen[len(turns)]} if image_mask_N[len(turns)] else None,
+        "sequence_emotion": by_emotion(probabilities["sequence"]) if image_mask_N.any() else None,
+        "response": text,
+        "score": float(response.score_B),
+        "judge": by_emotion(probabilities["judge"]),
+        "spoken_emotion": EMOTIONS[lexicon.label(text)],
+    }
+
+
+def describe(answer: dict[str, Any]) -> str:
+    """The result of `respond` for a person to read."""
+    lines = []
+    for turn in answer["context"]:
+        lines += [turn["text"], f"    seen: {_likeliest_first(turn['seen'])}"]
+    if answer["response_image"]:
+        seen = _likeliest_first(answer["response_image"]["seen"])
+        lines += ["(the one who answers)", f"    seen: {seen}"]
+    if answer["sequence_emotion"]:
+        lines.append(f"all images together: {_likeliest_first(answer['sequence_emotion'])}")
+    lines.append(f"response: {answer['response']}")
+    lines.append(f"    the judge reads: {_likeliest_first(answer['judge'])}")
+    return "\n".join(lines)
+
+
+def _one_row_per_shard(setup: Setup, example: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A batch on the mesh of as many copies of the example as there are data shards."""
+    placed = sharding.batch_sharding(setup.mesh)
+    shards = placed.num_devices // setup.mesh.shape["tensor"]
+    rows = len(sharding.process_rows(placed, shards))
+    copies = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
+    copies["row"] = np.zeros(rows, np.int32)
+    return sharding.to_devices(copies, placed)
+
+
+def _likeliest_first(p: dict[str, float] | None) -> str:
+    if p is None:
+        return "no image"
+    return "  ".join(f"{name} {p[name]:.2f}" for name in sorted(p, key=p.get, reverse=True))

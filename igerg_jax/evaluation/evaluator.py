@@ -1,0 +1,193 @@
+"""A model and a split in, metrics and sample conversations out.
+
+The emotion of a generated text is the one that `lexicon.label` finds: a lexicon shares nothing with
+the generator or with the judge that it was trained against. Letters as in `igerg_jax.batch`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from igerg_jax import lexicon, metrics
+from igerg_jax.decoding import search
+from igerg_jax.evaluation import samples
+from igerg_jax.evaluation.predictions import (
+    batch_counts,
+    emotion_probabilities,
+    jitted,
+    replicated_key,
+)
+from igerg_jax.parallel import sharding
+from igerg_jax.setup import Setup
+
+if TYPE_CHECKING:  # the data room comes with TensorFlow
+    from igerg_jax.data.prepare import Prepared, Split
+
+Confusion = list[list[int]]
+
+
+class Evaluator:
+    """Evaluates parameters on the splits of a prepared dataset; compiles once per shape."""
+
+    def __init__(self, setup: Setup, prepared: Prepared):
+        self._setup, self._prepared = setup, prepared
+        self._respond = search.make_respond(setup)
+        self._batch_counts = jitted(setup, batch_counts)
+        self._probabilities = jitted(setup, emotion_probabilities)
+        self._key = replicated_key(setup)
+
+    def metrics(
+        self, params: Any, split: str, generate: bool
+    ) -> tuple[dict[str, float], Confusion | None]:
+        """Metrics over the first `evaluate.examples` windows of a split.
+
+        Args:
+          params: on the setup's mesh.
+          split: its name in the dataset.
+          generate: also generate responses to the first `evaluate.generated_examples` of those
+            windows, and compare them with the references.
+
+        Returns:
+          ({name: value}, the confusion matrix of image emotions, or None without a labelled
+          image). What cannot be measured is left out. Every process returns the same.
+        """
+        evaluate = self._setup.config.evaluate
+        data = self._prepared.split(split)
+        examples = min(evaluate.examples or data.num_windows, data.num_windows)
+        to_generate = min(evaluate.generated_examples, examples) if generate else 0
+        counts: dict[str, np.ndarray] = {}
+        tokens, pending = [], None
+        for start, batch in self._batches(data, np.arange(examples)):
+            launched = self._batch_counts(params, batch)
+            if pending is not None:  # read one batch late, so that the device never waits
+                counts = _add(counts, pending)
+            pending = launched
+            if start < to_generate:
+                responses = self._respond(params, batch, self._key)
+                tokens.append(jax.device_get(responses.tokens_BxT)[: to_generate - start])
+        counts = _add(counts, pending)
+        values = _likelihood_metrics(counts)
+        values["unigram_perplexity"] = metrics.unigram_perplexity(
+            self._train_counts_V, counts["response_tokens"]
+        )
+        if to_generate:
+            texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
+            values |= response_metrics(texts, *_references(data, np.arange(to_generate)))
+        values = {name: value for name, value in values.items() if not math.isnan(value)}
+        confusion = counts["image_emotion"]
+        return values, confusion.tolist() if confusion.any() else None
+
+    @functools.cached_property
+    def _train_counts_V(self) -> np.ndarray:
+        return self._prepared.response_token_counts(self._setup.config.data.train_split)
+
+    def samples(self, params: Any, split: str, count: int) -> list[dict[str, Any]]:
+        """Generates responses to `count` windows that are spread evenly over a split.
+
+        Returns:
+          The rows of samples.jsonl; every process returns the same.
+        """
+        data = self._prepared.split(split)
+        count = min(count, data.num_windows)
+        ids = np.arange(count) * data.num_windows // max(count, 1)
+        rows: list[dict[str, Any]] = []
+        for start, batch in self._batches(data, ids):
+            responses = self._respond(params, batch, self._key)
+            launched = self._probabilities(params, batch, responses.tokens_BxT)
+            tokens, probabilities = jax.device_get((responses.tokens_BxT, launched))
+            mask = multihost_utils.process_allgather(batch["image_mask"], tiled=True)
+            for i, window in enumerate(ids[start : start + len(tokens)]):
+                of_window = {name: value[i] for name, value in probabilities.items()}
+                text = self._prepared.tokenizer.decode(tokens[i])
+                rows.append(samples.row(int(window), data, of_window, mask[i], text))
+        return rows
+
+    def _batches(self, split: Split, ids: np.ndarray) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+        """Yields (k * evaluate.batch_size, batch k of those windows on the mesh).
+
+        `row` is the window's number, so that a window gets the same response in any batch.
+        """
+        from igerg_jax.data import pipeline
+
+        config = self._setup.config
+        size = config.evaluate.batch_size
+        placed = sharding.batch_sharding(self._setup.mesh)
+        rows_b = sharding.process_rows(placed, size)
+        numbers = np.zeros(-(-len(ids) // size) * size, np.int32)
+        numbers[: len(ids)] = ids
+        source = pipeline.window_batches(self._prepared, split.name, ids, config, rows_b)
+        for number, (batch, _) in enumerate(source):
+            local = numbers[number * size :][:size][rows_b]
+            yield number * size, sharding.to_devices(batch | {"row": local}, placed)
+
+
+def evaluate_run(evaluator: Evaluator, config: Any, params: Any, workdir: Any) -> dict[str, Any]:
+    """The evaluation that ends a run: valid and test with generation, and samples.jsonl.
+
+    Args:
+      params: on the evaluator's mesh.
+      workdir: a path (pathlib or epath) that exists; process 0 writes to it.
+
+    Returns:
+      summary.json's "evaluation" and "confusion_matrix", by "valid" and "test".
+    """
+    results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}}
+    for name, split in (("valid", config.data.eval_split), ("test", config.data.test_split)):
+        values, confusion = evaluator.metrics(params, split, generate=True)
+        results["evaluation"][name] = values
+        if confusion is not None:
+            results["confusion_matrix"][name] = confusion
+    rows = evaluator.samples(params, config.data.test_split, config.generate.examples)
+    if jax.process_index() == 0:
+        samples.write(rows, epath.Path(workdir))
+    return results
+
+
+def response_metrics(
+    texts: Sequence[str], references: Sequence[str], emotions: np.ndarray
+) -> dict[str, float]:
+    """`metrics.text_metrics`, and how often the lexicon finds the reference's emotion in a text.
+
+    Args:
+      texts: the generated responses.
+      references: what people answered.
+      emotions: the labelled emotion of each reference, int [len(texts)], UNKNOWN = none.
+    """
+    spoken = np.array([lexicon.label(text) for text in texts], np.int64)
+    confusion = metrics.confusion_matrix(emotions, spoken)
+    return metrics.text_metrics(texts, references) | metrics.classification_metrics(
+        "response_emotion", confusion
+    )
+
+
+def _add(sums: dict[str, np.ndarray], counts: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    # float64 and int64: a split's sums outgrow what float32 and int32 can count.
+    wide = {"f": np.float64, "i": np.int64}
+    counts = {name: x.astype(wide[x.dtype.kind]) for name, x in jax.device_get(counts).items()}
+    return {name: sums.get(name, 0) + x for name, x in counts.items()}
+
+
+def _likelihood_metrics(counts: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The metrics that need no generation."""
+    values: dict[str, float] = {}
+    for name in ("image_emotion", "sequence_emotion"):
+        values |= metrics.classification_metrics(name, counts[name])
+    values["judge_accuracy"] = metrics.accuracy(counts["judge"])
+    values["response_perplexity"] = metrics.perplexity(
+        float(counts["nll"]), float(counts["response_tokens"].sum())
+    )
+    return values
+
+
+def _references(split: Split, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The response texts and labelled emotions of those windows; no image is read."""
+    turns = split.response_turn[ids]
+    return [split.turns.text(int(turn)) for turn in turns], split.turns.emotion[turns]

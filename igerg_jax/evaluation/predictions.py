@@ -1,0 +1,120 @@
+"""What a model predicts for a batch: emotion probabilities, and the counts behind the metrics.
+
+The emotions of images are predicted from images alone, as in the single-modal objectives; responses
+are scored from images and words. Letters as in `igerg_jax.batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.models import igerg
+from igerg_jax.objectives import losses
+from igerg_jax.parallel import sharding
+from igerg_jax.setup import Setup, base_key, mesh_context
+
+
+def batch_counts(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> dict:
+    """Counts over a batch, to be summed over a split; what is unlabelled or padding adds nothing.
+
+    Returns:
+      Confusion matrices int32 [C, C] (label, prediction) "image_emotion", "sequence_emotion" and
+      "judge" (of the reference response); float32 scalar "nll" (nats) over the response's tokens,
+      EOS included; and int32 [V] "response_tokens", how often each occurs.
+    """
+    variables = {"params": params}
+    batch = dict(batch, visual=model.apply(variables, batch, method="see"))
+    image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, batch)
+    real_BxN, response_BxT = batch["image_mask"], batch["response"]
+    spoken_BxT = response_BxT != model.special.pad
+    images = model.apply(variables, batch, method="image_side")
+    words = igerg.text_side(batch, model.special)
+    encoded = model.apply(variables, images, words, method="encode")
+    hidden_BxTxD = model.apply(
+        variables,
+        igerg.shift_right(response_BxT, model.special),
+        encoded.hidden_BxLxD,
+        encoded.mask_BxL,
+        method="decode",
+    )
+    nll, _, _ = losses.vocabulary(
+        hidden_BxTxD,
+        params["token_embedding"],
+        response_BxT,
+        spoken_BxT,
+        model.vocab_chunk_tokens,
+    )
+    judged_BxC = model.apply(variables, response_BxT, method="judge_tokens")
+    return {
+        "image_emotion": _confusion(image_logits_BxNxC, batch["image_emotion"], real_BxN),
+        "sequence_emotion": _confusion(
+            sequence_logits_BxC, batch["sequence_emotion"], real_BxN.any(1)
+        ),
+        "judge": _confusion(judged_BxC, batch["response_emotion"], spoken_BxT.any(1)),
+        "nll": nll,
+        "response_tokens": jnp.zeros(model.vocab_size, jnp.int32)
+        .at[response_BxT]
+        .add(spoken_BxT.astype(jnp.int32)),
+    }
+
+
+def emotion_probabilities(
+    model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array], tokens_BxT: jax.Array
+) -> dict[str, jax.Array]:
+    """Emotion probabilities, float32: "images" [B, N, C], "sequence" [B, C], "judge" [B, C].
+
+    The first two are predicted from the images alone; the third is the judge's, of `tokens`.
+    """
+    images_BxNxC, sequence_BxC = image_probabilities(model, params, batch)
+    judged_BxC = model.apply({"params": params}, tokens_BxT, method="judge_tokens")
+    return {"images": images_BxNxC, "sequence": sequence_BxC, "judge": jax.nn.softmax(judged_BxC)}
+
+
+def image_probabilities(
+    model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Emotion probabilities of (each image [B, N, C], the sequence [B, C]) from images alone."""
+    logits = _image_logits(model, {"params": params}, batch)
+    return tuple(jax.nn.softmax(x) for x in logits)
+
+
+def jitted(setup: Setup, function: Callable) -> Callable:
+    """`function(model, ...)` jitted on the setup's mesh, its result replicated on every device."""
+    compiled = jax.jit(
+        lambda *arguments: function(setup.model, *arguments),
+        out_shardings=sharding.replicated(setup.mesh),
+    )
+
+    def call(*arguments):
+        with mesh_context(setup):
+            return compiled(*arguments)
+
+    return call
+
+
+def replicated_key(setup: Setup) -> jax.Array:
+    """The run's key, on every device."""
+    return jitted(setup, lambda model: base_key(setup.config))()
+
+
+def _image_logits(model, variables, batch) -> tuple[jax.Array, jax.Array]:
+    """Emotion logits of (each image, the sequence), from an encoding of images alone."""
+    images = model.apply(variables, batch, method="image_side")
+    encoded = model.apply(variables, images, None, method="encode")
+    return (
+        model.apply(variables, encoded, method="image_emotion_logits"),
+        model.apply(variables, encoded, method="sequence_emotion_logits"),
+    )
+
+
+def _confusion(logits_xC: jax.Array, labels_x: jax.Array, real_x: jax.Array) -> jax.Array:
+    """int32 [C, C]: labelled (rows) and likeliest (columns) emotions where `real`."""
+    known_x = real_x & (labels_x != UNKNOWN)
+    labels_IxC = jax.nn.one_hot(jnp.where(known_x, labels_x, UNKNOWN).ravel(), NUM_EMOTIONS)
+    guesses_IxC = jax.nn.one_hot(logits_xC.argmax(-1).ravel(), NUM_EMOTIONS)
+    return jnp.einsum("ic,ig->cg", labels_IxC, guesses_IxC).astype(jnp.int32)

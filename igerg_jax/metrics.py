@@ -1,0 +1,310 @@
+"""What an evaluation reports: functions from strings and counts to floats, and how a report shows
+each. NumPy and the standard library only, besides sacrebleu and rouge-score for the metrics that
+they define.
+
+To add a metric of generated text, write its function and add a row to `TEXT_METRICS`: evaluation
+computes it and the report shows it.
+
+A metric of nothing (no labelled example, no token, no pair of texts) is NaN: there was nothing to
+measure. Zero would say that the model was bad.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+
+
+def confusion_matrix(
+    labels: np.ndarray, predictions: np.ndarray, classes: int = NUM_EMOTIONS
+) -> np.ndarray:
+    """Counts of (label, prediction) pairs; pairs whose label is UNKNOWN are left out.
+
+    Args:
+      labels: class ids, or UNKNOWN; integers of any shape.
+      predictions: class ids, same shape.
+      classes: how many classes there are.
+
+    Returns:
+      int64 [classes, classes]; rows are labels, columns are predictions.
+
+    Raises:
+      ValueError: the shapes differ, or an id is not in [0, classes).
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.shape != predictions.shape:
+        raise ValueError(f"labels are {labels.shape} but predictions are {predictions.shape}")
+    known = labels != UNKNOWN
+    labels = labels[known].astype(np.int64)
+    predictions = predictions[known].astype(np.int64)
+    for name, ids in (("label", labels), ("prediction", predictions)):
+        if ids.size and (ids.min() < 0 or ids.max() >= classes):
+            raise ValueError(f"a {name} is outside 0..{classes - 1}: {ids.min()}..{ids.max()}")
+    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """Share of labelled examples on the diagonal of a `confusion_matrix`; 0..1, NaN if empty."""
+    return _ratio(np.trace(confusion), np.sum(confusion))
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Mean F1 over the classes that occur as a label or as a prediction; 0..1, NaN if empty.
+
+    A class that nobody named and nobody predicted has no F1; one that was predicted but never
+    right has 0. This is what scikit-learn's `f1_score(average="macro")` does.
+    """
+    hits_C = np.diag(confusion).astype(np.float64)
+    seen_C = confusion.sum(axis=0) + confusion.sum(axis=1)  # 2 TP + FP + FN
+    occurs_C = seen_C > 0
+    if not occurs_C.any():
+        return math.nan
+    return float(np.mean(2 * hits_C[occurs_C] / seen_C[occurs_C]))
+
+
+def majority_rate(confusion: np.ndarray) -> float:
+    """Accuracy of always answering the commonest label; 0..1, NaN if empty."""
+    return _ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
+
+
+def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, float]:
+    """`{prefix}_accuracy`, `{prefix}_macro_f1`, `{prefix}_majority_rate` of a `confusion_matrix`.
+
+    Matrices of batches may be summed first.
+    """
+    return {
+        f"{prefix}_accuracy": accuracy(confusion),
+        f"{prefix}_macro_f1": macro_f1(confusion),
+        f"{prefix}_majority_rate": majority_rate(confusion),
+    }
+
+
+def perplexity(loss_sum: float, count: float) -> float:
+    """exp of the mean negative log-likelihood (nats) of `count` tokens; NaN if there are none."""
+    if count <= 0:
+        return math.nan
+    try:
+        return math.exp(loss_sum / count)
+    except OverflowError:
+        return math.inf
+
+
+def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> float:
+    """Perplexity of a text under token frequencies alone: what a language model must beat.
+
+    Args:
+      train_counts_V: how often each token id occurs in the training text; integers [V].
+      counts_V: the same for the text that is scored; integers [V].
+
+    Returns:
+      The perplexity under the training frequencies with one added to each count, so that a
+      token that training never saw keeps some probability. NaN when `counts_V` is all 0.
+    """
+    smoothed_V = np.asarray(train_counts_V, np.float64) + 1.0
+    log_probability_V = np.log(smoothed_V) - np.log(smoothed_V.sum())
+    counts_V = np.asarray(counts_V, np.float64)
+    if counts_V.shape != smoothed_V.shape:
+        raise ValueError(f"counts of {counts_V.size} and of {smoothed_V.size} token ids")
+    return perplexity(-float(counts_V @ log_probability_V), float(counts_V.sum()))
+
+
+def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Every row of `TEXT_METRICS`.
+
+    Args:
+      texts: the generated texts.
+      references: one reference for each.
+
+    Returns:
+      {name: value}. Of a metric that looks at the texts alone, also the references' own value as
+      `reference_{name}`. All are NaN when there are no texts.
+
+    Raises:
+      ValueError: the lists differ in length.
+    """
+    if len(texts) != len(references):
+        raise ValueError(f"{len(texts)} texts but {len(references)} references")
+    values = {}
+    for metric in TEXT_METRICS:
+        if metric.takes_references:
+            values[metric.name] = metric.function(texts, references)
+        else:
+            values[metric.name] = metric.function(texts)
+            values[f"reference_{metric.name}"] = metric.function(references)
+    return values
+
+
+def bleu(texts: Sequence[str], references: Sequence[str], order: int) -> float:
+    """Corpus BLEU-`order` in percent, by sacrebleu, as OpenViDial defines it.
+
+    The geometric mean of the precisions of 1- to `order`-grams (cumulative), times the brevity
+    penalty (Papineni et al. 2002); one reference, case-sensitive, no smoothing, so that it is 0
+    when no n-gram of the corpus matches. Tokens are those of sacrebleu's 13a, which splits off
+    punctuation much as the Moses tokenizer does.
+    """
+    from sacrebleu.metrics import BLEU
+
+    if not texts:
+        return math.nan
+    scorer = BLEU(tokenize="13a", smooth_method="none", max_ngram_order=order, force=True)
+    return float(scorer.corpus_score(list(texts), [list(references)]).score)
+
+
+def rouge(texts: Sequence[str], references: Sequence[str], kind: str) -> float:
+    """Mean ROUGE F1 in percent, by rouge-score (Lin 2004).
+
+    Each pair is scored alone and the scores are averaged. Tokens are lower-case runs of letters
+    and digits, not stemmed; a pair in which either side has none scores 0.
+
+    Args:
+      kind: "rouge1", "rouge2" or "rougeL".
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    if not texts:
+        return math.nan
+    scorer = RougeScorer([kind], use_stemmer=False)
+    pairs = zip(texts, references, strict=True)
+    return 100 * float(np.mean([scorer.score(ref, text)[kind].fmeasure for text, ref in pairs]))
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Dist-n (Li et al. 2016): distinct n-grams over all n-grams of the corpus; 0..1.
+
+    Words are what white space separates. The n-grams of all texts are counted together, as
+    OpenViDial does, so the value falls as the corpus grows: compare only corpora of one size. 0
+    when texts are too short to have any n-gram; NaN when there are no texts.
+    """
+    counts = collections.Counter(_ngrams(texts, n))
+    if not counts:
+        return 0.0 if texts else math.nan
+    return len(counts) / counts.total()
+
+
+def ngram_entropy(texts: Sequence[str], n: int) -> float:
+    """Entropy of the corpus's n-gram frequencies in nats (Ent-n of Zhang et al. 2018).
+
+    Unlike Dist-n it tells a stock phrase from evenly used ones. 0 when texts are too
+    short to have any n-gram; NaN when there are no texts.
+    """
+    counts = np.array(list(collections.Counter(_ngrams(texts, n)).values()), np.float64)
+    if not counts.size:
+        return 0.0 if texts else math.nan
+    shares = counts / counts.sum()
+    return max(0.0, -float(shares @ np.log(shares)))  # max: -0.0 reads badly
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """Words per text, separated by white space; NaN when there are no texts."""
+    return _ratio(sum(len(text.split()) for text in texts), len(texts))
+
+
+def _ngrams(texts: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    for text in texts:
+        words = text.split()
+        yield from zip(*(words[i:] for i in range(n)), strict=False)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator) / float(denominator) if denominator else math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric: how a report shows it and, of generated text, how it is computed.
+
+    Attributes:
+      name: the key in summary.json.
+      title: in a table.
+      better: 1 = higher is better, -1 = lower is better, 0 = neither.
+      format: of a value, for `str.format`.
+      explanation: one sentence for a reader who does not know the metric.
+      function: of generated texts: (texts) -> float or, with `takes_references`, (texts,
+        references) -> float. None = of something else.
+      baseline: (name of the value to compare with, what that is). By default the references' own
+        value, `reference_{name}`, where there is one.
+      headline: its title as one of the report's large figures; "" = it is not one.
+    """
+
+    name: str
+    title: str
+    better: int
+    format: str
+    explanation: str
+    function: Callable[..., float] | None = None
+    takes_references: bool = False
+    baseline: tuple[str, str] = ("", "")
+    headline: str = ""
+
+
+_BLEU = [functools.partial(bleu, order=n) for n in range(5)]
+_ROUGE = {kind: functools.partial(rouge, kind=kind) for kind in ("rouge1", "rouge2", "rougeL")}
+_DISTINCT = [functools.partial(distinct, n=n) for n in range(5)]
+TEXT_METRICS = (
+    Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
+           "Words shared with the true response, in percent, less a brevity penalty.",
+           _BLEU[1], takes_references=True),
+    Metric("bleu_2", "BLEU-2", 1, "{:.2f}", "The same with pairs of words as well.",
+           _BLEU[2], takes_references=True),
+    Metric("bleu_3", "BLEU-3", 1, "{:.2f}", "… with runs of up to three words.",
+           _BLEU[3], takes_references=True),
+    Metric("bleu_4", "BLEU-4", 1, "{:.2f}", "… with runs of up to four words.",
+           _BLEU[4], takes_references=True),
+    Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
+           "Overlap of words, precision and recall balanced (F1), in percent.",
+           _ROUGE["rouge1"], takes_references=True),
+    Metric("rouge_2", "ROUGE-2", 1, "{:.2f}", "The same with pairs of words.",
+           _ROUGE["rouge2"], takes_references=True),
+    Metric("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common sequence.",
+           _ROUGE["rougeL"], takes_references=True),
+    Metric("dist_1", "Dist-1", 1, "{:.4f}",
+           "Distinct words over all words generated: low means always the same words.",
+           _DISTINCT[1]),
+    Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.", _DISTINCT[2]),
+    Metric("dist_3", "Dist-3", 1, "{:.4f}", "… with runs of three words.", _DISTINCT[3]),
+    Metric("dist_4", "Dist-4", 1, "{:.4f}", "… with runs of four words.", _DISTINCT[4]),
+    Metric("entropy_4", "Entropy-4", 1, "{:.2f}",
+           "How evenly runs of four words are used, in nats: low means stock phrases.",
+           functools.partial(ngram_entropy, n=4)),
+    Metric("mean_words", "Mean length", 0, "{:.1f}", "Words per response.", mean_words),
+)  # fmt: skip
+
+# What a report shows, group by group; a value without a row is listed after them by its name.
+GROUPS: dict[str, tuple[Metric, ...]] = {
+    "Emotion seen": (
+        Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
+               "Share of faces, none of them seen in training, whose emotion is named right.",
+               baseline=("image_emotion_majority_rate", "always the commonest"),
+               headline="faces named right"),
+        Metric("image_emotion_macro_f1", "Face emotion macro-F1", 1, "{:.3f}",
+               "Mean F1 over the emotions: a rare one counts as much as a common one."),
+        Metric("sequence_emotion_accuracy", "Sequence emotion accuracy", 1, "{:.1%}",
+               "The same for the emotion of an image sequence.",
+               baseline=("sequence_emotion_majority_rate", "always the commonest")),
+        Metric("sequence_emotion_macro_f1", "Sequence emotion macro-F1", 1, "{:.3f}",
+               "Mean F1 over the emotions of sequences."),
+    ),
+    "Response predicted": (
+        Metric("response_perplexity", "Response perplexity", -1, "{:.1f}",
+               "How many equally likely tokens the model hesitates between at each place of the "
+               "true response.",
+               baseline=("unigram_perplexity", "word frequencies alone"),
+               headline="response perplexity"),
+    ),
+    "Response generated": (
+        Metric("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",
+               "Share of generated responses in which a labeller that took no part in training "
+               "finds the emotion of the true response.",
+               baseline=("response_emotion_majority_rate", "always the commonest"),
+               headline="responses with the emotion meant"),
+        *TEXT_METRICS,
+    ),
+}  # fmt: skip

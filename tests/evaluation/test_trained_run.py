@@ -1,0 +1,42 @@
+"""Opening a trained run."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+import small
+
+from igerg_jax import optim
+from igerg_jax.data import tokenizers
+from igerg_jax.evaluation import trained_run
+from igerg_jax.run import checkpoint
+from igerg_jax.setup import set_up
+from igerg_jax.tools.weights import parameters
+from igerg_jax.training import train_state
+
+
+@pytest.fixture
+def no_optimizer(monkeypatch):
+    def fail(*arguments, **options):
+        pytest.fail("an optimizer was built")
+
+    monkeypatch.setattr(optim, "optimizer", fail)
+    monkeypatch.setattr(optim, "schedule", fail)
+    monkeypatch.setattr(train_state, "set_up_training", fail)
+
+
+def test_using_a_run_needs_no_optimizer_and_none_of_its_state(tmp_path, no_optimizer):
+    """The checkpoint has parameters alone, and settings that make no optimizer."""
+    words = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
+    tokenizer = tokenizers.train_sentencepiece(words, "unigram", 287)
+    tokenizer.save(tmp_path / "tokenizer.model")
+    config = small.make_config(optim__name="none", data__tokenizer__vocab_size=287)
+    setup = set_up(config, tokenizer.vocab_size, tokenizer.special)
+    params = small.make_params(setup.model, small.make_batch(config))
+    parameters.write(tmp_path, jax.device_get(params), config, tokenizer.digest)
+    run = trained_run.open_run(tmp_path, batch_size=16)
+    small.assert_trees_equal(run.params, params)
+    assert run.tokenizer.digest == tokenizer.digest
+    assert run.config.evaluate.batch_size == 16
+    _, loaded = trained_run.load(config, checkpoint.find(tmp_path), tokenizer)
+    small.assert_trees_equal(loaded, params)

@@ -1,0 +1,128 @@
+"""Bad values are refused from the config alone, before data are prepared or anything compiles."""
+
+from __future__ import annotations
+
+import ast
+
+import jax
+import pytest
+import small
+
+from igerg_jax import checks, optim
+from igerg_jax.cli import modes
+from igerg_jax.errors import UserError
+
+STEP = {
+    "mesh__fsdp=3": "fsdp=3.*8 devices",
+    "train__batch_size=30": r"train\.batch_size=30 .*8 data shards.*multiple of 8",
+    "train__accumulate_steps=0": "at least 1",
+    "train__prng='foo'": r'train\.prng: .*"foo".*threefry2x32',
+    "model__text__max_positions=8": r"model\.text\.max_positions=8",
+    "model__judge__heads=3": "does not divide into heads=3",
+    "data__feature_dim=0": "feature_dim",
+    "objectives__emotional_response__estimator='x'": "estimator 'x' is not one of expected",
+    "optim__name='adam'": "optim.name 'adam' is not one of adamw, lion, adafactor",
+    "optim__schedule='linear'": "optim.schedule 'linear' is not one of cosine",
+    "optim__first_moment_dtype='int8'": "first_moment_dtype 'int8'",
+    "optim__warmup_steps=20": r"optim.warmup_steps \(20\) must be below train.steps \(20\)",
+}
+INFERENCE = {
+    "mesh__fsdp=3": "fsdp=3.*8 devices",
+    "evaluate__batch_size=30": r"evaluate\.batch_size=30",
+    "generate__strategy='argmax'": "generate.strategy='argmax'",
+    "generate__beams=0": "generate.beams=0",
+    "generate__max_tokens=17": "generate.max_tokens=17",
+    "model__text__remat='most'": "'most'",
+    "model__compute_dtype='float15'": "model.compute_dtype='float15'",
+}
+TRAINING = {
+    "evaluate__best_mode='most'": "evaluate.best_mode is 'most'",
+    "train__keep_checkpoints=0": "train.keep_checkpoints=0",
+    "data__dataset='imagenet'": "imagenet",
+    "init_from='nowhere'": "no checkpoint in .*nowhere",
+    "model__vision__frozen=True": r"model\.vision\.frozen=True.*--config\.init_from",
+}
+
+
+def make_config(**changes):
+    return small.make_config(**{"generate__max_tokens": 6} | changes)
+
+
+def changed(change: str):
+    key, _, value = change.partition("=")
+    return make_config(**{key: ast.literal_eval(value)})
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiles(monkeypatch):
+    def fail(*arguments, **options):
+        pytest.fail("something was compiled")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+
+
+@pytest.mark.parametrize(("change", "message"), STEP.items(), ids=list(STEP))
+def test_a_step_that_could_not_be_built_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        checks.check_step(changed(change))
+
+
+@pytest.mark.parametrize(("change", "message"), INFERENCE.items(), ids=list(INFERENCE))
+def test_a_model_that_could_not_be_used_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        checks.check_inference(changed(change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [*TRAINING.items(), *INFERENCE.items(), *STEP.items()]
+)
+def test_a_run_that_could_not_train_evaluate_and_save_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        checks.check_training(changed(change), starts=True)
+
+
+def test_data_are_not_prepared_for_a_bad_config(tmp_path, monkeypatch):
+    """Nor is anything written: the modes check first."""
+
+    def fail(config):
+        pytest.fail("data were prepared")
+
+    monkeypatch.setattr(modes.trained_run.datasets, "open_prepared", fail)
+    config, workdir = make_config(generate__beams=0), modes.epath.Path(tmp_path) / "run"
+    for mode in (modes.train, modes.evaluate, modes.generate_samples):
+        with pytest.raises(UserError, match=r"generate\.beams=0"):
+            mode(config, *(() if mode is modes.train else (workdir,)), workdir)
+    with pytest.raises(UserError, match=r"generate\.beams=0"):
+        modes.generate_once(config, workdir, [("Hi!", None)], None)
+    with pytest.raises(UserError, match=r"optim\.name 'adam'"):
+        modes.compile_step(make_config(optim__name="adam"), "", 1, None, False)
+    assert not workdir.exists()
+
+
+def test_fine_tuning_needs_something_to_start_from():
+    config = make_config(name="finetune")
+    with pytest.raises(UserError, match=r"--config\.init_from=WORKDIR"):
+        checks.check_training(config, starts=True)
+    checks.check_training(config, starts=False)  # its newest checkpoint
+
+
+def test_a_good_config_passes_and_no_objective_is_refused():
+    config = make_config()
+    checks.check_training(config, starts=True)
+    checks.check_inference(config)
+    with pytest.raises(UserError, match="every objective's weight is 0"):
+        checks.check_step(small.only(config))
+
+
+def test_the_step_is_checked_against_the_devices_that_it_is_compiled_for():
+    config = make_config(mesh__fsdp=4)
+    with pytest.raises(UserError, match="does not fit 2 devices"):
+        checks.check_step(config, jax.devices()[:2])
+    assert checks.check_step(config, jax.devices()[:4]).shape["fsdp"] == 4
+
+
+def test_inference_does_not_depend_on_how_a_model_is_optimised(monkeypatch):
+    """Neither its settings are read, nor is an optimizer built."""
+    monkeypatch.setattr(optim, "optimizer", lambda *_: pytest.fail("an optimizer was built"))
+    config = small.only(make_config(optim__name="adam", train__batch_size=7))
+    checks.check_inference(config)
