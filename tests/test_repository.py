@@ -23,7 +23,7 @@ SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache
 # The rooms of `igerg_jax`, from the ground up: a room imports itself and what stands on lines
 # above it here, never what stands below or beside it.
 ROOMS = """
-    batch errors
+    batch errors storage
     models
     lexicon optim report
     objectives

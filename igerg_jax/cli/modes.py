@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from igerg_jax import report
+from igerg_jax import report, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
 from igerg_jax.errors import OutOfMemory, UserError
@@ -139,7 +139,7 @@ def renew_summary(folder: epath.Path, config: Any, found: dict[str, Any]) -> Non
     path = folder / "summary.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     summary = {"name": config.name, "preset": config.preset} | old | found
-    workdirs.write_whole(path, json.dumps(summary, indent=2) + "\n")
+    storage.write_text(path, json.dumps(summary, indent=2) + "\n")
 
 
 def describe(answer: dict[str, Any]) -> str:

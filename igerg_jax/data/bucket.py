@@ -21,8 +21,8 @@ import tempfile
 from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax.data import parts
-from igerg_jax.data import prepare as preparing
+from igerg_jax import storage
+from igerg_jax.data import folders, parts
 from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
@@ -40,7 +40,7 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
     Raises:
       UserError: the bucket does not have the datasets prepared.
     """
-    if "://" not in os.fspath(place):
+    if not storage.is_bucket(place):
         return config
     key = hashlib.sha256(os.fspath(place).encode()).hexdigest()[:12]
     local = pathlib.Path(config.data.bucket_copies_dir).expanduser() / key
@@ -51,8 +51,8 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
         for file in tokenizers.iterdir():
             if not (local / "prepared" / "tokenizers" / file.name).exists():
                 _copy([(file, local / "prepared" / "tokenizers" / file.name)], "tokenizers")
-    for name in preparing.dataset_names(config.data):
-        base = preparing.base_folder(config.data, name)
+    for name in folders.dataset_names(config.data):
+        base = folders.of_dataset(config.data, name)
         _fetch(place / base.relative_to(local).as_posix(), base, name, place)
     return config
 
@@ -90,9 +90,8 @@ def _copy(pairs: list[tuple[epath.Path, pathlib.Path]], label: str) -> None:
     def one(pair: tuple[epath.Path, pathlib.Path]) -> None:
         source, target = pair
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"unfinished-{os.getpid()}-{target.name}")
-        source.copy(unfinished)
-        unfinished.replace(target)
+        with storage.replacing(target) as temporary:
+            source.copy(temporary)
 
     with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
         for _ in progress(pool.map(one, pairs), label, "file", total=len(pairs)):

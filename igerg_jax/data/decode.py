@@ -11,25 +11,25 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
 from igerg_jax.batch import BatchSpec
 from igerg_jax.data.augment import Recipe
 from igerg_jax.data.images import imagenet_crops
+from igerg_jax.data.lazy_tensorflow import tf
 
 # config.data.preprocessing. With the second, what recipes say is not read.
 AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
 
 _NOTHING, _SHRUNK = 0, (1, 2, 4, 8)  # how a slot is made: not at all, or decoded so much smaller
 
-# What crosses from Python into the graph: a row a slot of the batch, B * N of them.
+# {name: (dtype, shape of a row)} of what Python passes to the graph: one row per image slot, B * N.
 PARTS = {
-    "jpeg": (tf.string, []),
-    "way": (tf.int32, []),  # _NOTHING, or 1 + the recipe's halvings
-    "crop": (tf.int32, [4]),
-    "flip": (tf.bool, []),
-    "colour": (tf.float32, [3, 3]),
-    "offset": (tf.float32, []),
+    "jpeg": ("string", []),
+    "way": ("int32", []),  # _NOTHING, or 1 + the recipe's halvings
+    "crop": ("int32", [4]),
+    "flip": ("bool", []),
+    "colour": ("float32", [3, 3]),
+    "offset": ("float32", []),
 }
 
 

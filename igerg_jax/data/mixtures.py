@@ -17,15 +17,18 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import mixed_groups
 from igerg_jax.data import builders, order
-from igerg_jax.data.prepared import Prepared, Split
+from igerg_jax.data.splits import Split
 from igerg_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from igerg_jax.data.prepared import Prepared
 
 MAIN = ""  # the group of all objectives that no mixture names
 _LONGEST = 10_000  # of the pattern in which datasets take turns

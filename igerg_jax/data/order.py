@@ -52,17 +52,6 @@ def permute(seed: int, epoch: int, values_B: np.ndarray, size: int) -> np.ndarra
     return out_B.astype(np.int64)
 
 
-def host_slice(array: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """Returns this process's contiguous rows of a global batch's array.
-
-    Raises ValueError when the rows do not divide among the processes.
-    """
-    rows, rest = divmod(len(array), process_count)
-    if rest:
-        raise ValueError(f"{len(array)} rows do not divide among {process_count} processes")
-    return array[process_index * rows : (process_index + 1) * rows]
-
-
 def hash_uint64(*parts: int | np.ndarray) -> np.ndarray:
     """Returns uint64 hashes of the parts, integers or integer arrays, broadcast together.
 

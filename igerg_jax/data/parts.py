@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
 MANIFEST = "files.json"
-UNFINISHED = "unfinished-"  # begins the names of files that are not whole yet
 _SHOWN_BYTES = 2**30  # below that, checksums take no time worth showing
 
 
@@ -32,17 +32,10 @@ def borders(total: int, size: int) -> list[tuple[int, int]]:
     return [(at, min(at + size, total)) for at in range(0, max(total, 1), size)]
 
 
-def unfinished(path: pathlib.Path) -> pathlib.Path:
-    """What a file is called until it is whole; no other process gives it this name."""
-    return path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
-
-
 def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes `path` whole or not at all."""
-    partial = unfinished(path)
-    with partial.open("wb") as file:
+    """Writes all of `path`, or nothing."""
+    with storage.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    partial.replace(path)
 
 
 def run(
@@ -112,9 +105,7 @@ def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": found}
         for path, found in zip(paths, sums, strict=True)
     }
-    partial = unfinished(folder / MANIFEST)
-    partial.write_text(json.dumps(files, indent=1) + "\n")
-    partial.replace(folder / MANIFEST)
+    storage.write_text(folder / MANIFEST, json.dumps(files, indent=1) + "\n")
 
 
 def check_manifest(folder: pathlib.Path, workers: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Batches for training, evaluation and one-off generation.
 
-Turns are read by random access in Python; tf.data decodes, crops, colours and prefetches. Nothing
-has a state: the batch of step k is made from k alone, so resuming is starting at k.
+Turns are read by random access in Python; `igerg_jax.data.input_graph` decodes the images and
+prefetches. There is no iterator state: the batch of step k is a function of k, so resuming is
+starting at k.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
-from igerg_jax.data import augment, decode, mixtures, order, store, windows
+from igerg_jax.data import augment, decode, input_graph, mixtures, order, store, windows
 from igerg_jax.data.decode import AUGMENT, PREPROCESSING
 from igerg_jax.data.images import as_jpeg
-from igerg_jax.data.prepared import Prepared, Split
+from igerg_jax.data.splits import Split
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from igerg_jax.data.prepared import Prepared  # which offers what is here as its methods
 
 
 def example_ids(
@@ -81,23 +85,7 @@ def train_batches(
         for split in stream.splits:
             _check_layout(split, config)
         groups[group] = functools.partial(fetch, stream)
-    return _iterate(range(start_step, np.iinfo(np.int64).max), groups, spec, config)
-
-
-def eval_batches(
-    prepared: Prepared,
-    split: str,
-    config: ConfigDict,
-    rows_b: np.ndarray,
-) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Yields (batch, num_real) over a split's first windows, in order, without augmentation.
-
-    The windows are the first config.evaluate.examples of the split, 0 = all; otherwise as
-    `window_batches`.
-    """
-    chosen = _split(prepared, config, split)
-    total = min(config.evaluate.examples or chosen.num_windows, chosen.num_windows)
-    return window_batches(prepared, split, np.arange(total), config, rows_b)
+    return input_graph.batches(range(start_step, np.iinfo(np.int64).max), groups, spec, config)
 
 
 def window_batches(
@@ -135,7 +123,7 @@ def window_batches(
         return _flatten(batch, shown.read(), recipe, shown.place_M)
 
     spec = dataclasses.replace(BatchSpec.of(config.data, len(rows_b)), groups=())
-    batches = _iterate(range(-(-len(window_ids) // size)), {"": fetch}, spec, config)
+    batches = input_graph.batches(range(-(-len(window_ids) // size)), {"": fetch}, spec, config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))
 
 
@@ -179,8 +167,7 @@ def single_example(
     batch["response"][:] = tokenizer.special.pad
     parts = _flatten_read(batch, images_1xN, encoded, config)
     spec = dataclasses.replace(BatchSpec.of(config.data, 1), groups=())
-    batch = _finish(spec, config.data.preprocessing, *parts)
-    return {name: array.numpy() for name, array in batch.items()}
+    return input_graph.single_batch(parts, spec, config.data.preprocessing)
 
 
 def file_batches(
@@ -205,7 +192,7 @@ def file_batches(
         return _flatten_read(batch, images_Bx1, read, config)
 
     spec = BatchSpec.of(config.data, size)
-    return _iterate(range(-(-len(files) // size)), {"": fetch}, spec, config)
+    return input_graph.batches(range(-(-len(files) // size)), {"": fetch}, spec, config)
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
@@ -296,10 +283,6 @@ def _try_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]] | None:
         return None
 
 
-def _text_names(spec: BatchSpec) -> list[str]:
-    return [name for name in spec.shapes() if name != "images"]
-
-
 def _flatten(
     batch: dict[str, np.ndarray],
     jpegs_M: np.ndarray,
@@ -318,97 +301,3 @@ def _flatten_read(batch, images_BxN, read, config) -> tuple[np.ndarray, ...]:
     recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
     jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
     return _flatten(batch, jpegs_M, recipe, np.flatnonzero(batch["image_mask"]))
-
-
-def _kept(fetch: Callable, failures: list[Exception], step: np.ndarray) -> tuple[np.ndarray, ...]:
-    """`fetch`; what it raises is also appended to `failures`: TensorFlow passes on only a text."""
-    try:
-        return fetch(step)
-    except Exception as error:
-        failures.append(error)
-        raise
-
-
-def _dataset(
-    steps: tf.data.Dataset,
-    fetch: Callable,
-    spec: BatchSpec,
-    config: ConfigDict,
-    failures: list[Exception],
-) -> tf.data.Dataset:
-    """The batches of some steps, as dicts; `fetch` makes their parts from a step's number."""
-    shapes = spec.shapes()
-    types = [tf.as_dtype(shapes[name][1]) for name in _text_names(spec)]
-    types += [] if spec.feature_dim else [dtype for dtype, _ in decode.PARTS.values()]
-    threads = config.data.read_threads
-    plain = tf.autograph.experimental.do_not_convert  # no Python control flow: trace it as it is
-
-    def read(step: tf.Tensor) -> list[tf.Tensor]:
-        return tf.numpy_function(functools.partial(_kept, fetch, failures), [step], types)
-
-    dataset = steps.map(plain(read), num_parallel_calls=threads)
-    finish = functools.partial(_finish, spec, config.data.preprocessing)
-    return dataset.map(plain(finish), num_parallel_calls=threads)
-
-
-def _iterate(
-    steps: range, groups: dict[str, Callable], spec: BatchSpec, config: ConfigDict
-) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of some steps; all but the main group's arrays get their group's name.
-
-    A group's function makes the parts of its batch from a step's number; what it raises is raised.
-    """
-    failures: list[Exception] = []
-
-    def join(batches: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
-        return {
-            f"{group}/{name}" if group else name: array
-            for group, batch in batches.items()
-            for name, array in batch.items()
-        }
-
-    numbers = tf.data.Dataset.range(steps.start, steps.stop)
-    made = {name: _dataset(numbers, groups[name], spec, config, failures) for name in groups}
-    dataset = tf.data.Dataset.zip(made).map(tf.autograph.experimental.do_not_convert(join))
-    threads = config.data.read_threads
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False  # the config says how many threads
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    dataset = dataset.prefetch(config.data.prefetch_batches).with_options(options)
-    return _raising(dataset.as_numpy_iterator(), failures)
-
-
-def _raising(
-    batches: Iterator[dict[str, np.ndarray]], failures: list[Exception]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields from `batches`; where that fails, the first of `failures` is raised."""
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except tf.errors.OpError:
-            if not failures:
-                raise
-            break
-        yield batch
-    # Outside `except`, and without the iterator: an exception that holds it, raised to the very
-    # end of the program, keeps the interpreter from exiting.
-    del batches
-    raise failures[0]
-
-
-def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Gives the arrays their shapes and makes `images`, zero where there is none."""
-    names = _text_names(spec)
-    shapes = spec.shapes()
-    batch = {
-        name: tf.ensure_shape(part, shapes[name][0])
-        for name, part in zip(names, parts, strict=False)
-    }
-    if not spec.feature_dim:
-        images = decode.images(spec, preprocessing, *parts[len(names) :])
-        batch["images"] = tf.ensure_shape(images, shapes["images"][0])
-    return batch

@@ -13,10 +13,9 @@ Images know nothing of the tokenizer, so that another one does not copy them.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pathlib
 import resource
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
@@ -25,6 +24,7 @@ from igerg_jax.data.builders.source import NO_IMAGE as NO_IMAGE
 from igerg_jax.data.images import as_jpeg
 from igerg_jax.errors import UserError
 
+FORMAT = 2  # part of a prepared folder's name: raise it with every change of the files
 # Group size 1 makes one image one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 TURN_COLUMNS = {  # name: dtype
@@ -197,11 +197,6 @@ class TurnStore:
     def text(self, turn: int) -> str:
         start, end = self._text_offsets[turn : turn + 2]
         return self._text[start:end].tobytes().decode()
-
-    def all_tokens(self) -> Iterator[np.ndarray]:
-        """Yields int32[tokens] of every turn, in order."""
-        for start, end in itertools.pairwise(self._token_offsets.tolist()):
-            yield self._tokens[start:end]
 
     def all_token_ids(self) -> np.ndarray:
         """Returns int32[tokens of the split], memory-mapped."""

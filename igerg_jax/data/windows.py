@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import NEUTRAL, NUM_EMOTIONS, UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import store
-from igerg_jax.data.prepared import Split
+from igerg_jax.data.splits import Split
 
 
 @dataclasses.dataclass(frozen=True)

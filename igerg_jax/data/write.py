@@ -18,10 +18,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from igerg_jax.data import builders, parts, prepared, store, tokenizers
+from igerg_jax import storage
+from igerg_jax.data import builders, parts, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
+from igerg_jax.data.splits import window_ends
 
-FORMAT = 2  # of what is written; older folders are then made anew beside the new ones
 PART_TURNS = 16_384
 PART_IMAGES = 4096
 
@@ -35,7 +36,7 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
     folder, partial = base / "turns", base / "turns.partial"
     splits = builders.splits(dataset, options)
     vectors = builders.layout(dataset).feature_dim > 0
-    plan = {"format": FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
+    plan = {"format": store.FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
     plan["splits"] = {
         name: [len(split), len(_unique(split.image_keys)[0])] for name, split in splits.items()
     }
@@ -75,7 +76,7 @@ def tokens(
     folder = base / tokenizer.digest
     partial = base / f"{tokenizer.digest}.partial"
     splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
-    _claim(partial, {"format": FORMAT, "part_turns": PART_TURNS})
+    _claim(partial, {"format": store.FORMAT, "part_turns": PART_TURNS})
     if _sealed(partial):
         return _seal(partial, folder)
     tokenizer.save(partial / "tokenizer.model")
@@ -99,14 +100,12 @@ def _claim(partial: pathlib.Path, plan: dict) -> None:
     if not path.exists() or json.loads(path.read_text()) != plan:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        unfinished = parts.unfinished(path)
-        unfinished.write_text(json.dumps(plan))
-        unfinished.replace(path)
+        storage.write_text(path, json.dumps(plan))
 
 
 def _finish(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
     """Makes `partial` complete, as `folder`. Killed on the way, it loses no part that is done."""
-    for path in partial.rglob(f"{parts.UNFINISHED}*"):
+    for path in partial.rglob(f"{storage.UNFINISHED}*"):
         path.unlink()
     parts.write_manifest(partial, workers, without="parts")
     return _seal(partial, folder)
@@ -169,11 +168,11 @@ def _text_part(partial: str, split: str, number: int, start: int, end: int) -> N
 def _image_part(partial: str, split: str, number: int, start: int, end: int) -> None:
     folder = pathlib.Path(partial)
     path = folder / split / f"images-{number:05d}.array_record"
-    unfinished = parts.unfinished(path)
     images = (_splits[split].image(i) for i in _first_turns[split][start:end])
-    written = store.write_images(unfinished, images)
-    if len(written["image_height_width"]):
-        unfinished.replace(path)
+    with storage.replacing(path) as temporary:
+        written = store.write_images(temporary, images)
+    if not len(written["image_height_width"]):
+        path.unlink()  # ArrayRecord does not open a file without records
     parts.save_npz(_part(folder, split, "images", number), written)
 
 
@@ -222,7 +221,7 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
     labelled = opened.emotion >= 0
     return {
         "turns": len(opened),
-        "windows": len(prepared.window_ends(opened, split.standalone)),
+        "windows": len(window_ends(opened, split.standalone)),
         "images": int((state == 0).sum()),
         "missing_images": int((state == 1).sum()),
         "broken_images": int((state == 2).sum()),
@@ -257,7 +256,7 @@ def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
         split = store.TurnStore(base / "turns" / name, folder / name)
         found = {
             "turns": len(split),
-            "windows": len(prepared.window_ends(split, counts["standalone"])),
+            "windows": len(window_ends(split, counts["standalone"])),
             "images": split.count_images(),
             "turns of the tokens": len(split.token_counts()),
         }

@@ -14,7 +14,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +22,18 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from igerg_jax import lexicon
+from igerg_jax import lexicon, storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
+from igerg_jax.data import pipeline
+from igerg_jax.data.prepared import Prepared
+from igerg_jax.data.splits import Split
+from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import search
 from igerg_jax.evaluation import metrics
 from igerg_jax.models import igerg
 from igerg_jax.objectives import losses
 from igerg_jax.parallel import sharding
-from igerg_jax.run import workdirs
 from igerg_jax.setup import Setup, base_key, mesh_context
-
-if TYPE_CHECKING:  # TensorFlow comes with the pipeline, so it is imported where it is used
-    from igerg_jax.data.prepare import Prepared, Split
-    from igerg_jax.data.tokenizers import Tokenizer
 
 SAMPLES_FILE = "samples.jsonl"
 # Of the text metrics, those that a set of texts has by itself: the references' are shown beside.
@@ -126,8 +125,6 @@ class Evaluator:
 
         `row` is the window's number, so that a window is answered alike in every batch.
         """
-        from igerg_jax.data import pipeline
-
         config = self._setup.config
         size = config.evaluate.batch_size
         placed = sharding.batch_sharding(self._setup.mesh)
@@ -166,7 +163,7 @@ def run(setup: Setup, evaluator: Evaluator, params: Any, workdir: Any) -> dict[s
 def write_samples(rows: Sequence[Mapping[str, Any]], workdir: Any) -> None:
     """Writes `samples.jsonl`, as a whole."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    workdirs.write_whole(epath.Path(workdir) / SAMPLES_FILE, text)
+    storage.write_text(epath.Path(workdir) / SAMPLES_FILE, text)
 
 
 def respond_once(
@@ -192,8 +189,6 @@ def respond_once(
     Raises:
       UserError: no words, an image that cannot be read, or wrong `generate` settings.
     """
-    from igerg_jax.data import pipeline
-
     respond = search.make_respond(setup)
     example = pipeline.single_example(tokenizer, setup.config, turns, response_image)
     turns = list(turns)[-setup.config.data.context_turns :]

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
 from igerg_jax.setup import Setup
@@ -325,7 +326,7 @@ def absolute(path: epath.PathLike) -> epath.Path:
     """A path as Orbax takes it."""
     path = workdirs.parse(os.fspath(path))
     # Orbax takes no relative paths; a bucket's are absolute.
-    return path if workdirs.is_bucket(path) else path.resolve()
+    return path if storage.is_bucket(path) else path.resolve()
 
 
 def read_run(path: epath.Path) -> dict[str, Any]:

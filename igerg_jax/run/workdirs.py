@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.model"  # in a workdir: what its text was tokenised with
@@ -86,11 +87,6 @@ def parse(text: str) -> epath.Path:
     return epath.Path(text)
 
 
-def is_bucket(path: epath.Path) -> bool:
-    """Whether `path` is an object store's: files there are written whole, never appended to."""
-    return "://" in os.fspath(path)
-
-
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Refuses, before anything is made, a workdir that this run cannot use.
 
@@ -121,16 +117,6 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
             "Give another --workdir, or that run's config"
         )
-
-
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file under another name, then renames it: who reads it finds all of it or none."""
-    if is_bucket(path):  # an object appears when all of it is there
-        path.write_text(text)
-        return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def contains(workdir: epath.Path, file: Any) -> bool:
@@ -170,7 +156,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _check_writable(workdir: epath.Path) -> None:
-    if is_bucket(workdir):
+    if storage.is_bucket(workdir):
         return  # a bucket says so itself when it is first written to
     folder = workdir
     while not folder.exists():

@@ -14,18 +14,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 
-from igerg_jax import objectives, report
-from igerg_jax.batch import synthetic
+from igerg_jax import objectives, report, storage
 from igerg_jax.data import datasets
+from igerg_jax.data.datasets import Dataset
 from igerg_jax.errors import RunError
+from igerg_jax.evaluation import evaluators
 from igerg_jax.parallel import processes, sharding
 from igerg_jax.run import logs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
-from igerg_jax.run.workdirs import TOKENIZER_FILE, write_whole
-from igerg_jax.setup import vocabulary
+from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.training import guards
 from igerg_jax.training.model_flops import model_flops
 from igerg_jax.training.profiler import Profile
@@ -55,24 +54,22 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
       SystemExit: the process was told to stop; the state is saved.
     """
     start = time.perf_counter()
-    prepared = prepare_to_train(config)
-    tokenizer = prepared.tokenizer if prepared else None
-    setup = set_up_training(config, *vocabulary(config, tokenizer))
-    digest = tokenizer.digest if tokenizer else datasets.SYNTHETIC
-    checkpoints = Checkpoints(workdir, config, digest)
+    dataset = datasets.open_for_training(config)
+    tokenizer = dataset.tokenizer
+    setup = set_up_training(config, tokenizer.vocab_size, tokenizer.special)
+    checkpoints = Checkpoints(workdir, config, tokenizer.digest)
     try:
-        state, resumed_from = saved_state(setup, checkpoints, digest)
+        state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_whole(workdir / "config.json", config.to_json_best_effort(indent=2))
-            if tokenizer:
-                tokenizer.save(workdir / TOKENIZER_FILE)
-        _greet(setup, prepared, resumed_from)
-        evaluator = make_evaluator(setup, prepared)
+            storage.write_text(workdir / "config.json", config.to_json_best_effort(indent=2))
+            tokenizer.save(workdir / TOKENIZER_FILE)
+        _greet(setup, dataset, resumed_from)
+        evaluator = make_evaluator(setup, dataset)
         first_step = resumed_from or 0
         ready = None
         if first_step < config.train.steps:
-            ready = make_ready(setup, prepared, state)
+            ready = make_ready(setup, dataset, state)
         elif state is None:
             state = init_state(setup)  # to be evaluated as it is
         # Its writers import TensorFlow, which `make_ready` does while XLA compiles.
@@ -87,41 +84,16 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         checkpoints.close()
 
 
-def prepare_to_train(config: Any) -> Any | None:
-    """`prepare`; refuses data that lacks what an objective or the evaluation needs."""
-    if config.data.dataset == datasets.SYNTHETIC:
-        return None
-    from igerg_jax.data import mixtures
-
-    mixtures.check_start(config)
-    prepared = datasets.open_prepared(config)
-    mixtures.check(prepared, config)
-    return prepared
+def make_evaluator(setup: TrainingSetup, dataset: Dataset) -> evaluators.Evaluator | None:
+    """What evaluates on held-out data; None where there is none."""
+    return evaluators.Evaluator(setup, dataset) if dataset.split_names else None
 
 
-def make_evaluator(setup: TrainingSetup, prepared: Any | None) -> Any | None:
-    """What evaluates on held-out data; synthetic batches have none."""
-    if prepared is None:
-        return None
-    from igerg_jax.evaluation.evaluators import Evaluator
-
-    return Evaluator(setup, prepared)
-
-
-def batches(setup: TrainingSetup, prepared: Any | None, start_step: int) -> Iterator[dict]:
-    """This process's slice of the batches of steps `start_step`, `start_step` + 1, ..."""
+def batches(setup: TrainingSetup, dataset: Dataset, start_step: int) -> Iterator[dict]:
+    """This process's rows of the batches of steps `start_step`, `start_step` + 1, ..."""
     placed = sharding.batch_sharding(setup.mesh)
     rows_b = sharding.process_rows(placed, setup.config.train.batch_size)
-    if prepared is not None:
-        from igerg_jax.data import pipeline
-
-        return pipeline.train_batches(prepared, setup.config, start_step, rows_b)
-
-    def make(step: int) -> dict[str, np.ndarray]:
-        whole = synthetic(setup.spec, setup.model.special, setup.model.vocab_size, seed=step)
-        return {name: values[rows_b] for name, values in whole.items()}
-
-    return map(make, itertools.count(start_step))
+    return dataset.train_batches(setup.config, start_step, rows_b)
 
 
 class Ready(NamedTuple):
@@ -133,7 +105,7 @@ class Ready(NamedTuple):
     model_flops: int  # of a step
 
 
-def make_ready(setup: TrainingSetup, prepared: Any | None, state: TrainState | None) -> Ready:
+def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None) -> Ready:
     """Makes the rest of what the loop needs, beside XLA's two compilations.
 
     Args:
@@ -145,7 +117,7 @@ def make_ready(setup: TrainingSetup, prepared: Any | None, state: TrainState | N
         lowered = lower_step(setup)
         state = making.result()() if making else state
         compiling = pool.submit(lowered.compile)
-        source = batches(setup, prepared, int(state.step))
+        source = batches(setup, dataset, int(state.step))
         first = next(source)  # with TensorFlow's import
         flops = model_flops(setup)
         return Ready(state, compiling.result(), itertools.chain([first], source), flops)
@@ -359,12 +331,10 @@ def finish(
 ) -> dict[str, Any]:
     """The last evaluation, samples.jsonl, summary.json and report.html."""
     if evaluator is not None:
-        from igerg_jax.evaluation import evaluators
-
         summary |= evaluators.run(setup, evaluator, eval_params(state), workdir)
     summary["wall_seconds"] = time.perf_counter() - start
     if jax.process_index() == 0:
-        write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        storage.write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         page = report.write_report(workdir)
         logs.say(f"report: {page}")
     return summary
@@ -395,7 +365,7 @@ def objective_losses(workdir: epath.Path, names: list[str]) -> dict[str, dict[st
     return out
 
 
-def _greet(setup: TrainingSetup, prepared: Any | None, resumed_from: int | None) -> None:
+def _greet(setup: TrainingSetup, dataset: Dataset, resumed_from: int | None) -> None:
     if jax.process_index():
         return
     config = setup.config
@@ -405,9 +375,7 @@ def _greet(setup: TrainingSetup, prepared: Any | None, resumed_from: int | None)
     logs.say(f"{config.name}:{config.preset}  parameters: {sizes}")
     logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
     logs.say(sharding.table(setup.abstract_state.params))
-    if prepared is not None:
-        windows = prepared.split(config.data.train_split).num_windows
-        logs.say(f"data: {config.data.dataset}, {windows} training windows in {prepared.folder}")
+    logs.say(f"data: {dataset.describe(config)}")
     if resumed_from is not None:
         logs.say(f"resuming from step {resumed_from}")
     logs.say("compiling the step (seconds on a CPU, minutes for large presets) ...")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data import builders, parts, pipeline, prepare, store, write
+from igerg_jax.data import builders, folders, parts, pipeline, prepare, store, write
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import metrics
@@ -95,7 +95,7 @@ def test_folders_are_keyed_by_what_is_read(tiny_config):
 
     def keys():
         names = ("chitchat_openmoji/tiny", "coco_captions", "meld", "paired/meld+fer2013")
-        return [prepare.base_folder(data, name) for name in names]
+        return [folders.of_dataset(data, name) for name in names]
 
     before, data.manual_dir = keys(), "elsewhere"
     assert [a == b for a, b in zip(before, keys(), strict=True)] == [True, True, False, False]
@@ -130,7 +130,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(tiny_config, prepared, tmp
     monkeypatch.setattr(parts, "save_npz", die)
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(config)
-    base = prepare.base_folder(config.data, config.data.dataset)
+    base = folders.of_dataset(config.data, config.data.dataset)
     assert not (base / "turns").exists()
     finished = {p: p.stat().st_mtime_ns for p in (base / "turns.partial" / "parts").rglob("*.npz")}
     assert len(finished) == 7

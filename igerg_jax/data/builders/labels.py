@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
+from igerg_jax.batch import EMOTION_ID, UNKNOWN
 
 # Contempt is none of the seven: it stays unlabelled. EmoSet's and Mikels' eight and the forms
 # that folders are named with go to the nearest of the seven.
@@ -37,7 +37,3 @@ SPLIT_OF = {
 def emotion_id(name: str) -> int | None:
     """Returns the id of a name as people write it; UNKNOWN for those with none; None if strange."""
     return EMOTION_OF.get(name.strip().lower().replace(" ", "_").replace("-", "_"))
-
-
-def known_names() -> str:
-    return ", ".join(EMOTIONS)

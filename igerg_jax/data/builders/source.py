@@ -1,8 +1,7 @@
-"""What every builder offers: its turns by number, and what to say about itself.
+"""What a dataset's module defines: a `RawDataset`, which reads the raw files into `Turns`.
 
-A dataset's package reads raw files into `Turns`. Two things are made of them: the TFDS dataset
-(`igerg_jax.data.builders.turns_builder`), and what training reads (`igerg_jax.data.prepare`),
-which takes them as they are, so that no image is copied on the way. Nothing here imports TFDS.
+Turns become what training reads (`igerg_jax.data.prepare`), without an intermediate copy of the
+images, or a TFDS dataset (`igerg_jax.data.builders.tfds_builder`). Nothing here imports TFDS.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import abc
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -24,7 +23,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a config says about where data lies, `config.data` being the place to say it.
+    """Where the raw files and the labels are, as set under `config.data`.
 
     Attributes:
       data_dir: folder that may be written to; TFDS downloads go below it.
@@ -42,10 +41,10 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What a dataset says about itself.
+    """A dataset's description.
 
     Attributes:
-      files: which files are needed where, and where to get them.
+      files: which files are needed where, and where to get them; shown when they are missing.
       extra: further entries of a turn, {name: (NumPy dtype or str, shape)}.
     """
 
@@ -107,6 +106,35 @@ class Turns(abc.ABC):
     def features(self, i: int) -> np.ndarray:
         """Returns float32[F], the vector of turn i, where the layout has vectors."""
         raise NotImplementedError
+
+
+def _combines_nothing(config: str) -> tuple[str, ...]:
+    del config
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RawDataset:
+    """A dataset as its authors publish it.
+
+    Attributes:
+      version: of what is read. Raise it with every change of that: prepared data is keyed by it.
+      info: what it is, whose it is, and which files it needs.
+      configs: {config: description}, the first being the default; empty if any name is valid.
+      layout: config -> what its turns hold.
+      splits: (config, options) -> {split: turns}, train first; raises UserError when files are
+        missing. Where `combines` names datasets, their splits are further arguments.
+      reads_manual_dir: whether the turns depend on `Options.manual_dir`.
+      combines: config -> names of the datasets that it is made of.
+    """
+
+    version: str
+    info: Info
+    configs: Mapping[str, str]
+    layout: Callable[[str], Layout]
+    splits: Callable[..., dict[str, Turns]]
+    reads_manual_dir: bool = True
+    combines: Callable[[str], tuple[str, ...]] = _combines_nothing
 
 
 def row(

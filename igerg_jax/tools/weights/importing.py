@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.run import checkpoint
@@ -257,8 +258,6 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
         path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None or "text" not in sources:
         return None, ""
-    from igerg_jax.data import tokenizers
-
     tokenizer = tokenizers.load(settings.kind, path)
     if tokenizer.vocab_size > settings.vocab_size:
         raise UserError(

@@ -9,10 +9,6 @@ import numpy as np
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
 
-# Raise it whenever what is read changes: caches are keyed by it.
-VERSION = "1.7.0"
-NEEDS_FILES = False
-CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
 _EVERY_NTH = {"full": 1, "tiny": 16}
 INFO = source.Info(
     description="""\
@@ -49,10 +45,6 @@ same licence.
     },
 )
 FACE_SEED = 0
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="always")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -105,3 +97,13 @@ class ChatTurns(source.Turns):
         seed = f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}"
         rng = random.Random(seed)
         return faces.pick(self._split, episode.turns[position].emotion, rng), rng
+
+
+DATASET = source.RawDataset(
+    version="1.7.0",
+    info=INFO,
+    configs={"full": "All chats.", "tiny": "One chat in 16, for tests."},
+    layout=lambda config: source.Layout(images="always"),
+    splits=splits,
+    reads_manual_dir=False,
+)

@@ -14,9 +14,6 @@ from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source, tfds_source
 from igerg_jax.data.builders.labels import SPLIT_OF
 
-VERSION = "1.0.0"
-NEEDS_FILES = False
-CONFIGS = {"ekman": "The 28 labels mapped to the seven emotions."}
 INFO = source.Info(
     description="GoEmotions: 54,263 Reddit comments labelled with 27 emotions or neutral.",
     citation="""\
@@ -44,10 +41,6 @@ EKMAN = {
     "neutral": "neutral",
 }
 EMOTION_OF = {word: EMOTION_ID[name] for name, words in EKMAN.items() for word in words.split()}
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout("no")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -82,3 +75,13 @@ def one_of_seven(labels: list[str]) -> int:
     """The emotion that all labels map to, UNKNOWN where there are several or none."""
     ids = {EMOTION_OF[name] for name in labels}
     return ids.pop() if len(ids) == 1 else UNKNOWN
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={"ekman": "The 28 labels mapped to the seven emotions."},
+    layout=lambda config: source.Layout(images="no"),
+    splits=splits,
+    reads_manual_dir=False,
+)

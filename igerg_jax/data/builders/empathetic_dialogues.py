@@ -13,8 +13,6 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
-CONFIGS = {"full": "All conversations."}
 INFO = source.Info(
     description="EmpatheticDialogues: 24,850 conversations about situations of 32 emotions.",
     citation="""\
@@ -48,10 +46,6 @@ EMOTION_OF_SITUATION = {
 }
 _SPLITS = ("train", "valid", "test")
 _HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance"
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout("no")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -90,3 +84,12 @@ def _read(path: pathlib.Path) -> list[dict]:
         rows.append(source.row(episode, place, text, emotion, speaker=speaker, **extra))
         place += 1
     return rows
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={"full": "All conversations."},
+    layout=lambda config: source.Layout(images="no"),
+    splits=splits,
+)

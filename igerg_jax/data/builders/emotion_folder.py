@@ -19,8 +19,6 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.labels import SPLIT_OF, emotion_id
 from igerg_jax.errors import UserError
 
-VERSION = "1.1.0"
-CONFIGS: dict[str, str] = {}  # any name: a folder of manual_dir
 INFO = source.Info(
     description="Labelled images from folders named by split and emotion, or RAF-DB's basic set.",
     citation="""\
@@ -43,10 +41,6 @@ _LISTS = ("EmoLabel/list_patition_label.txt", "list_patition_label.txt")  # sic
 # RAF-DB's basic emotions are numbered from 1.
 _RAF_EMOTIONS = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral")
 MAPPING = "emotions.json"
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="always")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -155,3 +149,12 @@ class Images(source.Turns):
 
     def image(self, i: int) -> bytes | None:
         return source.read_bytes(self._folder / self._images[i][0])
+
+
+DATASET = source.RawDataset(
+    version="1.1.0",
+    info=INFO,
+    configs={},  # any name: a folder of manual_dir
+    layout=lambda config: source.Layout(images="always"),
+    splits=splits,
+)

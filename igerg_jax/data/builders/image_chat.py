@@ -11,8 +11,6 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
-VERSION = "1.1.0"
-CONFIGS = {"full": "All dialogues."}
 INFO = source.Info(
     description="""\
 Image-Chat: 202,000 dialogues of up to three turns about as many photographs of YFCC100M; each
@@ -34,10 +32,6 @@ ParlAI (parlai display_data -t image_chat) fetches both.""",
 )
 _SPLITS = ("train", "valid", "test")
 _FOLDERS = ("yfcc_images", "images")
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout("some")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -85,3 +79,12 @@ class ChatTurns(ListedTurns):
 
     def image(self, i: int) -> bytes | None:
         return source.read_bytes(self._images.parent / self.row(i)["image_id"])
+
+
+DATASET = source.RawDataset(
+    version="1.1.0",
+    info=INFO,
+    configs={"full": "All dialogues."},
+    layout=lambda config: source.Layout(images="some"),
+    splits=splits,
+)

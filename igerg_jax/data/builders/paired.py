@@ -10,9 +10,7 @@ last of them (test before valid before train), so that no face crosses splits.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib
 
 import numpy as np
 
@@ -21,8 +19,6 @@ from igerg_jax.data import order
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
-CONFIGS: dict[str, str] = {}  # any pair of datasets
 INFO = source.Info(
     description="Labelled dialogues, each turn with a face of its emotion from another dataset.",
     citation="",
@@ -32,10 +28,6 @@ INFO = source.Info(
     extra={"face_id": (str, ())},
 )
 _SALT = 0xFACE  # keeps this order apart from others of the same seed
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="some")
 
 
 def parse(config: str) -> tuple[str, str, int]:
@@ -50,45 +42,19 @@ def parse(config: str) -> tuple[str, str, int]:
     return names[0], names[1], int(seed or 0)
 
 
-def versions(config: str) -> str:
-    """The versions of both: what is paired changes with them."""
-    builders = importlib.import_module("igerg_jax.data.builders")
-    return "-".join(builders.version(name) for name in parse(config)[:2])
-
-
-def info(config: str) -> source.Info:
-    """Whose both are. `INFO` where no pair is named."""
-    if not config:
-        return INFO
-    builders = importlib.import_module("igerg_jax.data.builders")
-    both = [builders.info(name) for name in parse(config)[:2]]
-
-    def joined(name: str, between: str) -> str:
-        return between.join(getattr(one, name) for one in both)
-
-    return dataclasses.replace(
-        INFO,
-        citation=joined("citation", "\n"),
-        license=joined("license", "; faces: "),
-        homepage=joined("homepage", " "),
-        files=joined("files", " "),
-    )
-
-
-def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+def splits(
+    config: str,
+    options: source.Options,
+    dialogues: dict[str, source.Turns],
+    faces: dict[str, source.Turns],
+) -> dict[str, source.Turns]:
     """Returns {split of the dialogues: turns}. Raises UserError when an emotion has no face."""
-    builders = importlib.import_module("igerg_jax.data.builders")
+    del options
     dialogues_name, faces_name, seed = parse(config)
-    dialogues = builders.splits(dialogues_name, options)
-    faces = builders.splits(faces_name, options)
-    for turns, name, wanted in (
-        (dialogues, dialogues_name, False),
-        (faces, faces_name, True),
-    ):
-        if any(split.standalone != wanted for split in turns.values()):
-            raise UserError(
-                f"'paired/{config}': '{name}' has {'no faces' if wanted else 'no dialogues'}"
-            )
+    for turns, name, standalone in ((dialogues, dialogues_name, False), (faces, faces_name, True)):
+        if any(split.standalone != standalone for split in turns.values()):
+            lacking = "faces" if standalone else "dialogues"
+            raise UserError(f"'paired/{config}': '{name}' has no {lacking}")
     pools = divide(dialogues, faces)
     return {
         name: PairedTurns(turns, *pools[name], seed=seed, where=f"{faces_name} for {name}")
@@ -178,3 +144,13 @@ class PairedTurns(source.Turns):
         face = int(self._face[i])
         assert face != source.NO_IMAGE and self._emotions[i] != UNKNOWN
         return self._faces.image(face)
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={},  # any pair of datasets
+    layout=lambda config: source.Layout(images="some"),
+    splits=splits,
+    combines=lambda config: parse(config)[:2],
+)

@@ -22,11 +22,6 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.labels import emotion_id
 from igerg_jax.errors import UserError
 
-VERSION = "1.1.0"
-CONFIGS = {
-    "labels": "The challenge's labels.",
-    "ferplus": "The labels that most of FER+'s ten annotators gave.",
-}
 INFO = source.Info(
     description="""\
 FER2013: 35,887 grey faces of 48 x 48 pixels from image searches: 28,709 for training, 3,589 for
@@ -62,10 +57,6 @@ _VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown
 _FACE = re.compile(r"(?:.*/)?(train|test)/(\w+)/(\w+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _NO_VOTES = np.zeros(len(_VOTES), np.int32)
 SIDE_PIXELS = 48
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="always")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -227,3 +218,15 @@ def majority(votes_Nx10: np.ndarray) -> np.ndarray:
     most_N = votes_Nx10.max(axis=1, keepdims=True)
     single_N = (votes_Nx10 == most_N).sum(axis=1) == 1
     return np.where(single_N, ids[votes_Nx10.argmax(axis=1)], UNKNOWN)
+
+
+DATASET = source.RawDataset(
+    version="1.1.0",
+    info=INFO,
+    configs={
+        "labels": "The challenge's labels.",
+        "ferplus": "The labels that most of FER+'s ten annotators gave.",
+    },
+    layout=lambda config: source.Layout(images="always"),
+    splits=splits,
+)

@@ -11,8 +11,6 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
-CONFIGS = {"full": "All dialogues."}
 INFO = source.Info(
     description="DailyDialog: 13,118 human-written dialogues with an emotion a turn.",
     citation="""\
@@ -34,10 +32,6 @@ _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 _EMOTIONS = ("neutral", "anger", "disgust", "fear", "joy", "sadness", "surprise")  # by number
 _EMOTION_OF = {str(n): EMOTION_ID[name] for n, name in enumerate(_EMOTIONS)}
 _END = "__eou__"
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout("no")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -101,3 +95,12 @@ def _read(home: pathlib.Path, split: str) -> list[dict]:
             file=sys.stderr,
         )
     return rows
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={"full": "All dialogues."},
+    layout=lambda config: source.Layout(images="no"),
+    splits=splits,
+)
