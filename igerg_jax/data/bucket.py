@@ -1,9 +1,8 @@
-"""A data_dir in a bucket: what was prepared elsewhere, copied to this machine's disk.
+"""A data_dir in a bucket: copies datasets that were prepared elsewhere to the local disk.
 
-Training reads single turns and images at random from memory-mapped files and ArrayRecord, which
-know local files only. So a host copies the datasets that its config names once, and finds them
-there the next time. Where they are larger than its disk, mount the bucket instead (Cloud Storage
-FUSE, Filestore) and give the mounted folder: a local path like any other.
+Training reads turns and images at random from memory-mapped files and ArrayRecord, which support
+local files only. So a host copies the datasets that its config names, once. If they do not fit on
+its disk, mount the bucket (Cloud Storage FUSE, Filestore) and pass the mounted folder instead.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _COPIES = 16  # files at once
 
 
 def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
-    """`config` itself; or, where its data_dir is in a bucket, one whose data_dir is a local copy.
+    """Returns `config`, or a copy with a local data_dir if its data_dir is in a bucket.
 
-    Several processes of a machine may call it at once: who comes second throws its copy away.
+    Several processes of a machine may call it at once: the first copy to be complete is kept.
 
     Args:
       place: config.data.data_dir as a path.
@@ -58,8 +57,8 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
 
 
 def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Path) -> None:
-    """Copies the finished folders of a prepared dataset, the turns and the tokens of each
-    tokenizer, that are not here yet."""
+    """Copies the complete folders of a prepared dataset (turns, and tokens of each tokenizer) that
+    are not on the disk yet."""
     if not (source / "turns" / parts.MANIFEST).exists() and not (base / "turns").is_dir():
         raise UserError(
             f"there is no prepared '{dataset}' in '{source}' (config.data.data_dir): prepare it "
@@ -70,7 +69,7 @@ def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Pa
         if (base / folder.name).is_dir() or not (folder / parts.MANIFEST).exists():
             continue
         base.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that a rename makes all of it appear at once.
+        # On the same file system, so that a rename makes it appear all at once.
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="copy-", dir=base))
         try:
             files = json.loads((folder / parts.MANIFEST).read_text())

@@ -60,16 +60,16 @@ class Prepared:
         return self._splits[name]
 
     def response_token_counts(self, name: str) -> np.ndarray:
-        """Returns int64[V]: how often each id occurs in a split's responses.
+        """Returns int64[V]: the number of occurrences of each id in a split's responses.
 
-        Responses are cut as in a batch: `response_tokens` of them, EOS kept last.
+        Responses are truncated as in a batch: to `response_tokens`, including the final EOS.
         """
         split = self.split(name)
         tokens, starts = split.turns.all_token_ids(), split.turns.token_starts()
         lengths = np.minimum(split.turns.token_counts(), self._response_tokens - 1)
         counts_V = np.zeros(self.tokenizer.vocab_size, np.int64)
         for ends in np.array_split(split.response_turn, max(1, split.num_windows // 100_000)):
-            # The tokens of these responses, one range after another.
+            # The tokens of these responses, concatenated.
             kept = lengths[ends]
             first = np.repeat(starts[ends] - (np.cumsum(kept) - kept), kept)
             chosen = tokens[first + np.arange(kept.sum())]

@@ -11,9 +11,9 @@ from igerg_jax.data import store
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Some turns of an episode and the turn that answers them.
+    """Some turns of an episode, oldest first, and the turn that responds to them.
 
-    The previous turns come oldest first; an image is JPEG bytes, or None where a turn has none.
+    Images are JPEG bytes, or None for a turn without one.
     """
 
     turn_texts: tuple[str, ...]
@@ -25,16 +25,14 @@ class Window:
 
 
 class Split:
-    """A split's windows: one for every turn that has a turn before it in its episode.
+    """A split's windows: one for every turn that follows another in its episode.
 
-    Where turns stand alone (faces, comments), each that shows or says something is a window.
+    If turns stand alone (faces, comments), every turn with an image or words is a window.
 
     Attributes:
-      name: of the split.
-      turns: the store that holds each turn once.
-      standalone: the turns stand alone.
-      response_turn: int64[windows], the turn (number in the store) that window i ends with.
-      num_turns, num_windows: how many there are.
+      turns: the store with each turn once.
+      standalone: whether the turns stand alone.
+      response_turn: int64[windows], the last turn of each window, by its number in the store.
     """
 
     def __init__(self, name: str, turns: store.TurnStore, standalone: bool, context_turns: int):
@@ -47,7 +45,7 @@ class Split:
         self._context_turns = 0 if standalone else context_turns
 
     def turn_range(self, i: int) -> tuple[int, int]:
-        """Returns (first, last) of window i: numbers in the store; `last` is the response."""
+        """Returns the numbers in the store of window i's first turn and of its response."""
         last = int(self.response_turn[i])
         return last - min(self._context_turns, int(self.turns.turn_in_episode[last])), last
 
@@ -73,7 +71,7 @@ class Split:
 
 
 def window_ends(turns: store.TurnStore, standalone: bool) -> np.ndarray:
-    """int64[windows]: the turn that each window ends with."""
+    """int64[windows]: the last turn of each window."""
     if standalone:
         return np.flatnonzero((turns.image != store.NO_IMAGE) | (turns.text_bytes() > 0))
     return np.flatnonzero(turns.turn_in_episode > 0)

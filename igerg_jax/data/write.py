@@ -1,10 +1,10 @@
-"""Writes prepared datasets: turns and images once, tokens once a tokenizer, in parallel parts.
+"""Writes prepared datasets in parallel: turns and images once, tokens once per tokenizer.
 
     <base>/turns/                 summary.json, files.json, <split>/ (see igerg_jax.data.store)
     <base>/<tokenizer digest>/    tokenizer.model, files.json, <split>/
-    <base>/*.partial/             unfinished; the next call goes on with the parts that are done
+    <base>/*.partial/             unfinished; the next call reuses the finished parts
 
-A folder without ".partial" is complete: it is renamed last.
+A folder without ".partial" is complete: renaming it is the last step.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
                 path = _part(partial, name, kind, number)
                 if not path.exists():
                     jobs.append((function, (str(partial), name, number, start, end)))
-    # A few thousand turns take less time than starting processes.
+    # Starting processes takes longer than a few thousand turns.
     small = sum(map(len, splits.values())) < PART_IMAGES and not vectors
     _open_splits(dataset, options, splits)
     workers = 1 if small else workers
@@ -95,7 +95,7 @@ def tokens(
 
 
 def _claim(partial: pathlib.Path, plan: dict) -> None:
-    """Makes `partial`, or keeps it if it was begun with the same plan."""
+    """Creates `partial`, or keeps it if it was started with the same plan."""
     path = partial / "plan.json"
     if not path.exists() or json.loads(path.read_text()) != plan:
         shutil.rmtree(partial, ignore_errors=True)
@@ -104,7 +104,7 @@ def _claim(partial: pathlib.Path, plan: dict) -> None:
 
 
 def _finish(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
-    """Makes `partial` complete, as `folder`. Killed on the way, it loses no part that is done."""
+    """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
     for path in partial.rglob(f"{storage.UNFINISHED}*"):
         path.unlink()
     parts.write_manifest(partial, workers, without="parts")
@@ -112,7 +112,7 @@ def _finish(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathli
 
 
 def _sealed(partial: pathlib.Path) -> bool:
-    """Whether all is written: checksums come last."""
+    """Whether everything is written: the checksums come last."""
     return (partial / parts.MANIFEST).exists()
 
 
@@ -133,7 +133,7 @@ def _all(partial: pathlib.Path, split: str, kind: str) -> list[pathlib.Path]:
 def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(int64[U] the first turn of each image, int64[turns] the image of each turn or NO_IMAGE).
 
-    Images are numbered in the order in which turns first show them.
+    Images are numbered in the order of the turns that show them first.
     """
     shown = np.flatnonzero(keys != NO_IMAGE)
     _, first, inverse = np.unique(keys[shown], return_index=True, return_inverse=True)
@@ -145,7 +145,7 @@ def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shown[first[order]], image
 
 
-# What a worker process has open.
+# What this process has open, as a worker or instead of workers.
 _splits: dict[str, Turns] = {}
 _first_turns: dict[str, np.ndarray] = {}
 _tokenizer: list = []
@@ -153,7 +153,7 @@ _tokenizer: list = []
 
 def _open_splits(dataset: str, options: Options, splits: dict[str, Turns] | None = None) -> None:
     if splits is None and _splits:
-        return  # this process opened them to make the plan
+        return  # this process opened them for the plan
     _splits.clear()
     _splits.update(splits or builders.splits(dataset, options))
     _first_turns.clear()
@@ -204,7 +204,7 @@ def _token_part(partial: str, split: str, number: int, start: int, end: int) -> 
 
 
 def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) -> dict:
-    """Joins the parts of a split; returns its counts."""
+    """Merges the parts of a split; returns its counts."""
     folder, images = partial / name, _all(partial, name, "images")
     store.merge_columns(folder, _all(partial, name, "text"), store.TURN_COLUMNS)
     store.merge_columns(folder, images, store.IMAGE_COLUMNS)
@@ -234,7 +234,7 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
 
 
 def _report(dataset: str, counts: dict[str, dict]) -> None:
-    """Says on stderr what could not be shown."""
+    """Reports missing and broken images on stderr."""
     for split, found in counts.items():
         for what in ("missing", "broken"):
             if lacking := found[f"{what}_images"]:
@@ -247,10 +247,10 @@ def _report(dataset: str, counts: dict[str, dict]) -> None:
 
 
 def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
-    """Re-reads checksums and counts of base/turns and of `folder`; returns what is wrong."""
-    wrong = parts.check_manifest(base / "turns", workers) + parts.check_manifest(folder, workers)
-    if wrong:
-        return wrong
+    """Checks checksums and counts of base/turns and of `folder`; returns a line per defect."""
+    damaged = parts.check_manifest(base / "turns", workers) + parts.check_manifest(folder, workers)
+    if damaged:
+        return damaged
     summary = json.loads((base / "turns" / "summary.json").read_text())
     for name, counts in summary["splits"].items():
         split = store.TurnStore(base / "turns" / name, folder / name)
@@ -260,8 +260,8 @@ def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
             "images": split.count_images(),
             "turns of the tokens": len(split.token_counts()),
         }
-        for what, number in found.items():
+        for what, count in found.items():
             expected = counts.get(what, counts["turns"])
-            if number != expected:
-                wrong.append(f"{base}, {name}: {number} {what}, not {expected}")
-    return wrong
+            if count != expected:
+                damaged.append(f"{base}, {name}: {count} {what}, not {expected}")
+    return damaged

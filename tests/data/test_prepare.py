@@ -73,7 +73,7 @@ def test_a_window_is_its_turns(prepared):
 def test_a_second_call_writes_nothing(prepared, tiny_config, monkeypatch):
     monkeypatch.setattr(write, "turns", None)
     monkeypatch.setattr(write, "tokens", None)
-    monkeypatch.setattr(prepare, "_train_tokenizer", None)
+    monkeypatch.setattr(trained_tokenizers, "_train", None)
     again = prepare.prepare(tiny_config)
     assert again.folder == prepared.folder
     assert again.tokenizer.digest == prepared.tokenizer.digest == prepared.folder.name

@@ -1,4 +1,4 @@
-"""COCO captions: photographs and what they show, for the contrastive objective.
+"""COCO captions: photographs with descriptions, for the contrastive objective.
 
 Each of an image's first five captions is an example by itself; the five share one image.
 """
@@ -51,7 +51,7 @@ class Captions(source.Turns):
 
     def _example(self, i: int) -> dict:
         number = i // CAPTIONS
-        if self._last[0] != number:  # an image's captions are asked for one after another
+        if self._last[0] != number:  # an image's captions are read in succession
             self._last = (number, self._examples[number])
         return self._last[1]
 

@@ -8,7 +8,6 @@ import zipfile
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -39,7 +38,7 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     folder = source.locate(options, "daily_dialog", INFO, lambda f: _home(f) is not None)
     home = _home(folder)
     return {
-        ours: ListedTurns(_read(home, theirs))
+        ours: source.ListedTurns(_read(home, theirs))
         for theirs, ours in _SPLITS.items()
         if _there(home, theirs)
     }

@@ -10,7 +10,6 @@ import pathlib
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -51,7 +50,7 @@ _HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance"
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or have another form."""
     folder = source.locate(options, "empathetic_dialogues", INFO, lambda f: bool(_tables(f)))
-    return {name: ListedTurns(_read(path)) for name, path in _tables(folder).items()}
+    return {name: source.ListedTurns(_read(path)) for name, path in _tables(folder).items()}
 
 
 def _tables(folder: pathlib.Path) -> dict[str, pathlib.Path]:

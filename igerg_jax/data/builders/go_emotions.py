@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source, tfds_source
 from igerg_jax.data.builders.labels import SPLIT_OF
@@ -65,10 +63,6 @@ class Comments(source.Turns):
         labels = [name for name in EMOTION_OF if example[name]]
         text = example["comment_text"].decode(errors="replace").strip()
         return source.row(i, 0, text, one_of_seven(labels), labels=" ".join(labels))
-
-    @property
-    def emotions(self) -> np.ndarray:
-        return np.array([self.row(i)["emotion"] for i in range(len(self))], np.int8)
 
 
 def one_of_seven(labels: list[str]) -> int:

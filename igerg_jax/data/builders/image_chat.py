@@ -8,7 +8,6 @@ import pathlib
 import numpy as np
 
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -64,7 +63,7 @@ def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
     return ChatTurns(rows, images)
 
 
-class ChatTurns(ListedTurns):
+class ChatTurns(source.ListedTurns):
     """Turns whose photograph lies in `images`; the turns of a chat share it."""
 
     def __init__(self, rows: list[dict], images: pathlib.Path):

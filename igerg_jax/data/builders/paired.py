@@ -1,11 +1,10 @@
-"""`paired/DIALOGUES+FACES[@SEED]`: real words, and faces of another dataset that show them.
+"""`paired/DIALOGUES+FACES[@SEED]`: labelled dialogues with the faces of another dataset.
 
-Every labelled turn of the dialogues gets a face of its emotion, for instance with
-`paired/meld+fer2013` or `paired/daily_dialog+emotion_folder/rafdb@3`. The seed changes which.
-Faces of a split serve that split alone. Where the faces lack a split that the dialogues have,
-the splits without one divide the faces of the nearest held-out split (or, where there is none,
-of train) between them. A picture that is found in several splits, byte for byte, serves only the
-last of them (test before valid before train), so that no face crosses splits.
+Every labelled turn of the dialogues gets a face with its emotion, for instance in
+`paired/meld+fer2013` or `paired/daily_dialog+emotion_folder/rafdb@3`; the seed changes which.
+No face is in two splits: a split uses the faces of the split of its name. If there is none, it
+shares those of a held-out split (or else of train) with the other users of that. An image that
+occurs in several splits, byte for byte, is used in one only: test before valid before train.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ INFO = source.Info(
     files="Both datasets' files are looked for as if each were used alone.",
     extra={"face_id": (str, ())},
 )
-_SALT = 0xFACE  # keeps this order apart from others of the same seed
+_SALT = 0xFACE  # makes this order independent of others with the same seed
 
 
 def parse(config: str) -> tuple[str, str, int]:
@@ -65,7 +64,7 @@ def splits(
 def divide(
     dialogues: dict[str, source.Turns], faces: dict[str, source.Turns]
 ) -> dict[str, tuple[source.Turns, np.ndarray]]:
-    """Returns {split of the dialogues: (faces, int64 numbers of those that it may use)}."""
+    """Returns {split of the dialogues: (faces, int64 numbers of the usable ones)}."""
     usable = _without_copies(faces)
     sharers: dict[str, list[str]] = {}
     for name in dialogues:
@@ -81,7 +80,7 @@ def divide(
 
 
 def _without_copies(faces: dict[str, source.Turns]) -> dict[str, np.ndarray]:
-    """Numbers of the faces that no later split shows too; unreadable ones are left out."""
+    """The numbers of the faces that are in no preferred split too; without unreadable ones."""
     usable, seen = {}, set()
     for split in [s for s in ("test", "valid", "train") if s in faces]:
         digests = [_digest(faces[split].image(i)) for i in range(len(faces[split]))]
@@ -96,10 +95,10 @@ def _digest(image: bytes | None) -> bytes:
 
 
 class PairedTurns(source.Turns):
-    """Turns of `dialogues`, and for each that is labelled a face of its emotion.
+    """The turns of `dialogues`, each labelled one with a face of its emotion.
 
-    The k-th turn of an emotion gets the k-th of that emotion's faces in a shuffled order that
-    begins anew when all were used, so that faces are used equally often.
+    The k-th turn with an emotion gets the k-th face of that emotion in shuffled order, reshuffled
+    after each pass, so that faces are used equally often.
     """
 
     def __init__(

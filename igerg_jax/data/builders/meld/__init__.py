@@ -1,7 +1,7 @@
 """MELD: utterances of the series Friends, each labelled with one of the seven emotions.
 
-The official files, `<split>_sent_emo.csv`, have ids with gaps: rows are sorted by dialogue and
-utterance, turns are renumbered from 0, and the original ids are kept.
+The ids in the official files, `<split>_sent_emo.csv`, have gaps: rows are sorted by dialogue and
+utterance, turns are renumbered from 0, and the original ids are kept as further entries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""OpenViDial: turns of films with the frame they are said in, raw or as precomputed vectors.
+"""OpenViDial: turns of films with the frame in which they are spoken, or its feature vector.
 
-What joins words and images is a turn's id, its line in the text file, never the order of files:
-blank lines are kept, and an image that is missing or broken shifts no other.
+Words and images are joined by a turn's id, its line in the text file, never by the order of files:
+blank lines count, and a missing or broken image does not shift the others.
 """
 
 from __future__ import annotations
