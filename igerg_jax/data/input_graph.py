@@ -12,8 +12,8 @@ from igerg_jax.batch import BatchSpec
 from igerg_jax.data import decode
 from igerg_jax.data.lazy_tensorflow import tf
 
-# A step's number -> the batch's arrays in the contract's order; in place of `images`, which come
-# last, the arrays of `decode.PARTS`.
+# A step's number -> the batch's arrays in the contract's order, but instead of `images` those of
+# `decode.PARTS` at the end.
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 

@@ -14,7 +14,7 @@ import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -45,18 +45,11 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
         return _seal(partial, folder)
     jobs = []
     for name, (num_turns, num_images) in plan["splits"].items():
-        (partial / "parts" / name).mkdir(parents=True, exist_ok=True)
-        (partial / name).mkdir(exist_ok=True)
-        places = parts.borders(num_turns, PART_TURNS)
-        kinds = [(_text_part, "text", places)]
+        jobs += _jobs(_text_part, partial, name, "text", parts.borders(num_turns, PART_TURNS))
         if num_images:
-            chunks = parts.borders(num_images, PART_IMAGES)
-            kinds.append((_feature_part if vectors else _image_part, "images", chunks))
-        for function, kind, chunks in kinds:
-            for number, (start, end) in enumerate(chunks):
-                path = _part(partial, name, kind, number)
-                if not path.exists():
-                    jobs.append((function, (str(partial), name, number, start, end)))
+            function = _feature_part if vectors else _image_part
+            borders = parts.borders(num_images, PART_IMAGES)
+            jobs += _jobs(function, partial, name, "images", borders)
     # Starting processes takes longer than a few thousand turns.
     small = sum(map(len, splits.values())) < PART_IMAGES and not vectors
     _open_splits(dataset, options, splits)
@@ -82,16 +75,30 @@ def tokens(
     tokenizer.save(partial / "tokenizer.model")
     jobs = []
     for name, counts in splits.items():
-        (partial / "parts" / name).mkdir(parents=True, exist_ok=True)
-        (partial / name).mkdir(exist_ok=True)
-        for number, (start, end) in enumerate(parts.borders(counts["turns"], PART_TURNS)):
-            if not _part(partial, name, "tokens", number).exists():
-                jobs.append((_token_part, (str(partial), name, number, start, end)))
+        borders = parts.borders(counts["turns"], PART_TURNS)
+        jobs += _jobs(_token_part, partial, name, "tokens", borders)
     start = (_open_tokenizer, (str(base), str(partial / "tokenizer.model"), kind))
     parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising", start)
     for name in splits:
         store.merge_columns(partial / name, _all(partial, name, "tokens"), store.TOKEN_COLUMNS)
     return _finish(partial, folder, workers)
+
+
+def _jobs(
+    function: Callable,
+    partial: pathlib.Path,
+    split: str,
+    kind: str,
+    borders: Sequence[tuple[int, int]],
+) -> list[tuple[Callable, tuple]]:
+    """Makes a split's folders; returns the jobs (`parts.run`) of its parts that are missing."""
+    (partial / "parts" / split).mkdir(parents=True, exist_ok=True)
+    (partial / split).mkdir(exist_ok=True)
+    return [
+        (function, (str(partial), split, number, start, end))
+        for number, (start, end) in enumerate(borders)
+        if not _part(partial, split, kind, number).exists()
+    ]
 
 
 def _claim(partial: pathlib.Path, plan: dict) -> None:

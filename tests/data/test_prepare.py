@@ -11,7 +11,16 @@ import pytest
 from PIL import Image
 
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data import builders, folders, parts, pipeline, prepare, store, write
+from igerg_jax.data import (
+    builders,
+    folders,
+    parts,
+    pipeline,
+    prepare,
+    store,
+    trained_tokenizers,
+    write,
+)
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import metrics
