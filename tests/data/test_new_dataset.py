@@ -106,8 +106,7 @@ def test_it_is_prepared_and_yields_batches(moods, config):
     pixels = batch["images"].mean(axis=(2, 3))
     # The wall of a joyful turn is yellow and that of a sad one blue, after colour jitter too.
     assert joyful.any() and (pixels[joyful][:, 0] > pixels[joyful][:, 2]).all()
-    words = dataset.tokenizer.decode(batch["context"][0])
-    assert "such joy before this wall" in words or "such sadness before this wall" in words
+    assert "before this wall, my friend" in dataset.tokenizer.decode(batch["context"][0])
 
 
 def test_it_is_a_tfds_dataset(moods, tmp_path):
