@@ -6,24 +6,13 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax.batch import SpecialIds
 from igerg_jax.data import bucket, mixtures, prepare, synthetic
+from igerg_jax.data.tokenizers import Vocabulary
 from igerg_jax.run import workdirs
 
 SYNTHETIC = synthetic.NAME  # config.data.dataset: random batches, no data and no TensorFlow
-
-
-class Vocabulary(Protocol):
-    """What a model must know of a tokenizer (`igerg_jax.data.tokenizers.Tokenizer`)."""
-
-    vocab_size: int
-    special: SpecialIds
-    digest: str
-
-    def save(self, path: epath.PathLike) -> None: ...
 
 
 class Dataset(Protocol):

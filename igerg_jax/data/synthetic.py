@@ -18,7 +18,7 @@ NAME = "synthetic"  # config.data.dataset
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticVocabulary:
-    """Ids without words: `igerg_jax.data.datasets.Vocabulary`."""
+    """Ids without words: `igerg_jax.data.tokenizers.Vocabulary`."""
 
     vocab_size: int
     special: SpecialIds = SENTENCEPIECE_IDS

@@ -162,13 +162,13 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(world, tmp_path, monkeypat
 
 
 def test_one_program_is_compiled_whatever_the_last_batch(world, tmp_path, monkeypatch):
-    traced, probabilities = [], evaluators.image_probabilities
+    traced, probabilities = [], label_emotions.image_probabilities
 
     def count(model, params, batch):
         traced.append(batch["images"].shape)
         return probabilities(model, params, batch)
 
-    monkeypatch.setattr(evaluators, "image_probabilities", count)
+    monkeypatch.setattr(label_emotions, "image_probabilities", count)
     assert IMAGES % BATCH
     world.label(tmp_path / "labels")
     assert traced == [(BATCH, 1, 16, 16, 3)]

@@ -35,21 +35,21 @@ _END = "__eou__"
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or contradict each other."""
-    folder = source.locate(options, "daily_dialog", INFO, lambda f: _home(f) is not None)
-    home = _home(folder)
+    folder = source.locate(options, "daily_dialog", INFO, lambda f: _find_folder(f) is not None)
+    home = _find_folder(folder)
     return {
         ours: source.ListedTurns(_read(home, theirs))
         for theirs, ours in _SPLITS.items()
-        if _there(home, theirs)
+        if _has_split(home, theirs)
     }
 
 
-def _home(folder: pathlib.Path) -> pathlib.Path | None:
+def _find_folder(folder: pathlib.Path) -> pathlib.Path | None:
     places = (folder, folder / "ijcnlp_dailydialog")
-    return next((p for p in places if any(_there(p, split) for split in _SPLITS)), None)
+    return next((p for p in places if any(_has_split(p, split) for split in _SPLITS)), None)
 
 
-def _there(home: pathlib.Path, split: str) -> bool:
+def _has_split(home: pathlib.Path, split: str) -> bool:
     return (home / f"{split}.zip").exists() or (home / _name(split, "dialogues")).exists()
 
 
@@ -58,7 +58,7 @@ def _name(split: str, kind: str) -> str:
 
 
 def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
-    """The lines of a file, from the folder or the archive of its split."""
+    """The lines of a file, from the folder or from the archive of its split."""
     path = home / _name(split, kind)
     try:
         if path.exists():
@@ -72,18 +72,18 @@ def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
 
 
 def _read(home: pathlib.Path, split: str) -> list[dict]:
-    spoken, felt = (_lines(home, split, kind) for kind in ("dialogues", "dialogues_emotion"))
+    dialogues, emotions = (_lines(home, split, kind) for kind in ("dialogues", "dialogues_emotion"))
     rows, unlabelled = [], 0
-    pairs = [pair for pair in zip(spoken, felt, strict=False) if pair[0].strip()]
-    if len(pairs) != sum(bool(line.strip()) for line in spoken):
+    pairs = [pair for pair in zip(dialogues, emotions, strict=False) if pair[0].strip()]
+    if len(pairs) != sum(bool(line.strip()) for line in dialogues):
         raise UserError(f"'{home}', {split}: fewer lines of emotions than of dialogues")
     for episode, (line, numbers) in enumerate(pairs):
         turns = [turn.strip() for turn in line.split(_END)[:-1]]
-        strange = [n for n in numbers.split() if n not in _EMOTION_OF]
-        if strange:
-            raise UserError(f"'{home}', {split}: '{strange[0]}' is no emotion, in line '{numbers}'")
+        unknown = [n for n in numbers.split() if n not in _EMOTION_OF]
+        if unknown:
+            raise UserError(f"'{home}', {split}: '{unknown[0]}' is no emotion, in line '{numbers}'")
         ids = [_EMOTION_OF[n] for n in numbers.split()]
-        if len(ids) != len(turns):  # the published files have a few of these
+        if len(ids) != len(turns):  # a few in the published files
             ids, unlabelled = [UNKNOWN] * len(turns), unlabelled + 1
         for place, (turn, emotion) in enumerate(zip(turns, ids, strict=True)):
             rows.append(source.row(episode, place, turn, emotion, speaker="AB"[place % 2]))

@@ -1,7 +1,6 @@
 """GoEmotions: Reddit comments, each an example by itself, with the published mapping to seven.
 
-A comment whose labels fall into one of the seven groups has that emotion; where they fall into
-several, it has none.
+A comment whose labels all map to one of the seven has that emotion, others are unlabelled.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Comments(source.Turns):
 
 
 def one_of_seven(labels: list[str]) -> int:
-    """The emotion that all labels map to, UNKNOWN where there are several or none."""
+    """The emotion that all labels map to; UNKNOWN if there are several or none."""
     ids = {EMOTION_OF[name] for name in labels}
     return ids.pop() if len(ids) == 1 else UNKNOWN
 

@@ -1,4 +1,4 @@
-"""Image-Chat: two people of given styles talk about a photograph, the same for all their turns."""
+"""Image-Chat: two people with given styles talk about one photograph, which all turns share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats of `chitchat-dataset` whose turns show a face of OpenMoji."""
+"""Chats of `chitchat-dataset`, each turn with an OpenMoji face of its emotion."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ChatTurns(source.Turns):
         return faces.draw(*self._face(i))
 
     def _face(self, i: int) -> tuple[str, random.Random]:
-        """The face of turn i, and what its place, size and colours are drawn from."""
+        """The face of turn i, and the generator of its position, size and colours."""
         number, position = self._place[i]
         episode = self._episodes[number]
         seed = f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}"
