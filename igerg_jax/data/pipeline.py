@@ -67,17 +67,7 @@ def train_batches(
         images = StoredImages.of(splits, source_B, images_BxN)
         if config.data.feature_dim:
             return images.with_vectors(batch, config.data.feature_dim)
-        if config.data.preprocessing != AUGMENT:
-            return images.with_jpegs(batch, _plain_recipe(images, config))
-        recipe = augment.random_recipe(
-            images.height_width(),
-            config.seed,
-            positions_B[images.row_M],
-            images.slot_M,
-            config.data.image_size,
-            config.data.augment,
-        )
-        return images.with_jpegs(batch, recipe)
+        return images.with_jpegs(batch, _train_recipe(images, positions_B, config))
 
     groups = {}
     for group, stream in mixtures.streams(prepared, config).items():
@@ -196,6 +186,21 @@ def file_batches(
 def _spec(config: ConfigDict, batch_size: int) -> BatchSpec:
     """The sizes of one group's batch."""
     return dataclasses.replace(BatchSpec.of(config.data, batch_size), groups=())
+
+
+def _train_recipe(
+    images: StoredImages, positions_B: np.ndarray, config: ConfigDict
+) -> augment.Recipe:
+    if config.data.preprocessing != AUGMENT:
+        return _plain_recipe(images, config)
+    return augment.random_recipe(
+        images.height_width(),
+        config.seed,
+        positions_B[images.row_M],
+        images.slot_M,
+        config.data.image_size,
+        config.data.augment,
+    )
 
 
 def _plain_recipe(images: StoredImages, config: ConfigDict) -> augment.Recipe:

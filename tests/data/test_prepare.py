@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import resource
+import threading
+import time
 import traceback
 
 import numpy as np
@@ -326,3 +328,19 @@ def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
     tiny_config.data.dataset = "nothing"
     with pytest.raises(UserError, match="unknown dataset 'nothing'"):
         prepare.prepare(tiny_config)
+
+
+def test_one_at_a_time_writes_into_a_folder(tmp_path):
+    entered = []
+
+    def enter_too():
+        with folders.locked(tmp_path / "new"):
+            entered.append("second")
+
+    other = threading.Thread(target=enter_too)
+    with folders.locked(tmp_path / "new"):
+        other.start()
+        time.sleep(0.3)
+        entered.append("first")
+    other.join(timeout=30)
+    assert entered == ["first", "second"]
