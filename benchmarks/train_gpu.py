@@ -256,8 +256,8 @@ def main(argv: list[str]) -> int:
                 f"first step after {row['compile_seconds']:.0f} s  on {row['device']}"
             )
         names = ("images", "encoder_tokens", "decoder_tokens")
-        given = [{name: found[side][name] for name in names} for side in ("jax", "torch")]
-        ratio = found["torch"]["flops"] / found["jax"]["flops"]
+        given = [{name: results[side][name] for name in names} for side in ("jax", "torch")]
+        ratio = results["torch"]["flops"] / results["jax"]["flops"]
         print(f"{preset:6} inputs per step {given[0]}; FLOPs torch / jax {ratio:.3f}")
         if given[0] != given[1] or not math.isclose(ratio, 1, abs_tol=0.1):
             print(f"error: the sides did different work: torch {given[1]}", file=sys.stderr)

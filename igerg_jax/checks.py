@@ -56,9 +56,10 @@ def check_inference(config: Any) -> None:
     _check_evaluation(config, _check_model(config))
 
 
-def check_data(prepared: Any, config: Any) -> None:
-    """Raises UserError where a prepared dataset lacks a split, or what an objective needs."""
-    mixtures.check(prepared, config)
+def check_data(dataset: datasets.Dataset, config: Any) -> None:
+    """Raises UserError where a dataset lacks a split, or what an objective needs."""
+    if config.data.dataset != datasets.SYNTHETIC:  # has everything
+        mixtures.check(dataset, config)
 
 
 def _check_model(config: Any, devices: Any | None = None) -> Mesh:

@@ -1,12 +1,11 @@
-"""A small, readable lexicon that gives a sentence one of the seven emotions.
+"""A small, readable lexicon that assigns one of the seven emotions to a sentence.
 
-These are weak labels: a cue is a word or a phrase that people use when they feel something, and
-the lexicon knows nothing of irony or context. Kin of an emotion count as that emotion, as in
-Plutchik's wheel: worry is fear; dislike and boredom are disgust; annoyance is anger; sympathy and
-disappointment are sadness.
+The labels are weak: a cue is a word or phrase that people use when they feel something, and irony
+and context are ignored. Related emotions count as one, as in Plutchik's wheel: worry is fear;
+dislike and boredom are disgust; annoyance is anger; sympathy and disappointment are sadness.
 
-Pure Python with nothing but the standard library and the emotion ids, so that evaluation can use
-`label` as a judge that shares nothing with the generator it judges.
+It depends on the standard library and the emotion ids alone, so that evaluation can use `label` as
+a judge that shares nothing with the generator under test.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import re
 
 from igerg_jax.batch import EMOTION_ID, NEUTRAL
 
-# Phrases between commas, matched on whole words, case ignored; a trailing * allows any ending,
-# ? and ! are words. The order of the emotions breaks ties: the rarer feeling wins, because
-# laughter and thanks are polite decoration in chats ("haha that's gross").
+# Comma-separated phrases, matched on whole words, case-insensitively; a trailing * matches any
+# ending, and ? and ! are words. The order of the emotions breaks ties: the rarer one wins, since
+# laughter and thanks are often mere politeness in chats ("haha that's gross").
 CUES: dict[str, str] = {
     "disgust": """
         gross, grossed, disgust*, yuck*, ew, eww*, nasty, ick, icky, vomit*, puke*, barf*,
@@ -75,24 +74,24 @@ CUES: dict[str, str] = {
         sounds great, best ever, so good, so cool, so nice, super cool, way cool, really cool,
         lucky, yum*, delicious, brilliant""",
 }
-# Any of these counts as one cue. They are searched before words are split off.
+# Each match counts as one cue; searched before the text is split into words.
 EMOTICONS: dict[str, str] = {
     "disgust": r"(?<!\w)[:=]-?[/\\](?!/)",
     "sadness": r"(?<!\w)[:=]'?-?[(\[]",
     "surprise": r"(?<!\w)[:=]-?[oO](?!\w)",
     "joy": r"(?<!\w)[:;=]'?-?[)D](?!\w)|<3|(?<!\w)[xX]D+(?!\w)",
 }
-# A cue with one of these close before it says nothing ("not scared", "no worries").
+# A cue shortly after one of these does not count ("not scared", "no worries").
 _NEGATORS = """
     not no never don't dont doesn't doesnt didn't didnt isn't isnt wasn't wasnt aren't arent won't
     wont without nothing less hardly can't cant couldn't wouldn't ain't"""
 NEGATORS = frozenset(_NEGATORS.split())
-NEGATION_WORDS = 3  # how close
+NEGATION_WORDS = 3  # reach of a negator
 _WORD = re.compile(r"[a-z0-9']+|[?!]")
 
 
 def label(text: str) -> int:
-    """Returns the emotion id (0..6) that most cues in `text` speak for, neutral without any."""
+    """Returns the emotion id (0..6) with the most cues in `text`; neutral without any."""
     votes = count_cues(text)
     best = max(votes.values(), default=0)
     if best == 0:
@@ -101,9 +100,9 @@ def label(text: str) -> int:
 
 
 def count_cues(text: str) -> dict[str, int]:
-    """Returns {emotion: number of cues in `text`}, without the emotions that have none.
+    """Returns {emotion: number of cues in `text`}, for emotions with at least one.
 
-    At each word the longest phrase that starts there counts once; a negated phrase does not count.
+    At each word, the longest phrase that starts there counts once, unless it is negated.
     """
     text = text.replace("\u2019", "'")
     votes: dict[str, int] = {}
@@ -121,7 +120,7 @@ def count_cues(text: str) -> dict[str, int]:
 
 
 def _match(words: list[str], at: int) -> tuple[str | None, int]:
-    """The emotion of the longest phrase at words[at], and how many words to go on by."""
+    """The emotion of the longest phrase at words[at], and the number of words to skip."""
     for phrase, emotion in _PHRASES.get(words[at], ()):
         if tuple(words[at : at + len(phrase)]) == phrase:
             return emotion, len(phrase)
@@ -131,8 +130,8 @@ def _match(words: list[str], at: int) -> tuple[str | None, int]:
 
 
 def _negated(words: list[str], at: int) -> bool:
-    # A phrase may begin with a negator itself ("not a fan"), so look only before it; punctuation
-    # ends a clause and with it the reach of the negation.
+    # A phrase may itself start with a negator ("not a fan"), so only the words before it matter;
+    # punctuation ends the clause, and with it the negation's reach.
     before = words[max(0, at - NEGATION_WORDS) : at]
     for i, word in enumerate(before):
         if word in "?!":

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, SpecialIds, synthetic
+from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Igerg
 from igerg_jax.parallel import sharding
@@ -57,13 +57,6 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     shardings = sharding.state_shardings(boxed, mesh, rules)
     params = jax.tree.map(sharding.abstract, nn.meta.unbox(boxed), shardings)
     return Setup(config, model, spec, mesh, rules, params)
-
-
-def vocabulary(config: Any, tokenizer: Any | None) -> tuple[int, SpecialIds]:
-    """(vocabulary size, special ids) of a tokenizer; without one, what synthetic batches have."""
-    if tokenizer is None:
-        return config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS
-    return tokenizer.vocab_size, tokenizer.special
 
 
 def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:

@@ -87,7 +87,7 @@ def test_data_are_not_prepared_for_a_bad_config(tmp_path, monkeypatch):
     def fail(config):
         pytest.fail("data were prepared")
 
-    monkeypatch.setattr(modes.trained_run.datasets, "open_prepared", fail)
+    monkeypatch.setattr(modes.trained_run.datasets, "open_dataset", fail)
     config, workdir = make_config(generate__beams=0), modes.epath.Path(tmp_path) / "run"
     for mode in (modes.train, modes.evaluate, modes.generate_samples):
         with pytest.raises(UserError, match=r"generate\.beams=0"):

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 
+import batches_of
 import byte_pairs
 import jax
 import numpy as np
@@ -147,7 +148,7 @@ def test_its_batches_are_padded_with_the_tokenizers_pad(run):
     prepared = prepare(config)
     special = prepared.tokenizer.special
     assert special.pad == 1
-    batch, _ = next(pipeline.eval_batches(prepared, "valid", config, np.arange(8)))
+    batch, _ = next(batches_of.first_windows(prepared, "valid", config, np.arange(8)))
     short = next(pipeline.window_batches(prepared, "valid", np.arange(3), config, np.arange(8)))[0]
     assert (short["context"][3:] == 1).all() and (short["response"][3:] == 1).all()
     for name in ("context", "response"):

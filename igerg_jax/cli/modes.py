@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from igerg_jax import checks, report
+from igerg_jax import checks, report, storage
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
@@ -124,4 +124,4 @@ def update_summary(workdir: epath.Path, config: Any, results: dict[str, Any]) ->
     path = workdir / "summary.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     summary = {"name": config.name, "preset": config.preset} | old | results
-    workdirs.write_whole(path, json.dumps(summary, indent=2) + "\n")
+    storage.write_text(path, json.dumps(summary, indent=2) + "\n")

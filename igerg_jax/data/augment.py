@@ -1,8 +1,8 @@
-"""What augmentation does to each image, as numbers: a pure function of (seed, position, slot).
+"""Augmentation parameters of each image: a pure function of (seed, position, slot).
 
-NumPy only; `igerg_jax.data.pipeline` applies the numbers. An image's numbers depend on where its
-example stands in the order (`igerg_jax.data.order`) and on its slot, so they are the same on any
-number of hosts and after any restart, and differ from epoch to epoch.
+NumPy only; `igerg_jax.data.decode` applies them. They depend on the position of the image's example
+in the order (`igerg_jax.data.order`) and on its slot, so they are the same on any number of hosts
+and after a restart, and differ between epochs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _MAX_ASPECT = 4 / 3  # of a crop, either way; as in the Inception papers' random
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to make M images of M encoded ones.
+    """How to decode and augment M images.
 
     Attributes:
       crop: int32[M, 4], (top, left, height, width) in pixels of the decoded image.
-      halvings: int32[M], 0..3: the decoder makes the image 2**halvings times smaller each way,
-        which costs less than decoding it whole, and leaves less than a factor of two to the
-        resizing, so that bilinear needs no anti-aliasing.
-      flip: bool[M], mirror left and right.
+      halvings: int32[M], 0..3: the decoder downscales by 2**halvings, which is cheaper than full
+        decoding and leaves less than a factor of two to the bilinear resize, so that it needs no
+        antialiasing.
+      flip: bool[M], mirror horizontally.
       colour, offset: float32[M, 3, 3] and [M]: RGB in 0..255 becomes colour @ RGB + offset.
     """
 
@@ -54,7 +54,7 @@ def random_recipe(
       seed: of the run.
       positions_M: int64[M], of each image's example in the order.
       slots_M: int[M], of each image in its window.
-      image_size: pixels a side of the image to make.
+      image_size: pixels a side of the result.
       config: `config.data.augment`: crop_min_area (of the image, 1 = no crop), flip (bool),
         colour_jitter (largest relative change of brightness, contrast and saturation).
     """
@@ -76,7 +76,7 @@ def random_recipe(
 
 
 def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
-    """No augmentation: the largest centred square of int[M, 2] images, colours as they are."""
+    """No augmentation: the largest centred square of images of int[M, 2] pixels."""
     side = height_width.min(axis=1, keepdims=True)
     corner = (height_width - side) // 2
     crop = np.concatenate([corner, side, side], axis=1).astype(np.int32)
@@ -86,7 +86,7 @@ def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
 
 
 def _halve(crop: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scales int32[M, 4] crops to the smaller image that the decoder is asked for."""
+    """Scales int32[M, 4] crops to the downscaled image; returns them and int32[M] halvings."""
     shortest = np.maximum(crop[:, 2:].min(axis=1, initial=np.iinfo(np.int32).max), 1)
     halvings = np.clip(np.floor(np.log2(shortest / image_size)), 0, 3).astype(np.int32)
     return crop >> halvings[:, None], halvings

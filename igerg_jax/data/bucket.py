@@ -1,9 +1,8 @@
-"""A data_dir in a bucket: what was prepared elsewhere, copied to this machine's disk.
+"""A data_dir in a bucket: copies datasets that were prepared elsewhere to the local disk.
 
-Training reads single turns and images at random from memory-mapped files and ArrayRecord, which
-know local files only. So a host copies the datasets that its config names once, and finds them
-there the next time. Where they are larger than its disk, mount the bucket instead (Cloud Storage
-FUSE, Filestore) and give the mounted folder: a local path like any other.
+Training reads turns and images at random from memory-mapped files and ArrayRecord, which support
+local files only. So a host copies the datasets that its config names, once. If they do not fit on
+its disk, mount the bucket (Cloud Storage FUSE, Filestore) and pass the mounted folder instead.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import tempfile
 from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax.data import parts
-from igerg_jax.data import prepare as preparing
+from igerg_jax import storage
+from igerg_jax.data import folders, parts
 from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
@@ -30,9 +29,9 @@ _COPIES = 16  # files at once
 
 
 def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
-    """`config` itself; or, where its data_dir is in a bucket, one whose data_dir is a local copy.
+    """Returns `config`, or a copy with a local data_dir if its data_dir is in a bucket.
 
-    Several processes of a machine may call it at once: who comes second throws its copy away.
+    Several processes of a machine may call it at once: the first copy to be complete is kept.
 
     Args:
       place: config.data.data_dir as a path.
@@ -40,7 +39,7 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
     Raises:
       UserError: the bucket does not have the datasets prepared.
     """
-    if "://" not in os.fspath(place):
+    if not storage.is_bucket(place):
         return config
     key = hashlib.sha256(os.fspath(place).encode()).hexdigest()[:12]
     local = pathlib.Path(config.data.bucket_copies_dir).expanduser() / key
@@ -51,15 +50,15 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
         for file in tokenizers.iterdir():
             if not (local / "prepared" / "tokenizers" / file.name).exists():
                 _copy([(file, local / "prepared" / "tokenizers" / file.name)], "tokenizers")
-    for name in preparing.dataset_names(config.data):
-        base = preparing.base_folder(config.data, name)
+    for name in folders.dataset_names(config.data):
+        base = folders.of_dataset(config.data, name)
         _fetch(place / base.relative_to(local).as_posix(), base, name, place)
     return config
 
 
 def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Path) -> None:
-    """Copies the finished folders of a prepared dataset, the turns and the tokens of each
-    tokenizer, that are not here yet."""
+    """Copies the complete folders of a prepared dataset (turns, and tokens of each tokenizer) that
+    are not on the disk yet."""
     if not (source / "turns" / parts.MANIFEST).exists() and not (base / "turns").is_dir():
         raise UserError(
             f"there is no prepared '{dataset}' in '{source}' (config.data.data_dir): prepare it "
@@ -70,7 +69,7 @@ def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Pa
         if (base / folder.name).is_dir() or not (folder / parts.MANIFEST).exists():
             continue
         base.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that a rename makes all of it appear at once.
+        # On the same file system, so that a rename makes it appear all at once.
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="copy-", dir=base))
         try:
             files = json.loads((folder / parts.MANIFEST).read_text())
@@ -90,9 +89,8 @@ def _copy(pairs: list[tuple[epath.Path, pathlib.Path]], label: str) -> None:
     def one(pair: tuple[epath.Path, pathlib.Path]) -> None:
         source, target = pair
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"unfinished-{os.getpid()}-{target.name}")
-        source.copy(unfinished)
-        unfinished.replace(target)
+        with storage.replacing(target) as temporary:
+            source.copy(temporary)
 
     with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
         for _ in progress(pool.map(one, pairs), label, "file", total=len(pairs)):

@@ -1,7 +1,7 @@
-"""Byte-level BPE (GPT-2's, which RoBERTa and BART took over), read with the `tokenizers` library.
+"""Byte-level BPE (of GPT-2, RoBERTa and BART), read with the `tokenizers` library.
 
-Every byte is a piece, so no text is unknown, and decoding gives back what was encoded. A text
-cannot spell a special token: "</s>" in a text is four pieces like any other word.
+Every byte is a piece, so no text is unknown, and decoding inverts encoding. A text cannot contain
+a special token: "</s>" in a text is encoded like any other characters.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import tokenizers
 from igerg_jax.batch import SpecialIds
 
 VOCABULARY, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
-# {role: BART's name for its token}; as in BART, the decoder starts from EOS.
+# {role: BART's token}; as in BART, the decoder starts from EOS.
 ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
-# What of a tokenizer.json neither gives a text other ids nor is ours to do.
+# Parts of a tokenizer.json that are not applied here: they concern special tokens and padding.
 _LEFT_OUT = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
 
 
@@ -28,12 +28,12 @@ class ByteLevelBpeTokenizer:
     """A tokenizer.json whose model is BPE over bytes and whose vocabulary has BART's roles."""
 
     def __init__(self, content: bytes):
-        """Takes a tokenizer.json. Raises ValueError when it is something else, or lacks a role."""
+        """Takes a tokenizer.json. Raises ValueError if it is something else, or lacks a role."""
         self._content = content
         whole = _parse(content)
         named = _special_tokens(whole)
         plain = whole | _LEFT_OUT
-        plain["model"] = plain["model"] | {"dropout": None}  # at random: of training, not of use
+        plain["model"] = plain["model"] | {"dropout": None}  # random merges, for training only
         try:
             self._model = tokenizers.Tokenizer.from_str(json.dumps(plain))
         except Exception as error:  # the library raises bare Exception
@@ -55,7 +55,7 @@ class ByteLevelBpeTokenizer:
     def read(cls, path: pathlib.Path) -> ByteLevelBpeTokenizer:
         """Reads a tokenizer.json; a vocab.json with its merges.txt; or a folder of either.
 
-        Raises OSError for a file that is not there, ValueError for one that does not fit.
+        Raises OSError for a missing file, ValueError for one of another form.
         """
         if path.is_dir():
             whole = path / WHOLE
@@ -72,7 +72,7 @@ class ByteLevelBpeTokenizer:
         return self._model.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        # Bytes that are no UTF-8, as a generator may write them, become U+FFFD.
+        # Invalid UTF-8, which a model may generate, becomes U+FFFD.
         return self._model.decode([int(i) for i in ids if int(i) not in self._names])
 
     def piece(self, token: int) -> str:
@@ -92,7 +92,7 @@ def _parse_json(content: bytes) -> Any:
 
 
 def _parse(content: bytes) -> dict[str, Any]:
-    """A tokenizer.json's content. Raises ValueError when it is not one of byte-level BPE."""
+    """A tokenizer.json's content. Raises ValueError if it is not byte-level BPE."""
     whole = _parse_json(content)
     if not isinstance(whole, dict) or not isinstance(whole.get("model"), dict):
         raise ValueError(f"it is JSON, but no {WHOLE}: it has no model")
@@ -106,9 +106,9 @@ def _parse(content: bytes) -> dict[str, Any]:
 
 
 def _special_tokens(whole: dict[str, Any]) -> dict[str, int]:
-    """{token: id} of what was added to the model's vocabulary.
+    """{token: id} of the tokens added to the model's vocabulary.
 
-    Raises ValueError where some of it is ordinary words, which no merge would ever make.
+    Raises ValueError if some are ordinary words, which no merge would produce.
     """
     added = whole.get("added_tokens") or []
     keys = {"content", "id", "special"}
@@ -121,10 +121,10 @@ def _special_tokens(whole: dict[str, Any]) -> dict[str, int]:
 
 
 def _digest(plain: dict[str, Any], named: dict[str, int], special: SpecialIds) -> str:
-    """Of what decides the ids: the same from a tokenizer.json and from vocab.json + merges.txt."""
+    """Of all that determines the ids; equal for tokenizer.json and vocab.json + merges.txt."""
     unused = ("unk_token", "fuse_unk")  # nothing is unknown
     model = {name: value for name, value in plain["model"].items() if value and name not in unused}
-    # Older files have a merge as "a b", newer ones as ["a", "b"].
+    # Older files write a merge as "a b", newer ones as ["a", "b"].
     model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])]
     model["vocab"] = sorted((model["vocab"] | named).items())
     pre_tokenizer = {"use_regex": True, **plain["pre_tokenizer"], "trim_offsets": True}
@@ -133,7 +133,7 @@ def _digest(plain: dict[str, Any], named: dict[str, int], special: SpecialIds) -
 
 
 def _join(vocabulary: Any, merges: str) -> bytes:
-    """The tokenizer.json that a vocab.json {piece: id} and a merges.txt ("a b" a line) make."""
+    """The tokenizer.json of a vocab.json {piece: id} and a merges.txt ("a b" per line)."""
     if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
         raise ValueError(f"it is JSON, but no {VOCABULARY}: not one id a piece")
     first, *lines = merges.splitlines() or [""]

@@ -1,8 +1,7 @@
-"""The pixels of a batch as a TensorFlow graph: JPEG bytes and numbers in, uint8 images out.
+"""Decoding and augmentation as a TensorFlow graph: JPEG bytes and recipes in, uint8 images out.
 
-Each image goes all the way alone, from its bytes to finished pixels: what lies between (float32
-pixels, several times the size of the result) then stays in a core's cache, and is never there for
-a whole batch at once.
+Images are processed one by one, from bytes to final pixels: the float32 intermediates, several
+times the size of the result, stay in a core's cache and never exist for a whole batch.
 """
 
 from __future__ import annotations
@@ -11,36 +10,36 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
 from igerg_jax.batch import BatchSpec
 from igerg_jax.data.augment import Recipe
 from igerg_jax.data.images import imagenet_crops
+from igerg_jax.data.lazy_tensorflow import tf
 
-# config.data.preprocessing. With the second, what recipes say is not read.
+# config.data.preprocessing; IMAGENET ignores the recipes.
 AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
 
-_NOTHING, _SHRUNK = 0, (1, 2, 4, 8)  # how a slot is made: not at all, or decoded so much smaller
+_EMPTY, _RATIOS = 0, (1, 2, 4, 8)  # a slot without an image; by what the decoder downscales
 
-# What crosses from Python into the graph: a row a slot of the batch, B * N of them.
+# {name: (dtype, shape of a row)} of what Python passes to the graph: one row per image slot, B * N.
 PARTS = {
-    "jpeg": (tf.string, []),
-    "way": (tf.int32, []),  # _NOTHING, or 1 + the recipe's halvings
-    "crop": (tf.int32, [4]),
-    "flip": (tf.bool, []),
-    "colour": (tf.float32, [3, 3]),
-    "offset": (tf.float32, []),
+    "jpeg": ("string", []),
+    "way": ("int32", []),  # _EMPTY, or 1 + the recipe's halvings
+    "crop": ("int32", [4]),
+    "flip": ("bool", []),
+    "colour": ("float32", [3, 3]),
+    "offset": ("float32", []),
 }
 
 
 def parts(
     jpegs_M: np.ndarray, recipe: Recipe, place_M: np.ndarray, slots: int
 ) -> tuple[np.ndarray, ...]:
-    """Arranges the M images of a batch for `images`.
+    """Arranges the M images of a batch by slot, for `images`.
 
     Args:
       jpegs_M: object[M], bytes.
-      recipe: what to make of them.
+      recipe: of the M images.
       place_M: int[M], row * N + slot of each.
       slots: B * N.
 
@@ -55,17 +54,17 @@ def parts(
 
     return (
         spread(jpegs_M, b""),
-        spread(recipe.halvings + np.int32(1), _NOTHING),
+        spread(recipe.halvings + np.int32(1), _EMPTY),
         spread(recipe.crop, 0),
         spread(recipe.flip, False),
-        # A column is what one channel of the source adds to the result's: RGB @ colour.
+        # Transposed, since the graph computes RGB @ colour.
         spread(recipe.colour.transpose(0, 2, 1), 0),
         spread(recipe.offset, 0),
     )
 
 
 def images(spec: BatchSpec, preprocessing: str, *parts_S: tf.Tensor) -> tf.Tensor:
-    """uint8[B, N, H, W, 3] from `PARTS`, zero where a slot has no image."""
+    """uint8[B, N, H, W, 3] from the arrays of `PARTS`, zero where a slot has no image."""
     side = spec.image_size
     shaped = [
         tf.ensure_shape(part, [spec.batch_size * spec.images, *shape])
@@ -76,14 +75,14 @@ def images(spec: BatchSpec, preprocessing: str, *parts_S: tf.Tensor) -> tf.Tenso
         pixels = tf.numpy_function(crops, shaped[:1], tf.uint8)
     else:
         pixels = tf.map_fn(
-            lambda image: _make(*image, side),
+            lambda image: _image(*image, side),
             tuple(shaped),
             fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
         )
     return tf.reshape(pixels, [spec.batch_size, spec.images, side, side, 3])
 
 
-def _make(
+def _image(
     jpeg: tf.Tensor,
     way: tf.Tensor,
     crop: tf.Tensor,
@@ -94,7 +93,7 @@ def _make(
 ) -> tf.Tensor:
     """uint8[side, side, 3]."""
 
-    def nothing() -> tf.Tensor:
+    def empty() -> tf.Tensor:
         return tf.zeros([side, side, 3], tf.uint8)
 
     def decoder(ratio: int) -> Callable[[], tf.Tensor]:
@@ -102,9 +101,9 @@ def _make(
 
     def finish(image: tf.Tensor) -> tf.Tensor:
         pixels = tf.reshape(tf.image.resize(image, [side, side]), [side * side, 3])
-        # Half a step more, since the cast cuts fractions off.
+        # Plus one half, since the cast truncates.
         pixels = tf.clip_by_value(tf.matmul(pixels, colour) + (offset + 0.5), 0, 255)
-        made = tf.reshape(tf.cast(pixels, tf.uint8), [side, side, 3])
-        return tf.cond(flip, lambda: tf.reverse(made, [1]), lambda: made)
+        upright = tf.reshape(tf.cast(pixels, tf.uint8), [side, side, 3])
+        return tf.cond(flip, lambda: tf.reverse(upright, [1]), lambda: upright)
 
-    return tf.switch_case(way, [nothing, *map(decoder, _SHRUNK)])
+    return tf.switch_case(way, [empty, *map(decoder, _RATIOS)])

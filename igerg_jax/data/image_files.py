@@ -1,4 +1,4 @@
-"""Image files by folder or pattern, named as datasets name their images. No TensorFlow here."""
+"""Finds image files by folder or pattern, and names them as datasets name their images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Files(NamedTuple):
 
 
 def find(pattern: str) -> Files:
-    """The images of a folder, at any depth, or of a glob pattern ("**" = folders at any depth).
+    """The images below a folder, or those that match a glob pattern ("**" = any depth).
 
-    A pattern's folder is what comes before its first wildcard. Names are a dataset's `image_id`
-    where that folder is the dataset's: OpenViDial's "train_images/17.jpg".
+    A pattern's folder is the part before its first wildcard. If that is a dataset's folder, the
+    names equal the dataset's `image_id`s, such as "train_images/17.jpg" for OpenViDial.
 
     Raises:
-      UserError: there is none.
+      UserError: there are no images.
     """
     path = pathlib.Path(pattern).expanduser()
     wild = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]

@@ -1,4 +1,4 @@
-"""Encoded images as they are stored: JPEG, and nothing that cannot be decoded."""
+"""Encoded images: conversion to JPEG for storage, and ImageNet's preprocessing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _IMAGENET_MARGIN = 256 / 224  # the shorter side before the crop, relative to th
 
 
 def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
-    """Returns (JPEG bytes, (height, width)): `data` itself if that is what it holds.
+    """Returns (JPEG bytes, (height, width)); the bytes are `data` itself if that is a JPEG.
 
-    Grey JPEGs stay as they are; the decoder gives them three channels.
+    Grey JPEGs stay grey; the decoder returns three channels anyway.
 
-    Raises OSError or ValueError when it is no image that can be decoded to its end.
+    Raises OSError or ValueError when it is no image, or a truncated one.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             size = (image.height, image.width)
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft(image.mode, (1, 1))  # the smallest there is: enough to see a cut
+                image.draft(image.mode, (1, 1))  # the smallest scale suffices to notice truncation
                 image.load()
                 return data, size
             out = io.BytesIO()
@@ -35,11 +35,10 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
 
 
 def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
-    """uint8[side, side, 3]: the preprocessing that ResNets are evaluated on ImageNet with.
+    """uint8[side, side, 3]: the standard preprocessing of ResNets for evaluation on ImageNet.
 
-    The shorter side becomes 256 pixels (for a `side` of 224) by Pillow's bilinear filter, which
-    covers all pixels of a larger image; then the middle is cut out. Sizes and places are rounded
-    as torchvision's Resize and CenterCrop round them.
+    Resizes the shorter side to 256 pixels (for a `side` of 224) with Pillow's antialiasing bilinear
+    filter, then takes the centre crop. Rounds like torchvision's Resize and CenterCrop.
     """
     with Image.open(io.BytesIO(jpeg)) as image:
         image = image.convert("RGB")
@@ -55,7 +54,7 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
 
 
 def imagenet_crops(side: int, jpeg_M: np.ndarray) -> np.ndarray:
-    """uint8[M, side, side, 3]: `imagenet_crop` of each, zero where there are no bytes."""
+    """uint8[M, side, side, 3]: `imagenet_crop` of each; zero for empty bytes."""
     made = np.zeros((len(jpeg_M), side, side, 3), np.uint8)
     for image, jpeg in zip(made, jpeg_M, strict=True):
         if jpeg:

@@ -1,13 +1,13 @@
-"""Which dataset each example of a step comes from, and which objectives it serves.
+"""Mixtures: which datasets the examples of a step come from, and which objectives they train.
 
     config.data.mixtures = ConfigDict({
         "faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 3.0, "chitchat": 1.0}},
         "talk": {"objectives": (), "datasets": {"meld": 0.5, "daily_dialog": 0.5}},
     })
 
-A mixture makes a batch of its own for the objectives that it names; one that names none makes the
-batch of all others, which come from config.data.dataset where there is no such mixture.
-Evaluation is always on config.data.dataset.
+A mixture has a batch of its own for the objectives that it names. The mixture that names none has
+the batch of all other objectives; without such a mixture, that batch is from config.data.dataset.
+Evaluation always uses config.data.dataset.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import mixed_groups
 from igerg_jax.data import builders, order
-from igerg_jax.data.prepared import Prepared, Split
+from igerg_jax.data.splits import Split
 from igerg_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from igerg_jax.data.prepared import Prepared
+
 MAIN = ""  # the group of all objectives that no mixture names
-_LONGEST = 10_000  # of the pattern in which datasets take turns
+_LONGEST = 10_000  # period of the order in which datasets alternate
 
 _IMAGES = ("images", "images")
 _SEEN = ("labelled_images", "images with an emotion")
@@ -49,13 +52,14 @@ NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """The endless order of one group's examples: a pure function of the position.
+    """The endless order of a group's examples: a pure function of the position.
 
     Attributes:
-      splits: the train splits it takes examples from.
-      seeds: of each one's own order.
-      pattern: int64[P], which split position p takes: pattern[p % P]. In any run of positions
-        each split has its share to less than two examples, and exactly in P of them.
+      splits: the train splits that examples are taken from.
+      seeds: of each split's own order.
+      pattern: int64[P]; position p takes an example of splits[pattern[p % P]]. Among any
+        consecutive positions each split has its share to within two examples, and among P of them
+        exactly.
     """
 
     splits: Sequence[Split]
@@ -63,7 +67,7 @@ class Stream:
     pattern: np.ndarray
 
     def at(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (int64[B] which split, int64[B] which of its windows) at those positions."""
+        """Returns int64[B] split numbers and int64[B] window numbers at those positions."""
         rounds_B, place_B = np.divmod(positions_B, len(self.pattern))
         source_B = self.pattern[place_B]
         ids_B = np.empty_like(source_B)
@@ -71,7 +75,7 @@ class Stream:
             mine = self.pattern == s
             here_B = source_B == s
             if here_B.any():
-                # How many examples of this split come before each position.
+                # The number of this split's examples before each position.
                 before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
                 ids_B[here_B] = order.examples_at(self.seeds[s], before_B, split.num_windows)
         return source_B, ids_B
@@ -80,10 +84,11 @@ class Stream:
 def pattern(weights: Sequence[float]) -> np.ndarray:
     """Returns int64[P]: the shortest sequence in which each number i has its weight's share.
 
-    Of those that lag behind their share enough, the one comes next that would first be too late
-    (Tijdeman, "The chairman assignment problem", 1980). So the first n hold n times each one's
-    share to within 1 - 1 / (2k - 2) of k, and any run of the endless sequence to within twice
-    that. (Taking the one that lags most gives no such bound: with 30 weights it exceeds two.)
+    Among the numbers that lag sufficiently behind their share, the one with the earliest deadline
+    comes next (Tijdeman, "The chairman assignment problem", 1980). So with k weights, the first n
+    entries contain n times each share to within 1 - 1 / (2k - 2), and any n consecutive entries of
+    the repeated sequence to within twice that. (Choosing the number that lags most has no such
+    bound: with 30 weights the deviation exceeds two.)
 
     Raises:
       ValueError: weights that are not positive, or whose ratio needs too long a sequence.
@@ -93,7 +98,7 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
         raise ValueError("weights must be positive numbers")
     fractions = [Fraction(w).limit_denominator(_LONGEST) for w in weights]
     scale = math.lcm(*(f.denominator for f in fractions))
-    counts = [int(f * scale) for f in fractions]  # Python's, which are never too long
+    counts = [int(f * scale) for f in fractions]  # Python integers: no overflow
     if not all(counts):
         raise ValueError(f"weights must be at least {1 / _LONGEST}")
     divisor = math.gcd(*counts)
@@ -102,10 +107,10 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
         raise ValueError(f"the ratio needs {length} examples to be exact; round the weights")
     counts = np.array([count // divisor for count in counts], np.int64)
     out, taken = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
-    unit = max(2 * len(counts) - 2, 1)  # all in whole numbers: lags in 1 / (unit * length)
+    unit = max(2 * len(counts) - 2, 1)  # exact arithmetic: lags in units of 1 / (unit * length)
     for place in range(length):
         lag = (counts * (place + 1) - taken * length) * unit
-        spare = ((unit - 1) * length - lag) / counts  # how many places it can still wait
+        spare = ((unit - 1) * length - lag) / counts  # places until its deadline
         chosen = int(np.argmin(np.where(lag >= length, spare, np.inf)))
         out[place] = chosen
         taken[chosen] += 1
@@ -116,7 +121,7 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
 
     Raises:
-      UserError: an empty or unknown split, or weights that make no mixture.
+      UserError: an empty or unknown split, or invalid weights.
     """
     data = config.data
     found = {MAIN: Stream([_split(prepared, data)], [config.seed], np.zeros(1, np.int64))}

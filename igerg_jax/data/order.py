@@ -1,11 +1,11 @@
 """Which examples a step holds: a pure function of (seed, step), in O(1) at any step.
 
 An epoch's order is a permutation that is computed, not stored: a Feistel network over the
-smallest even number of bits that holds the number of examples, walked along its cycles until it
-lands inside the range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Epochs
-follow each other without a seam: step k holds the positions [k*B, (k+1)*B) of the endless
-sequence epoch 0, epoch 1, ..., so a batch may hold the end of one epoch and the start of the next.
-The order knows nothing of hosts: each takes its slice of the global batch.
+smallest even number of bits that can index the examples, with cycle walking to stay inside the
+range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Step k holds the positions
+[k*B, (k+1)*B) of the endless sequence epoch 0, epoch 1, ..., so a batch may contain the end of one
+epoch and the start of the next. The order does not depend on the number of hosts: each takes its
+rows of the global batch.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def positions(step: int, batch_size: int) -> np.ndarray:
-    """Returns int64[B]: the places of step `step`'s examples in the endless order.
+    """Returns int64[B]: the positions of step `step`'s examples in the endless order.
 
-    A position names one showing of one example, so it keys that showing's random numbers.
+    A position occurs once, so it keys the random numbers of an example's augmentation.
     """
     return np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
 
@@ -35,7 +35,7 @@ def examples_at(seed: int, positions_B: np.ndarray, num_examples: int) -> np.nda
         raise ValueError(f"num_examples is {num_examples}, expected at least 1")
     epochs_B, within_B = np.divmod(positions_B, num_examples)
     out_B = np.empty_like(within_B)
-    for epoch in np.unique(epochs_B):  # seldom more than two
+    for epoch in np.unique(epochs_B):  # rarely more than two
         here_B = epochs_B == epoch
         out_B[here_B] = permute(seed, int(epoch), within_B[here_B], num_examples)
     return out_B
@@ -46,21 +46,10 @@ def permute(seed: int, epoch: int, values_B: np.ndarray, size: int) -> np.ndarra
     half_bits = max(1, -(-(size - 1).bit_length() // 2))
     keys = hash_uint64(seed, epoch, np.arange(_ROUNDS))
     out_B = _feistel(values_B.astype(np.uint64), keys, half_bits)
-    # The domain is at most four times `size`, so this takes a handful of turns.
+    # The domain is at most four times `size`, so this takes a few iterations.
     while (outside_B := out_B >= size).any():
         out_B[outside_B] = _feistel(out_B[outside_B], keys, half_bits)
     return out_B.astype(np.int64)
-
-
-def host_slice(array: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """Returns this process's contiguous rows of a global batch's array.
-
-    Raises ValueError when the rows do not divide among the processes.
-    """
-    rows, rest = divmod(len(array), process_count)
-    if rest:
-        raise ValueError(f"{len(array)} rows do not divide among {process_count} processes")
-    return array[process_index * rows : (process_index + 1) * rows]
 
 
 def hash_uint64(*parts: int | np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Work cut into parts that survive a kill: each part's file is whole or absent.
+"""Work divided into parts that survive a kill: a part's file is complete or absent.
 
-Parts have fixed borders, so that a restart with another number of processes finds those that are
-done. A part is written under another name, then renamed. Nothing here imports JAX or TensorFlow:
-worker processes start in a second and stay small.
+Parts have fixed boundaries, so that a restart with another number of processes reuses the finished
+ones. Nothing here imports JAX or TensorFlow: worker processes start in a second and stay small.
 """
 
 from __future__ import annotations
@@ -19,30 +18,23 @@ from typing import Any
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
 MANIFEST = "files.json"
-UNFINISHED = "unfinished-"  # begins the names of files that are not whole yet
-_SHOWN_BYTES = 2**30  # below that, checksums take no time worth showing
+_SHOWN_BYTES = 2**30  # below that, checksums are too quick for a progress display
 
 
 def borders(total: int, size: int) -> list[tuple[int, int]]:
-    """[start, end) of each part; at least one, so that an empty split has its columns too."""
+    """[start, end) of each part; at least one, so that an empty split gets its columns too."""
     return [(at, min(at + size, total)) for at in range(0, max(total, 1), size)]
 
 
-def unfinished(path: pathlib.Path) -> pathlib.Path:
-    """What a file is called until it is whole; no other process gives it this name."""
-    return path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
-
-
 def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes `path` whole or not at all."""
-    partial = unfinished(path)
-    with partial.open("wb") as file:
+    """Writes all of `path`, or nothing."""
+    with storage.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    partial.replace(path)
 
 
 def run(
@@ -51,12 +43,12 @@ def run(
     """Runs job(*arguments) for each, in `workers` processes, with a progress display.
 
     Args:
-      jobs: functions of a module, with arguments that pickle.
+      jobs: (function, arguments), both picklable.
       workers: 1 = in this process.
       start: (function, arguments) that each process calls first.
 
     Raises:
-      What a job raises; jobs that have not begun are dropped then.
+      What a job raises; jobs that have not started are cancelled then.
     """
     if not jobs:
         return
@@ -78,7 +70,7 @@ def run(
                 future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                f"{label}: a process was killed, perhaps for want of memory; run it again with "
+                f"{label}: a process was killed, perhaps for lack of memory; run it again with "
                 "fewer processes (config.data.prepare_workers): finished parts are kept"
             ) from error
         finally:
@@ -87,23 +79,23 @@ def run(
 
 
 def _begin(function: Callable, arguments: tuple) -> None:
-    """The start of a worker process, which ends with the one that started it.
+    """Initialises a worker process, and has it end together with its parent.
 
-    Killed, that one cannot tell its workers; they would wait for work forever.
+    A parent that is killed cannot stop its workers; they would wait for work forever.
     """
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     function(*arguments)
 
 
 def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
     """Writes the size and SHA-256 of every file below `folder` into folder/files.json.
 
-    What lies in folder/`without` is left out.
+    Files in folder/`without` are left out.
     """
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
     paths = [p for p in paths if p.relative_to(folder).parts[0] != without]
@@ -112,34 +104,33 @@ def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": found}
         for path, found in zip(paths, sums, strict=True)
     }
-    partial = unfinished(folder / MANIFEST)
-    partial.write_text(json.dumps(files, indent=1) + "\n")
-    partial.replace(folder / MANIFEST)
+    storage.write_text(folder / MANIFEST, json.dumps(files, indent=1) + "\n")
 
 
 def check_manifest(folder: pathlib.Path, workers: int) -> list[str]:
-    """Returns what is wrong with the files below `folder`: one line each, none when all is well."""
+    """Returns one line for each file below `folder` that is missing or damaged."""
     try:
         files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         return [f"{folder / MANIFEST}: {error}"]
-    wrong, whole = [], {}
+    damaged, expected_sums = [], {}
     for name, expected in files.items():
         path = folder / name
         if not path.exists():
-            wrong.append(f"{path} is missing")
+            damaged.append(f"{path} is missing")
         elif path.stat().st_size != expected["bytes"]:
-            wrong.append(f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}")
+            damaged.append(f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}")
         else:
-            whole[path] = expected["sha256"]
-    for path, found in zip(whole, _sha256_of(list(whole), workers, "verifying"), strict=True):
-        if found != whole[path]:
-            wrong.append(f"{path} has other bytes than were written")
-    return wrong
+            expected_sums[path] = expected["sha256"]
+    sums = _sha256_of(list(expected_sums), workers, "verifying")
+    for (path, expected_sum), found in zip(expected_sums.items(), sums, strict=True):
+        if found != expected_sum:
+            damaged.append(f"{path} has other bytes than were written")
+    return damaged
 
 
 def _sha256_of(paths: Sequence[pathlib.Path], workers: int, label: str) -> list[str]:
-    """The SHA-256 of each file. Threads do: hashing lets others run."""
+    """The SHA-256 of each file. Threads suffice: hashing releases the GIL."""
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         found = pool.map(sha256, paths)
         if sum(path.stat().st_size for path in paths) > _SHOWN_BYTES:
@@ -153,5 +144,5 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,8 @@
 """Batches for training, evaluation and one-off generation.
 
-Turns are read by random access in Python; tf.data decodes, crops, colours and prefetches. Nothing
-has a state: the batch of step k is made from k alone, so resuming is starting at k.
+Turns are read by random access in Python; `igerg_jax.data.input_graph` decodes the images and
+prefetches. There is no iterator state: the batch of step k is a function of k, so resuming is
+starting at k.
 """
 
 from __future__ import annotations
@@ -9,25 +10,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
-from igerg_jax.data import augment, decode, mixtures, order, store, windows
+from igerg_jax.data import augment, input_graph, mixtures, order, store, windows
+from igerg_jax.data.batch_images import StoredImages, with_encoded
 from igerg_jax.data.decode import AUGMENT, PREPROCESSING
 from igerg_jax.data.images import as_jpeg
-from igerg_jax.data.prepared import Prepared, Split
+from igerg_jax.data.splits import Split
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from igerg_jax.data.prepared import Prepared  # which imports this module
 
 
 def example_ids(
     stream: mixtures.Stream, config: ConfigDict, step: int, rows_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (splits, windows, positions), int64[B'] each: those rows of step `step`'s batch."""
+    """Returns the split, window and position, int64[B'] each, of rows of a step's batch."""
     positions_b = order.positions(step, config.train.batch_size)[rows_b]
     return *stream.at(positions_b), positions_b
 
@@ -38,66 +43,39 @@ def train_batches(
     start_step: int,
     rows_b: np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields this process's rows of the batch of steps start_step, start_step + 1, ... forever.
+    """Yields this process's rows of the batches of steps start_step, start_step + 1, ... forever.
 
     Args:
-      prepared: the dataset, and those of the mixtures; config.data.train_split is read.
+      prepared: the dataset, with those of the mixtures; reads config.data.train_split of each.
       config: `seed`, `train.batch_size` (of the global batch) and `data` are read.
-      start_step: the first step to yield; any step costs the same.
-      rows_b: int64[B'], which rows of the global batch (`sharding.process_rows`).
+      start_step: the first step to yield; the cost does not depend on it.
+      rows_b: int64[B'], rows of the global batch (`sharding.process_rows`).
 
     Returns:
-      An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows; the arrays
-      of a mixture have its name before theirs, as in "faces/images".
+      An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows. The arrays of
+      a mixture are prefixed by its name, as in "faces/images".
 
     Raises:
       UserError: no windows, or an unknown split.
     """
-    spec = dataclasses.replace(BatchSpec.of(config.data, len(rows_b)), groups=())
 
     def fetch(stream: mixtures.Stream, step: np.ndarray) -> tuple[np.ndarray, ...]:
         source_B, ids_B, positions_B = example_ids(stream, config, int(step), rows_b)
         splits = stream.splits
         examples = [windows.read(splits[s], int(i)) for s, i in zip(source_B, ids_B, strict=True)]
         batch, images_BxN = windows.pack(examples, config, prepared.tokenizer.special)
-        shown = _Shown.of(splits, source_B, images_BxN)
-        if spec.feature_dim:
-            return shown.with_vectors(batch, spec)
-        if config.data.preprocessing == AUGMENT:
-            recipe = augment.random_recipe(
-                shown.height_width(),
-                config.seed,
-                positions_B[shown.row_M],
-                shown.slot_M,
-                config.data.image_size,
-                config.data.augment,
-            )
-        else:
-            recipe = augment.plain_recipe(shown.height_width(), config.data.image_size)
-        return _flatten(batch, shown.read(), recipe, shown.place_M)
+        images = StoredImages.of(splits, source_B, images_BxN)
+        if config.data.feature_dim:
+            return images.with_vectors(batch, config.data.feature_dim)
+        return images.with_jpegs(batch, _train_recipe(images, positions_B, config))
 
     groups = {}
     for group, stream in mixtures.streams(prepared, config).items():
         for split in stream.splits:
             _check_layout(split, config)
         groups[group] = functools.partial(fetch, stream)
-    return _iterate(range(start_step, np.iinfo(np.int64).max), groups, spec, config)
-
-
-def eval_batches(
-    prepared: Prepared,
-    split: str,
-    config: ConfigDict,
-    rows_b: np.ndarray,
-) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Yields (batch, num_real) over a split's first windows, in order, without augmentation.
-
-    The windows are the first config.evaluate.examples of the split, 0 = all; otherwise as
-    `window_batches`.
-    """
-    chosen = _split(prepared, config, split)
-    total = min(config.evaluate.examples or chosen.num_windows, chosen.num_windows)
-    return window_batches(prepared, split, np.arange(total), config, rows_b)
+    steps = range(start_step, np.iinfo(np.int64).max)
+    return input_graph.batches(steps, groups, _spec(config, len(rows_b)), config)
 
 
 def window_batches(
@@ -107,11 +85,11 @@ def window_batches(
     config: ConfigDict,
     rows_b: np.ndarray,
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Yields (batch, num_real) over given windows, in the order given, without augmentation.
+    """Yields (batch, num_real) of the given windows, in their order, without augmentation.
 
     Row r of batch k is window_ids[k * config.evaluate.batch_size + rows_b[r]]; int64[B'] rows_b
-    ascend. Every process yields as many batches. Rows past the last id add nothing: images
-    masked, labels UNKNOWN, context and response PAD; `num_real` counts the other rows, which come
+    ascend. Every process yields equally many batches. Rows past the last id are padding: images
+    masked, labels UNKNOWN, context and response PAD. `num_real` counts the other rows, which come
     first.
 
     Raises:
@@ -128,14 +106,13 @@ def window_batches(
         examples = [windows.read(chosen, int(i)) for i in ids_of(int(step))]
         padding = [None] * (len(rows_b) - len(examples))
         batch, images_BxN = windows.pack(examples + padding, config, prepared.tokenizer.special)
-        shown = _Shown.of([chosen], np.zeros(len(rows_b), np.int64), images_BxN)
-        if spec.feature_dim:
-            return shown.with_vectors(batch, spec)
-        recipe = augment.plain_recipe(shown.height_width(), config.data.image_size)
-        return _flatten(batch, shown.read(), recipe, shown.place_M)
+        images = StoredImages.of([chosen], np.zeros(len(rows_b), np.int64), images_BxN)
+        if config.data.feature_dim:
+            return images.with_vectors(batch, config.data.feature_dim)
+        return images.with_jpegs(batch, _plain_recipe(images, config))
 
-    spec = dataclasses.replace(BatchSpec.of(config.data, len(rows_b)), groups=())
-    batches = _iterate(range(-(-len(window_ids) // size)), {"": fetch}, spec, config)
+    steps = range(-(-len(window_ids) // size))
+    batches = input_graph.batches(steps, {"": fetch}, _spec(config, len(rows_b)), config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))
 
 
@@ -145,14 +122,14 @@ def single_example(
     turns: Sequence[tuple[str, str | pathlib.Path | None]],
     response_image: str | pathlib.Path | None,
 ) -> dict[str, np.ndarray]:
-    """Makes a batch of one row from a conversation that someone typed.
+    """Makes a batch of one row from a typed conversation.
 
     Args:
       tokenizer: of the checkpoint.
       config: `data` is read.
       turns: (text, image file or None), oldest first; the last context_turns of them are used.
-      response_image: file of the image of the turn to be written, or None; not shown to the
-        model when config.data.include_response_image is False.
+      response_image: image file of the turn to be generated, or None; withheld from the model if
+        config.data.include_response_image is False.
 
     Returns:
       A batch with B = 1: emotions UNKNOWN, response all PAD.
@@ -177,19 +154,17 @@ def single_example(
     )
     batch, images_1xN = windows.pack([example], config, tokenizer.special)
     batch["response"][:] = tokenizer.special.pad
-    parts = _flatten_read(batch, images_1xN, encoded, config)
-    spec = dataclasses.replace(BatchSpec.of(config.data, 1), groups=())
-    batch = _finish(spec, config.data.preprocessing, *parts)
-    return {name: array.numpy() for name, array in batch.items()}
+    parts = with_encoded(batch, images_1xN, encoded, config.data.image_size)
+    return input_graph.single_batch(parts, _spec(config, 1), config.data.preprocessing)
 
 
 def file_batches(
     files: Sequence[pathlib.Path], special: SpecialIds, config: ConfigDict
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of images that stand alone (N = 1), without words, read as in evaluation.
+    """Yields batches of single images (N = 1) without words, preprocessed as in evaluation.
 
-    Row r of batch k is file k * config.evaluate.batch_size + r. Where a file cannot be read as an
-    image, and past the last one, `image_mask` is False.
+    Row r of batch k is file k * config.evaluate.batch_size + r. `image_mask` is False for a file
+    that is not a readable image, and past the last one.
     """
     config = config.copy_and_resolve_references()
     config.data.update(context_turns=0, use_images=True, mixtures={})
@@ -202,10 +177,34 @@ def file_batches(
             for row, image in enumerate(read)
         ] + [None] * (size - len(read))
         batch, images_Bx1 = windows.pack(examples, config, special)
-        return _flatten_read(batch, images_Bx1, read, config)
+        return with_encoded(batch, images_Bx1, read, config.data.image_size)
 
-    spec = BatchSpec.of(config.data, size)
-    return _iterate(range(-(-len(files) // size)), {"": fetch}, spec, config)
+    steps = range(-(-len(files) // size))
+    return input_graph.batches(steps, {"": fetch}, _spec(config, size), config)
+
+
+def _spec(config: ConfigDict, batch_size: int) -> BatchSpec:
+    """The sizes of one group's batch."""
+    return dataclasses.replace(BatchSpec.of(config.data, batch_size), groups=())
+
+
+def _train_recipe(
+    images: StoredImages, positions_B: np.ndarray, config: ConfigDict
+) -> augment.Recipe:
+    if config.data.preprocessing != AUGMENT:
+        return _plain_recipe(images, config)
+    return augment.random_recipe(
+        images.height_width(),
+        config.seed,
+        positions_B[images.row_M],
+        images.slot_M,
+        config.data.image_size,
+        config.data.augment,
+    )
+
+
+def _plain_recipe(images: StoredImages, config: ConfigDict) -> augment.Recipe:
+    return augment.plain_recipe(images.height_width(), config.data.image_size)
 
 
 def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
@@ -237,50 +236,6 @@ def _check_layout(split: Split, config: ConfigDict) -> None:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shown:
-    """The M images of a batch: where each stands in it, and in which split's store it lies."""
-
-    splits: Sequence[Split]
-    row_M: np.ndarray
-    slot_M: np.ndarray
-    place_M: np.ndarray  # row * N + slot
-    source_M: np.ndarray
-    record_M: np.ndarray
-
-    @classmethod
-    def of(cls, splits: Sequence[Split], source_B: np.ndarray, images_BxN: np.ndarray) -> _Shown:
-        row_M, slot_M = np.nonzero(images_BxN != store.NO_IMAGE)
-        place_M = row_M * images_BxN.shape[1] + slot_M
-        return cls(splits, row_M, slot_M, place_M, source_B[row_M], images_BxN[row_M, slot_M])
-
-    def _by_split(self) -> Iterator[tuple[store.TurnStore, np.ndarray]]:
-        for source in np.unique(self.source_M):
-            yield self.splits[source].turns, np.flatnonzero(self.source_M == source)
-
-    def height_width(self) -> np.ndarray:
-        """int32[M, 2] pixels."""
-        sizes_Mx2 = np.zeros((len(self.record_M), 2), np.int32)
-        for turns, at in self._by_split():
-            sizes_Mx2[at] = turns.image_height_width[self.record_M[at]]
-        return sizes_Mx2
-
-    def read(self) -> np.ndarray:
-        """object[M]: JPEG bytes."""
-        jpegs_M = np.empty(len(self.record_M), object)
-        for turns, at in self._by_split():
-            jpegs_M[at] = turns.read_images(self.record_M[at])
-        return jpegs_M
-
-    def with_vectors(self, batch: dict[str, np.ndarray], spec: BatchSpec) -> tuple[np.ndarray, ...]:
-        """The batch's arrays in the contract's order, `features` being zero at masked slots."""
-        features_BNxF = np.zeros((spec.batch_size * spec.images, spec.feature_dim), np.float32)
-        for turns, at in self._by_split():
-            features_BNxF[self.place_M[at]] = turns.read_features(self.record_M[at])
-        features = features_BNxF.reshape(spec.batch_size, spec.images, spec.feature_dim)
-        return tuple((batch | {"features": features})[name] for name in spec.shapes())
-
-
 def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
     try:
         return as_jpeg(path.read_bytes())
@@ -294,121 +249,3 @@ def _try_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]] | None:
         return _read_image(path)
     except UserError:
         return None
-
-
-def _text_names(spec: BatchSpec) -> list[str]:
-    return [name for name in spec.shapes() if name != "images"]
-
-
-def _flatten(
-    batch: dict[str, np.ndarray],
-    jpegs_M: np.ndarray,
-    recipe: augment.Recipe,
-    place_M: np.ndarray,
-) -> tuple[np.ndarray, ...]:
-    """The batch's arrays in the contract's order, then `decode.PARTS`."""
-    slots = batch["image_mask"].size
-    return (*batch.values(), *decode.parts(jpegs_M, recipe, place_M, slots))
-
-
-def _flatten_read(batch, images_BxN, read, config) -> tuple[np.ndarray, ...]:
-    """`_flatten` with images of `read` (JPEG bytes and size), to which images_BxN points."""
-    shown = [read[i] for i in images_BxN[batch["image_mask"]]]
-    sizes_Mx2 = np.array([size for _, size in shown], np.int32).reshape(-1, 2)
-    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
-    jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
-    return _flatten(batch, jpegs_M, recipe, np.flatnonzero(batch["image_mask"]))
-
-
-def _kept(fetch: Callable, failures: list[Exception], step: np.ndarray) -> tuple[np.ndarray, ...]:
-    """`fetch`; what it raises is also appended to `failures`: TensorFlow passes on only a text."""
-    try:
-        return fetch(step)
-    except Exception as error:
-        failures.append(error)
-        raise
-
-
-def _dataset(
-    steps: tf.data.Dataset,
-    fetch: Callable,
-    spec: BatchSpec,
-    config: ConfigDict,
-    failures: list[Exception],
-) -> tf.data.Dataset:
-    """The batches of some steps, as dicts; `fetch` makes their parts from a step's number."""
-    shapes = spec.shapes()
-    types = [tf.as_dtype(shapes[name][1]) for name in _text_names(spec)]
-    types += [] if spec.feature_dim else [dtype for dtype, _ in decode.PARTS.values()]
-    threads = config.data.read_threads
-    plain = tf.autograph.experimental.do_not_convert  # no Python control flow: trace it as it is
-
-    def read(step: tf.Tensor) -> list[tf.Tensor]:
-        return tf.numpy_function(functools.partial(_kept, fetch, failures), [step], types)
-
-    dataset = steps.map(plain(read), num_parallel_calls=threads)
-    finish = functools.partial(_finish, spec, config.data.preprocessing)
-    return dataset.map(plain(finish), num_parallel_calls=threads)
-
-
-def _iterate(
-    steps: range, groups: dict[str, Callable], spec: BatchSpec, config: ConfigDict
-) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of some steps; all but the main group's arrays get their group's name.
-
-    A group's function makes the parts of its batch from a step's number; what it raises is raised.
-    """
-    failures: list[Exception] = []
-
-    def join(batches: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
-        return {
-            f"{group}/{name}" if group else name: array
-            for group, batch in batches.items()
-            for name, array in batch.items()
-        }
-
-    numbers = tf.data.Dataset.range(steps.start, steps.stop)
-    made = {name: _dataset(numbers, groups[name], spec, config, failures) for name in groups}
-    dataset = tf.data.Dataset.zip(made).map(tf.autograph.experimental.do_not_convert(join))
-    threads = config.data.read_threads
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False  # the config says how many threads
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    dataset = dataset.prefetch(config.data.prefetch_batches).with_options(options)
-    return _raising(dataset.as_numpy_iterator(), failures)
-
-
-def _raising(
-    batches: Iterator[dict[str, np.ndarray]], failures: list[Exception]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields from `batches`; where that fails, the first of `failures` is raised."""
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except tf.errors.OpError:
-            if not failures:
-                raise
-            break
-        yield batch
-    # Outside `except`, and without the iterator: an exception that holds it, raised to the very
-    # end of the program, keeps the interpreter from exiting.
-    del batches
-    raise failures[0]
-
-
-def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Gives the arrays their shapes and makes `images`, zero where there is none."""
-    names = _text_names(spec)
-    shapes = spec.shapes()
-    batch = {
-        name: tf.ensure_shape(part, shapes[name][0])
-        for name, part in zip(names, parts, strict=False)
-    }
-    if not spec.feature_dim:
-        images = decode.images(spec, preprocessing, *parts[len(names) :])
-        batch["images"] = tf.ensure_shape(images, shapes["images"][0])
-    return batch

@@ -1,22 +1,21 @@
-"""How a prepared split lies on disk: turns stored once, images in ArrayRecord, words in columns.
+"""The files of a prepared split: each turn once, images in ArrayRecord, words in columns.
 
-    turns/<split>/<column>.npy             one row a turn, or what the turns' offsets point into
-    turns/<split>/images-*.array_record    one record an image, its JPEG bytes
+    turns/<split>/<column>.npy             a row per turn, or the data that its offsets refer to
+    turns/<split>/images-*.array_record    a record per image: its JPEG bytes
     turns/<split>/features.npy             vectors instead of images
     <tokenizer digest>/<split>/*.npy       the words as ids
 
-Words and labels are memory-mapped columns rather than part of the image's record, so that text,
-label statistics and label-only windows cost no image reads, and a turn's image may be shared.
-Images know nothing of the tokenizer, so that another one does not copy them.
+Words and labels are memory-mapped columns, not part of the image records: text and label statistics
+read no images, and turns may share an image. Tokens are separate, so that another tokenizer does
+not copy the images.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pathlib
 import resource
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
@@ -25,7 +24,8 @@ from igerg_jax.data.builders.source import NO_IMAGE as NO_IMAGE
 from igerg_jax.data.images import as_jpeg
 from igerg_jax.errors import UserError
 
-# Group size 1 makes one image one read; JPEG bytes do not compress.
+FORMAT = 2  # part of a prepared folder's name: raise it with every change of the files
+# With group size 1 an image is one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 TURN_COLUMNS = {  # name: dtype
     "emotion": np.int8,  # per turn; UNKNOWN = no label
@@ -41,7 +41,7 @@ IMAGE_COLUMNS = {"image_height_width": np.int32}  # [images, 2] pixels
 
 
 def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
-    """Returns TURN_COLUMNS of some turns (`builders.source.Turns.row`).
+    """Returns the TURN_COLUMNS of rows (`builders.source.Turns.row`).
 
     Raises ValueError when a turn does not follow the one before it.
     """
@@ -61,7 +61,7 @@ def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
 
 
 def write_tokens(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
-    """Returns TOKEN_COLUMNS of some turns' ids."""
+    """Returns the TOKEN_COLUMNS of the ids of some turns."""
     tokens = [np.asarray(ids, np.int32) for ids in token_lists]
     return {
         "token_lengths": np.array([len(ids) for ids in tokens], np.int64),
@@ -112,7 +112,7 @@ def merge_columns(
 
 
 def merge_features(folder: pathlib.Path, parts: Sequence[pathlib.Path], total: int) -> None:
-    """Joins float32[n, F] files into folder/features.npy, one at a time."""
+    """Concatenates float32[n, F] files into folder/features.npy, one at a time."""
     out, at = None, 0
     for part in parts:
         rows = np.load(part, mmap_mode="r")
@@ -133,38 +133,38 @@ def _read_part(path: pathlib.Path, name: str) -> np.ndarray:
 
 def _open(path: pathlib.Path) -> np.ndarray:
     try:
-        # A plain array of the same mapped memory: its slices skip what np.memmap does for each.
+        # A plain array over the mapped memory: slicing np.memmap has overhead.
         return np.asarray(np.load(path, mmap_mode="r"))
-    except ValueError:  # nothing to map in an empty file
+    except ValueError:  # an empty array cannot be mapped
         return np.load(path)
 
 
 def allow_open_files(more: int) -> None:
-    """Raises this process's limit of open files by so many, as far as it may.
+    """Raises this process's soft limit of open files by `more`, as far as the hard limit allows.
 
-    An ArrayRecord file stays open once it was read from, and OpenViDial's v2 has more of them than
-    the 1,024 files that many systems allow unless a process asks for more.
+    An ArrayRecord file stays open after its first read, and OpenViDial v2 has more of them than the
+    usual soft limit of 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return
     wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
-    with contextlib.suppress(OSError, ValueError):  # some systems have a lower limit of their own
+    with contextlib.suppress(OSError, ValueError):  # the true limit may be lower
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class TurnStore:
-    """A prepared split: random access to its turns, safe to use from several threads.
+    """A prepared split: random access to its turns, thread-safe.
 
     Attributes:
       emotion: int8[turns]; turn_in_episode: int32[turns].
-      image: int64[turns], which record shows a turn; NO_IMAGE = none.
+      image: int64[turns], the record of each turn's image; NO_IMAGE = none.
       image_height_width: int32[records, 2] pixels; empty with vectors.
       feature_dim: F, 0 with images.
     """
 
     def __init__(self, turns: pathlib.Path, tokens: pathlib.Path | None):
-        """Opens turns/<split>, and <digest>/<split> unless only words and images are needed."""
+        """Opens turns/<split>; and <digest>/<split>, or None if no tokens are needed."""
         self._folder = turns
         names = ("emotion", "turn_in_episode", "image", "image_height_width")
         for name in names:
@@ -198,29 +198,24 @@ class TurnStore:
         start, end = self._text_offsets[turn : turn + 2]
         return self._text[start:end].tobytes().decode()
 
-    def all_tokens(self) -> Iterator[np.ndarray]:
-        """Yields int32[tokens] of every turn, in order."""
-        for start, end in itertools.pairwise(self._token_offsets.tolist()):
-            yield self._tokens[start:end]
-
     def all_token_ids(self) -> np.ndarray:
         """Returns int32[tokens of the split], memory-mapped."""
         return self._tokens
 
     def token_starts(self) -> np.ndarray:
-        """Returns int64[turns]: where in `all_token_ids` each turn begins."""
+        """Returns int64[turns]: the offset in `all_token_ids` at which each turn starts."""
         return np.asarray(self._token_offsets[:-1])
 
     def token_counts(self) -> np.ndarray:
-        """Returns int64[turns]: how many tokens each turn has."""
+        """Returns int64[turns]: the number of tokens of each turn."""
         return np.diff(self._token_offsets)
 
     def text_bytes(self) -> np.ndarray:
-        """Returns int64[turns]: how long each turn's text is."""
+        """Returns int64[turns]: the length of each turn's text."""
         return np.diff(self._text_offsets)
 
     def count_images(self) -> int:
-        """Counts the records, or vectors, that are there to be read."""
+        """Returns the number of image records, or of vectors, in the files."""
         if self._features is not None:
             return len(self._features)
         files = self._image_files
@@ -229,7 +224,7 @@ class TurnStore:
     def read_images(self, records: Sequence[int]) -> list[bytes]:
         """Returns the JPEG bytes of those image records (numbers from `image`).
 
-        Raises UserError where a file of them is damaged.
+        Raises UserError if a file is damaged.
         """
         if not len(records):
             return []

@@ -1,8 +1,8 @@
-"""Text to token ids and back. Nothing here imports TensorFlow.
+"""Text to token ids and back.
 
-`Tokenizer` is what the rest of the code asks for. There are SentencePiece, which is trained here,
-and byte-level BPE, for models that start from BART (`igerg_jax.data.byte_level_bpe`).
-Text is tokenised when records are prepared and when a prompt is read, never in an input graph.
+`Tokenizer` is the interface. There are two kinds: SentencePiece, which can be trained here, and
+byte-level BPE, for models initialised from BART (`igerg_jax.data.byte_level_bpe`). Text is
+tokenised when a dataset is prepared and when a prompt is read, never in an input graph.
 """
 
 from __future__ import annotations
@@ -22,37 +22,41 @@ from igerg_jax.errors import UserError
 MASK_PIECE = "<mask>"
 
 
-class Tokenizer(Protocol):
-    """What a tokenizer offers.
+class Vocabulary(Protocol):
+    """What a model needs of a tokenizer.
 
     Attributes:
-      vocab_size: how many ids there are; every id is below it.
+      vocab_size: the number of ids; every id is below it.
       special: the ids with a role.
-      digest: 16 hex digits that change with anything that changes the ids of a text.
+      digest: 16 hex digits that change whenever the ids of any text do.
     """
 
     vocab_size: int
     special: SpecialIds
     digest: str
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, without any special id."""
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of `ids`; special ids are dropped, wherever they are."""
-
-    def piece(self, token: int) -> str:
-        """Returns how the vocabulary spells an id, special ones too."""
-
     def save(self, path: pathlib.Path) -> None:
         """Writes the one file that `read` and `load` read."""
 
 
+class Tokenizer(Vocabulary, Protocol):
+    """A vocabulary with words."""
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, without any special id."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of `ids`; special ids are dropped."""
+
+    def piece(self, token: int) -> str:
+        """Returns the piece of an id, of a special one too."""
+
+
 class SentencePieceTokenizer:
-    """A SentencePiece model that assigns `SENTENCEPIECE_IDS`."""
+    """A SentencePiece model whose special ids are `SENTENCEPIECE_IDS`."""
 
     def __init__(self, proto: bytes):
-        """Takes a serialised model. Raises ValueError when its special ids are not ours."""
+        """Takes a serialised model. Raises ValueError if it has other special ids."""
         self._proto = proto
         self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self.special = SENTENCEPIECE_IDS
@@ -120,7 +124,7 @@ def load(kind: str, path: pathlib.Path) -> Tokenizer:
 
 
 def read(path: pathlib.Path) -> Tokenizer:
-    """Reads what a tokenizer's `save` wrote; what is in the file says of which kind it is.
+    """Reads what a tokenizer's `save` wrote; the kind is recognised by the file's content.
 
     Raises:
       UserError: as `load`.
@@ -136,25 +140,25 @@ def read(path: pathlib.Path) -> Tokenizer:
 def train_sentencepiece(
     sentences: Sequence[str], model_type: str, vocab_size: int, byte_fallback: bool = True
 ) -> SentencePieceTokenizer:
-    """Trains a model; the same sentences in the same order give the same bytes.
+    """Trains a model, deterministically for the same sentences in the same order.
 
-    With `byte_fallback` bytes are pieces too, so that no text is unknown; 261 ids are taken then
-    before the first word.
+    With `byte_fallback` every byte is a piece, so that no text is unknown; that takes the first 261
+    ids.
 
     Args:
-      sentences: the text to fit, one string an utterance.
+      sentences: the training text, one string per utterance.
       model_type: "unigram" or "bpe".
-      vocab_size: how many ids, all roles included.
+      vocab_size: the number of ids, special ones included.
 
     Raises:
-      UserError: when SentencePiece refuses, for instance because the text has too few words.
+      UserError: SentencePiece fails, for instance because the text has too few words.
     """
     special = SENTENCEPIECE_IDS
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
-            model_writer=out,  # a path would end up inside the model, and so in its digest
+            model_writer=out,  # a path would become part of the model, and of its digest
             model_type=model_type,
             vocab_size=vocab_size,
             pad_id=special.pad,
@@ -164,7 +168,7 @@ def train_sentencepiece(
             control_symbols=[MASK_PIECE],  # control: a user's text can't spell it
             byte_fallback=byte_fallback,
             character_coverage=0.9995,
-            num_threads=1,  # sums in another order would give another model
+            num_threads=1,  # another order of summation would give another model
             minloglevel=2,
         )
     except (OSError, RuntimeError, ValueError) as error:

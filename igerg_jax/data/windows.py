@@ -1,7 +1,7 @@
-"""From windows of turns to the arrays of a batch, all but the pixels. NumPy only.
+"""Packs windows of turns into the arrays of a batch, except for the pixels. NumPy only.
 
-A window's turns sit in slots: previous turns 0..p-1, oldest first, then the response's own turn
-p. `image_turn`, `context_turn` and the order of the images all count these slots.
+A window's turns have slots: 0..p-1 for the previous turns, oldest first, and p for the response's
+turn. `image_turn`, `context_turn` and the order of the images refer to these slots.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import NEUTRAL, NUM_EMOTIONS, UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import store
-from igerg_jax.data.prepared import Split
+from igerg_jax.data.splits import Split
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One window, in slots; the response comes last.
+    """One window, by slot; the response comes last.
 
     Attributes:
       tokens: int32[...] of each slot, without special ids.
       emotions: id of each slot, UNKNOWN without a label.
-      images: what shows each slot (a record's number, or any caller's key); NO_IMAGE = nothing.
-      standalone: there is one slot, and it answers nothing: its words are context and response
-        both, and its image is always shown.
+      images: key of each slot's image (a record number, or the caller's own); NO_IMAGE = none.
+      standalone: there is one slot, which is not a response to anything: its words are both context
+        and response, and its image is never withheld.
     """
 
     tokens: Sequence[np.ndarray]
@@ -36,7 +36,7 @@ class Example:
 
 
 def read(split: Split, i: int) -> Example:
-    """Returns window i of a split; reads words and labels, but no image."""
+    """Returns window i of a split: words, labels and image numbers; reads no image."""
     first, last = split.turn_range(i)
     turns = split.turns
     return Example(
@@ -50,11 +50,11 @@ def read(split: Split, i: int) -> Example:
 def pack(
     examples: Sequence[Example | None], config: ConfigDict, special: SpecialIds
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Packs windows into arrays; None gives a row that adds nothing to any loss or count.
+    """Packs windows into arrays; None makes a row that counts in no loss and no metric.
 
     Returns:
-      The batch without `images` (see igerg_jax.batch), and int64[B, N]: what shows each slot,
-      NO_IMAGE where `image_mask` is False.
+      The batch without `images` (see igerg_jax.batch), and int64[B, N]: the key of each slot's
+      image, NO_IMAGE where `image_mask` is False.
     """
     spec = BatchSpec.of(config.data, len(examples))
     batch = {
@@ -68,18 +68,18 @@ def pack(
             continue
         response_slot = len(example.tokens) - 1
         for slot, image in enumerate(example.images):
-            answers = slot == response_slot and not example.standalone
-            hidden = answers and not config.data.include_response_image
+            is_response = slot == response_slot and not example.standalone
+            hidden = is_response and not config.data.include_response_image
             if config.data.use_images and image != store.NO_IMAGE and not hidden:
                 images_BxN[row, slot] = image
                 batch["image_turn"][row, slot] = slot
                 batch["image_emotion"][row, slot] = example.emotions[slot]
-        said = example.tokens if example.standalone else example.tokens[:-1]
-        silent = example.standalone and not len(said[0])  # a face without words: both all PAD
-        context, turns = join_context([] if silent else said, spec.context_tokens, special.eos)
+        spoken = example.tokens if example.standalone else example.tokens[:-1]
+        wordless = example.standalone and not len(spoken[0])  # a face: only PAD in both
+        context, turns = join_context([] if wordless else spoken, spec.context_tokens, special.eos)
         batch["context"][row, : len(context)] = context
         batch["context_turn"][row, : len(turns)] = turns
-        if not silent:
+        if not wordless:
             response = end_with_eos(example.tokens[-1], spec.response_tokens, special.eos)
             batch["response"][row, : len(response)] = response
         batch["response_emotion"][row] = example.emotions[-1]
@@ -97,7 +97,7 @@ def _empty(name: str, special: SpecialIds) -> int:
 def join_context(
     tokens: Sequence[np.ndarray], limit: int, eos: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Joins the previous turns' tokens, each turn ended by EOS; the oldest tokens go first.
+    """Joins the previous turns' tokens, each followed by EOS, and keeps the last `limit`.
 
     Returns:
       int32[S'] ids and int32[S'] slots, S' <= limit.
@@ -116,13 +116,13 @@ def end_with_eos(tokens: np.ndarray, limit: int, eos: int) -> np.ndarray:
 
 
 def sequence_emotion(emotion_N: np.ndarray) -> int:
-    """The emotion of a window: the most frequent one of its images that is not neutral.
+    """The emotion of a window: the most frequent among its images, neutral ones not counted.
 
-    The latest wins a tie. Neutral when all known ones are neutral, UNKNOWN when none is known.
+    The latest wins a tie. Neutral if all known ones are neutral, UNKNOWN if none is known.
     """
     known = emotion_N[emotion_N != UNKNOWN]
-    felt = known[known != NEUTRAL]
-    if not len(felt):
+    expressed = known[known != NEUTRAL]
+    if not len(expressed):
         return NEUTRAL if len(known) else UNKNOWN
-    counts = np.bincount(felt, minlength=NUM_EMOTIONS)
-    return int(next(e for e in felt[::-1] if counts[e] == counts.max()))
+    counts = np.bincount(expressed, minlength=NUM_EMOTIONS)
+    return int(next(e for e in expressed[::-1] if counts[e] == counts.max()))

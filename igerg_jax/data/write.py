@@ -1,10 +1,10 @@
-"""Writes prepared datasets: turns and images once, tokens once a tokenizer, in parallel parts.
+"""Writes prepared datasets in parallel: turns and images once, tokens once per tokenizer.
 
     <base>/turns/                 summary.json, files.json, <split>/ (see igerg_jax.data.store)
     <base>/<tokenizer digest>/    tokenizer.model, files.json, <split>/
-    <base>/*.partial/             unfinished; the next call goes on with the parts that are done
+    <base>/*.partial/             unfinished; the next call reuses the finished parts
 
-A folder without ".partial" is complete: it is renamed last.
+A folder without ".partial" is complete: renaming it is the last step.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from igerg_jax.data import builders, parts, prepared, store, tokenizers
+from igerg_jax import storage
+from igerg_jax.data import builders, parts, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
+from igerg_jax.data.splits import window_ends
 
-FORMAT = 2  # of what is written; older folders are then made anew beside the new ones
 PART_TURNS = 16_384
 PART_IMAGES = 4096
 
@@ -35,7 +36,7 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
     folder, partial = base / "turns", base / "turns.partial"
     splits = builders.splits(dataset, options)
     vectors = builders.layout(dataset).feature_dim > 0
-    plan = {"format": FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
+    plan = {"format": store.FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
     plan["splits"] = {
         name: [len(split), len(_unique(split.image_keys)[0])] for name, split in splits.items()
     }
@@ -44,19 +45,12 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
         return _seal(partial, folder)
     jobs = []
     for name, (num_turns, num_images) in plan["splits"].items():
-        (partial / "parts" / name).mkdir(parents=True, exist_ok=True)
-        (partial / name).mkdir(exist_ok=True)
-        places = parts.borders(num_turns, PART_TURNS)
-        kinds = [(_text_part, "text", places)]
+        jobs += _jobs(_text_part, partial, name, "text", parts.borders(num_turns, PART_TURNS))
         if num_images:
-            chunks = parts.borders(num_images, PART_IMAGES)
-            kinds.append((_feature_part if vectors else _image_part, "images", chunks))
-        for function, kind, chunks in kinds:
-            for number, (start, end) in enumerate(chunks):
-                path = _part(partial, name, kind, number)
-                if not path.exists():
-                    jobs.append((function, (str(partial), name, number, start, end)))
-    # A few thousand turns take less time than starting processes.
+            function = _feature_part if vectors else _image_part
+            borders = parts.borders(num_images, PART_IMAGES)
+            jobs += _jobs(function, partial, name, "images", borders)
+    # Starting processes takes longer than a few thousand turns.
     small = sum(map(len, splits.values())) < PART_IMAGES and not vectors
     _open_splits(dataset, options, splits)
     workers = 1 if small else workers
@@ -75,17 +69,14 @@ def tokens(
     folder = base / tokenizer.digest
     partial = base / f"{tokenizer.digest}.partial"
     splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
-    _claim(partial, {"format": FORMAT, "part_turns": PART_TURNS})
+    _claim(partial, {"format": store.FORMAT, "part_turns": PART_TURNS})
     if _sealed(partial):
         return _seal(partial, folder)
     tokenizer.save(partial / "tokenizer.model")
     jobs = []
     for name, counts in splits.items():
-        (partial / "parts" / name).mkdir(parents=True, exist_ok=True)
-        (partial / name).mkdir(exist_ok=True)
-        for number, (start, end) in enumerate(parts.borders(counts["turns"], PART_TURNS)):
-            if not _part(partial, name, "tokens", number).exists():
-                jobs.append((_token_part, (str(partial), name, number, start, end)))
+        borders = parts.borders(counts["turns"], PART_TURNS)
+        jobs += _jobs(_token_part, partial, name, "tokens", borders)
     start = (_open_tokenizer, (str(base), str(partial / "tokenizer.model"), kind))
     parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising", start)
     for name in splits:
@@ -93,27 +84,42 @@ def tokens(
     return _finish(partial, folder, workers)
 
 
+def _jobs(
+    function: Callable,
+    partial: pathlib.Path,
+    split: str,
+    kind: str,
+    borders: Sequence[tuple[int, int]],
+) -> list[tuple[Callable, tuple]]:
+    """Makes a split's folders; returns the jobs (`parts.run`) of its parts that are missing."""
+    (partial / "parts" / split).mkdir(parents=True, exist_ok=True)
+    (partial / split).mkdir(exist_ok=True)
+    return [
+        (function, (str(partial), split, number, start, end))
+        for number, (start, end) in enumerate(borders)
+        if not _part(partial, split, kind, number).exists()
+    ]
+
+
 def _claim(partial: pathlib.Path, plan: dict) -> None:
-    """Makes `partial`, or keeps it if it was begun with the same plan."""
+    """Creates `partial`, or keeps it if it was started with the same plan."""
     path = partial / "plan.json"
     if not path.exists() or json.loads(path.read_text()) != plan:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        unfinished = parts.unfinished(path)
-        unfinished.write_text(json.dumps(plan))
-        unfinished.replace(path)
+        storage.write_text(path, json.dumps(plan))
 
 
 def _finish(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
-    """Makes `partial` complete, as `folder`. Killed on the way, it loses no part that is done."""
-    for path in partial.rglob(f"{parts.UNFINISHED}*"):
+    """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
+    for path in partial.rglob(f"{storage.UNFINISHED}*"):
         path.unlink()
     parts.write_manifest(partial, workers, without="parts")
     return _seal(partial, folder)
 
 
 def _sealed(partial: pathlib.Path) -> bool:
-    """Whether all is written: checksums come last."""
+    """Whether everything is written: the checksums come last."""
     return (partial / parts.MANIFEST).exists()
 
 
@@ -134,7 +140,7 @@ def _all(partial: pathlib.Path, split: str, kind: str) -> list[pathlib.Path]:
 def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(int64[U] the first turn of each image, int64[turns] the image of each turn or NO_IMAGE).
 
-    Images are numbered in the order in which turns first show them.
+    Images are numbered in the order of the turns that show them first.
     """
     shown = np.flatnonzero(keys != NO_IMAGE)
     _, first, inverse = np.unique(keys[shown], return_index=True, return_inverse=True)
@@ -146,7 +152,7 @@ def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shown[first[order]], image
 
 
-# What a worker process has open.
+# What this process has open, as a worker or instead of workers.
 _splits: dict[str, Turns] = {}
 _first_turns: dict[str, np.ndarray] = {}
 _tokenizer: list = []
@@ -154,7 +160,7 @@ _tokenizer: list = []
 
 def _open_splits(dataset: str, options: Options, splits: dict[str, Turns] | None = None) -> None:
     if splits is None and _splits:
-        return  # this process opened them to make the plan
+        return  # this process opened them for the plan
     _splits.clear()
     _splits.update(splits or builders.splits(dataset, options))
     _first_turns.clear()
@@ -169,11 +175,11 @@ def _text_part(partial: str, split: str, number: int, start: int, end: int) -> N
 def _image_part(partial: str, split: str, number: int, start: int, end: int) -> None:
     folder = pathlib.Path(partial)
     path = folder / split / f"images-{number:05d}.array_record"
-    unfinished = parts.unfinished(path)
     images = (_splits[split].image(i) for i in _first_turns[split][start:end])
-    written = store.write_images(unfinished, images)
-    if len(written["image_height_width"]):
-        unfinished.replace(path)
+    with storage.replacing(path) as temporary:
+        written = store.write_images(temporary, images)
+    if not len(written["image_height_width"]):
+        path.unlink()  # ArrayRecord does not open a file without records
     parts.save_npz(_part(folder, split, "images", number), written)
 
 
@@ -205,7 +211,7 @@ def _token_part(partial: str, split: str, number: int, start: int, end: int) -> 
 
 
 def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) -> dict:
-    """Joins the parts of a split; returns its counts."""
+    """Merges the parts of a split; returns its counts."""
     folder, images = partial / name, _all(partial, name, "images")
     store.merge_columns(folder, _all(partial, name, "text"), store.TURN_COLUMNS)
     store.merge_columns(folder, images, store.IMAGE_COLUMNS)
@@ -222,7 +228,7 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
     labelled = opened.emotion >= 0
     return {
         "turns": len(opened),
-        "windows": len(prepared.window_ends(opened, split.standalone)),
+        "windows": len(window_ends(opened, split.standalone)),
         "images": int((state == 0).sum()),
         "missing_images": int((state == 1).sum()),
         "broken_images": int((state == 2).sum()),
@@ -235,7 +241,7 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
 
 
 def _report(dataset: str, counts: dict[str, dict]) -> None:
-    """Says on stderr what could not be shown."""
+    """Reports missing and broken images on stderr."""
     for split, found in counts.items():
         for what in ("missing", "broken"):
             if lacking := found[f"{what}_images"]:
@@ -248,21 +254,21 @@ def _report(dataset: str, counts: dict[str, dict]) -> None:
 
 
 def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
-    """Re-reads checksums and counts of base/turns and of `folder`; returns what is wrong."""
-    wrong = parts.check_manifest(base / "turns", workers) + parts.check_manifest(folder, workers)
-    if wrong:
-        return wrong
+    """Checks checksums and counts of base/turns and of `folder`; returns a line per defect."""
+    damaged = parts.check_manifest(base / "turns", workers) + parts.check_manifest(folder, workers)
+    if damaged:
+        return damaged
     summary = json.loads((base / "turns" / "summary.json").read_text())
     for name, counts in summary["splits"].items():
         split = store.TurnStore(base / "turns" / name, folder / name)
         found = {
             "turns": len(split),
-            "windows": len(prepared.window_ends(split, counts["standalone"])),
+            "windows": len(window_ends(split, counts["standalone"])),
             "images": split.count_images(),
             "turns of the tokens": len(split.token_counts()),
         }
-        for what, number in found.items():
+        for what, count in found.items():
             expected = counts.get(what, counts["turns"])
-            if number != expected:
-                wrong.append(f"{base}, {name}: {number} {what}, not {expected}")
-    return wrong
+            if count != expected:
+                damaged.append(f"{base}, {name}: {count} {what}, not {expected}")
+    return damaged

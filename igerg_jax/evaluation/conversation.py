@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTIONS
+from igerg_jax.data import pipeline
+from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import search
 from igerg_jax.evaluation.predictions import emotion_probabilities, jitted, replicated_key
 from igerg_jax.evaluation.samples import by_emotion
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup
-
-if TYPE_CHECKING:  # the data room comes with TensorFlow
-    from igerg_jax.data.tokenizers import Tokenizer
 
 Turn = tuple[str, str | pathlib.Path | None]  # (words, image file or None)
 
@@ -46,8 +45,6 @@ def respond(
     Raises:
       UserError: no words, an image that cannot be read, or wrong `generate` settings.
     """
-    from igerg_jax.data import pipeline
-
     generate = search.make_respond(setup)
     example = pipeline.single_example(tokenizer, setup.config, turns, response_image)
     turns = list(turns)[-setup.config.data.context_turns :]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +17,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from igerg_jax import lexicon, metrics
+from igerg_jax.data import pipeline
+from igerg_jax.data.prepared import Prepared
+from igerg_jax.data.splits import Split
 from igerg_jax.decoding import search
 from igerg_jax.evaluation import samples
 from igerg_jax.evaluation.predictions import (
@@ -27,9 +30,6 @@ from igerg_jax.evaluation.predictions import (
 )
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup
-
-if TYPE_CHECKING:  # the data room comes with TensorFlow
-    from igerg_jax.data.prepare import Prepared, Split
 
 Confusion = list[list[int]]
 
@@ -115,8 +115,6 @@ class Evaluator:
 
         `row` is the window's number, so that a window gets the same response in any batch.
         """
-        from igerg_jax.data import pipeline
-
         config = self._setup.config
         size = config.evaluate.batch_size
         placed = sharding.batch_sharding(self._setup.mesh)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from igerg_jax import lexicon
+from igerg_jax import lexicon, storage
 from igerg_jax.batch import EMOTIONS, UNKNOWN
-from igerg_jax.run import workdirs
-
-if TYPE_CHECKING:  # the data room comes with TensorFlow
-    from igerg_jax.data.prepare import Split
+from igerg_jax.data.splits import Split
 
 FILE = "samples.jsonl"  # in a workdir
 
@@ -23,7 +20,7 @@ FILE = "samples.jsonl"  # in a workdir
 def write(rows: Sequence[Mapping[str, Any]], workdir: epath.PathLike) -> None:
     """Writes `FILE`: all rows, or none where one is not JSON."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    workdirs.write_whole(epath.Path(workdir) / FILE, text)
+    storage.write_text(epath.Path(workdir) / FILE, text)
 
 
 def row(

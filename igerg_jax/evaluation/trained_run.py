@@ -15,12 +15,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.data import datasets
+from igerg_jax.data import datasets, tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
 from igerg_jax.run.workdirs import TOKENIZER_FILE
-from igerg_jax.setup import Setup, set_up, vocabulary
+from igerg_jax.setup import Setup, set_up
 
 
 class Run(NamedTuple):
@@ -70,11 +70,11 @@ def load_with_data(config: Any, path: epath.PathLike) -> tuple[Setup, Any, Any]:
       UserError: no checkpoint there, one of another model or tokenizer, or no data.
     """
     folder = checkpoint.find(path)
-    prepared = datasets.open_prepared(config)
-    if prepared is None:
-        raise UserError(f"data.dataset is '{datasets.SYNTHETIC}': there is nothing to evaluate on")
-    setup, params = load(config, folder, prepared.tokenizer)
-    return setup, prepared, params
+    dataset = datasets.open_dataset(config)
+    if not dataset.split_names:
+        raise UserError(f"data.dataset is '{config.data.dataset}': there is nothing to evaluate on")
+    setup, params = load(config, folder, dataset.tokenizer)
+    return setup, dataset, params
 
 
 def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[Setup, Any]:
@@ -83,7 +83,7 @@ def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[Setup, Any]:
     Raises:
       UserError: it is of another model or tokenizer.
     """
-    setup = set_up(config, *vocabulary(config, tokenizer))
+    setup = set_up(config, tokenizer.vocab_size, tokenizer.special)
     params, loaded = checkpoint.load_params(folder, setup, tokenizer_digest=tokenizer.digest)
     if jax.process_index() == 0:
         print(loaded.describe(), file=sys.stderr)
@@ -99,17 +99,15 @@ def tokenizer_of(config: Any, folder: epath.Path) -> Any:
     Raises:
       UserError: there is neither.
     """
-    from igerg_jax.data import tokenizers
-
     kept = folder.parent.parent / TOKENIZER_FILE  # <workdir>/checkpoints/<step>
     if kept.exists():
         return tokenizers.read(kept)
-    prepared = datasets.open_prepared(config)
-    if prepared is None:
+    dataset = datasets.open_dataset(config)
+    if not dataset.split_names:
         raise UserError(
-            f"data.dataset is '{datasets.SYNTHETIC}': there are no words to answer with"
+            f"data.dataset is '{config.data.dataset}': there are no words to answer with"
         )
-    return prepared.tokenizer
+    return dataset.tokenizer
 
 
 def new_folder(out: str) -> pathlib.Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.report import charts
 from igerg_jax.report.evaluation import METRICS, confusions, headline, metric_table
@@ -81,9 +82,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         config=_config(config),
         notes=_notes(torn + torn_samples),
     )
-    target, partial = workdir / "report.html", workdir / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    return epath.Path(partial.replace(target))
+    storage.write_text(workdir / "report.html", page)
+    return workdir / "report.html"
 
 
 def style() -> str:

@@ -20,6 +20,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
 from igerg_jax.setup import Setup
@@ -330,7 +331,7 @@ def _of(step: int | None) -> str:
 def absolute(path: epath.PathLike) -> epath.Path:
     """The absolute path that Orbax needs."""
     path = workdirs.parse(os.fspath(path))
-    return path if workdirs.is_bucket(path) else path.resolve()
+    return path if storage.is_bucket(path) else path.resolve()
 
 
 def read_run(path: epath.Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import tqdm
 from etils import epath
 
+from igerg_jax import storage
 from igerg_jax.parallel import chips
-from igerg_jax.run.workdirs import is_bucket, write_whole
 
 _BUCKET_SECONDS = 30
 
@@ -45,8 +45,8 @@ class JsonlWriter:
         kept = [line for line in lines if line["step"] <= resumed_step]
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
         if kept != lines or not path.exists():
-            write_whole(path, self._text)
-        self._file = None if is_bucket(path) else path.open("a")
+            storage.write_text(path, self._text)
+        self._file = None if storage.is_bucket(path) else path.open("a")
         self._written = time.monotonic()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -69,7 +69,7 @@ class JsonlWriter:
             self._put()
 
     def _put(self) -> None:
-        write_whole(self._path, self._text)
+        storage.write_text(self._path, self._text)
         self._written = time.monotonic()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
@@ -89,11 +90,6 @@ def parse(text: str) -> epath.Path:
     return epath.Path(text)
 
 
-def is_bucket(path: epath.Path) -> bool:
-    """Whether `path` is in an object store, where files cannot be appended to."""
-    return "://" in os.fspath(path)
-
-
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Refuses a workdir that this run cannot use; creates nothing.
 
@@ -125,16 +121,6 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
             "Give another --workdir, or that run's config"
         )
-
-
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file under another name, then renames it: who reads it finds all of it or none."""
-    if is_bucket(path):  # an object appears when all of it is there
-        path.write_text(text)
-        return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def contains(workdir: epath.Path, file: Any) -> bool:
@@ -176,7 +162,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _check_writable(workdir: epath.Path) -> None:
-    if is_bucket(workdir):
+    if storage.is_bucket(workdir):
         return  # the first write to a bucket fails if it may not be written to
     folder = workdir
     while not folder.exists():

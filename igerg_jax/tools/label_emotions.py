@@ -24,11 +24,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
+from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
+from igerg_jax.data import image_files, parts, pipeline
+from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
+from igerg_jax.evaluation import trained_run
+from igerg_jax.evaluation.predictions import image_probabilities
+from igerg_jax.parallel import sharding
 from igerg_jax.run import command_line
 from igerg_jax.setup import mesh_context
 
@@ -51,9 +58,6 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
       UserError: no checkpoint or no images, a model that takes feature vectors instead, or an
         `out` with labels of another checkpoint or of other images.
     """
-    from igerg_jax.data import image_files, parts
-    from igerg_jax.data.progress import progress
-
     if batch_size < 1 or part_images < 1:
         raise UserError("--batch_size and --part_images must be at least 1")
     files, folder = image_files.find(images), pathlib.Path(out).expanduser()
@@ -73,14 +77,12 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
         broken = [name for name, p_C in rows if p_C is None]
         parts.save_npz(path, as_arrays(good, broken))
     counts = summary(paths)
-    (folder / SUMMARY).write_text(json.dumps(counts, indent=1) + "\n")
+    storage.write_text(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
     return counts
 
 
 def open_for_images(checkpoint: str, batch_size: int) -> Any:
     """The run of a checkpoint. Raises UserError where its model does not take images."""
-    from igerg_jax.evaluation import trained_run
-
     run = trained_run.open_run(checkpoint, batch_size)
     if run.config.data.feature_dim:
         raise UserError(
@@ -108,9 +110,7 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists() and not any(folder.glob("labels-*.npz")):
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(plan, indent=1) + "\n")
-            unfinished.replace(path)
+            storage.write_text(path, json.dumps(plan, indent=1) + "\n")
         there = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write labels to --out '{folder}': {error}") from error
@@ -125,12 +125,6 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
 
 def predict(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
     """Yields every name with its probabilities; the device runs one batch while another is read."""
-    import jax
-
-    from igerg_jax.data import pipeline
-    from igerg_jax.evaluation.predictions import image_probabilities
-    from igerg_jax.parallel import sharding
-
     config, model = run.config, run.setup.model
     placed = sharding.batch_sharding(run.setup.mesh)
 

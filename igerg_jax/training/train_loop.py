@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 
-from igerg_jax import checks, report
-from igerg_jax.batch import synthetic
+from igerg_jax import checks, report, storage
 from igerg_jax.data import datasets
+from igerg_jax.data.datasets import Dataset
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.parallel import processes, sharding
 from igerg_jax.run import logs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
-from igerg_jax.run.workdirs import TOKENIZER_FILE, write_whole
-from igerg_jax.setup import vocabulary
+from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.training import guards
 from igerg_jax.training.model_flops import model_flops
 from igerg_jax.training.profiler import Profile
@@ -59,21 +57,20 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
       SystemExit: the process was told to stop; the state is saved.
     """
     start = time.perf_counter()
-    prepared = prepare_to_train(config)
-    tokenizer = prepared.tokenizer if prepared else None
-    setup = set_up_training(config, *vocabulary(config, tokenizer))
-    digest = tokenizer.digest if tokenizer else datasets.SYNTHETIC
-    checkpoints = Checkpoints(workdir, config, digest)
+    dataset = datasets.open_dataset(config)
+    checks.check_data(dataset, config)
+    tokenizer = dataset.tokenizer
+    setup = set_up_training(config, tokenizer.vocab_size, tokenizer.special)
+    checkpoints = Checkpoints(workdir, config, tokenizer.digest)
     try:
-        state, resumed_from = saved_state(setup, checkpoints, digest)
+        state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_whole(workdir / "config.json", config.to_json_best_effort(indent=2))
-            if tokenizer:
-                tokenizer.save(workdir / TOKENIZER_FILE)
-        _greet(setup, prepared, resumed_from)
-        evaluator = make_evaluator(setup, prepared)
-        state, log = train(setup, prepared, checkpoints, evaluator, state, workdir, start)
+            storage.write_text(workdir / "config.json", config.to_json_best_effort(indent=2))
+            tokenizer.save(workdir / TOKENIZER_FILE)
+        _greet(setup, dataset, resumed_from)
+        evaluator = make_evaluator(setup, dataset)
+        state, log = train(setup, dataset, checkpoints, evaluator, state, workdir, start)
         summary = summarise(config, workdir, state, resumed_from, log)
         return finish(setup, evaluator, state, workdir, summary, start)
     finally:
@@ -82,7 +79,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
 def train(
     setup: TrainingSetup,
-    prepared: Any | None,
+    dataset: Dataset,
     checkpoints: Checkpoints,
     evaluator: Evaluator | None,
     state: TrainState | None,
@@ -98,7 +95,7 @@ def train(
     config, first_step = setup.config, 0 if state is None else int(state.step)
     ready = None
     if first_step < config.train.steps:
-        ready = make_ready(setup, prepared, state)
+        ready = make_ready(setup, dataset, state)
     # Its writers import TensorFlow, which `make_ready` does while XLA compiles.
     log = StepLog(config.train, workdir, first_step, start)
     profile = Profile(config.profile, workdir, first_step)
@@ -111,36 +108,16 @@ def train(
         return Loop(setup, checkpoints, evaluator, log, profile).run(ready), log
 
 
-def prepare_to_train(config: Any) -> Any | None:
-    """The prepared dataset; refuses one that lacks what an objective or the evaluation needs."""
-    if config.data.dataset == datasets.SYNTHETIC:
-        return None
-    prepared = datasets.open_prepared(config)
-    checks.check_data(prepared, config)
-    return prepared
+def make_evaluator(setup: TrainingSetup, dataset: Dataset) -> Evaluator | None:
+    """What evaluates on held-out data; None where there is none."""
+    return Evaluator(setup, dataset) if dataset.split_names else None
 
 
-def make_evaluator(setup: TrainingSetup, prepared: Any | None) -> Any | None:
-    """What evaluates on held-out data; synthetic batches have none."""
-    if prepared is None:
-        return None
-    return Evaluator(setup, prepared)
-
-
-def batches(setup: TrainingSetup, prepared: Any | None, start_step: int) -> Iterator[dict]:
-    """This process's slice of the batches of steps `start_step`, `start_step` + 1, ..."""
+def batches(setup: TrainingSetup, dataset: Dataset, start_step: int) -> Iterator[dict]:
+    """This process's rows of the batches of steps `start_step`, `start_step` + 1, ..."""
     placed = sharding.batch_sharding(setup.mesh)
     rows_b = sharding.process_rows(placed, setup.config.train.batch_size)
-    if prepared is not None:
-        from igerg_jax.data import pipeline
-
-        return pipeline.train_batches(prepared, setup.config, start_step, rows_b)
-
-    def make(step: int) -> dict[str, np.ndarray]:
-        batch = synthetic(setup.spec, setup.model.special, setup.model.vocab_size, seed=step)
-        return {name: values[rows_b] for name, values in batch.items()}
-
-    return map(make, itertools.count(start_step))
+    return dataset.train_batches(setup.config, start_step, rows_b)
 
 
 class Ready(NamedTuple):
@@ -152,7 +129,7 @@ class Ready(NamedTuple):
     model_flops: int  # of a step
 
 
-def make_ready(setup: TrainingSetup, prepared: Any | None, state: TrainState | None) -> Ready:
+def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None) -> Ready:
     """Compiles the step, and meanwhile does everything else that the loop waits for.
 
     Args:
@@ -165,7 +142,7 @@ def make_ready(setup: TrainingSetup, prepared: Any | None, state: TrainState | N
         lowered = lower_step(setup)
         state = initialising.result()() if initialising else state
         compiling = pool.submit(lowered.compile)
-        source = batches(setup, prepared, int(state.step))
+        source = batches(setup, dataset, int(state.step))
         first = next(source)  # this also imports TensorFlow
         flops = model_flops(setup)
         return Ready(state, compiling.result(), itertools.chain([first], source), flops)
@@ -289,7 +266,7 @@ def finish(
         summary |= evaluate_run(evaluator, setup.config, eval_params(state), workdir)
     summary["wall_seconds"] = time.perf_counter() - start
     if jax.process_index() == 0:
-        write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        storage.write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         page = report.write_report(workdir)
         logs.say(f"report: {page}")
     return summary
@@ -300,7 +277,7 @@ def eval_params(state: TrainState) -> Any:
     return state.params if state.ema_params is None else state.ema_params
 
 
-def _greet(setup: TrainingSetup, prepared: Any | None, resumed_from: int | None) -> None:
+def _greet(setup: TrainingSetup, dataset: Dataset, resumed_from: int | None) -> None:
     if jax.process_index():
         return
     config = setup.config
@@ -310,9 +287,7 @@ def _greet(setup: TrainingSetup, prepared: Any | None, resumed_from: int | None)
     logs.say(f"{config.name}:{config.preset}  parameters: {sizes}")
     logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
     logs.say(sharding.table(setup.abstract_state.params))
-    if prepared is not None:
-        windows = prepared.split(config.data.train_split).num_windows
-        logs.say(f"data: {config.data.dataset}, {windows} training windows in {prepared.folder}")
+    logs.say(f"data: {dataset.describe(config)}")
     if resumed_from is not None:
         logs.say(f"resuming from step {resumed_from}")
     logs.say("compiling the step (seconds on a CPU, minutes for large presets) ...")

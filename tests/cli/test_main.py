@@ -168,7 +168,7 @@ def test_one_off_answers_need_no_data_where_the_run_kept_its_tokenizer(tmp_path,
     folder = workdirs.epath.Path(tmp_path)
     kept.save(folder / "tokenizer.model")
     monkeypatch.setattr(
-        trained_run.datasets, "open_prepared", lambda config: pytest.fail("prepared data")
+        trained_run.datasets, "open_dataset", lambda config: pytest.fail("prepared data")
     )
     found = trained_run.tokenizer_of(pretrain.get_config(), folder / "checkpoints" / "3")
     assert found.digest == kept.digest

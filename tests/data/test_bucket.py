@@ -84,9 +84,9 @@ import numpy as np
 from igerg_jax.run import command_line
 command_line.quieten()
 from ml_collections import ConfigDict
-from igerg_jax.training import train_loop
+from igerg_jax.data import datasets
 config = ConfigDict(json.load(open(sys.argv[1])))
-prepared = datasets.open_prepared(config)
+prepared = datasets.open_dataset(config)
 texts = [prepared.split("train").window(i).response_text for i in range(5)]
 image = prepared.split("train").window(0).response_image
 print(json.dumps([prepared.dataset, str(prepared.folder), texts, image.hex()]))
@@ -120,10 +120,10 @@ def test_data_in_a_bucket_are_copied_once(tiny_config, data_dir, tmp_path):
 def test_what_is_not_in_the_bucket_is_said(tiny_config, tmp_path):
     tiny_config.data.update(data_dir="gs://bucket/data", bucket_copies_dir=str(tmp_path))
     (tmp_path / "config.json").write_text(tiny_config.to_json())
-    code = READ.replace("prepared = datasets.open_prepared(config)", "\n".join([
+    code = READ.replace("prepared = datasets.open_dataset(config)", "\n".join([
         "from igerg_jax.errors import UserError",
         "try:",
-        "    datasets.open_prepared(config)",
+        "    datasets.open_dataset(config)",
         "except UserError as error:",
         "    print(error); raise SystemExit",
     ]))  # fmt: skip

@@ -15,7 +15,7 @@ from PIL import Image
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import builders
-from igerg_jax.data.builders import source
+from igerg_jax.data.builders import source, tfds_builder
 from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
 from igerg_jax.errors import UserError
 
@@ -27,7 +27,7 @@ def options(folder, manual_dir=""):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """{split: examples} of the tiny config, and the builder."""
-    builder = builders.make("chitchat_openmoji/tiny", options(tmp_path_factory.mktemp("tfds")))
+    builder = tfds_builder.make("chitchat_openmoji/tiny", options(tmp_path_factory.mktemp("tfds")))
     builder.download_and_prepare()
     sources = {name: builder.as_data_source(name) for name in builder.info.splits}
     read = {name: source.__getitems__(range(len(source))) for name, source in sources.items()}
@@ -192,7 +192,7 @@ def test_no_emotion_rules_and_none_is_missing(tiny):
 
 def test_building_twice_gives_the_same_bytes(tiny, tmp_path):
     _, builder = tiny
-    again = builders.make("chitchat_openmoji/tiny", options(tmp_path))
+    again = tfds_builder.make("chitchat_openmoji/tiny", options(tmp_path))
     again.download_and_prepare()
     first, second = ({p.name: p.read_bytes() for p in _records(b)} for b in (builder, again))
     assert first and first == second
@@ -212,7 +212,7 @@ def test_the_dataset_says_whose_it_is(tiny):
 
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    builder = builders.make("chitchat_openmoji/tiny", options("~/tfds"))
+    builder = tfds_builder.make("chitchat_openmoji/tiny", options("~/tfds"))
     assert tmp_path / "tfds" in builder.data_path.parents
 
 
@@ -220,4 +220,4 @@ def test_unknown_names_are_told_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"unknown dataset 'chitchat'.*chitchat_openmoji"):
         builders.version("chitchat")
     with pytest.raises(UserError, match="no config 'huge'; there are: full, tiny"):
-        builders.make("chitchat_openmoji/huge", options(tmp_path))
+        tfds_builder.make("chitchat_openmoji/huge", options(tmp_path))

@@ -2,6 +2,7 @@
 
 import itertools
 
+import batches_of
 import numpy as np
 import pytest
 import raw_data
@@ -101,7 +102,7 @@ def mixed(tiny_config, raw):
 
 
 def take(prepared, config, steps, start=0, host=0, hosts=1):
-    rows_b = order.host_slice(np.arange(config.train.batch_size), host, hosts)
+    rows_b = batches_of.host_rows(config.train.batch_size, host, hosts)
     batches = pipeline.train_batches(prepared, config, start, rows_b)
     return list(itertools.islice(batches, steps))
 

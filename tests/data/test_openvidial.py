@@ -3,14 +3,15 @@
 import itertools
 import json
 
+import batches_of
 import numpy as np
 import pytest
 import raw_data
 
 from igerg_jax import batch as batch_lib
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data import builders, pipeline, prepare
-from igerg_jax.data.builders import source
+from igerg_jax.data import builders, folders, pipeline, prepare
+from igerg_jax.data.builders import source, tfds_builder
 from igerg_jax.errors import UserError
 
 # Two dialogues that use lines out of order; line 2 is blank, line 5 belongs to none.
@@ -100,7 +101,7 @@ def test_pseudo_labels_are_read_and_doubtful_ones_are_left_out(raw, tiny_config)
     assert found["train"].emotions.tolist() == [2, *[UNKNOWN] * 5]
     assert set(found["valid"].emotions) == {UNKNOWN}
     one, other = (
-        prepare.base_folder(config.data, "openvidial/v1")
+        folders.of_dataset(config.data, "openvidial/v1")
         for config in (
             config_for(tiny_config, raw, "openvidial/v1").copy_and_resolve_references(),
             config_for(tiny_config, raw, "openvidial/v1", labels={"path": str(raw / "labels")}),
@@ -152,7 +153,7 @@ def test_batches_of_vectors(tmp_path, tiny_config):
     prepared = prepare.prepare(config)
     spec = batch_lib.BatchSpec.of(config.data, 4)
     for number, (batch, real) in enumerate(
-        pipeline.eval_batches(prepared, "valid", config, np.arange(4))
+        batches_of.first_windows(prepared, "valid", config, np.arange(4))
     ):
         batch_lib.check(batch, spec)
         for row in range(real):
@@ -183,7 +184,7 @@ def test_processed_files_that_contradict_each_other(tmp_path):
 @pytest.mark.parametrize("dataset", ["openvidial/v1", "openvidial/v2_features"])
 def test_tfds_gives_the_same_turns(raw, dataset):
     vectors, *_ = processed(raw)
-    builder = builders.make(dataset, options(raw))
+    builder = tfds_builder.make(dataset, options(raw))
     builder.download_and_prepare()
     found = builder.as_data_source("train")
     turns = builders.splits(dataset, options(raw))["train"]

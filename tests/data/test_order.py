@@ -53,15 +53,6 @@ def test_a_step_needs_no_step_before_it():
     np.testing.assert_array_equal(found, one_by_one)
 
 
-def test_host_slices_join_to_the_global_batch():
-    whole = np.arange(24)
-    for hosts in (1, 2, 4, 8):
-        parts = [order.host_slice(whole, i, hosts) for i in range(hosts)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-    with pytest.raises(ValueError, match="24 rows do not divide among 5"):
-        order.host_slice(whole, 0, 5)
-
-
 def test_uniforms_are_uniform_stateless_and_broadcast():
     found = order.uniforms(0, np.arange(2000)[:, None], np.arange(4))
     assert found.shape == (2000, 4)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 
+import batches_of
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +12,7 @@ from PIL import Image
 
 from igerg_jax import batch as batch_lib
 from igerg_jax.batch import EMOTION_ID, NEUTRAL, UNKNOWN
-from igerg_jax.data import augment, decode, mixtures, order, pipeline, prepare, store, windows
+from igerg_jax.data import augment, decode, mixtures, pipeline, prepare, store, windows
 from igerg_jax.data.images import imagenet_crop
 from igerg_jax.errors import UserError
 
@@ -25,7 +26,7 @@ def prepared(tiny_config):
 
 def rows_of(config, host=0, hosts=1):
     """A host's rows of a batch, if hosts held them one after another."""
-    return order.host_slice(np.arange(config.train.batch_size), host, hosts)
+    return batches_of.host_rows(config.train.batch_size, host, hosts)
 
 
 def take(prepared, config, steps, start=0, host=0, hosts=1):
@@ -289,7 +290,7 @@ def test_crops_stay_inside_and_recipes_depend_on_nothing_but_position_and_slot(t
 def test_evaluation_is_the_split_in_order_and_padding_adds_nothing(prepared, tiny_config):
     split, special = prepared.split("valid"), prepared.tokenizer.special
     tiny_config.evaluate.update(batch_size=8, examples=19)
-    found = list(pipeline.eval_batches(prepared, "valid", tiny_config, rows_of(tiny_config)))
+    found = list(batches_of.first_windows(prepared, "valid", tiny_config, rows_of(tiny_config)))
     assert [real for _, real in found] == [8, 8, 3]
     for number, (batch, real) in enumerate(found):
         batch_lib.check(batch, batch_lib.BatchSpec.of(tiny_config.data, 8))
@@ -302,16 +303,16 @@ def test_evaluation_is_the_split_in_order_and_padding_adds_nothing(prepared, tin
         for name in ("image_emotion", "sequence_emotion", "response_emotion"):
             assert (batch[name][real:] == UNKNOWN).all()
         assert not batch["image_mask"][real:].any()
-    again = list(pipeline.eval_batches(prepared, "valid", tiny_config, rows_of(tiny_config)))
+    again = list(batches_of.first_windows(prepared, "valid", tiny_config, rows_of(tiny_config)))
     for (one, _), (other, _) in zip(found, again, strict=True):
         assert_equal(one, other)
 
 
 def test_evaluation_on_several_hosts_is_the_same_and_as_long(prepared, tiny_config):
     tiny_config.evaluate.update(batch_size=8, examples=19)
-    whole = list(pipeline.eval_batches(prepared, "valid", tiny_config, rows_of(tiny_config)))
+    whole = list(batches_of.first_windows(prepared, "valid", tiny_config, rows_of(tiny_config)))
     parts = [
-        list(pipeline.eval_batches(prepared, "valid", tiny_config, rows_of(tiny_config, h, 4)))
+        list(batches_of.first_windows(prepared, "valid", tiny_config, rows_of(tiny_config, h, 4)))
         for h in range(4)
     ]
     assert {len(part) for part in parts} == {3}
@@ -320,7 +321,7 @@ def test_evaluation_on_several_hosts_is_the_same_and_as_long(prepared, tiny_conf
         assert_equal(batch, joined)
         assert sum(part[step][1] for part in parts) == real
     tiny_config.evaluate.examples = 0
-    everything = pipeline.eval_batches(prepared, "valid", tiny_config, rows_of(tiny_config))
+    everything = batches_of.first_windows(prepared, "valid", tiny_config, rows_of(tiny_config))
     assert sum(real for _, real in everything) == prepared.split("valid").num_windows
 
 
@@ -336,7 +337,7 @@ def test_any_windows_can_be_asked_for_in_any_order(prepared, tiny_config):
 
 def test_a_typed_conversation_is_packed_like_a_stored_one(prepared, tiny_config, tmp_path):
     split = prepared.split("valid")
-    (stored, _), *_ = pipeline.eval_batches(prepared, "valid", tiny_config, rows_of(tiny_config))
+    (stored, _), *_ = batches_of.first_windows(prepared, "valid", tiny_config, rows_of(tiny_config))
     for row in range(4):
         window = split.window(row)
         files = []
@@ -374,7 +375,7 @@ def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
         with pytest.raises(UserError, match=f"{name}': it is not an image"):
             single(prepared.tokenizer, tiny_config, [("hi", None)], tmp_path / name)
     with pytest.raises(UserError, match="no split 'dev'"):
-        pipeline.eval_batches(prepared, "dev", tiny_config, rows_of(tiny_config))
+        batches_of.first_windows(prepared, "dev", tiny_config, rows_of(tiny_config))
     tiny_config.data.feature_dim = 16
     with pytest.raises(UserError, match="feature_dim=16"):
         take(prepared, tiny_config, 1)

@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import resource
+import threading
+import time
 import traceback
 
 import numpy as np
@@ -11,7 +13,16 @@ import pytest
 from PIL import Image
 
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data import builders, parts, pipeline, prepare, store, write
+from igerg_jax.data import (
+    builders,
+    folders,
+    parts,
+    pipeline,
+    prepare,
+    store,
+    trained_tokenizers,
+    write,
+)
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import metrics
@@ -73,7 +84,7 @@ def test_a_window_is_its_turns(prepared):
 def test_a_second_call_writes_nothing(prepared, tiny_config, monkeypatch):
     monkeypatch.setattr(write, "turns", None)
     monkeypatch.setattr(write, "tokens", None)
-    monkeypatch.setattr(prepare, "_train_tokenizer", None)
+    monkeypatch.setattr(trained_tokenizers, "_train", None)
     again = prepare.prepare(tiny_config)
     assert again.folder == prepared.folder
     assert again.tokenizer.digest == prepared.tokenizer.digest == prepared.folder.name
@@ -95,7 +106,7 @@ def test_folders_are_keyed_by_what_is_read(tiny_config):
 
     def keys():
         names = ("chitchat_openmoji/tiny", "coco_captions", "meld", "paired/meld+fer2013")
-        return [prepare.base_folder(data, name) for name in names]
+        return [folders.of_dataset(data, name) for name in names]
 
     before, data.manual_dir = keys(), "elsewhere"
     assert [a == b for a, b in zip(before, keys(), strict=True)] == [True, True, False, False]
@@ -130,7 +141,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(tiny_config, prepared, tmp
     monkeypatch.setattr(parts, "save_npz", die)
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(config)
-    base = prepare.base_folder(config.data, config.data.dataset)
+    base = folders.of_dataset(config.data, config.data.dataset)
     assert not (base / "turns").exists()
     finished = {p: p.stat().st_mtime_ns for p in (base / "turns.partial" / "parts").rglob("*.npz")}
     assert len(finished) == 7
@@ -317,3 +328,19 @@ def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
     tiny_config.data.dataset = "nothing"
     with pytest.raises(UserError, match="unknown dataset 'nothing'"):
         prepare.prepare(tiny_config)
+
+
+def test_one_at_a_time_writes_into_a_folder(tmp_path):
+    entered = []
+
+    def enter_too():
+        with folders.locked(tmp_path / "new"):
+            entered.append("second")
+
+    other = threading.Thread(target=enter_too)
+    with folders.locked(tmp_path / "new"):
+        other.start()
+        time.sleep(0.3)
+        entered.append("first")
+    other.join(timeout=30)
+    assert entered == ["first", "second"]

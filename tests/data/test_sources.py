@@ -15,7 +15,7 @@ from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
 from igerg_jax.data import builders
-from igerg_jax.data.builders import source
+from igerg_jax.data.builders import source, tfds_builder
 from igerg_jax.data.builders.fer2013 import majority
 from igerg_jax.data.builders.meld import seconds
 from igerg_jax.errors import UserError
@@ -42,7 +42,7 @@ def emotions(turns):
 def by_tfds(dataset, manual_dir, data_dir):
     """{split: examples} of the TFDS dataset."""
     options = source.Options(str(data_dir), str(manual_dir), "", 0.0)
-    builder = builders.make(dataset, options)
+    builder = tfds_builder.make(dataset, options)
     builder.download_and_prepare()
     sources = {name: builder.as_data_source(name) for name in builder.info.splits}
     return {name: found.__getitems__(range(len(found))) for name, found in sources.items()}
@@ -362,11 +362,11 @@ def test_tfds_gives_the_same_turns(pair, dataset, tmp_path, capsys):
                 np.testing.assert_allclose(image.astype(int), grey, atol=3)
 
 
-@pytest.mark.parametrize("name", sorted(builders.BUILDERS))
+@pytest.mark.parametrize("name", sorted(builders.MODULES))
 def test_a_dataset_says_whose_it_is_and_what_it_needs(name):
-    package, _ = builders.package_of(name)
-    info = package.INFO
-    assert info.description and info.license and info.files and package.VERSION
+    raw, _ = builders.find(name)
+    info = raw.info
+    assert info.description and info.license and info.files and raw.version
     if name != "paired":  # the two datasets say it
         assert "@" in info.citation and info.homepage.startswith("http")
 
@@ -379,7 +379,7 @@ def test_a_pair_says_whose_both_are():
             assert getattr(one, field) in getattr(found, field)
 
 
-MANUAL = [n for n in sorted(builders.BUILDERS) if n not in ("chitchat_openmoji", "paired")]
+MANUAL = [n for n in sorted(builders.MODULES) if n not in ("chitchat_openmoji", "paired")]
 MANUAL = [n for n in MANUAL if n not in ("go_emotions", "coco_captions")]  # TFDS fetches these
 
 

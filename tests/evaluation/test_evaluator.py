@@ -9,6 +9,7 @@ import io
 import json
 import math
 
+import batches_of
 import jax
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from PIL import Image
 
 from igerg_jax import lexicon, metrics, objectives, setup
 from igerg_jax.batch import EMOTIONS
-from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding.search import Responses
 from igerg_jax.errors import UserError
@@ -102,7 +102,7 @@ def test_scores_are_the_objectives_own(world):
         }
 
     found = {name: np.zeros(3) for name in names}  # loss sum, count, correct
-    for batch, _ in pipeline.eval_batches(
+    for batch, _ in batches_of.first_windows(
         world.prepared, "valid", config, np.arange(config.evaluate.batch_size)
     ):
         for name, (terms, measured) in jax.device_get(sums(batch)).items():

@@ -9,16 +9,17 @@ import pytest
 import small
 from etils import epath
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
 
 
 def test_paths_are_local_or_in_a_bucket(monkeypatch):
     assert workdirs.parse("~/runs") == epath.Path(os.path.expanduser("~/runs"))
-    assert not workdirs.is_bucket(workdirs.parse("runs/one"))
+    assert not storage.is_bucket(workdirs.parse("runs/one"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     path = workdirs.parse("gs://bucket/runs") / "one"
-    assert os.fspath(path) == "gs://bucket/runs/one" and workdirs.is_bucket(path)
+    assert os.fspath(path) == "gs://bucket/runs/one" and storage.is_bucket(path)
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/run", "hdfs://x", "gcs://bucket"])

@@ -15,7 +15,7 @@ from etils import epath
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import builders, image_files, parts, pipeline
 from igerg_jax.data.prepare import prepare
-from igerg_jax.evaluation import evaluator, predictions, trained_run
+from igerg_jax.evaluation import evaluator, trained_run
 from igerg_jax.run import checkpoint
 from igerg_jax.tools import label_emotions
 from igerg_jax.training import train_state
@@ -162,13 +162,13 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(world, tmp_path, monkeypat
 
 
 def test_one_program_is_compiled_whatever_the_last_batch(world, tmp_path, monkeypatch):
-    traced, probabilities = [], predictions.image_probabilities
+    traced, probabilities = [], label_emotions.image_probabilities
 
     def count(model, params, batch):
         traced.append(batch["images"].shape)
         return probabilities(model, params, batch)
 
-    monkeypatch.setattr(predictions, "image_probabilities", count)
+    monkeypatch.setattr(label_emotions, "image_probabilities", count)
     assert IMAGES % BATCH
     world.label(tmp_path / "labels")
     assert traced == [(BATCH, 1, 16, 16, 3)]

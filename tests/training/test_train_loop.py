@@ -74,8 +74,8 @@ def interrupt(monkeypatch, at: int, action) -> None:
     """Has `action(batch)` called on the batch of step `at`, counted from the run's start."""
     source = train_loop.batches
 
-    def batches(setup, prepared, start_step):
-        for i, batch in enumerate(source(setup, prepared, start_step)):
+    def batches(setup, dataset, start_step):
+        for i, batch in enumerate(source(setup, dataset, start_step)):
             if i >= at:
                 action(batch)
             yield batch

@@ -1,55 +1,49 @@
-"""Datasets, one package each, and the plain table that names them.
+"""The table of datasets, and what it says about each: `igerg_jax.data.builders.source` explains.
 
-A package holds VERSION, INFO, CONFIGS ({config: what it is}, the first the default; empty = any
-name), `layout(config)` and `splits(config, options)`: cheap to import, and without TFDS. One that
-reads nothing from a manual_dir says NEEDS_FILES = False. Beside it lies
-`<name>_dataset_builder.Builder`, the same turns as a TFDS dataset.
+A dataset is named as in config.data.dataset: "meld", or "meld/frames" for one of its configs. To
+add one, write a module with a `DATASET` and give it a line in `MODULES`. Nothing here imports TFDS;
+`igerg_jax.data.builders.tfds_builder` makes a TFDS dataset of any of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-import os
 import pathlib
-import types
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from igerg_jax.data.builders import pseudo_labels
-from igerg_jax.data.builders.source import Info, Layout, Options, Turns
+from igerg_jax.data.builders.source import Info, Layout, Options, RawDataset, Turns
 from igerg_jax.errors import UserError
 
-# {config.data.dataset up to its "/": package}
-BUILDERS = {
-    name: f"igerg_jax.data.builders.{name}"
-    for name in (
-        "chitchat_openmoji",
-        "coco_captions",
-        "daily_dialog",
-        "emotion_folder",
-        "empathetic_dialogues",
-        "fer2013",
-        "go_emotions",
-        "image_chat",
-        "meld",
-        "openvidial",
-        "paired",
-    )
+# {name: module with a `DATASET`}, imported when the dataset is first asked for.
+MODULES = {
+    "chitchat_openmoji": "igerg_jax.data.builders.chitchat_openmoji",
+    "coco_captions": "igerg_jax.data.builders.coco_captions",
+    "daily_dialog": "igerg_jax.data.builders.daily_dialog",
+    "emotion_folder": "igerg_jax.data.builders.emotion_folder",
+    "empathetic_dialogues": "igerg_jax.data.builders.empathetic_dialogues",
+    "fer2013": "igerg_jax.data.builders.fer2013",
+    "go_emotions": "igerg_jax.data.builders.go_emotions",
+    "image_chat": "igerg_jax.data.builders.image_chat",
+    "meld": "igerg_jax.data.builders.meld",
+    "openvidial": "igerg_jax.data.builders.openvidial",
+    "paired": "igerg_jax.data.builders.paired",
 }
 
 
-def package_of(dataset: str) -> tuple[types.ModuleType, str]:
-    """Returns (package, config) of "name" or "name/config". Raises UserError for unknown ones."""
+def find(dataset: str) -> tuple[RawDataset, str]:
+    """Returns (dataset, config) of "name" or "name/config". Raises UserError for unknown ones."""
     name, _, config = dataset.partition("/")
-    if name not in BUILDERS:
-        known = ", ".join(sorted(BUILDERS))
+    if name not in MODULES:
+        known = ", ".join(sorted(MODULES))
         raise UserError(f"unknown dataset '{dataset}' (config.data.dataset); there are: {known}")
-    package = importlib.import_module(BUILDERS[name])
-    known = ", ".join(package.CONFIGS)
-    if config and known and config not in package.CONFIGS:
+    raw: RawDataset = importlib.import_module(MODULES[name]).DATASET
+    if config and raw.configs and config not in raw.configs:
+        known = ", ".join(raw.configs)
         raise UserError(f"dataset '{name}' has no config '{config}'; there are: {known}")
-    return package, config or next(iter(package.CONFIGS), "")
+    return raw, config or next(iter(raw.configs), "")
 
 
 def options_of(data: ConfigDict) -> Options:
@@ -58,56 +52,48 @@ def options_of(data: ConfigDict) -> Options:
 
 
 def version(dataset: str) -> str:
-    """Returns the version of what the dataset's package reads."""
-    package, config = package_of(dataset)
-    made_of = f"-{package.versions(config)}" if hasattr(package, "versions") else ""
-    return package.VERSION + made_of
+    """Returns the dataset's version, followed by those of the datasets that it combines."""
+    raw, config = find(dataset)
+    return "-".join([raw.version, *map(version, raw.combines(config))])
 
 
-def needs_files(dataset: str) -> bool:
+def reads_manual_dir(dataset: str) -> bool:
     """Whether what the dataset holds depends on config.data.manual_dir."""
-    package, _ = package_of(dataset)
-    return getattr(package, "NEEDS_FILES", True)
+    return find(dataset)[0].reads_manual_dir
 
 
 def info(dataset: str) -> Info:
-    """Returns what the dataset says about itself."""
-    package, config = package_of(dataset)
-    return package.info(config) if hasattr(package, "info") else package.INFO
+    """Returns the dataset's description; whose it is, from the datasets that it combines."""
+    raw, config = find(dataset)
+    combined = [info(name) for name in raw.combines(config)]
+    if not combined:
+        return raw.info
+    separators = {"citation": "\n", "license": "; ", "homepage": " ", "files": " "}
+    joined = {
+        field: separator.join(getattr(one, field) for one in combined)
+        for field, separator in separators.items()
+    }
+    return dataclasses.replace(raw.info, **joined)
 
 
 def layout(dataset: str) -> Layout:
     """Returns what the dataset's turns hold."""
-    package, config = package_of(dataset)
-    return package.layout(config)
+    raw, config = find(dataset)
+    return raw.layout(config)
 
 
 def splits(dataset: str, options: Options) -> dict[str, Turns]:
-    """Returns {split: turns}, train first, with pseudo-labels where options name some.
+    """Returns {split: turns}, train first, with pseudo-labels if the options name some.
 
     Raises UserError when files are missing.
     """
-    package, config = package_of(dataset)
-    found = package.splits(config, options)
-    if options.labels_path:
-        seen = pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
-        least = options.min_confidence
-        found = {n: pseudo_labels.Labelled(turns, seen, least) for n, turns in found.items()}
-    return found
-
-
-def make(dataset: str, options: Options) -> Any:
-    """Returns the TFDS builder of `dataset`, writing ArrayRecord below options.data_dir."""
-    package, config = package_of(dataset)
-    name = dataset.split("/")[0]
-    module = importlib.import_module(f"{package.__name__}.{name}_dataset_builder")
-    chosen: Any = config or None
-    if not package.CONFIGS and config:
-        import tensorflow_datasets as tfds
-
-        chosen = tfds.core.BuilderConfig(name=config.replace("/", "."), description=config)
-        chosen.dataset_config = config
-    folder = os.path.expanduser(options.data_dir)  # TFDS would make a folder "~"
-    return module.Builder(
-        data_dir=folder, config=chosen, file_format="array_record", options=options
-    )
+    raw, config = find(dataset)
+    combined = [splits(name, options) for name in raw.combines(config)]
+    opened = raw.splits(config, options, *combined)
+    if not options.labels_path:
+        return opened
+    labels = pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
+    return {
+        split: pseudo_labels.Labelled(turns, labels, options.min_confidence)
+        for split, turns in opened.items()
+    }

@@ -1,11 +1,11 @@
-"""Names of emotions in other datasets, and what they are here."""
+"""Names of emotions and of splits in other datasets, and their equivalents here."""
 
 from __future__ import annotations
 
-from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
+from igerg_jax.batch import EMOTION_ID, UNKNOWN
 
-# Contempt is none of the seven: it stays unlabelled. EmoSet's and Mikels' eight and the forms
-# that folders are named with go to the nearest of the seven.
+# The eight emotions of Mikels and of EmoSet, and common spellings, map to the nearest of the seven.
+# Contempt is none of the seven: it stays unlabelled.
 _ALSO = {
     "surprise": "surprised awe",
     "fear": "fearful afraid scared",
@@ -22,7 +22,7 @@ EMOTION_OF: dict[str, int] = (
     | dict.fromkeys(UNLABELLED, UNKNOWN)
 )
 
-# {what a split is called elsewhere: what it is called here}
+# {name of a split elsewhere: its name here}
 SPLIT_OF = {
     "train": "train",
     "training": "train",
@@ -35,9 +35,5 @@ SPLIT_OF = {
 
 
 def emotion_id(name: str) -> int | None:
-    """Returns the id of a name as people write it; UNKNOWN for those with none; None if strange."""
+    """Returns the id of an emotion's name, UNKNOWN for one of `UNLABELLED`, None for others."""
     return EMOTION_OF.get(name.strip().lower().replace(" ", "_").replace("-", "_"))
-
-
-def known_names() -> str:
-    return ", ".join(EMOTIONS)

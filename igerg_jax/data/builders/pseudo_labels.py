@@ -1,7 +1,7 @@
-"""Emotions that a model saw in images, for turns that nobody labelled.
+"""Pseudo-labels: emotions that a model predicts from images, for turns without a label.
 
-A folder of files labels-*.npz, each with `image` str[n], the `image_id` of turns (an image's name
-below its dataset's folder), and `probability` float32[n, 7] in the order of
+They are in a folder of files labels-*.npz, each with `image` str[n], the `image_id` of turns (an
+image's name relative to its dataset's folder), and `probability` float32[n, 7] in the order of
 igerg_jax.batch.EMOTIONS.
 """
 
@@ -19,13 +19,13 @@ from igerg_jax.errors import UserError
 
 
 class Labelled(Turns):
-    """Another dataset's turns; those that are not labelled get what a model saw in their image.
+    """Turns whose missing emotions are replaced by pseudo-labels.
 
-    A turn's `image_id` is looked up. Below `min_confidence` it stays UNKNOWN.
+    A turn's `image_id` is looked up. With a confidence below `min_confidence` it stays UNKNOWN.
     """
 
-    def __init__(self, turns: Turns, seen: dict[str, tuple[int, float]], min_confidence: float):
-        self._turns, self._seen, self._least = turns, seen, min_confidence
+    def __init__(self, turns: Turns, labels: dict[str, tuple[int, float]], min_confidence: float):
+        self._turns, self._labels, self._min_confidence = turns, labels, min_confidence
         self.standalone = turns.standalone
 
     def __len__(self) -> int:
@@ -34,8 +34,8 @@ class Labelled(Turns):
     def row(self, i: int) -> dict:
         row = self._turns.row(i)
         if row["emotion"] == UNKNOWN:
-            emotion, confidence = self._seen.get(row["image_id"], (UNKNOWN, 0.0))
-            row = row | {"emotion": emotion if confidence >= self._least else UNKNOWN}
+            emotion, confidence = self._labels.get(row["image_id"], (UNKNOWN, 0.0))
+            row = row | {"emotion": emotion if confidence >= self._min_confidence else UNKNOWN}
         return row
 
     @property
@@ -51,10 +51,10 @@ class Labelled(Turns):
 
 @functools.lru_cache(maxsize=2)
 def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
-    """Returns {image name: (likeliest emotion, its probability)} of a folder of .npz files.
+    """Returns {image name: (most probable emotion, its probability)} of a folder of .npz files.
 
     Raises:
-      UserError: there is none, or one is not of this form.
+      UserError: there are no files, or one has another format.
     """
     paths = sorted(folder.glob("labels-*.npz"))
     if not paths:
@@ -62,7 +62,7 @@ def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
             f"config.data.labels.path '{folder}' has no labels-*.npz "
             "(igerg_jax/data/builders/pseudo_labels.py says what they hold)"
         )
-    seen = {}
+    labels = {}
     for path in paths:
         try:
             with np.load(path) as part:
@@ -73,7 +73,7 @@ def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
             raise UserError(f"'{path}' does not hold pseudo-labels: {error}") from error
         best = p_Nx7.argmax(axis=1)
         confidence = p_Nx7[np.arange(len(best)), best]
-        seen |= dict(
+        labels |= dict(
             zip(names.tolist(), zip(best.tolist(), confidence.tolist(), strict=True), strict=True)
         )
-    return seen
+    return labels

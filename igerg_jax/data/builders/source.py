@@ -1,8 +1,7 @@
-"""What every builder offers: its turns by number, and what to say about itself.
+"""What a dataset's module defines: a `RawDataset`, which reads the raw files into `Turns`.
 
-A dataset's package reads raw files into `Turns`. Two things are made of them: the TFDS dataset
-(`igerg_jax.data.builders.turns_builder`), and what training reads (`igerg_jax.data.prepare`),
-which takes them as they are, so that no image is copied on the way. Nothing here imports TFDS.
+Turns become what training reads (`igerg_jax.data.prepare`), without an intermediate copy of the
+images, or a TFDS dataset (`igerg_jax.data.builders.tfds_builder`). Nothing here imports TFDS.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import abc
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,7 +23,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a config says about where data lies, `config.data` being the place to say it.
+    """Where the raw files and the labels are, as set under `config.data`.
 
     Attributes:
       data_dir: folder that may be written to; TFDS downloads go below it.
@@ -42,10 +41,10 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What a dataset says about itself.
+    """A dataset's description.
 
     Attributes:
-      files: which files are needed where, and where to get them.
+      files: which files are needed where, and where to get them; shown when they are missing.
       extra: further entries of a turn, {name: (NumPy dtype or str, shape)}.
     """
 
@@ -71,10 +70,10 @@ class Layout:
 
 
 class Turns(abc.ABC):
-    """A split, turn by turn, in the order of the dialogues: random access, nothing held open.
+    """The turns of a split, in the order of the dialogues: random access, no open files.
 
     Attributes:
-      standalone: the turns are no dialogue; each is an example by itself (faces, comments).
+      standalone: each turn is an example by itself (faces, comments), not part of a dialogue.
     """
 
     standalone = False
@@ -86,18 +85,18 @@ class Turns(abc.ABC):
     def row(self, i: int) -> dict:
         """Returns turn i without its image.
 
-        "episode" and "turn" (int, both from 0, without gaps), "text", "speaker" and "image_id"
-        (str, "" = none), "emotion" (id, UNKNOWN = no label), and what `Info.extra` names.
+        "episode" and "turn" (int, from 0, without gaps), "text", "speaker" and "image_id" (str,
+        "" = none), "emotion" (id, UNKNOWN = no label), and the entries of `Info.extra`.
         """
 
     @property
     def image_keys(self) -> np.ndarray:
-        """int64[turns]: turns of one key show the same image; NO_IMAGE = the turn has none."""
+        """int64[turns]: turns with equal keys share an image; NO_IMAGE = the turn has none."""
         return np.full(len(self), NO_IMAGE, np.int64)
 
     @property
     def emotions(self) -> np.ndarray:
-        """int8[turns]: the emotions alone."""
+        """int8[turns]: the emotion of each."""
         return np.array([self.row(i)["emotion"] for i in range(len(self))], np.int8)
 
     def image(self, i: int) -> bytes | None:
@@ -109,6 +108,82 @@ class Turns(abc.ABC):
         raise NotImplementedError
 
 
+class ListedTurns(Turns):
+    """Turns from a list of rows (`row`), for text that fits into memory."""
+
+    def __init__(self, rows: list[dict]):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, i: int) -> dict:
+        return self._rows[i]
+
+
+class StandaloneImages(Turns):
+    """Labelled images without words, each an example by itself.
+
+    Args:
+      images: (name, emotion) of each.
+      read: name -> the encoded image, or None where it is missing.
+      extra: what `Info.extra` names, the same for all.
+    """
+
+    standalone = True
+
+    def __init__(
+        self,
+        images: Sequence[tuple[str, int]],
+        read: Callable[[str], bytes | None],
+        **extra: object,
+    ):
+        self._images, self._read, self._extra = images, read, extra
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def row(self, i: int) -> dict:
+        name, emotion = self._images[i]
+        return row(i, 0, "", emotion, image_id=name, **self._extra)
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        return np.arange(len(self), dtype=np.int64)
+
+    def image(self, i: int) -> bytes | None:
+        return self._read(self._images[i][0])
+
+
+def _combines_nothing(config: str) -> tuple[str, ...]:
+    del config
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RawDataset:
+    """A dataset as its authors publish it.
+
+    Attributes:
+      version: of what is read. Raise it with every change of that: prepared data is keyed by it.
+      info: what it is, whose it is, and which files it needs.
+      configs: {config: description}, the first being the default; empty if any name is valid.
+      layout: config -> what its turns hold.
+      splits: (config, options) -> {split: turns}, train first; raises UserError when files are
+        missing. Where `combines` names datasets, their splits are further arguments.
+      reads_manual_dir: whether the turns depend on `Options.manual_dir`.
+      combines: config -> names of the datasets that it is made of.
+    """
+
+    version: str
+    info: Info
+    configs: Mapping[str, str]
+    layout: Callable[[str], Layout]
+    splits: Callable[..., dict[str, Turns]]
+    reads_manual_dir: bool = True
+    combines: Callable[[str], tuple[str, ...]] = _combines_nothing
+
+
 def row(
     episode: int,
     turn: int,
@@ -118,7 +193,7 @@ def row(
     image_id: str = "",
     **extra,
 ) -> dict:
-    """A turn, for `Turns.row`."""
+    """What `Turns.row` returns."""
     named = {"episode": episode, "turn": turn, "text": text, "emotion": emotion}
     return named | {"speaker": speaker, "image_id": image_id} | extra
 
@@ -129,11 +204,11 @@ def locate(
     """Returns the folder below `options.manual_dir` that holds a dataset's files.
 
     Args:
-      dataset: its name, perhaps with "/config".
-      is_there: says of a folder whether the files are in it.
+      dataset: its name, with or without "/config".
+      is_there: whether a folder has the files.
 
     Raises:
-      UserError: they are nowhere; the message says which files are needed.
+      UserError: no folder has them; the message says which files are needed.
     """
     if options.manual_dir:
         root = pathlib.Path(options.manual_dir).expanduser()
@@ -148,9 +223,9 @@ def locate(
 
 
 def mixed_order(names: Iterable[str]) -> list[str]:
-    """Sorts names by their hashes: the same everywhere, and no folder's images stay together.
+    """Sorts names by a hash of each: reproducible, and mixes the images of all folders.
 
-    So the first images of a split, which an evaluation may be cut to, show every emotion.
+    So the first images of a split, to which an evaluation may be limited, show every emotion.
     """
     return sorted(names, key=lambda name: hashlib.blake2b(name.encode(errors="replace")).digest())
 
@@ -163,7 +238,7 @@ def first_existing(folder: pathlib.Path, names: Iterable[str]) -> pathlib.Path |
 def read_bytes(path: pathlib.Path) -> bytes | None:
     """Returns a file's bytes, or None when there is no such file.
 
-    Raises UserError when there is one that may not be read: that is no broken image.
+    Raises UserError when it exists but cannot be read: such an image is not merely broken.
     """
     try:
         return path.read_bytes()
@@ -176,7 +251,7 @@ def read_bytes(path: pathlib.Path) -> bytes | None:
 
 
 def read_mixed(path: pathlib.Path) -> str:
-    """Returns a text file whose lines are UTF-8 or, some of them, Windows-1252.
+    """Returns a text file that mixes lines in UTF-8 and in Windows-1252.
 
     Raises UserError when it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Datasets that TFDS fetches and keeps; ours read them from there."""
+"""Access to datasets that TFDS downloads."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import sys
 from typing import Any
 
 from igerg_jax.data.builders.source import Options
+from igerg_jax.data.lazy_tensorflow import tfds
 from igerg_jax.errors import UserError
 
 
 def load(name: str, options: Options) -> dict[str, Any]:
     """Returns {split: random-access source} of a TFDS dataset, images not decoded.
 
-    Downloads and builds it below options.data_dir/tfds where that was not done yet.
+    Downloads and builds it below options.data_dir/tfds on first use.
 
     Raises:
       UserError: it cannot be downloaded or built.
     """
-    import tensorflow_datasets as tfds
-
     folder = os.path.join(os.path.expanduser(options.data_dir), "tfds")
     builder = tfds.builder(name, data_dir=folder, file_format="array_record")
     manual = os.path.expanduser(options.manual_dir) if options.manual_dir else None
     config = tfds.download.DownloadConfig(manual_dir=manual)
-    tfds.disable_progress_bar()  # ours tell more, and stay readable in a log
+    tfds.disable_progress_bar()  # its bars garble a log
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             builder.download_and_prepare(download_config=config)

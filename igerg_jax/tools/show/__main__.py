@@ -26,8 +26,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from igerg_jax.batch import UNKNOWN, group_of
-from igerg_jax.data import mixtures, prepare, store
-from igerg_jax.data.prepared import Prepared, Split
+from igerg_jax.data import datasets, mixtures, prepare, store
+from igerg_jax.data.prepared import Prepared
+from igerg_jax.data.splits import Split
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
@@ -35,8 +36,6 @@ from igerg_jax.setup import build_model
 from igerg_jax.tools.show import counts
 from igerg_jax.tools.show import page as show_page
 from igerg_jax.tools.show.page import Example, Group, Line, Slot, Token
-
-_SYNTHETIC = "synthetic"
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -58,7 +57,7 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(f"--examples={values.examples}: a step has 1 to {size} (train.batch_size)")
     if values.step < 0:
         raise UserError(f"--step={values.step}: steps count from 0")
-    if config.data.dataset == _SYNTHETIC:
+    if config.data.dataset == datasets.SYNTHETIC:
         raise UserError("config.data.dataset is 'synthetic': random numbers, nothing to look at")
     out = pathlib.Path(values.out).expanduser()
     if values.out and not out.parent.is_dir():

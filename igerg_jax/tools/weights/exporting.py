@@ -17,6 +17,7 @@ import safetensors.numpy
 from etils import epath
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
+from igerg_jax.data import tokenizers
 from igerg_jax.evaluation import trained_run
 from igerg_jax.run import checkpoint
 from igerg_jax.run.workdirs import TOKENIZER_FILE
@@ -150,8 +151,6 @@ def _generation_config(generate: Mapping[str, Any], special: SpecialIds) -> dict
 def _kept_tokenizer(path: epath.Path) -> Any | None:
     if not path.exists():
         return None
-    from igerg_jax.data import tokenizers
-
     return tokenizers.read(path)
 
 

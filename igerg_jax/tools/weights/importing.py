@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.run import checkpoint
@@ -258,8 +259,6 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
         path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None or "text" not in sources:
         return None, ""
-    from igerg_jax.data import tokenizers
-
     tokenizer = tokenizers.load(settings.kind, path)
     if tokenizer.vocab_size > settings.vocab_size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Chats of `chitchat-dataset` whose turns show a face of OpenMoji."""
+"""Chats of `chitchat-dataset`, each turn with an OpenMoji face of its emotion."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import numpy as np
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
 
-# Raise it whenever what is read changes: caches are keyed by it.
-VERSION = "1.7.0"
-NEEDS_FILES = False
-CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
 _EVERY_NTH = {"full": 1, "tiny": 16}
 INFO = source.Info(
     description="""\
@@ -49,10 +45,6 @@ same licence.
     },
 )
 FACE_SEED = 0
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="always")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -99,9 +91,19 @@ class ChatTurns(source.Turns):
         return faces.draw(*self._face(i))
 
     def _face(self, i: int) -> tuple[str, random.Random]:
-        """The face of turn i, and what its place, size and colours are drawn from."""
+        """The face of turn i, and the generator of its position, size and colours."""
         number, position = self._place[i]
         episode = self._episodes[number]
         seed = f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}"
         rng = random.Random(seed)
         return faces.pick(self._split, episode.turns[position].emotion, rng), rng
+
+
+DATASET = source.RawDataset(
+    version="1.7.0",
+    info=INFO,
+    configs={"full": "All chats.", "tiny": "One chat in 16, for tests."},
+    layout=lambda config: source.Layout(images="always"),
+    splits=splits,
+    reads_manual_dir=False,
+)

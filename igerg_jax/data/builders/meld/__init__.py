@@ -1,7 +1,7 @@
 """MELD: utterances of the series Friends, each labelled with one of the seven emotions.
 
-The official files, `<split>_sent_emo.csv`, have ids with gaps: rows are sorted by dialogue and
-utterance, turns are renumbered from 0, and the original ids are kept.
+The ids in the official files, `<split>_sent_emo.csv`, have gaps: rows are sorted by dialogue and
+utterance, turns are renumbered from 0, and the original ids are kept as further entries.
 """
 
 from __future__ import annotations
@@ -18,12 +18,6 @@ from igerg_jax.data.builders.labels import emotion_id
 from igerg_jax.data.builders.meld import frames
 from igerg_jax.errors import UserError
 
-# Raise it whenever what is read changes: caches are keyed by it.
-VERSION = "1.0.0"
-CONFIGS = {
-    "text": "The words and labels alone.",
-    "frames": "With a still of every utterance, from a folder of frames or of the clips.",
-}
 INFO = source.Info(
     description="""\
 MELD: 13,708 utterances of 1,433 dialogues of the series Friends, each with its speaker, one of
@@ -54,10 +48,6 @@ dev_splits_complete and output_repeated_splits_test of MELD.Raw.tar.gz.""",
 )
 _NAMES = {"train": "train", "dev": "valid", "test": "test"}
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="some" if config == "frames" else "no")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -152,3 +142,15 @@ class MeldTurns(source.Turns):
             return None
         clip = path.suffix.lower() == frames.CLIP
         return frames.middle_frame(path) if clip else source.read_bytes(path)
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={
+        "text": "The words and labels alone.",
+        "frames": "With a still of every utterance, from a folder of frames or of the clips.",
+    },
+    layout=lambda config: source.Layout(images="some" if config == "frames" else "no"),
+    splits=splits,
+)

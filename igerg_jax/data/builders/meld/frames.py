@@ -1,4 +1,4 @@
-"""Stills of MELD's utterances: from a folder of frames, or out of the official clips."""
+"""Stills of MELD's utterances, from a folder of frames or from the official clips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import re
 from igerg_jax.data.builders.source import IMAGE_SUFFIXES, Info, first_existing
 from igerg_jax.errors import UserError
 
-# Where a split's frames or clips lie, by the split's name in MELD.
+# {MELD's name of a split: folders that may hold its frames or clips}
 _FOLDERS = {
     "train": ("frames/train", "train_splits"),
     "dev": ("frames/dev", "frames/valid", "dev_splits_complete"),
@@ -40,7 +40,7 @@ def find(folder: pathlib.Path, split: str, info: Info) -> dict[str, pathlib.Path
 
 
 def middle_frame(path: pathlib.Path) -> bytes | None:
-    """Returns the frame in the middle of a clip as JPEG; None when nothing can be decoded."""
+    """Returns the middle frame of a clip as JPEG; None without a frame, b"" for a broken clip."""
     import av
 
     try:
@@ -58,4 +58,4 @@ def middle_frame(path: pathlib.Path) -> bytes | None:
             chosen.to_image().save(out, "JPEG", quality=95)
             return out.getvalue()
     except (av.error.FFmpegError, IndexError):
-        return b""  # there is a clip, but a broken one
+        return b""

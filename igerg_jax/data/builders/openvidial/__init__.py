@@ -1,7 +1,7 @@
-"""OpenViDial: turns of films with the frame they are said in, raw or as precomputed vectors.
+"""OpenViDial: turns of films with the frame in which they are spoken, or its feature vector.
 
-What joins words and images is a turn's id, its line in the text file, never the order of files:
-blank lines are kept, and an image that is missing or broken shifts no other.
+Words and images are joined by a turn's id, its line in the text file, never by the order of files:
+blank lines count, and a missing or broken image does not shift the others.
 """
 
 from __future__ import annotations
@@ -13,16 +13,6 @@ import numpy as np
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.openvidial import processed, raw
 
-VERSION = "1.0.0"
-CONFIGS = {
-    f"{version}{layout}": f"OpenViDial {version}: {what}"
-    for version in ("v1", "v2")
-    for layout, what in (
-        ("", "the frames themselves."),
-        ("_features", "1,000 numbers a frame (a ResNet-50's logits)."),
-        ("_objects", "2,048 numbers a frame: the mean over its up to 20 detected objects."),
-    )
-}
 INFO = source.Info(
     description="""\
 OpenViDial: dialogue turns of films and series with the frame that each is said in; 1.1 million
@@ -77,3 +67,20 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     if not kind:
         return {split: raw.RawTurns(folder, split) for split in present(folder)}
     return {split: processed.VectorTurns(folder, split, kind) for split in present(folder)}
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={
+        f"{version}{layout}": f"OpenViDial {version}: {what}"
+        for version in ("v1", "v2")
+        for layout, what in (
+            ("", "the frames themselves."),
+            ("_features", "1,000 numbers a frame (a ResNet-50's logits)."),
+            ("_objects", "2,048 numbers a frame: the mean over its up to 20 detected objects."),
+        )
+    },
+    layout=layout,
+    splits=splits,
+)

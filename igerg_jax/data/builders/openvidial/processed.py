@@ -1,6 +1,6 @@
 """The processed layout: <split>.src.txt, sent_num.npy, offsets.npy and vectors in .mmap files.
 
-Vectors lie in the order of the lines of src.txt. An episode is `sent_num` lines from `offsets` on.
+Vectors are in the order of the lines of src.txt. An episode is `sent_num` lines from `offsets` on.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class VectorTurns(raw.EpisodeTurns):
     """A split of the processed layout.
 
     Args:
-      kind: "features": the frame's vector; "objects": the mean over its real objects. A frame
-        without any object counts as no image.
+      kind: "features": the frame's vector; "objects": the mean over its detected objects. A frame
+        without objects counts as no image.
 
     Raises:
       UserError: a file is missing, or does not have as many turns as the text.

@@ -12,7 +12,7 @@ from igerg_jax.errors import UserError
 
 
 class Lines:
-    """The lines of a text file by number, without reading it into memory; blank ones count."""
+    """The lines of a text file by number, memory-mapped; blank ones count."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -37,7 +37,7 @@ class EpisodeTurns(source.Turns):
     Args:
       lines: the words.
       ids: int64[turns], each turn's line.
-      lengths: int64[episodes], how many turns each episode has.
+      lengths: int64[episodes], the number of turns of each episode.
     """
 
     def __init__(self, lines: Lines, ids: np.ndarray, lengths: np.ndarray):
@@ -68,7 +68,7 @@ class EpisodeTurns(source.Turns):
 
 
 class RawTurns(EpisodeTurns):
-    """A split of the raw layout. Raises UserError for files that contradict each other."""
+    """A split of the raw layout. Raises UserError for inconsistent files."""
 
     def __init__(self, folder: pathlib.Path, split: str):
         lines = Lines(folder / f"{split}.origin.txt")
@@ -87,7 +87,7 @@ class RawTurns(EpisodeTurns):
 
 
 def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
-    """int64[turns of the episode], their ids, for each line."""
+    """The turn ids of each episode, int64[turns]."""
     if not path.exists():
         raise UserError(f"'{path}' is missing: it says which turns make up a dialogue")
     episodes = []
@@ -96,14 +96,14 @@ def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
             if not line.strip():
                 continue
             try:
-                # As an array at once: millions of Python's integers take much more.
+                # An array at once: millions of Python integers take far more memory.
                 episode = np.array([int(i) for i in json.loads(line)], np.int64)
             except (ValueError, TypeError) as error:
                 raise UserError(f"'{path}', line {number}: not a list of turn ids") from error
-            strange = episode[(episode < 0) | (episode >= lines)]
-            if len(strange):
+            invalid = episode[(episode < 0) | (episode >= lines)]
+            if len(invalid):
                 raise UserError(
-                    f"'{path}', line {number}: turn {strange[0]} is no line of the {lines} of the "
+                    f"'{path}', line {number}: turn {invalid[0]} is no line of the {lines} of the "
                     "text"
                 )
             episodes.append(episode)

@@ -1,18 +1,15 @@
-"""`paired/DIALOGUES+FACES[@SEED]`: real words, and faces of another dataset that show them.
+"""`paired/DIALOGUES+FACES[@SEED]`: labelled dialogues with the faces of another dataset.
 
-Every labelled turn of the dialogues gets a face of its emotion, for instance with
-`paired/meld+fer2013` or `paired/daily_dialog+emotion_folder/rafdb@3`. The seed changes which.
-Faces of a split serve that split alone. Where the faces lack a split that the dialogues have,
-the splits without one divide the faces of the nearest held-out split (or, where there is none,
-of train) between them. A picture that is found in several splits, byte for byte, serves only the
-last of them (test before valid before train), so that no face crosses splits.
+Every labelled turn of the dialogues gets a face with its emotion, for instance in
+`paired/meld+fer2013` or `paired/daily_dialog+emotion_folder/rafdb@3`; the seed changes which.
+No face is in two splits: a split uses the faces of the split of its name. If there is none, it
+shares those of a held-out split (or else of train) with the other users of that. An image that
+occurs in several splits, byte for byte, is used in one only: test before valid before train.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib
 
 import numpy as np
 
@@ -21,8 +18,6 @@ from igerg_jax.data import order
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
-CONFIGS: dict[str, str] = {}  # any pair of datasets
 INFO = source.Info(
     description="Labelled dialogues, each turn with a face of its emotion from another dataset.",
     citation="",
@@ -31,11 +26,7 @@ INFO = source.Info(
     files="Both datasets' files are looked for as if each were used alone.",
     extra={"face_id": (str, ())},
 )
-_SALT = 0xFACE  # keeps this order apart from others of the same seed
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="some")
+_SALT = 0xFACE  # makes this order independent of others with the same seed
 
 
 def parse(config: str) -> tuple[str, str, int]:
@@ -50,45 +41,19 @@ def parse(config: str) -> tuple[str, str, int]:
     return names[0], names[1], int(seed or 0)
 
 
-def versions(config: str) -> str:
-    """The versions of both: what is paired changes with them."""
-    builders = importlib.import_module("igerg_jax.data.builders")
-    return "-".join(builders.version(name) for name in parse(config)[:2])
-
-
-def info(config: str) -> source.Info:
-    """Whose both are. `INFO` where no pair is named."""
-    if not config:
-        return INFO
-    builders = importlib.import_module("igerg_jax.data.builders")
-    both = [builders.info(name) for name in parse(config)[:2]]
-
-    def joined(name: str, between: str) -> str:
-        return between.join(getattr(one, name) for one in both)
-
-    return dataclasses.replace(
-        INFO,
-        citation=joined("citation", "\n"),
-        license=joined("license", "; faces: "),
-        homepage=joined("homepage", " "),
-        files=joined("files", " "),
-    )
-
-
-def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
+def splits(
+    config: str,
+    options: source.Options,
+    dialogues: dict[str, source.Turns],
+    faces: dict[str, source.Turns],
+) -> dict[str, source.Turns]:
     """Returns {split of the dialogues: turns}. Raises UserError when an emotion has no face."""
-    builders = importlib.import_module("igerg_jax.data.builders")
+    del options
     dialogues_name, faces_name, seed = parse(config)
-    dialogues = builders.splits(dialogues_name, options)
-    faces = builders.splits(faces_name, options)
-    for turns, name, wanted in (
-        (dialogues, dialogues_name, False),
-        (faces, faces_name, True),
-    ):
-        if any(split.standalone != wanted for split in turns.values()):
-            raise UserError(
-                f"'paired/{config}': '{name}' has {'no faces' if wanted else 'no dialogues'}"
-            )
+    for turns, name, standalone in ((dialogues, dialogues_name, False), (faces, faces_name, True)):
+        if any(split.standalone != standalone for split in turns.values()):
+            lacking = "faces" if standalone else "dialogues"
+            raise UserError(f"'paired/{config}': '{name}' has no {lacking}")
     pools = divide(dialogues, faces)
     return {
         name: PairedTurns(turns, *pools[name], seed=seed, where=f"{faces_name} for {name}")
@@ -99,7 +64,7 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 def divide(
     dialogues: dict[str, source.Turns], faces: dict[str, source.Turns]
 ) -> dict[str, tuple[source.Turns, np.ndarray]]:
-    """Returns {split of the dialogues: (faces, int64 numbers of those that it may use)}."""
+    """Returns {split of the dialogues: (faces, int64 numbers of the usable ones)}."""
     usable = _without_copies(faces)
     sharers: dict[str, list[str]] = {}
     for name in dialogues:
@@ -115,7 +80,7 @@ def divide(
 
 
 def _without_copies(faces: dict[str, source.Turns]) -> dict[str, np.ndarray]:
-    """Numbers of the faces that no later split shows too; unreadable ones are left out."""
+    """The numbers of the faces that are in no preferred split too; without unreadable ones."""
     usable, seen = {}, set()
     for split in [s for s in ("test", "valid", "train") if s in faces]:
         digests = [_digest(faces[split].image(i)) for i in range(len(faces[split]))]
@@ -130,10 +95,10 @@ def _digest(image: bytes | None) -> bytes:
 
 
 class PairedTurns(source.Turns):
-    """Turns of `dialogues`, and for each that is labelled a face of its emotion.
+    """The turns of `dialogues`, each labelled one with a face of its emotion.
 
-    The k-th turn of an emotion gets the k-th of that emotion's faces in a shuffled order that
-    begins anew when all were used, so that faces are used equally often.
+    The k-th turn with an emotion gets the k-th face of that emotion in shuffled order, reshuffled
+    after each pass, so that faces are used equally often.
     """
 
     def __init__(
@@ -178,3 +143,13 @@ class PairedTurns(source.Turns):
         face = int(self._face[i])
         assert face != source.NO_IMAGE and self._emotions[i] != UNKNOWN
         return self._faces.image(face)
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={},  # any pair of datasets
+    layout=lambda config: source.Layout(images="some"),
+    splits=splits,
+    combines=lambda config: parse(config)[:2],
+)

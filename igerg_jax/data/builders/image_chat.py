@@ -1,4 +1,4 @@
-"""Image-Chat: two people of given styles talk about a photograph, the same for all their turns."""
+"""Image-Chat: two people with given styles talk about one photograph, which all turns share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import pathlib
 import numpy as np
 
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
-VERSION = "1.1.0"
-CONFIGS = {"full": "All dialogues."}
 INFO = source.Info(
     description="""\
 Image-Chat: 202,000 dialogues of up to three turns about as many photographs of YFCC100M; each
@@ -34,10 +31,6 @@ ParlAI (parlai display_data -t image_chat) fetches both.""",
 )
 _SPLITS = ("train", "valid", "test")
 _FOLDERS = ("yfcc_images", "images")
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout("some")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -70,7 +63,7 @@ def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
     return ChatTurns(rows, images)
 
 
-class ChatTurns(ListedTurns):
+class ChatTurns(source.ListedTurns):
     """Turns whose photograph lies in `images`; the turns of a chat share it."""
 
     def __init__(self, rows: list[dict], images: pathlib.Path):
@@ -85,3 +78,12 @@ class ChatTurns(ListedTurns):
 
     def image(self, i: int) -> bytes | None:
         return source.read_bytes(self._images.parent / self.row(i)["image_id"])
+
+
+DATASET = source.RawDataset(
+    version="1.1.0",
+    info=INFO,
+    configs={"full": "All dialogues."},
+    layout=lambda config: source.Layout(images="some"),
+    splits=splits,
+)

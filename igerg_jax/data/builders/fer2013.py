@@ -1,8 +1,7 @@
 """FER2013: 48 x 48 grey faces, each labelled with one of the seven emotions.
 
-Splits are named by what a face was used for in the challenge: Training is train, PublicTest is
-valid, PrivateTest is test. The folder layouts put both tests into one folder; the names of the
-files tell them apart.
+Splits follow a face's usage in the challenge: Training is train, PublicTest valid, PrivateTest
+test. Where a layout has both tests in one folder, the file names tell which is which.
 """
 
 from __future__ import annotations
@@ -22,11 +21,6 @@ from igerg_jax.data.builders import source
 from igerg_jax.data.builders.labels import emotion_id
 from igerg_jax.errors import UserError
 
-VERSION = "1.1.0"
-CONFIGS = {
-    "labels": "The challenge's labels.",
-    "ferplus": "The labels that most of FER+'s ten annotators gave.",
-}
 INFO = source.Info(
     description="""\
 FER2013: 35,887 grey faces of 48 x 48 pixels from image searches: 28,709 for training, 3,589 for
@@ -62,10 +56,6 @@ _VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown
 _FACE = re.compile(r"(?:.*/)?(train|test)/(\w+)/(\w+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _NO_VOTES = np.zeros(len(_VOTES), np.int32)
 SIDE_PIXELS = 48
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="always")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -110,7 +100,7 @@ def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError):
-        return b""  # it is there, but broken: counted as such
+        return b""  # counted as broken, not as missing
 
 
 def _faces(names: list[str], read) -> dict[str, source.Turns]:
@@ -126,34 +116,14 @@ def _faces(names: list[str], read) -> dict[str, source.Turns]:
         found.setdefault(split, []).append((name, emotion))
     if not found:
         raise UserError(f"there is no FER2013 face. {' '.join(INFO.files.split())}")
-    return {split: FileFaces(found[split], read) for split in _in_order(found)}
+    return {
+        split: source.StandaloneImages(found[split], read, votes=_NO_VOTES)
+        for split in _in_order(found)
+    }
 
 
 def _in_order(splits: dict) -> list[str]:
     return [split for split in _SPLIT_OF.values() if split in splits]
-
-
-class FileFaces(source.Turns):
-    """(name, emotion) of each face, and what reads one by its name."""
-
-    standalone = True
-
-    def __init__(self, faces: list[tuple[str, int]], read):
-        self._faces, self._read = faces, read
-
-    def __len__(self) -> int:
-        return len(self._faces)
-
-    def row(self, i: int) -> dict:
-        name, emotion = self._faces[i]
-        return source.row(i, 0, "", emotion, image_id=name, votes=_NO_VOTES)
-
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
-
-    def image(self, i: int) -> bytes | None:
-        return self._read(self._faces[i][0])
 
 
 class PixelFaces(source.Turns):
@@ -184,7 +154,7 @@ class PixelFaces(source.Turns):
 
 
 def _from_csv(table: bytes, votes_path: pathlib.Path | None) -> dict[str, source.Turns]:
-    """Reads `emotion,pixels,Usage`, with FER+'s votes in the same order."""
+    """Reads rows of `emotion,pixels,Usage`; FER+'s votes are in the same order."""
     rows = table.decode().splitlines()[1:]
     votes_Nx10 = None if votes_path is None else _read_votes(votes_path, len(rows))
     pixels, emotions, usages = [], [], []
@@ -219,11 +189,23 @@ def _read_votes(path: pathlib.Path, faces: int) -> np.ndarray:
 
 
 def majority(votes_Nx10: np.ndarray) -> np.ndarray:
-    """int64[N] emotions: the one that more annotators chose than any other answer; else UNKNOWN.
+    """int64[N]: the emotion with the most votes; UNKNOWN in a tie.
 
-    Contempt, "unknown" and "no face" are answers too, but no emotions of ours.
+    Also UNKNOWN if contempt, "unknown" or "no face" has the most votes.
     """
     ids = np.array([emotion_id(name) if name != "NF" else UNKNOWN for name in _VOTES])
     most_N = votes_Nx10.max(axis=1, keepdims=True)
     single_N = (votes_Nx10 == most_N).sum(axis=1) == 1
     return np.where(single_N, ids[votes_Nx10.argmax(axis=1)], UNKNOWN)
+
+
+DATASET = source.RawDataset(
+    version="1.1.0",
+    info=INFO,
+    configs={
+        "labels": "The challenge's labels.",
+        "ferplus": "The labels that most of FER+'s ten annotators gave.",
+    },
+    layout=lambda config: source.Layout(images="always"),
+    splits=splits,
+)

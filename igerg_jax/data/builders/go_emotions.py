@@ -1,22 +1,16 @@
 """GoEmotions: Reddit comments, each an example by itself, with the published mapping to seven.
 
-A comment whose labels fall into one of the seven groups has that emotion; where they fall into
-several, it has none.
+A comment whose labels all map to one of the seven has that emotion, others are unlabelled.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source, tfds_source
 from igerg_jax.data.builders.labels import SPLIT_OF
 
-VERSION = "1.0.0"
-NEEDS_FILES = False
-CONFIGS = {"ekman": "The 28 labels mapped to the seven emotions."}
 INFO = source.Info(
     description="GoEmotions: 54,263 Reddit comments labelled with 27 emotions or neutral.",
     citation="""\
@@ -46,10 +40,6 @@ EKMAN = {
 EMOTION_OF = {word: EMOTION_ID[name] for name, words in EKMAN.items() for word in words.split()}
 
 
-def layout(config: str) -> source.Layout:
-    return source.Layout("no")
-
-
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: comments}. Raises UserError when TFDS cannot fetch them."""
     found = tfds_source.load("goemotions", options)
@@ -73,12 +63,18 @@ class Comments(source.Turns):
         text = example["comment_text"].decode(errors="replace").strip()
         return source.row(i, 0, text, one_of_seven(labels), labels=" ".join(labels))
 
-    @property
-    def emotions(self) -> np.ndarray:
-        return np.array([self.row(i)["emotion"] for i in range(len(self))], np.int8)
-
 
 def one_of_seven(labels: list[str]) -> int:
-    """The emotion that all labels map to, UNKNOWN where there are several or none."""
+    """The emotion that all labels map to; UNKNOWN if there are several or none."""
     ids = {EMOTION_OF[name] for name in labels}
     return ids.pop() if len(ids) == 1 else UNKNOWN
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={"ekman": "The 28 labels mapped to the seven emotions."},
+    layout=lambda config: source.Layout(images="no"),
+    splits=splits,
+    reads_manual_dir=False,
+)

@@ -1,12 +1,19 @@
-"""A package's `Turns` as a TFDS dataset: what all of our TFDS builders share."""
+"""Any dataset of the table as a TFDS dataset.
+
+    builder = tfds_builder.make("meld", Options(data_dir="data", manual_dir="downloads", ...))
+    builder.download_and_prepare()
+
+Training reads what `igerg_jax.data.prepare` writes, not this. It is for those who want the same
+turns in TFDS's format.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 import types
 from collections.abc import Iterator
-from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,39 +25,64 @@ from igerg_jax.data.images import as_jpeg
 from igerg_jax.data.progress import progress
 
 
-def configs(package: types.ModuleType) -> list[tfds.core.BuilderConfig]:
-    """The TFDS configs of a package's CONFIGS, {name: what it is}; the first is the default."""
-    return [tfds.core.BuilderConfig(name=n, description=d) for n, d in package.CONFIGS.items()]
+def make(dataset: str, options: Options) -> TurnsBuilder:
+    """Returns the TFDS builder of "name" or "name/config", which writes ArrayRecord.
+
+    TFDS's folder is options.data_dir. Raises UserError for an unknown dataset.
+    """
+    raw, config = builders.find(dataset)
+    chosen: str | tfds.core.BuilderConfig | None = config or None
+    if config and not raw.configs:
+        # TFDS makes a folder of a config's name, which may not hold a "/".
+        chosen = tfds.core.BuilderConfig(name=config.replace("/", "."), description=config)
+        chosen.dataset_config = config
+    return builder_class(dataset.partition("/")[0])(
+        data_dir=os.path.expanduser(options.data_dir),  # TFDS would make a folder "~"
+        config=chosen,
+        file_format="array_record",
+        options=options,
+    )
+
+
+def builder_class(name: str) -> type[TurnsBuilder]:
+    """Returns the TFDS builder class of a dataset, named without a config."""
+    raw, _ = builders.find(name)
+    members = {
+        "name": name,
+        "VERSION": tfds.core.Version(raw.version),
+        "BUILDER_CONFIGS": [
+            tfds.core.BuilderConfig(name=config, description=description)
+            for config, description in raw.configs.items()
+        ],
+        "MANUAL_DOWNLOAD_INSTRUCTIONS": raw.info.files if raw.reads_manual_dir else None,
+    }
+    keywords = {"skip_registration": True}
+    return types.new_class("Builder", (TurnsBuilder,), keywords, lambda body: body.update(members))
 
 
 class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """One example a turn, in the order of the dialogues; an episode's turns are consecutive.
 
-    An image that is missing or broken leaves its turn without one. `options` are those of
-    `builders.make`; a TFDS user's own manual folder is taken where they name none.
+    An image that is missing or broken leaves its turn without one. Without `options`, data_dir and
+    manual_dir are those that TFDS is given.
     """
-
-    PACKAGE: ClassVar[types.ModuleType]
 
     def __init__(self, *, options: Options | None = None, **kwargs):
         self._options = options
         super().__init__(**kwargs)
 
     @property
-    def _config_name(self) -> str:
-        config = self.builder_config  # a name with "/" is no folder's: `builders.make` keeps it
-        return getattr(config, "dataset_config", config.name) if config else ""
-
-    @property
     def _dataset(self) -> str:
-        return f"{self.name}/{self._config_name}".rstrip("/")
+        config = self.builder_config
+        name = getattr(config, "dataset_config", config.name) if config else ""  # see `make`
+        return f"{self.name}/{name}".rstrip("/")
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = builders.info(self._dataset)
         return tfds.core.DatasetInfo(
             builder=self,
             description=info.description,
-            features=features(info, self.PACKAGE.layout(self._config_name)),
+            features=features(info, builders.layout(self._dataset)),
             homepage=info.homepage,
             citation=info.citation,
             license=info.license,
@@ -66,7 +98,7 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {name: self._generate_examples(name, turns) for name, turns in splits.items()}
 
     def _generate_examples(self, split: str, turns: Turns) -> Iterator[tuple[int, dict]]:
-        layout = self.PACKAGE.layout(self._config_name)
+        layout = builders.layout(self._dataset)
         keys, lacking = turns.image_keys, {"missing": 0, "broken": 0}
         for i in progress(range(len(turns)), f"building {split}", "turn"):
             example = turns.row(i)
@@ -79,7 +111,7 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 if layout.images == "some":
                     example["images"] = [io.BytesIO(jpeg)] if jpeg else []
                 elif jpeg is None:
-                    continue  # what is nothing but its image is left out with it
+                    continue  # an example that is nothing but its image is dropped with it
                 else:
                     example["image"] = io.BytesIO(jpeg)
             yield i, example
@@ -92,12 +124,12 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _jpeg(turns: Turns, i: int) -> tuple[bytes | None, str]:
-    """(a turn's image, "whole"), or (None, "missing" or "broken")."""
+    """(a turn's image, "complete"), or (None, "missing" or "broken")."""
     data = turns.image(i)
     if data is None:
         return None, "missing"
     try:
-        return as_jpeg(data)[0], "whole"
+        return as_jpeg(data)[0], "complete"
     except (OSError, ValueError):
         return None, "broken"
 

@@ -1,7 +1,7 @@
-"""EmpatheticDialogues: someone tells of a situation that made them feel something.
+"""EmpatheticDialogues: a speaker tells a listener about an emotional situation.
 
-The speaker's turns carry the situation's emotion, mapped to the seven by `EMOTION_OF_SITUATION`;
-what the listener says is not labelled.
+The speaker's turns are labelled with the situation's emotion, mapped to the seven by
+`EMOTION_OF_SITUATION`; the listener's turns are unlabelled.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ import pathlib
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
-CONFIGS = {"full": "All conversations."}
 INFO = source.Info(
     description="EmpatheticDialogues: 24,850 conversations about situations of 32 emotions.",
     citation="""\
@@ -50,14 +47,10 @@ _SPLITS = ("train", "valid", "test")
 _HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance"
 
 
-def layout(config: str) -> source.Layout:
-    return source.Layout("no")
-
-
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or have another form."""
     folder = source.locate(options, "empathetic_dialogues", INFO, lambda f: bool(_tables(f)))
-    return {name: ListedTurns(_read(path)) for name, path in _tables(folder).items()}
+    return {name: source.ListedTurns(_read(path)) for name, path in _tables(folder).items()}
 
 
 def _tables(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -69,24 +62,33 @@ def _tables(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _read(path: pathlib.Path) -> list[dict]:
-    """The files quote nothing: a comma inside a text is written _comma_."""
+    """Reads a table. The files do not quote fields: a comma in a text is written _comma_."""
     lines = source.read_mixed(path).split("\n")
     if not lines[0].startswith(_HEADER):
         raise UserError(f"'{path}' does not begin with {_HEADER}; is it the official file?")
-    rows, conversation, teller, episode = [], None, "", -1
+    rows, conversation, first_speaker, episode = [], None, "", -1
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
         fields = [field.replace("_comma_", ",").strip() for field in line.split(",")[:6]]
         if len(fields) < 6:
             raise UserError(f"'{path}', line {number}: {len(fields)} columns, expected 6 or more")
-        name, _, felt, situation, speaker, text = fields
+        name, _, feeling, situation, speaker, text = fields
         if name != conversation:
-            conversation, teller, episode, place = name, speaker, episode + 1, 0
+            conversation, first_speaker, episode, place = name, speaker, episode + 1, 0
         emotion = UNKNOWN
-        if speaker == teller:
-            emotion = EMOTION_OF_SITUATION.get(felt, UNKNOWN)
-        extra = {"situation": situation, "situation_emotion": felt}
+        if speaker == first_speaker:
+            emotion = EMOTION_OF_SITUATION.get(feeling, UNKNOWN)
+        extra = {"situation": situation, "situation_emotion": feeling}
         rows.append(source.row(episode, place, text, emotion, speaker=speaker, **extra))
         place += 1
     return rows
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={"full": "All conversations."},
+    layout=lambda config: source.Layout(images="no"),
+    splits=splits,
+)

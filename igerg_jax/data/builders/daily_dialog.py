@@ -8,11 +8,8 @@ import zipfile
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.dialogues import ListedTurns
 from igerg_jax.errors import UserError
 
-VERSION = "1.0.0"
-CONFIGS = {"full": "All dialogues."}
 INFO = source.Info(
     description="DailyDialog: 13,118 human-written dialogues with an emotion a turn.",
     citation="""\
@@ -36,27 +33,23 @@ _EMOTION_OF = {str(n): EMOTION_ID[name] for n, name in enumerate(_EMOTIONS)}
 _END = "__eou__"
 
 
-def layout(config: str) -> source.Layout:
-    return source.Layout("no")
-
-
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or contradict each other."""
-    folder = source.locate(options, "daily_dialog", INFO, lambda f: _home(f) is not None)
-    home = _home(folder)
+    folder = source.locate(options, "daily_dialog", INFO, lambda f: _find_folder(f) is not None)
+    home = _find_folder(folder)
     return {
-        ours: ListedTurns(_read(home, theirs))
+        ours: source.ListedTurns(_read(home, theirs))
         for theirs, ours in _SPLITS.items()
-        if _there(home, theirs)
+        if _has_split(home, theirs)
     }
 
 
-def _home(folder: pathlib.Path) -> pathlib.Path | None:
+def _find_folder(folder: pathlib.Path) -> pathlib.Path | None:
     places = (folder, folder / "ijcnlp_dailydialog")
-    return next((p for p in places if any(_there(p, split) for split in _SPLITS)), None)
+    return next((p for p in places if any(_has_split(p, split) for split in _SPLITS)), None)
 
 
-def _there(home: pathlib.Path, split: str) -> bool:
+def _has_split(home: pathlib.Path, split: str) -> bool:
     return (home / f"{split}.zip").exists() or (home / _name(split, "dialogues")).exists()
 
 
@@ -65,7 +58,7 @@ def _name(split: str, kind: str) -> str:
 
 
 def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
-    """The lines of a file, from the folder or the archive of its split."""
+    """The lines of a file, from the folder or from the archive of its split."""
     path = home / _name(split, kind)
     try:
         if path.exists():
@@ -79,18 +72,18 @@ def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
 
 
 def _read(home: pathlib.Path, split: str) -> list[dict]:
-    spoken, felt = (_lines(home, split, kind) for kind in ("dialogues", "dialogues_emotion"))
+    dialogues, emotions = (_lines(home, split, kind) for kind in ("dialogues", "dialogues_emotion"))
     rows, unlabelled = [], 0
-    pairs = [pair for pair in zip(spoken, felt, strict=False) if pair[0].strip()]
-    if len(pairs) != sum(bool(line.strip()) for line in spoken):
+    pairs = [pair for pair in zip(dialogues, emotions, strict=False) if pair[0].strip()]
+    if len(pairs) != sum(bool(line.strip()) for line in dialogues):
         raise UserError(f"'{home}', {split}: fewer lines of emotions than of dialogues")
     for episode, (line, numbers) in enumerate(pairs):
         turns = [turn.strip() for turn in line.split(_END)[:-1]]
-        strange = [n for n in numbers.split() if n not in _EMOTION_OF]
-        if strange:
-            raise UserError(f"'{home}', {split}: '{strange[0]}' is no emotion, in line '{numbers}'")
+        unknown = [n for n in numbers.split() if n not in _EMOTION_OF]
+        if unknown:
+            raise UserError(f"'{home}', {split}: '{unknown[0]}' is no emotion, in line '{numbers}'")
         ids = [_EMOTION_OF[n] for n in numbers.split()]
-        if len(ids) != len(turns):  # the published files have a few of these
+        if len(ids) != len(turns):  # a few in the published files
             ids, unlabelled = [UNKNOWN] * len(turns), unlabelled + 1
         for place, (turn, emotion) in enumerate(zip(turns, ids, strict=True)):
             rows.append(source.row(episode, place, turn, emotion, speaker="AB"[place % 2]))
@@ -101,3 +94,12 @@ def _read(home: pathlib.Path, split: str) -> list[dict]:
             file=sys.stderr,
         )
     return rows
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={"full": "All dialogues."},
+    layout=lambda config: source.Layout(images="no"),
+    splits=splits,
+)

@@ -1,8 +1,8 @@
 """Any folder of labelled images: <split>/<emotion>/*.jpg, or RAF-DB with its list.
 
 `emotion_folder` reads manual_dir/emotion_folder or manual_dir itself; `emotion_folder/NAME`
-reads manual_dir/NAME. Folders may be named as other datasets name the emotions (happy, angry,
-amusement, ...). Other names, such as numbers, are told apart by a file emotions.json beside the
+reads manual_dir/NAME. Folders may have other datasets' names of emotions (happy, angry,
+amusement, ...). Further names, such as numbers, are explained in a file emotions.json next to the
 splits: {"folder name": "emotion", "8": null}; null leaves the images unlabelled.
 """
 
@@ -12,15 +12,11 @@ import json
 import os
 import pathlib
 
-import numpy as np
-
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.labels import SPLIT_OF, emotion_id
 from igerg_jax.errors import UserError
 
-VERSION = "1.1.0"
-CONFIGS: dict[str, str] = {}  # any name: a folder of manual_dir
 INFO = source.Info(
     description="Labelled images from folders named by split and emotion, or RAF-DB's basic set.",
     citation="""\
@@ -45,10 +41,6 @@ _RAF_EMOTIONS = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neut
 MAPPING = "emotions.json"
 
 
-def layout(config: str) -> source.Layout:
-    return source.Layout(images="always")
-
-
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: images}. Raises UserError when no image or an unknown emotion is found."""
     if config:
@@ -60,7 +52,11 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     if not found:
         raise UserError(f"there is no image in '{folder}'. {' '.join(INFO.files.split())}")
     order = dict.fromkeys(SPLIT_OF.values())
-    return {split: Images(folder, found[split]) for split in order if split in found}
+    return {
+        split: source.StandaloneImages(found[split], lambda name: source.read_bytes(folder / name))
+        for split in order
+        if split in found
+    }
 
 
 def _is_there(folder: pathlib.Path) -> bool:
@@ -134,24 +130,10 @@ def _from_list(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-class Images(source.Turns):
-    """(path below the folder, emotion) of each image."""
-
-    standalone = True
-
-    def __init__(self, folder: pathlib.Path, images: list[tuple[str, int]]):
-        self._folder, self._images = folder, images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def row(self, i: int) -> dict:
-        name, emotion = self._images[i]
-        return source.row(i, 0, "", emotion, image_id=name)
-
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
-
-    def image(self, i: int) -> bytes | None:
-        return source.read_bytes(self._folder / self._images[i][0])
+DATASET = source.RawDataset(
+    version="1.1.0",
+    info=INFO,
+    configs={},  # any name: a folder of manual_dir
+    layout=lambda config: source.Layout(images="always"),
+    splits=splits,
+)

@@ -1,4 +1,4 @@
-"""COCO captions: photographs and what they show, for the contrastive objective.
+"""COCO captions: photographs with descriptions, for the contrastive objective.
 
 Each of an image's first five captions is an example by itself; the five share one image.
 """
@@ -12,9 +12,6 @@ import numpy as np
 from igerg_jax.data.builders import source, tfds_source
 from igerg_jax.data.builders.labels import SPLIT_OF
 
-VERSION = "1.0.0"
-NEEDS_FILES = False
-CONFIGS = {"karpathy": "The splits of Karpathy and Li; restval is a split of its own."}
 INFO = source.Info(
     description="COCO 2014: 123,287 photographs with five captions each.",
     citation="""\
@@ -32,10 +29,6 @@ Nothing to fetch by hand: TFDS downloads 'coco_captions' (some 20 GB, and 25 GB 
     extra={},
 )
 CAPTIONS = 5
-
-
-def layout(config: str) -> source.Layout:
-    return source.Layout("always")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -58,7 +51,7 @@ class Captions(source.Turns):
 
     def _example(self, i: int) -> dict:
         number = i // CAPTIONS
-        if self._last[0] != number:  # an image's captions are asked for one after another
+        if self._last[0] != number:  # an image's captions are read in succession
             self._last = (number, self._examples[number])
         return self._last[1]
 
@@ -79,3 +72,13 @@ class Captions(source.Turns):
 
     def image(self, i: int) -> bytes:
         return bytes(self._example(i)["image"])
+
+
+DATASET = source.RawDataset(
+    version="1.0.0",
+    info=INFO,
+    configs={"karpathy": "The splits of Karpathy and Li; restval is a split of its own."},
+    layout=lambda config: source.Layout(images="always"),
+    splits=splits,
+    reads_manual_dir=False,
+)

@@ -1,0 +1,75 @@
+"""Where prepared data lies, and the lock that lets one process at a time write there.
+
+<data_dir>/prepared/<dataset>/<version>/turns/        words, labels, images
+<data_dir>/prepared/<dataset>/<version>/<digest>/     the words as ids of one tokenizer
+<data_dir>/prepared/tokenizers/                       tokenizers trained here
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+
+import filelock
+from ml_collections import ConfigDict
+
+from igerg_jax import storage
+from igerg_jax.data import builders, store
+from igerg_jax.errors import UserError
+
+
+def dataset_names(data: ConfigDict) -> list[str]:
+    """The datasets that config.data names: `dataset` first, then those of the mixtures."""
+    mixed = [name for mixture in data.mixtures.values() for name in mixture.datasets]
+    return list(dict.fromkeys([data.dataset, *mixed]))
+
+
+def root(data: ConfigDict) -> pathlib.Path:
+    """The folder of all prepared data. Raises UserError if config.data.data_dir is in a bucket."""
+    if storage.is_bucket(data.data_dir):
+        raise UserError(
+            f"config.data.data_dir '{data.data_dir}': data are prepared on a local disk, then "
+            "copied to a bucket (gcloud storage rsync -r)"
+        )
+    return pathlib.Path(data.data_dir).expanduser() / "prepared"
+
+
+def of_dataset(data: ConfigDict, dataset: str) -> pathlib.Path:
+    """A dataset's folder, keyed by version and format, and by the raw files and labels it has."""
+    version = f"{builders.version(dataset)}-{store.FORMAT}"
+    manual_dir = data.manual_dir if builders.reads_manual_dir(dataset) else ""
+    sources = [manual_dir, data.labels.path]
+    if any(sources):
+        places = [str(pathlib.Path(s).expanduser().resolve()) if s else "" for s in sources]
+        if data.labels.path:
+            places.append(str(data.labels.min_confidence))
+        version += f"-{hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]}"
+    return root(data) / dataset / version
+
+
+def of_tokenizers(data: ConfigDict) -> pathlib.Path:
+    """The folder of the tokenizers that were trained here."""
+    return root(data) / "tokenizers"
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Creates `folder`, and lets one process of this machine at a time into the block.
+
+    A process that is killed releases its lock. Raises UserError if `folder` cannot be written to.
+    """
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to '{folder}' (config.data.data_dir): {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,44 @@
+"""Files are complete or absent."""
+
+import os
+import pathlib
+
+import pytest
+from etils import epath
+
+from igerg_jax import storage
+
+
+def test_readers_see_the_old_content_until_all_is_written(tmp_path):
+    path = tmp_path / "summary.json"
+    storage.write_text(path, "old")
+    with storage.replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old" and temporary.parent == path.parent
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+@pytest.mark.parametrize("written_before", [False, True])
+def test_a_failure_leaves_what_was_there(tmp_path, written_before):
+    path = epath.Path(tmp_path) / "a.npz"
+    if written_before:
+        path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), storage.replacing(path) as temporary:
+        temporary.write_text("half of")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"] * written_before
+    assert not written_before or path.read_text() == "old"
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path):
+    storage.write_text(tmp_path / "text", "héllo 😀")
+    assert (tmp_path / "text").read_bytes().decode("utf-8") == "héllo 😀"
+
+
+def test_a_bucket_needs_no_renaming():
+    path = pathlib.PurePosixPath("runs/one")
+    assert not storage.is_bucket(path) and storage.is_bucket("gs://bucket/runs/one")
+    bucket = epath.Path("gs://bucket/summary.json")
+    with storage.replacing(bucket) as target:
+        assert target == bucket
