@@ -76,13 +76,13 @@ class Evaluator:
         wanted = min(evaluate.generated_examples, total) if generate else 0
         sums: dict[str, np.ndarray] = {}
         tokens, pending = [], None
-        for start, batch in self._batches(chosen, np.arange(total)):
+        for start, batch, rows_B in self._batches(chosen, np.arange(total)):
             started = self._scores(params, batch)
             if pending is not None:  # one batch late, so that the device never waits
                 sums = _add(sums, pending)
             pending = started
             if start < wanted:
-                answers = self._respond(params, batch, self._rng)
+                answers = self._respond(params, batch, self._rng, rows_B)
                 tokens.append(jax.device_get(answers.tokens_BxT)[: wanted - start])
         sums = _add(sums, pending)
         found = _readable(sums)
@@ -110,8 +110,8 @@ class Evaluator:
         count = min(count, chosen.num_windows)
         ids = np.arange(count) * chosen.num_windows // max(count, 1)
         rows: list[dict[str, Any]] = []
-        for start, batch in self._batches(chosen, ids):
-            answers = self._respond(params, batch, self._rng)
+        for start, batch, rows_B in self._batches(chosen, ids):
+            answers = self._respond(params, batch, self._rng, rows_B)
             views = self._look(params, batch, answers.tokens_BxT)
             tokens, views = jax.device_get((answers.tokens_BxT, views))
             mask = multihost_utils.process_allgather(batch["image_mask"], tiled=True)
@@ -121,10 +121,12 @@ class Evaluator:
                 rows.append(_sample(int(window), chosen, view, mask[i], text))
         return rows
 
-    def _batches(self, split: Split, ids: np.ndarray) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-        """Yields (k * evaluate.batch_size, batch k of those windows on the mesh).
+    def _batches(
+        self, split: Split, ids: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, jax.Array], jax.Array]]:
+        """Yields (k * evaluate.batch_size, batch k of those windows on the mesh, rows_B).
 
-        `row` is the window's number, so that a window is answered alike in every batch.
+        `rows_B` are the windows' numbers, so that a window is answered alike in every batch.
         """
         from igerg_jax.data import pipeline
 
@@ -137,7 +139,7 @@ class Evaluator:
         source = pipeline.window_batches(self._prepared, split.name, ids, config, rows_b)
         for number, (batch, _) in enumerate(source):
             local = numbers[number * size :][:size][rows_b]
-            yield number * size, sharding.to_devices(batch | {"row": local}, placed)
+            yield number * size, *sharding.to_devices((batch, local), placed)
 
 
 def run(setup: Setup, evaluator: Evaluator, params: Any, workdir: Any) -> dict[str, Any]:
@@ -202,9 +204,8 @@ def respond_once(
     shards = placed.num_devices // setup.mesh.shape["tensor"]
     rows = len(sharding.process_rows(placed, shards))
     copies = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
-    copies["row"] = np.zeros(rows, np.int32)
-    batch = sharding.to_devices(copies, placed)
-    answers = respond(params, batch, _base_key(setup))
+    batch, rows_B = sharding.to_devices((copies, np.zeros(rows, np.int32)), placed)
+    answers = respond(params, batch, _base_key(setup), rows_B)
     views = _jitted(setup, look)(params, batch, answers.tokens_BxT)
     answers, views = jax.tree.map(lambda x: x[0], jax.device_get((answers, views)))
     shown = example["image_mask"][0]
@@ -232,11 +233,10 @@ def scores(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> d
       EOS included, and int32 [V] "response_tokens", how often each occurs.
     """
     variables = {"params": params}
-    batch = dict(batch, visual=model.apply(variables, batch, method="see"))
-    image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, batch)
+    images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
+    image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, images)
     real_BxN, response_BxT = batch["image_mask"], batch["response"]
     spoken_BxT = response_BxT != model.special.pad
-    images = model.apply(variables, batch, method="image_side")
     words = igerg.text_side(batch, model.special)
     encoded = model.apply(variables, images, words, method="encode")
     hidden_BxTxD = model.apply(
@@ -283,7 +283,9 @@ def image_probabilities(
     model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """Emotion probabilities of (each image [B, N, C], the sequence [B, C]) from images alone."""
-    logits = _image_logits(model, {"params": params}, batch)
+    variables = {"params": params}
+    images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
+    logits = _image_logits(model, variables, images)
     return tuple(jax.nn.softmax(x) for x in logits)
 
 
@@ -308,9 +310,8 @@ def response_metrics(
     )
 
 
-def _image_logits(model, variables, batch) -> tuple[jax.Array, jax.Array]:
+def _image_logits(model, variables, images) -> tuple[jax.Array, jax.Array]:
     """Emotion logits of (each image, the sequence), from an encoding of images alone."""
-    images = model.apply(variables, batch, method="image_side")
     encoded = model.apply(variables, images, None, method="encode")
     return (
         model.apply(variables, encoded, method="image_emotion_logits"),

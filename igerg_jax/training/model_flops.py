@@ -2,9 +2,9 @@
 
     model FLOPs = 3 x (FLOPs of the matrix products of the loss's forward pass)
 
-A product of [m, k] with [k, n] is 2 m k n. Vision, both sides of the text model, attention's two
-products, the heads, the vocabulary and the judge are in; each backward pass is two forward ones.
-What rematerialisation computes again is not in (Chowdhery et al. 2022, PaLM, appendix B), nor is
+A product of [m, k] with [k, n] takes 2 m k n. Vision, text encoder and decoder, attention's two
+products, the heads, the vocabulary and the judge count; a backward pass counts as two forward
+passes. Rematerialisation does not count (Chowdhery et al. 2022, PaLM, appendix B), nor does
 anything elementwise. A frozen vision tower has no backward pass and counts once.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
-from igerg_jax.objectives import numbered
+from igerg_jax.objectives import combination
 from igerg_jax.setup import base_key
-from igerg_jax.training import train_state, train_step
+from igerg_jax.training import train_state
 
 
 def model_flops(setup: train_state.TrainingSetup) -> int:
@@ -29,15 +29,14 @@ def model_flops(setup: train_state.TrainingSetup) -> int:
     }
 
     def loss(params, batch):
-        key = base_key(config)
-        return train_step.objective_sums(config, model, params, batch, key, 0)[0]
+        return combination.sums(config, model, params, batch, base_key(config), 0)[0]
 
-    def see(params, batch):
-        return model.apply({"params": params}, numbered(batch), method="see")
+    def vision(params, batch):
+        return model.apply({"params": params}, batch, method="visual_tokens")
 
     total = 3 * forward_flops(loss, params, batch)
     if config.model.vision.frozen:
-        total -= 2 * forward_flops(see, params, batch)
+        total -= 2 * forward_flops(vision, params, batch)
     return total
 
 

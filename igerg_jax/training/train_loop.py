@@ -345,7 +345,7 @@ class Loop:
             "skipped_steps": int(state.skipped_steps),
             "parameters": count_parameters(state.params),
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "objectives": objective_losses(self._workdir, objectives.active(config)),
+            "objectives": objective_summaries(self._workdir, objectives.active(config)),
         } | (self._speed.of(done, seconds) if done else {})
 
 
@@ -384,14 +384,18 @@ def count_parameters(params: Any) -> dict[str, int]:
     return counts | {"total": sum(counts.values())}
 
 
-def objective_losses(workdir: epath.Path, names: list[str]) -> dict[str, dict[str, float]]:
-    """Each objective's loss in the first and in the last line of metrics.jsonl that has it."""
+def objective_summaries(workdir: epath.Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """summary.json's "objectives": {name: {"summary", "first_loss", "last_loss"}}.
+
+    The losses are those of the first and the last line of metrics.jsonl that have one.
+    """
     lines = logs.read_jsonl(workdir / "metrics.jsonl")
     out = {}
     for name in names:
         values = [line[f"loss/{name}"] for line in lines if line.get(f"loss/{name}") is not None]
         if values:
-            out[name] = {"first_loss": values[0], "last_loss": values[-1]}
+            summary = objectives.OBJECTIVES[name].summary
+            out[name] = {"summary": summary, "first_loss": values[0], "last_loss": values[-1]}
     return out
 
 

@@ -14,7 +14,6 @@ import optax
 from igerg_jax import objectives, optim
 from igerg_jax.batch import SpecialIds
 from igerg_jax.errors import UserError
-from igerg_jax.objectives import losses
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup, base_key, init_params, mesh_context, set_up
 
@@ -53,7 +52,7 @@ def set_up_training(
     Raises:
       UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.
     """
-    _check_objectives(config)
+    objectives.check(config)
     _check_prng(config)
     setup = set_up(config, vocab_size, special, devices)
     train, mesh, params = config.train, setup.mesh, setup.abstract_params
@@ -104,25 +103,6 @@ def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any)
         skipped_steps=jnp.zeros((), jnp.int32),
         consecutive_skips=jnp.zeros((), jnp.int32),
     )
-
-
-def _check_objectives(config: Any) -> None:
-    if not objectives.active(config):
-        raise UserError("every objective's weight is 0; there is nothing to train")
-    choices = {
-        "emotional_response.estimator": losses.ESTIMATORS,
-        "image_text_contrastive.negatives": objectives.NEGATIVES,
-    }
-    for key, known in choices.items():
-        objective, setting = key.split(".")
-        value = config.objectives[objective][setting]
-        if value not in known:
-            raise UserError(f"objectives.{key} '{value}' is not one of {', '.join(known)}")
-    if config.objectives.image_text_contrastive.negatives == "slice" and config.mesh.dcn == -1:
-        raise UserError(
-            "mesh.dcn=-1: objectives.image_text_contrastive.negatives 'slice' makes the loss "
-            "depend on the number of slices; give that number"
-        )
 
 
 def _check_prng(config: Any) -> None:

@@ -6,7 +6,7 @@ import small
 from ml_collections import ConfigDict
 
 from igerg_jax import batch as batch_lib
-from igerg_jax.training import train_step
+from igerg_jax.objectives import combination
 
 MIXED = ("text_emotion", "text_denoising")
 
@@ -28,7 +28,7 @@ def test_objectives_read_their_own_mixture():
     assert main.keys() == talk.keys() and (main["context"] != talk["context"]).any()
     params = small.make_params(model, main)
     sums = jax.jit(
-        lambda config, batch: train_step.objective_sums(
+        lambda config, batch: combination.sums(
             config.value, model, params, batch, jax.random.key(0), 0
         ),
         static_argnums=0,
