@@ -304,7 +304,12 @@ def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
         (dict(objectives__emotional_response__estimator="soft"), "estimator 'soft' is not one of"),
         (dict(objectives__image_text_contrastive__negatives="all"), "negatives 'all' is not one"),
         (
-            dict(objectives__image_text_contrastive__negatives="slice", mesh__dcn=-1, mesh__data=8),
+            {
+                "objectives__image_text_contrastive__weight": 1.0,
+                "objectives__image_text_contrastive__negatives": "slice",
+                "mesh__dcn": -1,
+                "mesh__data": 8,
+            },
             "mesh.dcn=-1: .* give that number",
         ),
         (dict(optim__warmup_steps=99), "optim.warmup_steps .99. must be below"),
