@@ -5,10 +5,8 @@ One compiled gradient, with a weight for every term, serves most of this file.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +17,7 @@ import small
 from igerg_jax import objectives
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.models import igerg
-from igerg_jax.objectives import combination, emotional_response, losses, masked_multimodal
+from igerg_jax.objectives import combination, emotional_response, losses
 from igerg_jax.objectives.base import Context
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import mesh_context
@@ -391,48 +389,7 @@ def test_emotional_response_overfits_one_batch_once_there_is_a_judge():
     assert all(means["emotional_response", part] < 0.2 for part in ("tokens", "emotion")), means
 
 
-# What bounds the cost of masked words.
-
-
-@pytest.mark.parametrize("max_fraction", [0.25, 0.5])
-def test_no_more_than_max_fraction_of_a_row_meets_the_vocabulary(max_fraction):
-    settings = dict(mask_fraction=0.9, max_fraction=max_fraction)
-    rows_B = jnp.arange(len(BATCH["context"]))
-    context = Context(MODEL, BATCH, rows_B, settings, 0, jax.random.key(0), params=PARAMS)
-    encoder_input = objectives.OBJECTIVES["masked_multimodal"].encoder_input(context)
-    text_BxSxD = np.random.default_rng(0).standard_normal((8, 12, 16)).astype(np.float32)
-    context = dataclasses.replace(
-        context,
-        encoder_input=encoder_input,
-        encoding=igerg.Encoded(None, None, None, None, jnp.asarray(text_BxSxD)),
-    )
-    masked_B = np.asarray(encoder_input.asked_BxS).sum(1)
-    limit = max_fraction * 12
-    assert masked_B.max() > limit, "or the bound has nothing to do"
-    count = masked_multimodal.predict_masked(context).count
-    assert count == np.minimum(masked_B, limit).sum()
-
-
 # Randomness.
-
-
-def test_every_encoder_pass_has_dropout_of_its_own():
-    """Seen at CLS of the first example, where one key for all passes would drop the same."""
-    config = small.make_config(model__text__dropout_rate=0.5)
-    model, rows_B, key = small.make_model(config), jnp.arange(8), jax.random.key(0)
-    names, dropped = ("text_denoising", "masked_multimodal"), []
-
-    def watch(call, args, kwargs, context):
-        if context.module.path == ("encoder",) and context.method_name == "__call__":
-            dropped.append(tuple(np.asarray(args[0][0, 0] == 0)))
-        return call(*args, **kwargs)
-
-    visual = model.apply({"params": PARAMS}, BATCH, method="visual_tokens")
-    given = combination.contexts(config, model, BATCH, key, 0, rows_B, names, visual)
-    with nn.intercept_methods(watch):
-        combination.with_encodings(given, PARAMS, key)
-    assert len(dropped) == 3, "images alone, text alone, both"
-    assert all(map(any, dropped)) and len(set(dropped)) == 3
 
 
 def test_decoder_dropout_depends_on_the_rows():

@@ -243,29 +243,6 @@ def test_weight_zero_is_not_traced(monkeypatch):
     assert products(program) < products(lowered(make_setup(1, ("image_emotion", *SUBSET)))) / 2
 
 
-def losses_of(*subset, dropout_rate=0.0) -> dict:
-    config = small.only(small.make_config(model__text__dropout_rate=dropout_rate), *subset)
-    model, batch = small.make_model(config), small.make_batch(config)
-    params = small.make_params(model, batch)
-    run = lambda p: combination.sums(config, model, p, batch, jax.random.key(0), 0)[0]  # noqa: E731
-    return {name: float(term.loss_sum) for name, term in jax.jit(run)(params).items()}
-
-
-def test_what_is_encoded_in_one_pass_is_encoded_as_if_alone():
-    """One encoder pass serves several objectives; each gets what it would get alone."""
-    names = ("text_denoising", "masked_multimodal", "emotional_response", "image_text_contrastive")
-    together = losses_of(*names)
-    for name in names:
-        for term, loss in losses_of(name).items():
-            np.testing.assert_allclose(loss, together[term], rtol=1e-5, err_msg=str(term))
-
-
-def test_dropout_does_not_depend_on_objectives_with_inputs_of_another_shape():
-    subsets = (("text_denoising",), ("image_emotion", "text_denoising"))
-    alone, together = (losses_of(*subset, dropout_rate=0.3) for subset in subsets)
-    assert alone["text_denoising", ""] == pytest.approx(together["text_denoising", ""], rel=1e-6)
-
-
 @pytest.fixture(scope="module")
 def frozen() -> Run:
     return Run(make_setup(2, ("image_emotion",), True, model__vision__frozen=True))
