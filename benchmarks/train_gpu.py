@@ -130,7 +130,7 @@ def count_given(setup: Any) -> dict[str, int]:
     import flax.linen as nn
     import jax
 
-    from igerg_jax.training import train_step
+    from igerg_jax.objectives import combination
 
     given = dict.fromkeys(("images", "encoder_tokens", "decoder_tokens"), 0)
     parts = {"vision_tower": "images", "encoder": "encoder_tokens", "decoder": "decoder_tokens"}
@@ -145,7 +145,7 @@ def count_given(setup: Any) -> dict[str, int]:
 
     def forward(params, batch):
         key = base_key(setup.config)
-        return train_step.objective_sums(setup.config, setup.model, params, batch, key, 0)[1]
+        return combination.sums(setup.config, setup.model, params, batch, key, 0)[1]
 
     shapes = setup.spec.shapes().items()
     batch = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes}

@@ -28,9 +28,10 @@ from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding import search, strategies
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
+from igerg_jax.objectives import combination
 from igerg_jax.run import checkpoint
 from igerg_jax.setup import build_model
-from igerg_jax.training import train_loop, train_state, train_step
+from igerg_jax.training import train_loop, train_state
 
 # The last id is MASK's, as in BART.
 BART = SpecialIds(pad=1, bos=0, eos=2, unk=3, mask=small.VOCAB_SIZE - 1, decoder_start=2)
@@ -54,7 +55,7 @@ def losses_and_response(config, special, params, batch):
     @jax.jit
     def run(params, batch):
         key = jax.random.key(0)
-        terms, _ = train_step.objective_sums(config, model, params, batch, key, 0)
+        terms, _ = combination.sums(config, model, params, batch, key, 0)
         rules = strategies.Greedy(), strategies.Limits(6, 2)
         answers = search.generate(model, params, batch, key, *rules)
         return {"/".join(name): term[:2] for name, term in terms.items()}, answers.tokens_BxT

@@ -20,6 +20,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epy
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import mixed_groups
@@ -27,27 +28,15 @@ from igerg_jax.data import builders, order
 from igerg_jax.data.splits import Split
 from igerg_jax.errors import UserError
 
+with epy.lazy_imports():  # JAX: seconds for each process that prepares data and checks nothing
+    from igerg_jax import objectives
+
 if TYPE_CHECKING:
     from igerg_jax.data.prepared import Prepared
+    from igerg_jax.objectives.base import Need, Objective
 
 MAIN = ""  # the group of all objectives that no mixture names
 _LONGEST = 10_000  # period of the order in which datasets alternate
-
-_IMAGES = ("images", "images")
-_SEEN = ("labelled_images", "images with an emotion")
-_WORDS = ("turns_with_words", "words")
-_FELT = ("labelled_turns", "turns with an emotion")
-_DIALOGUES = ("dialogues", "turns that answer others")
-# {objective: what it needs of a dataset: (count in the summary, in words)}
-NEEDS = {
-    "image_emotion": (_IMAGES, _SEEN),
-    "sequence_emotion": (_IMAGES, _SEEN),
-    "text_denoising": (_WORDS,),
-    "text_emotion": (_WORDS, _FELT),
-    "masked_multimodal": (_IMAGES, _WORDS),
-    "emotional_response": (_WORDS, _DIALOGUES),
-    "image_text_contrastive": (_IMAGES, _WORDS),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +150,9 @@ def check_start(config: ConfigDict) -> None:
     check_names(config)
     for objective, dataset in _served(config):
         layout = builders.layout(dataset)
-        if _IMAGES in NEEDS[objective] and layout.images == "no" and not layout.feature_dim:
-            _lacks(objective, dataset, config, _IMAGES)
+        without_images = layout.images == "no" and not layout.feature_dim
+        if objectives.base.IMAGES in objective.needs and without_images:
+            _lacks(objective, dataset, config, objectives.base.IMAGES)
 
 
 def check(prepared: Prepared, config: ConfigDict) -> None:
@@ -186,33 +176,31 @@ def check(prepared: Prepared, config: ConfigDict) -> None:
         opened.split(split)
         counts = opened.summary["splits"][split]
         counts = counts | {"dialogues": 0 if counts["standalone"] else counts["windows"]}
-        for need in NEEDS[objective]:
-            if not counts[need[0]]:
+        for need in objective.needs:
+            if not counts[need.count]:
                 _lacks(objective, dataset, config, need)
 
 
-def _lacks(objective: str, dataset: str, config: ConfigDict, need: tuple[str, str]) -> None:
+def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -> None:
     raise UserError(
-        f"objective '{objective}' needs {need[1]}, but split '{config.data.train_split}' of "
-        f"'{dataset}' has none: set config.objectives.{objective}.weight=0, or train it on "
-        "another dataset (config.data.mixtures)"
+        f"objective '{objective.name}' needs {need.words}, but split '{config.data.train_split}' "
+        f"of '{dataset}' has none: set config.objectives.{objective.name}.weight=0, or train it "
+        "on another dataset (config.data.mixtures)"
     )
 
 
-def _served(config: ConfigDict) -> Iterator[tuple[str, str]]:
+def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
     """(objective, dataset) for each dataset that an objective with a weight is trained on."""
     data = config.data
     special = {o: m for m in mixed_groups(data) for o in data.mixtures[m].objectives}
     mains = [m.datasets for m in data.mixtures.values() if not m.objectives]
-    for objective, settings in config.objectives.items():
-        if not settings.weight:
-            continue
-        if objective in special:
-            datasets = list(data.mixtures[special[objective]].datasets)
+    for name in objectives.active(config):
+        if name in special:
+            datasets = list(data.mixtures[special[name]].datasets)
         else:
             datasets = list(mains[0]) if mains else [data.dataset]
         for dataset in datasets:
-            yield objective, dataset
+            yield objectives.OBJECTIVES[name], dataset
 
 
 def check_names(config: ConfigDict) -> None:

@@ -21,16 +21,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from igerg_jax import objectives
 from igerg_jax.decoding import strategies
 from igerg_jax.decoding.strategies import Beam, Greedy, Limits, Sample, Strategy, allowed, top_k
 from igerg_jax.models import igerg
 from igerg_jax.models.layers import DecoderCache, KeyValue
+from igerg_jax.objectives import keys
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup, mesh_context
 
-# What of a batch is read: no label, and no response.
-BATCH_ENTRIES = ("images", "features", "image_mask", "image_turn", "context", "context_turn", "row")
+# The arrays of a batch that a response depends on: no label, and no response.
+BATCH_ENTRIES = ("images", "features", "image_mask", "image_turn", "context", "context_turn")
 
 
 class Responses(NamedTuple):
@@ -49,28 +49,33 @@ class Hypotheses(NamedTuple):
     score_BxK: jax.Array
 
 
-def make_respond(setup: Setup) -> Callable[[Any, Mapping[str, jax.Array], jax.Array], Responses]:
-    """A function (params, batch, rng) -> `Responses`, as `config.generate` says.
+def make_respond(setup: Setup) -> Callable[..., Responses]:
+    """A function (params, batch, rng, rows_B=None) -> `Responses`, as `config.generate` says.
 
-    It compiles once a shape. Of the contract's arrays it reads the images and the context; an
-    int32 entry `row` [B], where present, is each example's number: with the key `rng` it decides
-    what is sampled, so that an example's sample is the same in any batch (default: its place).
-    Parameters and batch are on `setup.mesh`; the result is whole on every device.
+    It compiles once per shape. It uses the batch's images and context. `rows_B`, int32, numbers
+    the examples: with the key `rng` the number decides what is sampled, so that an example's
+    sample is the same in any batch (default: its place in the batch). Parameters and batch are on
+    `setup.mesh`; the result is replicated.
 
     Raises:
       UserError: as `strategies.strategy` and `strategies.limits`.
     """
     chosen, limits = strategies.strategy(setup.config), strategies.limits(setup.config)
 
-    def answer(params, batch, rng):
-        return generate(setup.model, params, batch, rng, chosen, limits)
+    def answer(params, batch, rng, rows_B):
+        return generate(setup.model, params, batch, rng, chosen, limits, rows_B)
 
     jitted = jax.jit(answer, out_shardings=sharding.replicated(setup.mesh))
 
-    def respond(params: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> Responses:
-        read = {name: batch[name] for name in BATCH_ENTRIES if name in batch}
+    def respond(
+        params: Any,
+        batch: Mapping[str, jax.Array],
+        rng: jax.Array,
+        rows_B: jax.Array | None = None,
+    ) -> Responses:
+        inputs = {name: batch[name] for name in BATCH_ENTRIES if name in batch}
         with mesh_context(setup):
-            return jitted(params, read, rng)
+            return jitted(params, inputs, rng, rows_B)
 
     return respond
 
@@ -82,18 +87,19 @@ def generate(
     rng: jax.Array,
     strategy: Strategy,
     limits: Limits,
+    rows_B: jax.Array | None = None,
 ) -> Responses:
     """Encodes a batch's images and context, decodes a response; what `make_respond` jits."""
     variables = {"params": params}
-    batch = dict(batch)
-    batch.setdefault("row", jnp.arange(batch["context"].shape[0]))
-    images = model.apply(variables, batch, method="image_side")
+    if rows_B is None:
+        rows_B = jnp.arange(batch["context"].shape[0])
+    images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
     words = igerg.text_side(batch, model.special)
     encoded = model.apply(variables, images, words, method="encode")
     if isinstance(strategy, Beam):
         found = beam_search(model, params, encoded, strategy, limits)
         return Responses(*(leaf[:, 0] for leaf in found))
-    keys_B = objectives.row_keys(rng, batch)
+    keys_B = keys.row_keys(rng, rows_B)
     return decode_rows(model, params, encoded, keys_B, strategy, limits)
 
 
@@ -123,9 +129,9 @@ def decode_rows(
 
     def choose(state: RowState, hidden_BxD: jax.Array) -> RowState:
         log_p_BxV = jax.nn.log_softmax(_logits(hidden_BxD, table_VxD))
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.position)
+        step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.position)
         allowed_BxV = allowed(log_p_BxV, state.tokens_BxT, state.position, special, limits)
-        token_B = strategy.choose(allowed_BxV, keys)
+        token_B = strategy.choose(allowed_BxV, step_keys_B)
         gain_B = jnp.take_along_axis(log_p_BxV, token_B[:, None], axis=1)[:, 0]
         token_B = jnp.where(state.done_B, special.pad, token_B)
         return state._replace(

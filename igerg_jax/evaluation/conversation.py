@@ -48,8 +48,8 @@ def respond(
     generate = search.make_respond(setup)
     example = pipeline.single_example(tokenizer, setup.config, turns, response_image)
     turns = list(turns)[-setup.config.data.context_turns :]
-    batch = _one_row_per_shard(setup, example)
-    responses = generate(params, batch, replicated_key(setup))
+    batch, rows_B = _one_row_per_shard(setup, example)
+    responses = generate(params, batch, replicated_key(setup), rows_B)
     probabilities = jitted(setup, emotion_probabilities)(params, batch, responses.tokens_BxT)
     response, probabilities = jax.tree.map(
         lambda x: x[0], jax.device_get((responses, probabilities))
@@ -86,14 +86,15 @@ def describe(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _one_row_per_shard(setup: Setup, example: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A batch on the mesh of as many copies of the example as there are data shards."""
+def _one_row_per_shard(
+    setup: Setup, example: dict[str, np.ndarray]
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """A batch on the mesh of one copy of the example per data shard, and their row numbers: 0."""
     placed = sharding.batch_sharding(setup.mesh)
     shards = placed.num_devices // setup.mesh.shape["tensor"]
     rows = len(sharding.process_rows(placed, shards))
     copies = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
-    copies["row"] = np.zeros(rows, np.int32)
-    return sharding.to_devices(copies, placed)
+    return sharding.to_devices((copies, np.zeros(rows, np.int32)), placed)
 
 
 def _likeliest_first(p: dict[str, float] | None) -> str:

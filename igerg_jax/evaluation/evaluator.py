@@ -65,13 +65,13 @@ class Evaluator:
         to_generate = min(evaluate.generated_examples, examples) if generate else 0
         counts: dict[str, np.ndarray] = {}
         tokens, pending = [], None
-        for start, batch in self._batches(data, np.arange(examples)):
+        for start, batch, rows_B in self._batches(data, np.arange(examples)):
             launched = self._batch_counts(params, batch)
             if pending is not None:  # read one batch late, so that the device never waits
                 counts = _add(counts, pending)
             pending = launched
             if start < to_generate:
-                responses = self._respond(params, batch, self._key)
+                responses = self._respond(params, batch, self._key, rows_B)
                 tokens.append(jax.device_get(responses.tokens_BxT)[: to_generate - start])
         counts = _add(counts, pending)
         values = _likelihood_metrics(counts)
@@ -99,8 +99,8 @@ class Evaluator:
         count = min(count, data.num_windows)
         ids = np.arange(count) * data.num_windows // max(count, 1)
         rows: list[dict[str, Any]] = []
-        for start, batch in self._batches(data, ids):
-            responses = self._respond(params, batch, self._key)
+        for start, batch, rows_B in self._batches(data, ids):
+            responses = self._respond(params, batch, self._key, rows_B)
             launched = self._probabilities(params, batch, responses.tokens_BxT)
             tokens, probabilities = jax.device_get((responses.tokens_BxT, launched))
             mask = multihost_utils.process_allgather(batch["image_mask"], tiled=True)
@@ -110,10 +110,12 @@ class Evaluator:
                 rows.append(samples.row(int(window), data, of_window, mask[i], text))
         return rows
 
-    def _batches(self, split: Split, ids: np.ndarray) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-        """Yields (k * evaluate.batch_size, batch k of those windows on the mesh).
+    def _batches(
+        self, split: Split, ids: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, jax.Array], jax.Array]]:
+        """Yields (k * evaluate.batch_size, batch k of those windows on the mesh, rows_B).
 
-        `row` is the window's number, so that a window gets the same response in any batch.
+        `rows_B` are the windows' numbers, so that a window gets the same response in any batch.
         """
         config = self._setup.config
         size = config.evaluate.batch_size
@@ -124,7 +126,7 @@ class Evaluator:
         source = pipeline.window_batches(self._prepared, split.name, ids, config, rows_b)
         for number, (batch, _) in enumerate(source):
             local = numbers[number * size :][:size][rows_b]
-            yield number * size, sharding.to_devices(batch | {"row": local}, placed)
+            yield number * size, *sharding.to_devices((batch, local), placed)
 
 
 def evaluate_run(evaluator: Evaluator, config: Any, params: Any, workdir: Any) -> dict[str, Any]:

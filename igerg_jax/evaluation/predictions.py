@@ -28,11 +28,10 @@ def batch_counts(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
       EOS included; and int32 [V] "response_tokens", how often each occurs.
     """
     variables = {"params": params}
-    batch = dict(batch, visual=model.apply(variables, batch, method="see"))
-    image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, batch)
+    images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
+    image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, images)
     real_BxN, response_BxT = batch["image_mask"], batch["response"]
     spoken_BxT = response_BxT != model.special.pad
-    images = model.apply(variables, batch, method="image_side")
     words = igerg.text_side(batch, model.special)
     encoded = model.apply(variables, images, words, method="encode")
     hidden_BxTxD = model.apply(
@@ -79,7 +78,9 @@ def image_probabilities(
     model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """Emotion probabilities of (each image [B, N, C], the sequence [B, C]) from images alone."""
-    logits = _image_logits(model, {"params": params}, batch)
+    variables = {"params": params}
+    images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
+    logits = _image_logits(model, variables, images)
     return tuple(jax.nn.softmax(x) for x in logits)
 
 
@@ -102,9 +103,8 @@ def replicated_key(setup: Setup) -> jax.Array:
     return jitted(setup, lambda model: base_key(setup.config))()
 
 
-def _image_logits(model, variables, batch) -> tuple[jax.Array, jax.Array]:
+def _image_logits(model, variables, images) -> tuple[jax.Array, jax.Array]:
     """Emotion logits of (each image, the sequence), from an encoding of images alone."""
-    images = model.apply(variables, batch, method="image_side")
     encoded = model.apply(variables, images, None, method="encode")
     return (
         model.apply(variables, encoded, method="image_emotion_logits"),

@@ -43,6 +43,11 @@ def text_side(batch: Mapping[str, jax.Array], special: SpecialIds) -> TextSide:
     return TextSide(batch["context"], batch["context_turn"], batch["context"] != special.pad)
 
 
+def image_side(batch: Mapping[str, jax.Array], visual_BxNxKxD: jax.Array) -> ImageSide:
+    """The images of a batch, of which `Igerg.visual_tokens` made `visual_BxNxKxD`."""
+    return ImageSide(visual_BxNxKxD, batch["image_mask"], batch["image_turn"])
+
+
 def shift_right(targets_BxT: jax.Array, special: SpecialIds) -> jax.Array:
     """The decoder's input for `targets`: the start token, then all but the last target."""
     start_Bx1 = jnp.full_like(targets_BxT[:, :1], special.decoder_start)
@@ -176,7 +181,7 @@ class Igerg(nn.Module):
 
     def __call__(self, batch: Mapping[str, jax.Array]) -> None:
         """Touches every parameter once: what `init` traces. Returns nothing."""
-        images = self.image_side(batch)
+        images = image_side(batch, self.visual_tokens(batch))
         words = text_side(batch, self.special)
         encoded = self.encode(images, words)
         self.image_emotion_logits(encoded)
@@ -186,7 +191,7 @@ class Igerg(nn.Module):
         self.judge_tokens(batch["response"])
         self.contrastive_vectors(encoded, encoded)
 
-    def see(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def visual_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Visual tokens [B, N, K, D] of `images` (uint8) or `features` (float32) of a batch."""
         if "features" in batch:
             # A masked vector may hold anything, NaN too: none of it may reach a gradient.
@@ -199,11 +204,6 @@ class Igerg(nn.Module):
             visual_IxKxW = jax.lax.stop_gradient(visual_IxKxW)
         visual_IxKxD = self.image_projection(visual_IxKxW)
         return visual_IxKxD.reshape(b, n, *visual_IxKxD.shape[1:])
-
-    def image_side(self, batch: Mapping[str, jax.Array]) -> ImageSide:
-        """The images of a batch; `batch["visual"]`, where present, is what `see` returned."""
-        visual = batch["visual"] if "visual" in batch else self.see(batch)
-        return ImageSide(visual, batch["image_mask"], batch["image_turn"])
 
     def _dropout(self, x: jax.Array) -> jax.Array:
         return layers.dropout(self, self.text["dropout_rate"], x)

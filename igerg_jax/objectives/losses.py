@@ -1,5 +1,5 @@
-"""Losses as array maths. Each returns (sum, count), float32 scalars, so that sums over
-accumulation steps and devices stay exact; an empty mask gives (0, 0).
+"""Losses as array maths. Each returns sums and a count, so that adding them up over devices and
+accumulation steps stays exact; an empty mask gives zeros.
 
 Letters as in `igerg_jax.batch`; J = the judge's width, G = the contrastive width, c = the
 positions of one chunk.
@@ -13,27 +13,33 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-# How a response that is not yet a text reaches the judge (see `ResponsePass`).
+# How a response that is not yet a text reaches the judge (see `response`).
 ESTIMATORS = ("expected", "straight_through", "gumbel", "detached")
 
 
-def classification(logits_xC: jax.Array, labels_x: jax.Array) -> tuple[jax.Array, ...]:
+class Sums(NamedTuple):
+    """float32 scalars: negative log-likelihoods in nats, what was counted, the correct ones."""
+
+    loss_sum: jax.Array
+    count: jax.Array
+    correct: jax.Array
+
+
+def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
     """Softmax cross-entropy over the labelled entries.
 
     Args:
       logits_xC: float32 [..., C].
       labels_x: int32 [...]; below 0 = unknown, which adds nothing.
-
-    Returns:
-      (sum of negative log-likelihoods in nats, labelled entries, correct ones).
     """
     known_x = labels_x >= 0
-    labels_x = jnp.where(known_x, labels_x, 0)
-    log_p_xC = jax.nn.log_softmax(logits_xC.astype(jnp.float32))
-    nll_x = -jnp.take_along_axis(log_p_xC, labels_x[..., None], axis=-1)[..., 0]
+    nll_x = optax.softmax_cross_entropy_with_integer_labels(
+        logits_xC, jnp.maximum(labels_x, 0), where=known_x
+    )
     correct_x = known_x & (logits_xC.argmax(-1) == labels_x)
-    return jnp.where(known_x, nll_x, 0.0).sum(), _count(known_x), _count(correct_x)
+    return Sums(nll_x.sum(), _count(known_x), _count(correct_x))
 
 
 def vocabulary(
@@ -42,13 +48,9 @@ def vocabulary(
     targets_BxT: jax.Array,
     mask_BxT: jax.Array,
     chunk_tokens: int,
-) -> tuple[jax.Array, ...]:
-    """Cross-entropy against the tied embedding; never more than [B, chunk, V] logits exist.
-
-    Returns:
-      (sum of negative log-likelihoods in nats, masked-in tokens, correct ones).
-    """
-    table_VxD = _once(table_VxD, hidden_BxTxD)
+) -> Sums:
+    """Cross-entropy against the tied embedding; never more than [B, chunk, V] logits exist."""
+    table_VxD = _in_dtype_of(hidden_BxTxD, table_VxD)
 
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc = piece
@@ -56,25 +58,7 @@ def vocabulary(
         return _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc)
 
     nll, correct = _over_chunks(chunk, (hidden_BxTxD, targets_BxT, mask_BxT), chunk_tokens)
-    return nll.sum(), _count(mask_BxT), correct.sum()
-
-
-class ResponsePass(NamedTuple):
-    """One walk over the decoder's logits: the likelihood, and the judge's view of the text.
-
-    With z_t the logits and E_c the judge's embedding table, `embedded` is
-
-        expected          softmax(z_t / tau) E_c
-        straight_through  onehot(argmax z_t) E_c, with the gradient of the line above
-        gumbel            as straight_through, with Gumbel noise on z_t
-                          (Jang et al. 2017, https://arxiv.org/abs/1611.01144)
-        detached          onehot(argmax z_t) E_c without a gradient: the original's released code
-    """
-
-    nll_sum: jax.Array
-    count: jax.Array
-    correct: jax.Array
-    embedded_BxTxJ: jax.Array
+    return Sums(nll.sum(), _count(mask_BxT), correct.sum())
 
 
 def response(
@@ -88,14 +72,23 @@ def response(
     rng: jax.Array,
     chunk_tokens: int,
     look_up: Callable[[jax.Array, jax.Array], jax.Array] = operator.getitem,
-) -> ResponsePass:
-    """`vocabulary`'s cross-entropy and the judge's input, from the same chunks of logits.
+) -> tuple[Sums, jax.Array]:
+    """`vocabulary`'s sums, and e_1..T, what the judge is given in place of a generated text.
+
+    Both come from the same chunks of logits. With z_t the logits and E_c the judge's embedding
+    table, e_t [B, T, J] is by `estimator`
+
+        expected          softmax(z_t / tau) E_c
+        straight_through  onehot(argmax z_t) E_c, with the gradient of the line above
+        gumbel            as straight_through, with Gumbel noise on z_t
+                          (Jang et al. 2017, https://arxiv.org/abs/1611.01144)
+        detached          onehot(argmax z_t) E_c without a gradient: the original's released code
 
     Args:
       judge_table_VxJ: E_c; give it with `stop_gradient`, so that only z_t learns.
       estimator: one of `ESTIMATORS`.
       temperature: tau, a positive scalar.
-      rng: key of the Gumbel noise (read by "gumbel" alone).
+      rng: key of the Gumbel noise, which "gumbel" alone draws.
       look_up: how rows [B, c, J] of E_c are taken for ids [B, c].
 
     Raises:
@@ -104,7 +97,7 @@ def response(
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}")
 
-    table_VxD = _once(table_VxD, hidden_BxTxD)
+    table_VxD = _in_dtype_of(hidden_BxTxD, table_VxD)
 
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc, index = piece
@@ -122,7 +115,7 @@ def response(
         hidden_BxTxD.shape[0], -1, judge_table_VxJ.shape[-1]
     )
     length = hidden_BxTxD.shape[1]
-    return ResponsePass(nll.sum(), _count(mask_BxT), correct.sum(), embedded[:, :length])
+    return Sums(nll.sum(), _count(mask_BxT), correct.sum()), embedded[:, :length]
 
 
 def _embed(logits_BxcxV, judge_table_VxJ, estimator: str, temperature, look_up) -> jax.Array:
@@ -146,14 +139,15 @@ def sigmoid_contrastive(
     mask_B: jax.Array,
     log_scale: jax.Array,
     bias: jax.Array,
-) -> tuple[jax.Array, ...]:
+) -> Sums:
     """Sigmoid loss for language-image pre-training (https://arxiv.org/abs/2303.15343, eq. 1).
 
     Args:
       mask_B: bool; pairs with a missing side are neither a positive nor anyone's negative.
 
     Returns:
-      (sum over pairs of -log sigmoid, real examples, examples whose best text is their own).
+      The sum over pairs of -log sigmoid, the real examples, and those whose likeliest text is
+      their own.
     """
     image_BxG, text_BxG = _unit(image_BxG), _unit(text_BxG)
     logits_BxB = image_BxG @ text_BxG.T * jnp.exp(log_scale) + bias
@@ -162,7 +156,7 @@ def sigmoid_contrastive(
     loss = -jnp.where(pair_BxB, jax.nn.log_sigmoid(sign_BxB * logits_BxB), 0.0).sum()
     best_B = jnp.where(pair_BxB, logits_BxB, -jnp.inf).argmax(-1)
     correct_B = mask_B & (best_B == jnp.arange(mask_B.shape[0]))
-    return loss, _count(mask_B), _count(correct_B)
+    return Sums(loss, _count(mask_B), _count(correct_B))
 
 
 def _unit(x_BxG: jax.Array) -> jax.Array:
@@ -170,10 +164,9 @@ def _unit(x_BxG: jax.Array) -> jax.Array:
     return x_BxG * jax.lax.rsqrt(square + 1e-12)
 
 
-def _once(table_VxD: jax.Array, hidden_BxTxD: jax.Array) -> jax.Array:
-    """The table as the products take it, made before the loop over chunks: inside, one that is
-    divided over devices would be gathered for every chunk, at its full width. Its gradient is
-    summed over the chunks in the same dtype."""
+def _in_dtype_of(hidden_BxTxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
+    """Casts the table before the loop over chunks. Inside, a sharded table would be all-gathered
+    for every chunk, in float32. Its gradient is summed over the chunks in the same dtype."""
     return table_VxD.astype(hidden_BxTxD.dtype)
 
 
@@ -182,17 +175,17 @@ def _logits(hidden_BxcxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
 
 
 def _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc) -> tuple[jax.Array, jax.Array]:
-    picked_Bxc = jnp.take_along_axis(logits_BxcxV, targets_Bxc[..., None], axis=-1)[..., 0]
-    nll_Bxc = jax.nn.logsumexp(logits_BxcxV, axis=-1) - picked_Bxc
+    # optax's `where` would be broadcast over V, an array as large as the logits.
+    nll_Bxc = optax.softmax_cross_entropy_with_integer_labels(logits_BxcxV, targets_Bxc)
     correct_Bxc = mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc)
     return jnp.where(mask_Bxc, nll_Bxc, 0.0).sum(), _count(correct_Bxc)
 
 
 def _over_chunks(function, arrays, chunk_tokens: int, with_index: bool = False):
-    """Maps `function` over chunks of axis 1, in order; the backward pass makes them again.
+    """Maps `function` over chunks of axis 1, in order; the backward pass rematerialises them.
 
-    Chunks are cut along positions, not examples: the batch axis stays sharded as it is. What
-    pads the last chunk is zeros, so a mask must be among `arrays`.
+    Chunks are cut along positions, not examples: the batch axis stays sharded as it is. The last
+    chunk is padded with zeros, so a mask must be among `arrays`.
     """
     length = arrays[0].shape[1]
     chunk_tokens = min(chunk_tokens, length)

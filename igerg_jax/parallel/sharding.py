@@ -206,11 +206,10 @@ def process_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
     return np.flatnonzero(held)
 
 
-def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Global arrays out of this process's rows (`process_rows`) of a batch."""
+def to_devices(arrays: Any, sharding: NamedSharding) -> Any:
+    """Global arrays out of this process's rows (`process_rows`) of a tree of arrays [B, ...]."""
     # Among several processes JAX does not count this as the explicit transfer that it is.
     with jax.transfer_guard_host_to_device("allow"):
-        return {
-            name: jax.make_array_from_process_local_data(sharding, values)
-            for name, values in batch.items()
-        }
+        return jax.tree.map(
+            lambda values: jax.make_array_from_process_local_data(sharding, values), arrays
+        )

@@ -20,17 +20,7 @@ from igerg_jax.report.text import duration, finite, formatted, is_number, missin
 
 _TEMPLATE = epath.Path(__file__).parent / "page.html"
 
-OBJECTIVES = {
-    "total": "the weighted sum that is minimised",
-    "image_emotion": "name each image's emotion, from the images alone",
-    "sequence_emotion": "name the emotion of the whole image sequence",
-    "text_denoising": "rebuild a text from masked spans and shuffled turns",
-    "text_emotion": "teach the judge the emotion of labelled utterances",
-    "masked_multimodal": "fill in masked words and name emotions, from words and images",
-    "emotional_response": "write the response, with the emotion that it should carry",
-    "image_text_contrastive": "tell which images belong to which words",
-}
-
+TOTAL = "the weighted sum that is minimised"
 CURVES = ("image_emotion_accuracy", "sequence_emotion_accuracy", "response_perplexity")
 MECHANICS = {
     "learning_rate": "learning rate",
@@ -53,8 +43,9 @@ where the run was resumed</li></ul>"""
 def write_report(workdir: epath.PathLike) -> epath.Path:
     """Writes `report.html` from what a run has left in its folder so far.
 
-    Reads config.json, metrics.jsonl, samples.jsonl and summary.json; whatever is missing, the
-    report says so in its place.
+    Reads config.json, metrics.jsonl, samples.jsonl and summary.json, whose "objectives" is
+    {name: {"summary": one line, "first_loss", "last_loss"}}. Where one is missing, the report
+    says so.
 
     Returns:
       The path of the report.
@@ -183,9 +174,12 @@ def _losses(records: list[dict], summary: Mapping[str, Any]) -> str:
     keys = {k.removeprefix("loss/") for r in records for k in r if k.startswith("loss/")}
     if not keys:
         return missing("This run has no metrics.jsonl with losses yet.")
-    order = [k for k in OBJECTIVES if k in keys] + sorted(keys - OBJECTIVES.keys())
+    texts = {"total": TOTAL}
+    for name, facts in (summary.get("objectives") or {}).items():
+        texts[name] = facts.get("summary", "")
+    order = [k for k in texts if k in keys] + sorted(keys - texts.keys())
     panels = "".join(
-        _panel(records, f"loss/{key}", key, OBJECTIVES.get(key, ""), summary) for key in order
+        _panel(records, f"loss/{key}", key, texts.get(key, ""), summary) for key in order
     )
     mechanics = "".join(
         _panel(records, key, key, text, summary) for key, text in MECHANICS.items()

@@ -11,17 +11,21 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
+from etils import epath, epy
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
+
+with epy.lazy_imports():  # JAX: seconds that --help and most refusals need not wait for
+    from igerg_jax import objectives
 
 TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
 CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps in a workdir
 
 # Keys that may differ between the runs of one workdir: how long, how often, where and on which
 # machine, but not what a step computes. (Another train.steps stretches a cosine schedule.) A name
-# that ends with a dot stands for all keys under it. (For mesh.dcn see `_other_slices`.)
+# that ends with a dot stands for all keys under it. (An objective may fix one of them: see
+# `igerg_jax.objectives.fixed_keys`.)
 FREE_KEYS = (
     "train.steps",
     "train.log_every_steps",
@@ -111,11 +115,13 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir") from error
     keys = () if training else USED_GROUPS
+    fixed = tuple(objectives.fixed_keys(config)) if training else ()
     different = _differences(
-        _starting(flatten(stored), keys), _starting(flatten(as_json(config)), keys), FREE_KEYS
+        _starting(flatten(stored), keys),
+        _starting(flatten(as_json(config)), keys),
+        FREE_KEYS,
+        fixed,
     )
-    if training:
-        different += _other_slices(stored, as_json(config))
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
@@ -178,20 +184,14 @@ def _starting(flat: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]
     return {key: value for key, value in flat.items() if not prefixes or key.startswith(prefixes)}
 
 
-def _other_slices(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Of `mesh`, what changes a step: a contrastive loss within slices depends on their number."""
-    contrastive = given["objectives"]["image_text_contrastive"]
-    if not contrastive["weight"] or contrastive["negatives"] != "slice":
-        return []
-    dcn = (_starting(flatten(config), ("mesh.dcn",)) for config in (stored, given))
-    return _differences(*dcn, ())
-
-
-def _differences(stored: dict, given: dict, free: tuple[str, ...]) -> list[str]:
+def _differences(
+    stored: dict, given: dict, free: tuple[str, ...], fixed: tuple[str, ...] = ()
+) -> list[str]:
+    """Keys that differ, with both values, but for those in `free` that are not in `fixed`."""
     lines = []
     for key in sorted(stored.keys() | given.keys()):
         old, new = stored.get(key, "absent"), given.get(key, "absent")
         is_free = any(key == f or (f.endswith(".") and key.startswith(f)) for f in free)
-        if old != new and not is_free:
+        if old != new and (key in fixed or not is_free):
             lines.append(f"{key} (there {old!r}, here {new!r})")
     return lines

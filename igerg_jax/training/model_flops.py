@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
-from igerg_jax.objectives import numbered
+from igerg_jax.objectives import combination
 from igerg_jax.setup import base_key
-from igerg_jax.training import train_state, train_step
+from igerg_jax.training import train_state
 
 
 def model_flops(setup: train_state.TrainingSetup) -> int:
@@ -29,15 +29,14 @@ def model_flops(setup: train_state.TrainingSetup) -> int:
     }
 
     def loss(params, batch):
-        key = base_key(config)
-        return train_step.objective_sums(config, model, params, batch, key, 0)[0]
+        return combination.sums(config, model, params, batch, base_key(config), 0)[0]
 
-    def see(params, batch):
-        return model.apply({"params": params}, numbered(batch), method="see")
+    def vision(params, batch):
+        return model.apply({"params": params}, batch, method="visual_tokens")
 
     total = 3 * forward_flops(loss, params, batch)
     if config.model.vision.frozen:
-        total -= 2 * forward_flops(see, params, batch)
+        total -= 2 * forward_flops(vision, params, batch)
     return total
 
 

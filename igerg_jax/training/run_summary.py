@@ -29,7 +29,7 @@ def summarise(
         "skipped_steps": int(state.skipped_steps),
         "parameters": count_parameters(state.params),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "objectives": objective_losses(workdir, objectives.active(config)),
+        "objectives": objective_summaries(workdir, objectives.active(config)),
         "resumed_from": resumed_from,
     } | (log.rates(done) if done else {})
 
@@ -43,12 +43,16 @@ def count_parameters(params: Any) -> dict[str, int]:
     return counts | {"total": sum(counts.values())}
 
 
-def objective_losses(workdir: epath.Path, names: list[str]) -> dict[str, dict[str, float]]:
-    """Each objective's loss in the first and in the last line of metrics.jsonl that has it."""
+def objective_summaries(workdir: epath.Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """summary.json's "objectives": {name: {"summary", "first_loss", "last_loss"}}.
+
+    The losses are those of the first and the last line of metrics.jsonl that have one.
+    """
     lines = logs.read_jsonl(workdir / "metrics.jsonl")
-    losses = {}
+    summaries = {}
     for name in names:
         values = [line[f"loss/{name}"] for line in lines if line.get(f"loss/{name}") is not None]
         if values:
-            losses[name] = {"first_loss": values[0], "last_loss": values[-1]}
-    return losses
+            summary = objectives.OBJECTIVES[name].summary
+            summaries[name] = {"summary": summary, "first_loss": values[0], "last_loss": values[-1]}
+    return summaries

@@ -1,12 +1,12 @@
-"""The one jitted step that combines the objectives.
+"""The jitted training step: the gradient of all objectives' loss, and the update.
 
-The loss is sum over objectives k of weight_k * sum over its terms of scale * loss_sum / count,
-with counts over the global batch, whatever the number of devices or accumulation steps.
+The loss is the one that `igerg_jax.objectives.base` states, with counts over the global batch
+whatever the number of devices or accumulation steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import optax
 
 from igerg_jax import objectives, optim
-from igerg_jax.batch import group_of
+from igerg_jax.objectives import combination
+from igerg_jax.objectives.base import Term
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import base_key, mesh_context
 from igerg_jax.training.train_state import TrainingSetup, TrainState
 
 
 def step_key(config: Any, step: int | jax.Array) -> jax.Array:
-    """The key of one step: what training does at random there is folded from it."""
+    """The key of one step, from which all its randomness is folded."""
     return jax.random.fold_in(base_key(config), step)
 
 
@@ -37,7 +38,7 @@ def make_step(setup: TrainingSetup) -> Callable:
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
         key = step_key(config, state.step)
-        grads, metrics = _gradients(config, model, state.params, batch, key, state.step)
+        grads, metrics = loss_gradient(config, model, state.params, batch, key, state.step)
         norm = optax.tree_utils.tree_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -95,108 +96,82 @@ def lower_step(setup: TrainingSetup):
         return make_step(setup).lower(setup.abstract_state, batch)
 
 
-def objective_sums(config, model, params, batch, key, step) -> tuple[dict, dict]:
-    """Every active objective's terms and metrics, keyed (objective, name).
+def loss_gradient(
+    config: Any,
+    model: Any,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    step: jax.Array | int,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """The gradient of the loss over a global batch, and its metrics (see `make_step`).
 
-    Objectives of one mixture (`config.data.mixtures`) share a batch, and what is made of it.
-    An objective's randomness depends on its place in the table of all objectives, so that
-    switching another one off does not change it; but for the dropout in what they share.
-    """
-    terms, metrics = {}, {}
-    for group, members in objectives.by_group(config).items():
-        found = _group_sums(config, model, params, group_of(batch, group), key, step, members)
-        terms, metrics = terms | found[0], metrics | found[1]
-    return terms, metrics
-
-
-def group_readings(config, model, batch, key, names) -> dict[str, objectives.Reading]:
-    """What the encoder reads for some objectives of one batch: {objective: its reading}.
+    With `train.accumulate_steps` above 1 the batch goes through in so many parts, one at a time.
 
     Args:
-      batch: of those objectives' group, `objectives.numbered`.
       key: of the step (`step_key`).
     """
-    return {
-        name: objectives.READINGS[name](
-            model, batch, _objective_key(key, name), config.objectives[name].to_dict()
-        )
-        for name in names
-        if name in objectives.READINGS
-    }
+    parts = config.train.accumulate_steps
+    rows_B = jnp.arange(batch["image_mask"].shape[0])
 
+    def sums(params, batch, rows_B):
+        return combination.sums(config, model, params, batch, key, step, rows_B)
 
-def _objective_key(key, name: str) -> jax.Array:
-    return jax.random.fold_in(key, list(objectives.OBJECTIVES).index(name))
-
-
-def _group_sums(config, model, params, batch, key, step, names) -> tuple[dict, dict]:
-    batch = objectives.numbered(batch)
-    readings = group_readings(config, model, batch, key, names)
-    shared = jax.random.fold_in(key, len(objectives.OBJECTIVES))
-    batch = objectives.annotate(model, params, batch, shared, readings)
-    terms, metrics = {}, {}
-    for name in names:
-        settings, rng = config.objectives[name].to_dict(), _objective_key(key, name)
-        own = objectives.OBJECTIVES[name](model, params, batch, rng, settings, step)
-        terms |= {(name, part): term for part, term in own[0].items()}
-        metrics |= {(name, part): value for part, value in own[1].items()}
-    return terms, metrics
-
-
-def _gradients(config, model, params, batch, key, step) -> tuple[Any, dict[str, jax.Array]]:
-    """The gradient of the loss over the whole batch, and the metrics."""
-    pieces = config.train.accumulate_steps
-    batch = dict(batch, row=jnp.arange(batch["image_mask"].shape[0]))
-
-    def total(params, batch, counts):
-        terms, metrics = objective_sums(config, model, params, batch, key, step)
-        counts = counts or {name: term.count for name, term in terms.items()}
-        loss = sum(
+    def loss(params, batch, rows_B, counts=None):
+        terms, metrics = sums(params, batch, rows_B)
+        counts = counts or _counts(terms)
+        total = sum(
             config.objectives[name[0]].weight * _mean(term, counts[name])
             for name, term in terms.items()
         )
-        return loss, (terms, metrics)
+        return total, (terms, metrics)
 
-    if pieces == 1:
-        grads, (terms, metrics) = jax.grad(total, has_aux=True)(params, batch, None)
-        return grads, _readable(config, terms, metrics)
+    gradient = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        grads, (terms, metrics) = gradient(params, batch, rows_B)
+        return grads, _named(config, terms, metrics)
 
-    # Examples i, i + pieces, ... go together: each device then cuts up its own rows.
-    micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
-
-    def count(sums, batch):
-        terms, _ = objective_sums(config, model, params, batch, key, step)
-        counts = {name: term.count for name, term in terms.items()}
-        return jax.tree.map(jnp.add, sums, counts), None
-
-    def accumulate(sums, batch):
-        grads, (terms, metrics) = jax.grad(total, has_aux=True)(params, batch, counts)
-        kept = {name: term._replace(scale=0.0) for name, term in terms.items()}
-        scales = {name: jnp.float32(term.scale) for name, term in terms.items()}
-        return jax.tree.map(jnp.add, sums, (grads, kept, metrics)), scales
-
-    first = jax.tree.map(lambda x: x[0], micro)
-    shapes = jax.eval_shape(lambda: objective_sums(config, model, params, first, key, step))
+    # Examples i, i + parts, ... go together: each device then divides its own rows.
+    micro = jax.tree.map(
+        lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (dict(batch), rows_B)
+    )
+    shapes = jax.eval_shape(sums, params, *jax.tree.map(lambda x: x[0], micro))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
-    # Means need the whole batch's counts first. They do not depend on the model's output, so
+
+    def count(counts, part):
+        return jax.tree.map(jnp.add, counts, _counts(sums(params, *part)[0])), None
+
+    # Means need the whole batch's counts first. Those do not depend on the model's output, so
     # the compiler drops everything else from this loop.
-    no_counts = {name: term.count for name, term in zeros[0].items()}
-    counts, _ = jax.lax.scan(count, no_counts, micro)
-    start = (jax.tree.map(jnp.zeros_like, params), _no_scales(zeros[0]), zeros[1])
+    counts, _ = jax.lax.scan(count, _counts(zeros[0]), micro)
+
+    def accumulate(totals, part):
+        grads, (terms, metrics) = gradient(params, *part, counts)
+        scales = {name: jnp.float32(term.scale) for name, term in terms.items()}
+        return jax.tree.map(jnp.add, totals, (grads, _unscaled(terms), metrics)), scales
+
+    start = (jax.tree.map(jnp.zeros_like, params), _unscaled(zeros[0]), zeros[1])
     (grads, terms, metrics), scales = jax.lax.scan(accumulate, start, micro)
     terms = {name: term._replace(scale=scales[name][0]) for name, term in terms.items()}
-    return grads, _readable(config, terms, metrics)
+    return grads, _named(config, terms, metrics)
 
 
-def _no_scales(terms: dict) -> dict:
+def _counts(terms: combination.Terms) -> dict[tuple[str, str], jax.Array]:
+    return {name: term.count for name, term in terms.items()}
+
+
+def _unscaled(terms: combination.Terms) -> combination.Terms:
+    """Terms whose sums may be added up: a scale is the same in every part of a batch."""
     return {name: term._replace(scale=0.0) for name, term in terms.items()}
 
 
-def _mean(term: objectives.Term, count: jax.Array) -> jax.Array:
+def _mean(term: Term, count: jax.Array) -> jax.Array:
     return term.scale * term.loss_sum / jnp.maximum(count, 1.0)
 
 
-def _readable(config, terms: dict, metrics: dict) -> dict[str, jax.Array]:
+def _named(
+    config: Any, terms: combination.Terms, metrics: combination.Metrics
+) -> dict[str, jax.Array]:
     """Scalars by name: loss/total, loss/<objective>[/<term>], metric/<objective>/<name>."""
     out = {}
     for (name, part), term in terms.items():

@@ -13,10 +13,10 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
-from igerg_jax import objectives
 from igerg_jax.decoding import search, strategies
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
+from igerg_jax.objectives import keys
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import build_model, mesh_context
 from igerg_jax.training import train_state
@@ -74,7 +74,7 @@ class World:
             if isinstance(strategy, strategies.Beam):
                 found = search.beam_search(self.model, params, encoded, strategy, limits)
                 return search.Responses(*(leaf[:, 0] for leaf in found))
-            keys_B = objectives.row_keys(rng, {"row": row_B})
+            keys_B = keys.row_keys(rng, row_B)
             return search.decode_rows(self.model, params, encoded, keys_B, strategy, limits)
 
         return jax.jit(run)

@@ -16,13 +16,15 @@ import pytest
 import small
 from PIL import Image
 
-from igerg_jax import lexicon, metrics, objectives, setup
+from igerg_jax import batch as batch_lib
+from igerg_jax import lexicon, metrics, setup
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding.search import Responses
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import conversation, samples
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
 
 EXAMPLES, GENERATED, SAMPLES = 13, 5, 6  # of batches of 8: the last one holds padding
@@ -88,26 +90,16 @@ def test_scores_are_the_objectives_own(world):
     params, key = jax.device_put(jax.device_get(world.params)), jax.random.key(0)
     names = ("image_emotion", "sequence_emotion", "text_emotion", "emotional_response")
     config.objectives.emotional_response.consistency_weight = 0.0
-
-    @jax.jit
-    def sums(batch):
-        batch = objectives.numbered(batch)
-        readings = {"emotional_response": objectives.read_all(model, batch, key, {})}
-        batch = objectives.annotate(model, params, batch, key, readings)
-        return {
-            name: objectives.OBJECTIVES[name](
-                model, params, batch, key, config.objectives[name].to_dict(), 0
-            )
-            for name in names
-        }
-
+    small.only(config, *names)
+    sums = jax.jit(lambda batch: combination.sums(config, model, params, batch, key, 0))
     found = {name: np.zeros(3) for name in names}  # loss sum, count, correct
     for batch, _ in batches_of.first_windows(
         world.prepared, "valid", config, np.arange(config.evaluate.batch_size)
     ):
-        for name, (terms, measured) in jax.device_get(sums(batch)).items():
-            (term,), ((correct, _),) = terms.values(), measured.values()
-            found[name] += np.array([term.loss_sum, term.count, correct])
+        terms, measured = jax.device_get(sums(batch))
+        corrects = {name: correct for (name, _), (correct, _) in measured.items()}
+        for (name, _), term in terms.items():
+            found[name] += np.array([term.loss_sum, term.count, corrects[name]])
     got = world.out["evaluation"]["valid"]
     ours = {"judge": "text_emotion"} | {name: name for name in names[:2]}
     for name, objective in ours.items():
@@ -135,7 +127,7 @@ def test_labels_of_the_confusion_matrix_are_the_data_sets(world):
 def test_generated_texts_meet_their_own_references(world, monkeypatch):
     """A model that knows every answer scores as high as its answers' length allows."""
 
-    def knows(params, batch, rng):
+    def knows(params, batch, rng, rows_B):
         return Responses(batch["response"], None, None)
 
     monkeypatch.setattr(world.evaluator, "_respond", knows)
@@ -249,6 +241,7 @@ def test_either_all_samples_are_written_or_none(tmp_path):
 def test_a_batch_is_on_the_mesh(world):
     """What the jitted functions get is spread over the devices, rows numbered by window."""
     split = world.prepared.split("valid")
-    (first, batch), *_ = world.evaluator._batches(split, np.arange(3, 9))
-    assert first == 0 and batch["row"].tolist() == [3, 4, 5, 6, 7, 8, 0, 0]
+    (first, batch, rows_B), *_ = world.evaluator._batches(split, np.arange(3, 9))
+    assert first == 0 and rows_B.tolist() == [3, 4, 5, 6, 7, 8, 0, 0]
+    batch_lib.check(batch, dataclasses.replace(world.setup.spec, batch_size=len(rows_B)))
     assert batch["images"].sharding == sharding.batch_sharding(world.setup.mesh)

@@ -22,7 +22,7 @@ def encode(model, params, features, image_mask, image_turn, words):
     batch = {"features": features, "image_mask": image_mask, "image_turn": image_turn}
 
     def run(module):
-        encoded = module.encode(module.image_side(batch), words)
+        encoded = module.encode(igerg.image_side(batch, module.visual_tokens(batch)), words)
         return {
             "cls": encoded.cls_BxD,
             "images": encoded.images_BxNxD,
@@ -262,8 +262,9 @@ def test_width_depth_and_heads_are_free(
 
     def everything():
         params = model.init(jax.random.key(0), batch)  # calls every method that has parameters
-        encode = lambda m: m.encode(m.image_side(batch), igerg.text_side(batch, model.special))  # noqa: E731
-        return params["params"], model.apply(params, method=encode)
+        images = igerg.image_side(batch, model.apply(params, batch, method="visual_tokens"))
+        words = igerg.text_side(batch, model.special)
+        return params["params"], model.apply(params, images, words, method="encode")
 
     params, encoded = jax.eval_shape(everything)
     assert encoded.hidden_BxLxD.shape == (8, 1 + N * images + S, width)
@@ -302,7 +303,7 @@ def test_a_frozen_tower_gets_no_gradient(frozen):
     config = small.with_pixels(small.make_config(model__vision__frozen=frozen))
     model, batch = small.make_model(config), small.make_batch(config)
     params = small.make_params(model, batch)
-    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="see")).sum()  # noqa: E731
+    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="visual_tokens")).sum()  # noqa: E731
     by_params = jax.jit(jax.grad(loss))(params)
     assert (small.largest(by_params["vision_tower"]) == 0) == frozen
     assert small.largest(by_params["image_projection"]) > 0
@@ -352,7 +353,7 @@ def test_contrastive_scalars_start_where_siglip_does():
 
     def run(module):
         words = igerg.text_side(batch, module.special)
-        seen = module.encode(module.image_side(batch), None)
+        seen = module.encode(igerg.image_side(batch, module.visual_tokens(batch)), None)
         return module.contrastive_vectors(seen, module.encode(None, words))
 
     image, words, log_scale, bias = jax.jit(lambda: model.apply({"params": params}, method=run))()

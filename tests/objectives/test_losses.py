@@ -117,9 +117,9 @@ JUDGE_TABLE = normal(V, J, seed=3)
 @pytest.mark.parametrize("estimator", losses.ESTIMATORS)
 def test_response_likelihood_is_vocabulary_loss_whatever_the_estimator(estimator):
     nll, count, correct = jax.jit(functools.partial(losses.vocabulary, chunk_tokens=3))(*text())
-    walk = response(*text(), JUDGE_TABLE, estimator, 0.7, 0, 3)
-    assert walk.embedded_BxTxJ.shape == (B, T, J)
-    np.testing.assert_allclose(walk[:3], (nll, count, correct), rtol=1e-6)
+    sums, embedded = response(*text(), JUDGE_TABLE, estimator, 0.7, 0, 3)
+    assert embedded.shape == (B, T, J)
+    np.testing.assert_allclose(sums, (nll, count, correct), rtol=1e-6)
 
 
 def hard_embeddings():
@@ -134,17 +134,17 @@ def soft_embeddings(hidden, table, temperature):
 
 @pytest.mark.parametrize("estimator", ["straight_through", "detached"])
 def test_hard_estimators_give_the_judge_the_greedy_words(estimator):
-    walk = response(*text(), JUDGE_TABLE, estimator, 0.7, 0, 3)
-    np.testing.assert_allclose(walk.embedded_BxTxJ, hard_embeddings(), rtol=1e-5, atol=1e-6)
+    _, embedded = response(*text(), JUDGE_TABLE, estimator, 0.7, 0, 3)
+    np.testing.assert_allclose(embedded, hard_embeddings(), rtol=1e-5, atol=1e-6)
 
 
 def test_expected_is_the_mean_embedding_and_hard_where_it_is_cold():
     hidden, table, *_ = text()
     for temperature in (2.0, 0.7):
-        walk = response(*text(), JUDGE_TABLE, "expected", temperature, 0, 3)
+        _, embedded = response(*text(), JUDGE_TABLE, "expected", temperature, 0, 3)
         expected = soft_embeddings(hidden, table, temperature)
-        np.testing.assert_allclose(walk.embedded_BxTxJ, expected, rtol=1e-4, atol=1e-5)
-    cold = response(*text(), JUDGE_TABLE, "expected", 1e-4, 0, 3).embedded_BxTxJ
+        np.testing.assert_allclose(embedded, expected, rtol=1e-4, atol=1e-5)
+    _, cold = response(*text(), JUDGE_TABLE, "expected", 1e-4, 0, 3)
     np.testing.assert_allclose(cold, hard_embeddings(), atol=1e-5)
 
 
@@ -154,8 +154,8 @@ def embedded_gradient(hidden, estimator):
     _, *rest = text()
 
     def along(hidden):
-        walk = respond(hidden, *rest, JUDGE_TABLE, estimator, 0.7, 0)
-        return (walk.embedded_BxTxJ * normal(B, T, J, seed=4)).sum()
+        _, embedded = respond(hidden, *rest, JUDGE_TABLE, estimator, 0.7, 0)
+        return (embedded * normal(B, T, J, seed=4)).sum()
 
     return jax.grad(along)(hidden)
 
@@ -185,8 +185,8 @@ def test_gumbel_draws_words_as_often_as_the_model_expects_them():
     hidden = np.broadcast_to(logits, (rows, length, vocabulary))
     identity = np.eye(vocabulary, dtype=np.float32)
     blank = np.zeros((rows, length), np.int32)
-    walk = response(hidden, identity, blank, blank > 0, identity, "gumbel", 1.0, 0, 8)
-    draws = np.asarray(walk.embedded_BxTxJ)
+    _, draws = response(hidden, identity, blank, blank > 0, identity, "gumbel", 1.0, 0, 8)
+    draws = np.asarray(draws)
     np.testing.assert_allclose(draws.max(-1), 1.0, atol=1e-5)  # one word each, not a mixture
     p, total = np.exp(log_softmax(logits)), rows * length
     deviation = np.sqrt(total * p * (1 - p))
@@ -215,8 +215,8 @@ def test_no_array_of_every_token_by_the_vocabulary(kind):
     def loss(hidden, table, chunk):
         if kind == "vocabulary":
             return losses.vocabulary(hidden, table, targets, mask, chunk)[0]
-        walk = respond(hidden, table, targets, mask, JUDGE_TABLE, kind, 0.7, 0, chunk)
-        return walk.nll_sum + walk.embedded_BxTxJ.sum()
+        sums, embedded = respond(hidden, table, targets, mask, JUDGE_TABLE, kind, 0.7, 0, chunk)
+        return sums.loss_sum + embedded.sum()
 
     traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2).trace
     assert elements_with_vocabulary(str(traced(hidden, table, T).jaxpr)) == B * T * V

@@ -17,10 +17,11 @@ import small
 from igerg_jax import objectives
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.models import igerg
-from igerg_jax.objectives import losses
+from igerg_jax.objectives import combination, emotional_response, losses
+from igerg_jax.objectives.base import Context
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import mesh_context
-from igerg_jax.training import train_state, train_step
+from igerg_jax.training import train_state
 
 CONFIG = small.make_config(objectives__masked_multimodal__mask_fraction=0.3)
 MODEL = small.make_model(CONFIG)
@@ -64,9 +65,7 @@ def unravel(vector):
 
 def means_and_counts(config, vector, features, batch):
     batch = dict(batch, features=features)
-    terms, _ = train_step.objective_sums(
-        config, MODEL, unravel(vector), batch, jax.random.key(0), 0
-    )
+    terms, _ = combination.sums(config, MODEL, unravel(vector), batch, jax.random.key(0), 0)
     means = {
         name: term.scale * term.loss_sum / jnp.maximum(term.count, 1)
         for name, term in terms.items()
@@ -171,27 +170,31 @@ def test_expected_gradient_is_the_finite_difference():
 def test_consistency_weight_zero_is_the_plain_likelihood():
     config = small.only(small.make_config(), "emotional_response")
     config.objectives.emotional_response.consistency_weight = 0.0
-    sums = functools.partial(train_step.objective_sums, config, MODEL)
+    sums = functools.partial(combination.sums, config, MODEL)
     terms, _ = jax.eval_shape(lambda: sums(PARAMS, BATCH, jax.random.key(0), 0))
     assert list(terms) == [("emotional_response", "tokens")]
 
 
 @pytest.mark.parametrize("start", [0, 3])
-def test_without_a_ramp_the_consistency_weight_is_whole_from_its_start(start):
+def test_without_a_ramp_the_consistency_weight_is_at_its_height_from_its_start(start):
     settings = dict(consistency_weight=0.5, consistency_start_step=start, consistency_ramp_steps=0)
-    found = [float(objectives.consistency_weight(settings, jnp.int32(step))) for step in range(6)]
+    found = [
+        float(emotional_response.consistency_weight(settings, jnp.int32(step))) for step in range(6)
+    ]
     assert found == [0.0] * start + [0.5] * (6 - start)
 
 
 def test_consistency_weight_is_zero_then_ramps_to_its_height():
     settings = dict(consistency_weight=0.5, consistency_start_step=10, consistency_ramp_steps=4)
-    values = [float(objectives.consistency_weight(settings, s)) for s in (0, 10, 11, 12, 14, 99)]
+    values = [
+        float(emotional_response.consistency_weight(settings, s)) for s in (0, 10, 11, 12, 14, 99)
+    ]
     np.testing.assert_allclose(values, [0, 0, 0.125, 0.25, 0.5, 0.5])
 
 
 def test_temperature_falls_geometrically():
     settings = dict(temperature_start=2.0, temperature_end=0.5, temperature_anneal_steps=4)
-    values = [float(objectives.temperature(settings, s)) for s in (0, 1, 2, 4, 99)]
+    values = [float(emotional_response.temperature(settings, s)) for s in (0, 1, 2, 4, 99)]
     np.testing.assert_allclose(values, [2, 2 / 2**0.5, 1, 0.5, 0.5], rtol=1e-6)
 
 
@@ -316,7 +319,7 @@ def test_no_gradient_changes_on_a_mesh(whole):
     @functools.partial(jax.jit, in_shardings=(placed, by_example), out_shardings=(placed, None))
     @functools.partial(jax.grad, has_aux=True)
     def gradient(params, batch):
-        terms, _ = train_step.objective_sums(config, MODEL, params, batch, jax.random.key(0), 0)
+        terms, _ = combination.sums(config, MODEL, params, batch, jax.random.key(0), 0)
         means = {k: t.scale * t.loss_sum / jnp.maximum(t.count, 1) for k, t in terms.items()}
         return sum(means.values()), means
 
@@ -390,7 +393,7 @@ def test_emotional_response_overfits_one_batch_once_there_is_a_judge():
 
 
 def test_decoder_dropout_depends_on_the_rows():
-    """Two micro-batches with the same content are two draws, in the encoder and the decoder."""
+    """Two micro-batches with the same content are two draws."""
     config = small.make_config(model__text__dropout_rate=0.5)
     model = small.make_model(config)
     batch = {
@@ -400,10 +403,10 @@ def test_decoder_dropout_depends_on_the_rows():
     encoded = igerg.Encoded(memory, mask, memory[:, 0], None, None)
 
     @jax.jit
-    def decode(row):
-        rows = dict(batch, row=row)
+    def decode(rows_B):
         key = jax.random.key(0)
-        return objectives._decode(model, PARAMS, encoded, batch["response"], rows, key)
+        context = Context(model, batch, rows_B, {}, 0, key, params=PARAMS, encoding=encoded)
+        return context.decode(batch["response"])
 
     first, again, other = (decode(jnp.asarray(rows)) for rows in ([0, 1], [0, 1], [2, 3]))
     np.testing.assert_array_equal(first, again)

@@ -14,10 +14,11 @@ import small
 from jax.sharding import PartitionSpec
 
 from configs import pretrain
-from igerg_jax import objectives
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Encoded
 from igerg_jax.models.partitioning import lookup
+from igerg_jax.objectives import OBJECTIVES
+from igerg_jax.objectives.base import Context
 from igerg_jax.parallel import sharding
 from igerg_jax.tools.tpu_report import hlo
 from igerg_jax.training import train_state
@@ -230,12 +231,13 @@ def contrastive_on_a_mesh(mesh, negatives, image, words):
     params = small.make_params(model, batch)
 
     def loss(image, words):
-        sides = (Encoded(None, None, x, None, None) for x in (image, words))
-        read = dict(zip(("seen", "read"), sides, strict=True))
-        given = batch | read | {"read": {"image_text_contrastive": read["read"]}}
-        settings = {"negatives": negatives}
-        terms, _ = objectives.image_text_contrastive(model, params, given, None, settings, 0)
-        return terms[""].loss_sum, terms[""].count
+        images, text = (Encoded(None, None, x, None, None) for x in (image, words))
+        given = Context(
+            model, batch, None, {"negatives": negatives}, 0, None,
+            params=params, image_encoding=images, encoding=text,
+        )  # fmt: skip
+        (term,) = OBJECTIVES["image_text_contrastive"].loss(given).terms.values()
+        return term.loss_sum, term.count
 
     function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(config)):

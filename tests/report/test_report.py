@@ -164,7 +164,10 @@ def make_summary() -> dict:
         "seconds_to_first_step": 21.3,
         "parameters": {"vision": 420_000, "text": 1_510_000, "judge": 60_000, "total": 2_012_345},
         "devices": "1 x cpu",
-        "objectives": {k: {"first_loss": a, "last_loss": b} for k, (a, b) in OBJECTIVES.items()},
+        "objectives": {
+            k: {"summary": f"learn {k} & more", "first_loss": a, "last_loss": b}
+            for k, (a, b) in OBJECTIVES.items()
+        },
         "skipped_steps": 0,
         "evaluation": {"valid": {k: v * 1.02 for k, v in evaluation.items()}, "test": evaluation},
         "confusion_matrix": {"test": confusion.tolist()},
@@ -251,6 +254,8 @@ def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
     labels = [a["aria-label"] for a in page.all("svg", class_="chart") if "aria-label" in a]
     for name in ["total", *OBJECTIVES]:
         assert sum(label.startswith(f"{name},") for label in labels) == 1, name
+    for name in OBJECTIVES:
+        assert f"learn {name} & more" in page.text
     rows = len(page.all("th", scope="row")) - len(EMOTIONS)
     evaluated = make_summary()["evaluation"]["test"]
     own = {k for k in evaluated if not k.startswith(("reference_", "unigram"))}

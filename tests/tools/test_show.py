@@ -16,6 +16,9 @@ from igerg_jax import objectives
 from igerg_jax.batch import BatchSpec, group_of
 from igerg_jax.data import pipeline, prepare, windows
 from igerg_jax.errors import UserError
+from igerg_jax.models.igerg import Igerg
+from igerg_jax.objectives import combination
+from igerg_jax.objectives.display import Line, Token
 from igerg_jax.setup import build_model
 from igerg_jax.tools.show import __main__ as show
 from igerg_jax.tools.show import counts
@@ -49,18 +52,20 @@ def shown(lines, number):
 
 
 class Caught(Exception):
-    """Ends a step once it has made its readings."""
+    """Ends a step once its encoder inputs are made."""
 
 
-def readings_in_training(prepared, config, monkeypatch):
-    """What the training step of step STEP has the encoder read, caught inside it."""
+def encoder_inputs_in_training(prepared, config, monkeypatch):
+    """The encoder inputs of training step STEP, caught inside it."""
     caught = {}
 
-    def catch(model, params, batch, rng, readings):
-        caught.update(readings)
+    def catch(contexts, params, key):
+        inputs = {name: context.encoder_input for name, context in contexts.items()}
+        caught.update({name: given for name, given in inputs.items() if given is not None})
         raise Caught
 
-    monkeypatch.setattr(objectives, "annotate", catch)
+    monkeypatch.setattr(combination, "with_encodings", catch)
+    monkeypatch.setattr(Igerg, "apply", lambda *_, **__: np.zeros((8, 4, 1, 32)))
     monkeypatch.setattr(train_step.optim, "schedule", lambda *_: None)
     setup = types.SimpleNamespace(
         config=config,
@@ -77,25 +82,25 @@ def readings_in_training(prepared, config, monkeypatch):
     return caught
 
 
-def test_what_is_shown_is_what_the_training_step_reads(prepared, tiny_config, monkeypatch):
+def test_what_is_shown_is_what_the_training_step_encodes(prepared, tiny_config, monkeypatch):
     groups = show.collect(prepared, tiny_config, STEP, COUNT)
     (group,) = groups
     tokenizer = prepared.tokenizer
     batch = batch_of(prepared, tiny_config)
-    readings = readings_in_training(prepared, tiny_config, monkeypatch)
-    assert readings.keys() == objectives.READINGS.keys()
+    inputs = encoder_inputs_in_training(prepared, tiny_config, monkeypatch)
+    assert len(inputs) == 4
     for row, example in enumerate(group.examples):
         assert list(example.objectives) == objectives.active(tiny_config)
-        for name, reading in readings.items():
-            words = jax.tree.map(lambda x, row=row: np.asarray(x)[row], reading.words)
+        for name, given in inputs.items():
+            text = jax.tree.map(lambda x, row=row: np.asarray(x)[row], given.text)
             line = example.objectives[name][0]
-            assert [t.piece for t in line.tokens] == pieces(tokenizer, words.tokens_BxS), name
-            assert [t.turn for t in line.tokens] == words.turn_BxS[: len(line.tokens)].tolist()
-        chosen = np.asarray(readings["masked_multimodal"].chosen_BxS)[row]
-        asked = pieces(tokenizer, batch["context"][row][chosen])
-        limit = tiny_config.objectives.masked_multimodal.max_fraction
-        most = int(np.ceil(limit * len(chosen)))
-        assert shown(example.objectives["masked_multimodal"], 1) == asked[:most]
+            assert [t.piece for t in line.tokens] == pieces(tokenizer, text.tokens_BxS), name
+            assert [t.turn for t in line.tokens] == text.turn_BxS[: len(line.tokens)].tolist()
+        masked = np.asarray(inputs["masked_multimodal"].asked_BxS)[row]
+        asked = pieces(tokenizer, batch["context"][row][masked])
+        fraction = tiny_config.objectives.masked_multimodal.max_fraction
+        limit = int(np.ceil(fraction * len(masked)))
+        assert shown(example.objectives["masked_multimodal"], 1) == asked[:limit]
         response = pieces(tokenizer, batch["response"][row])
         given, written = (shown(example.objectives["emotional_response"], i) for i in (1, 2))
         assert written == response and given == ["</s>", *response[:-1]]
@@ -164,11 +169,10 @@ def test_a_histogram_counts_everything_once():
     assert len(counts.histogram(np.arange(1000))) <= 8
 
 
-def test_an_empty_reading_and_markup_in_words_are_harmless():
-    token = show_page.Token("<b>&", 0, "")
-    line = show_page._line(show_page.Line("The judge reads", [token]))
+def test_an_empty_line_and_markup_in_tokens_are_harmless():
+    line = show_page._line(Line("The judge is given", [Token("<b>&", 0, "")]))
     assert "&lt;b&gt;&amp;" in line and "<b>&" not in line
-    assert "nothing" in show_page._line(show_page.Line("The judge reads", []))
+    assert "nothing" in show_page._line(Line("The judge is given", []))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Renders what `igerg_jax.tools.show` has collected, in the style of a run's report."""
+"""Renders what `igerg_jax.tools.show` collects, in the style of a run's report."""
 
 from __future__ import annotations
 
@@ -13,35 +13,19 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import EMOTIONS, UNKNOWN
 from igerg_jax.data.prepared import Prepared
+from igerg_jax.objectives import OBJECTIVES
+from igerg_jax.objectives.display import Line, Token
 from igerg_jax.report.gallery import emotion_chip
-from igerg_jax.report.page import OBJECTIVES, style
+from igerg_jax.report.page import style
 
 _TEMPLATE = pathlib.Path(__file__).parent / "show.html"
 _HUES = (212, 28, 145, 285, 50, 180, 330)  # of turns, from the oldest
-_KINDS = {  # of tokens: what the page says of them
+_KINDS = {  # of tokens (`display.Token`), explained
     "mask": "hidden",
     "random": "replaced by a random token",
-    "kept": "asked for, though left as it is",
-    "special": "a token with a role",
+    "kept": "asked for, but left as it is",
+    "special": "a special token",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Token:
-    """A token: its piece, its turn (-1 = none), and a key of `_KINDS` or ""."""
-
-    piece: str
-    turn: int
-    kind: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """What an objective gives or asks for: words about it, tokens, emotions ((turn or -1, id))."""
-
-    words: str
-    tokens: list[Token]
-    emotions: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +54,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The batch of one mixture ("" = the main one), and the objectives that read it."""
+    """The batch of one mixture ("" = the main one), and the objectives trained on it."""
 
     name: str
     objectives: list[str]
@@ -78,7 +62,7 @@ class Group:
 
 
 def render(groups: Sequence[Group], prepared: Prepared, config: ConfigDict, step: int) -> str:
-    """The whole page."""
+    """The page, as HTML."""
     title = f"{config.name} · {config.preset}"
     shown = len(groups[0].examples)
     lead = (
@@ -138,7 +122,7 @@ def _group(number: int, group: Group) -> str:
     cards = "".join(_example(example) for example in group.examples)
     return (
         f'<section class="part" id="group-{number}"><h2>{html.escape(_name(group))}</h2>'
-        f"<p>Read by {html.escape(names)}.</p>{cards}</section>"
+        f"<p>For {html.escape(names)}.</p>{cards}</section>"
     )
 
 
@@ -176,13 +160,13 @@ def _objective(name: str, lines: Sequence[Line]) -> str:
     body = "".join(_line(line) for line in lines)
     return (
         f'<section class="block"><h4>{html.escape(name)}</h4>'
-        f"<small>{html.escape(OBJECTIVES[name])}</small>{body}</section>"
+        f"<small>{html.escape(OBJECTIVES[name].summary)}</small>{body}</section>"
     )
 
 
 def _line(line: Line) -> str:
     runs = itertools.groupby(line.tokens, key=lambda token: token.turn)
-    tokens = "".join(_run(turn, list(found)) for turn, found in runs)
+    tokens = "".join(_run(turn, list(run)) for turn, run in runs)
     if tokens:
         tokens = f'<p class="tokens">{tokens}</p>'
     elif not line.emotions:
@@ -192,11 +176,11 @@ def _line(line: Line) -> str:
         for turn, emotion in line.emotions
     )
     chips = f'<p class="asked">{chips}</p>' if chips else ""
-    return f'<div class="line"><span>{html.escape(line.words)}</span>{tokens}{chips}</div>'
+    return f'<div class="line"><span>{html.escape(line.caption)}</span>{tokens}{chips}</div>'
 
 
 def _run(turn: int, tokens: Sequence[Token]) -> str:
-    """Neighbours of one turn."""
+    """Consecutive tokens of one turn."""
     inside = "".join(map(_token, tokens))
     if turn < 0:
         return f'<span class="run">{inside}</span>'

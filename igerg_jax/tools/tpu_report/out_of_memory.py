@@ -46,7 +46,7 @@ def largest(setup: train_state.TrainingSetup) -> list[tuple[str, int]]:
 
     def gradient(params, batch):
         key = base_key(setup.config)
-        return train_step._gradients(setup.config, setup.model, params, batch, key, 0)[0]
+        return train_step.loss_gradient(setup.config, setup.model, params, batch, key, 0)[0]
 
     jaxpr = jax.make_jaxpr(gradient)(setup.abstract_state.params, batch)
     for equation in _equations(jaxpr.jaxpr):

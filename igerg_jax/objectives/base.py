@@ -1,0 +1,220 @@
+"""What an objective is, what it is given, and what it returns.
+
+The loss that training minimises is
+
+    sum over objectives of weight * sum over their terms of scale * loss_sum / count
+
+with counts over the global batch. An objective may have several terms, since a mean over tokens
+and a mean over images cannot share a count. Letters as in `igerg_jax.batch`.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+
+from igerg_jax.errors import UserError
+from igerg_jax.models.igerg import (
+    Encoded,
+    Igerg,
+    ImageSide,
+    TextSide,
+    image_side,
+    shift_right,
+    text_side,
+)
+from igerg_jax.objectives import losses
+from igerg_jax.objectives.display import Line, Row
+from igerg_jax.objectives.keys import batch_key, named_key, row_keys
+
+Batch = Mapping[str, jax.Array]
+
+
+class Need(NamedTuple):
+    """Something that a split must have: a count of its summary, which may not be 0, in words."""
+
+    count: str
+    words: str
+
+
+IMAGES = Need("images", "images")
+LABELLED_IMAGES = Need("labelled_images", "images with an emotion")
+WORDS = Need("turns_with_words", "words")
+LABELLED_TURNS = Need("labelled_turns", "turns with an emotion")
+DIALOGUES = Need("dialogues", "turns that answer others")
+
+
+class Choice(NamedTuple):
+    """A setting and its allowed values."""
+
+    setting: str
+    values: tuple[str, ...]
+
+
+class Term(NamedTuple):
+    """A part of a loss: float32 scalars, worth scale * loss_sum / count."""
+
+    loss_sum: jax.Array
+    count: jax.Array
+    scale: jax.Array | float = 1.0
+
+
+class Result(NamedTuple):
+    """Terms by name ("" where there is one), and metrics by name as (sum, count)."""
+
+    terms: dict[str, Term]
+    metrics: dict[str, tuple[jax.Array, jax.Array]]
+
+    def __or__(self, other: Result) -> Result:
+        return Result(self.terms | other.terms, self.metrics | other.metrics)
+
+
+def one_term(sums: losses.Sums, name: str = "", scale: jax.Array | float = 1.0) -> Result:
+    """A term and its accuracy."""
+    accuracy = f"{name}_accuracy" if name else "accuracy"
+    return Result(
+        {name: Term(sums.loss_sum, sums.count, scale)}, {accuracy: (sums.correct, sums.count)}
+    )
+
+
+class EncoderInput(NamedTuple):
+    """What the encoder is given for an objective: text, images, or both.
+
+    `asked_BxS` marks the text positions that the objective asks for, where it asks for some.
+    """
+
+    text: TextSide | None
+    images: ImageSide | None
+    asked_BxS: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an objective is given in a step.
+
+    Attributes:
+      model: the module; its methods are called through `apply`.
+      batch: exactly the arrays of `igerg_jax.batch`, of the objective's mixture.
+      rows_B: int32, the examples' places in the global batch, which key their randomness.
+      settings: the keys of `config.objectives.<name>`.
+      step: int32 scalar.
+      key: this objective's, at this step.
+      visual_BxNxKxD: the images' visual tokens. None, as all below, where no parameters are at
+        hand (a tool that shows inputs).
+      encoder_input: what `Objective.encoder_input` returned; None while that runs.
+      params: the model's parameters.
+      image_encoding: the encoding of the images alone.
+      encoding: the encoding of `encoder_input`.
+    """
+
+    model: Igerg
+    batch: Batch
+    rows_B: jax.Array
+    settings: Mapping[str, Any]
+    step: jax.Array | int
+    key: jax.Array
+    visual_BxNxKxD: jax.Array | None = None
+    encoder_input: EncoderInput | None = None
+    params: Any = None
+    image_encoding: Encoded | None = None
+    encoding: Encoded | None = None
+
+    @property
+    def images(self) -> ImageSide:
+        """The batch's images, as the encoder takes them."""
+        return image_side(self.batch, self.visual_BxNxKxD)
+
+    @property
+    def text(self) -> TextSide:
+        """The batch's context, uncorrupted, as the encoder takes it."""
+        return text_side(self.batch, self.model.special)
+
+    def row_keys(self, draw: str) -> jax.Array:
+        """One key per example [B], for what `draw` names."""
+        return row_keys(named_key(self.key, draw), self.rows_B)
+
+    def batch_key(self, draw: str) -> jax.Array:
+        """A key for noise over the whole batch, for what `draw` names."""
+        return batch_key(named_key(self.key, draw), self.rows_B)
+
+    def apply(self, method: str, *args, params: Any = None, dropout_key: jax.Array | None = None):
+        """Calls a method of the model; without a key, without dropout."""
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        variables = {"params": self.params if params is None else params}
+        return self.model.apply(variables, *args, method=method, rngs=rngs)
+
+    def decode(self, target_BxT: jax.Array) -> jax.Array:
+        """The decoder's output [B, T, D] on `encoding`, given the targets before each position."""
+        return self.apply(
+            "decode",
+            shift_right(target_BxT, self.model.special),
+            self.encoding.hidden_BxLxD,
+            self.encoding.mask_BxL,
+            dropout_key=self.batch_key("decoder dropout"),
+        )
+
+    def token_loss(
+        self, hidden_BxTxD: jax.Array, target_BxT: jax.Array, mask_BxT: jax.Array | None = None
+    ) -> losses.Sums:
+        """Cross-entropy of tokens; where no mask is given, of all but PAD."""
+        if mask_BxT is None:
+            mask_BxT = target_BxT != self.model.special.pad
+        return losses.vocabulary(
+            hidden_BxTxD,
+            self.params["token_embedding"],
+            target_BxT,
+            mask_BxT,
+            self.model.vocab_chunk_tokens,
+        )
+
+
+class Objective(abc.ABC):
+    """A pre-training objective; a subclass says everything about one.
+
+    Attributes:
+      name: its key under `config.objectives`, which has `weight` and its settings.
+      summary: one line that completes "the model learns to ...", for reports and pages.
+      needs: what a dataset must have for it.
+      choices: its settings that have few allowed values.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[tuple[Need, ...]] = ()
+    choices: ClassVar[tuple[Choice, ...]] = ()
+
+    @abc.abstractmethod
+    def loss(self, context: Context) -> Result:
+        """The terms of its loss, and its metrics."""
+
+    def encoder_input(self, context: Context) -> EncoderInput | None:
+        """What the encoder is to be given for it; None = nothing beside the images alone.
+
+        Inputs of the same shapes, of all objectives on a batch, are one pass of the encoder.
+        """
+        return None
+
+    def show(self, row: Row) -> list[Line]:
+        """What it receives of one example, for a person to read."""
+        return [row.encoder_line()] if row.encoder_input else []
+
+    def fixed_keys(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """{config key outside `settings` that the loss depends on: why}.
+
+        A run keeps such a key's value, though other runs may change it, and does not leave it to
+        the machine (-1).
+        """
+        return {}
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raises UserError for a setting that has no such value."""
+        for choice in self.choices:
+            if settings[choice.setting] not in choice.values:
+                raise UserError(
+                    f"objectives.{self.name}.{choice.setting} '{settings[choice.setting]}' is not "
+                    f"one of {', '.join(choice.values)}"
+                )

@@ -1,0 +1,163 @@
+"""What combines objectives: who shares a batch, what they share on it, and their sums.
+
+Objectives of one mixture (`config.data.mixtures`) share a batch. On it they share one pass of the
+vision tower, one of the encoder over the images alone, and one of the encoder over all inputs of
+the same shapes, as many times as large: a pass is a loop of its own, forward and backward, to
+compile and to run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from igerg_jax.batch import group_of, mixed_groups
+from igerg_jax.models.igerg import Encoded, Igerg
+from igerg_jax.objectives import OBJECTIVES, active
+from igerg_jax.objectives.base import Batch, Context, EncoderInput, Term
+from igerg_jax.objectives.keys import batch_key, named_key
+
+Terms = dict[tuple[str, str], Term]
+Metrics = dict[tuple[str, str], tuple[jax.Array, jax.Array]]
+
+_IMAGES_ALONE = ""  # beside objectives' names: whose encoder input the images alone are
+
+
+def by_mixture(config: Any) -> dict[str, list[str]]:
+    """{mixture whose batch they share, "" = the main one: active objectives}."""
+    mixtures = config.data.mixtures
+    mixture_of = {name: m for m in mixed_groups(config.data) for name in mixtures[m].objectives}
+    groups: dict[str, list[str]] = {}
+    for name in active(config):
+        groups.setdefault(mixture_of.get(name, ""), []).append(name)
+    return groups
+
+
+def sums(
+    config: Any,
+    model: Igerg,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array | int,
+    rows_B: jax.Array | None = None,
+) -> tuple[Terms, Metrics]:
+    """Every active objective's terms and metrics, keyed (objective, name).
+
+    An objective's own randomness depends on its name alone. Dropout in a pass that several share
+    depends on which they are.
+
+    Args:
+      batch: arrays of `igerg_jax.batch`, those of mixtures too.
+      key: of the step.
+      rows_B: int32, the examples' places in the global batch; default 0, 1, ...: it is all there.
+    """
+    if rows_B is None:
+        rows_B = jnp.arange(batch["image_mask"].shape[0])
+    terms: Terms = {}
+    metrics: Metrics = {}
+    for mixture, names in by_mixture(config).items():
+        own_batch = group_of(batch, mixture)
+        shared_key = named_key(key, f"shared/{mixture}")
+        visual_key = batch_key(named_key(shared_key, "visual tokens"), rows_B)
+        visual_BxNxKxD = model.apply(
+            {"params": params}, own_batch, method="visual_tokens", rngs={"dropout": visual_key}
+        )
+        given = contexts(config, model, own_batch, key, step, rows_B, names, visual_BxNxKxD)
+        for name, context in with_encodings(given, params, shared_key).items():
+            result = OBJECTIVES[name].loss(context)
+            terms |= {(name, part): term for part, term in result.terms.items()}
+            metrics |= {(name, part): value for part, value in result.metrics.items()}
+    return terms, metrics
+
+
+def contexts(
+    config: Any,
+    model: Igerg,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array | int,
+    rows_B: jax.Array,
+    names: Sequence[str],
+    visual_BxNxKxD: jax.Array | None = None,
+) -> dict[str, Context]:
+    """{objective: its context with its encoder input}, before any encoder pass.
+
+    Args:
+      batch: of the mixture that the objectives `names` share.
+      key: of the step.
+    """
+    found = {}
+    for name in names:
+        settings, own_key = config.objectives[name].to_dict(), named_key(key, name)
+        context = Context(model, batch, rows_B, settings, step, own_key, visual_BxNxKxD)
+        encoder_input = OBJECTIVES[name].encoder_input(context)
+        found[name] = dataclasses.replace(context, encoder_input=encoder_input)
+    return found
+
+
+def with_encodings(
+    contexts: Mapping[str, Context], params: Any, key: jax.Array
+) -> dict[str, Context]:
+    """The contexts of one batch with their encodings, and that of the images alone."""
+    any_context = next(iter(contexts.values()))
+    inputs = {_IMAGES_ALONE: EncoderInput(None, any_context.images)}
+    inputs |= {n: c.encoder_input for n, c in contexts.items() if c.encoder_input is not None}
+    encodings = encode(any_context.model, params, inputs, key, any_context.rows_B)
+    return {
+        name: dataclasses.replace(
+            context,
+            params=params,
+            image_encoding=encodings[_IMAGES_ALONE],
+            encoding=encodings.get(name),
+        )
+        for name, context in contexts.items()
+    }
+
+
+def encode(
+    model: Igerg,
+    params: Any,
+    inputs: Mapping[str, EncoderInput],
+    key: jax.Array,
+    rows_B: jax.Array,
+) -> dict[str, Encoded]:
+    """The encodings of `inputs`, by the same names: one pass for all of the same shapes.
+
+    Args:
+      key: of dropout; every pass has its own, which depends on its shapes alone.
+    """
+    passes: dict[str, list[str]] = {}
+    for name, encoder_input in inputs.items():
+        passes.setdefault(_shapes(encoder_input), []).append(name)
+    encodings = {}
+    for shapes, names in passes.items():
+        images, text = _interleave([(inputs[name].images, inputs[name].text) for name in names])
+        pass_key = batch_key(named_key(key, f"encoder {shapes}"), rows_B)
+        encoding = model.apply(
+            {"params": params}, images, text, method="encode", rngs={"dropout": pass_key}
+        )
+        encodings |= dict(zip(names, _separate(encoding, len(names)), strict=True))
+    return encodings
+
+
+def _shapes(encoder_input: EncoderInput) -> str:
+    """Equal for inputs that one pass can encode; says how many images and tokens a row has."""
+    images, text = encoder_input.images, encoder_input.text
+    image_count = 0 if images is None else images.mask_BxN.shape[1]
+    return f"{image_count} images {0 if text is None else text.mask_BxS.shape[1]} tokens"
+
+
+def _interleave(parts: list) -> Any:
+    """[B, ...] R times to [B * R, ...]: the inputs of one example stay on its device."""
+    return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *parts)
+
+
+def _separate(encoding: Encoded, parts: int) -> list[Encoded]:
+    """The inverse of `_interleave`."""
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), encoding)
+    return [jax.tree.map(lambda x, i=i: x[:, i], split) for i in range(parts)]

@@ -1,0 +1,85 @@
+"""Masked tokens and every image's emotion, from text and images (the original's "isl_mlm")."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igerg_jax.models.igerg import TextSide
+from igerg_jax.objectives import corruption, losses
+from igerg_jax.objectives.base import (
+    IMAGES,
+    WORDS,
+    Context,
+    EncoderInput,
+    Objective,
+    Result,
+    one_term,
+)
+from igerg_jax.objectives.display import Line, Row
+from igerg_jax.objectives.image_emotion import classify_images
+
+
+class MaskedMultimodal(Objective):
+    """Masks words as BERT does; predicts them, and classifies the images, from both sides."""
+
+    name = "masked_multimodal"
+    summary = "fill in masked words and name emotions, from words and images"
+    needs = (IMAGES, WORDS)
+
+    def encoder_input(self, context: Context) -> EncoderInput:
+        model = context.model
+        tokens_BxS, masked_BxS = corruption.mask_tokens(
+            context.row_keys("mask"),
+            context.batch["context"],
+            context.settings["mask_fraction"],
+            model.special,
+            model.vocab_size,
+        )
+        return EncoderInput(
+            TextSide(tokens_BxS, context.text.turn_BxS, context.text.mask_BxS),
+            context.images,
+            asked_BxS=masked_BxS,
+        )
+
+    def loss(self, context: Context) -> Result:
+        images = one_term(classify_images(context, context.encoding), "images")
+        return one_term(predict_masked(context), "tokens") | images
+
+    def show(self, row: Row) -> list[Line]:
+        target_S, given_S = row.arrays["context"], row.encoder_input.text.tokens_BxS
+        masked_S = row.encoder_input.asked_BxS
+        kinds_S = np.where(masked_S, np.where(given_S == target_S, "kept", "random"), "")
+        limit = most_predicted(row.settings, len(target_S))
+        place_M = np.flatnonzero(masked_S)[:limit]
+        asked = row.tokens(target_S[place_M], row.arrays["context_turn"][place_M])
+        return [
+            row.encoder_line(kinds_S),
+            Line("and has to fill in", asked),
+            Line("and to name each image's emotion", [], row.image_emotions()),
+        ]
+
+
+def predict_masked(context: Context) -> losses.Sums:
+    """Cross-entropy of the masked tokens, the first `most_predicted` of each row.
+
+    Only those positions meet the vocabulary, so a step's cost has a bound below S.
+    """
+    target_BxS, masked_BxS = context.batch["context"], context.encoder_input.asked_BxS
+    limit = most_predicted(context.settings, target_BxS.shape[1])
+    place_BxM = jnp.argsort(~masked_BxS, axis=1, stable=True)[:, :limit]
+
+    def take(x_BxS: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x_BxS, place_BxM, axis=1)
+
+    text_BxMxD = jnp.take_along_axis(context.encoding.text_BxSxD, place_BxM[..., None], axis=1)
+    hidden_BxMxD = context.apply("masked_token_hidden", text_BxMxD)
+    return context.token_loss(hidden_BxMxD, take(target_BxS), take(masked_BxS))
+
+
+def most_predicted(settings, length: int) -> int:
+    """How many of a row's `length` positions are predicted at most."""
+    return math.ceil(settings["max_fraction"] * length)

@@ -1,0 +1,43 @@
+"""Text infilling and turn shuffling, as BART's pre-training (https://arxiv.org/abs/1910.13461)."""
+
+from __future__ import annotations
+
+from igerg_jax.models.igerg import TextSide
+from igerg_jax.objectives import corruption
+from igerg_jax.objectives.base import WORDS, Context, EncoderInput, Objective, Result, one_term
+from igerg_jax.objectives.display import Line, Row
+
+
+class TextDenoising(Objective):
+    """Rebuilds the context, as it was, from spans masked and turns shuffled."""
+
+    name = "text_denoising"
+    summary = "rebuild a text from masked spans and shuffled turns"
+    needs = (WORDS,)
+
+    def encoder_input(self, context: Context) -> EncoderInput:
+        settings, special = context.settings, context.model.special
+        tokens_BxS, turn_BxS = corruption.shuffle_turns(
+            context.row_keys("shuffle"),
+            context.batch["context"],
+            context.batch["context_turn"],
+            special,
+        )
+        tokens_BxS, turn_BxS = corruption.infill(
+            context.row_keys("infill"),
+            tokens_BxS,
+            turn_BxS,
+            settings["mask_fraction"],
+            settings["mean_span_tokens"],
+            special,
+        )
+        return EncoderInput(TextSide(tokens_BxS, turn_BxS, tokens_BxS != special.pad), None)
+
+    def loss(self, context: Context) -> Result:
+        target_BxS = context.batch["context"]
+        hidden_BxSxD = context.decode(target_BxS)
+        return one_term(context.token_loss(hidden_BxSxD, target_BxS))
+
+    def show(self, row: Row) -> list[Line]:
+        context_S, turn_S = row.arrays["context"], row.arrays["context_turn"]
+        return [row.encoder_line(), *row.decoder_lines(context_S, turn_S)]
