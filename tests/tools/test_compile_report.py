@@ -127,10 +127,7 @@ def test_collectives_on_a_mesh():
 
     rows = PartitionSpec(("dcn", "fsdp"))
     mapped = jax.shard_map(
-        train_step,
-        mesh=mesh,
-        in_specs=(PartitionSpec("fsdp"), rows),
-        out_specs=PartitionSpec("fsdp"),
+        step, mesh=mesh, in_specs=(PartitionSpec("fsdp"), rows), out_specs=PartitionSpec("fsdp")
     )
     program = hlo.Program(compiled(mapped, (64, 32), (16, 64)).as_text())
     found = {one.kind: one for one in program.collectives(8, 2)}
@@ -315,7 +312,7 @@ def test_what_does_not_fit_is_named_with_what_to_change(monkeypatch):
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM")
 
-    monkeypatch.setattr(compile_report.step, "lower_step", lambda setup: Lowered())
+    monkeypatch.setattr(compile_report.train_step, "lower_step", lambda setup: Lowered())
     config = small.only(small.make_config(), "text_denoising")
     with pytest.raises(OutOfMemory, match="Ran out of memory on HBM") as found:
         compile_report.compile_for(config, "", 1)
