@@ -127,10 +127,7 @@ def test_collectives_on_a_mesh():
 
     rows = PartitionSpec(("dcn", "fsdp"))
     mapped = jax.shard_map(
-        step,
-        mesh=mesh,
-        in_specs=(PartitionSpec("fsdp"), rows),
-        out_specs=PartitionSpec("fsdp"),
+        step, mesh=mesh, in_specs=(PartitionSpec("fsdp"), rows), out_specs=PartitionSpec("fsdp")
     )
     program = hlo.Program(compiled(mapped, (64, 32), (16, 64)).as_text())
     found = {one.kind: one for one in hlo_collectives.collectives(program, 8, 2)}
