@@ -43,7 +43,6 @@ class Settings:
     tokens_per_image: int
     dtype: jnp.dtype
 
-    @property
     def stack(self) -> StackSettings:
         return select(StackSettings, vars(self), norm_first=True)
 
@@ -61,7 +60,7 @@ class Settings:
                 f"of 2, not {self.patch_size}"
             )
         check_heads(self.width, self.heads)
-        self.stack  # noqa: B018 - checks itself
+        self.stack()  # checks itself
 
 
 class PatchStem(nn.Module):
@@ -138,8 +137,8 @@ class VisionTransformer(nn.Module):
         positions_PxW = self.param("position_embedding", table_init, x_IxPxW.shape[1:])
         positions_PxW = replicate_small_parameter(positions_PxW).astype(s.dtype)
         x_IxPxW = layers.dropout(self, s.dropout_rate, x_IxPxW + positions_PxW[None])
-        stack = layers.stacked(layers.EncoderLayer, s.stack, scanned=0, broadcast=1)
-        x_IxPxW, _ = stack(s.stack, name="layers")(x_IxPxW, None)
+        stack = layers.stacked(layers.EncoderLayer, s.stack(), scanned=0, broadcast=1)
+        x_IxPxW, _ = stack(s.stack(), name="layers")(x_IxPxW, None)
         return layers.layer_norm("norm", s.norm_epsilon)(x_IxPxW).astype(s.dtype)
 
 
@@ -155,7 +154,7 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x_IxPxW: jax.Array) -> jax.Array:
         """Maps [I, P, W] to [I, K, W]."""
-        s, layer = self.settings, dataclasses.replace(self.settings.stack, attention="xla")
+        s, layer = self.settings, dataclasses.replace(self.settings.stack(), attention="xla")
         queries_KxW = self.param(
             "queries", initializers.normal("positions", "embed"), (s.tokens_per_image, s.width)
         )
