@@ -292,10 +292,10 @@ def test_negatives_of_a_slice_do_not_leave_it():
     assert together[0][0] > apart[0][0] + 0.1  # the other slice's negatives
 
 
-def test_a_mesh_that_does_not_lie_on_the_torus_is_named(monkeypatch):
+def test_a_mesh_that_does_not_fit_the_torus_is_named(monkeypatch):
     def refuse(*args, **kwargs):
         raise NotImplementedError("Failed to find assignment for logical_axis_index 2 of size 8")
 
     monkeypatch.setattr(sharding.jax, "make_mesh", refuse)
-    with pytest.raises(UserError, match=r"fsdp=8.* does not lie on this torus.*of size 8"):
+    with pytest.raises(UserError, match=r"fsdp=8.* does not fit this torus.*of size 8"):
         sharding.make_mesh(sizes(fsdp=8))
