@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.batch import SpecialIds
-from igerg_jax.models import initializers, text
+from igerg_jax.models import initializers
 from igerg_jax.models.heads import EmotionHead, MaskedTokenHead
 from igerg_jax.models.judge import Judge
 from igerg_jax.models.layers import DecoderCache, KeyValue, dense, dropout, layer_norm
 from igerg_jax.models.partitioning import lookup, replicate_small_parameter, shard_activations
 from igerg_jax.models.settings import JudgeSettings, TextSettings
+from igerg_jax.models.text import Decoder, Encoder
 
 IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
 
@@ -112,8 +113,8 @@ class Igerg(nn.Module):
             self.turn_table = table("turn_embedding", self.max_turns)
         self.embedding_norm = layer_norm(None)
         self.decoder_embedding_norm = layer_norm(None)
-        self.encoder = text.Encoder(self.text.encoder)
-        self.decoder = text.Decoder(self.text.decoder)
+        self.encoder = Encoder(self.text.encoder)
+        self.decoder = Decoder(self.text.decoder)
         self.emotion_head = EmotionHead(dtype)  # of image_emotion and masked_multimodal
         self.sequence_emotion_head = EmotionHead(dtype)
         self.masked_token_head = MaskedTokenHead(dtype)
@@ -164,25 +165,35 @@ class Igerg(nn.Module):
     def encode(self, images: ImageSide | None, words: TextSide | None) -> Encoded:
         """Encodes both sides together, or one of them alone (single-modal objectives)."""
         given = images.mask_BxN if images is not None else words.mask_BxS
-        batch_size, width = given.shape[0], self.text.width
-        parts = [jnp.broadcast_to(self.cls_1xD[None], (batch_size, 1, width))]
+        batch_size = given.shape[0]
+        parts = [jnp.broadcast_to(self.cls_1xD[None], (batch_size, 1, self.text.width))]
         masks = [jnp.ones((batch_size, 1), bool)]
         if images is not None:
-            x = images.visual_BxNxKxD + self._turns(images.turn_BxN)[:, :, None]
-            x = x + self.image_slot_KxD[None, None] + self.type_2xD[IMAGE_TYPE][None, None, None]
-            x = jnp.where(images.mask_BxN[:, :, None, None], x, 0.0)
-            parts.append(x.reshape(batch_size, -1, width))
+            parts.append(self._embed_images(images))
             masks.append(jnp.repeat(images.mask_BxN, self.tokens_per_image, axis=1))
         if words is not None:
-            length = words.tokens_BxS.shape[1]
-            x = lookup(self.token_embedding_VxD, words.tokens_BxS) + self._turns(words.turn_BxS)
-            x = x + self.encoder_positions[None, :length] + self.type_2xD[TEXT_TYPE][None, None]
-            parts.append(jnp.where(words.mask_BxS[..., None], x, 0.0))
+            parts.append(self._embed_words(words))
             masks.append(words.mask_BxS)
         x_BxLxD = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
         mask_BxL = jnp.concatenate(masks, axis=1)
         hidden_BxLxD = self._encode_embedded(x_BxLxD, mask_BxL)
         return self._by_part(hidden_BxLxD, mask_BxL, images, words)
+
+    def _embed_images(self, images: ImageSide) -> jax.Array:
+        """[B, N * K, D]."""
+        x_BxNxKxD = images.visual_BxNxKxD + self._turns(images.turn_BxN)[:, :, None]
+        x_BxNxKxD = x_BxNxKxD + self.image_slot_KxD[None, None]
+        x_BxNxKxD = x_BxNxKxD + self.type_2xD[IMAGE_TYPE][None, None, None]
+        x_BxNxKxD = jnp.where(images.mask_BxN[:, :, None, None], x_BxNxKxD, 0.0)
+        return x_BxNxKxD.reshape(x_BxNxKxD.shape[0], -1, self.text.width)
+
+    def _embed_words(self, words: TextSide) -> jax.Array:
+        """[B, S, D]."""
+        length = words.tokens_BxS.shape[1]
+        x_BxSxD = lookup(self.token_embedding_VxD, words.tokens_BxS) + self._turns(words.turn_BxS)
+        x_BxSxD = x_BxSxD + self.encoder_positions[None, :length]
+        x_BxSxD = x_BxSxD + self.type_2xD[TEXT_TYPE][None, None]
+        return jnp.where(words.mask_BxS[..., None], x_BxSxD, 0.0)
 
     def encode_words(self, tokens_BxS: jax.Array, mask_BxS: jax.Array) -> Encoded:
         """Words as BART encodes them, [B, S, D]: no CLS, no image, no type and no turn.

@@ -1,8 +1,8 @@
 """Every workaround for XLA: for its SPMD partitioner, and one for its TPU layouts.
 
 Each function says what happens without it. All of them ask about the mesh and the logical axis
-rules that they are traced under, and do nothing without a mesh. What `n` devices do was read off
-the compiled HLO of JAX 0.10.2.
+rules that they are traced under, and do nothing without a mesh. Collectives were read off HLO that
+JAX 0.10.2 compiled for eight CPU devices, and for TPU topologies (`igerg_jax.tools.tpu_report`).
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def map_batch_shards(function: Callable[..., Any], *arrays_B: jax.Array) -> Any:
 def top_k(x_BxM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """`lax.top_k` of [B, ..., M].
 
-    XLA all-gathers the operand of a top-k over a sharded batch (it does not for a sort): for beams
-    and a vocabulary, gigabytes a step.
+    XLA all-gathers the operand of a top-k over a sharded batch, although it partitions a sort: for
+    beams and a vocabulary, gigabytes a step. Where it partitions a top-k, its indices have been
+    wrong (https://github.com/openxla/xla/pull/49006).
     """
     return map_batch_shards(lambda x: jax.lax.top_k(x, k), x_BxM)
 
