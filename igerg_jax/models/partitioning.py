@@ -1,8 +1,8 @@
 """Every workaround for XLA: for its SPMD partitioner, and one for its TPU layouts.
 
 Each function says what happens without it. All of them ask about the mesh and the logical axis
-rules that they are traced under, and do nothing without a mesh. Collectives were read off HLO that
-JAX 0.10.2 compiled for eight CPU devices, and for TPU topologies (`igerg_jax.tools.tpu_report`).
+rules that they are traced under, and do nothing without a mesh. Figures are JAX 0.10.2's on eight
+CPU devices.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def lookup(table_VxD: jax.Array, ids_BxL: jax.Array) -> jax.Array:
 def replicate_small_parameter(x: jax.Array) -> jax.Array:
     """A position table or the like, all-gathered before it is added to activations.
 
-    Otherwise its FSDP sharding spreads to the activations' width, which are then resharded.
+    Otherwise activations are resharded around the sum: 10 all-to-alls instead of 6 in the step of a
+    small model on dcn=2 data=2 fsdp=2, and 77 all-gathers instead of 74.
     """
     return nn.with_logical_constraint(x, (None,) * x.ndim)
 
@@ -108,7 +109,8 @@ def shard_activations(x_BxLxD: jax.Array) -> jax.Array:
     """Activations sharded over the batch alone, [B, L, D].
 
     After each residual, so that FSDP gathers weights and not activations. After the masked-token
-    head for correctness: without it its gradients were wrong on data x fsdp x tensor meshes.
+    head for correctness: without it, on data=2 fsdp=2 tensor=2, the partitioner makes gradients
+    that are off by 62 % of the largest one (8e-7 with it), and says nothing.
     """
     return nn.with_logical_constraint(x_BxLxD, ("batch", None, None))
 
@@ -116,7 +118,8 @@ def shard_activations(x_BxLxD: jax.Array) -> jax.Array:
 def by_slice(x_Bx: jax.Array) -> jax.Array:
     """[B, ...] as [dcn, B / dcn, ...]: the rows of each slice together; dcn = 1 without a mesh.
 
-    The partitioner does not see by itself that the reshape moves no row to another slice.
+    The constraint says that the reshape moves no row to another slice. XLA finds that by itself in
+    small programs; a loss within slices must not depend on whether it does.
     """
     mesh = jax.sharding.get_abstract_mesh()
     slices = 1 if mesh.empty else mesh.shape["dcn"]
