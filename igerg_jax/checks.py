@@ -16,6 +16,7 @@ from igerg_jax import objectives, optim
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets, mixtures
 from igerg_jax.decoding import strategies
+from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
@@ -80,7 +81,7 @@ def _check_model(config: Any, devices: Any | None = None) -> Mesh:
 def _check_evaluation(config: Any, mesh: Mesh) -> None:
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     strategies.strategy(config)
-    strategies.limits(config)
+    Limits.of(config)
 
 
 def _check_first_parameters(config: Any) -> None:

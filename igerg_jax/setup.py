@@ -11,11 +11,20 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
+from igerg_jax.models import vision
 from igerg_jax.models.igerg import Igerg
+from igerg_jax.models.settings import (
+    BART_EPSILON,
+    JudgeSettings,
+    StackSettings,
+    TextSettings,
+    select,
+)
 from igerg_jax.parallel import sharding
 
 
@@ -50,10 +59,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     model = build_model(config, vocab_size, special)
     spec = BatchSpec.of(config.data, config.train.batch_size)
     rules = sharding.rules(config)
-    try:
-        boxed = jax.eval_shape(lambda: init_params(config, model, spec))
-    except ValueError as error:  # a name or size that only the modules know
-        raise UserError(str(error)) from error
+    boxed = jax.eval_shape(lambda: init_params(config, model, spec))
     shardings = sharding.state_shardings(boxed, mesh, rules)
     params = jax.tree.map(sharding.abstract, nn.meta.unbox(boxed), shardings)
     return Setup(config, model, spec, mesh, rules, params)
@@ -63,33 +69,56 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
     """The module that `config.model` describes.
 
     Raises:
-      UserError: sizes that do not go together.
+      UserError: an unknown name, or sizes that do not go together.
     """
-    model = config.model
-    longest = max(config.data.context_tokens, config.data.response_tokens)
+    model, data = config.model, config.data
+    longest = max(data.context_tokens, data.response_tokens)
     if longest > model.text.max_positions:
         raise UserError(
             f"model.text.max_positions={model.text.max_positions} is below the {longest} tokens "
             "of data.context_tokens or data.response_tokens; raise the one or lower the other"
         )
-    if model.vision.kind == "vit" and config.data.image_size % model.vision.patch_size:
-        raise UserError(
-            f"data.image_size={config.data.image_size} does not divide into patches of "
-            f"model.vision.patch_size={model.vision.patch_size} pixels"
-        )
-    if (model.vision.kind == "features") != (config.data.feature_dim > 0):
-        raise UserError(
-            "model.vision.kind='features' and data.feature_dim > 0 go together: set both or none"
-        )
-    for part in (model.vision, model.text, model.judge):
-        if part.heads < 1 or part.width % part.heads:
-            raise UserError(f"width={part.width} does not divide into heads={part.heads}")
+    dtype = jnp.dtype(model.compute_dtype)
     return Igerg(
-        **model.to_dict(),
+        vision_tower=vision.build(model.vision, dtype, data.image_size, data.feature_dim),
+        tokens_per_image=model.vision.tokens_per_image,
+        vision_frozen=model.vision.frozen,
+        text=_text_settings(model.text, dtype),
+        judge=_judge_settings(model, vocab_size, dtype),
+        turn_embeddings=model.turn_embeddings,
+        contrastive_width=model.contrastive_width,
+        vocab_chunk_tokens=model.vocab_chunk_tokens,
         vocab_size=vocab_size,
-        max_turns=config.data.context_turns + 1,
+        max_turns=data.context_turns + 1,
         special=special,
+        dtype=dtype,
     )
+
+
+def _text_settings(text: Any, dtype: jnp.dtype) -> TextSettings:
+    fixed = dict(gelu="exact", norm_epsilon=BART_EPSILON, dtype=dtype)
+    return TextSettings(
+        width=text.width,
+        max_positions=text.max_positions,
+        encoder=select(StackSettings, text, layers=text.encoder_layers, **fixed),
+        decoder=select(StackSettings, text, layers=text.decoder_layers, **fixed),
+    )
+
+
+def _judge_settings(model: Any, vocab_size: int, dtype: jnp.dtype) -> JudgeSettings:
+    stack = select(
+        StackSettings,
+        model.judge,
+        dropout_rate=0.0,
+        norm_first=True,
+        norm_epsilon=BART_EPSILON,
+        gelu="exact",
+        attention="xla",
+        scan_layers=model.text.scan_layers,
+        remat="none",
+        dtype=dtype,
+    )
+    return JudgeSettings(model.judge.width, model.text.max_positions, vocab_size, stack)
 
 
 @contextlib.contextmanager

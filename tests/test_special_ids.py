@@ -26,6 +26,7 @@ from igerg_jax.cli import modes
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding import search, strategies
+from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.objectives import combination
@@ -56,7 +57,7 @@ def losses_and_response(config, special, params, batch):
     def run(params, batch):
         key = jax.random.key(0)
         terms, _ = combination.sums(config, model, params, batch, key, 0)
-        rules = strategies.Greedy(), strategies.Limits(6, 2)
+        rules = strategies.Greedy(), Limits(6, 2)
         answers = search.generate(model, params, batch, key, *rules)
         return {"/".join(name): term[:2] for name, term in terms.items()}, answers.tokens_BxT
 

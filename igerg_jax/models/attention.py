@@ -1,183 +1,149 @@
-"""Self-attention's products and softmax as one TPU kernel.
+"""Multi-head attention, with a key-value cache or as one fused kernel.
 
-A window's sequences are short (196 patches, some 150 tokens), so that a head's whole score matrix
-fits on the chip. XLA writes it to HBM and reads it back, several times over in the backward pass,
-which then takes as long as the matrix products do. The kernel keeps it: it reads queries, keys and
-values once, and in the backward pass makes the scores again (Dao et al. 2022, FlashAttention,
-https://arxiv.org/abs/2205.14135, without its tiling, which sequences of this length do not need;
-JAX's own flash_attention pads heads of 64 to 128 lanes and costs more here than XLA's way).
-
-Letters as in `igerg_jax.models.layers`; heads lie side by side, D = H * E.
+Letters are those of `igerg_jax.batch`, and here also: L query length, M key length, E = D / H.
 """
 
 from __future__ import annotations
 
-import functools
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.sharding import PartitionSpec
+from jax.ad_checkpoint import checkpoint_name
 
-from igerg_jax.models.partitioning import batch_shards
+from igerg_jax.models import attention_kernel, initializers
+from igerg_jax.models.partitioning import project_merged_heads
+from igerg_jax.models.settings import LayerSettings
 
-_MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+
+class KeyValue(NamedTuple):
+    """Keys and values, [B, M, H, E] each; in a cache, with a leading layer axis."""
+
+    k_BxMxHxE: jax.Array
+    v_BxMxHxE: jax.Array
 
 
-def attend(x_BxLx3D: jax.Array, keys_BxL: jax.Array | None, heads: int, causal: bool) -> jax.Array:
-    """softmax(q k^T / sqrt(E)) v, [B, L, D]: on TPUs one kernel, elsewhere its mathematics.
+# Linen's DenseGeneral has the same parameters, but cannot initialise them with logical axes: it
+# draws its kernel as a matrix, whose sharding constraint then has a rank too many
+# (https://github.com/google/flax/issues/3676; still so in 0.12.8). The fused kernel also needs
+# the parameters themselves.
 
-    Args:
-      x_BxLx3D: queries, keys and values side by side, each with its heads side by side.
-      keys_BxL: bool, what may be attended to; None = all.
-      causal: position l attends to keys up to l.
+
+class HeadProjection(nn.Module):
+    """A linear map to every head, [B, L, D] to [B, L, H, E]."""
+
+    heads: int
+    width: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (self.width, self.heads, self.width // self.heads)
+        kernel_init = initializers.xavier("embed", "heads", "head_dim", in_axis=0, out_axis=(1, 2))
+        self.kernel_DxHxE = self.param("kernel", kernel_init, shape)
+        self.bias_HxE = self.param("bias", initializers.zeros("heads", "head_dim"), shape[1:])
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        kernel_DxHxE, bias_HxE = self.cast()
+        return jnp.einsum("bld,dhe->blhe", x_BxLxD, kernel_DxHxE) + bias_HxE[None, None]
+
+    def cast(self) -> tuple[jax.Array, jax.Array]:
+        """(kernel [D, H, E], bias [H, E]) in `dtype`."""
+        return self.kernel_DxHxE.astype(self.dtype), self.bias_HxE.astype(self.dtype)
+
+
+class OutProjection(nn.Module):
+    """The linear map back from every head, [B, L, H, E] or [B, L, D = H * E] to [B, L, D]."""
+
+    heads: int
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, y: jax.Array) -> jax.Array:
+        shape = (self.heads, self.width // self.heads, self.width)
+        kernel_init = initializers.xavier("heads", "head_dim", "embed", in_axis=(0, 1), out_axis=2)
+        kernel_HxExD = self.param("kernel", kernel_init, shape).astype(self.dtype)
+        bias_D = self.param("bias", initializers.zeros("norm"), shape[2:]).astype(self.dtype)
+        if y.ndim == 3:
+            return project_merged_heads(y, kernel_HxExD) + bias_D[None, None]
+        return jnp.einsum("blhe,hed->bld", y, kernel_HxExD) + bias_D[None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biases (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
+
+    There is no dropout on attention weights, so that fused kernels can be used. With
+    `settings.attention` "fused", self-attention without a cache is one kernel, unless the mesh
+    shards the heads; everything else is XLA's.
     """
-    batch, length, _ = x_BxLx3D.shape
-    keys_Bx1xL = jnp.ones((batch, 1, length), jnp.float32)
-    if keys_BxL is not None:
-        keys_Bx1xL = keys_BxL.astype(jnp.float32)[:, None]
-    rows, shards = batch_shards()
-    if shards == 1 or batch % shards:  # initialisation has one example
-        return _attend(heads, causal, x_BxLx3D, keys_Bx1xL)
-    spec = PartitionSpec(rows, None, None)
-    # A kernel is opaque to XLA's partitioner: each device gets its examples.
-    return jax.shard_map(
-        functools.partial(_attend, heads, causal),
-        in_specs=(spec, spec),
-        out_specs=spec,
-        check_vma=False,
-    )(x_BxLx3D, keys_Bx1xL)
+
+    settings: LayerSettings
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        memory_BxMxD: jax.Array | None,
+        mask_Bx1xLxM: jax.Array | None,
+        *,
+        cache: KeyValue | None = None,
+        position: jax.Array | None = None,
+        causal: bool = False,
+    ) -> tuple[jax.Array, KeyValue | None]:
+        """Attends from `x` to `memory`, or to `cache`.
+
+        Args:
+          x_BxLxD: queries.
+          memory_BxMxD: what keys and values are projected from; None = `cache` holds all of them.
+          mask_Bx1xLxM: bool, True = may attend; None = everywhere.
+          cache: earlier keys and values. With `memory` and `position`, the new ones are written
+            into it at `position`.
+          position: int32 scalar, where in `cache` the first of `memory` belongs.
+          causal: `mask` is the causal one; else it is the same for all queries.
+
+        Returns:
+          ([B, L, D] in `dtype`, the keys and values that were attended to; None if fused).
+
+        Raises:
+          ValueError: D does not divide into the heads.
+        """
+        width = x_BxLxD.shape[-1]
+        if width % self.settings.heads:
+            raise ValueError(f"width {width} does not divide into {self.settings.heads} heads")
+        sizes = (self.settings.heads, width, self.settings.dtype)
+        query, out = HeadProjection(*sizes, name="query"), OutProjection(*sizes, name="out")
+        if memory_BxMxD is None:
+            return out(_attend(query(x_BxLxD), cache, mask_Bx1xLxM)), cache
+        key, value = HeadProjection(*sizes, name="key"), HeadProjection(*sizes, name="value")
+        if cache is None and memory_BxMxD is x_BxLxD and self._fuses():
+            keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
+            return out(self._fused((query, key, value), x_BxLxD, keys_BxL, causal)), None
+        key_value = KeyValue(key(memory_BxMxD), value(memory_BxMxD))
+        if cache is not None:
+            key_value = jax.tree.map(
+                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1),
+                cache,
+                key_value,
+            )
+        return out(_attend(query(x_BxLxD), key_value, mask_Bx1xLxM)), key_value
+
+    def _fuses(self) -> bool:
+        mesh = jax.sharding.get_abstract_mesh()
+        heads_are_sharded = not mesh.empty and mesh.shape.get("tensor", 1) > 1
+        return self.settings.attention == "fused" and not heads_are_sharded
+
+    def _fused(self, projections, x_BxLxD, keys_BxL, causal: bool) -> jax.Array:
+        """[B, L, D]: the three projections as one product, and the kernel."""
+        width = x_BxLxD.shape[-1]
+        kernels, biases = zip(*(projection.cast() for projection in projections), strict=True)
+        kernel_Dx3D = jnp.concatenate([k.reshape(width, width) for k in kernels], axis=1)
+        bias_3D = jnp.concatenate([b.reshape(width) for b in biases])
+        # The names are those that rematerialisation keeps; see `settings.REMAT_POLICIES`.
+        x_BxLx3D = checkpoint_name(x_BxLxD @ kernel_Dx3D + bias_3D[None, None], "attention")
+        y_BxLxD = attention_kernel.attend(x_BxLx3D, keys_BxL, self.settings.heads, causal)
+        return checkpoint_name(y_BxLxD, "attention")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(heads: int, causal: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
-    return jax.lax.platform_dependent(
-        x_BxLx3D,
-        keys_Bx1xL,
-        tpu=functools.partial(forward_kernel, heads, causal),
-        default=functools.partial(mathematics, heads, causal),
-    )
-
-
-def _attend_forward(heads, causal, x_BxLx3D, keys_Bx1xL):
-    return _attend(heads, causal, x_BxLx3D, keys_Bx1xL), (x_BxLx3D, keys_Bx1xL)
-
-
-def _attend_backward(heads, causal, kept, dy_BxLxD):
-    dx_BxLx3D = jax.lax.platform_dependent(
-        *kept,
-        dy_BxLxD,
-        tpu=functools.partial(backward_kernel, heads, causal),
-        default=functools.partial(_mathematics_backward, heads, causal),
-    )
-    return dx_BxLx3D, jnp.zeros_like(kept[1])
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-def mathematics(heads: int, causal: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
-    """What the kernel computes, in JAX's words."""
-    b, length, d3 = x_BxLx3D.shape
-    split = jnp.moveaxis(x_BxLx3D.reshape(b, length, 3, heads, -1), 2, 0)
-    mask = keys_Bx1xL[:, None] > 0
-    y_BxLxHxE = jax.nn.dot_product_attention(*split, mask=mask, is_causal=causal)
-    return y_BxLxHxE.reshape(b, length, d3 // 3)
-
-
-def _mathematics_backward(heads, causal, x_BxLx3D, keys_Bx1xL, dy_BxLxD):
-    return jax.vjp(lambda x: mathematics(heads, causal, x, keys_Bx1xL), x_BxLx3D)[1](dy_BxLxD)[0]
-
-
-def forward_kernel(heads, causal, x_BxLx3D, keys_Bx1xL, interpret=False) -> jax.Array:
-    """The TPU kernel: [B, L, 3D], float32 [B, 1, L] -> [B, L, D]."""
-    b, length, d3 = x_BxLx3D.shape
-    out = jax.ShapeDtypeStruct((b, length, d3 // 3), x_BxLx3D.dtype)
-    return _call(_forward, heads, causal, (x_BxLx3D, keys_Bx1xL), out, 2, interpret)
-
-
-def backward_kernel(heads, causal, x_BxLx3D, keys_Bx1xL, dy_BxLxD, interpret=False) -> jax.Array:
-    """The gradient by `x`, [B, L, 3D]."""
-    inputs = x_BxLx3D, keys_Bx1xL, dy_BxLxD
-    out = jax.ShapeDtypeStruct(x_BxLx3D.shape, x_BxLx3D.dtype)
-    return _call(_backward, heads, causal, inputs, out, 5, interpret)
-
-
-def _call(kernel, heads, causal, inputs, out, products: int, interpret: bool):
-    """One program an example: its blocks are whole sequences."""
-
-    def block(x):
-        return pl.BlockSpec((1, *x.shape[1:]), lambda b: (b, 0, 0))
-
-    b, length, d3 = inputs[0].shape
-    scores = b * heads * length**2
-    return pl.pallas_call(
-        functools.partial(kernel, heads, causal),
-        grid=(b,),
-        in_specs=[block(x) for x in inputs],
-        out_specs=block(out),
-        out_shape=out,
-        cost_estimate=pl.CostEstimate(
-            flops=2 * products * scores * (d3 // 3 // heads),
-            transcendentals=scores,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*inputs, out)),
-        ),
-        interpret=interpret,
-    )(*inputs)
-
-
-def _forward(heads, causal, x_ref, keys_ref, y_ref):
-    allowed = _allowed(keys_ref, causal)
-    for q_at, k_at, v_at in _heads(x_ref.shape[2], heads):
-        p, total = _weights(x_ref[0, :, q_at], x_ref[0, :, k_at], allowed)
-        v = x_ref[0, :, v_at]
-        y_ref[0, :, q_at] = (_product(p.astype(v.dtype), v, 1, 0) / total).astype(y_ref.dtype)
-
-
-def _backward(heads, causal, x_ref, keys_ref, dy_ref, dx_ref):
-    allowed = _allowed(keys_ref, causal)
-    for q_at, k_at, v_at in _heads(x_ref.shape[2], heads):
-        q, k, v = (x_ref[0, :, at] for at in (q_at, k_at, v_at))
-        dy = dy_ref[0, :, q_at]
-        p, total = _weights(q, k, allowed)
-        p = p / total
-        dp = _product(dy, v, 1, 1)
-        ds = p * (dp - (p * dp).sum(axis=1, keepdims=True)) * q.shape[1] ** -0.5
-        ds = ds.astype(q.dtype)
-        dx_ref[0, :, q_at] = _product(ds, k, 1, 0).astype(dx_ref.dtype)
-        dx_ref[0, :, k_at] = _product(ds, q, 0, 0).astype(dx_ref.dtype)
-        dx_ref[0, :, v_at] = _product(p.astype(dy.dtype), dy, 0, 0).astype(dx_ref.dtype)
-
-
-def _heads(width3: int, heads: int) -> list[tuple[slice, slice, slice]]:
-    """Where each head's queries, keys and values lie."""
-    width = width3 // 3
-    size = width // heads
-    starts = range(0, width, size)
-    return [
-        tuple(slice(part + s, part + s + size) for part in (0, width, 2 * width)) for s in starts
-    ]
-
-
-def _allowed(keys_ref, causal: bool) -> jax.Array:
-    """bool [L or 1, L]: which keys (columns) a query may attend to."""
-    allowed_1xL = keys_ref[0] > 0
-    if not causal:
-        return allowed_1xL
-    shape = (keys_ref.shape[2],) * 2
-    rows, columns = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    return allowed_1xL & (rows >= columns)
-
-
-def _weights(q_LxE, k_LxE, allowed) -> tuple[jax.Array, jax.Array]:
-    """(exp of the scores less their maximum, float32 [L, L]; their sums [L, 1])."""
-    scores_LxL = _product(q_LxE, k_LxE, 1, 1) * q_LxE.shape[1] ** -0.5
-    scores_LxL = jnp.where(allowed, scores_LxL, _MASKED)
-    p_LxL = jnp.exp(scores_LxL - scores_LxL.max(axis=1, keepdims=True))
-    return p_LxL, p_LxL.sum(axis=1, keepdims=True)
-
-
-def _product(a, b, a_axis: int, b_axis: int) -> jax.Array:
-    """Contracts two matrices over an axis of each; float32."""
-    numbers = (((a_axis,), (b_axis,)), ((), ()))
-    return jax.lax.dot_general(a, b, numbers, preferred_element_type=jnp.float32)
+def _attend(q_BxLxHxE: jax.Array, key_value: KeyValue, mask_Bx1xLxM) -> jax.Array:
+    return jax.nn.dot_product_attention(q_BxLxHxE, *key_value, mask=mask_Bx1xLxM)

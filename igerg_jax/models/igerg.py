@@ -15,15 +15,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
-from igerg_jax.models import layers, text, vision
-from igerg_jax.models.partitioning import lookup, whole
+from igerg_jax.batch import SpecialIds
+from igerg_jax.models import initializers
+from igerg_jax.models.heads import EmotionHead, MaskedTokenHead
+from igerg_jax.models.judge import Judge
+from igerg_jax.models.layers import DecoderCache, KeyValue, dense, dropout, layer_norm
+from igerg_jax.models.partitioning import lookup, replicate_small_parameter, shard_activations
+from igerg_jax.models.settings import JudgeSettings, TextSettings
+from igerg_jax.models.text import Decoder, Encoder
 
 IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
 
 
 class ImageSide(NamedTuple):
-    """What the encoder sees: visual tokens, which images are real (bool), and their turns."""
+    """The encoder's visual input: visual tokens, which images are real (bool), and their turns."""
 
     visual_BxNxKxD: jax.Array
     mask_BxN: jax.Array
@@ -31,7 +36,7 @@ class ImageSide(NamedTuple):
 
 
 class TextSide(NamedTuple):
-    """What the encoder reads: token ids, each token's turn, and which are real (bool)."""
+    """The encoder's textual input: token ids, their turns, and which are real (bool)."""
 
     tokens_BxS: jax.Array
     turn_BxS: jax.Array
@@ -55,7 +60,7 @@ def shift_right(targets_BxT: jax.Array, special: SpecialIds) -> jax.Array:
 
 
 class Encoded(NamedTuple):
-    """The encoder's output, whole and by part; a part that was not given is None."""
+    """The encoder's output, as one sequence and by part; None for a part without an input."""
 
     hidden_BxLxD: jax.Array
     mask_BxL: jax.Array
@@ -64,123 +69,69 @@ class Encoded(NamedTuple):
     text_BxSxD: jax.Array | None
 
 
-class EmotionHead(nn.Module):
-    """Dense, GELU, dense: emotion logits from a hidden vector."""
-
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., D] to float32 [..., C]."""
-        x = nn.gelu(_dense(x.shape[-1], self.dtype, "dense", ("embed", "mlp"))(x))
-        return _dense(NUM_EMOTIONS, jnp.float32, "classifier", ("mlp", "classes"))(
-            x.astype(jnp.float32)
-        )
-
-
-class MaskedTokenHead(nn.Module):
-    """Dense, GELU, layer norm; its output meets the tied token embedding."""
-
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
-        x = nn.gelu(_dense(x_BxSxD.shape[-1], self.dtype, "dense", ("embed", "mlp"))(x_BxSxD))
-        x = layers.layer_norm("norm")(x).astype(self.dtype)
-        # Left to itself, XLA's partitioner made wrong gradients on data x fsdp x tensor meshes.
-        return nn.with_logical_constraint(x, layers.ACTIVATION_AXES)
-
-
-def _dense(width: int, dtype, name: str, axes: tuple[str, str]) -> nn.Dense:
-    return nn.Dense(
-        width,
-        dtype=dtype,
-        kernel_init=layers.kernel_init(*axes),
-        bias_init=layers.named(nn.initializers.zeros, axes[1] if axes[1] != "embed" else "norm"),
-        name=name,
-    )
-
-
 class Igerg(nn.Module):
     """Image-grounded emotional response generation.
 
-    The fields `vision` to `vocab_chunk_tokens` are `config.model`'s keys; each objective calls
-    the methods it needs through `apply(..., method=...)`.
+    Each objective calls the methods that it needs through `apply(..., method=...)`.
+
+    Attributes:
+      vision_tower: one of `igerg_jax.models.vision`, [I, ...] to [I, K, W].
+      tokens_per_image: K.
+      vision_frozen: whether the tower gets no gradient.
+      turn_embeddings: whether an image and its turn's words share a learned vector.
+      contrastive_width: G.
+      vocab_chunk_tokens: sequence positions whose [B, chunk, V] logits exist at once.
+      max_turns: turns of a window, the response's own included.
+      dtype: of activations.
     """
 
-    vision: Mapping
-    text: Mapping
-    judge: Mapping
+    vision_tower: nn.Module
+    tokens_per_image: int
+    vision_frozen: bool
+    text: TextSettings
+    judge: JudgeSettings
     turn_embeddings: bool
     contrastive_width: int
     vocab_chunk_tokens: int
-    compute_dtype: str
     vocab_size: int
-    max_turns: int  # turns of a window, the response's own included
+    max_turns: int
     special: SpecialIds
+    dtype: jnp.dtype
 
     def setup(self):
-        dtype, width = self.dtype, self.text["width"]
-        self.vision_tower = vision.tower(self.vision, dtype)
-        self.image_projection = _dense(width, dtype, None, ("patch", "embed"))
+        dtype, width = self.dtype, self.text.width
+        self.image_projection = dense(width, dtype, None, "patch", "embed")
 
         def table(name: str, rows: int) -> jax.Array:
-            return whole(self.param(name, layers.normal_init("positions", "embed"), (rows, width)))
+            table_init = initializers.normal("positions", "embed")
+            return replicate_small_parameter(self.param(name, table_init, (rows, width)))
 
         self.token_embedding_VxD = self.param(
-            "token_embedding", layers.normal_init("vocab", "embed"), (self.vocab_size, width)
+            "token_embedding", initializers.normal("vocab", "embed"), (self.vocab_size, width)
         )
-        self.encoder_positions = table("encoder_position_embedding", self.text["max_positions"])
-        self.decoder_positions = table("decoder_position_embedding", self.text["max_positions"])
+        self.encoder_positions = table("encoder_position_embedding", self.text.max_positions)
+        self.decoder_positions = table("decoder_position_embedding", self.text.max_positions)
         self.cls_1xD = table("cls_embedding", 1)
         self.type_2xD = table("type_embedding", 2)
         self.image_slot_KxD = table("image_slot_embedding", self.tokens_per_image)
         if self.turn_embeddings:
             self.turn_table = table("turn_embedding", self.max_turns)
-        self.embedding_norm = layers.layer_norm(None)
-        self.decoder_embedding_norm = layers.layer_norm(None)
-
-        shared = (
-            "heads",
-            "mlp_width",
-            "dropout_rate",
-            "norm_first",
-            "scan_layers",
-            "remat",
-            "attention",
-        )
-        stack = {key: self.text[key] for key in shared} | {"dtype": dtype}
-        self.encoder = text.Encoder(layers=self.text["encoder_layers"], **stack)
-        self.decoder = text.Decoder(layers=self.text["decoder_layers"], **stack)
+        self.embedding_norm = layer_norm(None)
+        self.decoder_embedding_norm = layer_norm(None)
+        self.encoder = Encoder(self.text.encoder)
+        self.decoder = Decoder(self.text.decoder)
         self.emotion_head = EmotionHead(dtype)  # of image_emotion and masked_multimodal
         self.sequence_emotion_head = EmotionHead(dtype)
         self.masked_token_head = MaskedTokenHead(dtype)
-        self.judge_network = text.Judge(
-            vocab_size=self.vocab_size,
-            max_positions=self.text["max_positions"],
-            classes=NUM_EMOTIONS,
-            dtype=dtype,
-            scan_layers=self.text["scan_layers"],
-            **self.judge,
-        )
-        self.contrastive_image = _dense(self.contrastive_width, dtype, None, ("embed", "mlp"))
-        self.contrastive_text = _dense(self.contrastive_width, dtype, None, ("embed", "mlp"))
-        scalar = layers.named(lambda key, shape: jnp.zeros(shape))
+        self.judge_network = Judge(self.judge)
+        self.contrastive_image = dense(self.contrastive_width, dtype, None, "embed", "mlp")
+        self.contrastive_text = dense(self.contrastive_width, dtype, None, "embed", "mlp")
+        scalar = initializers.zeros()
         self.contrastive_log_scale = self.param("contrastive_log_scale", scalar, ())
         self.contrastive_bias = self.param("contrastive_bias", scalar, ())
 
-    @property
-    def dtype(self) -> jnp.dtype:
-        """The dtype of activations."""
-        return jnp.dtype(self.compute_dtype)
-
-    @property
-    def tokens_per_image(self) -> int:
-        """K."""
-        return self.vision["tokens_per_image"]
-
     def __call__(self, batch: Mapping[str, jax.Array]) -> None:
-        """Touches every parameter once: what `init` traces. Returns nothing."""
+        """Uses every parameter once, for `init` to trace. Returns nothing."""
         images = image_side(batch, self.visual_tokens(batch))
         words = text_side(batch, self.special)
         encoded = self.encode(images, words)
@@ -200,57 +151,68 @@ class Igerg(nn.Module):
             pixels = batch["images"]
         b, n = pixels.shape[:2]
         visual_IxKxW = self.vision_tower(pixels.reshape(b * n, *pixels.shape[2:]))
-        if self.vision["frozen"]:
+        if self.vision_frozen:
             visual_IxKxW = jax.lax.stop_gradient(visual_IxKxW)
         visual_IxKxD = self.image_projection(visual_IxKxW)
         return visual_IxKxD.reshape(b, n, *visual_IxKxD.shape[1:])
 
     def _dropout(self, x: jax.Array) -> jax.Array:
-        return layers.dropout(self, self.text["dropout_rate"], x)
+        return dropout(self, self.text.encoder.dropout_rate, x)
 
     def _turns(self, turn: jax.Array) -> jax.Array:
         return self.turn_table[turn] if self.turn_embeddings else jnp.zeros((*turn.shape, 1))
 
     def encode(self, images: ImageSide | None, words: TextSide | None) -> Encoded:
-        """Fuses what is given: both sides, or one of them (single-modal objectives)."""
+        """Encodes both sides together, or one of them alone (single-modal objectives)."""
         given = images.mask_BxN if images is not None else words.mask_BxS
-        batch_size, width = given.shape[0], self.text["width"]
-        parts = [jnp.broadcast_to(self.cls_1xD[None], (batch_size, 1, width))]
+        batch_size = given.shape[0]
+        parts = [jnp.broadcast_to(self.cls_1xD[None], (batch_size, 1, self.text.width))]
         masks = [jnp.ones((batch_size, 1), bool)]
         if images is not None:
-            x = images.visual_BxNxKxD + self._turns(images.turn_BxN)[:, :, None]
-            x = x + self.image_slot_KxD[None, None] + self.type_2xD[IMAGE_TYPE][None, None, None]
-            x = jnp.where(images.mask_BxN[:, :, None, None], x, 0.0)
-            parts.append(x.reshape(batch_size, -1, width))
+            parts.append(self._embed_images(images))
             masks.append(jnp.repeat(images.mask_BxN, self.tokens_per_image, axis=1))
         if words is not None:
-            length = words.tokens_BxS.shape[1]
-            x = lookup(self.token_embedding_VxD, words.tokens_BxS) + self._turns(words.turn_BxS)
-            x = x + self.encoder_positions[None, :length] + self.type_2xD[TEXT_TYPE][None, None]
-            parts.append(jnp.where(words.mask_BxS[..., None], x, 0.0))
+            parts.append(self._embed_words(words))
             masks.append(words.mask_BxS)
         x_BxLxD = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
         mask_BxL = jnp.concatenate(masks, axis=1)
-        return self._parts(self._read(x_BxLxD, mask_BxL), mask_BxL, images, words)
+        hidden_BxLxD = self._encode_embedded(x_BxLxD, mask_BxL)
+        return self._by_part(hidden_BxLxD, mask_BxL, images, words)
+
+    def _embed_images(self, images: ImageSide) -> jax.Array:
+        """[B, N * K, D]."""
+        x_BxNxKxD = images.visual_BxNxKxD + self._turns(images.turn_BxN)[:, :, None]
+        x_BxNxKxD = x_BxNxKxD + self.image_slot_KxD[None, None]
+        x_BxNxKxD = x_BxNxKxD + self.type_2xD[IMAGE_TYPE][None, None, None]
+        x_BxNxKxD = jnp.where(images.mask_BxN[:, :, None, None], x_BxNxKxD, 0.0)
+        return x_BxNxKxD.reshape(x_BxNxKxD.shape[0], -1, self.text.width)
+
+    def _embed_words(self, words: TextSide) -> jax.Array:
+        """[B, S, D]."""
+        length = words.tokens_BxS.shape[1]
+        x_BxSxD = lookup(self.token_embedding_VxD, words.tokens_BxS) + self._turns(words.turn_BxS)
+        x_BxSxD = x_BxSxD + self.encoder_positions[None, :length]
+        x_BxSxD = x_BxSxD + self.type_2xD[TEXT_TYPE][None, None]
+        return jnp.where(words.mask_BxS[..., None], x_BxSxD, 0.0)
 
     def encode_words(self, tokens_BxS: jax.Array, mask_BxS: jax.Array) -> Encoded:
         """Words as BART encodes them, [B, S, D]: no CLS, no image, no type and no turn.
 
-        What is left of the model in BART's own format; see `igerg_jax.tools.weights`.
+        The part of the model that BART's own format can hold; see `igerg_jax.tools.weights`.
         """
         length = tokens_BxS.shape[1]
         x = lookup(self.token_embedding_VxD, tokens_BxS) + self.encoder_positions[None, :length]
         x = jnp.where(mask_BxS[..., None], x, 0.0)
-        hidden_BxSxD = self._read(x, mask_BxS)
+        hidden_BxSxD = self._encode_embedded(x, mask_BxS)
         return Encoded(hidden_BxSxD, mask_BxS, None, None, hidden_BxSxD)
 
-    def _read(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+    def _encode_embedded(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
         x_BxLxD = self.embedding_norm(x_BxLxD).astype(self.dtype)
         x_BxLxD = self._dropout(x_BxLxD)
-        x_BxLxD = nn.with_logical_constraint(x_BxLxD, layers.ACTIVATION_AXES)
+        x_BxLxD = shard_activations(x_BxLxD)
         return self.encoder(x_BxLxD, mask_BxL)
 
-    def _parts(self, hidden_BxLxD, mask_BxL, images, words) -> Encoded:
+    def _by_part(self, hidden_BxLxD, mask_BxL, images, words) -> Encoded:
         text_start = 1
         images_BxNxD = text_BxSxD = None
         if images is not None:
@@ -276,7 +238,7 @@ class Igerg(nn.Module):
     def decode(
         self, tokens_BxT: jax.Array, encoded_BxLxD: jax.Array, encoded_mask_BxL: jax.Array
     ) -> jax.Array:
-        """[B, T, D] after reading the input ids `tokens` (see `shift_right`), all at once."""
+        """[B, T, D] for the input ids `tokens` (see `shift_right`), all positions at once."""
         x_BxTxD = self._decoder_input(tokens_BxT, 0)
         return self.decoder(x_BxTxD, encoded_BxLxD, encoded_mask_BxL, None, None, False)[0]
 
@@ -286,8 +248,8 @@ class Igerg(nn.Module):
         encoded_BxLxD: jax.Array,
         encoded_mask_BxL: jax.Array,
         max_tokens: int,
-    ) -> tuple[jax.Array, layers.DecoderCache]:
-        """Reads a prefix (at least the start token) and makes a cache of `max_tokens` places.
+    ) -> tuple[jax.Array, DecoderCache]:
+        """Decodes a prefix (at least the start token) into a new cache of `max_tokens` places.
 
         Returns:
           ([B, P, D], the cache with leaves [layers, B, max_tokens or L, H, E]).
@@ -295,17 +257,17 @@ class Igerg(nn.Module):
         x_BxPxD = self._decoder_input(tokens_BxP, 0)
         hidden, cache = self.decoder(x_BxPxD, encoded_BxLxD, encoded_mask_BxL, None, None, True)
         room = ((0, 0), (0, 0), (0, max_tokens - tokens_BxP.shape[1]), (0, 0), (0, 0))
-        past = layers.KeyValue(*(jnp.pad(leaf, room) for leaf in cache.self_attention))
-        return hidden, layers.DecoderCache(past, cache.cross_attention)
+        past = KeyValue(*(jnp.pad(leaf, room) for leaf in cache.self_attention))
+        return hidden, DecoderCache(past, cache.cross_attention)
 
     def decode_step(
         self,
         tokens_Bx1: jax.Array,
         position: jax.Array,
-        cache: layers.DecoderCache,
+        cache: DecoderCache,
         encoded_mask_BxL: jax.Array,
-    ) -> tuple[jax.Array, layers.DecoderCache]:
-        """One more token, at `position` (int32 scalar). Returns ([B, 1, D], the new cache)."""
+    ) -> tuple[jax.Array, DecoderCache]:
+        """Decodes one more token, at `position` (int32 scalar): ([B, 1, D], the updated cache)."""
         x_Bx1xD = self._decoder_input(tokens_Bx1, position)
         return self.decoder(x_Bx1xD, None, encoded_mask_BxL, cache, position, True)
 
@@ -317,24 +279,24 @@ class Igerg(nn.Module):
             lookup(self.token_embedding_VxD, tokens_BxT) + positions_TxD[None]
         )
         x = self._dropout(x.astype(self.dtype))
-        return nn.with_logical_constraint(x, layers.ACTIVATION_AXES)
+        return shard_activations(x)
 
     def judge_tokens(self, tokens_BxT: jax.Array) -> jax.Array:
-        """The judge's emotion logits, float32 [B, C], of token ids (PAD is not read)."""
-        return self.judge_network.read(tokens_BxT, tokens_BxT != self.special.pad)
+        """The judge's emotion logits, float32 [B, C], of token ids (PAD is masked)."""
+        return self.judge_network.classify_tokens(tokens_BxT, tokens_BxT != self.special.pad)
 
     def judge_embedded(self, embedded_BxTxJ: jax.Array, mask_BxT: jax.Array) -> jax.Array:
         """The judge's emotion logits, float32 [B, C], of mixed rows of its own embedding."""
         return self.judge_network(embedded_BxTxJ, mask_BxT)
 
-    def contrastive_vectors(self, seen: Encoded, read: Encoded):
+    def contrastive_vectors(self, images: Encoded, words: Encoded):
         """(image [B, G], text [B, G], log scale, bias), float32, for the sigmoid loss.
 
-        `seen` is an encoding of images alone, `read` of words alone. The stored scalars are
+        `images` is an encoding of images alone, `words` of words alone. The scalar parameters are
         offsets from SigLIP's initial values (https://arxiv.org/abs/2303.15343), log 10 and -10,
         so that both start at zero and weight decay pulls them to where SigLIP starts.
         """
-        image = self.contrastive_image(seen.cls_BxD).astype(jnp.float32)
-        words = self.contrastive_text(read.cls_BxD).astype(jnp.float32)
+        image_BxG = self.contrastive_image(images.cls_BxD).astype(jnp.float32)
+        text_BxG = self.contrastive_text(words.cls_BxD).astype(jnp.float32)
         log_scale = self.contrastive_log_scale + jnp.log(10.0)
-        return image, words, log_scale, self.contrastive_bias - 10.0
+        return image_BxG, text_BxG, log_scale, self.contrastive_bias - 10.0

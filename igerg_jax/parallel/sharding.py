@@ -21,7 +21,7 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
     """A mesh with the axes `AXES`.
 
     Args:
-      settings: `config.mesh`: axis name -> devices along it; one may be -1 = what is left.
+      settings: `config.mesh`: axis name -> devices along it; one may be -1 = all that are left.
       devices: default all.
 
     Raises:
@@ -32,15 +32,15 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
     wanted = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"mesh ({wanted}): sizes must be positive, one of them may be -1")
-    known = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
+    given = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % given == 0:
+        sizes[sizes.index(-1)] = len(devices) // given
     if math.prod(sizes) != len(devices):
         raise UserError(
             f"mesh ({wanted}) does not fit {len(devices)} devices; "
             "set config.mesh so that its sizes multiply to that number"
         )
-    # Linen's logical constraints are written for Auto axes; make_mesh's default is Explicit.
+    # Linen's logical constraints need Auto axes; `jax.make_mesh` defaults to Explicit ones.
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
@@ -48,7 +48,7 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
             return jax.make_mesh(sizes, AXES, types, devices=devices)
         except NotImplementedError as error:
             raise UserError(
-                f"mesh ({wanted}) does not lie on this torus: every size must be a product of "
+                f"mesh ({wanted}) does not fit this torus: every size must be a product of "
                 f"sides of the topology (as fsdp=16 of 16x16). {error}"
             ) from error
     if sizes[0] != slices:
@@ -60,13 +60,13 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
 
 
 def hybrid_device_mesh(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-    """Devices by mesh position: the first axis over slices, the others within one."""
+    """Devices by mesh position: the first axis spans slices, the others lie within one."""
     within, over = (1, *sizes[1:]), (sizes[0],) + (1,) * (len(sizes) - 1)
     return mesh_utils.create_hybrid_device_mesh(within, over, devices)
 
 
 def rules(config: Any) -> tuple[tuple[str, Any], ...]:
-    """`config.sharding_rules` as Flax wants it: (logical axis, mesh axis, axes or None)."""
+    """`config.sharding_rules` in Flax's types: (logical axis, mesh axis, axes or None)."""
     return tuple(
         (name, tuple(axes) if isinstance(axes, list | tuple) else axes)
         for name, axes in config.sharding_rules
@@ -74,7 +74,7 @@ def rules(config: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples spread over every axis but `tensor`; the other dimensions whole."""
+    """The batch axis sharded over every mesh axis but `tensor`; the other dimensions not at all."""
     return NamedSharding(mesh, PartitionSpec(("dcn", "data", "fsdp")))
 
 
@@ -83,13 +83,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def abstract(leaf: Any, placed: NamedSharding) -> jax.ShapeDtypeStruct:
-    """An array's shape and dtype, and where it is to lie."""
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+def abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """An array's shape, dtype and intended sharding."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def state_shardings(abstract: Any, mesh: Mesh, logical_rules) -> Any:
-    """Shardings for a tree whose leaves may be boxed with logical axes (as `init` makes them).
+    """Shardings for a tree whose leaves may be boxed with logical axes, as `init` returns them.
 
     Raises:
       UserError: a dimension does not divide over its mesh axes; the message names it.
@@ -115,7 +115,7 @@ def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -
 
 
 def bytes_per_device(tree: Any) -> int:
-    """What the arrays of an abstract tree take on one device; their padding is not counted."""
+    """The bytes that an abstract tree's arrays take on one device, without padding."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -123,7 +123,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 class Group(NamedTuple):
-    """Parameters that stand together in a start-up table; the largest lends shape and spec."""
+    """A row of the start-up table: some parameters, with shape and spec of the largest."""
 
     name: str
     shape: tuple[int, ...]
@@ -132,22 +132,22 @@ class Group(NamedTuple):
 
 
 def groups(params: Any) -> list[Group]:
-    """A model's parameters, abstract or not, by module: a stack's blocks, and whatever else."""
+    """A model's parameters, abstract or not, by module; of a stack of layers, by block."""
     members: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         parts = [key.key for key in path]
         depth = parts.index("layers") + 2 if "layers" in parts else 2
         members.setdefault("/".join(parts[:depth]), []).append(leaf)
-    found = []
+    rows = []
     for name, leaves in members.items():
         largest = max(leaves, key=lambda leaf: leaf.size)
         spec = spec_text(largest.sharding.spec, len(largest.shape))
-        found.append(Group(name, largest.shape, spec, bytes_per_device(leaves)))
-    return found
+        rows.append(Group(name, largest.shape, spec, bytes_per_device(leaves)))
+    return rows
 
 
 def spec_text(spec: PartitionSpec, rank: int) -> str:
-    """One entry a dimension: its mesh axes, or - where it is whole."""
+    """One entry per dimension: its mesh axes, or - if it is not sharded."""
     axes = [*spec, *[None] * (rank - len(spec))]
     names = ["+".join(a) if isinstance(a, tuple) else a or "-" for a in axes]
     return ", ".join(names) or "-"
@@ -160,18 +160,18 @@ def table(params: Any) -> str:
     and no bytes per device.
     """
     every = groups(params)
-    whole = sum(group.bytes_per_device for group in every)
-    shown = [group for group in every if group.bytes_per_device >= whole / 100]
+    total = sum(group.bytes_per_device for group in every)
+    shown = [group for group in every if group.bytes_per_device >= total / 100]
     rows = [("parameters", "largest", "mesh axes", "MiB a device")]
     for group in shown:
         shape = "x".join(map(str, group.shape)) or "scalar"
         rows.append((group.name, shape, group.spec, f"{group.bytes_per_device / 2**20:.3f}"))
-    rest = whole - sum(group.bytes_per_device for group in shown)
+    rest = total - sum(group.bytes_per_device for group in shown)
     rows.append((f"{len(every) - len(shown)} smaller groups", "", "", f"{rest / 2**20:.3f}"))
-    rows.append(("together", "", "", f"{whole / 2**20:.3f}"))
-    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows.append(("together", "", "", f"{total / 2**20:.3f}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
-        f"  {name:<{wide[0]}}  {shape:<{wide[1]}}  {spec:<{wide[2]}}  {size:>{wide[3]}}"
+        f"  {name:<{widths[0]}}  {shape:<{widths[1]}}  {spec:<{widths[2]}}  {size:>{widths[3]}}"
         for name, shape, spec, size in rows
     )
 
@@ -191,24 +191,24 @@ def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -
         )
 
 
-def process_rows(placed: NamedSharding, batch_size: int) -> np.ndarray:
+def process_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """The rows of a global batch that this process's devices hold.
 
-    Processes need not lie one after another along the mesh (a TPU's hosts do not), and those that
-    share rows (a `tensor` axis over several hosts) each read them.
+    Processes need not be in order along the mesh (a TPU's hosts are not), and processes that share
+    rows (a `tensor` axis over several hosts) each read them.
 
     Returns:
-      int64[B'], ascending: what `to_devices` wants of each array, in that order.
+      int64[B'], ascending: the rows of each array that `to_devices` takes, in that order.
     """
     held = np.zeros(batch_size, bool)
-    for (rows,) in placed.addressable_devices_indices_map((batch_size,)).values():
+    for (rows,) in sharding.addressable_devices_indices_map((batch_size,)).values():
         held[rows] = True
     return np.flatnonzero(held)
 
 
 def to_devices(arrays: Any, sharding: NamedSharding) -> Any:
-    """Global arrays out of this process's rows (`process_rows`) of a tree of arrays [B, ...]."""
-    # Among several processes JAX does not count this as the explicit transfer that it is.
+    """Global arrays from this process's rows (`process_rows`) of a tree of arrays [B, ...]."""
+    # With several processes, JAX's transfer guard takes this explicit transfer for an implicit one.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.tree.map(
             lambda values: jax.make_array_from_process_local_data(sharding, values), arrays

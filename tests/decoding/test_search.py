@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -13,7 +14,8 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
-from igerg_jax.decoding import search, strategies
+from igerg_jax.decoding import beam_search, limits, search, strategies
+from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
 from igerg_jax.objectives import keys
@@ -68,14 +70,14 @@ class World:
 
     @functools.cache  # noqa: B019
     def _jitted(self, strategy, max_tokens, no_repeat_ngram):
-        limits = strategies.Limits(max_tokens, no_repeat_ngram)
+        rules = Limits(max_tokens, no_repeat_ngram)
 
         def run(params, encoded, row_B, rng):
             if isinstance(strategy, strategies.Beam):
-                found = search.beam_search(self.model, params, encoded, strategy, limits)
+                found = beam_search.beam_search(self.model, params, encoded, strategy, rules)
                 return search.Responses(*(leaf[:, 0] for leaf in found))
             keys_B = keys.row_keys(rng, row_B)
-            return search.decode_rows(self.model, params, encoded, keys_B, strategy, limits)
+            return search.decode_rows(self.model, params, encoded, keys_B, strategy, rules)
 
         return jax.jit(run)
 
@@ -282,7 +284,7 @@ def test_bfloat16_caches_and_float32_scores(strategy, norm_first):
     params = jax.eval_shape(lambda p: small.nn.meta.unbox(p), params)
 
     def run(params):
-        return search.generate(model, params, batch, KEY, strategy, strategies.Limits(T, 3))
+        return search.generate(model, params, batch, KEY, strategy, Limits(T, 3))
 
     traced = jax.make_jaxpr(run)(params)
     loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
@@ -298,9 +300,7 @@ def test_no_ngram_comes_twice(n):
     tokens_xT = np.random.default_rng(n).integers(5, 9, (3, 4, 10))
     flat = np.zeros((3, 4, V), np.float32)
     for position in range(9):
-        got = strategies.allowed(
-            flat, tokens_xT, jnp.int32(position), small.SPECIAL, strategies.Limits(10, n)
-        )
+        got = limits.allowed(flat, tokens_xT, jnp.int32(position), small.SPECIAL, Limits(10, n))
         for row in np.ndindex(3, 4):
             said = tokens_xT[row][:position].tolist()
             grams = {tuple(said[i : i + n]) for i in range(len(said) - n + 1)}
@@ -354,7 +354,7 @@ def test_rows_stay_on_their_devices(world):
 
     def run(params, hidden, mask):
         encoded = igerg.Encoded(hidden, mask, None, None, None)
-        return search.beam_search(setup.model, params, encoded, BEAM, strategies.Limits(T, 0))
+        return beam_search.beam_search(setup.model, params, encoded, BEAM, Limits(T, 0))
 
     with mesh_context(setup):
         compiled = jax.jit(run).lower(params, encoded["hidden"], encoded["mask"]).compile()
@@ -370,7 +370,7 @@ def test_rows_stay_on_their_devices(world):
         ({"max_tokens": 17}, "max_positions=16"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram=-1"),
-        ({"strategy": "nucleus"}, "nucleus"),
+        ({"strategy": "nucleus"}, "'nucleus' is not one of greedy, sample, beam"),
         ({"strategy": "sample", "temperature": 0.0}, "temperature=0.0"),
         ({"strategy": "sample", "top_p": 1.5}, "top_p=1.5"),
         ({"strategy": "sample", "top_k": -1}, "top_k=-1"),
@@ -382,7 +382,7 @@ def test_wrong_settings_are_named(changes, named):
     config.generate.update(max_tokens=T)
     config.generate.update(changes)
     with pytest.raises(UserError, match=re.escape(named)):
-        strategies.strategy(config), strategies.limits(config)
+        strategies.strategy(config), Limits.of(config)
 
 
 def test_a_strategy_is_what_the_config_says():
@@ -393,3 +393,50 @@ def test_a_strategy_is_what_the_config_says():
     assert strategies.strategy(config) == strategies.Beam(2, 0.5)
     config.generate.strategy = "greedy"
     assert strategies.strategy(config) == GREEDY
+
+
+@dataclasses.dataclass(frozen=True)
+class MinP:
+    """Samples among tokens at least `min_p` times as likely as the likeliest."""
+
+    min_p: float
+
+    def check(self) -> None:
+        if not 0 <= self.min_p <= 1:
+            raise UserError(f"generate.min_p={self.min_p} must be in [0, 1]")
+
+    def choose(self, log_p_BxV, keys_B):
+        least_Bx1 = log_p_BxV.max(-1, keepdims=True) + np.log(self.min_p)
+        log_p_BxV = jnp.where(log_p_BxV >= least_Bx1, log_p_BxV, -jnp.inf)
+        return jax.vmap(jax.random.categorical)(keys_B, log_p_BxV).astype(jnp.int32)
+
+
+def test_a_new_strategy_is_one_class_and_one_line(world, monkeypatch):
+    monkeypatch.setitem(strategies.STRATEGIES, "min_p", MinP)
+    setup, arguments = whole_run(world, {}, jax.devices()[:1])
+    setup.config.generate.update(strategy="min_p", min_p=0.25)
+    tokens_BxT = search.make_respond(setup)(*arguments).tokens_BxT
+    setup.config.generate.strategy = "greedy"
+    assert (tokens_BxT != search.make_respond(setup)(*arguments).tokens_BxT).any()
+    assert (np.asarray(tokens_BxT) == EOS).sum(1).tolist() == [1] * ROWS
+    setup.config.generate.update(strategy="min_p", min_p=1.5)
+    with pytest.raises(UserError, match=r"min_p=1.5 must be in"):
+        search.make_respond(setup)
+
+
+@pytest.mark.parametrize("penalty", [-0.5, 0.0, 0.5, 1.0, 2.0])
+def test_a_row_goes_on_while_a_live_beam_can_still_win(penalty):
+    """Against every length that the best live beam may reach, each further token being certain."""
+    rng = np.random.default_rng(0)
+    seen = set()
+    for length in range(1, T):
+        live_BxK = -np.sort(rng.uniform(1, 9, (200, 2)).astype(np.float32))
+        best_B = -rng.uniform(0.1, 4, 200).astype(np.float32)
+        # One hypothesis has ended, and one place is free: only the best one counts.
+        score_BxK = np.stack([best_B, np.full(200, -np.inf, np.float32)], axis=1)
+        ended = beam_search.Hypotheses(None, None, jnp.asarray(score_BxK))
+        done_B = beam_search.is_done(ended, live_BxK, jnp.int32(length), penalty, T)
+        reachable = [live_BxK[:, 0] / n**penalty for n in range(length + 1, T + 1)]
+        np.testing.assert_array_equal(done_B, best_B >= np.max(reachable, axis=0))
+        seen |= set(np.asarray(done_B).tolist())
+    assert seen == {True, False}

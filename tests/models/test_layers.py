@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -13,11 +14,20 @@ import small
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import pretrain
+from igerg_jax.errors import UserError
 from igerg_jax.models import layers, text
+from igerg_jax.models.attention import Attention
+from igerg_jax.models.settings import (
+    ATTENTION,
+    BART_EPSILON,
+    GELUS,
+    REMAT_POLICIES,
+    StackSettings,
+    check_heads,
+)
 from igerg_jax.parallel import sharding
 
 B, L, M, D, H, W = 2, 5, 4, 12, 3, 20  # here W is the MLP's width
-EPSILON = layers.BART_EPSILON
 
 
 def normal(*shape, seed=0):
@@ -31,7 +41,7 @@ def np_norm(x, p):
     p = jax.tree.map(np.asarray, p)
     mean = x.mean(-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + EPSILON) * p["scale"] + p["bias"]
+    return (x - mean) / np.sqrt(variance + BART_EPSILON) * p["scale"] + p["bias"]
 
 
 def np_attention(x_BxLxD, memory_BxMxD, mask_BxLxM, p):
@@ -88,18 +98,23 @@ def np_decoder_layer(x, memory, mask_BxM, p, norm_first):
     return x
 
 
-def settings(**changes):
-    return dict(
-        layers=2,
-        heads=H,
-        mlp_width=W,
-        dropout_rate=0.0,
-        norm_first=True,
-        dtype=jnp.float32,
-        scan_layers=True,
-        remat="none",
-        attention="xla",
-    ) | dict(changes)
+SETTINGS = StackSettings(
+    layers=2,
+    heads=H,
+    mlp_width=W,
+    dropout_rate=0.0,
+    norm_first=True,
+    norm_epsilon=BART_EPSILON,
+    gelu="exact",
+    dtype=jnp.float32,
+    scan_layers=True,
+    remat="none",
+    attention="xla",
+)
+
+
+def settings(**changes) -> StackSettings:
+    return dataclasses.replace(SETTINGS, **changes)
 
 
 def mask_of(lengths, size):
@@ -110,11 +125,11 @@ def layer_of(params, index):
     return jax.tree.map(lambda leaf: np.asarray(leaf[index], np.float64), params)
 
 
-@pytest.mark.parametrize("attention", layers.ATTENTION)
+@pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_encoder_is_its_numpy_twin(norm_first, attention):
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(**settings(norm_first=norm_first, attention=attention))
+    module = text.Encoder(settings(norm_first=norm_first, attention=attention))
     params = small.make_params(module, x, mask)
     actual = jax.jit(module.apply)({"params": params}, x, mask)
     expected = x.astype(np.float64)
@@ -125,11 +140,11 @@ def test_encoder_is_its_numpy_twin(norm_first, attention):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", layers.ATTENTION)
+@pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_decoder_is_its_numpy_twin(norm_first, attention):
     x, memory, mask = normal(B, L, D), normal(B, M, D, seed=1), mask_of([2, M], M)
-    module = text.Decoder(**settings(norm_first=norm_first, attention=attention))
+    module = text.Decoder(settings(norm_first=norm_first, attention=attention))
     rest = (memory, mask, None, None)
     params = small.make_params(module, x, *rest, keep_cache=False)
     run = jax.jit(lambda p: module.apply({"params": p}, x, *rest, keep_cache=False)[0])
@@ -144,7 +159,7 @@ def test_decoder_is_its_numpy_twin(norm_first, attention):
 
 def encoder_value_and_gradient(**changes):
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(**settings(**changes))
+    module = text.Encoder(settings(**changes))
     params = small.make_params(module, x, mask)
     target = normal(B, L, D, seed=2)
     loss = lambda p: (module.apply({"params": p}, x, mask) * target).sum()  # noqa: E731
@@ -175,12 +190,12 @@ def test_remat_repeats_what_its_name_does_not_keep():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
 
     def products(remat):
-        module = text.Encoder(**settings(layers=1, remat=remat))
+        module = text.Encoder(settings(layers=1, remat=remat))
         params = small.make_params(module, x, mask)
         loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
 
-    count = {remat: products(remat) for remat in layers.REMAT_POLICIES}
+    count = {remat: products(remat) for remat in REMAT_POLICIES}
     assert count["none"] == count["all_dots"] < count["dots"] < count["full"], count
 
 
@@ -189,7 +204,7 @@ def test_what_the_kernel_made_is_kept_with_the_products():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
 
     def kernels(remat):
-        module = text.Encoder(**settings(layers=1, remat=remat, attention="fused"))
+        module = text.Encoder(settings(layers=1, remat=remat, attention="fused"))
         params = small.make_params(module, x, mask)
         loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("platform_index")
@@ -197,29 +212,29 @@ def test_what_the_kernel_made_is_kept_with_the_products():
     assert kernels("dots") == kernels("all_dots") == kernels("full") - 1
 
 
-def test_unknown_remat_names_the_policies():
-    with pytest.raises(ValueError, match="'some' is not one of none, dots"):
-        layers.stacked(layers.EncoderLayer, 1, "some", True, 0, 1)
+@pytest.mark.parametrize(
+    ("key", "choices"), [("remat", REMAT_POLICIES), ("attention", ATTENTION), ("gelu", GELUS)]
+)
+def test_an_unknown_choice_names_the_known_ones(key, choices):
+    with pytest.raises(UserError, match=f"{key} 'some' is not one of {', '.join(choices)}"):
+        settings(**{key: "some"})
 
 
-@pytest.mark.parametrize(("heads", "says"), [(5, "does not divide into 5"), (0, "at least one")])
-def test_heads_that_do_not_fit(heads, says):
-    module = layers.Attention(heads, jnp.float32, "xla")
-    x = normal(B, L, D)
-    with pytest.raises(ValueError, match=says):
-        jax.eval_shape(lambda: module.init(jax.random.key(0), x, x, None))
+@pytest.mark.parametrize("heads", [5, 0, -1])
+def test_heads_that_do_not_fit(heads):
+    with pytest.raises(UserError, match=f"width={D} does not divide into heads={heads}"):
+        check_heads(D, heads)
 
 
-def test_unknown_attention_names_the_ways():
-    module = layers.Attention(H, jnp.float32, "flash")
-    x = normal(B, L, D)
-    with pytest.raises(ValueError, match="'flash' is not one of xla, fused"):
+def test_attention_refuses_an_input_that_does_not_divide_into_its_heads():
+    module, x = Attention(settings(heads=5)), normal(B, L, D)
+    with pytest.raises(ValueError, match="does not divide into 5"):
         jax.eval_shape(lambda: module.init(jax.random.key(0), x, x, None))
 
 
 def test_masked_keys_are_never_read():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(**settings(layers=1))
+    module = text.Encoder(settings(layers=1))
     params = small.make_params(module, x, mask)
     run = jax.jit(module.apply)
     other = np.where(mask[..., None], x, 1e3 * normal(B, L, D, seed=3))
@@ -229,7 +244,7 @@ def test_masked_keys_are_never_read():
 
 def test_dropout_is_on_exactly_with_a_key_and_differs_by_layer():
     x, mask = np.ones((B, L, D), np.float32), mask_of([L, L], L)
-    module = text.Encoder(**settings(dropout_rate=0.5))
+    module = text.Encoder(settings(dropout_rate=0.5))
     # Each layer adds its MLP's output bias, which dropout doubles or drops, and nothing else.
     params = jax.tree.map(np.zeros_like, small.make_params(module, x, mask))
     params["layers"]["mlp"]["out"]["bias"] += 1.0
@@ -246,9 +261,9 @@ def test_dropout_is_on_exactly_with_a_key_and_differs_by_layer():
 
 def test_bfloat16_stays_near_float32():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(**settings())
+    module = text.Encoder(settings())
     params = small.make_params(module, x, mask)
-    low = text.Encoder(**settings(dtype=jnp.bfloat16))
+    low = text.Encoder(settings(dtype=jnp.bfloat16))
     run = jax.jit(lambda p: low.apply({"params": p}, x.astype(jnp.bfloat16), mask))
     actual, exact = run(params), jax.jit(module.apply)({"params": params}, x, mask)
     assert actual.dtype == jnp.bfloat16

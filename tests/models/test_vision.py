@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,10 @@ import numpy as np
 import pytest
 import small
 
-from igerg_jax.models import vision
+from igerg_jax.errors import UserError
+from igerg_jax.models import layers, vision
+from igerg_jax.models.settings import select
+from igerg_jax.models.vision import resnet50, vit
 
 SETTINGS = dict(
     kind="vit",
@@ -31,12 +36,20 @@ SETTINGS = dict(
 )
 
 
+def tower(side: int = 16, feature_dim: int = 0, **changes) -> nn.Module:
+    return vision.build(SETTINGS | changes, jnp.float32, side, feature_dim)
+
+
+def vit_settings(**changes) -> vit.Settings:
+    return select(vit.Settings, SETTINGS | changes, dtype=jnp.float32)
+
+
 def pixels(count: int, side: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
 
 
 def test_resnet50_has_the_sizes_of_torchvisions():
-    module = vision.ResNet50(jnp.float32)
+    module = tower(224, kind="resnet50", tokens_per_image=1)
     images = pixels(2, 224)
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), images))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(params))
@@ -68,7 +81,7 @@ def batch_norm(x, p):
 
 @pytest.fixture(scope="module")
 def bottleneck():
-    module = vision.Bottleneck(3, 2, jnp.float32)
+    module = resnet50.Bottleneck(3, 2, jnp.float32)
     x = np.random.default_rng(0).standard_normal((1, 5, 5, 4)).astype(np.float32)
     params = small.make_params(module, x)
     run = lambda p: (module.apply({"params": p}, x) ** 2).sum()  # noqa: E731
@@ -97,16 +110,16 @@ def test_batch_norm_statistics_are_not_learnt(bottleneck):
 
 
 @pytest.fixture(scope="module")
-def vit():
-    module = vision.tower(SETTINGS, jnp.float32)
+def pooled_vit():
+    module = tower()
     images = pixels(3, 16)
     params = small.make_params(module, images)
     run = jax.jit(lambda params, images: module.apply({"params": params}, images))
     return run, params, images
 
 
-def test_vit_looks_at_each_image_alone(vit):
-    run, params, images = vit
+def test_vit_looks_at_each_image_alone(pooled_vit):
+    run, params, images = pooled_vit
     output = np.asarray(run(params, images))
     assert output.shape == (3, 4, 16)
     changed = images.copy()
@@ -116,8 +129,8 @@ def test_vit_looks_at_each_image_alone(vit):
     assert np.abs(other[1] - output[1]).max() > 1e-2
 
 
-def test_vit_sees_where_a_patch_is(vit):
-    run, params, images = vit
+def test_vit_sees_where_a_patch_is(pooled_vit):
+    run, params, images = pooled_vit
     swapped = images.copy()
     swapped[:, :8, :8], swapped[:, 8:, 8:] = images[:, 8:, 8:], images[:, :8, :8]
     assert np.abs(run(params, swapped) - run(params, images)).max() > 1e-2
@@ -127,8 +140,8 @@ def test_vit_sees_where_a_patch_is(vit):
     np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4)
 
 
-def test_pooled_tokens_belong_to_their_queries(vit):
-    run, params, images = vit
+def test_pooled_tokens_belong_to_their_queries(pooled_vit):
+    run, params, images = pooled_vit
     order = np.array([2, 0, 3, 1])
     moved = jax.tree.map(np.copy, params)
     moved["pool"]["queries"] = moved["pool"]["queries"][order]
@@ -139,8 +152,7 @@ def test_pooled_tokens_belong_to_their_queries(vit):
 
 def test_vit_scales_pixels_to_between_minus_one_and_one():
     """Black and white are -1 and 1 in every channel: what a patch embedding of them shows."""
-    keys = [k for k in SETTINGS if k not in ("kind", "tokens_per_image", "frozen")]
-    module = vision.VisionTransformer(dtype=jnp.float32, **{k: SETTINGS[k] for k in keys})
+    module = vit.VisionTransformer(vit_settings())
     images = np.stack([np.zeros((8, 8, 3)), np.full((8, 8, 3), 255)]).astype(np.uint8)
     params = small.make_params(module, images)
 
@@ -157,7 +169,7 @@ def test_vit_scales_pixels_to_between_minus_one_and_one():
 
 
 def test_a_class_token_is_one_more_vector_before_the_patches():
-    module = vision.tower(SETTINGS | dict(class_token=True), jnp.float32)
+    module = tower(class_token=True)
     images = pixels(1, 16)
     params = small.make_params(module, images)
     assert params["vit"]["position_embedding"].shape == (4 + 1, 16)
@@ -171,43 +183,82 @@ def test_the_gelus_differ_and_no_other_is_known():
     images = pixels(1, 16)
 
     def output(gelu: str) -> np.ndarray:
-        module = vision.tower(SETTINGS | dict(gelu=gelu), jnp.float32)
+        module = tower(gelu=gelu)
         params = small.make_params(module, images)
         return np.asarray(jax.jit(module.apply)({"params": params}, images))
 
     assert 0 < np.abs(output("exact") - output("tanh")).max() < 0.05
-    with pytest.raises(ValueError, match="'quick' is not one of exact, tanh"):
+    with pytest.raises(UserError, match="'quick' is not one of exact, tanh"):
         output("quick")
 
 
 @pytest.mark.parametrize("patch_size", [2, 8, 16])
 def test_a_convolution_stem_keeps_the_patch_grid(patch_size):
-    stem = vision.ConvolutionStem(patch_size, 32, jnp.float32)
+    stem = vit.ConvolutionStem(vit_settings(patch_size=patch_size, width=32))
     x = np.zeros((1, 32, 32, 3), np.float32)
     shape = jax.eval_shape(lambda: stem.init_with_output(jax.random.key(0), x)[0]).shape
     assert shape == (1, 32 // patch_size, 32 // patch_size, 32)
 
 
-def test_a_convolution_stem_refuses_what_it_cannot_halve():
-    stem = vision.ConvolutionStem(14, 32, jnp.float32)
-    with pytest.raises(ValueError, match="power of 2, not 14"):
-        stem.init(jax.random.key(0), np.zeros((1, 28, 28, 3), np.float32))
-
-
 def test_features_pass_through():
-    module = vision.tower(SETTINGS | dict(kind="features", tokens_per_image=1), jnp.float32)
+    module = tower(feature_dim=5, kind="features", tokens_per_image=1)
     features = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
     np.testing.assert_array_equal(module.apply({}, features), features[:, None])
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("changes", "says"),
     [
         (dict(kind="resnet"), "'resnet' is not one of vit, resnet50, features"),
         (dict(kind="resnet50"), "'resnet50' makes 1 token"),
-        (dict(kind="features"), "'features' makes 1 token"),
+        (dict(kind="features", feature_dim=5), "'features' makes 1 token"),
+        (dict(kind="features", tokens_per_image=1), "'features' and data.feature_dim > 0 go"),
+        (dict(feature_dim=5), "data.feature_dim=5 needs model.vision.kind='features'"),
+        (dict(stem="dense"), "stem 'dense' is not one of patch, convolution"),
+        (dict(stem="convolution", patch_size=14, side=28), "power of 2, not 14"),
+        (dict(side=20), "image_size=20 does not divide into patches .*patch_size=8"),
+        (dict(heads=3), "width=16 does not divide into heads=3"),
+        (dict(remat="some"), "remat 'some' is not one of none"),
     ],
+    ids=str,
 )
-def test_towers_that_cannot_be(change, says):
-    with pytest.raises(ValueError, match=says):
-        vision.tower(SETTINGS | change, jnp.float32)
+def test_towers_that_cannot_be(changes, says):
+    with pytest.raises(UserError, match=says):
+        tower(**changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanColourSettings:
+    width: int
+    dtype: jnp.dtype
+
+    def check(self, image_size: int, feature_dim: int) -> None:
+        if feature_dim:
+            raise UserError("mean_colour reads images")
+
+
+class MeanColour(nn.Module):
+    """A toy tower: a linear map of an image's mean colour, one token an image."""
+
+    settings: MeanColourSettings
+
+    @nn.compact
+    def __call__(self, images_IxHxWx3):
+        mean_Ix3 = images_IxHxWx3.astype(self.settings.dtype).mean((1, 2)) / 255
+        return layers.dense(self.settings.width, self.settings.dtype, "dense", None, "embed")(
+            mean_Ix3
+        )[:, None]
+
+
+def test_a_new_tower_is_one_class_with_its_settings_and_one_line(monkeypatch):
+    monkeypatch.setitem(vision.TOWERS, "mean_colour", (MeanColourSettings, MeanColour))
+    config = small.with_pixels(small.make_config())
+    config.model.vision.kind = "mean_colour"
+    model, batch = small.make_model(config), small.make_batch(config)
+    params = small.make_params(model, batch)
+    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="see")).sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))(params)["vision_tower"]["dense"]["kernel"]
+    assert gradient.shape == (3, config.model.vision.width) and gradient.all()
+    with pytest.raises(UserError, match="mean_colour reads images"):
+        config.data.feature_dim = 5
+        small.make_model(config)

@@ -15,7 +15,7 @@ import small
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import EMOTIONS, SpecialIds
-from igerg_jax.decoding import search
+from igerg_jax.decoding import search, strategies
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import predictions, trained_run
 from igerg_jax.run import checkpoint
@@ -183,7 +183,7 @@ def test_the_command_line_writes_the_greedy_form(exported, tmp_path, monkeypatch
     assert weights.main([*command, "--format=stablehlo", "--greedy"]) == 2
     assert capsys.readouterr().err == "error: seen enough\n"
     assert lowered == [{"images", "image_mask", "image_turn"}]
-    assert set(seen) == {search.Greedy()}
+    assert set(seen) == {strategies.Greedy()}
     assert weights.main([*command, "--format=hf", "--greedy"]) == 2
     assert "--greedy goes with --format=stablehlo" in capsys.readouterr().err
     assert weights.main([*command, "--format=onnx"]) == 2

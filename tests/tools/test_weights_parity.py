@@ -10,7 +10,8 @@ import parity
 import pytest
 
 from igerg_jax.decoding import search
-from igerg_jax.decoding.strategies import Beam, Greedy, Limits
+from igerg_jax.decoding.limits import Limits
+from igerg_jax.decoding.strategies import Beam, Greedy
 
 pytestmark = pytest.mark.parity
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 from igerg_jax.data.images import imagenet_crop
 from igerg_jax.models import vision
+from igerg_jax.models.settings import select
+from igerg_jax.models.vision import vit
 
 pytestmark = pytest.mark.parity
 
@@ -56,18 +58,8 @@ def as_theirs(torch, images: np.ndarray):
 
 def towers_output(config, params, images):
     """(patches [I, P, W], pooled tokens [I, K, W]) before our own last norm."""
-    settings = config.model.vision.to_dict()
-    keys = ("stem", "patch_size", "width", "layers", "heads", "mlp_width", "dropout_rate")
-    keys += ("scan_layers", "remat", "attention", "class_token", "gelu", "norm_epsilon")
-    tower = vision.VisionTransformer(dtype=jnp.float32, **{key: settings[key] for key in keys})
-    pool = vision.AttentionPool(
-        settings["tokens_per_image"],
-        settings["heads"],
-        settings["mlp_width"],
-        jnp.float32,
-        settings["gelu"],
-        settings["norm_epsilon"],
-    )
+    settings = select(vit.Settings, config.model.vision, dtype=jnp.float32)
+    tower, pool = vit.VisionTransformer(settings), vit.AttentionPool(settings)
 
     @jax.jit
     def run(params):
@@ -233,7 +225,7 @@ def test_resnet50_gives_the_same_vector_from_the_same_jpeg(resnet, tmp_path, wid
     config = small.with_pixels(small.make_config(data__image_size=224))
     config.model.vision.kind = "resnet50"
     _, params = parity.imported(config, tmp_path / "out", vision=str(folder))
-    tower = vision.ResNet50(jnp.float32)
+    tower = vision.build(config.model.vision, jnp.float32, 224, 0)
     ours = jax.jit(lambda p, x: tower.apply({"params": p}, x))(
         params["vision_tower"], imagenet_crop(out.getvalue(), 224)[None]
     )

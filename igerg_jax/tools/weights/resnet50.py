@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from igerg_jax.models.vision import IMAGENET_MEAN, IMAGENET_STD
+from igerg_jax.models.vision.resnet50 import IMAGENET_MEAN, IMAGENET_STD
 from igerg_jax.tools.weights.table import Table
 
 DOWNLOAD = (

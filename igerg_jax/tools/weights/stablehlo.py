@@ -29,6 +29,7 @@ from jax import export as jax_export
 
 from igerg_jax.batch import EMOTIONS, BatchSpec, synthetic
 from igerg_jax.decoding import search, strategies
+from igerg_jax.decoding.limits import Limits
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.setup import Setup, build_model
@@ -100,7 +101,7 @@ def functions(model: Any, config: Any) -> dict[str, Function]:
     probabilities from the images alone; generate returns int32 "tokens" [B, T] (EOS, then PAD) and
     float32 [B] "log_probability" and "score", as `igerg_jax.decoding.search` defines them.
     """
-    rules = strategies.strategy(config), strategies.limits(config)
+    rules = strategies.strategy(config), Limits.of(config)
 
     def encode_image_emotion(parameters, inputs):
         images_BxNxC, sequence_BxC = image_probabilities(
@@ -179,7 +180,7 @@ def describe(run: trained_run.Run, parameters: dict, signatures: dict) -> dict[s
             "bytes": sum(array.nbytes for array in parameters.values()),
         },
         "strategy": {"name": config.generate.strategy} | vars(strategy),
-        "limits": vars(strategies.limits(config)),
+        "limits": vars(Limits.of(config)),
         "emotions": EMOTIONS,
         "special_ids": vars(model.special),
         "vocabulary": model.vocab_size,

@@ -1,4 +1,4 @@
-"""The attention kernel, interpreted, against its mathematics; and on a mesh."""
+"""The attention kernel, interpreted, against plain JAX; and on a mesh."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import pretrain
-from igerg_jax.models import attention
+from igerg_jax.models import attention_kernel
 from igerg_jax.parallel import sharding
 
 B, L, H, E = 3, 11, 4, 8
@@ -25,19 +25,19 @@ def inputs(seed: int = 0, rows: int = B, dtype=np.float32):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_kernel_is_its_mathematics(causal):
+def test_the_kernel_is_its_reference(causal):
     x, keys, _ = inputs()
-    found = attention.forward_kernel(H, causal, x, keys, interpret=True)
+    found = attention_kernel.forward_kernel(H, causal, x, keys, interpret=True)
     np.testing.assert_allclose(
-        found, attention.mathematics(H, causal, x, keys), rtol=1e-5, atol=1e-5
+        found, attention_kernel.reference(H, causal, x, keys), rtol=1e-5, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_kernels_gradient_is_that_of_its_mathematics(causal):
+def test_the_kernels_gradient_is_that_of_its_reference(causal):
     x, keys, dy = inputs()
-    found = attention.backward_kernel(H, causal, x, keys, dy, interpret=True)
-    expected = jax.vjp(lambda x: attention.mathematics(H, causal, x, keys), x)[1](dy)[0]
+    found = attention_kernel.backward_kernel(H, causal, x, keys, dy, interpret=True)
+    expected = jax.vjp(lambda x: attention_kernel.reference(H, causal, x, keys), x)[1](dy)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     # What may not be attended to gets nothing: neither as a key nor as a value.
     hidden = np.repeat(keys[:, 0] == 0, 2, axis=-1).reshape(B, L, 2)[..., 0]
@@ -47,9 +47,9 @@ def test_the_kernels_gradient_is_that_of_its_mathematics(causal):
 
 def test_bfloat16_stays_near():
     x, keys, _ = inputs()
-    found = attention.forward_kernel(H, False, jnp.bfloat16(x), keys, interpret=True)
+    found = attention_kernel.forward_kernel(H, False, jnp.bfloat16(x), keys, interpret=True)
     assert found.dtype == jnp.bfloat16
-    exact = attention.mathematics(H, False, x, keys)
+    exact = attention_kernel.reference(H, False, x, keys)
     np.testing.assert_allclose(found.astype(np.float32), exact, rtol=0.05, atol=0.05)
 
 
@@ -59,7 +59,7 @@ def test_on_a_mesh_each_device_attends_to_its_own_examples():
     rules = sharding.rules(pretrain.get_config())
 
     def gradient(x, keys):
-        attend = lambda x: attention.attend(x, keys[:, 0] > 0, H, False)  # noqa: E731
+        attend = lambda x: attention_kernel.attend(x, keys[:, 0] > 0, H, False)  # noqa: E731
         y, pull = jax.vjp(attend, x)
         return y, pull(dy)[0]
 

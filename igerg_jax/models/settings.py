@@ -1,0 +1,128 @@
+"""Settings of layers and stacks: frozen and hashable, so that a Linen module takes one field.
+
+They check themselves, so that what cannot work is refused before anything is traced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from igerg_jax.errors import UserError
+
+# Exact, as in BART and Hugging Face's ViT; or the tanh approximation, as in big_vision and SigLIP.
+GELUS = {
+    "exact": functools.partial(nn.gelu, approximate=False),
+    "tanh": functools.partial(nn.gelu, approximate=True),
+}
+ATTENTION = ("xla", "fused")  # how self-attention is computed; see `models.attention`
+BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
+
+_POLICIES = jax.checkpoint_policies
+_KERNEL = _POLICIES.save_only_these_names("attention")  # the fused kernel's input and output
+
+# What the backward pass may keep instead of recomputing it.
+REMAT_POLICIES = {
+    "none": None,  # keep everything
+    # Keep products with weights, and the fused kernel's input and output.
+    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _KERNEL),
+    # Also attention's products where XLA computes them.
+    "all_dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _KERNEL),
+    "full": _POLICIES.nothing_saveable,  # keep a layer's input alone
+}
+
+T = TypeVar("T")
+
+
+def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
+    """An instance of a dataclass, each field from `computed` or else from the key of its name."""
+    names = [field.name for field in dataclasses.fields(settings)]
+    return settings(**{name: (computed if name in computed else keys)[name] for name in names})
+
+
+def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Raises UserError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise UserError(f"{key} '{value}' is not one of {', '.join(choices)}")
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises UserError unless `width` splits into `heads` of equal size."""
+    if heads < 1 or width % heads:
+        raise UserError(f"width={width} does not divide into heads={heads}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings:
+    """One Transformer layer. Its width is its input's.
+
+    Attributes:
+      norm_first: layer norm before each block (pre-LN), else after its residual sum, as BART.
+      gelu: a key of `GELUS`.
+      attention: one of `ATTENTION`.
+      dtype: of activations.
+    """
+
+    heads: int
+    mlp_width: int
+    dropout_rate: float
+    norm_first: bool
+    norm_epsilon: float
+    gelu: str
+    attention: str
+    dtype: jnp.dtype
+
+    def __post_init__(self):
+        check_choice("gelu", self.gelu, GELUS)
+        check_choice("attention", self.attention, ATTENTION)
+
+
+@dataclasses.dataclass(frozen=True)
+class StackSettings(LayerSettings):
+    """Layers on top of each other.
+
+    Attributes:
+      scan_layers: one loop, compiled once; else unrolled, with the same parameters.
+      remat: a key of `REMAT_POLICIES`.
+    """
+
+    layers: int
+    scan_layers: bool
+    remat: str
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("remat", self.remat, REMAT_POLICIES)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """The text side: a BART-like encoder and decoder of one width."""
+
+    width: int
+    max_positions: int
+    encoder: StackSettings
+    decoder: StackSettings
+
+    def __post_init__(self):
+        for stack in (self.encoder, self.decoder):
+            check_heads(self.width, stack.heads)
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeSettings:
+    """The judge of a text's emotion; see `igerg_jax.models.judge`."""
+
+    width: int
+    max_positions: int
+    vocab_size: int
+    stack: StackSettings
+
+    def __post_init__(self):
+        check_heads(self.width, self.stack.heads)
