@@ -29,7 +29,7 @@ STEP = {
 INFERENCE = {
     "mesh__fsdp=3": "fsdp=3.*8 devices",
     "evaluate__batch_size=30": r"evaluate\.batch_size=30",
-    "generate__strategy='argmax'": "generate.strategy='argmax'",
+    "generate__strategy='argmax'": "generate.strategy 'argmax'",
     "generate__beams=0": "generate.beams=0",
     "generate__max_tokens=17": "generate.max_tokens=17",
     "model__text__remat='most'": "'most'",

@@ -256,7 +256,7 @@ def test_a_new_tower_is_one_class_with_its_settings_and_one_line(monkeypatch):
     config.model.vision.kind = "mean_colour"
     model, batch = small.make_model(config), small.make_batch(config)
     params = small.make_params(model, batch)
-    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="see")).sum()  # noqa: E731
+    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="visual_tokens")).sum()  # noqa: E731
     gradient = jax.jit(jax.grad(loss))(params)["vision_tower"]["dense"]["kernel"]
     assert gradient.shape == (3, config.model.vision.width) and gradient.all()
     with pytest.raises(UserError, match="mean_colour reads images"):
