@@ -34,7 +34,7 @@ from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.errors import UserError
 from igerg_jax.objectives import OBJECTIVES, combination
 from igerg_jax.objectives.base import Context
-from igerg_jax.objectives.display import Line, Row
+from igerg_jax.objectives.display import Row
 from igerg_jax.run import command_line
 from igerg_jax.setup import build_model
 from igerg_jax.tools.show import counts
@@ -86,45 +86,38 @@ def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> li
     from igerg_jax.data import pipeline  # TensorFlow
 
     jax.config.update("jax_platforms", "cpu")  # a few rows; accelerators are for training
-    rows_b = np.arange(count)
+    rows_B = np.arange(count)
     tokenizer = prepared.tokenizer
-    batch = next(pipeline.train_batches(prepared, config, step, rows_b))
+    batch = next(pipeline.train_batches(prepared, config, step, rows_B))
     model = build_model(config, tokenizer.vocab_size, tokenizer.special)
     key, streams = train_step.step_key(config, step), mixtures.streams(prepared, config)
     groups = []
     for mixture, names in sorted(combination.by_mixture(config).items()):  # the main one first
-        arrays = group_of(batch, mixture)
+        arrays, stream = group_of(batch, mixture), streams[mixture]
         contexts = combination.contexts(
-            config, model, arrays, key, step, jnp.asarray(rows_b), names
+            config, model, arrays, key, step, jnp.asarray(rows_B), names
         )
-        shown = _shown(arrays, contexts, tokenizer)
-        sources, windows, positions = pipeline.example_ids(streams[mixture], config, step, rows_b)
+        ids = zip(*pipeline.example_ids(stream, config, step, rows_B), strict=True)
         examples = []
-        for i, lines in enumerate(shown):
-            split = streams[mixture].splits[sources[i]]
-            window, position = int(windows[i]), int(positions[i])
-            row = {name: array[i] for name, array in arrays.items()}
+        for i, (source, window, position) in enumerate(ids):
+            rows = _rows(i, arrays, contexts, tokenizer)
+            split = stream.splits[source]
             dataset = _dataset_of(prepared, split)
-            examples.append(_example(row, lines, dataset, split, window, position, config.data))
+            examples.append(_example(rows, dataset, split, int(window), int(position), config.data))
         groups.append(Group(mixture, names, examples))
     return groups
 
 
-def _shown(
-    arrays: Mapping[str, np.ndarray], contexts: Mapping[str, Context], tokenizer: Tokenizer
-) -> list[dict[str, list[Line]]]:
-    """Of each row of a batch, what each objective receives."""
+def _rows(
+    i: int, arrays: Mapping[str, np.ndarray], contexts: Mapping[str, Context], tokenizer: Tokenizer
+) -> dict[str, Row]:
+    """Row `i` of a batch, as each objective receives it."""
     inputs = {name: context.encoder_input for name, context in contexts.items()}
-    tree = arrays, jax.tree.map(np.asarray, inputs)
-    shown = []
-    for i in range(len(arrays["image_mask"])):
-        row_arrays, row_inputs = jax.tree.map(lambda x, i=i: x[i], tree)
-        rows = {
-            name: Row(row_arrays, row_inputs[name], context.settings, tokenizer)
-            for name, context in contexts.items()
-        }
-        shown.append({name: OBJECTIVES[name].show(row) for name, row in rows.items()})
-    return shown
+    row_arrays, row_inputs = jax.tree.map(lambda x: np.asarray(x)[i], (arrays, inputs))
+    return {
+        name: Row(row_arrays, row_inputs[name], context.settings, tokenizer)
+        for name, context in contexts.items()
+    }
 
 
 def _dataset_of(prepared: Prepared, split: Split) -> str:
@@ -134,8 +127,7 @@ def _dataset_of(prepared: Prepared, split: Split) -> str:
 
 
 def _example(
-    row: Mapping[str, np.ndarray],
-    lines: dict[str, list[Line]],
+    rows: Mapping[str, Row],
     dataset: str,
     split: Split,
     window: int,
@@ -143,39 +135,36 @@ def _example(
     data: ConfigDict,
 ) -> Example:
     """A row of a batch, whose window of a dataset's split is shown at a position of its order."""
+    arrays = next(iter(rows.values())).arrays
     first, last = split.turn_range(window)
     has_image = split.turns.image[first : last + 1] != store.NO_IMAGE
-    withheld = not data.include_response_image and not split.standalone
-    slots = []
-    for slot in range(len(row["image_mask"])):
-        why = "no turn" if slot >= len(has_image) else "no image"
-        if slot < len(has_image) and has_image[slot]:
-            why = "data.use_images is off"
-            if withheld and slot == len(has_image) - 1:
-                why = "withheld: include_response_image is off"
-        slots.append(_slot(row, slot, why))
+    response_slot = -1 if split.standalone else len(has_image) - 1
+    notes = ["data.use_images is off" if has else "no image" for has in has_image]
+    if not data.include_response_image and response_slot >= 0 and has_image[-1]:
+        notes[-1] = "withheld: include_response_image is off"
+    notes += ["no turn"] * (len(arrays["image_mask"]) - len(notes))
     return Example(
         dataset=dataset,
         window=window,
         position=position,
-        response_slot=-1 if split.standalone else len(has_image) - 1,
-        slots=slots,
-        sequence_emotion=int(row["sequence_emotion"]),
-        response_emotion=int(row["response_emotion"]),
-        objectives=lines,
+        response_slot=response_slot,
+        slots=[_slot(arrays, slot, note) for slot, note in enumerate(notes)],
+        sequence_emotion=int(arrays["sequence_emotion"]),
+        response_emotion=int(arrays["response_emotion"]),
+        objectives={name: OBJECTIVES[name].show(row) for name, row in rows.items()},
     )
 
 
-def _slot(row: Mapping[str, np.ndarray], slot: int, why: str) -> Slot:
-    """An image's place in a row; `why` is shown where it is masked."""
-    if not row["image_mask"][slot]:
-        return Slot("", why, UNKNOWN, -1)
-    turn, emotion = int(row["image_turn"][slot]), int(row["image_emotion"][slot])
-    if "features" in row:
-        vector = row["features"][slot]
-        words = f"{len(vector)} numbers, mean {vector.mean():.2f}, spread {vector.std():.2f}"
-        return Slot("", words, emotion, turn)
-    return Slot(png(row["images"][slot]), "", emotion, turn)
+def _slot(arrays: Mapping[str, np.ndarray], slot: int, note: str) -> Slot:
+    """An image's place in a row; `note` is shown where it is masked."""
+    if not arrays["image_mask"][slot]:
+        return Slot("", note, UNKNOWN, -1)
+    turn, emotion = int(arrays["image_turn"][slot]), int(arrays["image_emotion"][slot])
+    if "features" in arrays:
+        vector = arrays["features"][slot]
+        note = f"{len(vector)} numbers, mean {vector.mean():.2f}, spread {vector.std():.2f}"
+        return Slot("", note, emotion, turn)
+    return Slot(png(arrays["images"][slot]), "", emotion, turn)
 
 
 def png(pixels: np.ndarray) -> str:
