@@ -15,6 +15,7 @@ import sys
 import numpy as np
 import pytest
 
+from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.report import charts, write_report
@@ -244,6 +245,55 @@ def test_one_file_that_fetches_nothing(workdir):
     assert set(re.findall(r"https?://[^\s\"']*", raw)) <= {"http://www.w3.org/2000/svg"}
 
 
+def test_every_metric_of_an_evaluation_has_a_name_and_a_sentence(workdir):
+    confusion = metrics.confusion_matrix(np.array([0]), np.array([0]))
+    measured = metrics.text_metrics(["a b c d"], ["a b c d"]) | {"judge_accuracy": 0.7}
+    for name in ("image_emotion", "sequence_emotion", "response_emotion"):
+        measured |= metrics.classification_metrics(name, confusion)
+    measured |= {"response_perplexity": 9.0, "unigram_perplexity": 90.0}
+    (workdir / "summary.json").write_text(json.dumps({"evaluation": {"test": measured}}))
+    assert "Other" not in report(workdir).text
+    assert all(m.title and m.explanation for group in metrics.GROUPS.values() for m in group)
+    measured["unheard_of"] = 0.123
+    (workdir / "summary.json").write_text(json.dumps({"evaluation": {"test": measured}}))
+    text = report(workdir).text
+    assert "Other" in text and "unheard_of" in text and "0.123" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "worse"),
+    [
+        ({}, 0),
+        ({"image_emotion_accuracy": 0.24}, 1),
+        ({"image_emotion_accuracy": 0.2418}, 1),  # as good as always the commonest
+        ({"response_perplexity": 300.0}, 1),
+        ({"response_perplexity": 300.0, "unigram_perplexity": math.nan}, 0),
+        ({"mean_words": 1.0, "dist_1": 0.0}, 0),  # people's responses are not a baseline
+    ],
+)
+def test_a_figure_that_does_not_beat_its_baseline_is_marked(workdir, change, worse):
+    summary = make_summary()
+    summary["evaluation"]["test"] |= change
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = report(workdir)
+    assert page.text.count("no better than the baseline") == worse
+    assert page.text.count("no better than this") == worse
+    assert len(page.all("span", class_="meter ours worse")) == worse
+
+
+def test_the_parts_of_a_loss_follow_it(workdir):
+    records = make_records(100, 10)
+    for record in records:
+        record |= {"loss/text_denoising/late": 1.0, "loss/new": 2.0}
+    write_lines(workdir / "metrics.jsonl", records)
+    page = report(workdir)
+    labels = [a["aria-label"] for a in page.all("svg", class_="chart") if "aria-label" in a]
+    names = [label.partition(",")[0] for label in labels]
+    assert names[0] == "total" and names[len(OBJECTIVES) + 2] == "new"
+    assert names[names.index("text_denoising") + 1] == "text_denoising/late"
+    assert "part of text_denoising" in page.text
+
+
 def test_same_files_give_the_same_bytes(workdir):
     first = write_report(workdir).read_bytes()
     assert write_report(workdir).read_bytes() == first
@@ -304,13 +354,17 @@ def test_words_of_a_conversation_stay_words(workdir):
     sample["context"][0] |= {"text": attack, "emotion": attack, "image": f"https://e.xyz/{attack}"}
     sample["context"][0]["seen"] = {attack: 0.9}
     write_lines(workdir / "samples.jsonl", [sample])
-    summary = make_summary() | {"name": attack, "devices": attack}
+    summary = make_summary() | {"name": attack, "devices": attack, "parameters": {attack: 7}}
+    summary["objectives"] = {attack: {"summary": attack}}
+    summary["evaluation"]["test"][attack] = 1.0
     (workdir / "summary.json").write_text(json.dumps(summary))
+    (workdir / "config.json").write_text(json.dumps({"data": attack}))
+    write_lines(workdir / "metrics.jsonl", [{"step": s, f"loss/{attack}": 1.0} for s in (1, 2)])
     page = report(workdir)
     assert len(page.all("script")) == 1
     assert not [a for t, a in page.tags if a.get("src", "data:image/")[:11] != "data:image/"]
     assert not [a for _, a in page.tags if "onerror" in a]
-    assert page.text.count(attack) >= 5
+    assert page.text.count(attack) >= 12
 
 
 @pytest.mark.parametrize(
@@ -431,9 +485,7 @@ def test_ticks_are_few_even_and_inside(low, high):
 def test_a_curve_stays_inside_its_chart():
     points = [(s, 1.0 + 0.1 * math.sin(s)) for s in range(300)]
     points[150] = (150, 1e9)
-    svg = charts.line_chart(points, "x", span=9)
-    [raw] = re.findall(r'class="raw" d="M([^"]*)"', svg)
-    xy = np.array([p.split(",") for p in raw.split("L")], float)
-    assert xy[:, 0].min() >= charts.LEFT and xy[:, 0].max() <= charts.WIDTH - charts.RIGHT
-    assert xy[:, 1].min() >= charts.TOP and xy[:, 1].max() <= charts.HEIGHT - charts.BOTTOM
+    xy = np.array(charts.line_chart(points, span=9).raw)
+    assert xy[:, 0].min() >= charts.LEFT and xy[:, 0].max() <= charts.RIGHT
+    assert xy[:, 1].min() >= charts.TOP and xy[:, 1].max() <= charts.BOTTOM
     assert np.ptp(xy[160:, 1]) > 100  # the spike has not pressed the rest flat
