@@ -37,8 +37,7 @@ from igerg_jax.objectives.base import Context
 from igerg_jax.objectives.display import Row
 from igerg_jax.run import command_line
 from igerg_jax.setup import build_model
-from igerg_jax.tools.show import counts
-from igerg_jax.tools.show import page as show_page
+from igerg_jax.tools.show import counts, page
 from igerg_jax.tools.show.page import Example, Group, Slot
 from igerg_jax.training import train_step
 
@@ -75,7 +74,7 @@ def run(values: flags.FlagValues) -> None:
     if values.out:
         groups = collect(prepared, config, values.step, values.examples)
         try:
-            out.write_text(show_page.render(groups, prepared, config, values.step), "utf-8")
+            out.write_text(page.render(groups, prepared, config, values.step), "utf-8")
         except OSError as error:
             raise UserError(f"cannot write '{out}': {error.strerror}") from error
         print(out)
@@ -102,7 +101,7 @@ def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> li
         for i, (source, window, position) in enumerate(ids):
             rows = _rows(i, arrays, contexts, tokenizer)
             split = stream.splits[source]
-            dataset = _dataset_of(prepared, split)
+            dataset = next(k for k, v in prepared.datasets.items() if v.split(split.name) is split)
             examples.append(_example(rows, dataset, split, int(window), int(position), config.data))
         groups.append(Group(mixture, names, examples))
     return groups
@@ -118,12 +117,6 @@ def _rows(
         name: Row(row_arrays, row_inputs[name], context.settings, tokenizer)
         for name, context in contexts.items()
     }
-
-
-def _dataset_of(prepared: Prepared, split: Split) -> str:
-    return next(
-        name for name, dataset in prepared.datasets.items() if dataset.split(split.name) is split
-    )
 
 
 def _example(
