@@ -252,8 +252,7 @@ TEXT_METRICS = (
     Metric("dist_1", "Dist-1", 1, "{:.4f}",
            "Distinct words over all words generated: low means the same words over and over.",
            partial(distinct, n=1)),
-    Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.",
-           partial(distinct, n=2)),
+    Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.", partial(distinct, n=2)),
     Metric("dist_3", "Dist-3", 1, "{:.4f}", "The same with runs of three words.",
            partial(distinct, n=3)),
     Metric("dist_4", "Dist-4", 1, "{:.4f}", "The same with runs of four words.",
@@ -286,8 +285,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                baseline=("unigram_perplexity", "word frequencies alone"),
                headline="response perplexity"),
         Metric("judge_accuracy", "Judge accuracy", 1, "{:.1%}",
-               "Share of true responses whose emotion the model's own judge, trained in the same "
-               "run, finds in their words."),
+               "Share of true responses whose emotion the run's own judge finds in their words."),
     ),
     "Response generated": (
         Metric("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",

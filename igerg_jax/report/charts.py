@@ -58,22 +58,14 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart of y over x, in the drawing's units.
+    """A chart of y over x, in the drawing's units."""
 
-    Attributes:
-      raw: the values as logged, where `line` is smoothed; otherwise empty.
-      line: the curve; `values` are its points before scaling.
-      dots: the points of the curve that get a dot.
-      mark: the x of a dashed line; None = there is none.
-      x_ticks, y_ticks: (place on the axis, value).
-    """
-
-    raw: Points
+    raw: Points  # as logged, where `line` is smoothed; otherwise empty
     line: Points
-    values: Points
-    dots: Points
-    mark: float | None
-    x_ticks: list[tuple[float, float]]
+    values: Points  # those of `line`, before scaling
+    dots: Points  # those of `line` that get a dot
+    mark: float | None  # the x of a dashed line
+    x_ticks: list[tuple[float, float]]  # (place on the axis, value)
     y_ticks: list[tuple[float, float]]
 
 

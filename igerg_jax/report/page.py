@@ -49,17 +49,17 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     records, torn = _read_lines(workdir / "metrics.jsonl")
     samples, torn_samples = _read_lines(workdir / "samples.jsonl")
     name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
-    resumed = summary.get("resumed_from")
+    resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
     splits = evaluation.by_split(summary.get("evaluation"))
     page = templates.render(
         _TEMPLATE,
         title=" · ".join(str(part) for part in (name or workdir.name, preset) if part),
         summary=summary,
-        resumed=resumed if finite(resumed) else None,
+        resumed=resumed,
         waiting=_mean(value for _, value in _series(records, "input_wait_fraction")),
         parameters=_parameters(summary.get("parameters") or {}),
         losses=_losses(records, summary.get("objectives") or {}, resumed),
-        mechanics=_panels(records, MECHANICS, resumed, smoothed={"grad_norm"}),
+        mechanics=_mechanics(records, resumed),
         curves=_curves(records),
         figures=evaluation.headline(splits),
         splits=list(splits),
@@ -116,52 +116,43 @@ def _parameters(counts: Mapping[str, Any]) -> dict[str, Any]:
     return {"total": total, "parts": [*counts.items(), *([("other", rest)] if rest > 0 else [])]}
 
 
-def _losses(records: list[dict], objectives: Mapping[str, Any], resumed: Any) -> list[dict]:
+def _losses(records: list[dict], objectives: Mapping[str, Any], mark: float | None) -> list[dict]:
     """A panel for the total, then one for each objective, followed by the parts of its loss."""
     keys = {key.removeprefix("loss/") for r in records for key in r if key.startswith("loss/")}
     texts = {"total": TOTAL} | {k: facts.get("summary", "") for k, facts in objectives.items()}
     rank = {name: place for place, name in enumerate(texts)}
-    described = {}
+    panels = []
     for key in sorted(keys, key=lambda key: (rank.get(key.partition("/")[0], len(rank)), key)):
         objective, _, part = key.partition("/")
-        described[f"loss/{key}"] = f"part of {objective}" if part else texts.get(key, "")
-    return _panels(records, described, resumed, smoothed=described.keys())
-
-
-def _panels(
-    records: list[dict], described: Mapping[str, str], resumed: Any, smoothed: Iterable[str]
-) -> list[dict]:
-    """Charts of what was logged: {"title", "text", "chart", "change"} for each key with values.
-
-    `change`: where a smoothed line starts and ends; None where it has no two points.
-    """
-    panels = []
-    for key, text in described.items():
-        if not (points := _series(records, key)):
-            continue
-        span = max(3.0, len(points) / 40) if key in smoothed else 0
-        averaged = charts.smooth(points, span) if span else []
-        panels.append(
-            {
-                "title": key.removeprefix("loss/"),
-                "text": text,
-                "chart": charts.line_chart(points, span, resumed if finite(resumed) else None),
-                "change": (averaged[0][1], averaged[-1][1]) if len(averaged) > 1 else None,
-            }
-        )
+        text = f"part of {objective}" if part else texts.get(key, "")
+        panels.append(_panel(key, text, _series(records, f"loss/{key}"), smoothed=True, mark=mark))
     return panels
+
+
+def _mechanics(records: list[dict], mark: float | None) -> list[dict]:
+    return [
+        _panel(key, text, points, smoothed=key == "grad_norm", mark=mark)
+        for key, text in MECHANICS.items()
+        if (points := _series(records, key))
+    ]
 
 
 def _curves(records: list[dict]) -> list[dict]:
     """Panels of the validation metrics that were measured more than once."""
-    series = {name: _series(records, f"valid/{name}") for name in CURVES}
     return [
-        {
-            "title": evaluation.METRICS[name].title,
-            "text": "validation, by step",
-            "chart": charts.line_chart(points, from_zero=True),
-            "change": None,
-        }
-        for name, points in series.items()
-        if len(points) > 1
+        _panel(evaluation.METRICS[name].title, "validation, by step", points, from_zero=True)
+        for name in CURVES
+        if len(points := _series(records, f"valid/{name}")) > 1
     ]
+
+
+def _panel(
+    title: str, text: str, points: charts.Points, smoothed: bool = False, **options: Any
+) -> dict[str, Any]:
+    """A chart and its captions; "change" is where a smoothed line starts and ends, if anywhere."""
+    span = max(3.0, len(points) / 40) if smoothed else 0
+    chart = charts.line_chart(points, span, **options)
+    change = None
+    if smoothed and chart and len(chart.values) > 1:
+        change = chart.values[0][1], chart.values[-1][1]
+    return {"title": title, "text": text, "chart": chart, "change": change}

@@ -34,7 +34,7 @@ from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.errors import UserError
 from igerg_jax.objectives import OBJECTIVES, combination
 from igerg_jax.objectives.base import Context
-from igerg_jax.objectives.display import Row
+from igerg_jax.objectives.display import Line, Row
 from igerg_jax.run import command_line
 from igerg_jax.setup import build_model
 from igerg_jax.tools.show import counts, page
@@ -85,79 +85,73 @@ def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> li
     from igerg_jax.data import pipeline  # TensorFlow
 
     jax.config.update("jax_platforms", "cpu")  # a few rows; accelerators are for training
-    rows_B = np.arange(count)
+    rows_b = np.arange(count)
     tokenizer = prepared.tokenizer
-    batch = next(pipeline.train_batches(prepared, config, step, rows_B))
+    batch = next(pipeline.train_batches(prepared, config, step, rows_b))
     model = build_model(config, tokenizer.vocab_size, tokenizer.special)
     key, streams = train_step.step_key(config, step), mixtures.streams(prepared, config)
     groups = []
     for mixture, names in sorted(combination.by_mixture(config).items()):  # the main one first
         arrays, stream = group_of(batch, mixture), streams[mixture]
         contexts = combination.contexts(
-            config, model, arrays, key, step, jnp.asarray(rows_B), names
+            config, model, arrays, key, step, jnp.asarray(rows_b), names
         )
-        ids = zip(*pipeline.example_ids(stream, config, step, rows_B), strict=True)
+        ids = zip(*pipeline.example_ids(stream, config, step, rows_b), strict=True)
         examples = []
         for i, (source, window, position) in enumerate(ids):
-            rows = _rows(i, arrays, contexts, tokenizer)
             split = stream.splits[source]
             dataset = next(k for k, v in prepared.datasets.items() if v.split(split.name) is split)
-            examples.append(_example(rows, dataset, split, int(window), int(position), config.data))
+            first, last = split.turn_range(window)
+            examples.append(
+                Example(
+                    dataset=dataset,
+                    window=int(window),
+                    position=int(position),
+                    response_slot=-1 if split.standalone else last - first,
+                    slots=_slots(arrays, i, split, window, config.data),
+                    sequence_emotion=int(arrays["sequence_emotion"][i]),
+                    response_emotion=int(arrays["response_emotion"][i]),
+                    objectives=_lines(arrays, i, contexts, tokenizer),
+                )
+            )
         groups.append(Group(mixture, names, examples))
     return groups
 
 
-def _rows(
-    i: int, arrays: Mapping[str, np.ndarray], contexts: Mapping[str, Context], tokenizer: Tokenizer
-) -> dict[str, Row]:
-    """Row `i` of a batch, as each objective receives it."""
+def _lines(
+    arrays: Mapping[str, np.ndarray], i: int, contexts: Mapping[str, Context], tokenizer: Tokenizer
+) -> dict[str, list[Line]]:
+    """What each objective receives of row `i` of a batch."""
     inputs = {name: context.encoder_input for name, context in contexts.items()}
-    row_arrays, row_inputs = jax.tree.map(lambda x: np.asarray(x)[i], (arrays, inputs))
+    row, row_inputs = jax.tree.map(lambda x: np.asarray(x)[i], (dict(arrays), inputs))
     return {
-        name: Row(row_arrays, row_inputs[name], context.settings, tokenizer)
+        name: OBJECTIVES[name].show(Row(row, row_inputs[name], context.settings, tokenizer))
         for name, context in contexts.items()
     }
 
 
-def _example(
-    rows: Mapping[str, Row],
-    dataset: str,
-    split: Split,
-    window: int,
-    position: int,
-    data: ConfigDict,
-) -> Example:
-    """A row of a batch, whose window of a dataset's split is shown at a position of its order."""
-    arrays = next(iter(rows.values())).arrays
+def _slots(
+    arrays: Mapping[str, np.ndarray], i: int, split: Split, window: int, data: ConfigDict
+) -> list[Slot]:
+    """The images' places in row `i` of a batch, which holds a window of a split."""
     first, last = split.turn_range(window)
     has_image = split.turns.image[first : last + 1] != store.NO_IMAGE
-    response_slot = -1 if split.standalone else len(has_image) - 1
     notes = ["data.use_images is off" if has else "no image" for has in has_image]
-    if not data.include_response_image and response_slot >= 0 and has_image[-1]:
+    if has_image[-1] and not (data.include_response_image or split.standalone):
         notes[-1] = "withheld: include_response_image is off"
-    notes += ["no turn"] * (len(arrays["image_mask"]) - len(notes))
-    return Example(
-        dataset=dataset,
-        window=window,
-        position=position,
-        response_slot=response_slot,
-        slots=[_slot(arrays, slot, note) for slot, note in enumerate(notes)],
-        sequence_emotion=int(arrays["sequence_emotion"]),
-        response_emotion=int(arrays["response_emotion"]),
-        objectives={name: OBJECTIVES[name].show(row) for name, row in rows.items()},
-    )
-
-
-def _slot(arrays: Mapping[str, np.ndarray], slot: int, note: str) -> Slot:
-    """An image's place in a row; `note` is shown where it is masked."""
-    if not arrays["image_mask"][slot]:
-        return Slot("", note, UNKNOWN, -1)
-    turn, emotion = int(arrays["image_turn"][slot]), int(arrays["image_emotion"][slot])
-    if "features" in arrays:
-        vector = arrays["features"][slot]
-        note = f"{len(vector)} numbers, mean {vector.mean():.2f}, spread {vector.std():.2f}"
-        return Slot("", note, emotion, turn)
-    return Slot(png(arrays["images"][slot]), "", emotion, turn)
+    notes += ["no turn"] * (len(arrays["image_mask"][i]) - len(notes))
+    slots = []
+    for slot, note in enumerate(notes):
+        turn, emotion, image = arrays["image_turn"][i, slot], arrays["image_emotion"][i, slot], ""
+        if not arrays["image_mask"][i, slot]:
+            turn, emotion = -1, UNKNOWN
+        elif "features" in arrays:
+            vector = arrays["features"][i, slot]
+            note = f"{len(vector)} numbers, mean {vector.mean():.2f}, spread {vector.std():.2f}"
+        else:
+            image = png(arrays["images"][i, slot])
+        slots.append(Slot(image, note, int(emotion), int(turn)))
+    return slots
 
 
 def png(pixels: np.ndarray) -> str:

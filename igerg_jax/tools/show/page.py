@@ -17,19 +17,12 @@ from igerg_jax.report import templates
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """An image's place in a row of a batch.
+    """An image's place in a row of a batch."""
 
-    Attributes:
-      image: its address in the page; "" = none.
-      note: in place of an image, why there is none or what there is.
-      emotion: its label, or UNKNOWN.
-      turn: which turn it shows; -1 = the slot is masked.
-    """
-
-    image: str
-    note: str
-    emotion: int
-    turn: int
+    image: str  # its address in the page; "" = none
+    note: str  # in place of an image: why there is none, or what there is
+    emotion: int  # its label, or UNKNOWN
+    turn: int  # which turn it shows; -1 = the slot is masked
 
 
 @dataclasses.dataclass(frozen=True)
