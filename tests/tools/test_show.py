@@ -118,6 +118,7 @@ def test_the_page_holds_the_very_pixels_and_nothing_from_outside(prepared, tiny_
     expected = batch["images"][:COUNT][batch["image_mask"][:COUNT]]
     np.testing.assert_array_equal(images, expected)
     assert not re.search(r'(src|href)="(?!data:|#)|https?:|url\(', page)
+    assert "default-src 'none'" in page and "script-src" not in page
     for name in objectives.active(tiny_config):
         assert page.count(f"<h4>{name}</h4>") == COUNT
 
