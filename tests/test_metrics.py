@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import pathlib
 import shutil
@@ -221,6 +222,6 @@ def test_adding_a_text_metric_takes_one_function_and_one_row(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0.5", "1.0"]
-    page = (tmp_path / "report.html").read_text()
+    page = html.unescape((tmp_path / "report.html").read_text())
     assert "Share of texts that ask something." in page
     assert "50%" in page and "100% <small>people's responses</small>" in page
