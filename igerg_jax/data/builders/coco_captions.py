@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from igerg_jax.data.builders import source, tfds_source
-from igerg_jax.data.builders.labels import SPLIT_OF
+from igerg_jax.data.builders.source import SPLIT_OF
 
 INFO = source.Info(
     description="COCO 2014: 123,287 photographs with five captions each.",
@@ -41,6 +41,7 @@ class Captions(source.Turns):
     """The captions of TFDS's `coco_captions`."""
 
     standalone = True
+    labelled = False
 
     def __init__(self, examples: Any):
         self._examples = examples
@@ -61,10 +62,6 @@ class Captions(source.Turns):
         text = texts[i % CAPTIONS % len(texts)] if len(texts) else b""
         name = example["image/filename"].decode()
         return source.row(i, 0, text.decode().strip(), image_id=name)
-
-    @property
-    def emotions(self) -> np.ndarray:
-        return np.full(len(self), -1, np.int8)
 
     @property
     def image_keys(self) -> np.ndarray:

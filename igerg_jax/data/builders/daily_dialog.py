@@ -35,8 +35,7 @@ _END = "__eou__"
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or contradict each other."""
-    folder = source.locate(options, "daily_dialog", INFO, lambda f: _find_folder(f) is not None)
-    home = _find_folder(folder)
+    home = source.locate(options, "daily_dialog", INFO, _find_folder)
     return {
         ours: source.ListedTurns(_read(home, theirs))
         for theirs, ours in _SPLITS.items()

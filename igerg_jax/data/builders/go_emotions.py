@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.batch import UNKNOWN
 from igerg_jax.data.builders import source, tfds_source
-from igerg_jax.data.builders.labels import SPLIT_OF
+from igerg_jax.data.builders.source import SPLIT_OF
 
 INFO = source.Info(
     description="GoEmotions: 54,263 Reddit comments labelled with 27 emotions or neutral.",
@@ -37,7 +37,7 @@ EKMAN = {
     "surprise": "surprise realization confusion curiosity",
     "neutral": "neutral",
 }
-EMOTION_OF = {word: EMOTION_ID[name] for name, words in EKMAN.items() for word in words.split()}
+EMOTION_OF = source.emotion_ids(EKMAN)
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:

@@ -11,14 +11,20 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from igerg_jax.batch import UNKNOWN
+from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.errors import UserError
 
+T = TypeVar("T")
 NO_IMAGE = -1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# {name of a split elsewhere: its name here}
+SPLIT_OF = {"train": "train", "training": "train"}
+SPLIT_OF |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid") | {"test": "test"}
+SPLITS = tuple(dict.fromkeys(SPLIT_OF.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +33,7 @@ class Options:
 
     Attributes:
       data_dir: folder that may be written to; TFDS downloads go below it.
-      manual_dir: folder with files that a person must fetch, "" = none. A dataset looks into
-        the folder of its own name in it first, then into the folder itself.
+      manual_dir: folder with files that a person must fetch, "" = none.
       labels_path: folder of pseudo-labels (`igerg_jax.data.builders.pseudo_labels`), "" = none.
       min_confidence: pseudo-labels below it are dropped.
     """
@@ -55,6 +60,10 @@ class Info:
     files: str
     extra: dict[str, tuple[type, tuple[int, ...]]]
 
+    def missing(self, what: str) -> UserError:
+        """The error that says what is missing, and which files are needed."""
+        return UserError(f"{what}. {' '.join(self.files.split())}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -74,9 +83,14 @@ class Turns(abc.ABC):
 
     Attributes:
       standalone: each turn is an example by itself (faces, comments), not part of a dialogue.
+      image_per_turn: each turn has an image of its own; otherwise none has, or `image_keys` says
+        which.
+      labelled: whether some turn may have an emotion.
     """
 
     standalone = False
+    image_per_turn = False
+    labelled = True
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -92,11 +106,14 @@ class Turns(abc.ABC):
     @property
     def image_keys(self) -> np.ndarray:
         """int64[turns]: turns with equal keys share an image; NO_IMAGE = the turn has none."""
-        return np.full(len(self), NO_IMAGE, np.int64)
+        numbers = np.arange(len(self), dtype=np.int64)
+        return numbers if self.image_per_turn else np.full_like(numbers, NO_IMAGE)
 
     @property
     def emotions(self) -> np.ndarray:
         """int8[turns]: the emotion of each."""
+        if not self.labelled:
+            return np.full(len(self), UNKNOWN, np.int8)
         return np.array([self.row(i)["emotion"] for i in range(len(self))], np.int8)
 
     def image(self, i: int) -> bytes | None:
@@ -131,6 +148,7 @@ class StandaloneImages(Turns):
     """
 
     standalone = True
+    image_per_turn = True
 
     def __init__(
         self,
@@ -147,17 +165,8 @@ class StandaloneImages(Turns):
         name, emotion = self._images[i]
         return row(i, 0, "", emotion, image_id=name, **self._extra)
 
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
-
     def image(self, i: int) -> bytes | None:
         return self._read(self._images[i][0])
-
-
-def _combines_nothing(config: str) -> tuple[str, ...]:
-    del config
-    return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +190,7 @@ class RawDataset:
     layout: Callable[[str], Layout]
     splits: Callable[..., dict[str, Turns]]
     reads_manual_dir: bool = True
-    combines: Callable[[str], tuple[str, ...]] = _combines_nothing
+    combines: Callable[[str], tuple[str, ...]] = lambda config: ()
 
 
 def row(
@@ -199,27 +208,58 @@ def row(
 
 
 def locate(
-    options: Options, dataset: str, info: Info, is_there: Callable[[pathlib.Path], bool]
-) -> pathlib.Path:
-    """Returns the folder below `options.manual_dir` that holds a dataset's files.
+    options: Options, dataset: str, info: Info, find: Callable[[pathlib.Path], T | None]
+) -> T:
+    """Returns what `find` finds in the first folder below `options.manual_dir` where it does.
 
-    Args:
-      dataset: its name, with or without "/config".
-      is_there: whether a folder has the files.
-
-    Raises:
-      UserError: no folder has them; the message says which files are needed.
+    It is asked about the folder of the dataset's name ("name/config", then "name"), and about
+    `manual_dir` itself. Raises UserError, which names the files that are needed, if none has them.
     """
     if options.manual_dir:
         root = pathlib.Path(options.manual_dir).expanduser()
-        name = dataset.split("/")[0]
-        for folder in dict.fromkeys((root / dataset, root / name, root)):
-            if folder.is_dir() and is_there(folder):
-                return folder
-    raise UserError(
-        f"dataset '{dataset}' has no files in config.data.manual_dir '{options.manual_dir}'. "
-        f"{' '.join(info.files.split())}"
+        for folder in dict.fromkeys((root / dataset, root / dataset.split("/")[0], root)):
+            if folder.is_dir() and (found := find(folder)):
+                return found
+    raise info.missing(
+        f"dataset '{dataset}' has no files in config.data.manual_dir '{options.manual_dir}'"
     )
+
+
+def split_files(
+    folders: Iterable[pathlib.Path], pattern: str, splits: Iterable[str] = SPLITS
+) -> dict[str, pathlib.Path]:
+    """{split: path} in the first of the folders that has any; "{}" in the pattern is the split."""
+    for folder in folders:
+        paths = {split: folder / pattern.format(split) for split in splits}
+        if found := {split: path for split, path in paths.items() if path.exists()}:
+            return found
+    return {}
+
+
+def emotion_ids(words: Mapping[str, str]) -> dict[str, int]:
+    """{word: emotion id} of {emotion: words with spaces between them}."""
+    return {word: EMOTION_ID[name] for name, line in words.items() for word in line.split()}
+
+
+# The eight emotions of Mikels and of EmoSet, and common spellings, map to the nearest of the seven.
+# Contempt is none of the seven: it stays unlabelled.
+_EMOTION_OF = EMOTION_ID | dict.fromkeys(("contempt", "unknown", "uncertain"), UNKNOWN)
+_EMOTION_OF |= emotion_ids(
+    {
+        "surprise": "surprised awe",
+        "fear": "fearful afraid scared",
+        "disgust": "disgusted",
+        "joy": "happy happiness joyful amusement contentment excitement",
+        "sadness": "sad",
+        "anger": "angry",
+        "neutral": "calm no_emotion none",
+    }
+)
+
+
+def emotion_id(name: str) -> int | None:
+    """Returns the id of an emotion's name; UNKNOWN for one besides the seven, None for others."""
+    return _EMOTION_OF.get(name.strip().lower().replace(" ", "_").replace("-", "_"))
 
 
 def mixed_order(names: Iterable[str]) -> list[str]:
@@ -262,8 +302,5 @@ def read_mixed(path: pathlib.Path) -> str:
         except UnicodeDecodeError:
             return line.decode("cp1252", errors="replace")
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    return "\n".join(map(decode, data.removeprefix(b"\xef\xbb\xbf").split(b"\n")))
+    data = (read_bytes(path) or b"").removeprefix(b"\xef\xbb\xbf")
+    return "\n".join(map(decode, data.split(b"\n")))
