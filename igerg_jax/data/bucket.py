@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.data import folders, parts
-from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
 _COPIES = 16  # files at once
@@ -93,5 +92,5 @@ def _copy(pairs: list[tuple[epath.Path, pathlib.Path]], label: str) -> None:
             source.copy(temporary)
 
     with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
-        for _ in progress(pool.map(one, pairs), label, "file", total=len(pairs)):
+        for _ in parts.progress(pool.map(one, pairs), label, "file", total=len(pairs)):
             pass

@@ -33,23 +33,16 @@ PARTS = {
 
 
 def parts(
-    jpegs_M: np.ndarray, recipe: Recipe, place_M: np.ndarray, slots: int
+    jpegs_M: np.ndarray, recipe: Recipe, image_mask_BxN: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Arranges the M images of a batch by slot, for `images`.
+    """Arranges the M images of a batch, object[M] of bytes, by slot: the arrays of `PARTS`.
 
-    Args:
-      jpegs_M: object[M], bytes.
-      recipe: of the M images.
-      place_M: int[M], row * N + slot of each.
-      slots: B * N.
-
-    Returns:
-      Arrays of `PARTS`.
+    The images and the recipe have the order of the mask's True entries.
     """
 
     def spread(values: np.ndarray, empty: object) -> np.ndarray:
-        out = np.full((slots, *values.shape[1:]), empty, values.dtype)
-        out[place_M] = values
+        out = np.full((image_mask_BxN.size, *values.shape[1:]), empty, values.dtype)
+        out[image_mask_BxN.ravel()] = values
         return out
 
     return (
@@ -93,12 +86,6 @@ def _image(
 ) -> tf.Tensor:
     """uint8[side, side, 3]."""
 
-    def empty() -> tf.Tensor:
-        return tf.zeros([side, side, 3], tf.uint8)
-
-    def decoder(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: finish(tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, ratio=ratio))
-
     def finish(image: tf.Tensor) -> tf.Tensor:
         pixels = tf.reshape(tf.image.resize(image, [side, side]), [side * side, 3])
         # Plus one half, since the cast truncates.
@@ -106,4 +93,8 @@ def _image(
         upright = tf.reshape(tf.cast(pixels, tf.uint8), [side, side, 3])
         return tf.cond(flip, lambda: tf.reverse(upright, [1]), lambda: upright)
 
+    def decoder(ratio: int) -> Callable[[], tf.Tensor]:
+        return lambda: finish(tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, ratio=ratio))
+
+    empty = functools.partial(tf.zeros, [side, side, 3], tf.uint8)
     return tf.switch_case(way, [empty, *map(decoder, _RATIOS)])

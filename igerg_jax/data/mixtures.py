@@ -113,7 +113,11 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
       UserError: an empty or unknown split, or invalid weights.
     """
     data = config.data
-    found = {MAIN: Stream([_split(prepared, data)], [config.seed], np.zeros(1, np.int64))}
+    found = {
+        MAIN: Stream(
+            [nonempty_split(prepared, data.train_split)], [config.seed], np.zeros(1, np.int64)
+        )
+    }
     for name, mixture in data.mixtures.items():
         try:
             turns = pattern(list(mixture.datasets.values()))
@@ -121,7 +125,9 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
             raise UserError(f"config.data.mixtures.{name}: {error}") from error
         datasets = list(mixture.datasets)
         seeds = [_seed(config.seed, name, dataset) for dataset in datasets]
-        splits = [_split(prepared.datasets[dataset], data) for dataset in datasets]
+        splits = [
+            nonempty_split(prepared.datasets[dataset], data.train_split) for dataset in datasets
+        ]
         found[name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
     return found
 
@@ -131,12 +137,11 @@ def _seed(*parts: Any) -> int:
     return int(order.hash_uint64(*numbers) >> np.uint64(1))
 
 
-def _split(prepared: Prepared, data: ConfigDict) -> Split:
-    split = prepared.split(data.train_split)
+def nonempty_split(prepared: Prepared, name: str) -> Split:
+    """Returns a split that has windows. Raises UserError for others."""
+    split = prepared.split(name)
     if split.num_windows == 0:
-        raise UserError(
-            f"split '{split.name}' of '{prepared.dataset}' has no turn that answers another"
-        )
+        raise UserError(f"split '{name}' of '{prepared.dataset}' has no turn that answers another")
     return split
 
 

@@ -65,7 +65,7 @@ class Prepared:
         Responses are truncated as in a batch: to `response_tokens`, including the final EOS.
         """
         split = self.split(name)
-        tokens, starts = split.turns.all_token_ids(), split.turns.token_starts()
+        tokens, starts = split.turns.token_ids, split.turns.token_offsets[:-1]
         lengths = np.minimum(split.turns.token_counts(), self._response_tokens - 1)
         counts_V = np.zeros(self.tokenizer.vocab_size, np.int64)
         for ends in np.array_split(split.response_turn, max(1, split.num_windows // 100_000)):

@@ -22,7 +22,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.data import builders
 from igerg_jax.data.builders.source import NO_IMAGE, Info, Layout, Options, Turns
 from igerg_jax.data.images import as_jpeg
-from igerg_jax.data.progress import progress
+from igerg_jax.data.parts import progress
 
 
 def make(dataset: str, options: Options) -> TurnsBuilder:
