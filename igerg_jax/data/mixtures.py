@@ -17,13 +17,12 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from igerg_jax.batch import mixed_groups
 from igerg_jax.data import builders, order
 from igerg_jax.data.splits import Split
 from igerg_jax.errors import UserError
@@ -112,29 +111,22 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     Raises:
       UserError: an empty or unknown split, or invalid weights.
     """
-    data = config.data
-    found = {
-        MAIN: Stream(
-            [nonempty_split(prepared, data.train_split)], [config.seed], np.zeros(1, np.int64)
-        )
-    }
-    for name, mixture in data.mixtures.items():
+    name, seed = config.data.train_split, config.seed
+    groups = {MAIN: Stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
+    for mixture_name, mixture in config.data.mixtures.items():
         try:
             turns = pattern(list(mixture.datasets.values()))
         except ValueError as error:
-            raise UserError(f"config.data.mixtures.{name}: {error}") from error
-        datasets = list(mixture.datasets)
-        seeds = [_seed(config.seed, name, dataset) for dataset in datasets]
-        splits = [
-            nonempty_split(prepared.datasets[dataset], data.train_split) for dataset in datasets
-        ]
-        found[name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
-    return found
+            raise UserError(f"config.data.mixtures.{mixture_name}: {error}") from error
+        seeds = [_seed(seed, mixture_name, dataset) for dataset in mixture.datasets]
+        splits = [nonempty_split(prepared.datasets[dataset], name) for dataset in mixture.datasets]
+        groups[mixture_name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
+    return groups
 
 
-def _seed(*parts: Any) -> int:
-    numbers = (p if isinstance(p, int) else zlib.crc32(p.encode()) for p in parts)
-    return int(order.hash_uint64(*numbers) >> np.uint64(1))
+def _seed(seed: int, *names: str) -> int:
+    numbers = (zlib.crc32(name.encode()) for name in names)
+    return int(order.hash_uint64(seed, *numbers) >> np.uint64(1))
 
 
 def nonempty_split(prepared: Prepared, name: str) -> Split:
@@ -157,7 +149,7 @@ def check_start(config: ConfigDict) -> None:
         layout = builders.layout(dataset)
         without_images = layout.images == "no" and not layout.feature_dim
         if objectives.base.IMAGES in objective.needs and without_images:
-            _lacks(objective, dataset, config, objectives.base.IMAGES)
+            raise _lacks(objective, dataset, config, objectives.base.IMAGES)
 
 
 def check(prepared: Prepared, config: ConfigDict) -> None:
@@ -167,27 +159,23 @@ def check(prepared: Prepared, config: ConfigDict) -> None:
       UserError: a dataset lacks what an objective that is trained on it needs, or there is no
         split to evaluate.
     """
-    splits = prepared.summary["splits"]
     for key in ("train_split", "eval_split", "test_split"):
-        name = config.data[key]
-        if name not in splits:
-            known = ", ".join(splits)
+        if config.data[key] not in prepared.split_names:
             raise UserError(
-                f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key}); there "
-                f"are: {known}"
+                f"dataset '{prepared.dataset}' has no split '{config.data[key]}' (config.data."
+                f"{key}); there are: {', '.join(prepared.split_names)}"
             )
     for objective, dataset in _served(config):
-        opened, split = prepared.datasets[dataset], config.data.train_split
-        opened.split(split)
-        counts = opened.summary["splits"][split]
-        counts = counts | {"dialogues": 0 if counts["standalone"] else counts["windows"]}
+        split = prepared.datasets[dataset].split(config.data.train_split)
+        counts = prepared.datasets[dataset].summary["splits"][split.name]
+        counts = counts | {"dialogues": 0 if split.standalone else split.num_windows}
         for need in objective.needs:
             if not counts[need.count]:
-                _lacks(objective, dataset, config, need)
+                raise _lacks(objective, dataset, config, need)
 
 
-def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -> None:
-    raise UserError(
+def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -> UserError:
+    return UserError(
         f"objective '{objective.name}' needs {need.words}, but split '{config.data.train_split}' "
         f"of '{dataset}' has none: set config.objectives.{objective.name}.weight=0, or train it "
         "on another dataset (config.data.mixtures)"
@@ -196,15 +184,11 @@ def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -
 
 def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
     """(objective, dataset) for each dataset that an objective with a weight is trained on."""
-    data = config.data
-    special = {o: m for m in mixed_groups(data) for o in data.mixtures[m].objectives}
-    mains = [m.datasets for m in data.mixtures.values() if not m.objectives]
+    mixtures = config.data.mixtures.values()
+    datasets_of = {name: mixture.datasets for mixture in mixtures for name in mixture.objectives}
+    main = next((m.datasets for m in mixtures if not m.objectives), [config.data.dataset])
     for name in objectives.active(config):
-        if name in special:
-            datasets = list(data.mixtures[special[name]].datasets)
-        else:
-            datasets = list(mains[0]) if mains else [data.dataset]
-        for dataset in datasets:
+        for dataset in datasets_of.get(name, main):
             yield objectives.OBJECTIVES[name], dataset
 
 
@@ -218,10 +202,9 @@ def check_names(config: ConfigDict) -> None:
             )
         for objective in mixture.objectives or (MAIN,):
             if objective and objective not in config.objectives:
-                known = ", ".join(config.objectives)
                 raise UserError(
                     f"config.data.mixtures.{name}: '{objective}' is no objective; there are: "
-                    f"{known}"
+                    f"{', '.join(config.objectives)}"
                 )
             if objective in taken:
                 what = f"objective '{objective}'" if objective else "what no other names"

@@ -54,19 +54,18 @@ class Split:
         first, last = self.turn_range(i)
         numbers = range(first, last + 1)
         texts = [self.turns.text(n) for n in numbers]
-        emotions = [int(self.turns.emotion[n]) for n in numbers]
+        emotions = self.turns.emotion[first : last + 1].tolist()
         shown = [n for n in numbers if self.turns.image[n] != store.NO_IMAGE]
-        if self.turns.feature_dim:
-            shown = []
-        images = dict(zip(shown, self.turns.read_images(self.turns.image[shown]), strict=True))
-        jpegs = [images.get(n) for n in numbers]
+        shown = [] if self.turns.feature_dim else shown
+        jpegs = dict(zip(shown, self.turns.read_images(self.turns.image[shown]), strict=True))
+        images = [jpegs.get(n) for n in numbers]
         return Window(
             turn_texts=tuple(texts[:-1]),
             turn_emotions=tuple(emotions[:-1]),
-            turn_images=tuple(jpegs[:-1]),
+            turn_images=tuple(images[:-1]),
             response_text=texts[-1],
             response_emotion=emotions[-1],
-            response_image=jpegs[-1],
+            response_image=images[-1],
         )
 
 

@@ -43,9 +43,8 @@ def find_or_train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizer
 
 def path_of(data: ConfigDict, tokenizer: tokenizers.Tokenizer) -> pathlib.Path:
     """The file of a tokenizer that `find` returned."""
-    return pathlib.Path(
-        data.tokenizer.path or folders.of_tokenizers(data) / f"{tokenizer.digest}.model"
-    )
+    trained = folders.of_tokenizers(data) / f"{tokenizer.digest}.model"
+    return pathlib.Path(data.tokenizer.path or trained)
 
 
 def corpus_weights(data: ConfigDict) -> dict[str, float]:
@@ -56,26 +55,23 @@ def corpus_weights(data: ConfigDict) -> dict[str, float]:
     if not mixture:
         return {data.dataset: 1.0}
     if mixture not in data.mixtures:
-        known = ", ".join((*data.mixtures, ALL))
         raise UserError(
-            f"config.data.tokenizer.mixture '{mixture}' is no mixture; there are: {known}"
+            f"config.data.tokenizer.mixture '{mixture}' is no mixture; there are: "
+            f"{', '.join((*data.mixtures, ALL))}"
         )
     return data.mixtures[mixture].datasets.to_dict()
 
 
 def _note(data: ConfigDict) -> pathlib.Path:
     """The file that holds the digest of the tokenizer trained with these settings."""
-    t = data.tokenizer
-    root = folders.root(data)
-    corpus = [
-        str(folders.of_dataset(data, name).relative_to(root)) for name in corpus_weights(data)
-    ]
+    t, root = data.tokenizer, folders.root(data)
+    bases = (folders.of_dataset(data, name) for name in corpus_weights(data))
+    corpus = [str(base.relative_to(root)) for base in bases]
     settings = [corpus, data.train_split, t.vocab_size, t.byte_fallback, t.max_sentences]
     if t.mixture != ALL and t.mixture:
         settings.append(data.mixtures[t.mixture].datasets.to_dict())
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    name = f"{t.kind}-{t.model_type}-{t.vocab_size}-{key}.digest"
-    return folders.of_tokenizers(data) / name
+    return folders.of_tokenizers(data) / f"{t.kind}-{t.model_type}-{t.vocab_size}-{key}.digest"
 
 
 def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
