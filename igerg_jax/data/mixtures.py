@@ -24,7 +24,7 @@ from etils import epy
 from ml_collections import ConfigDict
 
 from igerg_jax.data import builders, order
-from igerg_jax.data.splits import Split
+from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError
 
 with epy.lazy_imports():  # JAX: seconds for each process that prepares data and checks nothing

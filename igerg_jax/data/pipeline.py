@@ -17,10 +17,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
-from igerg_jax.data import augment, decode, input_graph, mixtures, order, store, windows
+from igerg_jax.data import augment, input_graph, mixtures, order, store, windows
 from igerg_jax.data.images import as_jpeg
-from igerg_jax.data.splits import Split
 from igerg_jax.data.tokenizers import Tokenizer
+from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -201,13 +201,13 @@ def _read_arrays(
     for turns, at in by_split:
         jpegs_M[at] = turns.read_images(record_M[at])
         sizes_Mx2[at] = turns.image_height_width[record_M[at]]
-    if positions_B is None or data.preprocessing != decode.AUGMENT:
+    if positions_B is None or data.preprocessing != input_graph.AUGMENT:
         recipe = augment.plain_recipe(sizes_Mx2, data.image_size)
     else:
         recipe = augment.random_recipe(
             sizes_Mx2, config.seed, positions_B[row_M], slot_M, data.image_size, data.augment
         )
-    return *batch.values(), *decode.parts(jpegs_M, recipe, batch["image_mask"])
+    return *batch.values(), *input_graph.parts(jpegs_M, recipe, batch["image_mask"])
 
 
 def _encoded_arrays(
@@ -222,14 +222,14 @@ def _encoded_arrays(
     sizes_Mx2 = np.array([size for _, size in shown], np.int32).reshape(-1, 2)
     jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
     recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
-    return *batch.values(), *decode.parts(jpegs_M, recipe, batch["image_mask"])
+    return *batch.values(), *input_graph.parts(jpegs_M, recipe, batch["image_mask"])
 
 
 def _check_layout(split: Split, config: ConfigDict) -> None:
-    if config.data.preprocessing not in decode.PREPROCESSING:
+    if config.data.preprocessing not in input_graph.PREPROCESSING:
         raise UserError(
             f"config.data.preprocessing is '{config.data.preprocessing}'; there are: "
-            f"{', '.join(decode.PREPROCESSING)}"
+            f"{', '.join(input_graph.PREPROCESSING)}"
         )
     wanted, width = config.data.feature_dim, split.turns.feature_dim
     if wanted != width and (split.turns.image != store.NO_IMAGE).any():

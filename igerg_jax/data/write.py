@@ -21,7 +21,7 @@ import numpy as np
 from igerg_jax import storage
 from igerg_jax.data import builders, parts, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
-from igerg_jax.data.splits import window_ends
+from igerg_jax.data.windows import window_ends
 
 PART_TURNS = 16_384
 PART_IMAGES = 4096

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from igerg_jax.data.builders import source, tfds_source
+from igerg_jax.data.builders import source
 from igerg_jax.data.builders.source import SPLIT_OF
 
 INFO = source.Info(
@@ -19,8 +19,7 @@ INFO = source.Info(
   title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
   author = {Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and
             Gupta, Saurabh and Dollar, Piotr and Zitnick, C. Lawrence},
-  journal = {arXiv:1504.00325},
-  year = {2015}
+  journal = {arXiv:1504.00325}, year = {2015}
 }""",
     license="Captions: CC BY 4.0; photographs: Flickr's terms of use",
     homepage="https://cocodataset.org",
@@ -33,7 +32,7 @@ CAPTIONS = 5
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: captions}. Raises UserError when TFDS cannot fetch them."""
-    found = tfds_source.load("coco_captions", options)
+    found = source.load_tfds("coco_captions", options)
     return {SPLIT_OF.get(name, name): Captions(examples) for name, examples in found.items()}
 
 

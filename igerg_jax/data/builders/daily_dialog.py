@@ -16,8 +16,7 @@ INFO = source.Info(
 @inproceedings{li2017dailydialog,
   title = {{DailyDialog}: A Manually Labelled Multi-turn Dialogue Dataset},
   author = {Li, Yanran and Su, Hui and Shen, Xiaoyu and Li, Wenjie and Cao, Ziqiang and Niu, Shuzi},
-  booktitle = {Proceedings of IJCNLP},
-  year = {2017}
+  booktitle = {Proceedings of IJCNLP}, year = {2017}
 }""",
     license="CC BY-NC-SA 4.0",
     homepage="http://yanran.li/dailydialog",

@@ -24,8 +24,7 @@ INFO = source.Info(
   title = {Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition
            in the Wild},
   author = {Li, Shan and Deng, Weihong and Du, JunPing},
-  booktitle = {CVPR},
-  year = {2017}
+  booktitle = {CVPR}, year = {2017}
 }""",
     license="That of the images; RAF-DB: for research, on request from its authors",
     homepage="http://www.whdeld.net/RAF/model1.html (RAF-DB)",

@@ -18,8 +18,7 @@ INFO = source.Info(
 @inproceedings{rashkin2019empathetic,
   title = {Towards Empathetic Open-domain Conversation Models: A New Benchmark and Dataset},
   author = {Rashkin, Hannah and Smith, Eric Michael and Li, Margaret and Boureau, Y-Lan},
-  booktitle = {Proceedings of ACL},
-  year = {2019}
+  booktitle = {Proceedings of ACL}, year = {2019}
 }""",
     license="CC BY-NC 4.0",
     homepage="https://github.com/facebookresearch/EmpatheticDialogues",

@@ -30,15 +30,13 @@ the public and as many for the private test of the challenge.""",
 @inproceedings{goodfellow2013challenges,
   title = {Challenges in Representation Learning: A Report on Three Machine Learning Contests},
   author = {Goodfellow, Ian J. and Erhan, Dumitru and Carrier, Pierre Luc and others},
-  booktitle = {International Conference on Neural Information Processing},
-  year = {2013}
+  booktitle = {International Conference on Neural Information Processing}, year = {2013}
 }
 @inproceedings{barsoum2016training,
   title = {Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
            Distribution},
   author = {Barsoum, Emad and Zhang, Cha and Canton Ferrer, Cristian and Zhang, Zhengyou},
-  booktitle = {ICMI},
-  year = {2016}
+  booktitle = {ICMI}, year = {2016}
 }""",
     license="For research (ICML 2013 challenge); FER+ labels: MIT",
     homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data.builders import source, tfds_source
+from igerg_jax.data.builders import source
 from igerg_jax.data.builders.source import SPLIT_OF
 
 INFO = source.Info(
@@ -18,8 +18,7 @@ INFO = source.Info(
   title = {{GoEmotions}: A Dataset of Fine-Grained Emotions},
   author = {Demszky, Dorottya and Movshovitz-Attias, Dana and Ko, Jeongwoo and Cowen, Alan and
             Nemade, Gaurav and Ravi, Sujith},
-  booktitle = {Proceedings of ACL},
-  year = {2020}
+  booktitle = {Proceedings of ACL}, year = {2020}
 }""",
     license="Apache-2.0",
     homepage="https://github.com/google-research/google-research/tree/master/goemotions",
@@ -42,7 +41,7 @@ EMOTION_OF = source.emotion_ids(EKMAN)
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: comments}. Raises UserError when TFDS cannot fetch them."""
-    found = tfds_source.load("goemotions", options)
+    found = source.load_tfds("goemotions", options)
     return {SPLIT_OF[name]: Comments(examples) for name, examples in found.items()}
 
 

@@ -18,8 +18,7 @@ speaker has one of 215 styles. No turn is labelled with an emotion.""",
 @inproceedings{shuster2020image,
   title = {Image-Chat: Engaging Grounded Conversations},
   author = {Shuster, Kurt and Humeau, Samuel and Bordes, Antoine and Weston, Jason},
-  booktitle = {Proceedings of ACL},
-  year = {2020}
+  booktitle = {Proceedings of ACL}, year = {2020}
 }""",
     license="CC BY 4.0; photographs: those of YFCC100M, Creative Commons",
     homepage="https://parl.ai/projects/image_chat",

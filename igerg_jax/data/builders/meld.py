@@ -28,8 +28,7 @@ seven emotions, and a sentiment.""",
   title = {{MELD}: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations},
   author = {Poria, Soujanya and Hazarika, Devamanyu and Majumder, Navonil and Naik, Gautam and
             Cambria, Erik and Mihalcea, Rada},
-  booktitle = {Proceedings of ACL},
-  year = {2019}
+  booktitle = {Proceedings of ACL}, year = {2019}
 }""",
     license="GPL-3.0 (the dataset's repository); the clips belong to the makers of the series",
     homepage="https://affective-meld.github.io",

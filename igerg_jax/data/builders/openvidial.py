@@ -25,16 +25,14 @@ given in config.data.labels.""",
   title = {{OpenViDial}: A Large-Scale, Open-Domain Dialogue Dataset with Visual Contexts},
   author = {Meng, Yuxian and Wang, Shuhe and Han, Qinghong and Sun, Xiaofei and Wu, Fei and
             Yan, Rui and Li, Jiwei},
-  journal = {arXiv:2012.15015},
-  year = {2020}
+  journal = {arXiv:2012.15015}, year = {2020}
 }
 @article{wang2021openvidial2,
   title = {{OpenViDial} 2.0: A Larger-Scale, Open-Domain Dialogue Generation Dataset with Visual
            Contexts},
   author = {Wang, Shuhe and Meng, Yuxian and Li, Xiaoya and Sun, Xiaofei and Ouyang, Rongbin and
             Li, Jiwei},
-  journal = {arXiv:2109.12761},
-  year = {2021}
+  journal = {arXiv:2109.12761}, year = {2021}
 }""",
     license="None is given by its authors; the frames belong to the makers of the films",
     homepage="https://github.com/ShannonAI/OpenViDial",

@@ -1,21 +1,26 @@
 """What a dataset's module defines: a `RawDataset`, which reads the raw files into `Turns`.
 
 Turns become what training reads (`igerg_jax.data.prepare`), without an intermediate copy of the
-images, or a TFDS dataset (`igerg_jax.data.builders.tfds_builder`). Nothing here imports TFDS.
+images, or a TFDS dataset (`igerg_jax.data.builders.tfds_builder`). TFDS is imported on
+first use.
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.data.lazy_tensorflow import tfds
 from igerg_jax.errors import UserError
 
 T = TypeVar("T")
@@ -304,3 +309,33 @@ def read_mixed(path: pathlib.Path) -> str:
 
     data = (read_bytes(path) or b"").removeprefix(b"\xef\xbb\xbf")
     return "\n".join(map(decode, data.split(b"\n")))
+
+
+def load_tfds(name: str, options: Options) -> dict[str, Any]:
+    """Returns {split: random-access source} of a TFDS dataset, images not decoded.
+
+    Downloads and builds it below options.data_dir/tfds on first use.
+
+    Raises:
+      UserError: it cannot be downloaded or built.
+    """
+    folder = os.path.join(os.path.expanduser(options.data_dir), "tfds")
+    builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+    manual = os.path.expanduser(options.manual_dir) if options.manual_dir else None
+    config = tfds.download.DownloadConfig(manual_dir=manual)
+    tfds.disable_progress_bar()  # its bars garble a log
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            builder.download_and_prepare(download_config=config)
+    except Exception as error:  # whatever a download or a foreign builder raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"TFDS cannot make '{name}' in '{folder}': {reason[0]}. It needs a network, or a copy "
+            f"of the folder '{name}' that was made elsewhere (with file_format='array_record')"
+        ) from error
+    skip = {
+        name: tfds.decode.SkipDecoding()
+        for name, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    return {split: builder.as_data_source(split, decoders=skip) for split in builder.info.splits}
