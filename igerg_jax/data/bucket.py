@@ -28,15 +28,10 @@ _COPIES = 16  # files at once
 
 
 def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
-    """Returns `config`, or a copy with a local data_dir if its data_dir is in a bucket.
+    """Returns `config`, or a copy with a local data_dir if its data_dir, `place`, is in a bucket.
 
     Several processes of a machine may call it at once: the first copy to be complete is kept.
-
-    Args:
-      place: config.data.data_dir as a path.
-
-    Raises:
-      UserError: the bucket does not have the datasets prepared.
+    Raises UserError if the bucket does not have the datasets prepared.
     """
     if not storage.is_bucket(place):
         return config
@@ -46,9 +41,9 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
     config.data.data_dir = str(local)
     tokenizers = place / "prepared" / "tokenizers"
     if tokenizers.exists():
-        for file in tokenizers.iterdir():
-            if not (local / "prepared" / "tokenizers" / file.name).exists():
-                _copy([(file, local / "prepared" / "tokenizers" / file.name)], "tokenizers")
+        here = folders.of_tokenizers(config.data)
+        pairs = [(file, here / file.name) for file in tokenizers.iterdir()]
+        _copy([(source, target) for source, target in pairs if not target.exists()], "tokenizers")
     for name in folders.dataset_names(config.data):
         base = folders.of_dataset(config.data, name)
         _fetch(place / base.relative_to(local).as_posix(), base, name, place)

@@ -17,20 +17,18 @@ _IMAGENET_MARGIN = 256 / 224  # the shorter side before the crop, relative to th
 
 
 class Files(NamedTuple):
-    """Image files below one folder."""
+    """Image files below one folder: their names below it, with slashes, sorted."""
 
     folder: pathlib.Path
-    names: tuple[str, ...]  # below the folder, with slashes, sorted
+    names: tuple[str, ...]
 
 
 def find_files(pattern: str) -> Files:
     """The images below a folder, or those that match a glob pattern ("**" = any depth).
 
     A pattern's folder is the part before its first wildcard. If that is a dataset's folder, the
-    names equal the dataset's `image_id`s, such as "train_images/17.jpg" for OpenViDial.
-
-    Raises:
-      UserError: there are no images.
+    names equal the dataset's `image_id`s, such as "train_images/17.jpg" for OpenViDial. Raises
+    UserError if there are no images.
     """
     path = pathlib.Path(pattern).expanduser()
     wild = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]
@@ -89,8 +87,5 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
 
 def imagenet_crops(side: int, jpeg_M: np.ndarray) -> np.ndarray:
     """uint8[M, side, side, 3]: `imagenet_crop` of each; zero for empty bytes."""
-    made = np.zeros((len(jpeg_M), side, side, 3), np.uint8)
-    for image, jpeg in zip(made, jpeg_M, strict=True):
-        if jpeg:
-            image[:] = imagenet_crop(jpeg, side)
-    return made
+    empty = np.zeros((side, side, 3), np.uint8)
+    return np.stack([imagenet_crop(jpeg, side) if jpeg else empty for jpeg in jpeg_M])

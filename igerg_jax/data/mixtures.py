@@ -59,13 +59,12 @@ class Stream:
         rounds_B, place_B = np.divmod(positions_B, len(self.pattern))
         source_B = self.pattern[place_B]
         ids_B = np.empty_like(source_B)
-        for s, split in enumerate(self.splits):
-            mine = self.pattern == s
-            here_B = source_B == s
-            if here_B.any():
-                # The number of this split's examples before each position.
-                before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
-                ids_B[here_B] = order.examples_at(self.seeds[s], before_B, split.num_windows)
+        for s in np.unique(source_B):
+            mine, here_B = self.pattern == s, source_B == s
+            # The number of this split's examples before each position.
+            before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
+            windows = self.splits[s].num_windows
+            ids_B[here_B] = order.examples_at(self.seeds[s], before_B, windows)
         return source_B, ids_B
 
 
@@ -78,8 +77,7 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     the repeated sequence to within twice that. (Choosing the number that lags most has no such
     bound: with 30 weights the deviation exceeds two.)
 
-    Raises:
-      ValueError: weights that are not positive, or whose ratio needs too long a sequence.
+    Raises ValueError for weights that are not positive, or whose ratio needs too long a sequence.
     """
     numbers = (isinstance(w, int | float) and w > 0 and math.isfinite(w) for w in weights)
     if not weights or not all(numbers):
@@ -108,8 +106,7 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
 
-    Raises:
-      UserError: an empty or unknown split, or invalid weights.
+    Raises UserError for an empty or unknown split, or invalid weights.
     """
     name, seed = config.data.train_split, config.seed
     groups = {MAIN: Stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
@@ -138,11 +135,10 @@ def nonempty_split(prepared: Prepared, name: str) -> Split:
 
 
 def check_start(config: ConfigDict) -> None:
-    """Refuses what can be told before anything is prepared.
+    """Raises UserError for what can be told before anything is prepared.
 
-    Raises:
-      UserError: an unknown dataset, mixtures as in `check_names`, or an objective that needs
-        images of a dataset that never has any.
+    Unknown datasets, mixtures as in `check_names`, and objectives that need images of a dataset
+    that never has any.
     """
     check_names(config)
     for objective, dataset in _served(config):
@@ -153,11 +149,9 @@ def check_start(config: ConfigDict) -> None:
 
 
 def check(prepared: Prepared, config: ConfigDict) -> None:
-    """Refuses, before anything is compiled, what the prepared data cannot serve.
+    """Raises UserError, before anything is compiled, for what the prepared data cannot serve.
 
-    Raises:
-      UserError: a dataset lacks what an objective that is trained on it needs, or there is no
-        split to evaluate.
+    A dataset lacks what an objective that is trained on it needs, or there is no split to evaluate.
     """
     for key in ("train_split", "eval_split", "test_split"):
         if config.data[key] not in prepared.split_names:

@@ -48,8 +48,8 @@ def train_batches(
       rows_b: int64[B'], rows of the global batch (`sharding.process_rows`).
 
     Returns:
-      An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows. The arrays of
-      a mixture are prefixed by its name, as in "faces/images".
+      The contract of igerg_jax.batch with B' rows. The arrays of a mixture are prefixed by its
+      name, as in "faces/images".
 
     Raises:
       UserError: no windows, or an unknown split.
@@ -79,10 +79,7 @@ def window_batches(
     Row r of batch k is window_ids[k * config.evaluate.batch_size + rows_b[r]]; int64[B'] rows_b
     ascend. Every process yields equally many batches. Rows past the last id are padding: images
     masked, labels UNKNOWN, context and response PAD. `num_real` counts the other rows, which come
-    first.
-
-    Raises:
-      UserError: as `train_batches`.
+    first. Raises UserError as `train_batches`.
     """
     chosen = mixtures.nonempty_split(prepared, split)
     _check_layout(chosen, config)
@@ -109,17 +106,12 @@ def single_example(
     turns: Sequence[tuple[str, str | pathlib.Path | None]],
     response_image: str | pathlib.Path | None,
 ) -> dict[str, np.ndarray]:
-    """Makes a batch of one row from a typed conversation.
+    """Makes a batch of one row from a typed conversation: emotions UNKNOWN, response all PAD.
 
     Args:
-      tokenizer: of the checkpoint.
-      config: `data` is read.
       turns: (text, image file or None), oldest first; the last context_turns of them are used.
       response_image: image file of the turn to be generated, or None; withheld from the model if
         config.data.include_response_image is False.
-
-    Returns:
-      A batch with B = 1: emotions UNKNOWN, response all PAD.
 
     Raises:
       UserError: a turn without words, no turn at all, or an image that can't be read.

@@ -33,10 +33,8 @@ _COLUMNS = ("turns", "windows", "images", "missing_images", "broken_images", "la
 def prepare(config: ConfigDict) -> Prepared:
     """Builds, tokenises and writes what is missing, and opens it.
 
-    Reads `config.data`. Several processes of one machine may call it at once.
-
-    Returns:
-      config.data.dataset; the others in its `datasets`.
+    Returns config.data.dataset; the others are in its `datasets`. Several processes of one machine
+    may call it at once.
 
     Raises:
       UserError: unknown dataset, missing source, unreadable or untrainable tokenizer.
@@ -122,32 +120,32 @@ def table(prepared: Prepared) -> str:
     return "\n".join(map("  ".join, lines))
 
 
+_SHORT_FLAGS = {
+    "data_dir": "Folder that is written to",
+    "manual_dir": "Folder with the files that a person must fetch",
+}
+_SWITCHES = {
+    "tokenizer": "Only train the tokenizer (config.data.tokenizer: an existing path, or "
+    "model_type, vocab_size, byte_fallback and mixture) and print its file.",
+    "verify": "Only check checksums and counts of what is prepared.",
+}
+
+
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """The flags of one command line."""
     values = command_line.new_flags(argv)
-    for name, what in (
-        ("data_dir", "Folder that is written to"),
-        ("manual_dir", "Folder with the files that a person must fetch"),
-    ):
+    for name, what in _SHORT_FLAGS.items():
         text = f"{what}: short for --config.data.{name}."
         flags.DEFINE_string(name, None, text, flag_values=values)
-    flags.DEFINE_boolean(
-        "tokenizer",
-        False,
-        "Only train the tokenizer (config.data.tokenizer: an existing path, or model_type, "
-        "vocab_size, byte_fallback and mixture) and print its file.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "verify", False, "Only check checksums and counts of what is prepared.", flag_values=values
-    )
+    for name, text in _SWITCHES.items():
+        flags.DEFINE_boolean(name, False, text, flag_values=values)
     return values
 
 
 def run(values: flags.FlagValues) -> None:
     """Executes parsed flags; results go to stdout. Raises UserError."""
     config = values.config
-    for name in ("data_dir", "manual_dir"):
+    for name in _SHORT_FLAGS:
         if values[name].value is not None:
             config.data[name] = values[name].value
     if values.verify and values.tokenizer:

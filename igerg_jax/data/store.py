@@ -27,21 +27,13 @@ from igerg_jax.errors import UserError
 FORMAT = 2  # part of a prepared folder's name: raise it with every change of the files
 # With group size 1 an image is one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-TURN_COLUMNS = {  # name: dtype
-    "emotion": np.int8,  # per turn; UNKNOWN = no label
-    "turn_in_episode": np.int32,  # per turn, from 0
-    "text_lengths": np.int64,  # per turn, bytes; becomes text_offsets (turns + 1)
-    "text": np.uint8,  # UTF-8
-}
-TOKEN_COLUMNS = {
-    "token_lengths": np.int64,  # per turn; becomes token_offsets (turns + 1)
-    "tokens": np.int32,
-}
-IMAGE_COLUMNS = {"image_height_width": np.int32}  # [images, 2] pixels
 
 
 def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
-    """Returns the TURN_COLUMNS of rows (`builders.source.Turns.row`).
+    """Returns the columns of rows (`builders.source.Turns.row`).
+
+    "emotion" int8[turns], UNKNOWN = no label; "turn_in_episode" int32[turns], from 0;
+    "text_lengths" int64[turns], bytes; "text" uint8[bytes], UTF-8.
 
     Raises ValueError when a turn does not follow the one before it.
     """
@@ -61,7 +53,7 @@ def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
 
 
 def write_tokens(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
-    """Returns the TOKEN_COLUMNS of the ids of some turns."""
+    """Returns "token_lengths" int64[turns] and "tokens" int32[ids of all turns]."""
     tokens = [np.asarray(ids, np.int32) for ids in token_lists]
     return {
         "token_lengths": np.array([len(ids) for ids in tokens], np.int64),
@@ -73,7 +65,7 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
     """Writes the images that can be decoded to an ArrayRecord file, in order.
 
     Returns:
-      "image_height_width" int32[written, 2], and "state" int8[images]: 0 = written,
+      "image_height_width" int32[written, 2] pixels, and "state" int8[images]: 0 = written,
       1 = missing (None), 2 = broken.
     """
     sizes, states = [], []
@@ -104,36 +96,35 @@ def write_features(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def merge_columns(
-    folder: pathlib.Path, parts: Sequence[pathlib.Path], columns: dict[str, type]
-) -> None:
-    """Joins columns of some .npz files, in order, into folder/<column>.npy; lengths to offsets."""
-    for name, dtype in columns.items():
-        shape = (0, 2) if name == "image_height_width" else (0,)
-        joined = np.concatenate([*(read_part(p, name) for p in parts), np.zeros(shape, dtype)])
+def joined(parts: Sequence[pathlib.Path], name: str) -> np.ndarray:
+    """Returns an array of each of some .npz files, concatenated in their order."""
+    pieces = []
+    for path in parts:
+        with np.load(path) as part:
+            pieces.append(part[name])
+    return np.concatenate(pieces)
+
+
+def merge_columns(folder: pathlib.Path, parts: Sequence[pathlib.Path], *names: str) -> None:
+    """Joins columns of .npz files into folder/<column>.npy; n lengths become n + 1 offsets."""
+    for name in names:
+        column = joined(parts, name)
         if name.endswith("_lengths"):
             name = name.replace("_lengths", "_offsets")
-            joined = np.concatenate([[0], np.cumsum(joined)])
-        np.save(folder / f"{name}.npy", joined.astype(dtype))
+            column = np.concatenate([[0], np.cumsum(column)])
+        np.save(folder / f"{name}.npy", column)
 
 
 def merge_features(folder: pathlib.Path, parts: Sequence[pathlib.Path], total: int) -> None:
-    """Joins "features", float32[n, F], of some .npz files into folder/features.npy, one by one."""
+    """Writes folder/features.npy, float32[total, F]: one part at a time, as all may not fit."""
     out, at = None, 0
     for part in parts:
-        rows = read_part(part, "features")
+        rows = joined([part], "features")
         if out is None:
-            out = np.lib.format.open_memmap(
-                folder / "features.npy", "w+", np.float32, (total, rows.shape[1])
-            )
+            path, shape = folder / "features.npy", (total, rows.shape[1])
+            out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
         out[at : at + len(rows)] = rows
         at += len(rows)
-
-
-def read_part(path: pathlib.Path, name: str) -> np.ndarray:
-    """Returns one array of a .npz file."""
-    with np.load(path) as part:
-        return part[name]
 
 
 def _open(path: pathlib.Path) -> np.ndarray:

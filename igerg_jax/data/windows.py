@@ -147,7 +147,7 @@ def pack(
         batch["context"][row, : len(context)] = context
         batch["context_turn"][row, : len(turns)] = turns
         if not wordless:
-            response = end_with_eos(example.tokens[-1], spec.response_tokens, special.eos)
+            response = np.append(example.tokens[-1][: spec.response_tokens - 1], special.eos)
             batch["response"][row, : len(response)] = response
         batch["response_emotion"][row] = example.emotions[-1]
         batch["sequence_emotion"][row] = sequence_emotion(batch["image_emotion"][row])
@@ -164,22 +164,14 @@ def _empty(name: str, special: SpecialIds) -> int:
 def join_context(
     tokens: Sequence[np.ndarray], limit: int, eos: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Joins the previous turns' tokens, each followed by EOS, and keeps the last `limit`.
+    """The last `limit` of the previous turns' tokens, each followed by EOS: ids and their slots.
 
-    Returns:
-      int32[S'] ids and int32[S'] slots, S' <= limit.
+    Both are int32[<= limit].
     """
-    ids = [part for turn in tokens for part in (turn, [eos])]
-    slots = [np.full(len(turn) + 1, slot) for slot, turn in enumerate(tokens)]
-    if not ids:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    joined, turns = np.concatenate(ids)[-limit:], np.concatenate(slots)[-limit:]
-    return joined.astype(np.int32), turns.astype(np.int32)
-
-
-def end_with_eos(tokens: np.ndarray, limit: int, eos: int) -> np.ndarray:
-    """Returns int32[<= limit]: the first limit - 1 tokens, then EOS."""
-    return np.append(tokens[: limit - 1], eos).astype(np.int32)
+    empty = np.zeros(0, np.int32)
+    ids = np.concatenate([empty, *(part for turn in tokens for part in (turn, [eos]))])
+    slots = np.concatenate([empty, *(np.full(len(turn) + 1, i) for i, turn in enumerate(tokens))])
+    return ids[-limit:].astype(np.int32), slots[-limit:].astype(np.int32)
 
 
 def sequence_emotion(emotion_N: np.ndarray) -> int:

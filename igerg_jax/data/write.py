@@ -45,10 +45,9 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
         for name, (num_turns, num_images) in sizes.items():
             for part in _missing(partial, name, "text", num_turns, PART_TURNS):
                 jobs.append(functools.partial(_write_text, part, dataset, options))
-            if num_images:
-                write = _write_features if vectors else _write_images
-                for part in _missing(partial, name, "images", num_images, PART_IMAGES):
-                    jobs.append(functools.partial(write, part, dataset, options))
+            write = _write_features if vectors and num_images else _write_images
+            for part in _missing(partial, name, "images", num_images, PART_IMAGES):
+                jobs.append(functools.partial(write, part, dataset, options))
         # Starting processes takes longer than a few thousand turns.
         small = sum(num_turns for num_turns, _ in sizes.values()) < PART_IMAGES and not vectors
         workers = 1 if small else workers
@@ -78,7 +77,8 @@ def tokens(
                 jobs.append(functools.partial(_write_tokens, part, words / name, kind, model))
         parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising")
         for name in splits:
-            store.merge_columns(partial / name, _all(partial, name, "tokens"), store.TOKEN_COLUMNS)
+            paths = _all(partial, name, "tokens")
+            store.merge_columns(partial / name, paths, "token_lengths", "tokens")
     return _complete(partial, base / tokenizer.digest, workers)
 
 
@@ -196,11 +196,12 @@ def _words(folder: pathlib.Path) -> store.TurnStore:
 
 def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) -> dict:
     """Merges the parts of a split; returns its counts."""
-    folder, images = partial / name, _all(partial, name, "images")
-    store.merge_columns(folder, _all(partial, name, "text"), store.TURN_COLUMNS)
-    store.merge_columns(folder, images, store.IMAGE_COLUMNS)
-    state = np.concatenate([np.zeros(0, np.int8), *(np.load(path)["state"] for path in images)])
-    if vectors:
+    folder, texts = partial / name, _all(partial, name, "text")
+    images = _all(partial, name, "images")
+    store.merge_columns(folder, texts, "emotion", "turn_in_episode", "text_lengths", "text")
+    store.merge_columns(folder, images, "image_height_width")
+    state = store.joined(images, "state")
+    if vectors and len(state):
         store.merge_features(folder, images, len(state))
     record = np.where(state == 0, np.cumsum(state == 0) - 1, NO_IMAGE)
     _, image = _unique(split.image_keys)
@@ -224,14 +225,11 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
 def _report(dataset: str, counts: dict[str, dict]) -> None:
     """Reports missing and broken images on stderr."""
     for split, found in counts.items():
+        total = found["images"] + found["missing_images"] + found["broken_images"]
         for what in ("missing", "broken"):
             if lacking := found[f"{what}_images"]:
-                total = found["images"] + found["missing_images"] + found["broken_images"]
-                print(
-                    f"{dataset}, {split}: {lacking} of {total} images are {what}; "
-                    "their turns have none",
-                    file=sys.stderr,
-                )
+                text = f"{dataset}, {split}: {lacking} of {total} images are {what}; their turns"
+                print(f"{text} have none", file=sys.stderr)
 
 
 def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
@@ -242,14 +240,9 @@ def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
     summary = json.loads((base / "turns" / "summary.json").read_text())
     for name, counts in summary["splits"].items():
         split = store.TurnStore(base / "turns" / name, folder / name)
-        found = {
-            "turns": len(split),
-            "windows": len(window_ends(split, counts["standalone"])),
-            "images": split.count_images(),
-            "turns of the tokens": len(split.token_counts()),
-        }
+        windows = window_ends(split, counts["standalone"])
+        found = {"turns": len(split), "windows": len(windows), "images": split.count_images()}
         for what, count in found.items():
-            expected = counts.get(what, counts["turns"])
-            if count != expected:
-                damaged.append(f"{base}, {name}: {count} {what}, not {expected}")
+            if count != counts[what]:
+                damaged.append(f"{base}, {name}: {count} {what}, not {counts[what]}")
     return damaged

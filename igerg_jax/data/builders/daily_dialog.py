@@ -48,24 +48,20 @@ def _find_folder(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def _has_split(home: pathlib.Path, split: str) -> bool:
-    return (home / f"{split}.zip").exists() or (home / _name(split, "dialogues")).exists()
-
-
-def _name(split: str, kind: str) -> str:
-    return f"{split}/{kind}_{split}.txt"
+    return (home / f"{split}.zip").exists() or (home / split / f"dialogues_{split}.txt").exists()
 
 
 def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
     """The lines of a file, from the folder or from the archive of its split."""
-    path = home / _name(split, kind)
+    name = f"{split}/{kind}_{split}.txt"
     try:
-        if path.exists():
-            data = path.read_bytes()
+        if (home / name).exists():
+            data = (home / name).read_bytes()
         else:
             with zipfile.ZipFile(home / f"{split}.zip") as archive:
-                data = archive.read(_name(split, kind))
+                data = archive.read(name)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"'{home}' has no {_name(split, kind)}, packed or not") from error
+        raise UserError(f"'{home}' has no {name}, packed or not") from error
     return data.decode("utf-8").split("\n")
 
 

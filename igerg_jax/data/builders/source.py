@@ -156,10 +156,7 @@ class StandaloneImages(Turns):
     image_per_turn = True
 
     def __init__(
-        self,
-        images: Sequence[tuple[str, int]],
-        read: Callable[[str], bytes | None],
-        **extra: object,
+        self, images: Sequence[tuple[str, int]], read: Callable[[str], bytes | None], **extra
     ):
         self._images, self._read, self._extra = images, read, extra
 
@@ -198,18 +195,10 @@ class RawDataset:
     combines: Callable[[str], tuple[str, ...]] = lambda config: ()
 
 
-def row(
-    episode: int,
-    turn: int,
-    text: str,
-    emotion: int = UNKNOWN,
-    speaker: str = "",
-    image_id: str = "",
-    **extra,
-) -> dict:
-    """What `Turns.row` returns."""
+def row(episode: int, turn: int, text: str, emotion: int = UNKNOWN, **others) -> dict:
+    """What `Turns.row` returns, with a speaker, image_id and `Info.extra` among the others."""
     named = {"episode": episode, "turn": turn, "text": text, "emotion": emotion}
-    return named | {"speaker": speaker, "image_id": image_id} | extra
+    return named | {"speaker": "", "image_id": ""} | others
 
 
 def locate(
@@ -314,10 +303,7 @@ def read_mixed(path: pathlib.Path) -> str:
 def load_tfds(name: str, options: Options) -> dict[str, Any]:
     """Returns {split: random-access source} of a TFDS dataset, images not decoded.
 
-    Downloads and builds it below options.data_dir/tfds on first use.
-
-    Raises:
-      UserError: it cannot be downloaded or built.
+    Downloads and builds it below options.data_dir/tfds on first use. Raises UserError if it cannot.
     """
     folder = os.path.join(os.path.expanduser(options.data_dir), "tfds")
     builder = tfds.builder(name, data_dir=folder, file_format="array_record")
