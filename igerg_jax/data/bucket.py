@@ -42,8 +42,8 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
     tokenizers = place / "prepared" / "tokenizers"
     if tokenizers.exists():
         here = folders.of_tokenizers(config.data)
-        pairs = [(file, here / file.name) for file in tokenizers.iterdir()]
-        _copy([(source, target) for source, target in pairs if not target.exists()], "tokenizers")
+        files = [file for file in tokenizers.iterdir() if not (here / file.name).exists()]
+        _copy([(file, here / file.name) for file in files], "tokenizers")
     for name in folders.dataset_names(config.data):
         base = folders.of_dataset(config.data, name)
         _fetch(place / base.relative_to(local).as_posix(), base, name, place)
@@ -86,6 +86,8 @@ def _copy(pairs: list[tuple[epath.Path, pathlib.Path]], label: str) -> None:
         with storage.replacing(target) as temporary:
             source.copy(temporary)
 
+    if not pairs:
+        return
     with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
         for _ in parts.progress(pool.map(one, pairs), label, "file", total=len(pairs)):
             pass

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.data import builders, order
 from igerg_jax.data.windows import Split
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 
 with epy.lazy_imports():  # JAX: seconds for each process that prepares data and checks nothing
     from igerg_jax import objectives
@@ -154,11 +154,9 @@ def check(prepared: Prepared, config: ConfigDict) -> None:
     A dataset lacks what an objective that is trained on it needs, or there is no split to evaluate.
     """
     for key in ("train_split", "eval_split", "test_split"):
-        if config.data[key] not in prepared.split_names:
-            raise UserError(
-                f"dataset '{prepared.dataset}' has no split '{config.data[key]}' (config.data."
-                f"{key}); there are: {', '.join(prepared.split_names)}"
-            )
+        name = config.data[key]
+        what = f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key})"
+        check_known(name, prepared.split_names, what)
     for objective, dataset in _served(config):
         split = prepared.datasets[dataset].split(config.data.train_split)
         counts = prepared.datasets[dataset].summary["splits"][split.name]
@@ -195,11 +193,9 @@ def check_names(config: ConfigDict) -> None:
                 f"config.data.mixtures.{name} needs 'objectives' and 'datasets' and nothing else"
             )
         for objective in mixture.objectives or (MAIN,):
-            if objective and objective not in config.objectives:
-                raise UserError(
-                    f"config.data.mixtures.{name}: '{objective}' is no objective; there are: "
-                    f"{', '.join(config.objectives)}"
-                )
+            if objective:
+                what = f"config.data.mixtures.{name}: '{objective}' is no objective"
+                check_known(objective, config.objectives, what)
             if objective in taken:
                 what = f"objective '{objective}'" if objective else "what no other names"
                 raise UserError(

@@ -21,7 +21,7 @@ from igerg_jax.data import augment, input_graph, mixtures, order, store, windows
 from igerg_jax.data.images import as_jpeg
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 
 if TYPE_CHECKING:
     from igerg_jax.data.prepared import Prepared  # which imports this module
@@ -218,11 +218,8 @@ def _encoded_arrays(
 
 
 def _check_layout(split: Split, config: ConfigDict) -> None:
-    if config.data.preprocessing not in input_graph.PREPROCESSING:
-        raise UserError(
-            f"config.data.preprocessing is '{config.data.preprocessing}'; there are: "
-            f"{', '.join(input_graph.PREPROCESSING)}"
-        )
+    kind = config.data.preprocessing
+    check_known(kind, input_graph.PREPROCESSING, f"config.data.preprocessing is '{kind}'")
     wanted, width = config.data.feature_dim, split.turns.feature_dim
     if wanted != width and (split.turns.image != store.NO_IMAGE).any():
         images = "images, not precomputed features: set it to 0"

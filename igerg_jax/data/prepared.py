@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.data import pipeline, store, tokenizers
 from igerg_jax.data.windows import Split
-from igerg_jax.errors import UserError
+from igerg_jax.errors import check_known
 
 
 class Prepared:
@@ -50,11 +50,7 @@ class Prepared:
 
     def split(self, name: str) -> Split:
         """Returns a split by name. Raises UserError when there is none of that name."""
-        if name not in self.split_names:
-            raise UserError(
-                f"dataset '{self.dataset}' has no split '{name}'; there are: "
-                f"{', '.join(self.split_names)}"
-            )
+        check_known(name, self.split_names, f"dataset '{self.dataset}' has no split '{name}'")
         if name not in self._splits:
             turns = store.TurnStore(self.turns_folder / name, self.folder / name)
             standalone = self.summary["splits"][name]["standalone"]

@@ -17,7 +17,7 @@ import sentencepiece
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data.byte_level_bpe import ByteLevelBpeTokenizer
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 
 MASK_PIECE = "<mask>"
 
@@ -97,10 +97,7 @@ def load(kind: str, path: pathlib.Path) -> Tokenizer:
     Raises:
       UserError: it cannot be read, is of another kind, or lacks a special token.
     """
-    if kind not in KINDS:
-        raise UserError(
-            f"config.data.tokenizer.kind is '{kind}'; there are: {', '.join(sorted(KINDS))}"
-        )
+    check_known(kind, sorted(KINDS), f"config.data.tokenizer.kind is '{kind}'")
     try:
         return KINDS[kind].read(path)
     except OSError as error:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.data import folders, store, tokenizers
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 
 ALL = "all"  # config.data.tokenizer.mixture: every dataset that the config names
 
@@ -54,11 +54,8 @@ def corpus_weights(data: ConfigDict) -> dict[str, float]:
         return dict.fromkeys(folders.dataset_names(data), 1.0)
     if not mixture:
         return {data.dataset: 1.0}
-    if mixture not in data.mixtures:
-        raise UserError(
-            f"config.data.tokenizer.mixture '{mixture}' is no mixture; there are: "
-            f"{', '.join((*data.mixtures, ALL))}"
-        )
+    what = f"config.data.tokenizer.mixture '{mixture}' is no mixture"
+    check_known(mixture, (*data.mixtures, ALL), what)
     return data.mixtures[mixture].datasets.to_dict()
 
 
@@ -102,14 +99,10 @@ def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Token
 
 def _sample(dataset: str, base: pathlib.Path, split: str, limit: int) -> list[str]:
     """At most `limit` texts of a split, spread evenly over it; empty ones are left out."""
-    folder = base / "turns" / split
-    if not folder.is_dir():
-        known = ", ".join(sorted(p.name for p in (base / "turns").iterdir() if p.is_dir()))
-        raise UserError(
-            f"dataset '{dataset}' has no split '{split}' (config.data.train_split); "
-            f"there are: {known}"
-        )
-    turns = store.TurnStore(folder, None)
+    known = sorted(p.name for p in (base / "turns").iterdir() if p.is_dir())
+    what = f"dataset '{dataset}' has no split '{split}' (config.data.train_split)"
+    check_known(split, known, what)
+    turns = store.TurnStore(base / "turns" / split, None)
     chosen = np.flatnonzero(turns.text_bytes() > 0)
     if len(chosen) > limit:
         chosen = chosen[np.arange(limit) * len(chosen) // limit]

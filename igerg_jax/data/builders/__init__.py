@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.data.builders import pseudo_labels
 from igerg_jax.data.builders.source import Info, Layout, Options, RawDataset, Turns
-from igerg_jax.errors import UserError
+from igerg_jax.errors import check_known
 
 # {name: module with a `DATASET`}, imported when the dataset is first asked for.
 MODULES = {
@@ -36,13 +36,10 @@ MODULES = {
 def find(dataset: str) -> tuple[RawDataset, str]:
     """Returns (dataset, config) of "name" or "name/config". Raises UserError for unknown ones."""
     name, _, config = dataset.partition("/")
-    if name not in MODULES:
-        known = ", ".join(sorted(MODULES))
-        raise UserError(f"unknown dataset '{dataset}' (config.data.dataset); there are: {known}")
+    check_known(name, sorted(MODULES), f"unknown dataset '{dataset}' (config.data.dataset)")
     raw: RawDataset = importlib.import_module(MODULES[name]).DATASET
-    if config and raw.configs and config not in raw.configs:
-        known = ", ".join(raw.configs)
-        raise UserError(f"dataset '{name}' has no config '{config}'; there are: {known}")
+    if config and raw.configs:
+        check_known(config, raw.configs, f"dataset '{name}' has no config '{config}'")
     return raw, config or next(iter(raw.configs), "")
 
 
