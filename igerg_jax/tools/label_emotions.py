@@ -30,8 +30,9 @@ from absl import flags
 
 from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
-from igerg_jax.data import image_files, parts, pipeline
-from igerg_jax.data.progress import progress
+from igerg_jax.data import parts, pipeline
+from igerg_jax.data.images import find_files
+from igerg_jax.data.parts import progress
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
@@ -60,7 +61,7 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
     """
     if batch_size < 1 or part_images < 1:
         raise UserError("--batch_size and --part_images must be at least 1")
-    files, folder = image_files.find(images), pathlib.Path(out).expanduser()
+    files, folder = find_files(images), pathlib.Path(out).expanduser()
     run = open_for_images(checkpoint, batch_size)
     claim(folder, plan_of(run, files, part_images))
     borders = parts.borders(len(files.names), part_images)

@@ -29,8 +29,8 @@ from PIL import Image
 from igerg_jax.batch import UNKNOWN, group_of
 from igerg_jax.data import datasets, mixtures, prepare, store
 from igerg_jax.data.prepared import Prepared
-from igerg_jax.data.splits import Split
 from igerg_jax.data.tokenizers import Tokenizer
+from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError
 from igerg_jax.objectives import OBJECTIVES, combination
 from igerg_jax.objectives.base import Context

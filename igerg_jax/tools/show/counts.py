@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.data import mixtures, store
 from igerg_jax.data.prepared import Prepared
-from igerg_jax.data.splits import Split
+from igerg_jax.data.windows import Split
 
 _PERCENTILES = (0, 10, 50, 90, 99, 100)
 _BINS, _BAR = 8, 24  # lines of a histogram; characters of its longest bar

@@ -57,6 +57,8 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 class ChatTurns(source.Turns):
     """The turns of some episodes, each with a face drawn for it."""
 
+    image_per_turn = True
+
     def __init__(self, split: str, found: list[episodes.Episode]):
         self._split, self._episodes = split, found
         self._place = [(e, t) for e, episode in enumerate(found) for t in range(len(episode.turns))]
@@ -83,10 +85,6 @@ class ChatTurns(source.Turns):
     def emotions(self) -> np.ndarray:
         return np.array([self._episodes[e].turns[t].emotion for e, t in self._place], np.int8)
 
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
-
     def image(self, i: int) -> bytes:
         return faces.draw(*self._face(i))
 
@@ -94,8 +92,7 @@ class ChatTurns(source.Turns):
         """The face of turn i, and the generator of its position, size and colours."""
         number, position = self._place[i]
         episode = self._episodes[number]
-        seed = f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}"
-        rng = random.Random(seed)
+        rng = random.Random(f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}")
         return faces.pick(self._split, episode.turns[position].emotion, rng), rng
 
 
