@@ -173,7 +173,6 @@ def test_the_command_line_writes_the_greedy_form(exported, tmp_path, monkeypatch
 
     monkeypatch.setattr(trained_run, "tokenizer_of", lambda config, folder: Tokenizer())
     monkeypatch.setattr(stablehlo, "lower", lower)
-    monkeypatch.setattr(stablehlo, "record", lambda *_: {})
     seen = []
     chosen = stablehlo.strategies.strategy
     monkeypatch.setattr(
