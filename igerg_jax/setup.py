@@ -45,6 +45,13 @@ class Setup:
     rules: tuple
     abstract_params: Any
 
+    @property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The arrays of a training batch, sharded over the mesh."""
+        placed = sharding.batch_sharding(self.mesh)
+        kinds = self.spec.shapes().items()
+        return {name: jax.ShapeDtypeStruct(*kind, sharding=placed) for name, kind in kinds}
+
 
 def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> Setup:
     """The model that `config` describes, placed on its mesh; no data are read.
