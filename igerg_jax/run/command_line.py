@@ -87,40 +87,18 @@ def new_flags(argv: list[str]) -> flags.FlagValues:
 def parse(
     argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
 ) -> flags.FlagValues:
-    """Parses a command line, the config file and its overrides included.
+    """Parses a command line; where it has a --config, the config file and its overrides too.
 
     Raises:
       UserError: whatever is wrong with them.
     """
-    check_config(argv)
     values = define_flags(argv)
-    try:
-        return _parsed(values, argv)
-    except flags.IllegalFlagValueError as error:
-        raise UserError(explain_value(str(error), argv)) from error
-
-
-def parse_flags(
-    argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
-) -> flags.FlagValues:
-    """Parses a command line without a config.
-
-    Raises:
-      UserError: whatever is wrong with it.
-    """
-    try:
-        return _parsed(define_flags(argv), argv)
-    except flags.IllegalFlagValueError as error:
-        raise UserError(f"{error} (see --help)") from error
-
-
-def _parsed(values: flags.FlagValues, argv: list[str]) -> flags.FlagValues:
+    if "config" in values:
+        check_config(argv)
     try:
         rest = values(argv)
-    except flags.IllegalFlagValueError:
-        raise
     except flags.Error as error:
-        raise UserError(f"{error} (see --help)") from error
+        raise UserError(explain(str(error), argv)) from error
     if rest[1:]:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
     return values
@@ -181,8 +159,8 @@ def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
     return sorted(names, key=likeness, reverse=True)[:count]
 
 
-def explain_value(message: str, argv: list[str]) -> str:
-    """absl's message about a value, with the type that the config key takes."""
+def explain(message: str, argv: list[str]) -> str:
+    """absl's message; about the value of a config key, the type that the key takes."""
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
     if not match:
         return f"{message} (see --help)"

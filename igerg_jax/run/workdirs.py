@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from etils import epath, epy
@@ -68,8 +68,6 @@ FREE_MODEL_KEYS = (
     "model.text.dropout_rate",
 )
 
-USED_GROUPS = ("model.", "data.")  # the keys that matter to evaluation and generation
-
 _SHOWN = 6  # names that a message lists before it only counts
 
 
@@ -114,14 +112,9 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
         stored = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir") from error
-    keys = () if training else USED_GROUPS
-    fixed = tuple(objectives.fixed_keys(config)) if training else ()
-    different = _differences(
-        _starting(flatten(stored), keys),
-        _starting(flatten(as_json(config)), keys),
-        FREE_KEYS,
-        fixed,
-    )
+    groups = "" if training else ("model.", "data.")
+    fixed = objectives.fixed_keys(config) if training else ()
+    different = _differences(stored, as_json(config), FREE_KEYS, groups, fixed)
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
@@ -138,9 +131,7 @@ def contains(workdir: epath.Path, file: Any) -> bool:
 
 def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """The keys under `model` in which two configs (of `as_json`) describe different functions."""
-    return _differences(
-        flatten({"model": stored["model"]}), flatten({"model": given["model"]}), FREE_MODEL_KEYS
-    )
+    return _differences(stored, given, FREE_MODEL_KEYS, "model.")
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -179,19 +170,20 @@ def _check_writable(workdir: epath.Path) -> None:
         raise UserError(f"cannot write to workdir '{workdir}': no permission in '{folder}'")
 
 
-def _starting(flat: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """The keys under one of `prefixes`; all where there are none."""
-    return {key: value for key, value in flat.items() if not prefixes or key.startswith(prefixes)}
-
-
 def _differences(
-    stored: dict, given: dict, free: tuple[str, ...], fixed: tuple[str, ...] = ()
+    stored: dict,
+    given: dict,
+    free: Sequence[str],
+    groups: str | tuple[str, ...],
+    fixed: Collection[str] = (),
 ) -> list[str]:
-    """Keys that differ, with both values, but for those in `free` that are not in `fixed`."""
+    """The keys that start with one of `groups` and differ, with both values, but for those in
+    `free` that are not in `fixed`."""
+    stored, given = flatten(stored), flatten(given)
     lines = []
     for key in sorted(stored.keys() | given.keys()):
         old, new = stored.get(key, "absent"), given.get(key, "absent")
         is_free = any(key == f or (f.endswith(".") and key.startswith(f)) for f in free)
-        if old != new and (key in fixed or not is_free):
+        if key.startswith(groups) and old != new and (key in fixed or not is_free):
             lines.append(f"{key} (there {old!r}, here {new!r})")
     return lines

@@ -54,7 +54,7 @@ def run(argv: list[str]) -> None:
             )
         )
     elif command == ["export"]:
-        values = command_line.parse_flags(rest, _export_flags)
+        values = command_line.parse(rest, _export_flags)
         _need(values, "checkpoint", "out")
         options = _options(values)
         module = importlib.import_module(FORMATS[values.format][0])
