@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -79,7 +80,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -127,7 +127,7 @@ class Group(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    spec: str
+    spec: str  # one entry per dimension: its mesh axes, or - if it is not sharded
     bytes_per_device: int
 
 
@@ -141,16 +141,10 @@ def groups(params: Any) -> list[Group]:
     rows = []
     for name, leaves in members.items():
         largest = max(leaves, key=lambda leaf: leaf.size)
-        spec = spec_text(largest.sharding.spec, len(largest.shape))
-        rows.append(Group(name, largest.shape, spec, bytes_per_device(leaves)))
+        axes = itertools.zip_longest(largest.sharding.spec, range(largest.ndim))
+        names = ["+".join(a) if isinstance(a, tuple) else a or "-" for a, _ in axes]
+        rows.append(Group(name, largest.shape, ", ".join(names) or "-", bytes_per_device(leaves)))
     return rows
-
-
-def spec_text(spec: PartitionSpec, rank: int) -> str:
-    """One entry per dimension: its mesh axes, or - if it is not sharded."""
-    axes = [*spec, *[None] * (rank - len(spec))]
-    names = ["+".join(a) if isinstance(a, tuple) else a or "-" for a in axes]
-    return ", ".join(names) or "-"
 
 
 def table(params: Any) -> str:
