@@ -71,13 +71,11 @@ class BatchSpec:
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Returns {array name: (shape, dtype)}: the whole contract."""
         b, n, s, t = self.batch_size, self.images, self.context_tokens, self.response_tokens
-        if self.feature_dim:
-            seen = {"features": ((b, n, self.feature_dim), np.dtype(np.float32))}
-        else:
-            pixels = (b, n, self.image_size, self.image_size, 3)
-            seen = {"images": (pixels, np.dtype(np.uint8))}
         boolean, integer = np.dtype(np.bool_), np.dtype(np.int32)
-        whole = seen | {
+        features = ((b, n, self.feature_dim), np.dtype(np.float32))
+        pixels = ((b, n, self.image_size, self.image_size, 3), np.dtype(np.uint8))
+        one_group = {
+            **({"features": features} if self.feature_dim else {"images": pixels}),
             "image_mask": ((b, n), boolean),  # True = real
             "image_turn": ((b, n), integer),  # 0 = oldest turn in the window
             "image_emotion": ((b, n), integer),  # UNKNOWN = no label
@@ -87,7 +85,8 @@ class BatchSpec:
             "response": ((b, t), integer),  # EOS last, then PAD
             "response_emotion": ((b,), integer),
         }
-        return whole | {f"{g}/{name}": kind for g in self.groups for name, kind in whole.items()}
+        grouped = {f"{g}/{name}": kind for g in self.groups for name, kind in one_group.items()}
+        return one_group | grouped
 
 
 def mixed_groups(settings: Any) -> tuple[str, ...]:

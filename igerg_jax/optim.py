@@ -39,12 +39,7 @@ def check(settings: Mapping, steps: int) -> None:
 
 
 def schedule(settings: Mapping, steps: int) -> optax.Schedule:
-    """The learning rate by step: linear warm-up, then one of `SCHEDULES`.
-
-    Args:
-      settings: `config.optim`, as `check` passes it.
-      steps: of the whole run; where cosine ends.
-    """
+    """The learning rate by step, of a whole run of `steps`: linear warm-up, then `SCHEDULES`."""
     return SCHEDULES[settings["schedule"]](settings, steps)
 
 
@@ -78,13 +73,6 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NO_DECAY, params)
 
 
-def labels(params: Any, frozen: tuple[str, ...]) -> Any:
-    """ "frozen" for the parameters under a top-level name in `frozen`, else "trained"."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if path[0].key in frozen else "trained", params
-    )
-
-
 def optimizer(
     settings: Mapping, steps: int, frozen: tuple[str, ...]
 ) -> optax.GradientTransformation:
@@ -95,6 +83,12 @@ def optimizer(
       steps: of the whole run.
       frozen: top-level parameter names that are not trained; they get no optimizer state.
     """
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if path[0].key in frozen else "trained", params
+        )
+
     clip = settings["clip_norm"]
     trained = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
@@ -102,9 +96,7 @@ def optimizer(
     )
     if not frozen:
         return trained
-    return optax.multi_transform(
-        {"trained": trained, "frozen": optax.set_to_zero()}, lambda p: labels(p, frozen)
-    )
+    return optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
 
 def _with_moments(make: Callable[..., optax.GradientTransformation], *keys: str):
