@@ -18,15 +18,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from igerg_jax.errors import UserError
-from igerg_jax.models.igerg import (
-    Encoded,
-    Igerg,
-    ImageSide,
-    TextSide,
-    image_side,
-    shift_right,
-    text_side,
-)
+from igerg_jax.models import igerg
+from igerg_jax.models.igerg import Encoded, Igerg, ImageSide, TextSide, shift_right
 from igerg_jax.objectives import losses
 from igerg_jax.objectives.display import Line, Row
 from igerg_jax.objectives.keys import batch_key, named_key, row_keys
@@ -109,12 +102,12 @@ class Context:
     @property
     def images(self) -> ImageSide:
         """The batch's images, as the encoder takes them."""
-        return image_side(self.batch, self.visual_BxNxKxD)
+        return igerg.image_side(self.batch, self.visual_BxNxKxD)
 
     @property
     def text(self) -> TextSide:
         """The batch's context, uncorrupted, as the encoder takes it."""
-        return text_side(self.batch, self.model.special)
+        return igerg.text_side(self.batch, self.model.special)
 
     def row_keys(self, draw: str) -> jax.Array:
         """One key per example [B], for what `draw` names."""

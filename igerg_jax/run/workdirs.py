@@ -23,50 +23,25 @@ TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
 CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps in a workdir
 
 # Keys that may differ between the runs of one workdir: how long, how often, where and on which
-# machine, but not what a step computes. (Another train.steps stretches a cosine schedule.) A name
-# that ends with a dot stands for all keys under it. (An objective may fix one of them: see
-# `igerg_jax.objectives.fixed_keys`.)
-FREE_KEYS = (
-    "train.steps",
-    "train.log_every_steps",
-    "train.evaluate_every_steps",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.max_consecutive_skips",
-    "train.stall_seconds",
-    "evaluate.",
-    "generate.",
-    "distributed.",
-    "profile.",
-    "mesh.",
-    "sharding_rules",
-    "compilation_cache_dir",
-    "data.data_dir",
-    "data.bucket_copies_dir",
-    "data.eval_split",
-    "data.test_split",
-    "data.prefetch_batches",
-    "data.read_threads",
-    "data.tokenizer.",  # a checkpoint knows its tokenizer by digest
-    "model.vision.remat",
-    "model.vision.attention",
-    "model.text.remat",
-    "model.text.attention",
-)
+# machine, but not what a step computes. (Another train.steps stretches a cosine schedule. A
+# checkpoint knows its tokenizer by digest.) A name that ends with a dot stands for all keys under
+# it. (An objective may fix one of them: see `igerg_jax.objectives.fixed_keys`.)
+FREE_KEYS = """
+    train.steps train.log_every_steps train.evaluate_every_steps train.checkpoint_every_steps
+    train.keep_checkpoints train.max_consecutive_skips train.stall_seconds
+    evaluate. generate. distributed. profile. mesh. sharding_rules compilation_cache_dir
+    data.data_dir data.bucket_copies_dir data.eval_split data.test_split data.prefetch_batches
+    data.read_threads data.tokenizer.
+    model.vision.remat model.vision.attention model.text.remat model.text.attention
+""".split()
 
 # Keys of `model` that may differ between training a checkpoint and using it: up to rounding, the
 # function that it computes stays the same.
-FREE_MODEL_KEYS = (
-    "model.compute_dtype",
-    "model.vocab_chunk_tokens",
-    "model.vision.remat",
-    "model.vision.attention",
-    "model.vision.frozen",
-    "model.vision.dropout_rate",
-    "model.text.remat",
-    "model.text.attention",
-    "model.text.dropout_rate",
-)
+FREE_MODEL_KEYS = """
+    model.compute_dtype model.vocab_chunk_tokens
+    model.vision.remat model.vision.attention model.vision.frozen model.vision.dropout_rate
+    model.text.remat model.text.attention model.text.dropout_rate
+""".split()
 
 _SHOWN = 6  # names that a message lists before it only counts
 
@@ -93,16 +68,11 @@ def parse(text: str) -> epath.Path:
 
 
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
-    """Refuses a workdir that this run cannot use; creates nothing.
+    """Raises UserError for a workdir that this run cannot use; creates nothing.
 
-    Args:
-      training: all keys but `FREE_KEYS` must be those of the workdir's run. Otherwise only those
-        under `model` and `data` must be: evaluation and generation do not depend on how a model
-        was trained.
-
-    Raises:
-      UserError: it cannot be written to, or its run had another config: the message names the
-        keys that differ.
+    It cannot be written to, or its run had another config: all keys but `FREE_KEYS` must be the
+    same. Without `training`, only those under `model` and `data` must be: evaluation and generation
+    do not depend on how a model was trained.
     """
     _check_writable(workdir)
     path = workdir / "config.json"
@@ -140,11 +110,8 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value} of nested dicts or of a ConfigDict; empty groups are left out.
-
-    flax.traverse_util has this for dicts, but importing it imports JAX: seconds for every message
-    about a wrong flag.
-    """
+    """{dotted key: value} of nested dicts or of a ConfigDict; empty groups are left out."""
+    # flax.traverse_util imports JAX: seconds for every message about a wrong flag.
     flat = {}
     for key, value in config.items():
         is_group = hasattr(value, "items")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import signal
@@ -23,18 +24,11 @@ from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.parallel import processes, sharding
 from igerg_jax.run.checkpoint import Checkpoints, load_params
 from igerg_jax.run.workdirs import TOKENIZER_FILE
-from igerg_jax.training import guards, logs
+from igerg_jax.training import guards, logs, train_state
 from igerg_jax.training.logs import StepLog, due
 from igerg_jax.training.model_flops import model_flops
 from igerg_jax.training.profiler import Profile
-from igerg_jax.training.train_state import (
-    TrainingSetup,
-    TrainState,
-    init_state,
-    lower_init,
-    new_state,
-    set_up_training,
-)
+from igerg_jax.training.train_state import TrainingSetup, TrainState
 from igerg_jax.training.train_step import lower_step
 
 
@@ -59,7 +53,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     dataset = datasets.open_dataset(config)
     checks.check_data(dataset, config)
     tokenizer = dataset.tokenizer
-    setup = set_up_training(config, tokenizer.vocab_size, tokenizer.special)
+    setup = train_state.set_up_training(config, tokenizer.vocab_size, tokenizer.special)
     with contextlib.closing(Checkpoints(workdir, config, tokenizer.digest)) as checkpoints:
         state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
         if jax.process_index() == 0:
@@ -102,7 +96,7 @@ def train(
     profile = Profile(config.profile, workdir, first_step)
     with contextlib.closing(log), contextlib.closing(profile):
         if ready is None:  # nothing to train: a state is evaluated as it is
-            return (init_state(setup) if state is None else state), log
+            return (train_state.init_state(setup) if state is None else state), log
         log.throughput = logs.Throughput(config.train.batch_size, ready.model_flops, jax.devices())
         processes.wait_for_all("compiled", config.distributed.initialization_timeout_seconds)
         return Loop(setup, checkpoints, evaluator, log, profile).run(ready), log
@@ -129,7 +123,7 @@ def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so one thread compiles while this one traces,
         # reads the first batch and counts FLOPs.
-        initialising = pool.submit(lower_init(setup).compile) if state is None else None
+        initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
         lowered = lower_step(setup)
         state = initialising.result()() if initialising else state
         compiling = pool.submit(lowered.compile)
@@ -150,12 +144,11 @@ def saved_state(
     config = setup.config
     if not config.init_from:
         return None, None
-    state = init_state(setup)
+    state = train_state.init_state(setup)
     params, loaded = load_params(config.init_from, setup, state.params, tokenizer_digest)
     logs.say(f"starting from {config.init_from}: {loaded.describe()}")
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
-    make = jax.jit(lambda p: new_state(config, setup.optimizer, p), out_shardings=shardings)
-    return make(params), None
+    make = functools.partial(train_state.new_state, config, setup.optimizer)
+    return jax.jit(make, out_shardings=setup.state_shardings)(params), None
 
 
 @dataclasses.dataclass(frozen=True)

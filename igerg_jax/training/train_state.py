@@ -30,14 +30,14 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup(Setup):
-    """A `Setup` with what training adds.
-
-    Attributes:
-      abstract_state: a `TrainState` of `jax.ShapeDtypeStruct` leaves with their shardings.
-    """
+    """A `Setup` with what training adds."""
 
     optimizer: optax.GradientTransformation
-    abstract_state: TrainState
+    abstract_state: TrainState  # of `jax.ShapeDtypeStruct` leaves with their shardings
+
+    @property
+    def state_shardings(self) -> TrainState:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
 
 def set_up_training(
@@ -91,12 +91,11 @@ def lower_init(setup: TrainingSetup):
         params = nn.meta.unbox(init_params(config, model, setup.spec))
         return new_state(config, setup.optimizer, params)
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
     # It runs once, for a moment; optimising it would triple a CPU's compile time.
     on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     with mesh_context(setup):
-        return jax.jit(init, out_shardings=shardings, compiler_options=options).lower()
+        return jax.jit(init, out_shardings=setup.state_shardings, compiler_options=options).lower()
 
 
 def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any) -> TrainState:

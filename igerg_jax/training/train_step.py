@@ -64,11 +64,10 @@ def make_step(setup: TrainingSetup) -> Callable:
         }
         return state, metrics
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
     return jax.jit(
         step,
-        in_shardings=(shardings, sharding.batch_sharding(setup.mesh)),
-        out_shardings=(shardings, sharding.replicated(setup.mesh)),
+        in_shardings=(setup.state_shardings, sharding.batch_sharding(setup.mesh)),
+        out_shardings=(setup.state_shardings, sharding.replicated(setup.mesh)),
         donate_argnums=0,
     )
 
