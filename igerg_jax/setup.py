@@ -41,10 +41,7 @@ class Setup:
 
 
 def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> Setup:
-    """The model that `config` describes, placed on its mesh; no data are read.
-
-    Args:
-      devices: default all of the process's backend.
+    """The model that `config` describes, on its mesh of `devices` (default all); no data are read.
 
     Raises:
       UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.

@@ -52,14 +52,12 @@ def sums(
     depends on which they are.
 
     Args:
-      batch: arrays of `igerg_jax.batch`, those of mixtures too.
       key: of the step.
       rows_B: int32, the examples' places in the global batch; default 0, 1, ...: it is all there.
     """
     if rows_B is None:
         rows_B = jnp.arange(batch["image_mask"].shape[0])
-    terms: Terms = {}
-    metrics: Metrics = {}
+    terms, metrics = {}, {}
     for mixture, names in by_mixture(config).items():
         own_batch = group_of(batch, mixture)
         shared_key = named_key(key, f"shared/{mixture}")

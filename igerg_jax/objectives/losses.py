@@ -28,12 +28,8 @@ class Sums(NamedTuple):
 
 
 def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
-    """Softmax cross-entropy over the labelled entries.
-
-    Args:
-      logits_xC: float32 [..., C].
-      labels_x: int32 [...]; below 0 = unknown, which adds nothing.
-    """
+    """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...]; those below 0 are
+    unknown and add nothing."""
     known_x = labels_x >= 0
     nll_x = optax.softmax_cross_entropy_with_integer_labels(
         logits_xC, jnp.maximum(labels_x, 0), where=known_x
@@ -152,12 +148,8 @@ def sigmoid_contrastive(
 ) -> Sums:
     """Sigmoid loss for language-image pre-training (https://arxiv.org/abs/2303.15343, eq. 1).
 
-    Args:
-      mask_B: bool; pairs with a missing side are neither a positive nor anyone's negative.
-
-    Returns:
-      The sum over pairs of -log sigmoid, the real examples, and those whose likeliest text is
-      their own.
+    The sum is over pairs; counted are examples, and correct are those whose likeliest text is their
+    own. Where `mask_B` (bool) is False, a pair is neither a positive nor anyone's negative.
     """
     image_BxG, text_BxG = _unit(image_BxG), _unit(text_BxG)
     logits_BxB = image_BxG @ text_BxG.T * jnp.exp(log_scale) + bias

@@ -40,10 +40,6 @@ def start(settings: Any) -> None:
 
     Does nothing for a run of one process, or where JAX's distributed system is started already.
 
-    Args:
-      settings: cluster, coordinator_address ("host:port" of process 0), process_count,
-        process_index, initialization_timeout_seconds, heartbeat_timeout_seconds.
-
     Raises:
       UserError: settings that do not go together, no such cluster around this process, or this
         process is one of several and the config does not say so.
@@ -80,7 +76,7 @@ def start(settings: Any) -> None:
 
 
 def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` is to be called with; None for a run of one process.
+    """The arguments of `jax.distributed.initialize`; None for a run of one process.
 
     Raises:
       UserError: as `start`.
@@ -134,13 +130,10 @@ def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None
 
 
 def wait_for_all(what: str, timeout_seconds: int) -> None:
-    """Returns once every process of the run has called this; at once for a run of one process.
+    """A barrier, named once by `what` is done before it; no-op in a run of one process.
 
-    Processes compile at their own pace. Gloo, which carries the collectives of CPUs, gives up
-    after 30 seconds on those that are late for the first of them.
-
-    Args:
-      what: is done; a name for this meeting, used once.
+    Processes compile at their own pace, and Gloo, which carries the collectives of CPUs, waits no
+    longer than 30 seconds for the last to reach the first collective.
 
     Raises:
       RunError: the others were not there in time.
@@ -151,10 +144,9 @@ def wait_for_all(what: str, timeout_seconds: int) -> None:
     try:
         client.wait_at_barrier(f"igerg_jax/{what}", timeout_in_ms=timeout_seconds * 1000)
     except Exception as error:  # XlaRuntimeError, which has no public name
-        index, count = jax.process_index(), jax.process_count()
         raise RunError(
-            f"process {index} of {count}: {what}, but not all others within {timeout_seconds} s "
-            f"({_one_line(error)})"
+            f"process {jax.process_index()} of {jax.process_count()}: {what}, but not all others "
+            f"within {timeout_seconds} s ({_one_line(error)})"
         ) from error
 
 
@@ -167,12 +159,10 @@ def abandon(code: int) -> None:
     if state.global_state.client is None and state.global_state.service is None:
         return
 
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    atexit.register(leave)  # the last to be registered is the first to be called
+    # The last to be registered is the first to be called.
+    atexit.register(os._exit, code)
+    atexit.register(sys.stderr.flush)
+    atexit.register(sys.stdout.flush)
 
 
 def _who(arguments: Mapping[str, Any]) -> str:

@@ -19,14 +19,13 @@ AXES = ("dcn", "data", "fsdp", "tensor")
 
 
 def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes `AXES`.
+    """A mesh of `devices` (default all) with the axes `AXES`.
 
     Args:
       settings: `config.mesh`: axis name -> devices along it; one may be -1 = all that are left.
-      devices: default all.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or do not fit its topology.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [settings[axis] for axis in AXES]

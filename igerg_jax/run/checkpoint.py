@@ -40,11 +40,9 @@ class Checkpoints:
     interrupted save never looks like a checkpoint.
     """
 
-    def __init__(self, folder: epath.PathLike, config: Any, tokenizer_digest: str):
-        """Takes a workdir, a run's config, and its tokenizer's digest."""
-        self._folder = absolute(folder) / workdirs.CHECKPOINTS
-        self._config = config
-        self._tokenizer_digest = tokenizer_digest
+    def __init__(self, workdir: epath.PathLike, config: Any, tokenizer_digest: str):
+        self._folder = absolute(workdir) / workdirs.CHECKPOINTS
+        self._config, self._tokenizer_digest = config, tokenizer_digest
         self._opened: ocp.CheckpointManager | None = None
 
     def latest_step(self) -> int | None:
@@ -52,45 +50,35 @@ class Checkpoints:
         exists = self._opened is not None or self._folder.exists()
         return self._manager.latest_step() if exists else None
 
-    def save(
-        self, state: Any, metrics: dict[str, float] | None = None, force: bool = False
-    ) -> bool:
+    def save(self, state: Any, metrics: dict[str, float] | None = None) -> bool:
         """Starts to save `state` under its step, once the previous save has finished.
 
-        Args:
-          metrics: of an evaluation of this very state; without `best_metric` among them the
-            checkpoint does not compete for the best.
-          force: save even where Orbax's own policy would not.
-
-        Returns:
-          False where this step is saved already.
+        `metrics` are of an evaluation of this very state; without `best_metric` among them it does
+        not compete for the best. Returns False where this step is saved already.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return False
-        best = self._config.evaluate.best_metric
-        # A NaN would stay the best for ever.
-        competes = metrics is not None and math.isfinite(metrics.get(best, math.nan))
+        score = (metrics or {}).get(self._config.evaluate.best_metric, math.nan)
         record = run_record(self._config, step, self._tokenizer_digest)
         items = {STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(record)}
         return self._manager.save(
             step,
             args=ocp.args.Composite(**items),
-            metrics={name: float(value) for name, value in metrics.items()} if competes else None,
-            force=force,
+            # A NaN would stay the best for ever.
+            metrics={k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None,
         )
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> Any:
-        """The state of `step` (default the newest), placed as `abstract_state`'s shardings say.
+    def restore(self, abstract_state: Any) -> Any:
+        """The newest state, placed as `abstract_state`'s shardings say.
 
         Raises:
-          UserError: no such checkpoint; another tokenizer; or names and shapes that differ from
+          UserError: no checkpoint; another tokenizer; or names and shapes that differ from
             `abstract_state`'s: the message lists what is missing, extra, or of another shape.
         """
-        wanted = "" if step is None else f" of step {step}"
-        step = self.latest_step() if step is None else step
-        if step is None or step not in self._manager.all_steps():
-            raise UserError(f"there is no checkpoint{wanted} in '{self._folder}'")
+        step = self.latest_step()
+        if step is None:
+            raise UserError(f"there is no checkpoint in '{self._folder}'")
         path = self._folder / str(step)
         _check_tokenizer(read_run(path), self._tokenizer_digest, path)
         _check_same(_stored_shapes(path), shapes(abstract_state), path)
@@ -217,11 +205,7 @@ def load_params(
 
 
 def find(path: epath.PathLike) -> epath.Path:
-    """The folder of one checkpoint: `path` itself, or the newest under a workdir.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The folder of one checkpoint: `path` itself, or the newest under it; else a UserError."""
     path = absolute(path)
     if (path / STATE).exists() and ocp.path.step.is_checkpoint_finalized(path):
         return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -34,11 +35,9 @@ def main(
     """The main function of a program: prints its help or calls `run`; returns the exit code.
 
     Args:
-      argv: the command line, the program's name first.
+      argv: the command line, the program's name first; as `define_flags` and `run` take it.
       doc: what --help prints before the flags.
-      define_flags: defines the flags of a command line (`new_flags` and more).
-      run: does what a command line asks for. Its UserError, OutOfMemory and RunError become one
-        message; others are raised.
+      run: its UserError, OutOfMemory and RunError become one message; others are raised.
       failed: called with the exit code before a failure is returned or raised.
     """
     quieten()
@@ -63,11 +62,8 @@ def main(
 
 
 def quieten() -> None:
-    """Silences what libraries log on stderr; to be called before TensorFlow or JAX is imported.
-
-    Also makes epath read gs:// with gcsfs, whether TensorFlow is installed or not: that way is
-    tested, and saves the seconds that importing TensorFlow takes.
-    """
+    """Silences what libraries log on stderr; to be called before TensorFlow or JAX is imported."""
+    # epath then reads gs:// with gcsfs, which is tested, and does not import TensorFlow.
     os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only decodes images here
@@ -87,7 +83,7 @@ def new_flags(argv: list[str]) -> flags.FlagValues:
 def parse(
     argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
 ) -> flags.FlagValues:
-    """Parses a command line; where it has a --config, the config file and its overrides too.
+    """Parses a command line; where it may have a --config, the config and its overrides too.
 
     Raises:
       UserError: whatever is wrong with them.
@@ -120,10 +116,9 @@ def check_config(argv: list[str]) -> None:
 
 def config_argument(argv: list[str]) -> str:
     """The value of --config."""
-    for i, argument in enumerate(argv[1:], 1):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            following = argv[i + 1] if i + 1 < len(argv) else ""
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        if re.fullmatch("--?config(=.*)?", argument, re.DOTALL):
+            _, equals, value = argument.partition("=")
             return value if equals else following
     raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
 

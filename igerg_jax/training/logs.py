@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import tqdm
@@ -242,13 +242,12 @@ class Clock:
         self.input_seconds += time.perf_counter() - started
 
 
-class Throughput:
+class Throughput(NamedTuple):
     """Rates of steps that have finished on the devices."""
 
-    def __init__(self, batch_size: int, model_flops: float, devices: Sequence[Any]):
-        """Takes a step's examples and its `model_flops.model_flops`, both over all `devices`."""
-        self._batch_size, self._flops, self._devices = batch_size, model_flops, len(devices)
-        self._peak = chips.peak_flops(devices[0])
+    batch_size: int  # over all devices
+    model_flops: float  # of a step, over all devices
+    devices: Sequence[Any]
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
         """The rates of `steps` steps that took `seconds`.
@@ -256,12 +255,13 @@ class Throughput:
         "mfu" is model FLOPs as a share of the devices' bfloat16 peak, whatever the compute dtype;
         it is left out where the peak is not known.
         """
-        examples = steps * self._batch_size / seconds
-        flops = steps * self._flops / seconds / self._devices
+        examples = steps * self.batch_size / seconds
+        flops = steps * self.model_flops / seconds / len(self.devices)
+        peak = chips.peak_flops(self.devices[0])
         rates = {
             "step_seconds": seconds / steps,
             "examples_per_second": examples,
-            "examples_per_second_per_device": examples / self._devices,
+            "examples_per_second_per_device": examples / len(self.devices),
             "model_tflops_per_second_per_device": flops / 1e12,
         }
-        return rates | ({"mfu": flops / self._peak} if self._peak else {})
+        return rates | ({"mfu": flops / peak} if peak else {})

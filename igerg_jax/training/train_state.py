@@ -43,11 +43,7 @@ class TrainingSetup(Setup):
 def set_up_training(
     config: Any, vocab_size: int, special: SpecialIds, devices=None
 ) -> TrainingSetup:
-    """`setup.set_up`, an optimizer, and the abstract state; no data are read.
-
-    Args:
-      config: one that `igerg_jax.checks` has passed.
-      devices: default all of the process's backend.
+    """`setup.set_up`, an optimizer, and the abstract state, of a config that passed the checks.
 
     Raises:
       UserError: a parameter's dimension does not divide over its mesh axes.
