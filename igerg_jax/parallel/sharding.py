@@ -97,20 +97,16 @@ def state_shardings(abstract: Any, mesh: Mesh, logical_rules) -> Any:
     shardings = nn.logical_to_mesh_sharding(specs, mesh, logical_rules)
     leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(abstract))
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
-        _check_divides(jax.tree_util.keystr(path), leaf.shape, sharding)
+        for dimension, axes in enumerate(sharding.spec):
+            axes = (axes,) if isinstance(axes, str) else (axes or ())
+            parts = math.prod(mesh.shape[axis] for axis in axes)
+            if leaf.shape[dimension] % parts:
+                raise UserError(
+                    f"{jax.tree_util.keystr(path)}: dimension {dimension} of {leaf.shape} does not "
+                    f"divide over {parts} devices of mesh axes {axes}; change config.mesh, "
+                    "config.sharding_rules or the model's size"
+                )
     return shardings
-
-
-def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
-    for dimension, axes in enumerate(sharding.spec):
-        axes = (axes,) if isinstance(axes, str) else (axes or ())
-        parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
-        if shape[dimension] % parts:
-            raise UserError(
-                f"{name}: dimension {dimension} of {shape} does not divide over "
-                f"{parts} devices of mesh axes {axes}; change config.mesh, "
-                "config.sharding_rules or the model's size"
-            )
 
 
 def bytes_per_device(tree: Any) -> int:
