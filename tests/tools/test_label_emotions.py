@@ -47,7 +47,7 @@ class World:
         )
         params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
         checkpoints = checkpoint.Checkpoints(epath.Path(folder), config, tokenizer.digest)
-        checkpoints.save(train_state.new_state(config, setup.optimizer, params), force=True)
+        checkpoints.save(train_state.new_state(config, setup.optimizer, params))
         checkpoints.close()
         tokenizer.save(folder / "tokenizer.model")
         self.raw = folder / "openvidial"

@@ -73,7 +73,7 @@ def encoder_inputs_in_training(prepared, config, monkeypatch):
         model=build_model(config, prepared.tokenizer.vocab_size, prepared.tokenizer.special),
         optimizer=None,
         mesh=None,
-        abstract_state=None,
+        state_shardings=None,
     )
     monkeypatch.setattr(train_step.sharding, "batch_sharding", lambda mesh: None)
     monkeypatch.setattr(train_step.sharding, "replicated", lambda mesh: None)

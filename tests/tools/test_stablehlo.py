@@ -68,7 +68,7 @@ def save_run(config, folder, monkeypatch) -> pathlib.Path:
     params = small.make_params(setup.model, batch, spread=0.5)
     state = train_state.new_state(config, setup.optimizer, params)
     checkpoints = checkpoint.Checkpoints(folder, config, Tokenizer.digest)
-    checkpoints.save(state, force=True)
+    checkpoints.save(state)
     checkpoints.close()
     return folder
 

@@ -45,7 +45,7 @@ def run(argv: list[str]) -> None:
         parts = values.text, values.vision
         print(importing.run(values.config, *parts, values.out, values.resize_vocabulary))
     elif command == ["export"]:
-        values = command_line.parse_flags(rest, _export_flags)
+        values = command_line.parse(rest, _export_flags)
         _need(values, "checkpoint", "out")
         if values.greedy and values.format != "stablehlo":
             raise UserError("--greedy goes with --format=stablehlo")
