@@ -84,12 +84,14 @@ def one_term(sums: losses.Sums, name: str = "", scale: jax.Array | float = 1.0) 
 class EncoderInput(NamedTuple):
     """What the encoder is given for an objective: text, images, or both.
 
-    `asked_BxS` marks the text positions that the objective asks for, where it asks for some.
+    `asked_BxS` marks the text positions that the objective asks for, where it asks for some;
+    `withheld_B` the examples that it withholds the response's image from, where it does so.
     """
 
     text: TextSide | None
     images: ImageSide | None
     asked_BxS: jax.Array | None = None
+    withheld_B: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,19 +149,25 @@ class Context:
         variables = {"params": self.params if params is None else params}
         return self.model.apply(variables, *args, method=method, rngs=rngs)
 
-    def decode(self, target_BxT: jax.Array) -> jax.Array:
-        """The decoder's output [B, T, D] on `encoding`, given the targets before each position."""
+    def decode(
+        self, target_BxT: jax.Array, target_emotion_BxC: jax.Array | None = None
+    ) -> jax.Array:
+        """The decoder's output [B, T, D] on `encoding`, given the targets before each position.
+
+        With another emotion (None = not told), the same dropout.
+        """
         return self.apply(
             "decode",
             shift_right(target_BxT, self.model.special),
             self.encoding.hidden_BxLxD,
             self.encoding.mask_BxL,
+            target_emotion_BxC,
             dropout_key=self.batch_key("decoder dropout"),
         )
 
     def token_loss(
         self, hidden_BxTxD: jax.Array, target_BxT: jax.Array, mask_BxT: jax.Array | None = None
-    ) -> losses.Sums:
+    ) -> losses.RowSums:
         """Cross-entropy of tokens; where no mask is given, of all but PAD."""
         if mask_BxT is None:
             mask_BxT = target_BxT != self.model.special.pad

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from igerg_jax.models.igerg import Igerg
     from igerg_jax.objectives.base import EncoderInput
 
 
@@ -42,12 +43,14 @@ class Row:
       arrays: the batch's arrays at this row, without the batch axis.
       encoder_input: the objective's, without the batch axis; None where it has none.
       settings: the keys of `config.objectives.<name>`.
+      model: the module, for its settings.
       tokenizer: has `special`, a `SpecialIds`, and `piece(id)`, a token's text.
     """
 
     arrays: Mapping[str, np.ndarray]
     encoder_input: EncoderInput | None
     settings: Mapping[str, Any]
+    model: Igerg
     tokenizer: Any
 
     def tokens(self, ids_L, turn_L=None, kinds_L=None) -> list[Token]:

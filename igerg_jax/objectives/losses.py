@@ -27,6 +27,18 @@ class Sums(NamedTuple):
     correct: jax.Array
 
 
+class RowSums(NamedTuple):
+    """The same by example, float32 [B]."""
+
+    loss_B: jax.Array
+    count_B: jax.Array
+    correct_B: jax.Array
+
+    def total(self) -> Sums:
+        """Over all examples."""
+        return Sums(*(x_B.sum() for x_B in self))
+
+
 def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
     """Softmax cross-entropy over the labelled entries.
 
@@ -48,7 +60,7 @@ def vocabulary(
     targets_BxT: jax.Array,
     mask_BxT: jax.Array,
     chunk_tokens: int,
-) -> Sums:
+) -> RowSums:
     """Cross-entropy against the tied embedding; never more than [B, chunk, V] logits exist."""
     table_VxD = _in_dtype_of(hidden_BxTxD, table_VxD)
 
@@ -57,8 +69,8 @@ def vocabulary(
         logits_BxcxV = _logits(hidden_BxcxD, table_VxD)
         return _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc)
 
-    nll, correct = _over_chunks(chunk, (hidden_BxTxD, targets_BxT, mask_BxT), chunk_tokens)
-    return Sums(nll.sum(), _count(mask_BxT), correct.sum())
+    chunks = _over_chunks(chunk, (hidden_BxTxD, targets_BxT, mask_BxT), chunk_tokens)
+    return _by_row(*chunks, mask_BxT)
 
 
 def response(
@@ -72,7 +84,7 @@ def response(
     rng: jax.Array,
     chunk_tokens: int,
     look_up: Callable[[jax.Array, jax.Array], jax.Array] = operator.getitem,
-) -> tuple[Sums, jax.Array]:
+) -> tuple[RowSums, jax.Array]:
     """`vocabulary`'s sums, and e_1..T, what the judge is given in place of a generated text.
 
     Both come from the same chunks of logits. With z_t the logits and E_c the judge's embedding
@@ -115,7 +127,7 @@ def response(
         hidden_BxTxD.shape[0], -1, judge_table_VxJ.shape[-1]
     )
     length = hidden_BxTxD.shape[1]
-    return Sums(nll.sum(), _count(mask_BxT), correct.sum()), embedded[:, :length]
+    return _by_row(nll, correct, mask_BxT), embedded[:, :length]
 
 
 def _embed(logits_BxcxV, judge_table_VxJ, estimator: str, temperature, look_up) -> jax.Array:
@@ -175,10 +187,16 @@ def _logits(hidden_BxcxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
 
 
 def _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc) -> tuple[jax.Array, jax.Array]:
+    """Summed over a chunk's positions: negative log-likelihood and correct tokens, each [B]."""
     # optax's `where` would be broadcast over V, an array as large as the logits.
     nll_Bxc = optax.softmax_cross_entropy_with_integer_labels(logits_BxcxV, targets_Bxc)
     correct_Bxc = mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc)
-    return jnp.where(mask_Bxc, nll_Bxc, 0.0).sum(), _count(correct_Bxc)
+    return jnp.where(mask_Bxc, nll_Bxc, 0.0).sum(1), correct_Bxc.sum(1, dtype=jnp.float32)
+
+
+def _by_row(nll_xB: jax.Array, correct_xB: jax.Array, mask_BxT: jax.Array) -> RowSums:
+    """The sums over all chunks of `_token_nll`'s results."""
+    return RowSums(nll_xB.sum(0), mask_BxT.sum(1, dtype=jnp.float32), correct_xB.sum(0))
 
 
 def _over_chunks(function, arrays, chunk_tokens: int, with_index: bool = False):

@@ -120,7 +120,7 @@ def _shown(
     for i in range(len(arrays["image_mask"])):
         row_arrays, row_inputs = jax.tree.map(lambda x, i=i: x[i], tree)
         rows = {
-            name: Row(row_arrays, row_inputs[name], context.settings, tokenizer)
+            name: Row(row_arrays, row_inputs[name], context.settings, context.model, tokenizer)
             for name, context in contexts.items()
         }
         shown.append({name: OBJECTIVES[name].show(row) for name, row in rows.items()})
