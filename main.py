@@ -12,7 +12,8 @@ files, named in one message; 3 = compiled, but does not fit the device; 1 = the 
 
 Conversations, with --mode=generate: give each turn as a --context, oldest first, and each turn's
 face as an --image in the same order (--image= for a turn without one). One --image more than there
-are turns is the face of the one who answers.
+are turns is the face of the one who answers; --emotion=joy names the emotion to answer with,
+whatever that face shows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sys
 
 from absl import flags
 
+from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line, workdirs
 
@@ -63,6 +65,13 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     )
     texts("context", [], "A turn's words; repeat it, oldest first.")
     texts("image", [], "A turn's image file; repeat it, in the turns' order.")
+    flags.DEFINE_enum(
+        "emotion",
+        None,
+        EMOTIONS,
+        "The emotion to answer with. Default: the one seen in the answering turn's image.",
+        flag_values=values,
+    )
     text(
         "topology",
         "",
@@ -89,6 +98,13 @@ def parse(argv: list[str]) -> flags.FlagValues:
     values = command_line.parse(argv, define_flags)
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
+    if values.emotion and not (values.mode == "generate" and values.context):
+        raise UserError("--emotion goes with --mode=generate and a --context to answer")
+    if values.emotion and values.config.model.emotion_embedding == "none":
+        raise UserError(
+            "this model cannot be told an emotion (model.emotion_embedding='none'); leave "
+            f"--emotion={values.emotion} out"
+        )
     compiling = values.topology or values.report or values.search or values.slices != 1
     if values.mode != "compile" and compiling:
         raise UserError("--topology, --slices, --search and --report go with --mode=compile")
@@ -127,7 +143,7 @@ def run(values: flags.FlagValues) -> None:
         elif values.mode == "evaluate":
             modes.evaluate(config, path, workdir)
         elif values.mode == "generate" and conversation:
-            modes.generate_once(config, path, *conversation)
+            modes.generate_once(config, path, *conversation, values.emotion)
         elif values.mode == "generate":
             modes.generate_samples(config, path, workdir)
         else:

@@ -129,6 +129,9 @@ def _local() -> ConfigDict:
             ),
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
             turn_embeddings=True,  # tie each image to its turn's words
+            # Where the decoder is told the emotion to respond with: none, input, output, both.
+            emotion_embedding="both",
+            emotion_scale=3.0,  # of its vectors; higher binds sooner, and disturbs the words more
             contrastive_width=64,  # of the vectors that image_text_contrastive compares
             vocab_chunk_tokens=20,  # positions per chunk of float32 logits; lower saves memory
         )
@@ -146,6 +149,11 @@ def _local() -> ConfigDict:
             masked_multimodal=dict(weight=1.0, mask_fraction=0.15, max_fraction=0.25),
             emotional_response=dict(
                 weight=1.0,
+                # What the decoder is told in training: label (the response's own emotion),
+                # predicted (what the model sees in the response's image).
+                emotion_source="label",
+                face_dropout=0.2,  # examples without the response's image and emotion: for guidance
+                contrast_weight=0.3,  # of likelier under the own emotion than another; 0 = none
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
                 consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
@@ -204,6 +212,7 @@ def _local() -> ConfigDict:
             batch_size=64,  # examples
             examples=512,  # from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
+            following_examples=48,  # at the end, answered once for each of seven faces; 0 = off
             best_metric="response_perplexity",
             best_mode="min",  # min, max
         )
@@ -219,6 +228,8 @@ def _local() -> ConfigDict:
             temperature=1.0,  # with sample, as are top_k and top_p
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off
+            guidance=1.0,  # away from responses without the face and its emotion; 0 = off
+            guidance_floor=0.1,  # only tokens of at least this part of the likeliest's p; 0 = all
             no_repeat_ngram=3,  # no n-gram of this many tokens twice in a response; 0 = off
             examples=64,  # responses that a run writes to samples.jsonl
         )
@@ -264,6 +275,7 @@ def _paper(config: ConfigDict) -> None:
         max_positions=1024,
     )
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
+    never_tell_an_emotion(config)
     config.objectives.image_text_contrastive.weight = 0.0
     config.optim.update(
         schedule="inverse_sqrt",
@@ -350,6 +362,13 @@ def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
         consistency_ramp_steps=steps // 10,
         temperature_anneal_steps=steps // 2,
     )
+
+
+def never_tell_an_emotion(config: ConfigDict) -> None:
+    """As in the original: an emotion reaches the decoder through the encoder alone."""
+    config.model.emotion_embedding = "none"
+    config.objectives.emotional_response.update(face_dropout=0.0, contrast_weight=0.0)
+    config.generate.guidance = 0.0
 
 
 PRESETS = {

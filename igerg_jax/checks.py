@@ -15,8 +15,7 @@ from jax.sharding import Mesh
 from igerg_jax import objectives, optim
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets, mixtures
-from igerg_jax.decoding import strategies
-from igerg_jax.decoding.limits import Limits
+from igerg_jax.decoding import search
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
@@ -61,6 +60,7 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
     mesh = _check_model(config, devices)
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
     objectives.check(config)
+    _check_contrast(config)
     optim.check(config.optim, train.steps)
     return mesh
 
@@ -91,7 +91,16 @@ def _check_model(config: Any, devices: Any | None = None) -> Mesh:
     return setup.mesh
 
 
+def _check_contrast(config: Any) -> None:
+    weight = config.objectives.emotional_response.contrast_weight
+    if weight and config.model.emotion_embedding == "none":
+        raise UserError(
+            f"objectives.emotional_response.contrast_weight={weight} contrasts what the decoder is "
+            "told, and model.emotion_embedding='none' tells it nothing: set the weight to 0, or "
+            "the embedding to 'both'"
+        )
+
+
 def _check_evaluation(config: Any, mesh: Mesh) -> None:
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
-    strategies.strategy(config)
-    Limits.of(config)
+    search.Settings.of(config)

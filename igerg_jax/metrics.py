@@ -80,6 +80,42 @@ def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, floa
     }
 
 
+def following_metrics(
+    said_WxC: np.ndarray, different_W: Sequence[int]
+) -> tuple[dict[str, float], np.ndarray]:
+    """Of responses to W windows, each with a face of every emotion in turn.
+
+    Args:
+      said_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
+      different_W: how many of a window's responses differ.
+
+    Returns:
+      ({"emotion_following": the share of responses with the emotion shown, "…_standard_error",
+      "…_macro_f1", "…_distinct" and "…_chance"}, the confusion matrix: emotions shown in rows).
+    """
+    shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), said_WxC.shape)
+    share_W = (said_WxC == shown_WxC).mean(axis=1)
+    confusion = confusion_matrix(shown_WxC, said_WxC)
+    name = "emotion_following"
+    return {
+        name: accuracy(confusion),
+        f"{name}_standard_error": bootstrap_error(share_W),
+        f"{name}_macro_f1": macro_f1(confusion),
+        f"{name}_distinct": float(np.mean(different_W)),
+        f"{name}_chance": 1 / NUM_EMOTIONS,
+    }, confusion
+
+
+def bootstrap_error(values: np.ndarray, resamples: int = 2000) -> float:
+    """Standard error of the mean of `values`, by the bootstrap (Efron 1979): with replacement.
+
+    A pure function of its arguments.
+    """
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(values), size=(resamples, len(values)))
+    return float(np.asarray(values)[drawn].mean(axis=1).std())
+
+
 def perplexity(loss_sum: float, count: float) -> float:
     """exp of the mean negative log-likelihood (nats) of `count` tokens; NaN if there are none."""
     if count <= 0:
@@ -266,6 +302,19 @@ TEXT_METRICS = (
 
 # What a report shows, group by group: every metric of an evaluation, besides the baselines.
 GROUPS: dict[str, tuple[Metric, ...]] = {
+    "Emotion seen becomes emotion said": (
+        Metric("emotion_following", "Emotion following", 1, "{:.1%}",
+               "The same words, answered once for a face of each emotion: share of responses in "
+               "which a labeller that took no part in training finds the emotion of the face.",
+               baseline=("emotion_following_chance", "chance"),
+               headline="responses that follow the face"),
+        Metric("emotion_following_standard_error", "Its standard error", 0, "{:.1%}",
+               "How far the share would differ with other conversations (bootstrap)."),
+        Metric("emotion_following_macro_f1", "Emotion following macro-F1", 1, "{:.3f}",
+               "Mean F1 over the emotions: low where some emotion is said to every face."),
+        Metric("emotion_following_distinct", "Different responses to seven faces", 1, "{:.2f}",
+               "Of the seven responses to the same words, how many differ."),
+    ),
     "Emotion seen": (
         Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
                "Share of faces, none of them seen in training, whose emotion is named correctly.",

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
 from igerg_jax.models import settings, vision
-from igerg_jax.models.igerg import Igerg
+from igerg_jax.models.igerg import EMOTION_EMBEDDINGS, Igerg
 from igerg_jax.parallel import sharding
 
 
@@ -69,6 +69,7 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
             f"model.text.max_positions={model.text.max_positions} is below the {longest} tokens "
             "of data.context_tokens or data.response_tokens; raise the one or lower the other"
         )
+    settings.check_choice("model.emotion_embedding", model.emotion_embedding, EMOTION_EMBEDDINGS)
     dtype = jnp.dtype(model.compute_dtype)
     return Igerg(
         vision_tower=vision.build(model.vision, dtype, data.image_size, data.feature_dim),
@@ -77,6 +78,8 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
         text=_text_settings(model.text, dtype),
         judge=_judge_settings(model, vocab_size, dtype),
         turn_embeddings=model.turn_embeddings,
+        emotion_embedding=model.emotion_embedding,
+        emotion_scale=model.emotion_scale,
         contrastive_width=model.contrastive_width,
         vocab_chunk_tokens=model.vocab_chunk_tokens,
         vocab_size=vocab_size,

@@ -36,6 +36,30 @@ def test_classification_by_hand():
     assert values["x_majority_rate"] == 2 / 4
 
 
+def test_following_by_hand():
+    """Two windows: one follows every face, one says joy (3) to all."""
+    said = np.stack([np.arange(NUM_EMOTIONS), np.full(NUM_EMOTIONS, 3)])
+    values, confusion = metrics.following_metrics(said, [7, 1])
+    assert values["emotion_following"] == pytest.approx((7 + 1) / 14)
+    assert values["emotion_following_distinct"] == 4
+    assert values["emotion_following_chance"] == pytest.approx(1 / 7)
+    # Of six emotions, one of two: F1 2/3. Joy: 2 right of 2, and 6 said wrongly.
+    expected = (6 * 2 / 3 + 4 / (2 + 8)) / 7
+    assert values["emotion_following_macro_f1"] == pytest.approx(expected)
+    assert confusion[0].tolist() == [1, 0, 0, 1, 0, 0, 0]
+    # Over windows, not over responses: shares 1 and 1/7, whose mean of two has this error.
+    spread = np.std([1, 1 / 7]) / 2**0.5
+    assert values["emotion_following_standard_error"] == pytest.approx(spread, rel=0.05)
+
+
+def test_the_bootstrap_error_is_that_of_a_mean():
+    values = np.random.default_rng(0).standard_normal(400)
+    expected = values.std() / 20
+    assert metrics.bootstrap_error(values) == pytest.approx(expected, rel=0.06)
+    assert metrics.bootstrap_error(values) == metrics.bootstrap_error(values)
+    assert metrics.bootstrap_error(np.ones(5)) == 0
+
+
 def test_macro_f1_counts_a_class_that_was_only_predicted_but_not_one_that_never_occurs():
     confusion = metrics.confusion_matrix(np.array([0, 0]), np.array([0, 5]))
     assert metrics.macro_f1(confusion) == pytest.approx((2 / 3 + 0) / 2)

@@ -19,4 +19,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.use_images = False
     for name in ("image_emotion", "sequence_emotion", "image_text_contrastive"):
         config.objectives[name].weight = 0.0
+    # With no face to take it from, no emotion is told.
+    config.model.emotion_embedding = "none"
+    config.objectives.emotional_response.contrast_weight = 0.0
     return config

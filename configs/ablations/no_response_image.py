@@ -15,4 +15,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config = pretrain.get_config(preset)
     config.name = "ablations/no_response_image"
     config.data.include_response_image = False
+    # With no face to take it from, no emotion is told.
+    config.model.emotion_embedding = "none"
+    config.objectives.emotional_response.contrast_weight = 0.0
     return config

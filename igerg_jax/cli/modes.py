@@ -41,21 +41,15 @@ def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> N
     checks.check_inference(config)
     setup, prepared, params = trained_run.load_with_data(config, path)
     evaluator = Evaluator(setup, prepared)
-    if workdir is None:
-        splits = {"valid": config.data.eval_split, "test": config.data.test_split}
-        metrics = {
-            name: evaluator.metrics(params, split, generate=True)[0]
-            for name, split in splits.items()
-        }
-    else:
+    if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
-        results = evaluate_run(evaluator, config, params, workdir)
-        metrics = results["evaluation"]
-        if jax.process_index() == 0:
-            update_summary(workdir, config, results)
-            print(f"report: {report.write_report(workdir)}", file=sys.stderr)
-    if jax.process_index() == 0:
-        print(json.dumps(metrics, indent=2))
+    results = evaluate_run(evaluator, config, params, workdir)
+    if jax.process_index():
+        return
+    if workdir is not None:
+        update_summary(workdir, config, results)
+        print(f"report: {report.write_report(workdir)}", file=sys.stderr)
+    print(json.dumps(results["evaluation"], indent=2))
 
 
 def generate_samples(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
@@ -76,9 +70,17 @@ def generate_samples(config: Any, path: epath.PathLike, workdir: epath.Path | No
 
 
 def generate_once(
-    config: Any, path: epath.PathLike, turns: list[conversation.Turn], response_image: str | None
+    config: Any,
+    path: epath.PathLike,
+    turns: list[conversation.Turn],
+    response_image: str | None,
+    emotion: str | None,
 ) -> None:
-    """Prints the emotions that the model sees in a conversation, then its response."""
+    """Prints the emotions that the model sees in a conversation, then its response.
+
+    Args:
+      emotion: to respond with; None = the one seen in the response's image.
+    """
     checks.check_inference(config)
     if response_image and not config.data.include_response_image:
         raise UserError(
@@ -88,7 +90,7 @@ def generate_once(
     folder = checkpoint.find(path)
     tokenizer = trained_run.tokenizer_of(config, folder)
     setup, params = trained_run.load(config, folder, tokenizer)
-    answer = conversation.respond(setup, tokenizer, params, turns, response_image)
+    answer = conversation.respond(setup, tokenizer, params, turns, response_image, emotion)
     if jax.process_index() == 0:
         print(conversation.describe(answer))
 

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.decoding import stream
+from igerg_jax.batch import SpecialIds
 from igerg_jax.decoding.limits import Limits, allowed
 from igerg_jax.decoding.strategies import Beam
-from igerg_jax.models.igerg import Encoded, Igerg
-from igerg_jax.models.layers import KeyValue
+from igerg_jax.decoding.stream import Started
 from igerg_jax.models.partitioning import top_k
 
 
@@ -30,7 +29,7 @@ class BeamState(NamedTuple):
     """K live hypotheses a row, and the best that have ended."""
 
     position: jax.Array  # int32 scalar: tokens chosen
-    past: KeyValue  # [layers, K, B, T, H, E]
+    past: Any  # of the stream: [layers, K, B, T, H, E]
     tokens_BxKxT: jax.Array
     log_p_BxK: jax.Array  # -inf = no such beam
     ended: Hypotheses
@@ -38,7 +37,7 @@ class BeamState(NamedTuple):
 
 
 def beam_search(
-    model: Igerg, params: Any, encoded: Encoded, strategy: Beam, limits: Limits
+    started: Started, special: SpecialIds, strategy: Beam, limits: Limits
 ) -> Hypotheses:
     """The K best hypotheses that a beam search over each row ends with.
 
@@ -48,15 +47,13 @@ def beam_search(
     Face's `early_stopping=False`), or when none can ever beat the best. With one beam this is
     greedy.
     """
-    decoder, hidden_BxD, past = stream.start(model, params, encoded, limits.max_tokens)
+    decoder = started.decoder
 
-    def choose(state: BeamState, hidden_BxKxD: jax.Array) -> BeamState:
+    def choose(state: BeamState, hidden_BxKxD: Any) -> BeamState:
         log_p_BxKxV = decoder.log_probabilities(hidden_BxKxD)
-        log_p_BxKxV = allowed(
-            log_p_BxKxV, state.tokens_BxKxT, state.position, model.special, limits
-        )
+        log_p_BxKxV = allowed(log_p_BxKxV, state.tokens_BxKxT, state.position, special, limits)
         best = _continuations(state, log_p_BxKxV)
-        return select(state, best, model.special.eos, strategy, limits.max_tokens)
+        return select(state, best, special.eos, strategy, limits.max_tokens)
 
     def step(state: BeamState) -> BeamState:
         # Mapped over beams, not folded into rows: the encoder's keys and values, the larger part
@@ -74,10 +71,10 @@ def beam_search(
 
     # Beams are axis 1 of both: [B, K, D] and [layers, K, B, T, H, E].
     hidden_BxKxD, past = jax.tree.map(
-        lambda x: jnp.repeat(x[:, None], strategy.beams, axis=1), (hidden_BxD, past)
+        lambda x: jnp.repeat(x[:, None], strategy.beams, axis=1), (started.hidden, started.past)
     )
-    rows, pad = encoded.mask_BxL.shape[0], model.special.pad
-    state = choose(first_state(rows, limits.max_tokens, pad, strategy, past), hidden_BxKxD)
+    first = first_state(started.rows, limits.max_tokens, special.pad, strategy, past)
+    state = choose(first, hidden_BxKxD)
     return jax.lax.while_loop(unfinished, step, state).ended
 
 

@@ -7,24 +7,28 @@ one choice" that stops when every row has ended. Letters as in `igerg_jax.batch`
 A response ends with EOS, and only PAD follows. At the last position EOS is forced, at its own
 log-probability (fairseq's rule, and how training truncates responses; Hugging Face's
 `forced_eos_token_id` counts it as certain). `limits.allowed` lists what is never chosen. Scores are
-the model's own log-probabilities, before those rules, temperatures and filters. A row's result
-depends on that row alone.
+the model's own log-probabilities, guided where there is guidance, before those rules, temperatures
+and filters. A row's result depends on that row alone.
+
+The decoder is told the emotion that the model sees in the response's image, or one that is named.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from igerg_jax.batch import SpecialIds
 from igerg_jax.decoding import strategies, stream
 from igerg_jax.decoding.beam_search import beam_search
 from igerg_jax.decoding.limits import Limits, allowed
 from igerg_jax.decoding.strategies import Beam, Strategy, TokenStrategy
+from igerg_jax.decoding.stream import Guidance, Source, Started
 from igerg_jax.models import igerg
-from igerg_jax.models.layers import KeyValue
 from igerg_jax.objectives import keys
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup, mesh_context
@@ -41,21 +45,40 @@ class Responses(NamedTuple):
     score_B: jax.Array  # float32: with Beam its score, else the log-probability
 
 
+class Settings(NamedTuple):
+    """What `config.generate` says."""
+
+    strategy: Strategy
+    limits: Limits
+    guidance: Guidance
+
+    @classmethod
+    def of(cls, config: Any) -> Settings:
+        """Checked.
+
+        Raises:
+          UserError: an unknown strategy, or a number out of range; the message names the key.
+        """
+        return cls(strategies.strategy(config), Limits.of(config), Guidance.of(config))
+
+
 def make_respond(setup: Setup) -> Callable[..., Responses]:
-    """A function (params, batch, rng, rows_B=None) -> `Responses`, as `config.generate` says.
+    """A function (params, batch, rng, rows_B=None, target_emotion_BxC=None) -> `Responses`, as
+    `config.generate` says.
 
     It compiles once per shape. It uses the batch's images and context. `rows_B`, int32, numbers
     the examples: with the key `rng` the number decides what is sampled, so that an example's
-    sample is the same in any batch (default: its place in the batch). Parameters and batch are on
-    `setup.mesh`; the result is replicated.
+    sample is the same in any batch (default: its place in the batch). `target_emotion_BxC` are
+    probabilities of the emotion to respond with (default: the one seen in the response's image).
+    Parameters and batch are on `setup.mesh`; the result is replicated.
 
     Raises:
-      UserError: as `strategies.strategy` and `Limits.of`.
+      UserError: as `Settings.of`.
     """
-    strategy, limits = strategies.strategy(setup.config), Limits.of(setup.config)
+    settings = Settings.of(setup.config)
 
-    def answer(params, batch, rng, rows_B):
-        return generate(setup.model, params, batch, rng, strategy, limits, rows_B)
+    def answer(params, batch, rng, rows_B, target_emotion_BxC):
+        return generate(setup.model, params, batch, rng, settings, rows_B, target_emotion_BxC)
 
     jitted = jax.jit(answer, out_shardings=sharding.replicated(setup.mesh))
 
@@ -64,10 +87,11 @@ def make_respond(setup: Setup) -> Callable[..., Responses]:
         batch: Mapping[str, jax.Array],
         rng: jax.Array,
         rows_B: jax.Array | None = None,
+        target_emotion_BxC: jax.Array | None = None,
     ) -> Responses:
         inputs = {name: batch[name] for name in BATCH_ENTRIES if name in batch}
         with mesh_context(setup):
-            return jitted(params, inputs, rng, rows_B)
+            return jitted(params, inputs, rng, rows_B, target_emotion_BxC)
 
     return respond
 
@@ -77,29 +101,54 @@ def generate(
     params: Any,
     batch: Mapping[str, jax.Array],
     rng: jax.Array,
-    strategy: Strategy,
-    limits: Limits,
+    settings: Settings,
     rows_B: jax.Array | None = None,
+    target_emotion_BxC: jax.Array | None = None,
 ) -> Responses:
     """Encodes a batch's images and context, decodes a response; what `make_respond` jits."""
-    variables = {"params": params}
+    strategy, limits, guidance = settings
     if rows_B is None:
         rows_B = jnp.arange(batch["context"].shape[0])
-    images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
-    words = igerg.text_side(batch, model.special)
-    encoded = model.apply(variables, images, words, method="encode")
+    sources = _sources(model, params, batch, target_emotion_BxC, bool(guidance.guidance))
+    if guidance.guidance:
+        started = stream.start_guided(model, params, sources, guidance, limits.max_tokens)
+    else:
+        started = stream.start(model, params, sources[0], limits.max_tokens)
     if isinstance(strategy, Beam):
-        hypotheses = beam_search(model, params, encoded, strategy, limits)
+        hypotheses = beam_search(started, model.special, strategy, limits)
         return Responses(*(leaf[:, 0] for leaf in hypotheses))
     keys_B = keys.row_keys(rng, rows_B)
-    return decode_rows(model, params, encoded, keys_B, strategy, limits)
+    return decode_rows(started, model.special, keys_B, strategy, limits)
+
+
+def _sources(
+    model: igerg.Igerg,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    target_emotion_BxC: jax.Array | None,
+    guided: bool,
+) -> tuple[Source, ...]:
+    """What to decode from; with `guided`, then also without the response's face and emotion."""
+    apply = functools.partial(model.apply, {"params": params})
+    images = igerg.image_side(batch, apply(batch, method="visual_tokens"))
+    words = igerg.text_side(batch, model.special)
+    response_image_BxN = igerg.response_image(batch, model.special)
+    if target_emotion_BxC is None and model.emotion_embedding != "none":
+        alone = apply(images, None, method="encode")
+        logits_BxNxC = apply(alone, method="image_emotion_logits")
+        target_emotion_BxC = igerg.target_emotion(logits_BxNxC, response_image_BxN)
+    source = Source(apply(images, words, method="encode"), target_emotion_BxC)
+    if not guided:
+        return (source,)
+    images = images._replace(mask_BxN=images.mask_BxN & ~response_image_BxN)
+    return source, Source(apply(images, words, method="encode"), None)
 
 
 class RowState(NamedTuple):
     """One response a row, so far."""
 
     position: jax.Array  # int32 scalar: tokens chosen
-    past: KeyValue  # [layers, B, T, H, E], of the positions decoded so far
+    past: Any  # of the stream: [layers, B, T, H, E], of the positions decoded so far
     tokens_BxT: jax.Array
     last_B: jax.Array  # the token to decode next
     log_p_B: jax.Array
@@ -107,19 +156,16 @@ class RowState(NamedTuple):
 
 
 def decode_rows(
-    model: igerg.Igerg,
-    params: Any,
-    encoded: igerg.Encoded,
+    started: Started,
+    special: SpecialIds,
     keys_B: jax.Array,
     strategy: TokenStrategy,
     limits: Limits,
 ) -> Responses:
     """Responses of one token per row and step, with each row's own key."""
-    special, max_tokens = model.special, limits.max_tokens
-    rows = encoded.mask_BxL.shape[0]
-    decoder, hidden_BxD, past = stream.start(model, params, encoded, max_tokens)
+    decoder, rows, max_tokens = started.decoder, started.rows, limits.max_tokens
 
-    def choose(state: RowState, hidden_BxD: jax.Array) -> RowState:
+    def choose(state: RowState, hidden_BxD: Any) -> RowState:
         log_p_BxV = decoder.log_probabilities(hidden_BxD)
         step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.position)
         allowed_BxV = allowed(log_p_BxV, state.tokens_BxT, state.position, special, limits)
@@ -143,11 +189,11 @@ def decode_rows(
 
     state = RowState(
         position=jnp.int32(0),
-        past=past,
+        past=started.past,
         tokens_BxT=jnp.full((rows, max_tokens), special.pad, jnp.int32),
         last_B=jnp.full((rows,), special.decoder_start, jnp.int32),
         log_p_B=jnp.zeros((rows,), jnp.float32),
         done_B=jnp.zeros((rows,), bool),
     )
-    state = jax.lax.while_loop(unfinished, step, choose(state, hidden_BxD))
+    state = jax.lax.while_loop(unfinished, step, choose(state, started.hidden))
     return Responses(state.tokens_BxT, state.log_p_B, state.log_p_B)

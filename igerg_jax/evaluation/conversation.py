@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from igerg_jax import lexicon
-from igerg_jax.batch import EMOTIONS
+from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import pipeline
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import search
@@ -28,6 +28,7 @@ def respond(
     params: Any,
     turns: Sequence[Turn],
     response_image: str | pathlib.Path | None,
+    emotion: str | None = None,
 ) -> dict[str, Any]:
     """Generates the response to a conversation.
 
@@ -35,12 +36,14 @@ def respond(
       params: on the setup's mesh.
       turns: oldest first; the model is given the last `data.context_turns` of them.
       response_image: file of the responding turn's image, or None.
+      emotion: name of the emotion to respond with; None = the one seen in that image.
 
     Returns:
       {"context": [{"text", "seen"}, ...] of the turns that the model was given, "response_image":
-      {"seen"} or None, "sequence_emotion", "response", "score" (log-probability, or the beam's
-      score), "judge", "spoken_emotion"}. "seen", "sequence_emotion" and "judge" are {emotion:
-      probability}, or None where the model was given no image.
+      {"seen"} or None, "target_emotion" (`emotion`), "sequence_emotion", "response", "score"
+      (log-probability, or the beam's score), "judge", "spoken_emotion"}. "seen",
+      "sequence_emotion" and "judge" are {emotion: probability}, or None where the model was given
+      no image.
 
     Raises:
       UserError: no words, an image that cannot be read, or wrong `generate` settings.
@@ -48,8 +51,12 @@ def respond(
     generate = search.make_respond(setup)
     example = pipeline.single_example(tokenizer, setup.config, turns, response_image)
     turns = list(turns)[-setup.config.data.context_turns :]
-    batch, rows_B = _one_row_per_shard(setup, example)
-    responses = generate(params, batch, replicated_key(setup), rows_B)
+    named = {}
+    if emotion is not None:
+        named["emotion"] = np.eye(NUM_EMOTIONS, dtype=np.float32)[[EMOTIONS.index(emotion)]]
+    batch, rows_B = _one_row_per_shard(setup, example | named)
+    target_emotion_BxC = batch.pop("emotion", None)
+    responses = generate(params, batch, replicated_key(setup), rows_B, target_emotion_BxC)
     probabilities = jitted(setup, emotion_probabilities)(params, batch, responses.tokens_BxT)
     response, probabilities = jax.tree.map(
         lambda x: x[0], jax.device_get((responses, probabilities))
@@ -63,6 +70,7 @@ def respond(
     return {
         "context": [{"text": words, "seen": seen[i]} for i, (words, _) in enumerate(turns)],
         "response_image": {"seen": seen[len(turns)]} if image_mask_N[len(turns)] else None,
+        "target_emotion": emotion,
         "sequence_emotion": by_emotion(probabilities["sequence"]) if image_mask_N.any() else None,
         "response": text,
         "score": float(response.score_B),
@@ -79,6 +87,8 @@ def describe(answer: dict[str, Any]) -> str:
     if answer["response_image"]:
         seen = _likeliest_first(answer["response_image"]["seen"])
         lines += ["(the one who answers)", f"    seen: {seen}"]
+    if answer["target_emotion"]:
+        lines.append(f"the emotion to answer with: {answer['target_emotion']}")
     if answer["sequence_emotion"]:
         lines.append(f"all images together: {_likeliest_first(answer['sequence_emotion'])}")
     lines.append(f"response: {answer['response']}")

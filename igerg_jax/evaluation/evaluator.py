@@ -7,6 +7,7 @@ the generator or with the judge that it was trained against. Letters as in `iger
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,11 +18,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from igerg_jax import lexicon, metrics
+from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
-from igerg_jax.evaluation import samples
+from igerg_jax.evaluation import following, samples
+from igerg_jax.evaluation.following import Following
 from igerg_jax.evaluation.predictions import (
     batch_counts,
     emotion_probabilities,
@@ -100,22 +103,54 @@ class Evaluator:
         ids = np.arange(count) * data.num_windows // max(count, 1)
         rows: list[dict[str, Any]] = []
         for start, batch, rows_B in self._batches(data, ids):
-            responses = self._respond(params, batch, self._key, rows_B)
-            launched = self._probabilities(params, batch, responses.tokens_BxT)
-            tokens, probabilities = jax.device_get((responses.tokens_BxT, launched))
-            mask = multihost_utils.process_allgather(batch["image_mask"], tiled=True)
+            left = count - start
+            tokens, probabilities, mask = self._answers(params, batch, rows_B, left)
             for i, window in enumerate(ids[start : start + len(tokens)]):
                 of_window = {name: value[i] for name, value in probabilities.items()}
                 text = self._prepared.tokenizer.decode(tokens[i])
                 rows.append(samples.row(int(window), data, of_window, mask[i], text))
         return rows
 
+    def following(self, params: Any, split: str) -> Following | None:
+        """Answers `evaluate.following_examples` windows of a split once for each of seven faces.
+
+        Returns:
+          None where that is 0, where the model is not shown the response's image, and where the
+          split has no labelled image of some emotion. Every process returns the same.
+        """
+        config, data = self._setup.config, self._prepared.split(split)
+        chosen = None
+        if config.data.use_images and config.data.include_response_image:
+            chosen = following.plan(data, config.evaluate.following_examples)
+        if chosen is None:
+            return None
+        ids, face_ids = np.repeat(chosen.windows_W, NUM_EMOTIONS), chosen.faces_WxC.ravel()
+        texts, probabilities, masks = [], [], []
+        for start, batch, rows_B in self._batches(data, ids, face_ids):
+            tokens, of_rows, mask = self._answers(params, batch, rows_B, len(ids) - start)
+            texts += [self._prepared.tokenizer.decode(row) for row in tokens]
+            probabilities.append(of_rows)
+            masks.append(mask)
+        together = jax.tree.map(lambda *x: np.concatenate(x), *probabilities)
+        return following.measure(chosen, data, texts, together, np.concatenate(masks))
+
+    def _answers(
+        self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        """Of at most `count` rows: response tokens, emotion probabilities, image masks."""
+        responses = self._respond(params, batch, self._key, rows_B)
+        launched = self._probabilities(params, batch, responses.tokens_BxT)
+        tokens, probabilities = jax.device_get((responses.tokens_BxT, launched))
+        mask = multihost_utils.process_allgather(batch["image_mask"], tiled=True)
+        return jax.tree.map(lambda x: x[:count], (tokens, probabilities, mask))
+
     def _batches(
-        self, split: Split, ids: np.ndarray
+        self, split: Split, ids: np.ndarray, face_ids: np.ndarray | None = None
     ) -> Iterator[tuple[int, dict[str, jax.Array], jax.Array]]:
         """Yields (k * evaluate.batch_size, batch k of those windows on the mesh, rows_B).
 
         `rows_B` are the windows' numbers, so that a window gets the same response in any batch.
+        With `face_ids`, the response's image of each window is that of another window's response.
         """
         config = self._setup.config
         size = config.evaluate.batch_size
@@ -123,31 +158,50 @@ class Evaluator:
         rows_b = sharding.process_rows(placed, size)
         numbers = np.zeros(-(-len(ids) // size) * size, np.int32)
         numbers[: len(ids)] = ids
-        source = pipeline.window_batches(self._prepared, split.name, ids, config, rows_b)
-        for number, (batch, _) in enumerate(source):
+        read = functools.partial(
+            pipeline.window_batches, self._prepared, split.name, config=config, rows_b=rows_b
+        )
+        faces = itertools.repeat((None, 0)) if face_ids is None else read(face_ids)
+        for number, ((batch, _), (face_batch, _)) in enumerate(zip(read(ids), faces, strict=False)):
+            if face_batch is not None:
+                batch = following.with_faces(batch, face_batch, self._setup.model.special)
             local = numbers[number * size :][:size][rows_b]
             yield number * size, *sharding.to_devices((batch, local), placed)
 
 
-def evaluate_run(evaluator: Evaluator, config: Any, params: Any, workdir: Any) -> dict[str, Any]:
-    """The evaluation that ends a run: valid and test with generation, and samples.jsonl.
+def evaluate_run(
+    evaluator: Evaluator, config: Any, params: Any, workdir: Any | None
+) -> dict[str, Any]:
+    """The evaluation that ends a run: valid and test, all that can be measured.
 
     Args:
       params: on the evaluator's mesh.
-      workdir: a path (pathlib or epath) that exists; process 0 writes to it.
+      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl and, where the
+        words' following the face was measured, following.jsonl to it. None: no files.
 
     Returns:
-      summary.json's "evaluation" and "confusion_matrix", by "valid" and "test".
+      summary.json's "evaluation", "confusion_matrix" (of image emotions) and "following_matrix"
+      (emotions shown and said), by "valid" and "test".
     """
-    results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}}
+    results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}, "following_matrix": {}}
+    gallery: list[dict[str, Any]] = []
     for name, split in (("valid", config.data.eval_split), ("test", config.data.test_split)):
         values, confusion = evaluator.metrics(params, split, generate=True)
+        followed = evaluator.following(params, split)
+        if followed is not None:
+            values |= followed.values
+            results["following_matrix"][name] = followed.matrix
+            gallery = followed.rows if name == "test" else []
         results["evaluation"][name] = values
         if confusion is not None:
             results["confusion_matrix"][name] = confusion
+    if workdir is None:
+        return results
     rows = evaluator.samples(params, config.data.test_split, config.generate.examples)
     if jax.process_index() == 0:
         samples.write(rows, epath.Path(workdir))
+        if gallery:
+            samples.write(gallery, epath.Path(workdir), following.FILE)
     return results
 
 

@@ -1,7 +1,8 @@
 """What a model predicts for a batch: emotion probabilities, and the counts behind the metrics.
 
 The emotions of images are predicted from images alone, as in the single-modal objectives; responses
-are scored from images and words. Letters as in `igerg_jax.batch`.
+are scored from images and words, the decoder told the emotion that is predicted for the response's
+image. Letters as in `igerg_jax.batch`.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def batch_counts(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
         igerg.shift_right(response_BxT, model.special),
         encoded.hidden_BxLxD,
         encoded.mask_BxL,
+        igerg.target_emotion(image_logits_BxNxC, igerg.response_image(batch, model.special)),
         method="decode",
     )
-    nll, _, _ = losses.vocabulary(
+    tokens = losses.vocabulary(
         hidden_BxTxD,
         params["token_embedding"],
         response_BxT,
@@ -55,7 +57,7 @@ def batch_counts(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
             sequence_logits_BxC, batch["sequence_emotion"], real_BxN.any(1)
         ),
         "judge": _confusion(judged_BxC, batch["response_emotion"], spoken_BxT.any(1)),
-        "nll": nll,
+        "nll": tokens.loss_B.sum(),
         "response_tokens": jnp.zeros(model.vocab_size, jnp.int32)
         .at[response_BxT]
         .add(spoken_BxT.astype(jnp.int32)),

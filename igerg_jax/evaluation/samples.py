@@ -12,15 +12,15 @@ from etils import epath
 
 from igerg_jax import lexicon, storage
 from igerg_jax.batch import EMOTIONS, UNKNOWN
-from igerg_jax.data.windows import Split
+from igerg_jax.data.windows import Split, Window
 
 FILE = "samples.jsonl"  # in a workdir
 
 
-def write(rows: Sequence[Mapping[str, Any]], workdir: epath.PathLike) -> None:
-    """Writes `FILE`: all rows, or none where one is not JSON."""
+def write(rows: Sequence[Mapping[str, Any]], workdir: epath.PathLike, file: str = FILE) -> None:
+    """Writes a .jsonl file: all rows, or none where one is not JSON."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    storage.write_text(epath.Path(workdir) / FILE, text)
+    storage.write_text(epath.Path(workdir) / file, text)
 
 
 def row(
@@ -39,31 +39,37 @@ def row(
       generated: the model's response.
     """
     window = split.window(index)
-    emotions = (*window.turn_emotions, window.response_emotion)
-    images = (*window.turn_images, window.response_image)
-
-    def face(slot: int) -> dict[str, Any]:
-        seen = by_emotion(probabilities["images"][slot]) if image_mask_N[slot] else None
-        return {
-            "emotion": _emotion_name(emotions[slot]),
-            "seen": seen,
-            "image": _data_url(images[slot]),
-        }
-
-    last = len(window.turn_texts)
+    seen_NxC, jpeg = probabilities["images"], window.response_image
+    slot, emotion = len(window.turn_texts), window.response_emotion
+    face = _face(emotion, jpeg, seen_NxC[slot] if image_mask_N[slot] else None)
     return {
         "index": index,
-        "context": [
-            {"text": text, **face(slot), "has_image": images[slot] is not None}
-            for slot, text in enumerate(window.turn_texts)
-        ],
-        "response_image": face(last) if images[last] is not None else None,
+        "context": context(window, seen_NxC, image_mask_N),
+        "response_image": None if jpeg is None else face,
         "reference": window.response_text,
-        "reference_emotion": _emotion_name(window.response_emotion),
+        "reference_emotion": emotion_name(window.response_emotion),
         "generated": generated,
         "spoken_emotion": EMOTIONS[lexicon.label(generated)],
         "judge": by_emotion(probabilities["judge"]),
     }
+
+
+def context(window: Window, seen_NxC: np.ndarray, image_mask_N: np.ndarray) -> list[dict[str, Any]]:
+    """The turns before the response: words, and of each image its label and what is seen in it."""
+    turns = zip(window.turn_texts, window.turn_emotions, window.turn_images, strict=True)
+    return [
+        {
+            "text": text,
+            **_face(emotion, jpeg, seen_NxC[slot] if image_mask_N[slot] else None),
+            "has_image": jpeg is not None,
+        }
+        for slot, (text, emotion, jpeg) in enumerate(turns)
+    ]
+
+
+def _face(emotion: int, jpeg: bytes | None, seen_C: np.ndarray | None) -> dict[str, Any]:
+    seen = None if seen_C is None else by_emotion(seen_C)
+    return {"emotion": emotion_name(emotion), "seen": seen, "image": data_url(jpeg)}
 
 
 def by_emotion(p_C: np.ndarray) -> dict[str, float]:
@@ -71,9 +77,11 @@ def by_emotion(p_C: np.ndarray) -> dict[str, float]:
     return {name: round(float(p), 4) for name, p in zip(EMOTIONS, p_C, strict=True)}
 
 
-def _emotion_name(emotion: int) -> str | None:
+def emotion_name(emotion: int) -> str | None:
+    """None for UNKNOWN."""
     return None if emotion == UNKNOWN else EMOTIONS[emotion]
 
 
-def _data_url(jpeg: bytes | None) -> str | None:
+def data_url(jpeg: bytes | None) -> str | None:
+    """The address of an image inside a page."""
     return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

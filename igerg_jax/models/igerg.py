@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.batch import SpecialIds
+from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
 from igerg_jax.models import initializers
 from igerg_jax.models.attention import KeyValue
 from igerg_jax.models.heads import EmotionHead, Judge, MaskedTokenHead
@@ -24,6 +24,9 @@ from igerg_jax.models.partitioning import lookup, replicate_small_parameter, sha
 from igerg_jax.models.settings import JudgeSettings, TextSettings
 
 IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
+
+# Where the decoder is told an emotion: nowhere, at its input, at its output, or at both.
+EMOTION_EMBEDDINGS = ("none", "input", "output", "both")
 
 
 class ImageSide(NamedTuple):
@@ -52,6 +55,25 @@ def image_side(batch: Mapping[str, jax.Array], visual_BxNxKxD: jax.Array) -> Ima
     return ImageSide(visual_BxNxKxD, batch["image_mask"], batch["image_turn"])
 
 
+def response_image(batch: Mapping[str, jax.Array], special: SpecialIds) -> jax.Array:
+    """bool [B, N]: the image of the response's own turn, the one after the context's last turn.
+
+    All False where that turn has no image, or the model is not shown it. Takes NumPy arrays too.
+    """
+    response_turn_B = (batch["context_turn"] * (batch["context"] != special.pad)).max(1) + 1
+    return batch["image_mask"] & (batch["image_turn"] == response_turn_B[:, None])
+
+
+def target_emotion(image_logits_BxNxC: jax.Array, response_image_BxN: jax.Array) -> jax.Array:
+    """What the decoder is told where nobody names an emotion, float32 [B, C].
+
+    The probabilities that `Igerg.image_emotion_logits` gives the response's image; all 0, which is
+    "not told", without one.
+    """
+    p_BxNxC = jax.nn.softmax(image_logits_BxNxC)
+    return jnp.where(response_image_BxN[..., None], p_BxNxC, 0.0).sum(1)
+
+
 def shift_right(targets_BxT: jax.Array, special: SpecialIds) -> jax.Array:
     """The decoder's input for `targets`: the start token, then all but the last target."""
     start_Bx1 = jnp.full_like(targets_BxT[:, :1], special.decoder_start)
@@ -78,6 +100,9 @@ class Igerg(nn.Module):
       tokens_per_image: K.
       vision_frozen: whether the tower gets no gradient.
       turn_embeddings: whether an image and its turn's words share a learned vector.
+      emotion_embedding: one of `EMOTION_EMBEDDINGS`: where the decoder is told its target emotion,
+        by learned vectors that are added at every position.
+      emotion_scale: of those vectors, which start as small as any other embedding.
       contrastive_width: G.
       vocab_chunk_tokens: sequence positions whose [B, chunk, V] logits exist at once.
       max_turns: turns of a window, the response's own included.
@@ -90,6 +115,8 @@ class Igerg(nn.Module):
     text: TextSettings
     judge: JudgeSettings
     turn_embeddings: bool
+    emotion_embedding: str
+    emotion_scale: float
     contrastive_width: int
     vocab_chunk_tokens: int
     vocab_size: int
@@ -115,6 +142,11 @@ class Igerg(nn.Module):
         self.image_slot_KxD = table("image_slot_embedding", self.tokens_per_image)
         if self.turn_embeddings:
             self.turn_table = table("turn_embedding", self.max_turns)
+        self.emotion_tables = {
+            place: table(f"emotion_{place}_embedding", NUM_EMOTIONS)
+            for place in ("input", "output")
+            if self.emotion_embedding in (place, "both")
+        }
         self.embedding_norm = layer_norm(None)
         self.decoder_embedding_norm = layer_norm(None)
         self.encoder = Encoder(self.text.encoder)
@@ -137,7 +169,8 @@ class Igerg(nn.Module):
         self.image_emotion_logits(encoded)
         self.sequence_emotion_logits(encoded)
         self.masked_token_hidden(encoded.text_BxSxD)
-        self.decode(batch["response"], encoded.hidden_BxLxD, encoded.mask_BxL)
+        not_told_BxC = jnp.zeros((batch["response"].shape[0], NUM_EMOTIONS))
+        self.decode(batch["response"], encoded.hidden_BxLxD, encoded.mask_BxL, not_told_BxC)
         self.judge_tokens(batch["response"])
         self.contrastive_vectors(encoded, encoded)
 
@@ -235,17 +268,28 @@ class Igerg(nn.Module):
         return self.masked_token_head(text_BxMxD)
 
     def decode(
-        self, tokens_BxT: jax.Array, encoded_BxLxD: jax.Array, encoded_mask_BxL: jax.Array
+        self,
+        tokens_BxT: jax.Array,
+        encoded_BxLxD: jax.Array,
+        encoded_mask_BxL: jax.Array,
+        target_emotion_BxC: jax.Array | None,
     ) -> jax.Array:
-        """[B, T, D] for the input ids `tokens` (see `shift_right`), all positions at once."""
-        x_BxTxD = self._decoder_input(tokens_BxT, 0)
-        return self.decoder(x_BxTxD, encoded_BxLxD, encoded_mask_BxL, None, None, False)[0]
+        """[B, T, D] for the input ids `tokens` (see `shift_right`), all positions at once.
+
+        Args:
+          target_emotion_BxC: probabilities of the emotion to respond with; all 0, or None, where
+            the decoder is not told one. `emotion_embedding` "none" ignores it.
+        """
+        x_BxTxD = self._decoder_input(tokens_BxT, 0, target_emotion_BxC)
+        hidden, _ = self.decoder(x_BxTxD, encoded_BxLxD, encoded_mask_BxL, None, None, False)
+        return self._told("output", hidden, target_emotion_BxC)
 
     def start_decoding(
         self,
         tokens_BxP: jax.Array,
         encoded_BxLxD: jax.Array,
         encoded_mask_BxL: jax.Array,
+        target_emotion_BxC: jax.Array | None,
         max_tokens: int,
     ) -> tuple[jax.Array, DecoderCache]:
         """Decodes a prefix (at least the start token) into a new cache of `max_tokens` places.
@@ -253,10 +297,11 @@ class Igerg(nn.Module):
         Returns:
           ([B, P, D], the cache with leaves [layers, B, max_tokens or L, H, E]).
         """
-        x_BxPxD = self._decoder_input(tokens_BxP, 0)
+        x_BxPxD = self._decoder_input(tokens_BxP, 0, target_emotion_BxC)
         hidden, cache = self.decoder(x_BxPxD, encoded_BxLxD, encoded_mask_BxL, None, None, True)
         room = ((0, 0), (0, 0), (0, max_tokens - tokens_BxP.shape[1]), (0, 0), (0, 0))
         past = KeyValue(*(jnp.pad(leaf, room) for leaf in cache.self_attention))
+        hidden = self._told("output", hidden, target_emotion_BxC)
         return hidden, DecoderCache(past, cache.cross_attention)
 
     def decode_step(
@@ -265,20 +310,31 @@ class Igerg(nn.Module):
         position: jax.Array,
         cache: DecoderCache,
         encoded_mask_BxL: jax.Array,
+        target_emotion_BxC: jax.Array | None,
     ) -> tuple[jax.Array, DecoderCache]:
         """Decodes one more token, at `position` (int32 scalar): ([B, 1, D], the updated cache)."""
-        x_Bx1xD = self._decoder_input(tokens_Bx1, position)
-        return self.decoder(x_Bx1xD, None, encoded_mask_BxL, cache, position, True)
+        x_Bx1xD = self._decoder_input(tokens_Bx1, position, target_emotion_BxC)
+        hidden, cache = self.decoder(x_Bx1xD, None, encoded_mask_BxL, cache, position, True)
+        return self._told("output", hidden, target_emotion_BxC), cache
 
-    def _decoder_input(self, tokens_BxT: jax.Array, position: jax.Array | int) -> jax.Array:
+    def _told(self, place: str, x_BxTxD: jax.Array, target_emotion_BxC) -> jax.Array:
+        """`x` with the target emotion's vector added at every position."""
+        if target_emotion_BxC is None or place not in self.emotion_tables:
+            return x_BxTxD
+        vector_BxD = self.emotion_scale * (target_emotion_BxC @ self.emotion_tables[place])
+        return shard_activations(x_BxTxD + vector_BxD[:, None].astype(x_BxTxD.dtype))
+
+    def _decoder_input(
+        self, tokens_BxT: jax.Array, position: jax.Array | int, target_emotion_BxC
+    ) -> jax.Array:
         positions_TxD = jax.lax.dynamic_slice_in_dim(
             self.decoder_positions, position, tokens_BxT.shape[1]
         )
         x = self.decoder_embedding_norm(
             lookup(self.token_embedding_VxD, tokens_BxT) + positions_TxD[None]
         )
-        x = self._dropout(x.astype(self.dtype))
-        return shard_activations(x)
+        x = self._told("input", x.astype(self.dtype), target_emotion_BxC)
+        return shard_activations(self._dropout(x))
 
     def judge_tokens(self, tokens_BxT: jax.Array) -> jax.Array:
         """The judge's emotion logits, float32 [B, C], of token ids (PAD is masked)."""

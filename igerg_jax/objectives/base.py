@@ -80,6 +80,7 @@ class EncoderInput(NamedTuple):
     text: TextSide | None
     images: ImageSide | None
     asked_BxS: jax.Array | None = None  # text positions that the objective asks for
+    withheld_B: jax.Array | None = None  # examples whose response's image it withholds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,19 +124,25 @@ class Context:
         variables = {"params": self.params if params is None else params}
         return self.model.apply(variables, *args, method=method, rngs=rngs)
 
-    def decode(self, target_BxT: jax.Array) -> jax.Array:
-        """The decoder's output [B, T, D] on `encoding`, given the targets before each position."""
+    def decode(
+        self, target_BxT: jax.Array, target_emotion_BxC: jax.Array | None = None
+    ) -> jax.Array:
+        """The decoder's output [B, T, D] on `encoding`, given the targets before each position.
+
+        With another emotion (None = not told), the same dropout.
+        """
         return self.apply(
             "decode",
             shift_right(target_BxT, self.model.special),
             self.encoding.hidden_BxLxD,
             self.encoding.mask_BxL,
+            target_emotion_BxC,
             dropout_key=self.batch_key("decoder dropout"),
         )
 
     def token_loss(
         self, hidden_BxTxD: jax.Array, target_BxT: jax.Array, mask_BxT: jax.Array | None = None
-    ) -> losses.Sums:
+    ) -> losses.RowSums:
         """Cross-entropy of tokens; where no mask is given, of all but PAD."""
         if mask_BxT is None:
             mask_BxT = target_BxT != self.model.special.pad

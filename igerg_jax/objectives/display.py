@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from igerg_jax.models.igerg import Igerg
     from igerg_jax.objectives.base import EncoderInput
 
 
@@ -41,6 +42,7 @@ class Row:
     arrays: Mapping[str, np.ndarray]  # of the batch
     encoder_input: EncoderInput | None  # of the objective; None where it has none
     settings: Mapping[str, Any]  # the keys of `config.objectives.<name>`
+    model: Igerg
     tokenizer: Any  # has `special`, a `SpecialIds`, and `piece(id)`, a token's text
 
     def tokens(self, ids_L, turn_L=None, kinds_L=None) -> list[Token]:

@@ -1,11 +1,16 @@
 """The response, with the emotion that it should carry (the original's "tso").
 
-    MLE + lambda(step) * CE(C(e_1..T), y)
+    MLE + w * softplus(log p(r | e') - log p(r | e)) + lambda(step) * CE(C(e_1..T), y)
 
-C is the judge, y the response's emotion, and e_1..T stands for the generated response in the
-judge's embedding space: `losses.response` says how it is made of the decoder's logits. The
-judge's parameters are held fixed here and it runs without dropout: only the generator learns from
-the second term.
+The decoder is told the response's emotion. With log p(r | e) the log-probability of the whole
+response under the emotion e that it is told, the second term, the contrast, makes the response
+less likely under another emotion e', drawn for each example. Some examples are shown neither the
+response's image nor its emotion: what is decoded for them is what guidance steers away from.
+
+In the third term, C is the judge, y the response's emotion, and e_1..T stands for the generated
+response in the judge's embedding space: `losses.response` says how it is made of the decoder's
+logits. The judge's parameters are held fixed here and it runs without dropout: only the generator
+learns from that term.
 """
 
 from __future__ import annotations
@@ -16,7 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.batch import UNKNOWN
+from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.errors import UserError
+from igerg_jax.models.igerg import response_image, target_emotion
 from igerg_jax.models.partitioning import lookup
 from igerg_jax.objectives import losses
 from igerg_jax.objectives.base import (
@@ -38,33 +45,117 @@ class EmotionalResponse(Objective):
     name = "emotional_response"
     summary = "write the response, with the emotion that it should carry"
     needs = (WORDS, DIALOGUES)
-    choices = (Choice("estimator", losses.ESTIMATORS),)
+    choices = (
+        Choice("estimator", losses.ESTIMATORS),
+        Choice("emotion_source", ("label", "predicted")),
+    )
 
     def encoder_input(self, context: Context) -> EncoderInput:
-        return EncoderInput(context.text, context.images)
+        images, rate = context.images, context.settings["face_dropout"]
+        if not rate:
+            return EncoderInput(context.text, images)
+        draw = jax.vmap(lambda key: jax.random.bernoulli(key, rate))
+        withheld_B = draw(context.row_keys("face dropout"))
+        hidden_BxN = response_image(context.batch, context.model.special) & withheld_B[:, None]
+        images = images._replace(mask_BxN=images.mask_BxN & ~hidden_BxN)
+        return EncoderInput(context.text, images, withheld_B=withheld_B)
 
     def loss(self, context: Context) -> Result:
         response_BxT = context.batch["response"]
-        hidden_BxTxD = context.decode(response_BxT)
-        if not context.settings["consistency_weight"]:
-            return one_term(context.token_loss(hidden_BxTxD, response_BxT), "tokens")
-        tokens, embedded_BxTxJ = likelihood_and_embeddings(context, hidden_BxTxD)
-        emotion = judged_emotion(context, embedded_BxTxJ)
-        weight = consistency_weight(context.settings, context.step)
-        return one_term(tokens, "tokens") | one_term(emotion, "emotion", scale=weight)
+        emotion_BxC = told_emotion(context)
+        hidden_BxTxD = context.decode(response_BxT, emotion_BxC)
+        result = Result({}, {})
+        if context.settings["consistency_weight"]:
+            tokens, embedded_BxTxJ = likelihood_and_embeddings(context, hidden_BxTxD)
+            judged = judged_emotion(context, embedded_BxTxJ)
+            weight = consistency_weight(context.settings, context.step)
+            result |= one_term(judged, "emotion", scale=weight)
+        else:
+            tokens = context.token_loss(hidden_BxTxD, response_BxT)
+        if context.settings["contrast_weight"]:
+            sums = contrast(context, emotion_BxC, tokens)
+            result |= one_term(sums, "contrast", scale=context.settings["contrast_weight"])
+        return one_term(tokens.total(), "tokens") | result
 
     def show(self, row: Row) -> list[Line]:
         emotion = ((-1, int(row.arrays["response_emotion"])),)
         return [
             row.encoder_line(),
             *row.decoder_lines(row.arrays["response"]),
+            *_told_lines(row),
             Line("in words in which the judge finds", [], emotion),
         ]
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        super().check(settings)
+        if not 0 <= settings["face_dropout"] <= 1:
+            raise UserError(
+                f"objectives.{self.name}.face_dropout={settings['face_dropout']} must be in [0, 1]"
+            )
+
+
+def _told_lines(row: Row) -> list[Line]:
+    """What the decoder is told, and what is withheld from this row."""
+    if row.encoder_input.withheld_B:
+        return [Line("The response's image and emotion are withheld. The decoder is told", [])]
+    if row.model.emotion_embedding == "none":
+        return []
+    if row.settings["emotion_source"] == "label":
+        label = ((-1, int(row.arrays["response_emotion"])),)
+        return [Line("The decoder is told the emotion", [], label)]
+    response_turn = row.arrays["context_turn"].max() + 1
+    image = tuple(pair for pair in row.image_emotions() if pair[0] == response_turn)
+    return [Line("The decoder is told what the model sees in the image labelled", [], image)]
+
+
+def told_emotion(context: Context) -> jax.Array:
+    """float32 [B, C], what the decoder is told: one-hot labels, or the image head's prediction.
+
+    All 0 where there is none, and where it is withheld.
+    """
+    batch, withheld_B = context.batch, context.encoder_input.withheld_B
+    if context.settings["emotion_source"] == "label":
+        emotion_BxC = jax.nn.one_hot(batch["response_emotion"], NUM_EMOTIONS)
+    else:
+        logits_BxNxC = context.apply("image_emotion_logits", context.image_encoding)
+        shown_BxN = response_image(batch, context.model.special)
+        emotion_BxC = target_emotion(jax.lax.stop_gradient(logits_BxNxC), shown_BxN)
+    if withheld_B is None:
+        return emotion_BxC
+    return jnp.where(withheld_B[:, None], 0.0, emotion_BxC)
+
+
+def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -> losses.Sums:
+    """softplus(log p(response | another emotion) - log p(response | the one told)).
+
+    Over the labelled examples that are told an emotion; correct is a response that is likelier
+    under it than under the other.
+
+    Args:
+      emotion_BxC: what the decoder is told (`told_emotion`).
+      tokens: the response's likelihood, told that.
+    """
+    response_BxT, label_B = context.batch["response"], context.batch["response_emotion"]
+    used_B = (label_B != UNKNOWN) & (emotion_BxC.sum(1) > 0) & (tokens.count_B > 0)
+    other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
+    hidden_BxTxD = context.decode(response_BxT, other_BxC)
+    other = context.token_loss(hidden_BxTxD, response_BxT)
+    gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(own)
+    loss_B = jnp.where(used_B, jax.nn.softplus(gap_B), 0.0)
+    correct_B = used_B & (gap_B < 0)
+    return losses.Sums(*(x_B.sum(dtype=jnp.float32) for x_B in (loss_B, used_B, correct_B)))
+
+
+def other_emotion(context: Context) -> jax.Array:
+    """int32 [B]: drawn uniformly from the six that are not the response's label."""
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 1, NUM_EMOTIONS))
+    steps_B = draw(context.row_keys("other emotion"))
+    return (context.batch["response_emotion"] + steps_B) % NUM_EMOTIONS
 
 
 def likelihood_and_embeddings(
     context: Context, hidden_BxTxD: jax.Array
-) -> tuple[losses.Sums, jax.Array]:
+) -> tuple[losses.RowSums, jax.Array]:
     """The response's likelihood, and what the judge is given in its place [B, T, J]."""
     response_BxT = context.batch["response"]
     return losses.response(

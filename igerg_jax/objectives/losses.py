@@ -27,6 +27,18 @@ class Sums(NamedTuple):
     correct: jax.Array
 
 
+class RowSums(NamedTuple):
+    """The same by example, float32 [B]."""
+
+    loss_B: jax.Array
+    count_B: jax.Array
+    correct_B: jax.Array
+
+    def total(self) -> Sums:
+        """Over all examples."""
+        return Sums(*(x_B.sum() for x_B in self))
+
+
 def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
     """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...]; those below 0 are
     unknown and add nothing."""
@@ -44,7 +56,7 @@ def vocabulary(
     targets_BxT: jax.Array,
     mask_BxT: jax.Array,
     chunk_tokens: int,
-) -> Sums:
+) -> RowSums:
     """Cross-entropy against the tied embedding; never more than [B, chunk, V] logits exist."""
     tokens = (hidden_BxTxD, table_VxD, targets_BxT, mask_BxT)
     return _over_chunks(*tokens, chunk_tokens, lambda logits_BxcxV, index: None)[0]
@@ -61,7 +73,7 @@ def response(
     rng: jax.Array,
     chunk_tokens: int,
     look_up: Callable[[jax.Array, jax.Array], jax.Array] = operator.getitem,
-) -> tuple[Sums, jax.Array]:
+) -> tuple[RowSums, jax.Array]:
     """`vocabulary`'s sums, and e_1..T, what the judge is given in place of a generated text.
 
     Both come from the same chunks of logits. With z_t the logits and E_c the judge's embedding
@@ -104,7 +116,7 @@ def response(
 
 def _over_chunks(
     hidden_BxTxD, table_VxD, targets_BxT, mask_BxT, chunk_tokens: int, embed: Callable
-) -> tuple[Sums, Any]:
+) -> tuple[RowSums, Any]:
     """Cross-entropy of tokens, and `embed(logits_BxcxV, number)` of every chunk, stacked.
 
     The backward pass rematerialises the chunks. They are cut along positions, not examples: the
@@ -130,13 +142,14 @@ def _over_chunks(
         )
         # optax's `where` would be broadcast over V, an array as large as the logits.
         nll_Bxc = optax.softmax_cross_entropy_with_integer_labels(logits_BxcxV, targets_Bxc)
-        nll = jnp.where(mask_Bxc, nll_Bxc, 0.0).sum()
-        correct = _count(mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc))
-        return nll, correct, embed(logits_BxcxV, index)
+        correct_Bxc = mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc)
+        nll_B = jnp.where(mask_Bxc, nll_Bxc, 0.0).sum(1)
+        return nll_B, correct_Bxc.sum(1, dtype=jnp.float32), embed(logits_BxcxV, index)
 
     pieces = (*map(cut, (hidden_BxTxD, targets_BxT, mask_BxT)), jnp.arange(chunks))
-    nll, correct, embedded = jax.lax.map(chunk, pieces)
-    return Sums(nll.sum(), _count(mask_BxT), correct.sum()), embedded
+    nll_xB, correct_xB, embedded = jax.lax.map(chunk, pieces)
+    count_B = mask_BxT.sum(1, dtype=jnp.float32)
+    return RowSums(nll_xB.sum(0), count_B, correct_xB.sum(0)), embedded
 
 
 def sigmoid_contrastive(

@@ -14,7 +14,7 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
-from igerg_jax.decoding import beam_search, limits, search, strategies
+from igerg_jax.decoding import beam_search, limits, search, strategies, stream
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
@@ -48,9 +48,8 @@ class World:
 
     def _log_p(self, encoded, tokens_BxT):
         inputs = igerg.shift_right(tokens_BxT, small.SPECIAL)
-        hidden = self.model.apply(
-            {"params": self.params}, inputs, encoded.hidden_BxLxD, encoded.mask_BxL, method="decode"
-        )
+        given = inputs, encoded.hidden_BxLxD, encoded.mask_BxL, None
+        hidden = self.model.apply({"params": self.params}, *given, method="decode")
         return jax.nn.log_softmax(hidden @ self.params["token_embedding"].T)
 
     def log_p(self, tokens_BxT, rows=slice(None)) -> np.ndarray:
@@ -73,11 +72,12 @@ class World:
         rules = Limits(max_tokens, no_repeat_ngram)
 
         def run(params, encoded, row_B, rng):
+            started = stream.start(self.model, params, stream.Source(encoded), max_tokens)
             if isinstance(strategy, strategies.Beam):
-                found = beam_search.beam_search(self.model, params, encoded, strategy, rules)
+                found = beam_search.beam_search(started, small.SPECIAL, strategy, rules)
                 return search.Responses(*(leaf[:, 0] for leaf in found))
             keys_B = keys.row_keys(rng, row_B)
-            return search.decode_rows(self.model, params, encoded, keys_B, strategy, rules)
+            return search.decode_rows(started, small.SPECIAL, keys_B, strategy, rules)
 
         return jax.jit(run)
 
@@ -90,6 +90,7 @@ def world() -> World:
 GREEDY = strategies.Greedy()
 SAMPLE = strategies.Sample(temperature=1.3, top_k=8, top_p=0.95)
 BEAM = strategies.Beam(beams=4, length_penalty=1.0)
+GUIDANCE = stream.Guidance(guidance=1.5, guidance_floor=0.0)
 
 
 def lengths(tokens_BxT) -> np.ndarray:
@@ -284,7 +285,8 @@ def test_bfloat16_caches_and_float32_scores(strategy, norm_first):
     params = jax.eval_shape(lambda p: small.nn.meta.unbox(p), params)
 
     def run(params):
-        return search.generate(model, params, batch, KEY, strategy, Limits(T, 3))
+        settings = search.Settings(strategy, Limits(T, 3), GUIDANCE)
+        return search.generate(model, params, batch, KEY, settings)
 
     traced = jax.make_jaxpr(run)(params)
     loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
@@ -354,7 +356,9 @@ def test_rows_stay_on_their_devices(world):
 
     def run(params, hidden, mask):
         encoded = igerg.Encoded(hidden, mask, None, None, None)
-        return beam_search.beam_search(setup.model, params, encoded, BEAM, Limits(T, 0))
+        pair = stream.Source(encoded), stream.Source(encoded)
+        started = stream.start_guided(setup.model, params, pair, GUIDANCE, T)
+        return beam_search.beam_search(started, small.SPECIAL, BEAM, Limits(T, 0))
 
     with mesh_context(setup):
         compiled = jax.jit(run).lower(params, encoded["hidden"], encoded["mask"]).compile()
@@ -382,7 +386,7 @@ def test_wrong_settings_are_named(changes, named):
     config.generate.update(max_tokens=T)
     config.generate.update(changes)
     with pytest.raises(UserError, match=re.escape(named)):
-        strategies.strategy(config), Limits.of(config)
+        search.Settings.of(config)
 
 
 def test_a_strategy_is_what_the_config_says():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import collections
+import copy
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -22,11 +24,13 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding.search import Responses
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation import conversation, samples
+from igerg_jax.evaluation import conversation, following, samples
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.models import igerg
 from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
 
+FOLLOWING = 3  # windows, each answered seven times
 EXAMPLES, GENERATED, SAMPLES = 13, 5, 6  # of batches of 8: the last one holds padding
 
 
@@ -38,6 +42,7 @@ def make_config(data_dir, **changes):
     config.model.text.max_positions = 24
     config.evaluate.update(batch_size=8, examples=EXAMPLES, generated_examples=GENERATED)
     config.generate.update(strategy="greedy", max_tokens=8, examples=SAMPLES)
+    config.evaluate.following_examples = FOLLOWING
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 
@@ -57,6 +62,8 @@ class World:
         self.out = evaluate_run(self.evaluator, config, self.params, workdir)
         lines = (workdir / "samples.jsonl").read_text().splitlines()
         self.samples = [json.loads(line) for line in lines]
+        lines = (workdir / "following.jsonl").read_text().splitlines()
+        self.following = [json.loads(line) for line in lines]
 
 
 def set_up(config, prepared):
@@ -89,7 +96,10 @@ def test_scores_are_the_objectives_own(world):
     config.evaluate.batch_size = 1
     params, key = jax.device_put(jax.device_get(world.params)), jax.random.key(0)
     names = ("image_emotion", "sequence_emotion", "text_emotion", "emotional_response")
-    config.objectives.emotional_response.consistency_weight = 0.0
+    # Told what evaluation tells: the emotion that is seen in the response's image.
+    config.objectives.emotional_response.update(
+        consistency_weight=0.0, emotion_source="predicted", face_dropout=0.0, contrast_weight=0.0
+    )
     small.only(config, *names)
     sums = jax.jit(lambda batch: combination.sums(config, model, params, batch, key, 0))
     found = {name: np.zeros(3) for name in names}  # loss sum, count, correct
@@ -209,6 +219,20 @@ def test_one_answer_is_the_samples_answer(world, tmp_path):
     assert got["spoken_emotion"] == row["spoken_emotion"]
 
 
+def test_an_answer_with_a_named_emotion(world):
+    """It is said which, and what is decoded is that of a batch that is told it."""
+    turns = [("Hello there!", None)]
+    answer = functools.partial(
+        conversation.respond, world.setup, world.prepared.tokenizer, world.params, turns, None
+    )
+    told = {emotion: answer(emotion) for emotion in ("joy", "fear")}
+    assert answer()["target_emotion"] is None
+    assert len({a["score"] for a in (*told.values(), answer())}) == 3
+    for emotion, given in told.items():
+        assert given["target_emotion"] == emotion
+        assert f"the emotion to answer with: {emotion}" in conversation.describe(given)
+
+
 def test_one_answer_without_any_image(world):
     got = conversation.respond(
         world.setup, world.prepared.tokenizer, world.params, [("Hello there!", None)], None
@@ -229,6 +253,128 @@ def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
     assert got["response_perplexity"] > 1 and all(map(math.isfinite, got.values()))
     (row,) = evaluator.samples(world.params, "test", 1)
     assert all(turn["seen"] is None and turn["image"] for turn in row["context"])
+
+
+# The same words, seven faces.
+
+
+def test_following_shows_a_face_of_each_emotion_and_keeps_everything_else(world):
+    split = world.prepared.split("test")
+    chosen = following.plan(split, FOLLOWING)
+    assert len(chosen.windows_W) == FOLLOWING and chosen.faces_WxC.shape == (FOLLOWING, 7)
+    ids, face_ids = np.repeat(chosen.windows_W, 7), chosen.faces_WxC.ravel()
+    plain = world.evaluator._batches(split, ids)
+    shown = world.evaluator._batches(split, ids, face_ids)
+    position = 0
+    for (_, before, rows), (_, after, same_rows) in zip(plain, shown, strict=True):
+        before, after = jax.device_get((before, after))
+        np.testing.assert_array_equal(rows, same_rows)
+        for name in before.keys() - {"images"}:
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+        at = igerg.response_image(before, world.setup.model.special)
+        np.testing.assert_array_equal(before["images"][~at], after["images"][~at])
+        for pixels in after["images"][at]:
+            window = split.window(int(face_ids[position]))
+            assert window.response_emotion == position % 7
+            source = np.asarray(Image.open(io.BytesIO(window.response_image)).convert("RGB"))
+            # Shrunk from the JPEG: the mean colour survives.
+            assert np.abs(pixels.mean((0, 1)) - source.mean((0, 1))).max() < 12
+            position += 1
+    assert position == 7 * FOLLOWING
+    assert any(np.unique(chosen.faces_WxC[:, e]).size > 1 for e in range(7))
+
+
+def test_a_windows_faces_do_not_depend_on_the_other_windows(world):
+    split = world.prepared.split("test")
+    few, many = (following.plan(split, count) for count in (2, 10))
+    common = set(few.windows_W) & set(many.windows_W)
+    assert common
+    for window in common:
+        one = few.faces_WxC[few.windows_W == window]
+        np.testing.assert_array_equal(one, many.faces_WxC[many.windows_W == window])
+
+
+def test_following_reads_the_answers_to_the_faces(world):
+    """What the rows say is what the figures and the matrix count."""
+    values = world.out["evaluation"]["test"]
+    matrix = np.array(world.out["following_matrix"]["test"])
+    assert matrix.sum(1).tolist() == [FOLLOWING] * 7
+    assert len(world.following) == FOLLOWING
+    counted, different = np.zeros((7, 7), int), []
+    for row in world.following:
+        window = world.prepared.split("test").window(row["index"])
+        assert [turn["text"] for turn in row["context"]] == list(window.turn_texts)
+        assert all(turn["image"] and turn["seen"] for turn in row["context"])
+        assert [r["emotion"] for r in row["responses"]] == list(EMOTIONS)
+        assert len({r["image"] for r in row["responses"]}) == 7
+        for response in row["responses"]:
+            said = lexicon.label(response["generated"])
+            assert response["spoken_emotion"] == EMOTIONS[said]
+            counted[EMOTIONS.index(response["emotion"]), said] += 1
+            assert tuple(response["seen"]) == EMOTIONS
+        different.append(len({r["generated"] for r in row["responses"]}))
+    np.testing.assert_array_equal(matrix, counted)
+    assert values["emotion_following"] == pytest.approx(np.trace(counted) / counted.sum())
+    assert values["emotion_following_distinct"] == np.mean(different) > 1
+    assert values["emotion_following_chance"] == pytest.approx(1 / 7)
+
+
+def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatch):
+    """Through batches, padding and the labeller: 100 % and seven different responses."""
+    words = ["Wow!", "I am scared.", "That is gross.", "I am so happy.", "I am sad.", "I hate it."]
+    texts = dict(enumerate([*words, "It is on the table."]))
+    assert [lexicon.label(text) for text in texts.values()] == list(range(7))
+    pools = {}
+    split = world.prepared.split("test")
+    chosen = following.plan(split, FOLLOWING)
+    ids = chosen.faces_WxC.ravel()
+    for _, batch, _ in world.evaluator._batches(split, ids):
+        batch = jax.device_get(batch)
+        at = igerg.response_image(batch, world.setup.model.special)
+        for pixels, emotion in zip(batch["images"][at], batch["response_emotion"], strict=False):
+            pools[pixels.tobytes()] = emotion
+    encode = world.prepared.tokenizer.encode
+
+    def knows(params, batch, rng, rows_B):
+        batch = jax.device_get(batch)
+        at = igerg.response_image(batch, world.setup.model.special)
+        tokens = np.zeros((len(at), 24), np.int32)
+        for row, pixels in zip(np.flatnonzero(at.any(1)), batch["images"][at], strict=True):
+            said = encode(texts[int(pools[pixels.tobytes()])])
+            tokens[row, : len(said)] = said
+        return Responses(tokens, None, None)
+
+    monkeypatch.setattr(world.evaluator, "_respond", knows)
+    followed = world.evaluator.following(world.params, "test")
+    assert followed.values["emotion_following"] == 1
+    assert followed.values["emotion_following_standard_error"] == 0
+    assert followed.values["emotion_following_distinct"] == 7
+    np.testing.assert_array_equal(followed.matrix, FOLLOWING * np.eye(7, dtype=int))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(evaluate__following_examples=0),
+        dict(data__use_images=False),
+        dict(data__include_response_image=False),
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_following_is_left_out_where_no_face_can_be_shown(world, data_dir, monkeypatch, changes):
+    config = make_config(data_dir, **changes)
+    monkeypatch.setattr(world.evaluator, "_setup", dataclasses.replace(world.setup, config=config))
+    assert world.evaluator.following(world.params, "test") is None
+
+
+def test_following_is_left_out_without_faces_of_every_emotion(world):
+    split = copy.copy(world.prepared.split("test"))
+    split.turns = copy.copy(split.turns)
+    split.turns.emotion = np.where(split.turns.emotion == 2, 3, split.turns.emotion)
+    assert following.plan(split, FOLLOWING) is None
+    split = copy.copy(world.prepared.split("test"))
+    split.standalone = True
+    assert following.plan(split, FOLLOWING) is None
 
 
 def test_either_all_samples_are_written_or_none(tmp_path):

@@ -112,7 +112,7 @@ def text_logits(model, params, tokens_BxS, mask_BxS, decoder_BxT):
         variables = {"params": params}
         encoded = model.apply(variables, tokens_BxS, mask_BxS, method="encode_words")
         hidden = model.apply(
-            variables, decoder_BxT, encoded.hidden_BxLxD, encoded.mask_BxL, method="decode"
+            variables, decoder_BxT, encoded.hidden_BxLxD, encoded.mask_BxL, None, method="decode"
         )
         return encoded.hidden_BxLxD, hidden @ params["token_embedding"].T
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small
 
+from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.models import igerg
 from igerg_jax.models.igerg import ImageSide, TextSide
 
@@ -218,7 +219,7 @@ def test_the_decoder_cannot_see_what_comes_later(decoding):
     @jax.grad
     def influence(positions, t):
         changed = {**params, "decoder_position_embedding": positions}
-        hidden = model.apply({"params": changed}, tokens, memory, mask, method="decode")
+        hidden = model.apply({"params": changed}, tokens, memory, mask, None, method="decode")
         return hidden[:, t, 0].sum()  # one channel: after a layer norm their sum is a constant
 
     positions = params["decoder_position_embedding"]
@@ -230,16 +231,75 @@ def test_the_decoder_cannot_see_what_comes_later(decoding):
 def test_decoding_with_a_cache_is_decoding_at_once(decoding, prefix):
     model, params, tokens, memory, mask = decoding
     apply = functools.partial(model.apply, {"params": params})
-    whole = jax.jit(functools.partial(apply, method="decode"))(tokens, memory, mask)
-    start = jax.jit(functools.partial(apply, method="start_decoding"), static_argnums=3)
-    hidden, cache = start(tokens[:, :prefix], memory, mask, 6)
+    emotion = np.eye(NUM_EMOTIONS, dtype=np.float32)[[3, 0, 5, 1]]
+    whole = jax.jit(functools.partial(apply, method="decode"))(tokens, memory, mask, emotion)
+    start = jax.jit(functools.partial(apply, method="start_decoding"), static_argnums=4)
+    hidden, cache = start(tokens[:, :prefix], memory, mask, emotion, 6)
     step = jax.jit(functools.partial(apply, method="decode_step"))
     parts = [hidden]
     for at in range(prefix, 6):
-        hidden, cache = step(tokens[:, at : at + 1], jnp.int32(at), cache, mask)
+        hidden, cache = step(tokens[:, at : at + 1], jnp.int32(at), cache, mask, emotion)
         parts.append(hidden)
     assert step._cache_size() == 1, "a step of decoding compiled again"
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def decoded(params, tokens, memory, mask, emotion, **changes):
+    model = small.make_model(small.make_config(model__text__decoder_layers=2, **changes))
+    return jax.jit(functools.partial(model.apply, method="decode"))(
+        {"params": params}, tokens, memory, mask, emotion
+    )
+
+
+@pytest.mark.parametrize("place", igerg.EMOTION_EMBEDDINGS)
+def test_a_told_emotion_changes_what_is_decoded_and_none_adds_nothing(place):
+    """By where it is told: other vectors, other outputs; "not told" is no vector at all."""
+    config = small.make_config(model__text__decoder_layers=2, model__emotion_embedding=place)
+    model, batch = small.make_model(config), small.make_batch(config)
+    params = small.make_params(model, batch)
+    tables = {name for name in params if "emotion_" in name and name.endswith("_embedding")}
+    places = {"none": (), "both": ("input", "output")}.get(place, (place,))
+    assert tables == {f"emotion_{p}_embedding" for p in places}
+    rng = np.random.default_rng(0)
+    memory, mask = rng.standard_normal((4, 9, D)).astype(np.float32), np.ones((4, 9), bool)
+    given = params, batch["response"][:4], memory, mask
+    not_told = decoded(*given, None, model__emotion_embedding=place)
+    nothing = np.zeros((4, NUM_EMOTIONS), np.float32)
+    untold = decoded(*given, nothing, model__emotion_embedding=place)
+    np.testing.assert_allclose(untold, not_told, rtol=1e-4, atol=1e-5)
+    told = nothing.copy()
+    told[:2, 3] = 1.0  # two of four rows
+    found = np.abs(decoded(*given, told, model__emotion_embedding=place) - not_told).max((1, 2))
+    np.testing.assert_array_equal(found > 1e-3, np.array([1, 1, 0, 0], bool) & (place != "none"))
+    # At the output it is the vector itself, at the scale that the config gives.
+    if place == "output":
+        double = decoded(*given, told, model__emotion_embedding=place, model__emotion_scale=6.0)
+        vector = params["emotion_output_embedding"][3]
+        np.testing.assert_allclose(
+            (double - not_told)[0], np.broadcast_to(6.0 * vector, (6, D)), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_the_response_image_is_that_of_the_turn_after_the_context():
+    pad, eos = small.SPECIAL.pad, small.SPECIAL.eos
+    context = np.array([[7, eos, 8, eos], [7, eos, pad, pad], [7, eos, 8, eos], [pad] * 4])
+    batch = {
+        "context": context,
+        # The turn at PAD may be anything; a context that was cut keeps its last turn.
+        "context_turn": np.array([[0, 0, 1, 1], [0, 0, 2, 2], [1, 1, 1, 1], [0] * 4]),
+        "image_mask": np.array([[1, 1, 1], [1, 1, 0], [1, 1, 0], [0, 0, 0]], bool),
+        "image_turn": np.array([[0, 1, 2], [0, 1, 0], [0, 1, 2], [1, 0, 0]]),
+    }
+    found = igerg.response_image(batch, small.SPECIAL)
+    np.testing.assert_array_equal(found, [[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
+
+
+def test_the_emotion_that_is_told_is_that_seen_in_the_response_image():
+    logits = np.random.default_rng(0).standard_normal((2, 3, NUM_EMOTIONS)).astype(np.float32)
+    shown = np.array([[0, 1, 0], [0, 0, 0]], bool)
+    got = igerg.target_emotion(logits, shown)
+    np.testing.assert_allclose(got[0], np.exp(logits[0, 1]) / np.exp(logits[0, 1]).sum(), rtol=1e-5)
+    assert not got[1].any()
 
 
 def test_the_decoder_starts_from_the_start_token():

@@ -69,13 +69,15 @@ def with_gradients(function, *fixed):
 
 def test_vocabulary_is_a_loop_over_the_real_tokens():
     hidden, table, targets, mask = text()
-    nll, count, _ = jax.jit(functools.partial(losses.vocabulary, chunk_tokens=3))(*text())
-    expected = sum(
-        -log_softmax(table.astype(np.float64) @ hidden[index])[targets[index]]
-        for index in zip(*np.nonzero(mask), strict=True)
-    )
-    np.testing.assert_allclose(nll, expected, rtol=1e-6)
-    assert count == 11
+    sums = jax.jit(functools.partial(losses.vocabulary, chunk_tokens=3))(*text())
+    expected_B, correct_B = np.zeros(B), np.zeros(B)
+    for index in zip(*np.nonzero(mask), strict=True):
+        logits = table.astype(np.float64) @ hidden[index]
+        expected_B[index[0]] -= log_softmax(logits)[targets[index]]
+        correct_B[index[0]] += logits.argmax() == targets[index]
+    np.testing.assert_allclose(sums.loss_B, expected_B, rtol=1e-6)
+    assert sums.count_B.tolist() == [7, 4, 0] and sums.correct_B.tolist() == correct_B.tolist()
+    np.testing.assert_allclose(sums.total(), [expected_B.sum(), 11, correct_B.sum()], rtol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 50])
@@ -83,7 +85,7 @@ def test_chunks_change_neither_vocabulary_loss_nor_gradient(chunk):
     hidden, table, targets, mask = text()
 
     def chunked(hidden, table):
-        nll, _, correct = losses.vocabulary(hidden, table, targets, mask, chunk)
+        nll, _, correct = losses.vocabulary(hidden, table, targets, mask, chunk).total()
         return nll, correct
 
     actual = with_gradients(chunked)(hidden, table)
@@ -116,10 +118,10 @@ JUDGE_TABLE = normal(V, J, seed=3)
 
 @pytest.mark.parametrize("estimator", losses.ESTIMATORS)
 def test_response_likelihood_is_vocabulary_loss_whatever_the_estimator(estimator):
-    nll, count, correct = jax.jit(functools.partial(losses.vocabulary, chunk_tokens=3))(*text())
+    expected = jax.jit(functools.partial(losses.vocabulary, chunk_tokens=3))(*text())
     sums, embedded = response(*text(), JUDGE_TABLE, estimator, 0.7, 0, 3)
     assert embedded.shape == (B, T, J)
-    np.testing.assert_allclose(sums, (nll, count, correct), rtol=1e-6)
+    np.testing.assert_allclose(sums, expected, rtol=1e-6)
 
 
 def hard_embeddings():
@@ -209,9 +211,9 @@ def test_no_array_of_every_token_by_the_vocabulary(kind):
 
     def loss(hidden, table, chunk):
         if kind == "vocabulary":
-            return losses.vocabulary(hidden, table, targets, mask, chunk)[0]
+            return losses.vocabulary(hidden, table, targets, mask, chunk).loss_B.sum()
         sums, embedded = respond(hidden, table, targets, mask, JUDGE_TABLE, kind, 0.7, 0, chunk)
-        return sums.loss_sum + embedded.sum()
+        return sums.loss_B.sum() + embedded.sum()
 
     traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2).trace
     assert elements_with_vocabulary(str(traced(hidden, table, T).jaxpr)) == B * T * V

@@ -38,6 +38,7 @@ TERMS = [
     ("masked_multimodal", "images"),
     ("emotional_response", "tokens"),
     ("emotional_response", "emotion"),
+    ("emotional_response", "contrast"),
     ("image_text_contrastive", ""),
 ]
 
@@ -125,6 +126,7 @@ def test_every_objective_counts_its_own_items(whole):
     assert counts["emotional_response", "tokens"] == (response != SPECIAL.pad).sum()
     rows = ("sequence_emotion", ""), ("text_emotion", ""), ("image_text_contrastive", "")
     assert all(counts[name] == 8 for name in (*rows, ("emotional_response", "emotion")))
+    assert 4 <= counts["emotional_response", "contrast"] < 8, "some rows are told no emotion"
     words = (context != SPECIAL.pad) & (context != SPECIAL.eos)
     assert 0 < counts["masked_multimodal", "tokens"] < words.sum()
     assert all(np.isfinite(mean) and mean > 0 for mean in means.values())
@@ -167,9 +169,9 @@ def test_expected_gradient_is_the_finite_difference():
         np.testing.assert_allclose(gradient @ way, difference, rtol=0.02)
 
 
-def test_consistency_weight_zero_is_the_plain_likelihood():
+def test_weights_of_zero_leave_the_plain_likelihood():
     config = small.only(small.make_config(), "emotional_response")
-    config.objectives.emotional_response.consistency_weight = 0.0
+    config.objectives.emotional_response.update(consistency_weight=0.0, contrast_weight=0.0)
     sums = functools.partial(combination.sums, config, MODEL)
     terms, _ = jax.eval_shape(lambda: sums(PARAMS, BATCH, jax.random.key(0), 0))
     assert list(terms) == [("emotional_response", "tokens")]
@@ -199,6 +201,22 @@ def test_temperature_falls_geometrically():
 
 
 # Which parameters an objective may touch.
+
+
+def test_the_contrast_teaches_the_decoder_what_the_emotions_are():
+    *_, by_params, by_features = run(BATCH, weights_of("emotional_response/contrast"))
+    names = ["decoder", "token_embedding", "emotion_input_embedding", "emotion_output_embedding"]
+    for name in (*names, "encoder"):
+        assert small.largest(by_params[name]) > 1e-5, name
+    for name in names[2:]:  # the told and the other emotion, and none that is neither
+        assert 2 <= (np.abs(by_params[name]).max(1) > 0).sum() <= 7
+    assert not small.largest(by_params["emotion_head"]), "the label is told, not what is seen"
+    assert not small.largest(by_params["judge_network"]) and by_features.any()
+
+
+def test_learning_the_contrast_makes_responses_likelier_under_their_own_emotion():
+    history, _, _ = learn(START, 60, "emotional_response/contrast")
+    assert history[0] > 0.6 * 0.3 and history[-1] < 0.1 * history[0], (history[0], history[-1])
 
 
 def test_text_emotion_trains_the_judge_alone():
@@ -277,9 +295,10 @@ EMPTY = {
     "images": {"image_emotion", "sequence_emotion", "image_text_contrastive"}
     | {"masked_multimodal/images"},
     "context": {"text_denoising", "masked_multimodal/tokens", "image_text_contrastive"},
-    "response": {"text_emotion", "emotional_response/tokens", "emotional_response/emotion"},
+    "response": {"text_emotion", "emotional_response/tokens", "emotional_response/emotion"}
+    | {"emotional_response/contrast"},
     "labels": {"image_emotion", "sequence_emotion", "text_emotion", "masked_multimodal/images"}
-    | {"emotional_response/emotion"},
+    | {"emotional_response/emotion", "emotional_response/contrast"},
 }
 
 

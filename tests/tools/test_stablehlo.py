@@ -131,6 +131,7 @@ def test_the_signature_says_all_that_a_caller_needs(exported):
     assert said["special_ids"] == vars(SPECIAL)
     assert said["platforms"] == ["cpu", "cuda", "tpu"]
     assert said["strategy"]["name"] == "beam"
+    assert said["guidance"] == {"guidance": 1.0, "guidance_floor": 0.1}
     inputs = {i["name"]: i for i in said["functions"]["generate"]["inputs"]}
     assert inputs["images"]["shape"] == ["batch", 3, 16, 16, 3]
     assert inputs["images"]["dtype"] == "uint8"
@@ -174,9 +175,9 @@ def test_the_command_line_writes_the_greedy_form(exported, tmp_path, monkeypatch
     monkeypatch.setattr(trained_run, "tokenizer_of", lambda config, folder: Tokenizer())
     monkeypatch.setattr(stablehlo, "lower", lower)
     seen = []
-    chosen = stablehlo.strategies.strategy
+    chosen = strategies.strategy
     monkeypatch.setattr(
-        stablehlo.strategies, "strategy", lambda config: seen.append(chosen(config)) or seen[-1]
+        strategies, "strategy", lambda config: seen.append(chosen(config)) or seen[-1]
     )
     command = ["weights", "export", f"--checkpoint={run.folder}", f"--out={tmp_path / 'out'}"]
     assert weights.main([*command, "--format=stablehlo", "--greedy"]) == 2

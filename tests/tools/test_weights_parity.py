@@ -9,7 +9,7 @@ import numpy as np
 import parity
 import pytest
 
-from igerg_jax.decoding import search
+from igerg_jax.decoding import search, stream
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.decoding.strategies import Beam, Greedy
 
@@ -90,11 +90,12 @@ def our_answers(model, params, tokens, mask, strategy, no_repeat_ngram=0) -> np.
     @jax.jit
     def answer(params, tokens, mask):
         encoded = model.apply({"params": params}, tokens, mask, method="encode_words")
+        started = stream.start(model, params, stream.Source(encoded), MAX_TOKENS)
         if isinstance(strategy, Beam):
-            found = search.beam_search(model, params, encoded, strategy, limits)
+            found = search.beam_search(started, model.special, strategy, limits)
             return found.tokens_BxKxT[:, 0]
         keys = jax.random.split(jax.random.key(0), len(tokens))
-        return search.decode_rows(model, params, encoded, keys, strategy, limits).tokens_BxT
+        return search.decode_rows(started, model.special, keys, strategy, limits).tokens_BxT
 
     return np.asarray(answer(params, tokens, mask))
 

@@ -124,10 +124,11 @@ def _lines(
     """What each objective receives of row `i` of a batch."""
     inputs = {name: context.encoder_input for name, context in contexts.items()}
     row, row_inputs = jax.tree.map(lambda x: np.asarray(x)[i], (dict(arrays), inputs))
-    return {
-        name: OBJECTIVES[name].show(Row(row, row_inputs[name], context.settings, tokenizer))
+    rows = {
+        name: Row(row, row_inputs[name], context.settings, context.model, tokenizer)
         for name, context in contexts.items()
     }
+    return {name: OBJECTIVES[name].show(row) for name, row in rows.items()}
 
 
 def _slots(

@@ -29,8 +29,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
 from igerg_jax.batch import EMOTIONS, BatchSpec, synthetic
-from igerg_jax.decoding import search, strategies
-from igerg_jax.decoding.limits import Limits
+from igerg_jax.decoding import search
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.setup import Setup, build_model
@@ -102,7 +101,7 @@ def functions(model: Any, config: Any) -> dict[str, Function]:
     probabilities from the images alone; generate returns int32 "tokens" [B, T] (EOS, then PAD) and
     float32 [B] "log_probability" and "score", as `igerg_jax.decoding.search` defines them.
     """
-    rules = strategies.strategy(config), Limits.of(config)
+    settings = search.Settings.of(config)
 
     def encode_image_emotion(parameters, inputs):
         images_BxNxC, sequence_BxC = image_probabilities(
@@ -114,7 +113,9 @@ def functions(model: Any, config: Any) -> dict[str, Function]:
         batch = dict(inputs)
         seed = batch.pop("seed", 0)  # read with sampling alone
         rng = jax.random.key(seed, impl="threefry2x32")  # the same draws on every platform
-        responses = search.generate(model, unflatten_dict(parameters, sep="/"), batch, rng, *rules)
+        responses = search.generate(
+            model, unflatten_dict(parameters, sep="/"), batch, rng, settings
+        )
         names = ("tokens", "log_probability", "score")
         return dict(zip(names, responses, strict=True))
 
@@ -157,7 +158,7 @@ def _describe(name: str, aval: Any) -> dict[str, Any]:
 def describe(run: trained_run.Run, parameters: dict, signatures: dict) -> dict[str, Any]:
     """The content of signature.json."""
     config, model = run.config, run.setup.model
-    strategy = strategies.strategy(config)
+    settings = search.Settings.of(config)
     return {
         "config": {"name": config.name, "preset": config.preset},
         "checkpoint": str(run.folder),
@@ -169,8 +170,9 @@ def describe(run: trained_run.Run, parameters: dict, signatures: dict) -> dict[s
             "count": sum(array.size for array in parameters.values()),
             "bytes": sum(array.nbytes for array in parameters.values()),
         },
-        "strategy": {"name": config.generate.strategy} | vars(strategy),
-        "limits": vars(Limits.of(config)),
+        "strategy": {"name": config.generate.strategy} | vars(settings.strategy),
+        "limits": vars(settings.limits),
+        "guidance": vars(settings.guidance),
         "emotions": EMOTIONS,
         "special_ids": vars(model.special),
         "vocabulary": model.vocab_size,

@@ -1,0 +1,20 @@
+"""Without emotion embeddings: the decoder is not told which emotion to respond with.
+
+The response's face reaches it through the encoder alone. Without them there is nothing to contrast
+either. Examples without the response's face stay, and guidance with them.
+
+    python main.py --config=configs/ablations/no_emotion_embedding.py[:preset]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `pretrain.get_config(preset)` with this one change."""
+    config = pretrain.get_config(preset)
+    config.name = "ablations/no_emotion_embedding"
+    config.model.emotion_embedding = "none"
+    config.objectives.emotional_response.contrast_weight = 0.0
+    return config

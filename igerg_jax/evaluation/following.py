@@ -1,0 +1,134 @@
+"""Whether the words follow the face: the same words, answered with a face of each emotion in turn.
+
+In some windows of a split, the image of the responding turn is replaced by one of each emotion,
+from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from igerg_jax import lexicon, metrics
+from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
+from igerg_jax.data import store
+from igerg_jax.data.splits import Split
+from igerg_jax.evaluation import samples
+from igerg_jax.models.igerg import response_image
+
+FILE = "following.jsonl"  # in a workdir
+GALLERY_WINDOWS = 6  # lines of the file
+
+
+class Plan(NamedTuple):
+    """Which windows are answered, and whose response's image is shown in each, by emotion."""
+
+    windows_W: np.ndarray
+    faces_WxC: np.ndarray  # also windows: of each, the response's image
+
+
+class Following(NamedTuple):
+    """What an evaluation reports."""
+
+    values: dict[str, float]
+    matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
+    rows: list[dict[str, Any]]  # of `FILE`
+
+
+def plan(split: Split, count: int) -> Plan | None:
+    """At most `count` windows, spread evenly over those whose response has an image.
+
+    A window's faces depend on its number alone; each different image of an emotion is as likely.
+
+    Returns:
+      None where a split has nothing to show: no image of some emotion, or no responses.
+    """
+    turns, last = split.turns, split.response_turn
+    if split.standalone:
+        return None
+    shown = np.flatnonzero(turns.image[last] != store.NO_IMAGE)
+    image, emotion = turns.image[last[shown]], turns.emotion[last[shown]]
+    by_emotion = []
+    for e in range(NUM_EMOTIONS):
+        of_emotion = np.flatnonzero(emotion == e)
+        by_emotion.append(shown[of_emotion[np.unique(image[of_emotion], return_index=True)[1]]])
+    if not count or not all(map(len, by_emotion)):
+        return None
+    count = min(count, len(shown))
+    windows_W = shown[np.arange(count) * len(shown) // count]
+    faces = []
+    for window in windows_W:
+        rng = np.random.default_rng(int(window))
+        faces.append([rng.choice(of_emotion) for of_emotion in by_emotion])
+    return Plan(windows_W, np.array(faces))
+
+
+def with_faces(
+    batch: Mapping[str, np.ndarray], faces: Mapping[str, np.ndarray], special: SpecialIds
+) -> dict[str, np.ndarray]:
+    """`batch` with the response's image of the same row of `faces` in place of its own."""
+    name = "features" if "features" in batch else "images"
+    images_BxN = np.array(batch[name])
+    images_BxN[response_image(batch, special)] = faces[name][response_image(faces, special)]
+    return {**batch, name: images_BxN}
+
+
+def measure(
+    chosen: Plan,
+    split: Split,
+    texts: Sequence[str],
+    probabilities: Mapping[str, np.ndarray],
+    image_mask_RxN: np.ndarray,
+) -> Following:
+    """The figures, and some windows for people to read.
+
+    Args:
+      texts: the responses; those of one window lie together, by the emotion shown.
+      probabilities: of the same rows, as `predictions.emotion_probabilities` names them.
+      image_mask_RxN: which images the model was given.
+    """
+    said_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
+    texts_WxC = np.array(texts, object).reshape(said_WxC.shape)
+    values, confusion = metrics.following_metrics(said_WxC, [len({*row}) for row in texts_WxC])
+    count = min(GALLERY_WINDOWS, len(said_WxC))
+    rows = []
+    for w in np.arange(count) * len(said_WxC) // count:
+        at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
+        own = {name: p[at] for name, p in probabilities.items()}
+        rows.append(_row(chosen, split, w, texts_WxC[w], own, image_mask_RxN[at][0]))
+    return Following(values, confusion.tolist(), rows)
+
+
+def _row(
+    chosen: Plan,
+    split: Split,
+    w: int,
+    texts_C: Sequence[str],
+    probabilities: Mapping[str, np.ndarray],
+    image_mask_N: np.ndarray,
+) -> dict[str, Any]:
+    """One line of `FILE`: a window's words, and its response to each of the faces."""
+    window = split.window(int(chosen.windows_W[w]))
+    slot = len(window.turn_texts)
+    seen_NxC = probabilities["images"][0]  # of the context; the last is another in each response
+    responses = []
+    for emotion, text in enumerate(texts_C):
+        face = split.window(int(chosen.faces_WxC[w, emotion])).response_image
+        responses.append(
+            {
+                "emotion": EMOTIONS[emotion],
+                "image": samples.data_url(face),
+                "seen": samples.by_emotion(probabilities["images"][emotion][slot]),
+                "generated": text,
+                "spoken_emotion": EMOTIONS[lexicon.label(text)],
+            }
+        )
+    return {
+        "index": int(chosen.windows_W[w]),
+        "context": samples.context(window, seen_NxC, image_mask_N),
+        "reference": window.response_text,
+        "reference_emotion": samples.emotion_name(window.response_emotion),
+        "responses": responses,
+    }
