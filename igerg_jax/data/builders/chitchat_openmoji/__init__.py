@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
 
-_EVERY_NTH = {"full": 1, "tiny": 16}
 INFO = source.Info(
     description="""\
 Two-person chats with a face a turn, for trying out emotion-aware dialogue models where nothing
@@ -44,65 +44,37 @@ same licence.
         "glyph": (np.int32, ()),  # Unicode code point of the face, or of its upper half
     },
 )
-FACE_SEED = 0
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}; both sources are installed packages."""
     del options
-    found = episodes.by_split(_EVERY_NTH[config])
-    return {split: ChatTurns(split, chosen) for split, chosen in found.items()}
+    found = episodes.by_split(episodes.EVERY_NTH[config])
+    return {split: OpenMojiTurns(chosen, split) for split, chosen in found.items()}
 
 
-class ChatTurns(source.Turns):
-    """The turns of some episodes, each with a face drawn for it."""
+class OpenMojiTurns(episodes.FaceTurns):
+    """Turns with the OpenMoji faces of a split."""
 
-    def __init__(self, split: str, found: list[episodes.Episode]):
-        self._split, self._episodes = split, found
-        self._place = [(e, t) for e, episode in enumerate(found) for t in range(len(episode.turns))]
+    def __init__(self, found: list[episodes.Episode], split: str):
+        super().__init__(found)
+        self._split = split
 
-    def __len__(self) -> int:
-        return len(self._place)
+    def _pick(self, emotion: int, rng: random.Random) -> str:
+        return faces.pick(self._split, emotion, rng)
 
-    def row(self, i: int) -> dict:
-        number, position = self._place[i]
-        episode = self._episodes[number]
-        turn, (face, _) = episode.turns[position], self._face(i)
-        return source.row(
-            number,
-            position,
-            turn.text,
-            turn.emotion,
-            speaker=turn.speaker,
-            image_id="+".join(f"{ord(glyph):x}" for glyph in face),
-            conversation=episode.conversation,
-            glyph=ord(face[0]),
-        )
+    def _draw(self, face: str, rng: random.Random) -> bytes:
+        return faces.draw(face, rng)
 
-    @property
-    def emotions(self) -> np.ndarray:
-        return np.array([self._episodes[e].turns[t].emotion for e, t in self._place], np.int8)
-
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
-
-    def image(self, i: int) -> bytes:
-        return faces.draw(*self._face(i))
-
-    def _face(self, i: int) -> tuple[str, random.Random]:
-        """The face of turn i, and the generator of its position, size and colours."""
-        number, position = self._place[i]
-        episode = self._episodes[number]
-        seed = f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}"
-        rng = random.Random(seed)
-        return faces.pick(self._split, episode.turns[position].emotion, rng), rng
+    def _names(self, face: str) -> dict[str, Any]:
+        image_id = "+".join(f"{ord(glyph):x}" for glyph in face)
+        return {"image_id": image_id, "glyph": ord(face[0])}
 
 
 DATASET = source.RawDataset(
     version="1.7.0",
     info=INFO,
-    configs={"full": "All chats.", "tiny": "One chat in 16, for tests."},
+    configs=episodes.CONFIGS,
     layout=lambda config: source.Layout(images="always"),
     splits=splits,
     reads_manual_dir=False,

@@ -1,0 +1,215 @@
+"""Draws a head of Open Peeps: the parts of DiceBear's definition put together as one SVG.
+
+An expression of Open Peeps is one drawing of brows, eyes, nose and mouth. It is split here into
+what lies above and below the tip of the nose, so that the eyes of one go with the mouth of
+another. Beards are drawn below the expression and not, as the definition has it, above: a black
+moustache would hide the black line of a mouth.
+
+Open Peeps by Pablo Stanley, CC0 1.0, from the package `dicebear-styles`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import io
+import json
+import pathlib
+import re
+
+import resvg_py
+from PIL import Image
+
+from igerg_jax.errors import UserError
+
+FACE_CENTRE = (425.0, 375.0)  # between the eyes and the mouth, in units of the definition
+FACE_UNITS = 330.0  # a side of the square around it that holds the face and little hair
+_NOSE_TIP = 150.0  # of the expression's units: what starts above it goes with the eyes
+_LAYERS = ("head", "facialHair", "expression", "accessories")  # from the back to the front
+_INK = "#000000"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_SUBPATH = re.compile(rf"([Mm])\s*({_NUMBER})[\s,]*({_NUMBER})([^Mm]*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Peep:
+    """Who is drawn, and with which face. The names are those of DiceBear's Open Peeps.
+
+    Attributes:
+      expression: a name, or "EYES/MOUTH" of two.
+      beard, glasses: "" = none.
+      skin, hair, clothing: colours, "#rrggbb"; the beard has the hair's.
+    """
+
+    head: str
+    expression: str
+    beard: str
+    glasses: str
+    skin: str
+    hair: str
+    clothing: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in the picture the face is.
+
+    Attributes:
+      centre: of the face, as shares of the picture's side.
+      scale: 1 = the square of FACE_UNITS fills the picture.
+      degrees: turned clockwise.
+      mirrored: left and right are swapped.
+    """
+
+    centre: tuple[float, float]
+    scale: float
+    degrees: float
+    mirrored: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Background:
+    """Runs from one colour, "#rrggbb", to another: downwards or to the right."""
+
+    near: str
+    far: str
+    downwards: bool
+
+
+UPRIGHT = Place(centre=(0.5, 0.5), scale=1.0, degrees=0.0, mirrored=False)
+WHITE = Background(near="#ffffff", far="#ffffff", downwards=True)
+
+
+def render(peep: Peep, place: Place, background: Background, pixels: int) -> Image.Image:
+    """Returns an RGB picture of pixels x pixels."""
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg(peep, place, background, pixels), skip_system_fonts=True
+    )
+    with Image.open(io.BytesIO(png)) as image:
+        return image.convert("RGB")
+
+
+def svg(peep: Peep, place: Place, background: Background, pixels: int) -> str:
+    """Returns the SVG that `render` draws."""
+    zoom = place.scale * pixels / FACE_UNITS
+    x, y = (pixels * share for share in place.centre)
+    moves = (
+        f"translate({x:.3f} {y:.3f}) rotate({place.degrees:.3f})"
+        f" scale({-zoom if place.mirrored else zoom:.5f} {zoom:.5f})"
+        f" translate({-FACE_CENTRE[0]} {-FACE_CENTRE[1]})"
+    )
+    end = 'x2="0" y2="1"' if background.downwards else 'x2="1" y2="0"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{pixels}" height="{pixels}" fill="none">'
+        f'<linearGradient id="b" x1="0" y1="0" {end}><stop stop-color="{background.near}"/>'
+        f'<stop offset="1" stop-color="{background.far}"/></linearGradient>'
+        f'<rect width="{pixels}" height="{pixels}" fill="url(#b)"/>'
+        f'<g transform="{moves}">{_figure(peep)}</g></svg>'
+    )
+
+
+def names(component: str) -> list[str]:
+    """Returns what there is of "head", "expression", "facialHair" or "accessories"."""
+    return list(_definition()["components"][component]["variants"])
+
+
+def colours(name: str) -> list[str]:
+    """Returns the artist's colours for "skin", "headContrast" or "clothing"."""
+    return list(_definition()["colors"][name]["values"])
+
+
+def definition_path() -> pathlib.Path:
+    """Returns the definition's file. Raises UserError when `dicebear-styles` is not installed."""
+    spec = importlib.util.find_spec("dicebear_styles")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the package 'dicebear-styles' is missing: pip install dicebear-styles")
+    return pathlib.Path(next(iter(spec.submodule_search_locations))) / "open-peeps.json"
+
+
+def _figure(peep: Peep) -> str:
+    chosen = dict(zip(_LAYERS, (peep.head, peep.beard, peep.expression, peep.glasses), strict=True))
+    markup = _body() + "".join(_layer(layer, name) for layer, name in chosen.items() if name)
+    for slot, colour in (
+        ("skin", peep.skin),
+        ("headContrast", peep.hair),
+        ("clothing", peep.clothing),
+        ("ink", _INK),
+    ):
+        markup = markup.replace(f"{{{slot}}}", colour)
+    return markup
+
+
+@functools.cache
+def _definition() -> dict:
+    return json.loads(definition_path().read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _body() -> str:
+    elements = _definition()["canvas"]["elements"]
+    return "".join(_markup(e) for e in elements if e["type"] == "element")
+
+
+@functools.cache
+def _layer(component: str, name: str) -> str:
+    """One part where the canvas has it, with {skin} and the like for the colours."""
+    canvas = _definition()["canvas"]["elements"]
+    place = next(e for e in canvas if e["name"] == component)["attributes"]["transform"]
+    if "/" in name:
+        eyes, mouth = name.split("/")
+        elements = _half(eyes, above=True) + _half(mouth, above=False)
+    else:
+        elements = _elements(component, name)
+    inside = "".join(map(_markup, elements))
+    if component == "facialHair":
+        inside = inside.replace("{ink}", "{headContrast}")
+    return f'<g transform="{place}">{inside}</g>'
+
+
+def _elements(component: str, name: str) -> list[dict]:
+    return _definition()["components"][component]["variants"][name]["elements"]
+
+
+def _markup(element: dict) -> str:
+    attributes = "".join(
+        f' {key}="{{{value["name"]}}}"' if isinstance(value, dict) else f' {key}="{value}"'
+        for key, value in element.get("attributes", {}).items()
+    )
+    inside = "".join(map(_markup, element.get("children", [])))
+    return f"<{element['name']}{attributes}>{inside}</{element['name']}>"
+
+
+def _half(expression: str, above: bool) -> list[dict]:
+    """The paths of an expression that start above the tip of the nose, or those below."""
+    halves = (_half_of(e, above) for e in _elements("expression", expression))
+    return [half for half in halves if half]
+
+
+def _half_of(element: dict, above: bool) -> dict | None:
+    """The element with the subpaths of one half; None where it has none."""
+    if "children" in element:
+        kept = [half for child in element["children"] if (half := _half_of(child, above))]
+        return element | {"children": kept} if kept else None
+    path = "".join(
+        f"M{x:.2f} {y:.2f}{rest}"
+        for x, y, rest in subpaths(element["attributes"]["d"])
+        if (y < _NOSE_TIP) == above
+    )
+    return element | {"attributes": element["attributes"] | {"d": path}} if path else None
+
+
+def subpaths(path: str) -> list[tuple[float, float, str]]:
+    """Returns each subpath of an SVG path as (x, y, what follows), where (x, y) is its start.
+
+    For paths whose subpaths end where they start, as those of filled shapes do: a relative start
+    counts from there.
+    """
+    found, x, y = [], 0.0, 0.0
+    for command, dx, dy, rest in _SUBPATH.findall(path):
+        relative = command == "m"
+        x, y = (x + float(dx), y + float(dy)) if relative else (float(dx), float(dy))
+        # Numbers that follow a start draw lines, absolute or relative as the start was.
+        lines = rest.lstrip()[:1] in tuple("-+.0123456789")
+        found.append((x, y, ("l" if relative else "L") * lines + rest))
+    return found
