@@ -54,7 +54,7 @@ def _local() -> ConfigDict:
     # Data: which datasets, how turns become windows, and the input pipeline. See docs/data.md.
     config.data = ConfigDict(
         dict(
-            dataset="chitchat_openmoji",  # see docs/data.md; "synthetic" = random batches
+            dataset="chitchat_peeps",  # see docs/data.md; "synthetic" = random batches
             data_dir="~/.cache/igerg_jax",  # prepared data; gs://… if prepared beforehand
             bucket_copies_dir="~/.cache/igerg_jax/buckets",  # each host's copy of a gs:// data_dir
             manual_dir="",  # folder of files that you must download yourself
@@ -63,6 +63,7 @@ def _local() -> ConfigDict:
             train_split="train",
             eval_split="valid",  # evaluated during training
             test_split="test",  # evaluated at the end; samples.jsonl comes from it
+            extra_test_splits=("test_style",),  # evaluated at the end too; () if there are none
             context_turns=3,  # previous turns given as text; one image per turn
             context_tokens=40,  # per example; raise with context_turns
             response_tokens=20,  # longer responses are truncated
@@ -332,7 +333,7 @@ def _pretrain_sizes(config: ConfigDict) -> None:
 
 def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
     """What every preset but local shares: longer contexts, schedules and intervals."""
-    config.data.context_turns = 5
+    config.data.update(context_turns=5, extra_test_splits=())
     # One scan over layers keeps compile time flat with depth. (Unrolling is faster for two.)
     config.model.vision.scan_layers = config.model.text.scan_layers = True
     config.train.update(

@@ -13,7 +13,7 @@ from etils import epath
 from igerg_jax import checks, report, storage
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
-from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run, final_splits
 from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.tools.tpu_report import compile_report
 from igerg_jax.training import train_loop
@@ -33,7 +33,7 @@ def train(config: Any, workdir: epath.Path) -> None:
 
 
 def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
-    """Prints metrics on the validation and test splits; with a workdir, renews its report.
+    """Prints metrics on `evaluator.final_splits`; with a workdir, renews its report.
 
     Args:
       path: of the checkpoint, as `igerg_jax.run.checkpoint.find` takes it.
@@ -42,10 +42,9 @@ def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> N
     setup, prepared, params = trained_run.load_with_data(config, path)
     evaluator = Evaluator(setup, prepared)
     if workdir is None:
-        splits = {"valid": config.data.eval_split, "test": config.data.test_split}
         metrics = {
             name: evaluator.metrics(params, split, generate=True)[0]
-            for name, split in splits.items()
+            for name, split in final_splits(config).items()
         }
     else:
         workdir.mkdir(parents=True, exist_ok=True)

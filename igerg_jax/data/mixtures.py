@@ -163,8 +163,9 @@ def check(prepared: Prepared, config: ConfigDict) -> None:
         split to evaluate.
     """
     splits = prepared.summary["splits"]
-    for key in ("train_split", "eval_split", "test_split"):
-        name = config.data[key]
+    wanted = [(key, config.data[key]) for key in ("train_split", "eval_split", "test_split")]
+    wanted += [("extra_test_splits", name) for name in config.data.extra_test_splits]
+    for key, name in wanted:
         if name not in splits:
             known = ", ".join(splits)
             raise UserError(

@@ -129,18 +129,25 @@ class Evaluator:
             yield number * size, *sharding.to_devices((batch, local), placed)
 
 
+def final_splits(config: Any) -> dict[str, str]:
+    """{name in summary.json: split} of the splits on which a trained model is evaluated."""
+    data = config.data
+    named = {"valid": data.eval_split, "test": data.test_split}
+    return {split: split for split in data.extra_test_splits} | named
+
+
 def evaluate_run(evaluator: Evaluator, config: Any, params: Any, workdir: Any) -> dict[str, Any]:
-    """The evaluation that ends a run: valid and test with generation, and samples.jsonl.
+    """The evaluation that ends a run: `final_splits` with generation, and samples.jsonl.
 
     Args:
       params: on the evaluator's mesh.
       workdir: a path (pathlib or epath) that exists; process 0 writes to it.
 
     Returns:
-      summary.json's "evaluation" and "confusion_matrix", by "valid" and "test".
+      summary.json's "evaluation" and "confusion_matrix", by the names of `final_splits`.
     """
     results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}}
-    for name, split in (("valid", config.data.eval_split), ("test", config.data.test_split)):
+    for name, split in final_splits(config).items():
         values, confusion = evaluator.metrics(params, split, generate=True)
         results["evaluation"][name] = values
         if confusion is not None:

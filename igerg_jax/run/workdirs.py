@@ -45,6 +45,7 @@ FREE_KEYS = (
     "data.bucket_copies_dir",
     "data.eval_split",
     "data.test_split",
+    "data.extra_test_splits",
     "data.prefetch_batches",
     "data.read_threads",
     "data.tokenizer.",  # a checkpoint knows its tokenizer by digest

@@ -1,4 +1,4 @@
-"""The embedded data: who shows which face in which split, and how faces are drawn."""
+"""The embedded dataset: which faces each split shows, and how they are drawn."""
 
 import collections
 import dataclasses
@@ -17,14 +17,12 @@ from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS
 from igerg_jax.data import builders
-from igerg_jax.data.builders import source
+from igerg_jax.data.builders import source, tfds_builder
 from igerg_jax.data.builders.chitchat_openmoji import faces as open_moji
-from igerg_jax.data.builders.chitchat_peeps import contact_sheet, drawing, peeps
+from igerg_jax.data.builders.chitchat_peeps import drawing, peeps, pictures
 from igerg_jax.errors import UserError
 
-SOMEBODY = drawing.Peep(
-    "short2", "smile", "", "", skin="#edb98a", hair="#a55728", clothing="#8fa7df"
-)
+PERSON = drawing.Peep("short2", "smile", "", "", skin="#edb98a", hair="#a55728", clothing="#8fa7df")
 HELD_OUT = ("valid", "test")
 
 
@@ -45,15 +43,15 @@ def rows(full):
 
 
 def with_parts(**parts):
-    """SOMEBODY with another head, expression, beard, ..."""
-    return dataclasses.replace(SOMEBODY, **parts)
+    """PERSON with another head, expression, beard, ..."""
+    return dataclasses.replace(PERSON, **parts)
 
 
 def pixels(peep, side=64):
     return np.asarray(drawing.render(peep, drawing.UPRIGHT, drawing.WHITE, side), int)
 
 
-def test_nobody_and_no_chat_of_a_split_is_in_another(rows):
+def test_no_person_and_no_chat_is_in_two_splits(rows):
     assert list(rows) == ["train", "valid", "test", "test_style"]
     for field in ("head", "conversation"):
         kept = [{row[field] for row in rows[split]} for split in ("train", "valid", "test")]
@@ -63,7 +61,7 @@ def test_nobody_and_no_chat_of_a_split_is_in_another(rows):
 
 
 def test_heads_of_different_splits_look_different():
-    """Not so by name alone: some of Open Peeps' heads differ above the picture's edge only."""
+    """Not only in name: some heads of Open Peeps differ only above the edge of the picture."""
     bare = {
         head: pixels(with_parts(head=head, expression=""))
         for heads in peeps.HEADS.values()
@@ -116,7 +114,7 @@ def test_only_heads_beards_and_glasses_that_exist_are_named():
 
 
 def test_500_faces_of_the_test_are_different_pictures(full):
-    """By their pixels, all drawn at one place on white and in the same colours."""
+    """In their pixels, all drawn upright on white in the same colours."""
     turns, hashes = full["test"], set()
     for i in range(len(turns)):
         peep, _ = turns.face(i)
@@ -127,8 +125,8 @@ def test_500_faces_of_the_test_are_different_pictures(full):
     raise AssertionError(f"only {len(hashes)} different faces in test")
 
 
-def test_what_is_drawn_shows_at_the_size_that_is_trained_on():
-    """Each expression differs from each of another emotion, in the face's middle, by some lines."""
+def test_expressions_of_different_emotions_differ_visibly_at_64_pixels():
+    """By more than a dozen clearly different pixels."""
     shown = [
         (emotion, pixels(with_parts(expression=e)))
         for by_emotion in peeps.EXPRESSIONS.values()
@@ -173,7 +171,7 @@ def test_subpaths_start_where_the_path_says():
 
 @pytest.mark.parametrize("expression", ["smile", "serious", "tired", "rage"])
 def test_no_beard_hides_a_mouth(expression):
-    """What is black about the mouth is its lines alone, with a beard as without."""
+    """Around the mouth only its own lines are black, with and without a beard."""
 
     def black(beard):
         peep = with_parts(expression=expression, beard=beard)
@@ -186,11 +184,11 @@ def test_no_beard_hides_a_mouth(expression):
 
 
 def test_an_image_is_a_pure_function_of_its_turn():
-    """In another process as well, whatever its hash of strings."""
+    """In every process, whatever Python's hash of strings."""
     code = """
 import hashlib, random
 from igerg_jax.data.builders import chitchat_peeps, source
-turns = chitchat_peeps.splits("tiny", source.Options("", "", "", 0.0))
+turns = chitchat_peeps.DATASET.splits("tiny", source.Options("", "", "", 0.0))
 for split in turns.values():
     print([hashlib.sha256(split.image(i)).hexdigest() for i in (0, 7, 0)])
 """
@@ -198,7 +196,7 @@ for split in turns.values():
         subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | {"PYTHONHASHSEED": seed},
-            cwd=pathlib.Path(__file__).parents[1],
+            cwd=pathlib.Path(__file__).parents[2],
             capture_output=True,
             check=True,
             text=True,
@@ -211,31 +209,31 @@ for split in turns.values():
         assert first == again != other
 
 
-def test_images_are_jpegs_of_the_size_that_is_said(full):
+def test_images_are_jpegs_of_the_documented_size(full):
     for turns in full.values():
         with Image.open(io.BytesIO(turns.image(3))) as image:
             assert (image.format, image.mode) == ("JPEG", "RGB")
             assert image.size == (peeps.IMAGE_PIXELS, peeps.IMAGE_PIXELS)
 
 
-def test_faces_vary_in_all_that_may_vary():
+def test_every_attribute_of_a_face_varies():
     picked = [peeps.pick("train", EMOTION_ID["joy"], random.Random(i)) for i in range(400)]
     for field, least in dict(
         head=27, expression=10, beard=13, glasses=4, skin=5, hair=8, clothing=7
     ).items():
         assert len({getattr(peep, field) for peep in picked}) == least, field
-    assert len({peeps.draw(SOMEBODY, random.Random(i)) for i in range(50)}) == 50
+    assert len({peeps.draw(PERSON, random.Random(i)) for i in range(50)}) == 50
 
 
 def test_a_mirrored_face_is_mirrored():
     place = drawing.Place((0.5, 0.5), scale=1.0, degrees=0.0, mirrored=True)
-    mirrored = np.asarray(drawing.render(SOMEBODY, place, drawing.WHITE, 64), int)
-    assert np.abs(mirrored[:, ::-1] - pixels(SOMEBODY)).mean() < 1
+    mirrored = np.asarray(drawing.render(PERSON, place, drawing.WHITE, 64), int)
+    assert np.abs(mirrored[:, ::-1] - pixels(PERSON)).mean() < 1
 
 
-def test_the_other_style_has_the_chats_of_the_test_with_all_of_openmoji(rows):
-    said = [[(r["conversation"], r["text"], r["emotion"]) for r in rows[s]] for s in rows]
-    assert said[3] == said[2]
+def test_test_style_has_the_chats_of_test_with_all_openmoji_faces(rows):
+    chats = [[(r["conversation"], r["text"], r["emotion"]) for r in rows[s]] for s in rows]
+    assert chats[3] == chats[2]
     for row in rows["test_style"]:
         named = EMOTIONS[row["emotion"]]
         assert any(row["expression"] in by[named] for by in open_moji.GLYPHS.values())
@@ -243,8 +241,8 @@ def test_the_other_style_has_the_chats_of_the_test_with_all_of_openmoji(rows):
     assert len({row["expression"] for row in rows["test_style"]}) > 0.9 * len(every)
 
 
-def test_the_tfds_builder_holds_what_a_turn_holds(full, rows, tmp_path):
-    builder = builders.make("chitchat_peeps/full", options(tmp_path))
+def test_the_tfds_builder_encodes_a_turn(full, rows, tmp_path):
+    builder = tfds_builder.make("chitchat_peeps/full", options(tmp_path))
     assert str(builder.version) == builders.version("chitchat_peeps")
     for split, turns in full.items():
         row = rows[split][5]
@@ -254,20 +252,31 @@ def test_the_tfds_builder_holds_what_a_turn_holds(full, rows, tmp_path):
         assert encoded["expression"] == row["expression"] and encoded["head"] == row["head"]
 
 
-def test_the_dataset_says_whose_the_faces_are():
+def test_the_dataset_credits_its_authors():
     info = builders.info("chitchat_peeps")
     assert all(name in info.license for name in ("MIT", "CC0", "Pablo Stanley", "CC BY-SA 4.0"))
     assert all(name in info.citation for name in ("chitchat", "open_peeps", "openmoji"))
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch):
+def test_a_missing_package_is_reported_with_its_name(monkeypatch):
     monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install dicebear-styles"):
         drawing.definition_path()
 
 
-def test_the_contact_sheet_shows_all_that_are_used_and_all_that_there_are():
-    shown = [entry for _, entries in contact_sheet.rows() for entry in entries]
+def test_the_sheet_shows_every_expression_once():
+    shown = [expression for _, entries in pictures.sheet_rows() for expression, _ in entries]
     used = {e for by in peeps.EXPRESSIONS.values() for listed in by.values() for e in listed}
-    assert {expression for expression, _ in shown} == used | set(drawing.names("expression"))
-    assert len(shown) == len(used | set(drawing.names("expression")))
+    assert len(shown) == len(set(shown))
+    assert set(shown) == used | set(drawing.names("expression"))
+
+
+def test_the_documented_faces_are_those_that_the_command_draws():
+    folder = pathlib.Path(__file__).parents[2] / "docs" / "faces"
+    for emotion in EMOTIONS:
+        with (
+            Image.open(folder / f"{emotion}.jpg") as kept,
+            Image.open(io.BytesIO(pictures.example(emotion))) as drawn,
+        ):
+            difference = np.asarray(kept, int) - np.asarray(drawn, int)
+        assert np.abs(difference).mean() < 4, emotion  # JPEG libraries differ a little

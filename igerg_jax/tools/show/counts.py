@@ -57,7 +57,7 @@ def describe(prepared: Prepared, config: ConfigDict) -> str:
         f"training{f', mixture {group}' if group else ''}": stream.splits
         for group, stream in streams.items()
     }
-    for split in (data.eval_split, data.test_split):
+    for split in (data.eval_split, data.test_split, *data.extra_test_splits):
         if split in prepared.summary["splits"]:
             named[split] = [prepared.split(split)]
     for what, splits in named.items():

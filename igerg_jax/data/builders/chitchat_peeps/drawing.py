@@ -1,9 +1,9 @@
-"""Draws a head of Open Peeps: the parts of DiceBear's definition put together as one SVG.
+"""Draws a head of Open Peeps: assembles the parts of DiceBear's definition into one SVG.
 
-An expression of Open Peeps is one drawing of brows, eyes, nose and mouth. It is split here into
-what lies above and below the tip of the nose, so that the eyes of one go with the mouth of
-another. Beards are drawn below the expression and not, as the definition has it, above: a black
-moustache would hide the black line of a mouth.
+An expression of Open Peeps is a single drawing of brows, eyes, nose and mouth. Here it is split at
+the tip of the nose, so that the eyes of one can be combined with the mouth of another. Beards are
+drawn beneath the expression, not over it as in the definition: a black moustache would hide the
+black line of a mouth.
 
 Open Peeps by Pablo Stanley, CC0 1.0, from the package `dicebear-styles`.
 """
@@ -23,10 +23,18 @@ from PIL import Image
 
 from igerg_jax.errors import UserError
 
+CITATION = """\
+@misc{open_peeps,
+  author = {Stanley, Pablo},
+  title = {{Open Peeps}: a hand-drawn illustration library},
+  url = {https://www.openpeeps.com}
+}
+"""
+LICENSE = "Open Peeps by Pablo Stanley, in DiceBear's remix, CC0 1.0"
 FACE_CENTRE = (425.0, 375.0)  # between the eyes and the mouth, in units of the definition
-FACE_UNITS = 330.0  # a side of the square around it that holds the face and little hair
-_NOSE_TIP = 150.0  # of the expression's units: what starts above it goes with the eyes
-_LAYERS = ("head", "facialHair", "expression", "accessories")  # from the back to the front
+FACE_UNITS = 330.0  # side of the square around the centre that holds the face and little hair
+_NOSE_TIP = 150.0  # in the expression's units: paths that start above it belong to the eyes
+_LAYERS = ("head", "facialHair", "expression", "accessories")  # from back to front
 _INK = "#000000"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _SUBPATH = re.compile(rf"([Mm])\s*({_NUMBER})[\s,]*({_NUMBER})([^Mm]*)")
@@ -34,12 +42,12 @@ _SUBPATH = re.compile(rf"([Mm])\s*({_NUMBER})[\s,]*({_NUMBER})([^Mm]*)")
 
 @dataclasses.dataclass(frozen=True)
 class Peep:
-    """Who is drawn, and with which face. The names are those of DiceBear's Open Peeps.
+    """A person with a facial expression. The names are those of DiceBear's Open Peeps.
 
     Attributes:
-      expression: a name, or "EYES/MOUTH" of two.
+      expression: a name, or "EYES/MOUTH": two names.
       beard, glasses: "" = none.
-      skin, hair, clothing: colours, "#rrggbb"; the beard has the hair's.
+      skin, hair, clothing: colours, "#rrggbb"; a beard has the colour of the hair.
     """
 
     head: str
@@ -53,13 +61,13 @@ class Peep:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where in the picture the face is.
+    """Where the face is in the picture.
 
     Attributes:
-      centre: of the face, as shares of the picture's side.
-      scale: 1 = the square of FACE_UNITS fills the picture.
-      degrees: turned clockwise.
-      mirrored: left and right are swapped.
+      centre: of the face, as fractions of the picture's side.
+      scale: at 1 the square of FACE_UNITS fills the picture.
+      degrees: of clockwise rotation.
+      mirrored: whether left and right are swapped.
     """
 
     centre: tuple[float, float]
@@ -70,7 +78,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-    """Runs from one colour, "#rrggbb", to another: downwards or to the right."""
+    """A linear gradient between two colours, "#rrggbb": downwards or to the right."""
 
     near: str
     far: str
@@ -82,7 +90,7 @@ WHITE = Background(near="#ffffff", far="#ffffff", downwards=True)
 
 
 def render(peep: Peep, place: Place, background: Background, pixels: int) -> Image.Image:
-    """Returns an RGB picture of pixels x pixels."""
+    """Returns an RGB image of pixels x pixels."""
     png = resvg_py.svg_to_bytes(
         svg_string=svg(peep, place, background, pixels), skip_system_fonts=True
     )
@@ -110,7 +118,7 @@ def svg(peep: Peep, place: Place, background: Background, pixels: int) -> str:
 
 
 def names(component: str) -> list[str]:
-    """Returns what there is of "head", "expression", "facialHair" or "accessories"."""
+    """Returns all names of a component: "head", "expression", "facialHair" or "accessories"."""
     return list(_definition()["components"][component]["variants"])
 
 
@@ -153,7 +161,7 @@ def _body() -> str:
 
 @functools.cache
 def _layer(component: str, name: str) -> str:
-    """One part where the canvas has it, with {skin} and the like for the colours."""
+    """One part in its place on the canvas, with {skin} and the like for colours."""
     canvas = _definition()["canvas"]["elements"]
     place = next(e for e in canvas if e["name"] == component)["attributes"]["transform"]
     if "/" in name:
@@ -181,13 +189,13 @@ def _markup(element: dict) -> str:
 
 
 def _half(expression: str, above: bool) -> list[dict]:
-    """The paths of an expression that start above the tip of the nose, or those below."""
+    """The paths of an expression that start above the tip of the nose, or below it."""
     halves = (_half_of(e, above) for e in _elements("expression", expression))
     return [half for half in halves if half]
 
 
 def _half_of(element: dict, above: bool) -> dict | None:
-    """The element with the subpaths of one half; None where it has none."""
+    """The element with only the subpaths of one half; None if there are none."""
     if "children" in element:
         kept = [half for child in element["children"] if (half := _half_of(child, above))]
         return element | {"children": kept} if kept else None
@@ -200,16 +208,16 @@ def _half_of(element: dict, above: bool) -> dict | None:
 
 
 def subpaths(path: str) -> list[tuple[float, float, str]]:
-    """Returns each subpath of an SVG path as (x, y, what follows), where (x, y) is its start.
+    """Returns each subpath of an SVG path as (x, y, the commands after its start at (x, y)).
 
-    For paths whose subpaths end where they start, as those of filled shapes do: a relative start
-    counts from there.
+    Subpaths must be closed, as those of filled shapes are: a relative start is relative to the
+    start of the subpath before it.
     """
     found, x, y = [], 0.0, 0.0
     for command, dx, dy, rest in _SUBPATH.findall(path):
         relative = command == "m"
         x, y = (x + float(dx), y + float(dy)) if relative else (float(dx), float(dy))
-        # Numbers that follow a start draw lines, absolute or relative as the start was.
+        # Further coordinates of an M or m are implicit lines, absolute or relative like it.
         lines = rest.lstrip()[:1] in tuple("-+.0123456789")
         found.append((x, y, ("l" if relative else "L") * lines + rest))
     return found

@@ -1,11 +1,11 @@
-"""Which people of Open Peeps there are in each split, with which faces, and how one is drawn.
+"""The people and expressions of Open Peeps in each split, and how a face is drawn.
 
-The heads of a split appear in no other: nobody in `valid` or `test` was ever trained on. Half of
-the faces there have an expression that `train` lacks as well.
+No head is in two splits: nobody in `valid` or `test` is ever trained on. Half of the faces there
+also have an expression that `train` lacks.
 
-The emotion of an expression was decided by looking; `docs/faces/open_peeps.png` shows them all.
-Seen as the artist drew them, only joy has many: 8; fear, sadness and anger have 3, surprise 2,
-disgust and neutral 1. So most are put together from the eyes of one and the mouth of another.
+Expressions were assigned to emotions by eye; `docs/faces/open_peeps.png` shows them all. As the
+artist drew them, only joy has many: 8; fear, sadness and anger have 3, surprise has 2, disgust and
+neutral have 1. So most expressions combine the eyes of one with the mouth of another.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import random
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.data.builders.chitchat_peeps import drawing
 
-# Hair that covers brows or eyes is left out (bangs2, longAfro, longBangs, mediumStraight: 15 % or
-# more of some expression is lost), and so is the bear.
+# Left out: hair that covers brows or eyes (bangs2, longAfro, longBangs and mediumStraight hide 15 %
+# or more of some expression), and the bear.
 HEADS: dict[str, tuple[str, ...]] = {
     "train": tuple(
         """
@@ -28,14 +28,14 @@ HEADS: dict[str, tuple[str, ...]] = {
     "valid": tuple("buns cornrows2 dreads2 grayShort medium3 shaved1".split()),
     "test": tuple("afro bun grayBun hatBeanie hijab long medium1 shaved3 short4 turban".split()),
 }
-# Who may wear a beard.
+# Heads that may wear a beard.
 BEARDED = frozenset(
     """
     afro cornrows2 dreads1 dreads2 flatTop flatTopLong grayShort hatBeanie hatHip mohawk mohawk2
     noHair1 noHair2 noHair3 pomp shaved1 shaved2 shaved3 short1 short2 short4 short5 turban twists
     twists2""".split()
 )
-# {split: {emotion: expressions}}: a name of Open Peeps, or "EYES/MOUTH" of two.
+# {split: {emotion: expressions}}: a name of Open Peeps, or "EYES/MOUTH": two names.
 EXPRESSIONS: dict[str, dict[str, tuple[str, ...]]] = {
     split: {emotion: tuple(listed.split()) for emotion, listed in by_emotion.items()}
     for split, by_emotion in {
@@ -87,19 +87,19 @@ BEARDS = tuple(
     moustache7""".split()
 )
 GLASSES = ("glasses", "glasses2", "glasses5")  # the others cover brows or eyes
-HELD_OUT_SHARE = 0.5  # of the faces of valid and test: with an expression that train lacks
+HELD_OUT_SHARE = 0.5  # of the faces of valid and test: have an expression that train lacks
 BEARD_SHARE, GLASSES_SHARE = 0.4, 0.25
 
-IMAGE_PIXELS = 72  # a side; training crops from it
+IMAGE_PIXELS = 72  # per side; training crops from it
 JPEG_QUALITY = 85
-_DARK_HAIR = ("#2c1b18", "#4a312c")  # on a beard of these the line of the mouth cannot be seen
-_SHIFT = 0.02  # of the picture's side, either way
+_DARK_HAIR = ("#2c1b18", "#4a312c")  # would hide the line of the mouth in a beard
+_SHIFT = 0.02  # at most, either way; fraction of the picture's side
 _SCALE = (0.95, 1.05)
 _TURN_DEGREES = 5.0
 
 
 def pick(split: str, emotion: int, rng: random.Random) -> drawing.Peep:
-    """Returns somebody of the split with a face that shows the emotion of that id."""
+    """Returns a person of the split whose face shows the emotion with that id."""
     held_out = split != "train" and rng.random() < HELD_OUT_SHARE
     head = rng.choice(HEADS[split])
     bearded = head in BEARDED and rng.random() < BEARD_SHARE
@@ -115,7 +115,7 @@ def pick(split: str, emotion: int, rng: random.Random) -> drawing.Peep:
 
 
 def draw(peep: drawing.Peep, rng: random.Random) -> bytes:
-    """Draws somebody at a random place, size and turn on a random two-colour background.
+    """Draws a person at a random position, size and angle on a random two-colour background.
 
     Returns:
       A JPEG of IMAGE_PIXELS x IMAGE_PIXELS pixels, RGB; a pure function of peep and rng's state.
