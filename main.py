@@ -17,6 +17,7 @@ are turns is the face of the one who answers.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -46,40 +47,30 @@ def exit_without_waiting(code: int) -> None:
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """The flags of one command line."""
     values = command_line.new_flags(argv)
+    text = functools.partial(flags.DEFINE_string, flag_values=values)
+    texts = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
-    flags.DEFINE_string(
+    text(
         "workdir",
         None,
         "Folder of the run: checkpoints, metrics, report. Default: runs/<config>-<preset>.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    text(
         "checkpoint",
         None,
         "To evaluate or generate with: a workdir, or one of its checkpoints. Default: --workdir. "
         "With --checkpoint and no --workdir, results are printed and nothing is written.",
-        flag_values=values,
     )
-    flags.DEFINE_multi_string(
-        "context", [], "A turn's words; repeat it, oldest first.", flag_values=values
-    )
-    flags.DEFINE_multi_string(
-        "image", [], "A turn's image file; repeat it, in the turns' order.", flag_values=values
-    )
-    flags.DEFINE_string(
+    texts("context", [], "A turn's words; repeat it, oldest first.")
+    texts("image", [], "A turn's image file; repeat it, in the turns' order.")
+    text(
         "topology",
         "",
         "With --mode=compile: a TPU topology to compile for, such as v5e:16x16. Default: this "
         "machine's devices.",
-        flag_values=values,
     )
     flags.DEFINE_integer("slices", 1, "How many such topologies.", flag_values=values)
-    flags.DEFINE_string(
-        "report",
-        None,
-        "With --mode=compile: also write the report to this file, as JSON.",
-        flag_values=values,
-    )
+    text("report", None, "With --mode=compile: also write the report to this file, as JSON.")
     flags.DEFINE_boolean(
         "search",
         False,

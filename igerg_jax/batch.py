@@ -71,13 +71,11 @@ class BatchSpec:
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Returns {array name: (shape, dtype)}: the whole contract."""
         b, n, s, t = self.batch_size, self.images, self.context_tokens, self.response_tokens
-        if self.feature_dim:
-            seen = {"features": ((b, n, self.feature_dim), np.dtype(np.float32))}
-        else:
-            pixels = (b, n, self.image_size, self.image_size, 3)
-            seen = {"images": (pixels, np.dtype(np.uint8))}
         boolean, integer = np.dtype(np.bool_), np.dtype(np.int32)
-        whole = seen | {
+        features = ((b, n, self.feature_dim), np.dtype(np.float32))
+        pixels = ((b, n, self.image_size, self.image_size, 3), np.dtype(np.uint8))
+        one_group = {
+            **({"features": features} if self.feature_dim else {"images": pixels}),
             "image_mask": ((b, n), boolean),  # True = real
             "image_turn": ((b, n), integer),  # 0 = oldest turn in the window
             "image_emotion": ((b, n), integer),  # UNKNOWN = no label
@@ -87,7 +85,8 @@ class BatchSpec:
             "response": ((b, t), integer),  # EOS last, then PAD
             "response_emotion": ((b,), integer),
         }
-        return whole | {f"{g}/{name}": kind for g in self.groups for name, kind in whole.items()}
+        grouped = {f"{g}/{name}": kind for g in self.groups for name, kind in one_group.items()}
+        return one_group | grouped
 
 
 def mixed_groups(settings: Any) -> tuple[str, ...]:
@@ -116,10 +115,7 @@ def check(batch: dict[str, np.ndarray], spec: BatchSpec) -> None:
 
 
 def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) -> dict:
-    """A random batch that obeys the contract: for tests, benchmarks and tracing.
-
-    Returns a dict of NumPy arrays (shapes of `spec.shapes()`), a pure function of the arguments.
-    """
+    """A random batch of NumPy arrays that obeys the contract, a pure function of the arguments."""
     rng = np.random.default_rng(seed)
     b, n, s, t = spec.batch_size, spec.images, spec.context_tokens, spec.response_tokens
     words = np.setdiff1d(np.arange(vocab_size), dataclasses.astuple(special))
@@ -129,7 +125,10 @@ def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) 
         ids = words[rng.integers(len(words), size=(b, length))]
         at = np.arange(length)
         ids = np.where(at == used_b[:, None] - 1, special.eos, ids)
-        return np.where(at < used_b[:, None], ids, special.pad).astype(np.int32)
+        return np.where(at < used_b[:, None], ids, special.pad)
+
+    def emotions(*shape):
+        return rng.integers(0, NUM_EMOTIONS, size=shape)
 
     context = tokens(s)
     images_b = rng.integers(1, n + 1, size=b)
@@ -137,23 +136,21 @@ def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) 
     turns = np.minimum(np.arange(s) * n // s, images_b[:, None] - 1)
     batch = {
         "image_mask": image_mask,
-        "image_turn": np.where(image_mask, np.arange(n), 0).astype(np.int32),
-        "image_emotion": np.where(
-            image_mask, rng.integers(0, NUM_EMOTIONS, size=(b, n)), UNKNOWN
-        ).astype(np.int32),
-        "sequence_emotion": rng.integers(0, NUM_EMOTIONS, size=b).astype(np.int32),
+        "image_turn": np.where(image_mask, np.arange(n), 0),
+        "image_emotion": np.where(image_mask, emotions(b, n), UNKNOWN),
+        "sequence_emotion": emotions(b),
         "context": context,
-        "context_turn": np.where(context == special.pad, 0, turns).astype(np.int32),
+        "context_turn": np.where(context == special.pad, 0, turns),
         "response": tokens(t),
-        "response_emotion": rng.integers(0, NUM_EMOTIONS, size=b).astype(np.int32),
+        "response_emotion": emotions(b),
     }
     if spec.feature_dim:
         batch["features"] = rng.standard_normal((b, n, spec.feature_dim), dtype=np.float32)
     else:
-        side = spec.image_size
-        batch["images"] = rng.integers(0, 256, size=(b, n, side, side, 3)).astype(np.uint8)
+        batch["images"] = rng.integers(0, 256, size=(b, n, spec.image_size, spec.image_size, 3))
+    alone = dataclasses.replace(spec, groups=())
+    batch = {name: batch[name].astype(dtype) for name, (_, dtype) in alone.shapes().items()}
     for number, group in enumerate(spec.groups, 1):
-        alone = dataclasses.replace(spec, groups=())
         own = synthetic(alone, special, vocab_size, seed + number)
         batch |= {f"{group}/{name}": array for name, array in own.items()}
     return batch

@@ -1,7 +1,7 @@
 """What is refused before anything compiles: a config alone, then a config with its prepared data.
 
-Every entry point calls one of these once, at its start. Each room checks what it owns; here those
-checks are put together, so that nothing is checked twice and nothing is forgotten.
+Each room checks what it owns; every entry point calls one of these, which combine those checks,
+once at its start.
 """
 
 from __future__ import annotations
@@ -29,13 +29,26 @@ def check_training(config: Any, starts: bool) -> None:
     Args:
       starts: the run has no checkpoint yet, so its first parameters must come from somewhere.
     """
-    mesh = check_step(config)
-    _check_evaluation(config, mesh)
+    is_synthetic = config.data.dataset == datasets.SYNTHETIC
+    _check_evaluation(config, check_step(config))
     checkpoint.check_retention(config)
-    if config.data.dataset != datasets.SYNTHETIC:
+    if not is_synthetic:
         mixtures.check_start(config)
-    if starts:
-        _check_first_parameters(config)
+    if not starts:
+        return
+    if config.init_from:
+        checkpoint.find(config.init_from)
+    elif config.name == "finetune":
+        raise UserError(
+            "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
+            "a pre-training run such as runs/pretrain-local"
+        )
+    elif config.model.vision.frozen and not is_synthetic:
+        raise UserError(
+            "model.vision.frozen=True would keep random weights: start from a checkpoint that has "
+            "the vision tower (--config.init_from=DIR), or train it "
+            "(--config.model.vision.frozen=False)"
+        )
 
 
 def check_step(config: Any, devices: Any | None = None) -> Mesh:
@@ -82,19 +95,3 @@ def _check_evaluation(config: Any, mesh: Mesh) -> None:
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     strategies.strategy(config)
     Limits.of(config)
-
-
-def _check_first_parameters(config: Any) -> None:
-    if config.init_from:
-        checkpoint.find(config.init_from)
-    elif config.name == "finetune":
-        raise UserError(
-            "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
-            "a pre-training run such as runs/pretrain-local"
-        )
-    elif config.model.vision.frozen and config.data.dataset != datasets.SYNTHETIC:
-        raise UserError(
-            "model.vision.frozen=True would keep random weights: start from a checkpoint that has "
-            "the vision tower (--config.init_from=DIR), or train it "
-            "(--config.model.vision.frozen=False)"
-        )

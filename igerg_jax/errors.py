@@ -1,8 +1,19 @@
 """The exceptions that main.py turns into one message."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Bad input: exit code 2. The message names what is wrong and what to do about it."""
+
+
+def check_known(name: str, known: Iterable[str], what: str) -> None:
+    """Raises UserError if `name` is not known: `what` says so, and the known names follow."""
+    known = list(known)
+    if name not in known:
+        raise UserError(f"{what}; there are: {', '.join(known)}")
 
 
 class RunError(RuntimeError):

@@ -1,6 +1,7 @@
-"""What an evaluation reports: functions from strings and counts to floats, and how a report shows
-each. NumPy and the standard library only, besides sacrebleu and rouge-score for the metrics that
-they define.
+"""The metrics of an evaluation: functions from strings and counts to floats, and how each is shown.
+
+NumPy and the standard library only, besides sacrebleu and rouge-score for the metrics that they
+define.
 
 To add a metric of generated text, write its function and add a row to `TEXT_METRICS`: evaluation
 computes it and the report shows it.
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -42,13 +43,8 @@ def confusion_matrix(
     if labels.shape != predictions.shape:
         raise ValueError(f"labels are {labels.shape} but predictions are {predictions.shape}")
     known = labels != UNKNOWN
-    labels = labels[known].astype(np.int64)
-    predictions = predictions[known].astype(np.int64)
-    for name, ids in (("label", labels), ("prediction", predictions)):
-        if ids.size and (ids.min() < 0 or ids.max() >= classes):
-            raise ValueError(f"a {name} is outside 0..{classes - 1}: {ids.min()}..{ids.max()}")
-    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
-    return counts.reshape(classes, classes)
+    cells = np.ravel_multi_index((labels[known], predictions[known]), (classes, classes))
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def accuracy(confusion: np.ndarray) -> float:
@@ -76,10 +72,7 @@ def majority_rate(confusion: np.ndarray) -> float:
 
 
 def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, float]:
-    """`{prefix}_accuracy`, `{prefix}_macro_f1`, `{prefix}_majority_rate` of a `confusion_matrix`.
-
-    Matrices of batches may be summed first.
-    """
+    """`{prefix}_accuracy`, `{prefix}_macro_f1` and `{prefix}_majority_rate` of counts."""
     return {
         f"{prefix}_accuracy": accuracy(confusion),
         f"{prefix}_macro_f1": macro_f1(confusion),
@@ -111,20 +104,14 @@ def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> floa
     smoothed_V = np.asarray(train_counts_V, np.float64) + 1.0
     log_probability_V = np.log(smoothed_V) - np.log(smoothed_V.sum())
     counts_V = np.asarray(counts_V, np.float64)
-    if counts_V.shape != smoothed_V.shape:
-        raise ValueError(f"counts of {counts_V.size} and of {smoothed_V.size} token ids")
     return perplexity(-float(counts_V @ log_probability_V), float(counts_V.sum()))
 
 
 def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Every row of `TEXT_METRICS`.
-
-    Args:
-      texts: the generated texts.
-      references: one reference for each.
+    """Every row of `TEXT_METRICS` for generated texts and one reference for each.
 
     Returns:
-      {name: value}. Of a metric that looks at the texts alone, also the references' own value as
+      {name: value}. For a metric of the texts alone, also the references' value as
       `reference_{name}`. All are NaN when there are no texts.
 
     Raises:
@@ -134,11 +121,11 @@ def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, f
         raise ValueError(f"{len(texts)} texts but {len(references)} references")
     values = {}
     for metric in TEXT_METRICS:
-        if metric.takes_references:
-            values[metric.name] = metric.function(texts, references)
+        if metric.of_pairs:
+            values[metric.name] = metric.of_pairs(texts, references)
         else:
-            values[metric.name] = metric.function(texts)
-            values[f"reference_{metric.name}"] = metric.function(references)
+            values[metric.name] = metric.of_texts(texts)
+            values[f"reference_{metric.name}"] = metric.of_texts(references)
     return values
 
 
@@ -219,7 +206,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric: how a report shows it and, of generated text, how it is computed.
+    """A metric: how a report shows it and, if it is one of generated text, how it is computed.
 
     Attributes:
       name: the key in summary.json.
@@ -227,10 +214,10 @@ class Metric:
       better: 1 = higher is better, -1 = lower is better, 0 = neither.
       format: of a value, for `str.format`.
       explanation: one sentence for a reader who does not know the metric.
-      function: of generated texts: (texts) -> float or, with `takes_references`, (texts,
-        references) -> float. None = of something else.
-      baseline: (name of the value to compare with, what that is). By default the references' own
-        value, `reference_{name}`, where there is one.
+      of_texts, of_pairs: (texts) -> float, or (texts, references) -> float; neither for a metric
+        of something else than generated text.
+      baseline: (name of the value to beat, what that is). Without one, the references' own value,
+        `reference_{name}`, is shown for comparison where there is one.
       headline: its title as one of the report's large figures; "" = it is not one.
     """
 
@@ -239,55 +226,55 @@ class Metric:
     better: int
     format: str
     explanation: str
-    function: Callable[..., float] | None = None
-    takes_references: bool = False
+    of_texts: Callable[[Sequence[str]], float] | None = None
+    of_pairs: Callable[[Sequence[str], Sequence[str]], float] | None = None
     baseline: tuple[str, str] = ("", "")
     headline: str = ""
 
 
-_BLEU = [functools.partial(bleu, order=n) for n in range(5)]
-_ROUGE = {kind: functools.partial(rouge, kind=kind) for kind in ("rouge1", "rouge2", "rougeL")}
-_DISTINCT = [functools.partial(distinct, n=n) for n in range(5)]
 TEXT_METRICS = (
     Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
            "Words shared with the true response, in percent, less a brevity penalty.",
-           _BLEU[1], takes_references=True),
+           of_pairs=partial(bleu, order=1)),
     Metric("bleu_2", "BLEU-2", 1, "{:.2f}", "The same with pairs of words as well.",
-           _BLEU[2], takes_references=True),
-    Metric("bleu_3", "BLEU-3", 1, "{:.2f}", "… with runs of up to three words.",
-           _BLEU[3], takes_references=True),
-    Metric("bleu_4", "BLEU-4", 1, "{:.2f}", "… with runs of up to four words.",
-           _BLEU[4], takes_references=True),
+           of_pairs=partial(bleu, order=2)),
+    Metric("bleu_3", "BLEU-3", 1, "{:.2f}", "The same with runs of up to three words.",
+           of_pairs=partial(bleu, order=3)),
+    Metric("bleu_4", "BLEU-4", 1, "{:.2f}", "The same with runs of up to four words.",
+           of_pairs=partial(bleu, order=4)),
     Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
            "Overlap of words, precision and recall balanced (F1), in percent.",
-           _ROUGE["rouge1"], takes_references=True),
+           of_pairs=partial(rouge, kind="rouge1")),
     Metric("rouge_2", "ROUGE-2", 1, "{:.2f}", "The same with pairs of words.",
-           _ROUGE["rouge2"], takes_references=True),
-    Metric("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common sequence.",
-           _ROUGE["rougeL"], takes_references=True),
+           of_pairs=partial(rouge, kind="rouge2")),
+    Metric("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common subsequence.",
+           of_pairs=partial(rouge, kind="rougeL")),
     Metric("dist_1", "Dist-1", 1, "{:.4f}",
-           "Distinct words over all words generated: low means always the same words.",
-           _DISTINCT[1]),
-    Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.", _DISTINCT[2]),
-    Metric("dist_3", "Dist-3", 1, "{:.4f}", "… with runs of three words.", _DISTINCT[3]),
-    Metric("dist_4", "Dist-4", 1, "{:.4f}", "… with runs of four words.", _DISTINCT[4]),
+           "Distinct words over all words generated: low means the same words over and over.",
+           partial(distinct, n=1)),
+    Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.",
+           partial(distinct, n=2)),
+    Metric("dist_3", "Dist-3", 1, "{:.4f}", "The same with runs of three words.",
+           partial(distinct, n=3)),
+    Metric("dist_4", "Dist-4", 1, "{:.4f}", "The same with runs of four words.",
+           partial(distinct, n=4)),
     Metric("entropy_4", "Entropy-4", 1, "{:.2f}",
            "How evenly runs of four words are used, in nats: low means stock phrases.",
-           functools.partial(ngram_entropy, n=4)),
+           partial(ngram_entropy, n=4)),
     Metric("mean_words", "Mean length", 0, "{:.1f}", "Words per response.", mean_words),
 )  # fmt: skip
 
-# What a report shows, group by group; a value without a row is listed after them by its name.
+# What a report shows, group by group: every metric of an evaluation, besides the baselines.
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Emotion seen": (
         Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
-               "Share of faces, none of them seen in training, whose emotion is named right.",
+               "Share of faces, none of them seen in training, whose emotion is named correctly.",
                baseline=("image_emotion_majority_rate", "always the commonest"),
-               headline="faces named right"),
+               headline="faces named correctly"),
         Metric("image_emotion_macro_f1", "Face emotion macro-F1", 1, "{:.3f}",
                "Mean F1 over the emotions: a rare one counts as much as a common one."),
         Metric("sequence_emotion_accuracy", "Sequence emotion accuracy", 1, "{:.1%}",
-               "The same for the emotion of an image sequence.",
+               "Share of image sequences whose emotion is named correctly.",
                baseline=("sequence_emotion_majority_rate", "always the commonest")),
         Metric("sequence_emotion_macro_f1", "Sequence emotion macro-F1", 1, "{:.3f}",
                "Mean F1 over the emotions of sequences."),
@@ -298,6 +285,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "true response.",
                baseline=("unigram_perplexity", "word frequencies alone"),
                headline="response perplexity"),
+        Metric("judge_accuracy", "Judge accuracy", 1, "{:.1%}",
+               "Share of true responses whose emotion the run's own judge finds in their words."),
     ),
     "Response generated": (
         Metric("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",
@@ -305,6 +294,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "finds the emotion of the true response.",
                baseline=("response_emotion_majority_rate", "always the commonest"),
                headline="responses with the emotion meant"),
+        Metric("response_emotion_macro_f1", "Response emotion macro-F1", 1, "{:.3f}",
+               "Mean F1 over the emotions of generated responses, by the same labeller."),
         *TEXT_METRICS,
     ),
 }  # fmt: skip

@@ -16,14 +16,12 @@ from igerg_jax.errors import UserError
 NO_DECAY = ("bias", "scale", "mean", "variance", "contrastive_bias", "contrastive_log_scale")
 
 MOMENT_DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("cosine", "inverse_sqrt")
 
 
 def check(settings: Mapping, steps: int) -> None:
-    """Raises UserError for an unknown name in `config.optim`, or a warm-up that does not fit.
-
-    Args:
-      steps: of the whole run.
-    """
+    """Raises UserError for an unknown name in `config.optim`, or a warm-up that does not fit into a
+    whole run of `steps`."""
     names = {"name": OPTIMIZERS, "first_moment_dtype": MOMENT_DTYPES, "schedule": SCHEDULES}
     for key, known in names.items():
         if settings[key] not in known:
@@ -39,50 +37,24 @@ def check(settings: Mapping, steps: int) -> None:
 
 
 def schedule(settings: Mapping, steps: int) -> optax.Schedule:
-    """The learning rate by step: linear warm-up, then one of `SCHEDULES`.
-
-    Args:
-      settings: `config.optim`, as `check` passes it.
-      steps: of the whole run; where cosine ends.
-    """
-    return SCHEDULES[settings["schedule"]](settings, steps)
-
-
-def _cosine(settings: Mapping, steps: int) -> optax.Schedule:
-    return optax.warmup_cosine_decay_schedule(
-        settings["initial_learning_rate"],
-        settings["peak_learning_rate"],
-        settings["warmup_steps"],
-        steps,
-        settings["final_learning_rate"],
-    )
-
-
-def _inverse_sqrt(settings: Mapping, steps: int) -> optax.Schedule:
-    """fairseq's: a linear rise to the peak, then peak * sqrt(warmup / step)."""
-    peak, warmup = settings["peak_learning_rate"], settings["warmup_steps"]
+    """The learning rate by step, in a whole run of `steps`: linear warm-up, then cosine decay to
+    the final rate, or fairseq's inverse square root: peak * sqrt(warmup / step)."""
+    initial, peak = settings["initial_learning_rate"], settings["peak_learning_rate"]
+    warmup = settings["warmup_steps"]
+    if settings["schedule"] == "cosine":
+        final = settings["final_learning_rate"]
+        return optax.warmup_cosine_decay_schedule(initial, peak, warmup, steps, final)
 
     def decay(since_warmup):  # optax has no inverse square root
         # join_schedules calls it before the boundary too, and discards the result.
         return peak * (warmup / jnp.maximum(since_warmup + warmup, 1)) ** 0.5
 
-    rise = optax.linear_schedule(settings["initial_learning_rate"], peak, warmup)
-    return optax.join_schedules([rise, decay], [warmup])
-
-
-SCHEDULES = {"cosine": _cosine, "inverse_sqrt": _inverse_sqrt}
+    return optax.join_schedules([optax.linear_schedule(initial, peak, warmup), decay], [warmup])
 
 
 def decay_mask(params: Any) -> Any:
     """True where weight decay applies; same structure as `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NO_DECAY, params)
-
-
-def labels(params: Any, frozen: tuple[str, ...]) -> Any:
-    """ "frozen" for the parameters under a top-level name in `frozen`, else "trained"."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if path[0].key in frozen else "trained", params
-    )
 
 
 def optimizer(
@@ -95,6 +67,12 @@ def optimizer(
       steps: of the whole run.
       frozen: top-level parameter names that are not trained; they get no optimizer state.
     """
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if path[0].key in frozen else "trained", params
+        )
+
     clip = settings["clip_norm"]
     trained = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
@@ -102,9 +80,7 @@ def optimizer(
     )
     if not frozen:
         return trained
-    return optax.multi_transform(
-        {"trained": trained, "frozen": optax.set_to_zero()}, lambda p: labels(p, frozen)
-    )
+    return optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
 
 def _with_moments(make: Callable[..., optax.GradientTransformation], *keys: str):

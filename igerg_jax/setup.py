@@ -16,41 +16,32 @@ from jax.sharding import Mesh
 
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
-from igerg_jax.models import vision
+from igerg_jax.models import settings, vision
 from igerg_jax.models.igerg import Igerg
-from igerg_jax.models.settings import (
-    BART_EPSILON,
-    JudgeSettings,
-    StackSettings,
-    TextSettings,
-    select,
-)
 from igerg_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A model that was placed on a mesh, before anything is computed.
-
-    Attributes:
-      spec: the sizes of a training batch.
-      rules: logical axis names to mesh axes.
-      abstract_params: `jax.ShapeDtypeStruct` leaves with their shardings.
-    """
+    """A model that was placed on a mesh, before anything is computed."""
 
     config: Any
     model: Igerg
-    spec: BatchSpec
+    spec: BatchSpec  # of a training batch
     mesh: Mesh
-    rules: tuple
-    abstract_params: Any
+    rules: tuple  # logical axis names to mesh axes
+    abstract_params: Any  # `jax.ShapeDtypeStruct` leaves with their shardings
+
+    @property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The arrays of a training batch, sharded over the mesh."""
+        placed = sharding.batch_sharding(self.mesh)
+        kinds = self.spec.shapes().items()
+        return {name: jax.ShapeDtypeStruct(*kind, sharding=placed) for name, kind in kinds}
 
 
 def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> Setup:
-    """The model that `config` describes, placed on its mesh; no data are read.
-
-    Args:
-      devices: default all of the process's backend.
+    """The model that `config` describes, on its mesh of `devices` (default all); no data are read.
 
     Raises:
       UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.
@@ -95,30 +86,22 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
     )
 
 
-def _text_settings(text: Any, dtype: jnp.dtype) -> TextSettings:
-    fixed = dict(gelu="exact", norm_epsilon=BART_EPSILON, dtype=dtype)
-    return TextSettings(
-        width=text.width,
-        max_positions=text.max_positions,
-        encoder=select(StackSettings, text, layers=text.encoder_layers, **fixed),
-        decoder=select(StackSettings, text, layers=text.decoder_layers, **fixed),
+def _text_settings(text: Any, dtype: jnp.dtype) -> settings.TextSettings:
+    fixed = dict(gelu="exact", norm_epsilon=settings.BART_EPSILON, dtype=dtype)
+    encoder, decoder = (
+        settings.select(settings.StackSettings, text, layers=layers, **fixed)
+        for layers in (text.encoder_layers, text.decoder_layers)
     )
+    return settings.TextSettings(text.width, text.max_positions, encoder, decoder)
 
 
-def _judge_settings(model: Any, vocab_size: int, dtype: jnp.dtype) -> JudgeSettings:
-    stack = select(
-        StackSettings,
-        model.judge,
-        dropout_rate=0.0,
-        norm_first=True,
-        norm_epsilon=BART_EPSILON,
-        gelu="exact",
-        attention="xla",
-        scan_layers=model.text.scan_layers,
-        remat="none",
-        dtype=dtype,
+def _judge_settings(model: Any, vocab_size: int, dtype: jnp.dtype) -> settings.JudgeSettings:
+    fixed = dict(gelu="exact", norm_epsilon=settings.BART_EPSILON, norm_first=True, dtype=dtype)
+    fixed |= dict(attention="xla", remat="none", dropout_rate=0.0)
+    stack = settings.select(
+        settings.StackSettings, model.judge, scan_layers=model.text.scan_layers, **fixed
     )
-    return JudgeSettings(model.judge.width, model.text.max_positions, vocab_size, stack)
+    return settings.JudgeSettings(model.judge.width, model.text.max_positions, vocab_size, stack)
 
 
 @contextlib.contextmanager
@@ -136,8 +119,7 @@ def base_key(config: Any) -> jax.Array:
 def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
     """Boxed parameters: arrays with their logical axis names."""
     # One row is enough: no parameter's shape depends on B.
-    batch = synthetic(
-        BatchSpec(**{**vars(spec), "batch_size": 1}), model.special, model.vocab_size, seed=0
-    )
+    one_row = dataclasses.replace(spec, batch_size=1)
+    batch = synthetic(one_row, model.special, model.vocab_size, seed=0)
     # Not of `train.prng`: the first parameters must not depend on the mesh.
     return model.init(jax.random.key(config.seed, impl="threefry2x32"), batch)["params"]

@@ -29,7 +29,7 @@ STEP = {
 INFERENCE = {
     "mesh__fsdp=3": "fsdp=3.*8 devices",
     "evaluate__batch_size=30": r"evaluate\.batch_size=30",
-    "generate__strategy='argmax'": "generate.strategy='argmax'",
+    "generate__strategy='argmax'": "generate.strategy 'argmax'",
     "generate__beams=0": "generate.beams=0",
     "generate__max_tokens=17": "generate.max_tokens=17",
     "model__text__remat='most'": "'most'",
@@ -126,3 +126,25 @@ def test_inference_does_not_depend_on_how_a_model_is_optimised(monkeypatch):
     monkeypatch.setattr(optim, "optimizer", lambda *_: pytest.fail("an optimizer was built"))
     config = small.only(make_config(optim__name="adam", train__batch_size=7))
     checks.check_inference(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(model__vision__kind="clip", data__feature_dim=0), "'clip' is not one of vit"),
+        (dict(model__vision__tokens_per_image=2), "'features' makes 1 token"),
+        (dict(objectives__image_text_contrastive__negatives="all"), "negatives 'all' is not one"),
+        (
+            dict(
+                objectives__image_text_contrastive__negatives="slice",
+                objectives__image_text_contrastive__weight=1.0,
+                mesh__dcn=-1,
+                mesh__data=8,
+            ),
+            "mesh.dcn=-1: .* give that number",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        checks.check_step(small.make_config(**changes))

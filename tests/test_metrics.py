@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import math
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import contributing
 import numpy as np
 import pytest
 
@@ -193,16 +195,6 @@ def test_text_metrics_refuses_lists_of_different_length():
         metrics.text_metrics(TEXTS[:2], TEXTS)
 
 
-FUNCTION = '''
-def questions(texts: Sequence[str]) -> float:
-    """Share of texts that ask something; NaN when there are no texts."""
-    return _ratio(sum(text.rstrip().endswith("?") for text in texts), len(texts))
-
-'''
-ROW = """
-    Metric("questions", "Questions", 0, "{:.0%}", "Share of responses that ask something.",
-           questions),
-"""
 USE = """
 import json, pathlib, sys
 from igerg_jax import metrics
@@ -222,12 +214,14 @@ def test_adding_a_text_metric_takes_one_function_and_one_row(tmp_path):
     shutil.copytree(ROOT / "igerg_jax", package, ignore=shutil.ignore_patterns("__pycache__"))
     source = (package / "metrics.py").read_text()
     before, table, after = source.partition("TEXT_METRICS = (")
-    (package / "metrics.py").write_text(before + FUNCTION + table + ROW + after)
+    (function,) = contributing.examples("a metric")
+    (row,) = contributing.indented("a metric")
+    (package / "metrics.py").write_text(f"{before}{function}\n\n{table}\n{row}{after}")
     done = subprocess.run(
         [sys.executable, "-c", USE, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0.5", "1.0"]
-    page = (tmp_path / "report.html").read_text()
-    assert "Share of responses that ask something." in page
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "Share of texts that ask something." in page
     assert "50%" in page and "100% <small>people's responses</small>" in page

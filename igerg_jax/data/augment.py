@@ -51,28 +51,17 @@ def random_recipe(
 
     Args:
       height_width: int[M, 2] pixels of the encoded images.
-      seed: of the run.
       positions_M: int64[M], of each image's example in the order.
       slots_M: int[M], of each image in its window.
       image_size: pixels a side of the result.
       config: `config.data.augment`: crop_min_area (of the image, 1 = no crop), flip (bool),
         colour_jitter (largest relative change of brightness, contrast and saturation).
     """
-    numbers_Mx8 = order.uniforms(seed, _SALT, positions_M[:, None], slots_M[:, None], np.arange(8))
-    area, aspect, top, left, flip, brightness, contrast, saturation = numbers_Mx8.T
-    crop = _random_crop(height_width, config.crop_min_area, area, aspect, top, left)
-    jitter = config.colour_jitter
-    crop, halvings = _halve(crop, image_size)
-    colour, offset = _colour(
-        *(1 + jitter * (2 * u - 1) for u in (brightness, contrast, saturation))
-    )
-    return Recipe(
-        crop=crop,
-        halvings=halvings,
-        flip=(flip < 0.5) & config.flip,
-        colour=colour,
-        offset=offset,
-    )
+    u_Mx8 = order.uniforms(seed, _SALT, positions_M[:, None], slots_M[:, None], np.arange(8))
+    crop, halvings = _halve(_random_crop(height_width, config.crop_min_area, u_Mx8), image_size)
+    factors_Mx3 = 1 + config.colour_jitter * (2 * u_Mx8[:, 5:] - 1)
+    colour, offset = _colour(*factors_Mx3.T)
+    return Recipe(crop, halvings, (u_Mx8[:, 4] < 0.5) & config.flip, colour, offset)
 
 
 def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
@@ -81,8 +70,8 @@ def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
     corner = (height_width - side) // 2
     crop = np.concatenate([corner, side, side], axis=1).astype(np.int32)
     crop, halvings = _halve(crop, image_size)
-    one = np.ones(len(height_width))
-    return Recipe(crop, halvings, np.zeros(len(height_width), bool), *_colour(one, one, one))
+    colour, offset = _colour(*np.ones((3, len(crop))))
+    return Recipe(crop, halvings, np.zeros(len(crop), bool), colour, offset)
 
 
 def _halve(crop: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,14 +81,9 @@ def _halve(crop: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     return crop >> halvings[:, None], halvings
 
 
-def _random_crop(
-    height_width: np.ndarray,
-    min_area: float,
-    area: np.ndarray,
-    aspect: np.ndarray,
-    top: np.ndarray,
-    left: np.ndarray,
-) -> np.ndarray:
+def _random_crop(height_width: np.ndarray, min_area: float, u_Mx8: np.ndarray) -> np.ndarray:
+    """int32[M, 4]; the first four uniform numbers give the area, aspect ratio, top and left."""
+    area, aspect, top, left = u_Mx8.T[:4]
     height, width = height_width.T.astype(np.float64)
     pixels = height * width * (min_area + (1 - min_area) * area)
     ratio = np.exp(np.log(_MAX_ASPECT) * (2 * aspect - 1)) if min_area < 1 else width / height

@@ -22,22 +22,16 @@ from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.data import folders, parts
-from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
 _COPIES = 16  # files at once
 
 
 def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
-    """Returns `config`, or a copy with a local data_dir if its data_dir is in a bucket.
+    """Returns `config`, or a copy with a local data_dir if its data_dir, `place`, is in a bucket.
 
     Several processes of a machine may call it at once: the first copy to be complete is kept.
-
-    Args:
-      place: config.data.data_dir as a path.
-
-    Raises:
-      UserError: the bucket does not have the datasets prepared.
+    Raises UserError if the bucket does not have the datasets prepared.
     """
     if not storage.is_bucket(place):
         return config
@@ -47,9 +41,9 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
     config.data.data_dir = str(local)
     tokenizers = place / "prepared" / "tokenizers"
     if tokenizers.exists():
-        for file in tokenizers.iterdir():
-            if not (local / "prepared" / "tokenizers" / file.name).exists():
-                _copy([(file, local / "prepared" / "tokenizers" / file.name)], "tokenizers")
+        here = folders.of_tokenizers(config.data)
+        files = [file for file in tokenizers.iterdir() if not (here / file.name).exists()]
+        _copy([(file, here / file.name) for file in files], "tokenizers")
     for name in folders.dataset_names(config.data):
         base = folders.of_dataset(config.data, name)
         _fetch(place / base.relative_to(local).as_posix(), base, name, place)
@@ -92,6 +86,8 @@ def _copy(pairs: list[tuple[epath.Path, pathlib.Path]], label: str) -> None:
         with storage.replacing(target) as temporary:
             source.copy(temporary)
 
+    if not pairs:
+        return
     with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
-        for _ in progress(pool.map(one, pairs), label, "file", total=len(pairs)):
+        for _ in parts.progress(pool.map(one, pairs), label, "file", total=len(pairs)):
             pass

@@ -136,38 +136,20 @@ def _join(vocabulary: Any, merges: str) -> bytes:
     """The tokenizer.json of a vocab.json {piece: id} and a merges.txt ("a b" per line)."""
     if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
         raise ValueError(f"it is JSON, but no {VOCABULARY}: not one id a piece")
-    first, *lines = merges.splitlines() or [""]
-    lines = lines if first.startswith("#version") else [first, *lines]
-    pairs = [line.split(" ") for line in lines if line]
+    lines = merges.splitlines()[1 if merges.startswith("#version") else 0 :]
+    pairs = [tuple(line.split(" ")) for line in lines if line]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"its {MERGES} has a line that is not two pieces")
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    byte_level["trim_offsets"] = True
-    token = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    added = [
-        {"id": vocabulary[name], "content": name, **token}
-        for name in ROLES.values()
-        if name in vocabulary
-    ]
-    ends = {name: (ROLES[name], vocabulary.get(ROLES[name])) for name in ("bos", "eos")}
-    whole = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": sorted(added, key=lambda token: token["id"]),
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": {
-            "type": "RobertaProcessing",
-            "sep": ends["eos"],
-            "cls": ends["bos"],
-            "trim_offsets": True,
-            "add_prefix_space": False,
-        },
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
-        | {"use_regex": True},
-        "model": {"type": "BPE", "dropout": None, "unk_token": None}
-        | {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
-        | {"fuse_unk": False, "byte_fallback": False, "vocab": vocabulary, "merges": pairs},
-    }
-    return json.dumps(whole, ensure_ascii=False).encode()
+    try:
+        joined = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, pairs))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(str(error)) from error
+    joined.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    joined.decoder = tokenizers.decoders.ByteLevel()
+    joined.add_special_tokens([token for token in ROLES.values() if token in vocabulary])
+    if ROLES["bos"] in vocabulary and ROLES["eos"] in vocabulary:
+        sep, cls = ((ROLES[role], vocabulary[ROLES[role]]) for role in ("eos", "bos"))
+        joined.post_processor = tokenizers.processors.RobertaProcessing(
+            sep, cls, add_prefix_space=False
+        )
+    return joined.to_str().encode()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax.data import bucket, prepare, synthetic
+from igerg_jax import batch
+from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, SpecialIds
+from igerg_jax.data import bucket, prepare
 from igerg_jax.data.tokenizers import Vocabulary
 from igerg_jax.run import workdirs
 
-SYNTHETIC = synthetic.NAME  # config.data.dataset: random batches, no data and no TensorFlow
+SYNTHETIC = "synthetic"  # config.data.dataset: random batches, no data and no TensorFlow
 
 
 class Dataset(Protocol):
@@ -40,11 +45,44 @@ class Dataset(Protocol):
         """One line for the start of a run."""
 
 
+@dataclasses.dataclass(frozen=True)
+class SyntheticVocabulary:
+    """Ids without words."""
+
+    vocab_size: int
+    special: SpecialIds = SENTENCEPIECE_IDS
+    digest: str = SYNTHETIC
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes nothing: there are no words to decode."""
+
+
+class SyntheticDataset:
+    """Batches of `igerg_jax.batch.synthetic`: for throughput, and to try a config without data."""
+
+    split_names = ()
+
+    def __init__(self, data: ConfigDict):
+        self.tokenizer = SyntheticVocabulary(data.tokenizer.vocab_size)
+
+    def describe(self, config: ConfigDict) -> str:
+        return f"random batches (config.data.dataset={config.data.dataset})"
+
+    def train_batches(
+        self, config: ConfigDict, start_step: int, rows_b: np.ndarray
+    ) -> Iterator[dict[str, np.ndarray]]:
+        spec = BatchSpec.of(config.data, config.train.batch_size)
+        for step in itertools.count(start_step):
+            vocabulary = self.tokenizer
+            arrays = batch.synthetic(spec, vocabulary.special, vocabulary.vocab_size, seed=step)
+            yield {name: values[rows_b] for name, values in arrays.items()}
+
+
 def open_dataset(config: ConfigDict) -> Dataset:
     """Opens config.data.dataset; prepares what is not prepared yet, or copies it from a bucket.
 
     Raises UserError as `prepare.prepare` and `bucket.fetched`.
     """
     if config.data.dataset == SYNTHETIC:
-        return synthetic.SyntheticDataset(config.data)
+        return SyntheticDataset(config.data)
     return prepare.prepare(bucket.fetched(config, workdirs.parse(config.data.data_dir)))

@@ -40,7 +40,8 @@ def root(data: ConfigDict) -> pathlib.Path:
 def of_dataset(data: ConfigDict, dataset: str) -> pathlib.Path:
     """A dataset's folder, keyed by version and format, and by the raw files and labels it has."""
     version = f"{builders.version(dataset)}-{store.FORMAT}"
-    manual_dir = data.manual_dir if builders.reads_manual_dir(dataset) else ""
+    dataset_definition, _ = builders.find(dataset)
+    manual_dir = data.manual_dir if dataset_definition.reads_manual_dir else ""
     sources = [manual_dir, data.labels.path]
     if any(sources):
         places = [str(pathlib.Path(s).expanduser().resolve()) if s else "" for s in sources]
@@ -73,3 +74,13 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def locked_if_missing(folder: pathlib.Path) -> Iterator[bool]:
+    """Yields whether `folder` is missing; if so, its parent is locked meanwhile."""
+    if folder.is_dir():
+        yield False
+        return
+    with locked(folder.parent):
+        yield not folder.is_dir()  # another process may have written it just now

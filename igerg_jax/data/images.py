@@ -1,13 +1,48 @@
-"""Encoded images: conversion to JPEG for storage, and ImageNet's preprocessing."""
+"""Encoded images: their files, conversion to JPEG for storage, and ImageNet's preprocessing."""
 
 from __future__ import annotations
 
+import glob
 import io
+import pathlib
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from igerg_jax.data.builders.source import IMAGE_SUFFIXES
+from igerg_jax.errors import UserError
+
 _IMAGENET_MARGIN = 256 / 224  # the shorter side before the crop, relative to the crop's
+
+
+class Files(NamedTuple):
+    """Image files below one folder: their names below it, with slashes, sorted."""
+
+    folder: pathlib.Path
+    names: tuple[str, ...]
+
+
+def find_files(pattern: str) -> Files:
+    """The images below a folder, or those that match a glob pattern ("**" = any depth).
+
+    A pattern's folder is the part before its first wildcard. If that is a dataset's folder, the
+    names equal the dataset's `image_id`s, such as "train_images/17.jpg" for OpenViDial. Raises
+    UserError if there are no images.
+    """
+    path = pathlib.Path(pattern).expanduser()
+    wild = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]
+    if path.is_dir() or not wild:
+        folder, found = path, path.rglob("*")
+    else:
+        folder = pathlib.Path(*path.parts[: wild[0]])
+        found = map(pathlib.Path, glob.iglob(str(path), recursive=True))
+    images = (p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    names = tuple(sorted({p.relative_to(folder).as_posix() for p in images}))
+    if not names:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise UserError(f"--images '{pattern}' is no folder or pattern with image files ({kinds})")
+    return Files(folder, names)
 
 
 def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
@@ -27,10 +62,7 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
             out = io.BytesIO()
             image.convert("RGB").save(out, "JPEG", quality=95)
             return out.getvalue(), size
-    except (
-        Image.DecompressionBombError,
-        SyntaxError,
-    ) as error:  # not OSErrors
+    except (Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(str(error)) from error
 
 
@@ -55,8 +87,5 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
 
 def imagenet_crops(side: int, jpeg_M: np.ndarray) -> np.ndarray:
     """uint8[M, side, side, 3]: `imagenet_crop` of each; zero for empty bytes."""
-    made = np.zeros((len(jpeg_M), side, side, 3), np.uint8)
-    for image, jpeg in zip(made, jpeg_M, strict=True):
-        if jpeg:
-            image[:] = imagenet_crop(jpeg, side)
-    return made
+    empty = np.zeros((side, side, 3), np.uint8)
+    return np.stack([imagenet_crop(jpeg, side) if jpeg else empty for jpeg in jpeg_M])

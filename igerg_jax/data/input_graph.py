@@ -1,4 +1,4 @@
-"""Batches from what Python reads: tf.data calls the readers, decodes the images and prefetches."""
+"""The tf.data graph: calls the readers, decodes and augments the images, and prefetches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,27 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import BatchSpec
-from igerg_jax.data import decode
+from igerg_jax.data.augment import Recipe
+from igerg_jax.data.images import imagenet_crops
 from igerg_jax.data.lazy_tensorflow import tf
 
+# config.data.preprocessing; IMAGENET ignores the recipes.
+AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
+
+_EMPTY, _RATIOS = 0, (1, 2, 4, 8)  # a slot without an image; by what the decoder downscales
+
+# {name: (dtype, shape of a row)} of what Python passes to the graph: one row per image slot, B * N.
+PARTS = {
+    "jpeg": ("string", []),
+    "way": ("int32", []),  # _EMPTY, or 1 + the recipe's halvings
+    "crop": ("int32", [4]),
+    "flip": ("bool", []),
+    "colour": ("float32", [3, 3]),
+    "offset": ("float32", []),
+}
+
 # A step's number -> the batch's arrays in the contract's order, but instead of `images` those of
-# `decode.PARTS` at the end.
+# `PARTS` at the end.
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
@@ -30,6 +46,8 @@ def batches(
       config: `data` is read: preprocessing, read_threads, prefetch_batches.
     """
     failures: list[Exception] = []
+    # Spares autograph the search for Python control flow, of which there is none.
+    untraced = tf.autograph.experimental.do_not_convert
 
     def join(batches: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
         return {
@@ -39,11 +57,14 @@ def batches(
         }
 
     numbers = tf.data.Dataset.range(steps.start, steps.stop)
-    by_group = {
-        name: _dataset(numbers, fetch, spec, config, failures) for name, fetch in groups.items()
-    }
-    dataset = tf.data.Dataset.zip(by_group).map(_untraced(join))
     threads = config.data.read_threads
+    finish = untraced(functools.partial(_finish, spec, config.data.preprocessing))
+    by_group = {}
+    for name, fetch in groups.items():
+        read = untraced(functools.partial(_read, fetch, spec, failures))
+        fetched = numbers.map(read, num_parallel_calls=threads)
+        by_group[name] = fetched.map(finish, num_parallel_calls=threads)
+    dataset = tf.data.Dataset.zip(by_group).map(untraced(join))
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False  # the config sets the number of threads
@@ -61,40 +82,21 @@ def single_batch(
     return {name: array.numpy() for name, array in batch.items()}
 
 
-def _untraced(function: Callable) -> Callable:
-    """Spares autograph the search for Python control flow, of which there is none."""
-    return tf.autograph.experimental.do_not_convert(function)
+def _read(fetch: Fetch, spec: BatchSpec, failures: list[Exception], step: tf.Tensor) -> list:
+    """Calls `fetch`; keeps what it raises in `failures`, as TensorFlow passes on only its text."""
 
+    def recording(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        try:
+            return fetch(number)
+        except Exception as error:
+            failures.append(error)
+            raise
 
-def _dataset(
-    steps: tf.data.Dataset,
-    fetch: Fetch,
-    spec: BatchSpec,
-    config: ConfigDict,
-    failures: list[Exception],
-) -> tf.data.Dataset:
-    """The batches of some steps, as dicts."""
     shapes = spec.shapes()
     types = [tf.as_dtype(shapes[name][1]) for name in _given_names(spec)]
     if not spec.feature_dim:
-        types += [tf.as_dtype(dtype) for dtype, _ in decode.PARTS.values()]
-    threads = config.data.read_threads
-
-    def read(step: tf.Tensor) -> list[tf.Tensor]:
-        return tf.numpy_function(functools.partial(_recording, fetch, failures), [step], types)
-
-    dataset = steps.map(_untraced(read), num_parallel_calls=threads)
-    finish = functools.partial(_finish, spec, config.data.preprocessing)
-    return dataset.map(_untraced(finish), num_parallel_calls=threads)
-
-
-def _recording(fetch: Fetch, failures: list[Exception], step: np.ndarray) -> tuple:
-    """Calls `fetch`; keeps what it raises in `failures`, as TensorFlow passes on only its text."""
-    try:
-        return fetch(step)
-    except Exception as error:
-        failures.append(error)
-        raise
+        types += [tf.as_dtype(dtype) for dtype, _ in PARTS.values()]
+    return tf.numpy_function(recording, [step], types)
 
 
 def _raising(
@@ -131,6 +133,69 @@ def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str,
         for name, part in zip(names, parts, strict=False)
     }
     if not spec.feature_dim:
-        images = decode.images(spec, preprocessing, *parts[len(names) :])
-        batch["images"] = tf.ensure_shape(images, shapes["images"][0])
+        batch["images"] = images(spec, preprocessing, *parts[len(names) :])
     return batch
+
+
+def parts(
+    jpegs_M: np.ndarray, recipe: Recipe, image_mask_BxN: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Arranges the M images of a batch, object[M] of bytes, by slot: the arrays of `PARTS`.
+
+    The images and the recipe have the order of the mask's True entries.
+    """
+
+    def spread(values: np.ndarray, empty: object) -> np.ndarray:
+        out = np.full((image_mask_BxN.size, *values.shape[1:]), empty, values.dtype)
+        out[image_mask_BxN.ravel()] = values
+        return out
+
+    return (
+        spread(jpegs_M, b""),
+        spread(recipe.halvings + np.int32(1), _EMPTY),
+        spread(recipe.crop, 0),
+        spread(recipe.flip, False),
+        # Transposed, since the graph computes RGB @ colour.
+        spread(recipe.colour.transpose(0, 2, 1), 0),
+        spread(recipe.offset, 0),
+    )
+
+
+def images(spec: BatchSpec, preprocessing: str, *parts_S: tf.Tensor) -> tf.Tensor:
+    """uint8[B, N, H, W, 3] from the arrays of `PARTS`, zero where a slot has no image."""
+    side = spec.image_size
+    shaped = [
+        tf.ensure_shape(part, [spec.batch_size * spec.images, *shape])
+        for part, (_, shape) in zip(parts_S, PARTS.values(), strict=True)
+    ]
+    if preprocessing == IMAGENET:
+        crops = functools.partial(imagenet_crops, side)
+        pixels = tf.numpy_function(crops, shaped[:1], tf.uint8)
+    else:
+        pixels = tf.map_fn(
+            lambda image: _image(side, *image),
+            tuple(shaped),
+            fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
+        )
+    return tf.reshape(pixels, [spec.batch_size, spec.images, side, side, 3])
+
+
+def _image(side: int, jpeg, way, crop, flip, colour, offset) -> tf.Tensor:
+    """uint8[side, side, 3] from a row of each of `PARTS`.
+
+    Images are processed one by one: the float32 intermediates, several times the size of the
+    result, stay in a core's cache and never exist for a whole batch.
+    """
+
+    def finish(image: tf.Tensor) -> tf.Tensor:
+        pixels = tf.reshape(tf.image.resize(image, [side, side]), [side * side, 3])
+        # Plus one half, since the cast truncates.
+        pixels = tf.clip_by_value(tf.matmul(pixels, colour) + (offset + 0.5), 0, 255)
+        upright = tf.reshape(tf.cast(pixels, tf.uint8), [side, side, 3])
+        return tf.cond(flip, lambda: tf.reverse(upright, [1]), lambda: upright)
+
+    def decoder(ratio: int) -> Callable[[], tf.Tensor]:
+        return lambda: finish(tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, ratio=ratio))
+
+    empty = functools.partial(tf.zeros, [side, side, 3], tf.uint8)
+    return tf.switch_case(way, [empty, *map(decoder, _RATIOS)])

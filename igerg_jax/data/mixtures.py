@@ -17,16 +17,15 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from igerg_jax.batch import mixed_groups
 from igerg_jax.data import builders, order
-from igerg_jax.data.splits import Split
-from igerg_jax.errors import UserError
+from igerg_jax.data.windows import Split
+from igerg_jax.errors import UserError, check_known
 
 with epy.lazy_imports():  # JAX: seconds for each process that prepares data and checks nothing
     from igerg_jax import objectives
@@ -60,13 +59,12 @@ class Stream:
         rounds_B, place_B = np.divmod(positions_B, len(self.pattern))
         source_B = self.pattern[place_B]
         ids_B = np.empty_like(source_B)
-        for s, split in enumerate(self.splits):
-            mine = self.pattern == s
-            here_B = source_B == s
-            if here_B.any():
-                # The number of this split's examples before each position.
-                before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
-                ids_B[here_B] = order.examples_at(self.seeds[s], before_B, split.num_windows)
+        for s in np.unique(source_B):
+            mine, here_B = self.pattern == s, source_B == s
+            # The number of this split's examples before each position.
+            before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
+            windows = self.splits[s].num_windows
+            ids_B[here_B] = order.examples_at(self.seeds[s], before_B, windows)
         return source_B, ids_B
 
 
@@ -79,8 +77,7 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     the repeated sequence to within twice that. (Choosing the number that lags most has no such
     bound: with 30 weights the deviation exceeds two.)
 
-    Raises:
-      ValueError: weights that are not positive, or whose ratio needs too long a sequence.
+    Raises ValueError for weights that are not positive, or whose ratio needs too long a sequence.
     """
     numbers = (isinstance(w, int | float) and w > 0 and math.isfinite(w) for w in weights)
     if not weights or not all(numbers):
@@ -109,81 +106,69 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
 
-    Raises:
-      UserError: an empty or unknown split, or invalid weights.
+    Raises UserError for an empty or unknown split, or invalid weights.
     """
-    data = config.data
-    found = {MAIN: Stream([_split(prepared, data)], [config.seed], np.zeros(1, np.int64))}
-    for name, mixture in data.mixtures.items():
+    name, seed = config.data.train_split, config.seed
+    groups = {MAIN: Stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
+    for mixture_name, mixture in config.data.mixtures.items():
         try:
             turns = pattern(list(mixture.datasets.values()))
         except ValueError as error:
-            raise UserError(f"config.data.mixtures.{name}: {error}") from error
-        datasets = list(mixture.datasets)
-        seeds = [_seed(config.seed, name, dataset) for dataset in datasets]
-        splits = [_split(prepared.datasets[dataset], data) for dataset in datasets]
-        found[name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
-    return found
+            raise UserError(f"config.data.mixtures.{mixture_name}: {error}") from error
+        seeds = [_seed(seed, mixture_name, dataset) for dataset in mixture.datasets]
+        splits = [nonempty_split(prepared.datasets[dataset], name) for dataset in mixture.datasets]
+        groups[mixture_name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
+    return groups
 
 
-def _seed(*parts: Any) -> int:
-    numbers = (p if isinstance(p, int) else zlib.crc32(p.encode()) for p in parts)
-    return int(order.hash_uint64(*numbers) >> np.uint64(1))
+def _seed(seed: int, *names: str) -> int:
+    numbers = (zlib.crc32(name.encode()) for name in names)
+    return int(order.hash_uint64(seed, *numbers) >> np.uint64(1))
 
 
-def _split(prepared: Prepared, data: ConfigDict) -> Split:
-    split = prepared.split(data.train_split)
+def nonempty_split(prepared: Prepared, name: str) -> Split:
+    """Returns a split that has windows. Raises UserError for others."""
+    split = prepared.split(name)
     if split.num_windows == 0:
-        raise UserError(
-            f"split '{split.name}' of '{prepared.dataset}' has no turn that answers another"
-        )
+        raise UserError(f"split '{name}' of '{prepared.dataset}' has no turn that answers another")
     return split
 
 
 def check_start(config: ConfigDict) -> None:
-    """Refuses what can be told before anything is prepared.
+    """Raises UserError for what can be told before anything is prepared.
 
-    Raises:
-      UserError: an unknown dataset, mixtures as in `check_names`, or an objective that needs
-        images of a dataset that never has any.
+    Unknown datasets, mixtures as in `check_names`, and objectives that need images of a dataset
+    that never has any.
     """
     check_names(config)
     for objective, dataset in _served(config):
         layout = builders.layout(dataset)
         without_images = layout.images == "no" and not layout.feature_dim
         if objectives.base.IMAGES in objective.needs and without_images:
-            _lacks(objective, dataset, config, objectives.base.IMAGES)
+            raise _lacks(objective, dataset, config, objectives.base.IMAGES)
 
 
 def check(prepared: Prepared, config: ConfigDict) -> None:
-    """Refuses, before anything is compiled, what the prepared data cannot serve.
+    """Raises UserError, before anything is compiled, for what the prepared data cannot serve.
 
-    Raises:
-      UserError: a dataset lacks what an objective that is trained on it needs, or there is no
-        split to evaluate.
+    A dataset lacks what an objective that is trained on it needs, or there is no split to evaluate.
     """
-    splits = prepared.summary["splits"]
-    wanted = [(key, config.data[key]) for key in ("train_split", "eval_split", "test_split")]
-    wanted += [("extra_test_splits", name) for name in config.data.extra_test_splits]
-    for key, name in wanted:
-        if name not in splits:
-            known = ", ".join(splits)
-            raise UserError(
-                f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key}); there "
-                f"are: {known}"
-            )
+    data = config.data
+    wanted = [(key, data[key]) for key in ("train_split", "eval_split", "test_split")]
+    for key, name in wanted + [("extra_test_splits", name) for name in data.extra_test_splits]:
+        what = f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key})"
+        check_known(name, prepared.split_names, what)
     for objective, dataset in _served(config):
-        opened, split = prepared.datasets[dataset], config.data.train_split
-        opened.split(split)
-        counts = opened.summary["splits"][split]
-        counts = counts | {"dialogues": 0 if counts["standalone"] else counts["windows"]}
+        split = prepared.datasets[dataset].split(config.data.train_split)
+        counts = prepared.datasets[dataset].summary["splits"][split.name]
+        counts = counts | {"dialogues": 0 if split.standalone else split.num_windows}
         for need in objective.needs:
             if not counts[need.count]:
-                _lacks(objective, dataset, config, need)
+                raise _lacks(objective, dataset, config, need)
 
 
-def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -> None:
-    raise UserError(
+def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -> UserError:
+    return UserError(
         f"objective '{objective.name}' needs {need.words}, but split '{config.data.train_split}' "
         f"of '{dataset}' has none: set config.objectives.{objective.name}.weight=0, or train it "
         "on another dataset (config.data.mixtures)"
@@ -192,15 +177,11 @@ def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -
 
 def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
     """(objective, dataset) for each dataset that an objective with a weight is trained on."""
-    data = config.data
-    special = {o: m for m in mixed_groups(data) for o in data.mixtures[m].objectives}
-    mains = [m.datasets for m in data.mixtures.values() if not m.objectives]
+    mixtures = config.data.mixtures.values()
+    datasets_of = {name: mixture.datasets for mixture in mixtures for name in mixture.objectives}
+    main = next((m.datasets for m in mixtures if not m.objectives), [config.data.dataset])
     for name in objectives.active(config):
-        if name in special:
-            datasets = list(data.mixtures[special[name]].datasets)
-        else:
-            datasets = list(mains[0]) if mains else [data.dataset]
-        for dataset in datasets:
+        for dataset in datasets_of.get(name, main):
             yield objectives.OBJECTIVES[name], dataset
 
 
@@ -213,12 +194,9 @@ def check_names(config: ConfigDict) -> None:
                 f"config.data.mixtures.{name} needs 'objectives' and 'datasets' and nothing else"
             )
         for objective in mixture.objectives or (MAIN,):
-            if objective and objective not in config.objectives:
-                known = ", ".join(config.objectives)
-                raise UserError(
-                    f"config.data.mixtures.{name}: '{objective}' is no objective; there are: "
-                    f"{known}"
-                )
+            if objective:
+                what = f"config.data.mixtures.{name}: '{objective}' is no objective"
+                check_known(objective, config.objectives, what)
             if objective in taken:
                 what = f"objective '{objective}'" if objective else "what no other names"
                 raise UserError(

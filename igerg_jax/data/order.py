@@ -17,20 +17,12 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def positions(step: int, batch_size: int) -> np.ndarray:
-    """Returns int64[B]: the positions of step `step`'s examples in the endless order.
-
-    A position occurs once, so it keys the random numbers of an example's augmentation.
-    """
+    """Returns int64[B]: the positions, each of which occurs once, of a step's examples."""
     return np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
 
 
-def indices(seed: int, step: int, batch_size: int, num_examples: int) -> np.ndarray:
-    """Returns int64[B]: the examples, in 0..num_examples-1, of step `step`."""
-    return examples_at(seed, positions(step, batch_size), num_examples)
-
-
 def examples_at(seed: int, positions_B: np.ndarray, num_examples: int) -> np.ndarray:
-    """Returns int64[B]: the example at each position of the endless order."""
+    """Returns int64[B]: the example, below num_examples, at each position of the endless order."""
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}, expected at least 1")
     epochs_B, within_B = np.divmod(positions_B, num_examples)

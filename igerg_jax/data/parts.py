@@ -12,18 +12,22 @@ import json
 import multiprocessing
 import os
 import pathlib
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import tqdm
 
 from igerg_jax import storage
-from igerg_jax.data.progress import progress
 from igerg_jax.errors import UserError
 
+T = TypeVar("T")
 MANIFEST = "files.json"
 _SHOWN_BYTES = 2**30  # below that, checksums are too quick for a progress display
+_LINE_EVERY_SECONDS = 5.0
 
 
 def borders(total: int, size: int) -> list[tuple[int, int]]:
@@ -32,38 +36,25 @@ def borders(total: int, size: int) -> list[tuple[int, int]]:
 
 
 def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes all of `path`, or nothing."""
     with storage.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def run(
-    jobs: Sequence[tuple[Callable, tuple]], workers: int, label: str, start: tuple[Callable, tuple]
-) -> None:
-    """Runs job(*arguments) for each, in `workers` processes, with a progress display.
+def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
+    """Calls each job, which can be pickled, in `workers` processes (1 = this one); shows progress.
 
-    Args:
-      jobs: (function, arguments), both picklable.
-      workers: 1 = in this process.
-      start: (function, arguments) that each process calls first.
-
-    Raises:
-      What a job raises; jobs that have not started are cancelled then.
+    Raises what a job raises; jobs that have not started are cancelled then.
     """
-    if not jobs:
-        return
-    function, arguments = start
-    if workers <= 1 or len(jobs) == 1:
-        function(*arguments)
-        for job, given in progress(jobs, label, "part"):
-            job(*given)
+    if workers <= 1 or len(jobs) <= 1:
+        for job in progress(jobs, label, "part"):
+            job()
         return
     # "spawn": a fork of a process with JAX's or TensorFlow's threads can hang.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(jobs)), context, initializer=_begin, initargs=start
+        min(workers, len(jobs)), context, initializer=_end_with_parent
     ) as pool:
-        futures = [pool.submit(job, *given) for job, given in jobs]
+        futures = [pool.submit(job) for job in jobs]
         try:
             done = concurrent.futures.as_completed(futures)
             for future in progress(done, label, "part", total=len(futures)):
@@ -74,22 +65,17 @@ def run(
                 "fewer processes (config.data.prepare_workers): finished parts are kept"
             ) from error
         finally:
-            for future in futures:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
-def _begin(function: Callable, arguments: tuple) -> None:
-    """Initialises a worker process, and has it end together with its parent.
+def _end_with_parent() -> None:
+    """Has a worker end when its parent does: one that is killed cannot stop its workers."""
 
-    A parent that is killed cannot stop its workers; they would wait for work forever.
-    """
-
-    def end_with_parent() -> None:
+    def wait() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    function(*arguments)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
@@ -97,8 +83,11 @@ def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
 
     Files in folder/`without` are left out.
     """
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
-    paths = [p for p in paths if p.relative_to(folder).parts[0] != without]
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).parts[0] not in (without, MANIFEST)
+    ]
     sums = _sha256_of(paths, workers, "checksums")
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": found}
@@ -113,7 +102,7 @@ def check_manifest(folder: pathlib.Path, workers: int) -> list[str]:
         files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         return [f"{folder / MANIFEST}: {error}"]
-    damaged, expected_sums = [], {}
+    damaged, sums = [], {}
     for name, expected in files.items():
         path = folder / name
         if not path.exists():
@@ -121,16 +110,19 @@ def check_manifest(folder: pathlib.Path, workers: int) -> list[str]:
         elif path.stat().st_size != expected["bytes"]:
             damaged.append(f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}")
         else:
-            expected_sums[path] = expected["sha256"]
-    sums = _sha256_of(list(expected_sums), workers, "verifying")
-    for (path, expected_sum), found in zip(expected_sums.items(), sums, strict=True):
-        if found != expected_sum:
-            damaged.append(f"{path} has other bytes than were written")
-    return damaged
+            sums[path] = expected["sha256"]
+    found = zip(sums, _sha256_of(list(sums), workers, "verifying"), strict=True)
+    changed = [path for path, sha256 in found if sha256 != sums[path]]
+    return damaged + [f"{path} has other bytes than were written" for path in changed]
 
 
 def _sha256_of(paths: Sequence[pathlib.Path], workers: int, label: str) -> list[str]:
     """The SHA-256 of each file. Threads suffice: hashing releases the GIL."""
+
+    def sha256(path: pathlib.Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         found = pool.map(sha256, paths)
         if sum(path.stat().st_size for path in paths) > _SHOWN_BYTES:
@@ -138,9 +130,24 @@ def _sha256_of(paths: Sequence[pathlib.Path], workers: int, label: str) -> list[
         return list(found)
 
 
-def sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def progress(items: Iterable[T], label: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items` and reports progress on stderr: a bar on a terminal, else now and then a line.
+
+    Args:
+      unit: the singular noun for an item.
+      total: the number of items, if `items` has no length.
+    """
+    total = len(items) if total is None else total  # type: ignore[arg-type]
+    if sys.stderr.isatty():
+        yield from tqdm.tqdm(items, desc=label, unit=unit, total=total, dynamic_ncols=True)
+        return
+    printed = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - printed >= _LINE_EVERY_SECONDS:
+            printed = time.monotonic()
+            print(f"{label}: {done}/{total} {unit}s", file=sys.stderr, flush=True)
+        yield item
+    print(f"{label}: {total}/{total} {unit}s", file=sys.stderr, flush=True)
 
 
 def cores() -> int:

@@ -18,15 +18,15 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import augment, input_graph, mixtures, order, store, windows
-from igerg_jax.data.batch_images import StoredImages, with_encoded
-from igerg_jax.data.decode import AUGMENT, PREPROCESSING
 from igerg_jax.data.images import as_jpeg
-from igerg_jax.data.splits import Split
 from igerg_jax.data.tokenizers import Tokenizer
-from igerg_jax.errors import UserError
+from igerg_jax.data.windows import Split
+from igerg_jax.errors import UserError, check_known
 
 if TYPE_CHECKING:
     from igerg_jax.data.prepared import Prepared  # which imports this module
+
+Encoded = tuple[bytes, tuple[int, int]]  # JPEG bytes, (height, width)
 
 
 def example_ids(
@@ -38,65 +38,52 @@ def example_ids(
 
 
 def train_batches(
-    prepared: Prepared,
-    config: ConfigDict,
-    start_step: int,
-    rows_b: np.ndarray,
+    prepared: Prepared, config: ConfigDict, start_step: int, rows_b: np.ndarray
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's rows of the batches of steps start_step, start_step + 1, ... forever.
 
     Args:
       prepared: the dataset, with those of the mixtures; reads config.data.train_split of each.
       config: `seed`, `train.batch_size` (of the global batch) and `data` are read.
-      start_step: the first step to yield; the cost does not depend on it.
       rows_b: int64[B'], rows of the global batch (`sharding.process_rows`).
 
     Returns:
-      An iterator over dicts of arrays: the contract of igerg_jax.batch with B' rows. The arrays of
-      a mixture are prefixed by its name, as in "faces/images".
+      The contract of igerg_jax.batch with B' rows. The arrays of a mixture are prefixed by its
+      name, as in "faces/images".
 
     Raises:
       UserError: no windows, or an unknown split.
     """
+    special = prepared.tokenizer.special
 
     def fetch(stream: mixtures.Stream, step: np.ndarray) -> tuple[np.ndarray, ...]:
-        source_B, ids_B, positions_B = example_ids(stream, config, int(step), rows_b)
-        splits = stream.splits
-        examples = [windows.read(splits[s], int(i)) for s, i in zip(source_B, ids_B, strict=True)]
-        batch, images_BxN = windows.pack(examples, config, prepared.tokenizer.special)
-        images = StoredImages.of(splits, source_B, images_BxN)
-        if config.data.feature_dim:
-            return images.with_vectors(batch, config.data.feature_dim)
-        return images.with_jpegs(batch, _train_recipe(images, positions_B, config))
+        source_b, ids_b, positions_b = example_ids(stream, config, int(step), rows_b)
+        pairs = zip(source_b, ids_b, strict=True)
+        examples = [windows.read(stream.splits[s], int(i)) for s, i in pairs]
+        return _read_arrays(examples, stream.splits, source_b, positions_b, config, special)
 
-    groups = {}
-    for group, stream in mixtures.streams(prepared, config).items():
+    streams = mixtures.streams(prepared, config)
+    for stream in streams.values():
         for split in stream.splits:
             _check_layout(split, config)
-        groups[group] = functools.partial(fetch, stream)
+    groups = {group: functools.partial(fetch, stream) for group, stream in streams.items()}
     steps = range(start_step, np.iinfo(np.int64).max)
     return input_graph.batches(steps, groups, _spec(config, len(rows_b)), config)
 
 
 def window_batches(
-    prepared: Prepared,
-    split: str,
-    window_ids: np.ndarray,
-    config: ConfigDict,
-    rows_b: np.ndarray,
+    prepared: Prepared, split: str, window_ids: np.ndarray, config: ConfigDict, rows_b: np.ndarray
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Yields (batch, num_real) of the given windows, in their order, without augmentation.
 
     Row r of batch k is window_ids[k * config.evaluate.batch_size + rows_b[r]]; int64[B'] rows_b
     ascend. Every process yields equally many batches. Rows past the last id are padding: images
     masked, labels UNKNOWN, context and response PAD. `num_real` counts the other rows, which come
-    first.
-
-    Raises:
-      UserError: as `train_batches`.
+    first. Raises UserError as `train_batches`.
     """
-    chosen = _split(prepared, config, split)
-    size = config.evaluate.batch_size
+    chosen = mixtures.nonempty_split(prepared, split)
+    _check_layout(chosen, config)
+    size, source_b = config.evaluate.batch_size, np.zeros(len(rows_b), np.int64)
 
     def ids_of(step: int) -> np.ndarray:
         places = order.positions(step, size)[rows_b]
@@ -104,12 +91,9 @@ def window_batches(
 
     def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
         examples = [windows.read(chosen, int(i)) for i in ids_of(int(step))]
-        padding = [None] * (len(rows_b) - len(examples))
-        batch, images_BxN = windows.pack(examples + padding, config, prepared.tokenizer.special)
-        images = StoredImages.of([chosen], np.zeros(len(rows_b), np.int64), images_BxN)
-        if config.data.feature_dim:
-            return images.with_vectors(batch, config.data.feature_dim)
-        return images.with_jpegs(batch, _plain_recipe(images, config))
+        examples += [None] * (len(rows_b) - len(examples))
+        special = prepared.tokenizer.special
+        return _read_arrays(examples, [chosen], source_b, None, config, special)
 
     steps = range(-(-len(window_ids) // size))
     batches = input_graph.batches(steps, {"": fetch}, _spec(config, len(rows_b)), config)
@@ -122,17 +106,12 @@ def single_example(
     turns: Sequence[tuple[str, str | pathlib.Path | None]],
     response_image: str | pathlib.Path | None,
 ) -> dict[str, np.ndarray]:
-    """Makes a batch of one row from a typed conversation.
+    """Makes a batch of one row from a typed conversation: emotions UNKNOWN, response all PAD.
 
     Args:
-      tokenizer: of the checkpoint.
-      config: `data` is read.
       turns: (text, image file or None), oldest first; the last context_turns of them are used.
       response_image: image file of the turn to be generated, or None; withheld from the model if
         config.data.include_response_image is False.
-
-    Returns:
-      A batch with B = 1: emotions UNKNOWN, response all PAD.
 
     Raises:
       UserError: a turn without words, no turn at all, or an image that can't be read.
@@ -152,10 +131,9 @@ def single_example(
         emotions=[UNKNOWN] * len(files),
         images=[store.NO_IMAGE if e is None else slot for slot, e in enumerate(encoded)],
     )
-    batch, images_1xN = windows.pack([example], config, tokenizer.special)
-    batch["response"][:] = tokenizer.special.pad
-    parts = with_encoded(batch, images_1xN, encoded, config.data.image_size)
-    return input_graph.single_batch(parts, _spec(config, 1), config.data.preprocessing)
+    arrays = _encoded_arrays([example], encoded, config, tokenizer.special)
+    batch = input_graph.single_batch(arrays, _spec(config, 1), config.data.preprocessing)
+    return batch | {"response": np.full_like(batch["response"], tokenizer.special.pad)}
 
 
 def file_batches(
@@ -176,8 +154,7 @@ def file_batches(
             windows.Example([()], [UNKNOWN], [store.NO_IMAGE if image is None else row], True)
             for row, image in enumerate(read)
         ] + [None] * (size - len(read))
-        batch, images_Bx1 = windows.pack(examples, config, special)
-        return with_encoded(batch, images_Bx1, read, config.data.image_size)
+        return _encoded_arrays(examples, read, config, special)
 
     steps = range(-(-len(files) // size))
     return input_graph.batches(steps, {"": fetch}, _spec(config, size), config)
@@ -188,55 +165,75 @@ def _spec(config: ConfigDict, batch_size: int) -> BatchSpec:
     return dataclasses.replace(BatchSpec.of(config.data, batch_size), groups=())
 
 
-def _train_recipe(
-    images: StoredImages, positions_B: np.ndarray, config: ConfigDict
-) -> augment.Recipe:
-    if config.data.preprocessing != AUGMENT:
-        return _plain_recipe(images, config)
-    return augment.random_recipe(
-        images.height_width(),
-        config.seed,
-        positions_B[images.row_M],
-        images.slot_M,
-        config.data.image_size,
-        config.data.augment,
-    )
+def _read_arrays(
+    examples: Sequence[windows.Example | None],
+    splits: Sequence[Split],
+    source_B: np.ndarray,
+    positions_B: np.ndarray | None,
+    config: ConfigDict,
+    special: SpecialIds,
+) -> tuple[np.ndarray, ...]:
+    """Reads the images, or vectors, of windows; returns the arrays of an `input_graph.Fetch`.
+
+    Args:
+      source_B: number of each window's split.
+      positions_B: of the windows in the order of training; None = no augmentation.
+    """
+    batch, images_BxN = windows.pack(examples, config, special)
+    row_M, slot_M = np.nonzero(batch["image_mask"])
+    record_M, source_M = images_BxN[row_M, slot_M], source_B[row_M]
+    by_split = [(splits[s].turns, np.flatnonzero(source_M == s)) for s in np.unique(source_M)]
+    data = config.data
+    if data.feature_dim:
+        features_BxNxF = np.zeros((*images_BxN.shape, data.feature_dim), np.float32)
+        for turns, at in by_split:
+            features_BxNxF[row_M[at], slot_M[at]] = turns.read_features(record_M[at])
+        return features_BxNxF, *batch.values()
+    jpegs_M, sizes_Mx2 = np.empty(len(row_M), object), np.zeros((len(row_M), 2), np.int32)
+    for turns, at in by_split:
+        jpegs_M[at] = turns.read_images(record_M[at])
+        sizes_Mx2[at] = turns.image_height_width[record_M[at]]
+    if positions_B is None or data.preprocessing != input_graph.AUGMENT:
+        recipe = augment.plain_recipe(sizes_Mx2, data.image_size)
+    else:
+        recipe = augment.random_recipe(
+            sizes_Mx2, config.seed, positions_B[row_M], slot_M, data.image_size, data.augment
+        )
+    return *batch.values(), *input_graph.parts(jpegs_M, recipe, batch["image_mask"])
 
 
-def _plain_recipe(images: StoredImages, config: ConfigDict) -> augment.Recipe:
-    return augment.plain_recipe(images.height_width(), config.data.image_size)
-
-
-def _split(prepared: Prepared, config: ConfigDict, name: str) -> Split:
-    split = prepared.split(name)
-    if split.num_windows == 0:
-        raise UserError(f"split '{name}' of '{prepared.dataset}' has no turn that answers another")
-    _check_layout(split, config)
-    return split
+def _encoded_arrays(
+    example_rows: Sequence[windows.Example | None],
+    encoded: Sequence[Encoded | None],
+    config: ConfigDict,
+    special: SpecialIds,
+) -> tuple[np.ndarray, ...]:
+    """`_read_arrays` of windows whose images are indices in `encoded`."""
+    batch, images_BxN = windows.pack(example_rows, config, special)
+    shown = [encoded[i] for i in images_BxN[batch["image_mask"]]]
+    sizes_Mx2 = np.array([size for _, size in shown], np.int32).reshape(-1, 2)
+    jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
+    recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
+    return *batch.values(), *input_graph.parts(jpegs_M, recipe, batch["image_mask"])
 
 
 def _check_layout(split: Split, config: ConfigDict) -> None:
-    if config.data.preprocessing not in PREPROCESSING:
-        raise UserError(
-            f"config.data.preprocessing is '{config.data.preprocessing}'; there are: "
-            f"{', '.join(PREPROCESSING)}"
-        )
-    wanted, found = config.data.feature_dim, split.turns.feature_dim
-    if wanted == found or not (split.turns.image != store.NO_IMAGE).any():
-        return
-    if found:
-        raise UserError(
-            f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has vectors "
-            f"of {found} numbers: set config.data.feature_dim={found} and "
+    kind = config.data.preprocessing
+    check_known(kind, input_graph.PREPROCESSING, f"config.data.preprocessing is '{kind}'")
+    wanted, width = config.data.feature_dim, split.turns.feature_dim
+    if wanted != width and (split.turns.image != store.NO_IMAGE).any():
+        images = "images, not precomputed features: set it to 0"
+        vectors = (
+            f"vectors of {width} numbers: set config.data.feature_dim={width} and "
             "config.model.vision.kind='features'"
         )
-    raise UserError(
-        f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has images, not "
-        "precomputed features: set it to 0"
-    )
+        raise UserError(
+            f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has "
+            f"{vectors if width else images}"
+        )
 
 
-def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
+def _read_image(path: pathlib.Path) -> Encoded:
     try:
         return as_jpeg(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -244,7 +241,7 @@ def _read_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
         raise UserError(f"cannot read the image '{path}': {reason}") from error
 
 
-def _try_image(path: pathlib.Path) -> tuple[bytes, tuple[int, int]] | None:
+def _try_image(path: pathlib.Path) -> Encoded | None:
     try:
         return _read_image(path)
     except UserError:

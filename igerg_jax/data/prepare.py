@@ -33,12 +33,8 @@ _COLUMNS = ("turns", "windows", "images", "missing_images", "broken_images", "la
 def prepare(config: ConfigDict) -> Prepared:
     """Builds, tokenises and writes what is missing, and opens it.
 
-    Reads `config.data`: dataset and mixtures, data_dir ("~" is the home folder), manual_dir,
-    labels, tokenizer, train_split, prepare_workers, context_turns and response_tokens. Several
-    processes of one machine may call it at once.
-
-    Returns:
-      config.data.dataset; the others in its `datasets`.
+    Returns config.data.dataset; the others are in its `datasets`. Several processes of one machine
+    may call it at once.
 
     Raises:
       UserError: unknown dataset, missing source, unreadable or untrainable tokenizer.
@@ -49,15 +45,27 @@ def prepare(config: ConfigDict) -> Prepared:
     tokenizer = tokenizer or trained_tokenizers.find_or_train(data, bases)
     opened = {}
     for name, base in bases.items():
-        folder = base / tokenizer.digest
-        if not folder.is_dir():
-            with folders.locked(base):
-                if not folder.is_dir():
-                    write.tokens(base, tokenizer, data.tokenizer.kind, _workers(data))
-        opened[name] = Prepared(name, folder, data)
+        with folders.locked_if_missing(base / tokenizer.digest) as missing:
+            if missing:
+                write.tokens(base, tokenizer, data.tokenizer.kind, _workers(data))
+        opened[name] = Prepared(name, base / tokenizer.digest, data)
     prepared = opened[data.dataset]
     prepared.datasets = opened
     return prepared
+
+
+def _write_missing_turns(data: ConfigDict, names: list[str]) -> dict[str, pathlib.Path]:
+    """Writes the turns of the datasets that lack them; returns {dataset: its folder}."""
+    bases = {name: folders.of_dataset(data, name) for name in names}
+    for name, base in bases.items():
+        with folders.locked_if_missing(base / "turns") as missing:
+            if missing:
+                write.turns(name, builders.options_of(data), base, _workers(data))
+    return bases
+
+
+def _workers(data: ConfigDict) -> int:
+    return data.prepare_workers or parts.cores()
 
 
 def prepare_tokenizer(config: ConfigDict) -> tuple[tokenizers.Tokenizer, pathlib.Path]:
@@ -75,10 +83,7 @@ def prepare_tokenizer(config: ConfigDict) -> tuple[tokenizers.Tokenizer, pathlib
 
 
 def verify(config: ConfigDict) -> int:
-    """Checks checksums and counts of everything prepared for a config. Changes nothing.
-
-    Returns:
-      The number of datasets.
+    """Checks checksums and counts of everything prepared for a config; returns how many datasets.
 
     Raises:
       UserError: something is not prepared, or damaged; the message names the files.
@@ -103,63 +108,44 @@ def verify(config: ConfigDict) -> int:
     return len(bases)
 
 
-def _workers(data: ConfigDict) -> int:
-    return data.prepare_workers or parts.cores()
-
-
-def _write_missing_turns(data: ConfigDict, names: list[str]) -> dict[str, pathlib.Path]:
-    """Writes the turns of the datasets that lack them; returns {dataset: its folder}."""
-    bases = {name: folders.of_dataset(data, name) for name in names}
-    for name, base in bases.items():
-        if not (base / "turns").is_dir():
-            with folders.locked(base):
-                if not (base / "turns").is_dir():
-                    write.turns(name, builders.options_of(data), base, _workers(data))
-    return bases
-
-
 def table(prepared: Prepared) -> str:
     """The counts of what is prepared, one line per split."""
     rows = [("dataset", "split", *(name.replace("_", " ") for name in _COLUMNS))]
     for dataset, opened in prepared.datasets.items():
         for split, counts in opened.summary["splits"].items():
             rows.append((dataset, split, *(f"{counts[name]:,}" for name in _COLUMNS)))
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = ["<", "<"] + [">"] * len(_COLUMNS)
+    lines = ([f"{c:{a}{w}}" for c, a, w in zip(row, aligned, widths, strict=True)] for row in rows)
+    return "\n".join(map("  ".join, lines))
 
-    def line(row: tuple[str, ...]) -> str:
-        names = [cell.ljust(width) for cell, width in zip(row[:2], wide, strict=False)]
-        numbers = [cell.rjust(width) for cell, width in zip(row[2:], wide[2:], strict=True)]
-        return "  ".join((*names, *numbers))
 
-    return "\n".join(map(line, rows))
+_SHORT_FLAGS = {
+    "data_dir": "Folder that is written to",
+    "manual_dir": "Folder with the files that a person must fetch",
+}
+_SWITCHES = {
+    "tokenizer": "Only train the tokenizer (config.data.tokenizer: an existing path, or "
+    "model_type, vocab_size, byte_fallback and mixture) and print its file.",
+    "verify": "Only check checksums and counts of what is prepared.",
+}
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """The flags of one command line."""
     values = command_line.new_flags(argv)
-    for name, what in (
-        ("data_dir", "Folder that is written to"),
-        ("manual_dir", "Folder with the files that a person must fetch"),
-    ):
+    for name, what in _SHORT_FLAGS.items():
         text = f"{what}: short for --config.data.{name}."
         flags.DEFINE_string(name, None, text, flag_values=values)
-    flags.DEFINE_boolean(
-        "tokenizer",
-        False,
-        "Only train the tokenizer (config.data.tokenizer: an existing path, or model_type, "
-        "vocab_size, byte_fallback and mixture) and print its file.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "verify", False, "Only check checksums and counts of what is prepared.", flag_values=values
-    )
+    for name, text in _SWITCHES.items():
+        flags.DEFINE_boolean(name, False, text, flag_values=values)
     return values
 
 
 def run(values: flags.FlagValues) -> None:
     """Executes parsed flags; results go to stdout. Raises UserError."""
     config = values.config
-    for name in ("data_dir", "manual_dir"):
+    for name in _SHORT_FLAGS:
         if values[name].value is not None:
             config.data[name] = values[name].value
     if values.verify and values.tokenizer:

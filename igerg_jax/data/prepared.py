@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.data import pipeline, store, tokenizers
-from igerg_jax.data.splits import Split
-from igerg_jax.errors import UserError
+from igerg_jax.data.windows import Split
+from igerg_jax.errors import check_known
 
 
 class Prepared:
@@ -50,9 +50,7 @@ class Prepared:
 
     def split(self, name: str) -> Split:
         """Returns a split by name. Raises UserError when there is none of that name."""
-        if name not in self.split_names:
-            known = ", ".join(self.split_names)
-            raise UserError(f"dataset '{self.dataset}' has no split '{name}'; there are: {known}")
+        check_known(name, self.split_names, f"dataset '{self.dataset}' has no split '{name}'")
         if name not in self._splits:
             turns = store.TurnStore(self.turns_folder / name, self.folder / name)
             standalone = self.summary["splits"][name]["standalone"]
@@ -65,14 +63,14 @@ class Prepared:
         Responses are truncated as in a batch: to `response_tokens`, including the final EOS.
         """
         split = self.split(name)
-        tokens, starts = split.turns.all_token_ids(), split.turns.token_starts()
-        lengths = np.minimum(split.turns.token_counts(), self._response_tokens - 1)
+        turns, starts = split.turns, split.turns.token_offsets[:-1]
+        lengths = np.minimum(turns.token_counts(), self._response_tokens - 1)
         counts_V = np.zeros(self.tokenizer.vocab_size, np.int64)
         for ends in np.array_split(split.response_turn, max(1, split.num_windows // 100_000)):
             # The tokens of these responses, concatenated.
             kept = lengths[ends]
             first = np.repeat(starts[ends] - (np.cumsum(kept) - kept), kept)
-            chosen = tokens[first + np.arange(kept.sum())]
+            chosen = turns.token_ids[first + np.arange(kept.sum())]
             counts_V += np.bincount(chosen, minlength=len(counts_V))
         counts_V[self.tokenizer.special.eos] += split.num_windows
         return counts_V

@@ -27,21 +27,13 @@ from igerg_jax.errors import UserError
 FORMAT = 2  # part of a prepared folder's name: raise it with every change of the files
 # With group size 1 an image is one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-TURN_COLUMNS = {  # name: dtype
-    "emotion": np.int8,  # per turn; UNKNOWN = no label
-    "turn_in_episode": np.int32,  # per turn, from 0
-    "text_lengths": np.int64,  # per turn, bytes; becomes text_offsets (turns + 1)
-    "text": np.uint8,  # UTF-8
-}
-TOKEN_COLUMNS = {
-    "token_lengths": np.int64,  # per turn; becomes token_offsets (turns + 1)
-    "tokens": np.int32,
-}
-IMAGE_COLUMNS = {"image_height_width": np.int32}  # [images, 2] pixels
 
 
 def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
-    """Returns the TURN_COLUMNS of rows (`builders.source.Turns.row`).
+    """Returns the columns of rows (`builders.source.Turns.row`).
+
+    "emotion" int8[turns], UNKNOWN = no label; "turn_in_episode" int32[turns], from 0;
+    "text_lengths" int64[turns], bytes; "text" uint8[bytes], UTF-8.
 
     Raises ValueError when a turn does not follow the one before it.
     """
@@ -61,7 +53,7 @@ def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
 
 
 def write_tokens(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
-    """Returns the TOKEN_COLUMNS of the ids of some turns."""
+    """Returns "token_lengths" int64[turns] and "tokens" int32[ids of all turns]."""
     tokens = [np.asarray(ids, np.int32) for ids in token_lists]
     return {
         "token_lengths": np.array([len(ids) for ids in tokens], np.int64),
@@ -73,12 +65,12 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
     """Writes the images that can be decoded to an ArrayRecord file, in order.
 
     Returns:
-      "image_height_width" int32[written, 2], and "state" int8[images]: 0 = written,
+      "image_height_width" int32[written, 2] pixels, and "state" int8[images]: 0 = written,
       1 = missing (None), 2 = broken.
     """
     sizes, states = [], []
     writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
-    try:
+    with contextlib.closing(writer):
         for data in images:
             try:
                 jpeg, height_width = (None, None) if data is None else as_jpeg(data)
@@ -89,46 +81,50 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
             if jpeg is not None:
                 writer.write(jpeg)
                 sizes.append(height_width)
-    finally:
-        writer.close()
     return {
         "image_height_width": np.array(sizes, np.int32).reshape(-1, 2),
         "state": np.array(states, np.int8),
     }
 
 
-def merge_columns(
-    folder: pathlib.Path, parts: Sequence[pathlib.Path], columns: dict[str, type]
-) -> None:
-    """Joins columns of some .npz files, in order, into folder/<column>.npy; lengths to offsets."""
-    for name, dtype in columns.items():
-        pieces = [_read_part(part, name) for part in parts]
-        shape = (0, 2) if name == "image_height_width" else (0,)
-        joined = np.concatenate([*pieces, np.zeros(shape, dtype)])
+def write_features(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what `write_images` does, for vectors in place of images, and the vectors."""
+    return {
+        "features": vectors_MxF.astype(np.float32),
+        "image_height_width": np.zeros((0, 2), np.int32),
+        "state": np.zeros(len(vectors_MxF), np.int8),
+    }
+
+
+def joined(parts: Sequence[pathlib.Path], name: str) -> np.ndarray:
+    """Returns an array of each of some .npz files, concatenated in their order."""
+    pieces = []
+    for path in parts:
+        with np.load(path) as part:
+            pieces.append(part[name])
+    return np.concatenate(pieces)
+
+
+def merge_columns(folder: pathlib.Path, parts: Sequence[pathlib.Path], *names: str) -> None:
+    """Joins columns of .npz files into folder/<column>.npy; n lengths become n + 1 offsets."""
+    for name in names:
+        column = joined(parts, name)
         if name.endswith("_lengths"):
             name = name.replace("_lengths", "_offsets")
-            joined = np.concatenate([[0], np.cumsum(joined)])
-        np.save(folder / f"{name}.npy", joined.astype(dtype))
+            column = np.concatenate([[0], np.cumsum(column)])
+        np.save(folder / f"{name}.npy", column)
 
 
 def merge_features(folder: pathlib.Path, parts: Sequence[pathlib.Path], total: int) -> None:
-    """Concatenates float32[n, F] files into folder/features.npy, one at a time."""
+    """Writes folder/features.npy, float32[total, F]: one part at a time, as all may not fit."""
     out, at = None, 0
     for part in parts:
-        rows = np.load(part, mmap_mode="r")
+        rows = joined([part], "features")
         if out is None:
-            shape = (total, rows.shape[1])
-            path = folder / "features.npy"
+            path, shape = folder / "features.npy", (total, rows.shape[1])
             out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
         out[at : at + len(rows)] = rows
         at += len(rows)
-    if out is not None:
-        out.flush()
-
-
-def _read_part(path: pathlib.Path, name: str) -> np.ndarray:
-    with np.load(path) as part:
-        return part[name]
 
 
 def _open(path: pathlib.Path) -> np.ndarray:
@@ -161,23 +157,26 @@ class TurnStore:
       image: int64[turns], the record of each turn's image; NO_IMAGE = none.
       image_height_width: int32[records, 2] pixels; empty with vectors.
       feature_dim: F, 0 with images.
+      token_ids: int32[tokens of the split], memory-mapped.
+      token_offsets: int64[turns + 1]: turn i has the ids from the i-th to the one after it.
     """
 
     def __init__(self, turns: pathlib.Path, tokens: pathlib.Path | None):
         """Opens turns/<split>; and <digest>/<split>, or None if no tokens are needed."""
         self._folder = turns
-        names = ("emotion", "turn_in_episode", "image", "image_height_width")
-        for name in names:
-            setattr(self, name, np.load(turns / f"{name}.npy"))
+        self.emotion = np.load(turns / "emotion.npy")
+        self.turn_in_episode = np.load(turns / "turn_in_episode.npy")
+        self.image = np.load(turns / "image.npy")
+        self.image_height_width = np.load(turns / "image_height_width.npy")
         self._text_offsets = _open(turns / "text_offsets.npy")
         self._text = _open(turns / "text.npy")
-        self._token_offsets = self._tokens = np.zeros(0, np.int32)
+        self.token_offsets = self.token_ids = np.zeros(0, np.int32)
         if tokens is not None:
-            self._token_offsets = _open(tokens / "token_offsets.npy")
-            self._tokens = _open(tokens / "tokens.npy")
-            if len(self._token_offsets) != len(self.emotion) + 1:
+            self.token_offsets = _open(tokens / "token_offsets.npy")
+            self.token_ids = _open(tokens / "tokens.npy")
+            if len(self.token_offsets) != len(self.emotion) + 1:
                 raise UserError(
-                    f"'{tokens}' has the tokens of {len(self._token_offsets) - 1} turns, '{turns}' "
+                    f"'{tokens}' has the tokens of {len(self.token_offsets) - 1} turns, '{turns}' "
                     f"has {len(self.emotion)}: remove '{tokens.parent}', and prepare again"
                 )
         vectors = turns / "features.npy"
@@ -191,24 +190,16 @@ class TurnStore:
 
     def tokens(self, turn: int) -> np.ndarray:
         """Returns int32[tokens of the turn], without special ids."""
-        start, end = self._token_offsets[turn : turn + 2]
-        return self._tokens[start:end]
+        start, end = self.token_offsets[turn : turn + 2]
+        return self.token_ids[start:end]
 
     def text(self, turn: int) -> str:
         start, end = self._text_offsets[turn : turn + 2]
         return self._text[start:end].tobytes().decode()
 
-    def all_token_ids(self) -> np.ndarray:
-        """Returns int32[tokens of the split], memory-mapped."""
-        return self._tokens
-
-    def token_starts(self) -> np.ndarray:
-        """Returns int64[turns]: the offset in `all_token_ids` at which each turn starts."""
-        return np.asarray(self._token_offsets[:-1])
-
     def token_counts(self) -> np.ndarray:
         """Returns int64[turns]: the number of tokens of each turn."""
-        return np.diff(self._token_offsets)
+        return np.diff(self.token_offsets)
 
     def text_bytes(self) -> np.ndarray:
         """Returns int64[turns]: the length of each turn's text."""

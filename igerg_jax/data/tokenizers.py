@@ -17,7 +17,7 @@ import sentencepiece
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data.byte_level_bpe import ByteLevelBpeTokenizer
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 
 MASK_PIECE = "<mask>"
 
@@ -62,15 +62,11 @@ class SentencePieceTokenizer:
         self.special = SENTENCEPIECE_IDS
         self.vocab_size: int = self._model.get_piece_size()
         self.digest = hashlib.sha256(proto).hexdigest()[:16]
-        self._dropped = frozenset(
-            i
-            for i in range(self.vocab_size)
-            if self._model.is_control(i) or self._model.is_unknown(i)
-        )
-        model = self._model
+        model, s = self._model, self.special
+        ids = range(self.vocab_size)
+        self._dropped = frozenset(i for i in ids if model.is_control(i) or model.is_unknown(i))
         found = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
         found += (model.piece_to_id(MASK_PIECE),)
-        s = self.special
         wanted = (s.pad, s.bos, s.eos, s.unk, s.mask)
         if found != wanted or not model.is_control(s.mask):
             raise ValueError(
@@ -96,20 +92,12 @@ class SentencePieceTokenizer:
 
 
 def load(kind: str, path: pathlib.Path) -> Tokenizer:
-    """Reads a tokenizer that the config names.
-
-    Args:
-      kind: config.data.tokenizer.kind, a name in `KINDS`.
-      path: a SentencePiece model; or, with byte_level_bpe, a tokenizer.json, a vocab.json beside
-        its merges.txt, or a folder that holds either.
+    """Reads a tokenizer of a kind in `KINDS` (config.data.tokenizer.kind).
 
     Raises:
       UserError: it cannot be read, is of another kind, or lacks a special token.
     """
-    if kind not in KINDS:
-        raise UserError(
-            f"config.data.tokenizer.kind is '{kind}'; there are: {', '.join(sorted(KINDS))}"
-        )
+    check_known(kind, sorted(KINDS), f"config.data.tokenizer.kind is '{kind}'")
     try:
         return KINDS[kind].read(path)
     except OSError as error:
@@ -124,11 +112,7 @@ def load(kind: str, path: pathlib.Path) -> Tokenizer:
 
 
 def read(path: pathlib.Path) -> Tokenizer:
-    """Reads what a tokenizer's `save` wrote; the kind is recognised by the file's content.
-
-    Raises:
-      UserError: as `load`.
-    """
+    """Reads what a tokenizer's `save` wrote, of either kind. Raises UserError as `load`."""
     try:
         with path.open("rb") as file:
             is_json = file.read(1) == b"{"
@@ -143,12 +127,7 @@ def train_sentencepiece(
     """Trains a model, deterministically for the same sentences in the same order.
 
     With `byte_fallback` every byte is a piece, so that no text is unknown; that takes the first 261
-    ids.
-
-    Args:
-      sentences: the training text, one string per utterance.
-      model_type: "unigram" or "bpe".
-      vocab_size: the number of ids, special ones included.
+    ids. `model_type` is "unigram" or "bpe"; `vocab_size` includes the special ids.
 
     Raises:
       UserError: SentencePiece fails, for instance because the text has too few words.

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.data import folders, store, tokenizers
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 
 ALL = "all"  # config.data.tokenizer.mixture: every dataset that the config names
 
@@ -43,9 +43,8 @@ def find_or_train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizer
 
 def path_of(data: ConfigDict, tokenizer: tokenizers.Tokenizer) -> pathlib.Path:
     """The file of a tokenizer that `find` returned."""
-    return pathlib.Path(
-        data.tokenizer.path or folders.of_tokenizers(data) / f"{tokenizer.digest}.model"
-    )
+    trained = folders.of_tokenizers(data) / f"{tokenizer.digest}.model"
+    return pathlib.Path(data.tokenizer.path or trained)
 
 
 def corpus_weights(data: ConfigDict) -> dict[str, float]:
@@ -55,27 +54,21 @@ def corpus_weights(data: ConfigDict) -> dict[str, float]:
         return dict.fromkeys(folders.dataset_names(data), 1.0)
     if not mixture:
         return {data.dataset: 1.0}
-    if mixture not in data.mixtures:
-        known = ", ".join((*data.mixtures, ALL))
-        raise UserError(
-            f"config.data.tokenizer.mixture '{mixture}' is no mixture; there are: {known}"
-        )
+    what = f"config.data.tokenizer.mixture '{mixture}' is no mixture"
+    check_known(mixture, (*data.mixtures, ALL), what)
     return data.mixtures[mixture].datasets.to_dict()
 
 
 def _note(data: ConfigDict) -> pathlib.Path:
     """The file that holds the digest of the tokenizer trained with these settings."""
-    t = data.tokenizer
-    root = folders.root(data)
-    corpus = [
-        str(folders.of_dataset(data, name).relative_to(root)) for name in corpus_weights(data)
-    ]
+    t, root = data.tokenizer, folders.root(data)
+    bases = (folders.of_dataset(data, name) for name in corpus_weights(data))
+    corpus = [str(base.relative_to(root)) for base in bases]
     settings = [corpus, data.train_split, t.vocab_size, t.byte_fallback, t.max_sentences]
     if t.mixture != ALL and t.mixture:
         settings.append(data.mixtures[t.mixture].datasets.to_dict())
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    name = f"{t.kind}-{t.model_type}-{t.vocab_size}-{key}.digest"
-    return folders.of_tokenizers(data) / name
+    return folders.of_tokenizers(data) / f"{t.kind}-{t.model_type}-{t.vocab_size}-{key}.digest"
 
 
 def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
@@ -106,14 +99,10 @@ def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Token
 
 def _sample(dataset: str, base: pathlib.Path, split: str, limit: int) -> list[str]:
     """At most `limit` texts of a split, spread evenly over it; empty ones are left out."""
-    folder = base / "turns" / split
-    if not folder.is_dir():
-        known = ", ".join(sorted(p.name for p in (base / "turns").iterdir() if p.is_dir()))
-        raise UserError(
-            f"dataset '{dataset}' has no split '{split}' (config.data.train_split); "
-            f"there are: {known}"
-        )
-    turns = store.TurnStore(folder, None)
+    known = sorted(p.name for p in (base / "turns").iterdir() if p.is_dir())
+    what = f"dataset '{dataset}' has no split '{split}' (config.data.train_split)"
+    check_known(split, known, what)
+    turns = store.TurnStore(base / "turns" / split, None)
     chosen = np.flatnonzero(turns.text_bytes() > 0)
     if len(chosen) > limit:
         chosen = chosen[np.arange(limit) * len(chosen) // limit]

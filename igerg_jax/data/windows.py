@@ -1,7 +1,8 @@
-"""Packs windows of turns into the arrays of a batch, except for the pixels. NumPy only.
+"""Windows: some turns of an episode and the turn after them; and how they fill a batch's arrays.
 
-A window's turns have slots: 0..p-1 for the previous turns, oldest first, and p for the response's
-turn. `image_turn`, `context_turn` and the order of the images refer to these slots.
+NumPy only: pixels come later. A window's turns have slots: 0..p-1 for the previous turns, oldest
+first, and p for the response's turn. `image_turn`, `context_turn` and the order of the images refer
+to these slots.
 """
 
 from __future__ import annotations
@@ -14,7 +15,73 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import NEUTRAL, NUM_EMOTIONS, UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import store
-from igerg_jax.data.splits import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Some turns of an episode, oldest first, and the turn that responds to them.
+
+    Images are JPEG bytes, or None for a turn without one.
+    """
+
+    turn_texts: tuple[str, ...]
+    turn_emotions: tuple[int, ...]
+    turn_images: tuple[bytes | None, ...]
+    response_text: str
+    response_emotion: int
+    response_image: bytes | None
+
+
+class Split:
+    """A split's windows: one for every turn that follows another in its episode.
+
+    If turns stand alone (faces, comments), every turn with an image or words is a window.
+
+    Attributes:
+      turns: the store with each turn once.
+      standalone: whether the turns stand alone.
+      response_turn: int64[windows], the last turn of each window, by its number in the store.
+    """
+
+    def __init__(self, name: str, turns: store.TurnStore, standalone: bool, context_turns: int):
+        self.name = name
+        self.turns = turns
+        self.standalone = standalone
+        self.response_turn = window_ends(turns, standalone)
+        self.num_turns = len(self.turns)
+        self.num_windows = len(self.response_turn)
+        self._context_turns = 0 if standalone else context_turns
+
+    def turn_range(self, i: int) -> tuple[int, int]:
+        """Returns the numbers in the store of window i's first turn and of its response."""
+        last = int(self.response_turn[i])
+        return last - min(self._context_turns, int(self.turns.turn_in_episode[last])), last
+
+    def window(self, i: int) -> Window:
+        """Reads window i (0 <= i < num_windows)."""
+        first, last = self.turn_range(i)
+        numbers = range(first, last + 1)
+        texts = [self.turns.text(n) for n in numbers]
+        emotions = self.turns.emotion[first : last + 1].tolist()
+        shown = [n for n in numbers if self.turns.image[n] != store.NO_IMAGE]
+        shown = [] if self.turns.feature_dim else shown
+        jpegs = dict(zip(shown, self.turns.read_images(self.turns.image[shown]), strict=True))
+        images = [jpegs.get(n) for n in numbers]
+        return Window(
+            turn_texts=tuple(texts[:-1]),
+            turn_emotions=tuple(emotions[:-1]),
+            turn_images=tuple(images[:-1]),
+            response_text=texts[-1],
+            response_emotion=emotions[-1],
+            response_image=images[-1],
+        )
+
+
+def window_ends(turns: store.TurnStore, standalone: bool) -> np.ndarray:
+    """int64[windows]: the last turn of each window."""
+    if standalone:
+        return np.flatnonzero((turns.image != store.NO_IMAGE) | (turns.text_bytes() > 0))
+    return np.flatnonzero(turns.turn_in_episode > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +147,7 @@ def pack(
         batch["context"][row, : len(context)] = context
         batch["context_turn"][row, : len(turns)] = turns
         if not wordless:
-            response = end_with_eos(example.tokens[-1], spec.response_tokens, special.eos)
+            response = np.append(example.tokens[-1][: spec.response_tokens - 1], special.eos)
             batch["response"][row, : len(response)] = response
         batch["response_emotion"][row] = example.emotions[-1]
         batch["sequence_emotion"][row] = sequence_emotion(batch["image_emotion"][row])
@@ -97,22 +164,14 @@ def _empty(name: str, special: SpecialIds) -> int:
 def join_context(
     tokens: Sequence[np.ndarray], limit: int, eos: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Joins the previous turns' tokens, each followed by EOS, and keeps the last `limit`.
+    """The last `limit` of the previous turns' tokens, each followed by EOS: ids and their slots.
 
-    Returns:
-      int32[S'] ids and int32[S'] slots, S' <= limit.
+    Both are int32[<= limit].
     """
-    ids = [part for turn in tokens for part in (turn, [eos])]
-    slots = [np.full(len(turn) + 1, slot) for slot, turn in enumerate(tokens)]
-    if not ids:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    joined, turns = np.concatenate(ids)[-limit:], np.concatenate(slots)[-limit:]
-    return joined.astype(np.int32), turns.astype(np.int32)
-
-
-def end_with_eos(tokens: np.ndarray, limit: int, eos: int) -> np.ndarray:
-    """Returns int32[<= limit]: the first limit - 1 tokens, then EOS."""
-    return np.append(tokens[: limit - 1], eos).astype(np.int32)
+    empty = np.zeros(0, np.int32)
+    ids = np.concatenate([empty, *(part for turn in tokens for part in (turn, [eos]))])
+    slots = np.concatenate([empty, *(np.full(len(turn) + 1, i) for i, turn in enumerate(tokens))])
+    return ids[-limit:].astype(np.int32), slots[-limit:].astype(np.int32)
 
 
 def sequence_emotion(emotion_N: np.ndarray) -> int:

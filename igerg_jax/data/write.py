@@ -9,19 +9,19 @@ A folder without ".partial" is complete: renaming it is the last step.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from igerg_jax import storage
 from igerg_jax.data import builders, parts, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
-from igerg_jax.data.splits import window_ends
+from igerg_jax.data.windows import window_ends
 
 PART_TURNS = 16_384
 PART_IMAGES = 4096
@@ -33,72 +33,76 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
     Raises:
       UserError: missing files, or a worker that was killed.
     """
-    folder, partial = base / "turns", base / "turns.partial"
-    splits = builders.splits(dataset, options)
+    partial = base / "turns.partial"
+    _opened.cache_clear()  # the files may have changed
+    splits = _opened(dataset, options)
     vectors = builders.layout(dataset).feature_dim > 0
+    sizes = {name: [len(turns), len(images)] for name, (turns, images) in splits.items()}
     plan = {"format": store.FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
-    plan["splits"] = {
-        name: [len(split), len(_unique(split.image_keys)[0])] for name, split in splits.items()
-    }
-    _claim(partial, plan)
-    if _sealed(partial):
-        return _seal(partial, folder)
-    jobs = []
-    for name, (num_turns, num_images) in plan["splits"].items():
-        jobs += _jobs(_text_part, partial, name, "text", parts.borders(num_turns, PART_TURNS))
-        if num_images:
-            function = _feature_part if vectors else _image_part
-            borders = parts.borders(num_images, PART_IMAGES)
-            jobs += _jobs(function, partial, name, "images", borders)
-    # Starting processes takes longer than a few thousand turns.
-    small = sum(map(len, splits.values())) < PART_IMAGES and not vectors
-    _open_splits(dataset, options, splits)
-    workers = 1 if small else workers
-    parts.run(jobs, workers, f"preparing {dataset}", (_open_splits, (dataset, options)))
-    counts = {name: _merge_turns(partial, name, split, vectors) for name, split in splits.items()}
-    summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
-    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    _report(dataset, counts)
-    return _finish(partial, folder, workers)
+    _claim(partial, plan | {"splits": sizes})
+    if not _is_complete(partial):
+        jobs = []
+        for name, (num_turns, num_images) in sizes.items():
+            for part in _missing(partial, name, "text", num_turns, PART_TURNS):
+                jobs.append(functools.partial(_write_text, part, dataset, options))
+            write = _write_features if vectors and num_images else _write_images
+            for part in _missing(partial, name, "images", num_images, PART_IMAGES):
+                jobs.append(functools.partial(write, part, dataset, options))
+        # Starting processes takes longer than a few thousand turns.
+        small = sum(num_turns for num_turns, _ in sizes.values()) < PART_IMAGES and not vectors
+        workers = 1 if small else workers
+        parts.run(jobs, workers, f"preparing {dataset}")
+        counts = {
+            name: _merge_turns(partial, name, turns, vectors) for name, (turns, _) in splits.items()
+        }
+        summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
+        (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        _report(dataset, counts)
+    return _complete(partial, base / "turns", workers)
 
 
 def tokens(
     base: pathlib.Path, tokenizer: tokenizers.Tokenizer, kind: str, workers: int
 ) -> pathlib.Path:
     """Writes and returns base/<digest>: the ids of every turn's words; base/turns must be there."""
-    folder = base / tokenizer.digest
     partial = base / f"{tokenizer.digest}.partial"
-    splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
     _claim(partial, {"format": store.FORMAT, "part_turns": PART_TURNS})
-    if _sealed(partial):
-        return _seal(partial, folder)
-    tokenizer.save(partial / "tokenizer.model")
-    jobs = []
-    for name, counts in splits.items():
-        borders = parts.borders(counts["turns"], PART_TURNS)
-        jobs += _jobs(_token_part, partial, name, "tokens", borders)
-    start = (_open_tokenizer, (str(base), str(partial / "tokenizer.model"), kind))
-    parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising", start)
-    for name in splits:
-        store.merge_columns(partial / name, _all(partial, name, "tokens"), store.TOKEN_COLUMNS)
-    return _finish(partial, folder, workers)
+    if not _is_complete(partial):
+        splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
+        model, words = partial / "tokenizer.model", base / "turns"
+        tokenizer.save(model)
+        jobs = []
+        for name, counts in splits.items():
+            for part in _missing(partial, name, "tokens", counts["turns"], PART_TURNS):
+                jobs.append(functools.partial(_write_tokens, part, words / name, kind, model))
+        parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising")
+        for name in splits:
+            paths = _all(partial, name, "tokens")
+            store.merge_columns(partial / name, paths, "token_lengths", "tokens")
+    return _complete(partial, base / tokenizer.digest, workers)
 
 
-def _jobs(
-    function: Callable,
-    partial: pathlib.Path,
-    split: str,
-    kind: str,
-    borders: Sequence[tuple[int, int]],
-) -> list[tuple[Callable, tuple]]:
-    """Makes a split's folders; returns the jobs (`parts.run`) of its parts that are missing."""
-    (partial / "parts" / split).mkdir(parents=True, exist_ok=True)
-    (partial / split).mkdir(exist_ok=True)
-    return [
-        (function, (str(partial), split, number, start, end))
-        for number, (start, end) in enumerate(borders)
-        if not _part(partial, split, kind, number).exists()
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A range of a split's turns or images, and the file in which its columns go."""
+
+    split: str
+    folder: pathlib.Path  # of the split
+    path: pathlib.Path
+    start: int
+    end: int
+
+
+def _missing(partial: pathlib.Path, split: str, kind: str, total: int, size: int) -> list[Part]:
+    """Makes a split's folders; returns those of its parts that are not written yet."""
+    folder, columns = partial / split, partial / "parts" / split
+    folder.mkdir(exist_ok=True)
+    columns.mkdir(parents=True, exist_ok=True)
+    all_parts = [
+        Part(split, folder, columns / f"{kind}-{number:05d}.npz", start, end)
+        for number, (start, end) in enumerate(parts.borders(total, size))
     ]
+    return [part for part in all_parts if not part.path.exists()]
 
 
 def _claim(partial: pathlib.Path, plan: dict) -> None:
@@ -110,27 +114,20 @@ def _claim(partial: pathlib.Path, plan: dict) -> None:
         storage.write_text(path, json.dumps(plan))
 
 
-def _finish(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
-    """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
-    for path in partial.rglob(f"{storage.UNFINISHED}*"):
-        path.unlink()
-    parts.write_manifest(partial, workers, without="parts")
-    return _seal(partial, folder)
-
-
-def _sealed(partial: pathlib.Path) -> bool:
+def _is_complete(partial: pathlib.Path) -> bool:
     """Whether everything is written: the checksums come last."""
     return (partial / parts.MANIFEST).exists()
 
 
-def _seal(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+def _complete(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
+    """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
+    if not _is_complete(partial):
+        for path in partial.rglob(f"{storage.UNFINISHED}*"):
+            path.unlink()
+        parts.write_manifest(partial, workers, without="parts")
     shutil.rmtree(partial / "parts", ignore_errors=True)
     partial.rename(folder)
     return folder
-
-
-def _part(partial: pathlib.Path, split: str, kind: str, number: int) -> pathlib.Path:
-    return partial / "parts" / split / f"{kind}-{number:05d}.npz"
 
 
 def _all(partial: pathlib.Path, split: str, kind: str) -> list[pathlib.Path]:
@@ -152,78 +149,63 @@ def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shown[first[order]], image
 
 
-# What this process has open, as a worker or instead of workers.
-_splits: dict[str, Turns] = {}
-_first_turns: dict[str, np.ndarray] = {}
-_tokenizer: list = []
+@functools.lru_cache(maxsize=1)
+def _opened(dataset: str, options: Options) -> dict[str, tuple[Turns, np.ndarray]]:
+    """{split: (its turns, the first turn of each image)}, opened once in a process."""
+    splits = builders.splits(dataset, options)
+    return {name: (turns, _unique(turns.image_keys)[0]) for name, turns in splits.items()}
 
 
-def _open_splits(dataset: str, options: Options, splits: dict[str, Turns] | None = None) -> None:
-    if splits is None and _splits:
-        return  # this process opened them for the plan
-    _splits.clear()
-    _splits.update(splits or builders.splits(dataset, options))
-    _first_turns.clear()
-    _first_turns.update({name: _unique(split.image_keys)[0] for name, split in _splits.items()})
+def _write_text(part: Part, dataset: str, options: Options) -> None:
+    turns, _ = _opened(dataset, options)[part.split]
+    parts.save_npz(part.path, store.write_text(map(turns.row, range(part.start, part.end))))
 
 
-def _text_part(partial: str, split: str, number: int, start: int, end: int) -> None:
-    rows = (_splits[split].row(i) for i in range(start, end))
-    parts.save_npz(_part(pathlib.Path(partial), split, "text", number), store.write_text(rows))
+def _write_images(part: Part, dataset: str, options: Options) -> None:
+    turns, first_turns = _opened(dataset, options)[part.split]
+    records = part.folder / f"{part.path.stem}.array_record"
+    with storage.replacing(records) as temporary:
+        images = map(turns.image, first_turns[part.start : part.end])
+        columns = store.write_images(temporary, images)
+    if not len(columns["image_height_width"]):
+        records.unlink()  # ArrayRecord does not open a file without records
+    parts.save_npz(part.path, columns)
 
 
-def _image_part(partial: str, split: str, number: int, start: int, end: int) -> None:
-    folder = pathlib.Path(partial)
-    path = folder / split / f"images-{number:05d}.array_record"
-    images = (_splits[split].image(i) for i in _first_turns[split][start:end])
-    with storage.replacing(path) as temporary:
-        written = store.write_images(temporary, images)
-    if not len(written["image_height_width"]):
-        path.unlink()  # ArrayRecord does not open a file without records
-    parts.save_npz(_part(folder, split, "images", number), written)
+def _write_features(part: Part, dataset: str, options: Options) -> None:
+    turns, first_turns = _opened(dataset, options)[part.split]
+    vectors = map(turns.features, first_turns[part.start : part.end])
+    parts.save_npz(part.path, store.write_features(np.stack(list(vectors))))
 
 
-def _feature_part(partial: str, split: str, number: int, start: int, end: int) -> None:
-    folder = pathlib.Path(partial)
-    vectors = np.stack([_splits[split].features(i) for i in _first_turns[split][start:end]])
-    path = folder / "parts" / split / f"features-{number:05d}.npy"
-    np.save(path, vectors.astype(np.float32))
-    written = {"state": np.zeros(end - start, np.int8)}
-    written["image_height_width"] = np.zeros((0, 2), np.int32)
-    parts.save_npz(_part(folder, split, "images", number), written)
+def _write_tokens(part: Part, turns: pathlib.Path, kind: str, model: pathlib.Path) -> None:
+    encode, words = _tokenizer(kind, model).encode, _words(turns)
+    ids = (encode(words.text(i)) for i in range(part.start, part.end))
+    parts.save_npz(part.path, store.write_tokens(ids))
 
 
-def _open_tokenizer(base: str, model: str, kind: str) -> None:
-    _tokenizer[:] = [pathlib.Path(base), tokenizers.load(kind, pathlib.Path(model))]
+@functools.lru_cache(maxsize=1)
+def _tokenizer(kind: str, model: pathlib.Path) -> tokenizers.Tokenizer:
+    return tokenizers.load(kind, model)
 
 
 @functools.lru_cache(maxsize=4)
-def _texts(folder: pathlib.Path) -> store.TurnStore:
+def _words(folder: pathlib.Path) -> store.TurnStore:
     return store.TurnStore(folder, None)
-
-
-def _token_part(partial: str, split: str, number: int, start: int, end: int) -> None:
-    base, tokenizer = _tokenizer
-    turns = _texts(base / "turns" / split)
-    ids: Iterator = (tokenizer.encode(turns.text(i)) for i in range(start, end))
-    path = _part(pathlib.Path(partial), split, "tokens", number)
-    parts.save_npz(path, store.write_tokens(ids))
 
 
 def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) -> dict:
     """Merges the parts of a split; returns its counts."""
-    folder, images = partial / name, _all(partial, name, "images")
-    store.merge_columns(folder, _all(partial, name, "text"), store.TURN_COLUMNS)
-    store.merge_columns(folder, images, store.IMAGE_COLUMNS)
-    state = np.concatenate([np.zeros(0, np.int8), *(np.load(path)["state"] for path in images)])
-    if vectors:
-        files = sorted((partial / "parts" / name).glob("features-*.npy"))
-        store.merge_features(folder, files, len(state))
+    folder, texts = partial / name, _all(partial, name, "text")
+    images = _all(partial, name, "images")
+    store.merge_columns(folder, texts, "emotion", "turn_in_episode", "text_lengths", "text")
+    store.merge_columns(folder, images, "image_height_width")
+    state = store.joined(images, "state")
+    if vectors and len(state):
+        store.merge_features(folder, images, len(state))
     record = np.where(state == 0, np.cumsum(state == 0) - 1, NO_IMAGE)
     _, image = _unique(split.image_keys)
-    np.save(
-        folder / "image.npy", np.where(image == NO_IMAGE, NO_IMAGE, np.append(record, -1)[image])
-    )
+    np.save(folder / "image.npy", np.append(record, NO_IMAGE)[image])  # NO_IMAGE is the last place
     opened = store.TurnStore(folder, None)
     labelled = opened.emotion >= 0
     return {
@@ -243,14 +225,11 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
 def _report(dataset: str, counts: dict[str, dict]) -> None:
     """Reports missing and broken images on stderr."""
     for split, found in counts.items():
+        total = found["images"] + found["missing_images"] + found["broken_images"]
         for what in ("missing", "broken"):
             if lacking := found[f"{what}_images"]:
-                total = found["images"] + found["missing_images"] + found["broken_images"]
-                print(
-                    f"{dataset}, {split}: {lacking} of {total} images are {what}; "
-                    "their turns have none",
-                    file=sys.stderr,
-                )
+                text = f"{dataset}, {split}: {lacking} of {total} images are {what}; their turns"
+                print(f"{text} have none", file=sys.stderr)
 
 
 def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
@@ -261,14 +240,9 @@ def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
     summary = json.loads((base / "turns" / "summary.json").read_text())
     for name, counts in summary["splits"].items():
         split = store.TurnStore(base / "turns" / name, folder / name)
-        found = {
-            "turns": len(split),
-            "windows": len(window_ends(split, counts["standalone"])),
-            "images": split.count_images(),
-            "turns of the tokens": len(split.token_counts()),
-        }
+        windows = window_ends(split, counts["standalone"])
+        found = {"turns": len(split), "windows": len(windows), "images": split.count_images()}
         for what, count in found.items():
-            expected = counts.get(what, counts["turns"])
-            if count != expected:
-                damaged.append(f"{base}, {name}: {count} {what}, not {expected}")
+            if count != counts[what]:
+                damaged.append(f"{base}, {name}: {count} {what}, not {counts[what]}")
     return damaged

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from igerg_jax import lexicon, metrics
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepared import Prepared
-from igerg_jax.data.splits import Split
+from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
 from igerg_jax.evaluation import samples
 from igerg_jax.evaluation.predictions import (

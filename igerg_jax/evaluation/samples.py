@@ -12,7 +12,7 @@ from etils import epath
 
 from igerg_jax import lexicon, storage
 from igerg_jax.batch import EMOTIONS, UNKNOWN
-from igerg_jax.data.splits import Split
+from igerg_jax.data.windows import Split
 
 FILE = "samples.jsonl"  # in a workdir
 

@@ -51,14 +51,13 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
     config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))
     config.train.update(batch_size=batch_size, accumulate_steps=1)
     config.evaluate.batch_size = batch_size
-    tokenizer, special = None, SENTENCEPIECE_IDS
-    vocab_size = config.data.tokenizer.vocab_size
+    tokenizer, digest = None, None
+    vocab_size, special = config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS
     if stored["tokenizer_digest"] not in ("", datasets.SYNTHETIC):
         tokenizer = tokenizer_of(config, folder)
-        special, vocab_size = tokenizer.special, tokenizer.vocab_size
+        vocab_size, special, digest = tokenizer.vocab_size, tokenizer.special, tokenizer.digest
     setup = set_up(config, vocab_size, special, devices)
     sharding.check_batch(batch_size, 1, setup.mesh, "batch_size")
-    digest = tokenizer.digest if tokenizer else None
     params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
     return Run(folder, config, setup, params, tokenizer)
 

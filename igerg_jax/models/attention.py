@@ -113,20 +113,21 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} does not divide into {self.settings.heads} heads")
         sizes = (self.settings.heads, width, self.settings.dtype)
         query, out = HeadProjection(*sizes, name="query"), OutProjection(*sizes, name="out")
-        if memory_BxMxD is None:
-            return out(_attend(query(x_BxLxD), cache, mask_Bx1xLxM)), cache
-        key, value = HeadProjection(*sizes, name="key"), HeadProjection(*sizes, name="value")
-        if cache is None and memory_BxMxD is x_BxLxD and self._fuses():
-            keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
-            return out(self._fused((query, key, value), x_BxLxD, keys_BxL, causal)), None
-        key_value = KeyValue(key(memory_BxMxD), value(memory_BxMxD))
-        if cache is not None:
+        key_value = cache
+        if memory_BxMxD is not None:
+            key, value = HeadProjection(*sizes, name="key"), HeadProjection(*sizes, name="value")
+            if cache is None and memory_BxMxD is x_BxLxD and self._fuses():
+                keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
+                return out(self._fused((query, key, value), x_BxLxD, keys_BxL, causal)), None
+            key_value = KeyValue(key(memory_BxMxD), value(memory_BxMxD))
+        if cache is not None and memory_BxMxD is not None:
             key_value = jax.tree.map(
                 lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1),
                 cache,
                 key_value,
             )
-        return out(_attend(query(x_BxLxD), key_value, mask_Bx1xLxM)), key_value
+        y_BxLxHxE = jax.nn.dot_product_attention(query(x_BxLxD), *key_value, mask=mask_Bx1xLxM)
+        return out(y_BxLxHxE), key_value
 
     def _fuses(self) -> bool:
         mesh = jax.sharding.get_abstract_mesh()
@@ -143,7 +144,3 @@ class Attention(nn.Module):
         x_BxLx3D = checkpoint_name(x_BxLxD @ kernel_Dx3D + bias_3D[None, None], "attention")
         y_BxLxD = attention_kernel.attend(x_BxLx3D, keys_BxL, self.settings.heads, causal)
         return checkpoint_name(y_BxLxD, "attention")
-
-
-def _attend(q_BxLxHxE: jax.Array, key_value: KeyValue, mask_Bx1xLxM) -> jax.Array:
-    return jax.nn.dot_product_attention(q_BxLxHxE, *key_value, mask=mask_Bx1xLxM)

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 
 from igerg_jax.batch import SpecialIds
 from igerg_jax.models import initializers
-from igerg_jax.models.heads import EmotionHead, MaskedTokenHead
-from igerg_jax.models.judge import Judge
-from igerg_jax.models.layers import DecoderCache, KeyValue, dense, dropout, layer_norm
+from igerg_jax.models.attention import KeyValue
+from igerg_jax.models.heads import EmotionHead, Judge, MaskedTokenHead
+from igerg_jax.models.layers import Decoder, DecoderCache, Encoder, dense, dropout, layer_norm
 from igerg_jax.models.partitioning import lookup, replicate_small_parameter, shard_activations
 from igerg_jax.models.settings import JudgeSettings, TextSettings
-from igerg_jax.models.text import Decoder, Encoder
 
 IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
 

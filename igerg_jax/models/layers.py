@@ -1,4 +1,4 @@
-"""Transformer layers, pure functions of parameters and arrays, and how they are stacked.
+"""Transformer layers, pure functions of parameters and arrays, and the stacks of them.
 
 Letters are those of `igerg_jax.batch`. Dropout is on exactly when a "dropout" key is passed to
 `apply`: there is no training flag. Parameters are float32 and carry logical axis names;
@@ -150,8 +150,12 @@ class DecoderLayer(nn.Module):
         return x_BxTxD, DecoderCache(past, view) if self.keep_cache else None
 
 
-def stacked(layer: type[nn.Module], settings: StackSettings, scanned: int, broadcast: int):
-    """`layer`, `settings.layers` times over: parameters get a leading layer axis either way.
+def stack(
+    layer: type[nn.Module], settings: StackSettings, *fields, scanned: int, broadcast: int
+) -> nn.Module:
+    """ "layers": `layer(settings, *fields)`, `settings.layers` times over.
+
+    Parameters get a leading layer axis either way.
 
     Args:
       layer: a module whose call maps (x, scanned inputs..., broadcast inputs...) to (x, output).
@@ -161,7 +165,7 @@ def stacked(layer: type[nn.Module], settings: StackSettings, scanned: int, broad
     if settings.remat != "none":
         policy = REMAT_POLICIES[settings.remat]
         layer = nn.remat(layer, policy=policy, prevent_cse=not settings.scan_layers)
-    return nn.scan(
+    scan = nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
@@ -170,3 +174,58 @@ def stacked(layer: type[nn.Module], settings: StackSettings, scanned: int, broad
         unroll=1 if settings.scan_layers else settings.layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
+    return scan(settings, *fields, name="layers")
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers over an embedded sequence (BART's with norm_first=False)."""
+
+    settings: StackSettings
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+        """Maps [B, L, D] to [B, L, D]; nothing attends to where `mask` (bool) is False."""
+        layers = stack(EncoderLayer, self.settings, scanned=0, broadcast=1)
+        x_BxLxD, _ = layers(x_BxLxD, mask_BxL[:, None, None, :])
+        return _last_norm(self.settings, x_BxLxD)
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers (BART's with norm_first=False)."""
+
+    settings: StackSettings
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxTxD: jax.Array,
+        encoded_BxLxD: jax.Array | None,
+        encoded_mask_BxL: jax.Array,
+        cache: DecoderCache | None,
+        position: jax.Array | None,
+        keep_cache: bool,
+    ) -> tuple[jax.Array, DecoderCache | None]:
+        """Decodes all of T at once, or, with a cache, the T tokens from `position` on.
+
+        Returns:
+          ([B, T, D], every layer's cache with a leading layer axis, or None). Without
+          `keep_cache` there is none, so that training does not carry it.
+        """
+        length = x_BxTxD.shape[1]
+        at_T, keys = jnp.arange(length), length
+        if cache is not None:
+            at_T, keys = position + at_T, cache.self_attention.k_BxMxHxE.shape[2]
+        causal_1x1xTxM = (at_T[:, None] >= jnp.arange(keys)[None, :])[None, None]
+        mask_Bx1x1xL = encoded_mask_BxL[:, None, None, :]
+        layers = stack(DecoderLayer, self.settings, keep_cache, scanned=1, broadcast=4)
+        x_BxTxD, cache = layers(
+            x_BxTxD, cache, encoded_BxLxD, causal_1x1xTxM, mask_Bx1x1xL, position
+        )
+        return _last_norm(self.settings, x_BxTxD), cache
+
+
+def _last_norm(settings: StackSettings, x_BxLxD: jax.Array) -> jax.Array:
+    """With `norm_first` the last layer's sum is not normalised yet."""
+    if not settings.norm_first:
+        return x_BxLxD
+    return layer_norm("norm")(x_BxLxD).astype(settings.dtype)

@@ -19,11 +19,13 @@ from jax.sharding import PartitionSpec
 def batch_shards() -> tuple[tuple[str, ...], int]:
     """(the mesh axes that shard the batch, into how many parts); ((), 1) without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    (rows,) = nn.logical_to_mesh_axes(("batch",))
-    if mesh.empty or rows is None:
-        return (), 1
-    rows = (rows,) if isinstance(rows, str) else tuple(rows)
+    rows = () if mesh.empty else _mesh_axes("batch")
     return rows, math.prod(mesh.shape[axis] for axis in rows)
+
+
+def _mesh_axes(logical_axis: str) -> tuple[str, ...]:
+    (axes,) = nn.logical_to_mesh_axes((logical_axis,))
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def map_batch_shards(function: Callable[..., Any], *arrays_B: jax.Array) -> Any:
@@ -87,8 +89,7 @@ def lookup(table_VxD: jax.Array, ids_BxL: jax.Array) -> jax.Array:
     rows, shards = batch_shards()
     if shards == 1 or ids_BxL.shape[0] % shards:
         return table_VxD[ids_BxL]
-    (columns,) = nn.logical_to_mesh_axes(("embed",))
-    columns = (columns,) if isinstance(columns, str) else tuple(columns or ())
+    columns = _mesh_axes("embed")
     others = tuple(axis for axis in rows if axis not in columns)
     constrain = jax.lax.with_sharding_constraint
     ids_BxL = constrain(ids_BxL, PartitionSpec(others))

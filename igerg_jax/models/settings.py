@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
     """An instance of a dataclass, each field from `computed` or else from the key of its name."""
-    names = [field.name for field in dataclasses.fields(settings)]
+    names = [field.name for field in dataclasses.fields(settings) if field.init]
     return settings(**{name: (computed if name in computed else keys)[name] for name in names})
 
 
@@ -50,6 +50,24 @@ def check_choice(key: str, value: str, choices: Collection[str]) -> None:
     """Raises UserError unless `value` is one of `choices`."""
     if value not in choices:
         raise UserError(f"{key} '{value}' is not one of {', '.join(choices)}")
+
+
+def check_pixels(feature_dim: int) -> None:
+    """Raises UserError if the data are precomputed vectors of `feature_dim` entries (0 = none)."""
+    if feature_dim:
+        raise UserError(
+            f"data.feature_dim={feature_dim} needs model.vision.kind='features', and other towers "
+            "read images: set both or none"
+        )
+
+
+def check_one_token(kind: str, tokens_per_image: int) -> None:
+    """Raises UserError unless one visual token per image is asked for."""
+    if tokens_per_image != 1:
+        raise UserError(
+            f"model.vision.kind '{kind}' makes 1 token an image; "
+            f"set model.vision.tokens_per_image=1, not {tokens_per_image}"
+        )
 
 
 def check_heads(width: int, heads: int) -> None:
@@ -117,7 +135,7 @@ class TextSettings:
 
 @dataclasses.dataclass(frozen=True)
 class JudgeSettings:
-    """The judge of a text's emotion; see `igerg_jax.models.judge`."""
+    """The judge of a text's emotion; see `igerg_jax.models.heads`."""
 
     width: int
     max_positions: int

@@ -18,15 +18,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from igerg_jax.errors import UserError
-from igerg_jax.models.igerg import (
-    Encoded,
-    Igerg,
-    ImageSide,
-    TextSide,
-    image_side,
-    shift_right,
-    text_side,
-)
+from igerg_jax.models import igerg
+from igerg_jax.models.igerg import Encoded, Igerg, ImageSide, TextSide, shift_right
 from igerg_jax.objectives import losses
 from igerg_jax.objectives.display import Line, Row
 from igerg_jax.objectives.keys import batch_key, named_key, row_keys
@@ -82,56 +75,39 @@ def one_term(sums: losses.Sums, name: str = "", scale: jax.Array | float = 1.0) 
 
 
 class EncoderInput(NamedTuple):
-    """What the encoder is given for an objective: text, images, or both.
-
-    `asked_BxS` marks the text positions that the objective asks for, where it asks for some.
-    """
+    """What the encoder is given for an objective: text, images, or both."""
 
     text: TextSide | None
     images: ImageSide | None
-    asked_BxS: jax.Array | None = None
+    asked_BxS: jax.Array | None = None  # text positions that the objective asks for
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What an objective is given in a step.
+    """What an objective is given in a step."""
 
-    Attributes:
-      model: the module; its methods are called through `apply`.
-      batch: exactly the arrays of `igerg_jax.batch`, of the objective's mixture.
-      rows_B: int32, the examples' places in the global batch, which key their randomness.
-      settings: the keys of `config.objectives.<name>`.
-      step: int32 scalar.
-      key: this objective's, at this step.
-      visual_BxNxKxD: the images' visual tokens. None, as all below, where no parameters are at
-        hand (a tool that shows inputs).
-      encoder_input: what `Objective.encoder_input` returned; None while that runs.
-      params: the model's parameters.
-      image_encoding: the encoding of the images alone.
-      encoding: the encoding of `encoder_input`.
-    """
-
-    model: Igerg
-    batch: Batch
-    rows_B: jax.Array
-    settings: Mapping[str, Any]
+    model: Igerg  # its methods are called through `apply`
+    batch: Batch  # exactly the arrays of `igerg_jax.batch`, of the objective's mixture
+    rows_B: jax.Array  # int32, the examples' places in the global batch, which key their randomness
+    settings: Mapping[str, Any]  # the keys of `config.objectives.<name>`
     step: jax.Array | int
-    key: jax.Array
+    key: jax.Array  # this objective's, at this step
+    # None, as all below, where no parameters are at hand (a tool that shows inputs).
     visual_BxNxKxD: jax.Array | None = None
-    encoder_input: EncoderInput | None = None
+    encoder_input: EncoderInput | None = None  # `Objective.encoder_input`'s; None while that runs
     params: Any = None
-    image_encoding: Encoded | None = None
-    encoding: Encoded | None = None
+    image_encoding: Encoded | None = None  # of the images alone
+    encoding: Encoded | None = None  # of `encoder_input`
 
     @property
     def images(self) -> ImageSide:
         """The batch's images, as the encoder takes them."""
-        return image_side(self.batch, self.visual_BxNxKxD)
+        return igerg.image_side(self.batch, self.visual_BxNxKxD)
 
     @property
     def text(self) -> TextSide:
         """The batch's context, uncorrupted, as the encoder takes it."""
-        return text_side(self.batch, self.model.special)
+        return igerg.text_side(self.batch, self.model.special)
 
     def row_keys(self, draw: str) -> jax.Array:
         """One key per example [B], for what `draw` names."""
@@ -173,19 +149,12 @@ class Context:
 
 
 class Objective(abc.ABC):
-    """A pre-training objective; a subclass says everything about one.
+    """A pre-training objective; a subclass says everything about one."""
 
-    Attributes:
-      name: its key under `config.objectives`, which has `weight` and its settings.
-      summary: one line that completes "the model learns to ...", for reports and pages.
-      needs: what a dataset must have for it.
-      choices: its settings that have few allowed values.
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    needs: ClassVar[tuple[Need, ...]] = ()
-    choices: ClassVar[tuple[Choice, ...]] = ()
+    name: ClassVar[str]  # its key under `config.objectives`, which has `weight` and its settings
+    summary: ClassVar[str]  # completes "the model learns to ...", for reports and pages
+    needs: ClassVar[tuple[Need, ...]] = ()  # what a dataset must have for it
+    choices: ClassVar[tuple[Choice, ...]] = ()  # its settings that have few allowed values
 
     @abc.abstractmethod
     def loss(self, context: Context) -> Result:
@@ -212,9 +181,9 @@ class Objective(abc.ABC):
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raises UserError for a setting that has no such value."""
-        for choice in self.choices:
-            if settings[choice.setting] not in choice.values:
+        for key, values in self.choices:
+            if settings[key] not in values:
                 raise UserError(
-                    f"objectives.{self.name}.{choice.setting} '{settings[choice.setting]}' is not "
-                    f"one of {', '.join(choice.values)}"
+                    f"objectives.{self.name}.{key} '{settings[key]}' is not one of "
+                    f"{', '.join(values)}"
                 )

@@ -52,14 +52,12 @@ def sums(
     depends on which they are.
 
     Args:
-      batch: arrays of `igerg_jax.batch`, those of mixtures too.
       key: of the step.
       rows_B: int32, the examples' places in the global batch; default 0, 1, ...: it is all there.
     """
     if rows_B is None:
         rows_B = jnp.arange(batch["image_mask"].shape[0])
-    terms: Terms = {}
-    metrics: Metrics = {}
+    terms, metrics = {}, {}
     for mixture, names in by_mixture(config).items():
         own_batch = group_of(batch, mixture)
         shared_key = named_key(key, f"shared/{mixture}")
@@ -91,13 +89,13 @@ def contexts(
       batch: of the mixture that the objectives `names` share.
       key: of the step.
     """
-    found = {}
+    given = {}
     for name in names:
         settings, own_key = config.objectives[name].to_dict(), named_key(key, name)
         context = Context(model, batch, rows_B, settings, step, own_key, visual_BxNxKxD)
         encoder_input = OBJECTIVES[name].encoder_input(context)
-        found[name] = dataclasses.replace(context, encoder_input=encoder_input)
-    return found
+        given[name] = dataclasses.replace(context, encoder_input=encoder_input)
+    return given
 
 
 def with_encodings(
@@ -107,7 +105,7 @@ def with_encodings(
     any_context = next(iter(contexts.values()))
     inputs = {_IMAGES_ALONE: EncoderInput(None, any_context.images)}
     inputs |= {n: c.encoder_input for n, c in contexts.items() if c.encoder_input is not None}
-    encodings = encode(any_context.model, params, inputs, key, any_context.rows_B)
+    encodings = _encode(any_context, params, inputs, key)
     return {
         name: dataclasses.replace(
             context,
@@ -119,17 +117,12 @@ def with_encodings(
     }
 
 
-def encode(
-    model: Igerg,
-    params: Any,
-    inputs: Mapping[str, EncoderInput],
-    key: jax.Array,
-    rows_B: jax.Array,
+def _encode(
+    any_context: Context, params: Any, inputs: Mapping[str, EncoderInput], key: jax.Array
 ) -> dict[str, Encoded]:
     """The encodings of `inputs`, by the same names: one pass for all of the same shapes.
 
-    Args:
-      key: of dropout; every pass has its own, which depends on its shapes alone.
+    Dropout in a pass depends on `key` and on its shapes alone.
     """
     passes: dict[str, list[str]] = {}
     for name, encoder_input in inputs.items():
@@ -137,10 +130,8 @@ def encode(
     encodings = {}
     for shapes, names in passes.items():
         images, text = _interleave([(inputs[name].images, inputs[name].text) for name in names])
-        pass_key = batch_key(named_key(key, f"encoder {shapes}"), rows_B)
-        encoding = model.apply(
-            {"params": params}, images, text, method="encode", rngs={"dropout": pass_key}
-        )
+        pass_key = batch_key(named_key(key, f"encoder {shapes}"), any_context.rows_B)
+        encoding = any_context.apply("encode", images, text, params=params, dropout_key=pass_key)
         encodings |= dict(zip(names, _separate(encoding, len(names)), strict=True))
     return encodings
 

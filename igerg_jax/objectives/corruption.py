@@ -75,17 +75,15 @@ def infill(
         opens_S = hidden_S & ~(jnp.roll(hidden_S, 1).at[0].set(False))
         # Two places a token: one for a MASK that a span of length 0 inserts, one for itself.
         inserts_S = start_S & (span_S == 0) & ~hidden_S
-        keep_2S = jnp.stack([inserts_S, (tokens_S != special.pad) & (~hidden_S | opens_S)], 1)
-        tokens_2S = jnp.stack(
-            [jnp.full_like(tokens_S, special.mask), jnp.where(hidden_S, special.mask, tokens_S)], 1
-        )
-        turn_2S = jnp.stack([turn_S, turn_S], 1)
-        return _compact(
-            keep_2S.reshape(-1),
-            (tokens_2S.reshape(-1), special.pad),
-            (turn_2S.reshape(-1), 0),
-            length=length,
-        )
+        keep_S = (tokens_S != special.pad) & (~hidden_S | opens_S)
+        keep_2S = jnp.stack([inserts_S, keep_S], 1).reshape(-1)
+        masked_S = jnp.where(hidden_S, special.mask, tokens_S)
+        tokens_2S = jnp.stack([jnp.full_like(tokens_S, special.mask), masked_S], 1).reshape(-1)
+        # What is kept moves to the left, in order.
+        order_S = jnp.argsort(~keep_2S, stable=True)[:length]
+        kept_S = keep_2S[order_S]
+        new_S = jnp.where(kept_S, tokens_2S[order_S], special.pad)
+        return new_S, jnp.where(kept_S, turn_S[order_S // 2], 0)
 
     return jax.vmap(row)(keys_B, tokens_BxS, turn_BxS)
 
@@ -115,12 +113,6 @@ def shuffle_turns(
 def is_word(tokens: jax.Array, special: SpecialIds) -> jax.Array:
     """bool, True where a token is neither PAD nor EOS."""
     return (tokens != special.pad) & (tokens != special.eos)
-
-
-def _compact(keep: jax.Array, *columns: tuple[jax.Array, int], length: int):
-    """Moves kept entries to the left, in order; fills the rest; cuts to `length`."""
-    order = jnp.argsort(~keep, stable=True)[:length]
-    return tuple(jnp.where(keep[order], values[order], fill) for values, fill in columns)
 
 
 def _poisson_cdf(mean: float) -> np.ndarray:

@@ -36,32 +36,23 @@ class Line(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One example, as an objective receives it.
+    """One example, as an objective receives it: arrays have no batch axis."""
 
-    Attributes:
-      arrays: the batch's arrays at this row, without the batch axis.
-      encoder_input: the objective's, without the batch axis; None where it has none.
-      settings: the keys of `config.objectives.<name>`.
-      tokenizer: has `special`, a `SpecialIds`, and `piece(id)`, a token's text.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    encoder_input: EncoderInput | None
-    settings: Mapping[str, Any]
-    tokenizer: Any
+    arrays: Mapping[str, np.ndarray]  # of the batch
+    encoder_input: EncoderInput | None  # of the objective; None where it has none
+    settings: Mapping[str, Any]  # the keys of `config.objectives.<name>`
+    tokenizer: Any  # has `special`, a `SpecialIds`, and `piece(id)`, a token's text
 
     def tokens(self, ids_L, turn_L=None, kinds_L=None) -> list[Token]:
         """The tokens up to the padding, with their turns and kinds where those are given."""
         special = self.tokenizer.special
-        roles = {special.pad, special.bos, special.eos, special.unk, special.decoder_start}
+        roles = dataclasses.astuple(special)
         tokens = []
         for at in range(int((ids_L != special.pad).sum())):
             token = int(ids_L[at])
             kind = "" if kinds_L is None else str(kinds_L[at])
-            if token == special.mask:
-                kind = "mask"
-            elif token in roles:
-                kind = "special"
+            if token in roles:
+                kind = "mask" if token == special.mask else "special"
             turn = -1 if turn_L is None else int(turn_L[at])
             tokens.append(Token(self.tokenizer.piece(token), turn, kind))
         return tokens

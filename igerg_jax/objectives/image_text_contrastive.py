@@ -8,21 +8,12 @@ from typing import Any
 import jax
 
 from igerg_jax.models.partitioning import by_slice
-from igerg_jax.objectives import losses
-from igerg_jax.objectives.base import (
-    IMAGES,
-    WORDS,
-    Choice,
-    Context,
-    EncoderInput,
-    Objective,
-    Result,
-    one_term,
-)
+from igerg_jax.objectives import base, losses
+from igerg_jax.objectives.base import Context, EncoderInput, Result, one_term
 from igerg_jax.objectives.display import Line, Row
 
 
-class ImageTextContrastive(Objective):
+class ImageTextContrastive(base.Objective):
     """Binds a window's images to its words.
 
     With `negatives` "batch", every other pair of the global batch (of an accumulation step's part
@@ -32,8 +23,8 @@ class ImageTextContrastive(Objective):
 
     name = "image_text_contrastive"
     summary = "tell which images belong to which words"
-    needs = (IMAGES, WORDS)
-    choices = (Choice("negatives", ("batch", "slice")),)
+    needs = (base.IMAGES, base.WORDS)
+    choices = (base.Choice("negatives", ("batch", "slice")),)
 
     def encoder_input(self, context: Context) -> EncoderInput:
         return EncoderInput(context.text, None)
@@ -55,10 +46,8 @@ class ImageTextContrastive(Objective):
         return [Line("Which of the batch's image sequences goes with", tokens)]
 
     def fixed_keys(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        if settings["negatives"] != "slice":
-            return {}
         why = (
             f"objectives.{self.name}.negatives 'slice' makes the loss depend on the number of "
             "slices; give that number"
         )
-        return {"mesh.dcn": why}
+        return {"mesh.dcn": why} if settings["negatives"] == "slice" else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,8 @@ class Sums(NamedTuple):
 
 
 def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
-    """Softmax cross-entropy over the labelled entries.
-
-    Args:
-      logits_xC: float32 [..., C].
-      labels_x: int32 [...]; below 0 = unknown, which adds nothing.
-    """
+    """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...]; those below 0 are
+    unknown and add nothing."""
     known_x = labels_x >= 0
     nll_x = optax.softmax_cross_entropy_with_integer_labels(
         logits_xC, jnp.maximum(labels_x, 0), where=known_x
@@ -50,15 +46,8 @@ def vocabulary(
     chunk_tokens: int,
 ) -> Sums:
     """Cross-entropy against the tied embedding; never more than [B, chunk, V] logits exist."""
-    table_VxD = _in_dtype_of(hidden_BxTxD, table_VxD)
-
-    def chunk(piece):
-        hidden_BxcxD, targets_Bxc, mask_Bxc = piece
-        logits_BxcxV = _logits(hidden_BxcxD, table_VxD)
-        return _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc)
-
-    nll, correct = _over_chunks(chunk, (hidden_BxTxD, targets_BxT, mask_BxT), chunk_tokens)
-    return Sums(nll.sum(), _count(mask_BxT), correct.sum())
+    tokens = (hidden_BxTxD, table_VxD, targets_BxT, mask_BxT)
+    return _over_chunks(*tokens, chunk_tokens, lambda logits_BxcxV, index: None)[0]
 
 
 def response(
@@ -90,47 +79,64 @@ def response(
       temperature: tau, a positive scalar.
       rng: key of the Gumbel noise, which "gumbel" alone draws.
       look_up: how rows [B, c, J] of E_c are taken for ids [B, c].
-
-    Raises:
-      ValueError: `estimator` is unknown.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator '{estimator}' is not one of {', '.join(ESTIMATORS)}")
 
-    table_VxD = _in_dtype_of(hidden_BxTxD, table_VxD)
+    def embed(logits_BxcxV, index):
+        if estimator == "gumbel":
+            logits_BxcxV += jax.random.gumbel(jax.random.fold_in(rng, index), logits_BxcxV.shape)
+        if estimator != "expected":
+            hard_BxcxJ = look_up(judge_table_VxJ, logits_BxcxV.argmax(-1))
+        if estimator == "detached":
+            return hard_BxcxJ
+        p_BxcxV = jax.nn.softmax(logits_BxcxV / temperature)
+        soft_BxcxJ = jnp.einsum("bcv,vj->bcj", p_BxcxV, judge_table_VxJ.astype(jnp.float32))
+        if estimator == "expected":
+            return soft_BxcxJ
+        return hard_BxcxJ + soft_BxcxJ - jax.lax.stop_gradient(soft_BxcxJ)
 
+    tokens = (hidden_BxTxD, table_VxD, targets_BxT, mask_BxT)
+    sums, embedded = _over_chunks(*tokens, chunk_tokens, embed)
+    # [chunks, B, c, J] -> [B, T, J]
+    batch_size, length, _ = hidden_BxTxD.shape
+    embedded = jnp.moveaxis(embedded, 0, 1).reshape(batch_size, -1, judge_table_VxJ.shape[-1])
+    return sums, embedded[:, :length]
+
+
+def _over_chunks(
+    hidden_BxTxD, table_VxD, targets_BxT, mask_BxT, chunk_tokens: int, embed: Callable
+) -> tuple[Sums, Any]:
+    """Cross-entropy of tokens, and `embed(logits_BxcxV, number)` of every chunk, stacked.
+
+    The backward pass rematerialises the chunks. They are cut along positions, not examples: the
+    batch axis stays sharded as it is. The last chunk is padded with zeros, which the mask hides.
+    """
+    length = hidden_BxTxD.shape[1]
+    chunk_tokens = min(chunk_tokens, length)
+    chunks = -(-length // chunk_tokens)
+    # Inside the loop, a sharded table would be all-gathered for every chunk, in float32. Its
+    # gradient is summed over the chunks in the same dtype.
+    table_VxD = table_VxD.astype(hidden_BxTxD.dtype)
+
+    def cut(x):
+        padding = [(0, 0), (0, chunks * chunk_tokens - length)] + [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, padding).reshape(x.shape[0], chunks, chunk_tokens, *x.shape[2:])
+        return jnp.moveaxis(x, 1, 0)
+
+    @jax.checkpoint
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc, index = piece
-        logits_BxcxV = _logits(hidden_BxcxD, table_VxD)
-        noisy_BxcxV = logits_BxcxV
-        if estimator == "gumbel":
-            noisy_BxcxV += jax.random.gumbel(jax.random.fold_in(rng, index), logits_BxcxV.shape)
-        embedded_BxcxJ = _embed(noisy_BxcxV, judge_table_VxJ, estimator, temperature, look_up)
-        return *_token_nll(logits_BxcxV, targets_Bxc, mask_Bxc), embedded_BxcxJ
+        logits_BxcxV = jnp.einsum(
+            "bcd,vd->bcv", hidden_BxcxD, table_VxD, preferred_element_type=jnp.float32
+        )
+        # optax's `where` would be broadcast over V, an array as large as the logits.
+        nll_Bxc = optax.softmax_cross_entropy_with_integer_labels(logits_BxcxV, targets_Bxc)
+        nll = jnp.where(mask_Bxc, nll_Bxc, 0.0).sum()
+        correct = _count(mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc))
+        return nll, correct, embed(logits_BxcxV, index)
 
-    pieces = (hidden_BxTxD, targets_BxT, mask_BxT)
-    nll, correct, embedded = _over_chunks(chunk, pieces, chunk_tokens, with_index=True)
-    # [chunks, B, c, J] -> [B, T, J]
-    embedded = jnp.moveaxis(embedded, 0, 1).reshape(
-        hidden_BxTxD.shape[0], -1, judge_table_VxJ.shape[-1]
-    )
-    length = hidden_BxTxD.shape[1]
-    return Sums(nll.sum(), _count(mask_BxT), correct.sum()), embedded[:, :length]
-
-
-def _embed(logits_BxcxV, judge_table_VxJ, estimator: str, temperature, look_up) -> jax.Array:
-    if estimator == "expected":
-        return _expected(logits_BxcxV, judge_table_VxJ, temperature)
-    hard_BxcxJ = look_up(judge_table_VxJ, logits_BxcxV.argmax(-1))
-    if estimator == "detached":
-        return hard_BxcxJ
-    soft_BxcxJ = _expected(logits_BxcxV, judge_table_VxJ, temperature)
-    return hard_BxcxJ + soft_BxcxJ - jax.lax.stop_gradient(soft_BxcxJ)
-
-
-def _expected(logits_BxcxV, judge_table_VxJ, temperature) -> jax.Array:
-    p_BxcxV = jax.nn.softmax(logits_BxcxV / temperature)
-    return jnp.einsum("bcv,vj->bcj", p_BxcxV, judge_table_VxJ.astype(jnp.float32))
+    pieces = (*map(cut, (hidden_BxTxD, targets_BxT, mask_BxT)), jnp.arange(chunks))
+    nll, correct, embedded = jax.lax.map(chunk, pieces)
+    return Sums(nll.sum(), _count(mask_BxT), correct.sum()), embedded
 
 
 def sigmoid_contrastive(
@@ -142,12 +148,8 @@ def sigmoid_contrastive(
 ) -> Sums:
     """Sigmoid loss for language-image pre-training (https://arxiv.org/abs/2303.15343, eq. 1).
 
-    Args:
-      mask_B: bool; pairs with a missing side are neither a positive nor anyone's negative.
-
-    Returns:
-      The sum over pairs of -log sigmoid, the real examples, and those whose likeliest text is
-      their own.
+    The sum is over pairs; counted are examples, and correct are those whose likeliest text is their
+    own. Where `mask_B` (bool) is False, a pair is neither a positive nor anyone's negative.
     """
     image_BxG, text_BxG = _unit(image_BxG), _unit(text_BxG)
     logits_BxB = image_BxG @ text_BxG.T * jnp.exp(log_scale) + bias
@@ -162,44 +164,6 @@ def sigmoid_contrastive(
 def _unit(x_BxG: jax.Array) -> jax.Array:
     square = (x_BxG.astype(jnp.float32) ** 2).sum(-1, keepdims=True)
     return x_BxG * jax.lax.rsqrt(square + 1e-12)
-
-
-def _in_dtype_of(hidden_BxTxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
-    """Casts the table before the loop over chunks. Inside, a sharded table would be all-gathered
-    for every chunk, in float32. Its gradient is summed over the chunks in the same dtype."""
-    return table_VxD.astype(hidden_BxTxD.dtype)
-
-
-def _logits(hidden_BxcxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
-    return jnp.einsum("bcd,vd->bcv", hidden_BxcxD, table_VxD, preferred_element_type=jnp.float32)
-
-
-def _token_nll(logits_BxcxV, targets_Bxc, mask_Bxc) -> tuple[jax.Array, jax.Array]:
-    # optax's `where` would be broadcast over V, an array as large as the logits.
-    nll_Bxc = optax.softmax_cross_entropy_with_integer_labels(logits_BxcxV, targets_Bxc)
-    correct_Bxc = mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc)
-    return jnp.where(mask_Bxc, nll_Bxc, 0.0).sum(), _count(correct_Bxc)
-
-
-def _over_chunks(function, arrays, chunk_tokens: int, with_index: bool = False):
-    """Maps `function` over chunks of axis 1, in order; the backward pass rematerialises them.
-
-    Chunks are cut along positions, not examples: the batch axis stays sharded as it is. The last
-    chunk is padded with zeros, so a mask must be among `arrays`.
-    """
-    length = arrays[0].shape[1]
-    chunk_tokens = min(chunk_tokens, length)
-    chunks = -(-length // chunk_tokens)
-
-    def cut(x):
-        padding = [(0, 0), (0, chunks * chunk_tokens - length)] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, padding).reshape(x.shape[0], chunks, chunk_tokens, *x.shape[2:])
-        return jnp.moveaxis(x, 1, 0)
-
-    pieces = tuple(map(cut, arrays))
-    if with_index:
-        pieces += (jnp.arange(chunks),)
-    return jax.lax.map(jax.checkpoint(function), pieces)
 
 
 def _count(mask: jax.Array) -> jax.Array:

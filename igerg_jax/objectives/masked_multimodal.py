@@ -8,27 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igerg_jax.models.igerg import TextSide
-from igerg_jax.objectives import corruption, losses
-from igerg_jax.objectives.base import (
-    IMAGES,
-    WORDS,
-    Context,
-    EncoderInput,
-    Objective,
-    Result,
-    one_term,
-)
+from igerg_jax.objectives import base, corruption, losses
+from igerg_jax.objectives.base import Context, EncoderInput, Result, one_term
 from igerg_jax.objectives.display import Line, Row
 from igerg_jax.objectives.image_emotion import classify_images
 
 
-class MaskedMultimodal(Objective):
+class MaskedMultimodal(base.Objective):
     """Masks words as BERT does; predicts them, and classifies the images, from both sides."""
 
     name = "masked_multimodal"
     summary = "fill in masked words and name emotions, from words and images"
-    needs = (IMAGES, WORDS)
+    needs = (base.IMAGES, base.WORDS)
 
     def encoder_input(self, context: Context) -> EncoderInput:
         model = context.model
@@ -39,11 +30,8 @@ class MaskedMultimodal(Objective):
             model.special,
             model.vocab_size,
         )
-        return EncoderInput(
-            TextSide(tokens_BxS, context.text.turn_BxS, context.text.mask_BxS),
-            context.images,
-            asked_BxS=masked_BxS,
-        )
+        text = context.text._replace(tokens_BxS=tokens_BxS)
+        return EncoderInput(text, context.images, asked_BxS=masked_BxS)
 
     def loss(self, context: Context) -> Result:
         images = one_term(classify_images(context, context.encoding), "images")

@@ -10,32 +10,21 @@ SXM, with one adaptor of 400 (A100: 200) Gbit/s a GPU, as in DGX.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Rates of one device.
-
-    Attributes:
-      name: as people write it.
-      peak_flops: bfloat16 matrix products, FLOP/s, dense.
-      hbm_bytes: memory, of which the compiler keeps some for itself.
-      hbm_bytes_per_second: peak.
-      link_bytes_per_second: what a device can send along one axis of its torus, both ways round
-        (two links); of a GPU, over NVLink.
-      dcn_bytes_per_second: a device's share of what its host sends to other slices or nodes.
-      xla_flops, xla_bytes_per_second: the rates behind XLA's own `optimal_seconds`, found by
-        compiling a large product and a large copy (0 = not known).
-    """
+class Chip(NamedTuple):
+    """Rates of one device."""
 
     name: str
-    peak_flops: float
-    hbm_bytes: float
+    peak_flops: float  # bfloat16 matrix products, FLOP/s, dense
+    hbm_bytes: float  # of which the compiler keeps some for itself
     hbm_bytes_per_second: float
+    # What a device can send along one axis of its torus, on both links; of a GPU, over NVLink.
     link_bytes_per_second: float
-    dcn_bytes_per_second: float
+    dcn_bytes_per_second: float  # a device's share of what its host sends to other slices or nodes
+    # The rates behind XLA's own `optimal_seconds`, found by compiling a large product and a large
+    # copy; 0 = not known.
     xla_flops: float
     xla_bytes_per_second: float
 
@@ -55,11 +44,11 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip behind a `device_kind`; None where the table has it not (a CPU)."""
+    """The chip behind a `jax.Device.device_kind`; None for one that is not in `CHIPS` (a CPU)."""
     return CHIPS.get(device_kind)
 
 
 def peak_flops(device: Any) -> float | None:
-    """bfloat16 FLOP/s of a `jax.Device` that is at hand; None where it is not known (a CPU)."""
+    """bfloat16 FLOP/s of a `jax.Device`; None where it is not known."""
     chip = chip_of(device.device_kind)
     return chip.peak_flops if chip else None

@@ -1,6 +1,6 @@
 """Starting one run on several processes: explicit, with a timeout, and loud when it fails.
 
-Which processes make up a run is said by `config.distributed`, never guessed: a run that was meant
+`config.distributed` says which processes make up a run. Nothing is guessed: a run that was meant
 for a pod and trains on one of its hosts alone would cost days. Nothing here may touch a device
 before `start` has returned.
 """
@@ -20,10 +20,10 @@ from jax._src import distributed as state  # the address that was detected has n
 
 from igerg_jax.errors import RunError, UserError
 
-# JAX's names of what it can ask who is in a run, and two of ours: no such thing, and the first that
-# is there (Kubernetes, too, which has no name).
+# JAX's names of the clusters that it detects, and two of ours: no cluster, and the first that JAX
+# finds (Kubernetes, too, which has no name).
 CLUSTERS = ("none", "auto", "gcetpu", "gketpu", "slurm", "ompi")
-_GRACE_SECONDS = 120  # by which JAX's own timeout, which aborts the process, lies behind ours
+_GRACE_SECONDS = 120  # from our timeout to JAX's own, which aborts the process
 _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
 
@@ -39,10 +39,6 @@ def start(settings: Any) -> None:
     """Joins this process to the others of its run, as `config.distributed` says.
 
     Does nothing for a run of one process, or where JAX's distributed system is started already.
-
-    Args:
-      settings: cluster, coordinator_address ("host:port" of process 0), process_count,
-        process_index, initialization_timeout_seconds, heartbeat_timeout_seconds.
 
     Raises:
       UserError: settings that do not go together, no such cluster around this process, or this
@@ -65,14 +61,14 @@ def start(settings: Any) -> None:
         except Exception as error:  # gRPC's, the operating system's, a cluster's interface
             failed.append(error)
 
-    # A thread, because where the coordinator is not reached XLA ends the process by abort(), with
-    # a stack trace in place of a message. It lets go of the interpreter while it waits.
+    # In a thread, which releases the GIL while it waits: where the coordinator is not reached, XLA
+    # ends the process by abort(), with a stack trace in place of a message.
     connecting = threading.Thread(target=connect, daemon=True)
     connecting.start()
     connecting.join(min(_SAY_AFTER_SECONDS, timeout))
     if connecting.is_alive() and timeout > _SAY_AFTER_SECONDS:
-        where = _who(arguments)
-        print(f"{where}: waiting up to {timeout} s for all processes", file=sys.stderr, flush=True)
+        message = f"{_who(arguments)}: waiting up to {timeout} s for all processes"
+        print(message, file=sys.stderr, flush=True)
         connecting.join(timeout - _SAY_AFTER_SECONDS)
     if connecting.is_alive() or failed:
         abandon(1)
@@ -80,7 +76,7 @@ def start(settings: Any) -> None:
 
 
 def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` is to be called with; None for a run of one process.
+    """The arguments of `jax.distributed.initialize`; None for a run of one process.
 
     Raises:
       UserError: as `start`.
@@ -88,17 +84,15 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
     cluster, address = settings.cluster, settings.coordinator_address
     count, index = settings.process_count, settings.process_index
     if cluster not in CLUSTERS:
-        names = ", ".join(CLUSTERS)
-        raise UserError(f"distributed.cluster '{cluster}' is not one of {names}")
-    if cluster != "none" and (address or count != -1 or index != -1):
-        raise UserError(
-            f"distributed.cluster='{cluster}' finds the coordinator and the processes itself; "
-            "leave distributed.coordinator_address, process_count and process_index as they are, "
-            "or set cluster to 'none'"
-        )
+        raise UserError(f"distributed.cluster '{cluster}' is not one of {', '.join(CLUSTERS)}")
     if cluster != "none":
-        method = None if cluster == "auto" else cluster
-        return {"cluster_detection_method": method}
+        if address or count != -1 or index != -1:
+            raise UserError(
+                f"distributed.cluster='{cluster}' finds the coordinator and the processes itself; "
+                "leave distributed.coordinator_address, process_count and process_index as they "
+                "are, or set cluster to 'none'"
+            )
+        return {"cluster_detection_method": None if cluster == "auto" else cluster}
     if not address:
         _check_alone(count, index, environment)
         return None
@@ -114,7 +108,7 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
         "coordinator_address": address,
         "num_processes": count,
         "process_id": index,
-        # What else is in the environment has no say. Every device of the host is used.
+        # Whatever else is in the environment; every device of the host is used.
         "cluster_detection_method": "deactivate",
     }
 
@@ -136,13 +130,10 @@ def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None
 
 
 def wait_for_all(what: str, timeout_seconds: int) -> None:
-    """Returns once every process of the run has called this; at once for a run of one process.
+    """A barrier, named once by `what` is done before it; no-op in a run of one process.
 
-    Processes compile at their own pace. Gloo, which carries the collectives of CPUs, gives up
-    after 30 seconds on those that are late for the first of them.
-
-    Args:
-      what: is done; a name for this meeting, used once.
+    Processes compile at their own pace, and Gloo, which carries the collectives of CPUs, waits no
+    longer than 30 seconds for the last to reach the first collective.
 
     Raises:
       RunError: the others were not there in time.
@@ -153,28 +144,25 @@ def wait_for_all(what: str, timeout_seconds: int) -> None:
     try:
         client.wait_at_barrier(f"igerg_jax/{what}", timeout_in_ms=timeout_seconds * 1000)
     except Exception as error:  # XlaRuntimeError, which has no public name
-        index, count = jax.process_index(), jax.process_count()
         raise RunError(
-            f"process {index} of {count}: {what}, but not all others within {timeout_seconds} s "
-            f"({_one_line(error)})"
+            f"process {jax.process_index()} of {jax.process_count()}: {what}, but not all others "
+            f"within {timeout_seconds} s ({_one_line(error)})"
         ) from error
 
 
 def abandon(code: int) -> None:
-    """Has this process end with `code` without waiting for the others, which may wait for it.
+    """Lets this process exit with `code` at once; does nothing in a run of one process.
 
-    An orderly exit waits until every process exits: the one that failed would hang, and with it
-    whoever watches for its exit code. Nothing is done for a run of one process.
+    An orderly exit waits until every process exits: one that failed would hang, and so would
+    whoever watches for its exit code.
     """
     if state.global_state.client is None and state.global_state.service is None:
         return
 
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    atexit.register(leave)  # the last to be registered is the first to be called
+    # The last to be registered is the first to be called.
+    atexit.register(os._exit, code)
+    atexit.register(sys.stderr.flush)
+    atexit.register(sys.stdout.flush)
 
 
 def _who(arguments: Mapping[str, Any]) -> str:
@@ -188,7 +176,6 @@ def _who(arguments: Mapping[str, Any]) -> str:
 def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None) -> str:
     """One message: who could not reach whom, and what to look at."""
     address = arguments.get("coordinator_address") or state.global_state.coordinator_address
-    who = _who(arguments)
     if error is not None and address is None:
         method = arguments["cluster_detection_method"] or "auto"
         return (
@@ -197,21 +184,22 @@ def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None
             "process_index"
         )
     if error is not None and state.global_state.service is None and "RPC server" in str(error):
-        return f"{who}: cannot listen there ({_one_line(error)}); is the port in use?"
-    if error is not None:
-        return f"{who}: {_one_line(error)}"
-    if address is None:
-        return f"{who}: the cluster did not name a coordinator within {timeout} s"
-    reason = _probe(address)
-    if reason:
-        return (
-            f"{who}: cannot reach the coordinator {address} within {timeout} s ({reason}); see "
-            "that process 0 runs there and that no firewall closes the port"
+        reason = f"cannot listen there ({_one_line(error)}); is the port in use?"
+    elif error is not None:
+        reason = _one_line(error)
+    elif address is None:
+        reason = f"the cluster did not name a coordinator within {timeout} s"
+    elif refusal := _probe(address):
+        reason = (
+            f"cannot reach the coordinator {address} within {timeout} s ({refusal}); see that "
+            "process 0 runs there and that no firewall closes the port"
         )
-    return (
-        f"{who}: the coordinator answers, but not all processes were there within {timeout} s; see "
-        "that each was started, with the same distributed.process_count"
-    )
+    else:
+        reason = (
+            f"the coordinator answers, but not all processes were there within {timeout} s; see "
+            "that each was started, with the same distributed.process_count"
+        )
+    return f"{_who(arguments)}: {reason}"
 
 
 def _probe(address: str) -> str:

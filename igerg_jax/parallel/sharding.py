@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,14 +19,13 @@ AXES = ("dcn", "data", "fsdp", "tensor")
 
 
 def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes `AXES`.
+    """A mesh of `devices` (default all) with the axes `AXES`.
 
     Args:
       settings: `config.mesh`: axis name -> devices along it; one may be -1 = all that are left.
-      devices: default all.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or do not fit its topology.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [settings[axis] for axis in AXES]
@@ -79,7 +79,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -98,20 +97,16 @@ def state_shardings(abstract: Any, mesh: Mesh, logical_rules) -> Any:
     shardings = nn.logical_to_mesh_sharding(specs, mesh, logical_rules)
     leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(abstract))
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
-        _check_divides(jax.tree_util.keystr(path), leaf.shape, sharding)
+        for dimension, axes in enumerate(sharding.spec):
+            axes = (axes,) if isinstance(axes, str) else (axes or ())
+            parts = math.prod(mesh.shape[axis] for axis in axes)
+            if leaf.shape[dimension] % parts:
+                raise UserError(
+                    f"{jax.tree_util.keystr(path)}: dimension {dimension} of {leaf.shape} does not "
+                    f"divide over {parts} devices of mesh axes {axes}; change config.mesh, "
+                    "config.sharding_rules or the model's size"
+                )
     return shardings
-
-
-def _check_divides(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
-    for dimension, axes in enumerate(sharding.spec):
-        axes = (axes,) if isinstance(axes, str) else (axes or ())
-        parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
-        if shape[dimension] % parts:
-            raise UserError(
-                f"{name}: dimension {dimension} of {shape} does not divide over "
-                f"{parts} devices of mesh axes {axes}; change config.mesh, "
-                "config.sharding_rules or the model's size"
-            )
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -127,7 +122,7 @@ class Group(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    spec: str
+    spec: str  # one entry per dimension: its mesh axes, or - if it is not sharded
     bytes_per_device: int
 
 
@@ -141,16 +136,10 @@ def groups(params: Any) -> list[Group]:
     rows = []
     for name, leaves in members.items():
         largest = max(leaves, key=lambda leaf: leaf.size)
-        spec = spec_text(largest.sharding.spec, len(largest.shape))
-        rows.append(Group(name, largest.shape, spec, bytes_per_device(leaves)))
+        axes = itertools.zip_longest(largest.sharding.spec, range(largest.ndim))
+        names = ["+".join(a) if isinstance(a, tuple) else a or "-" for a, _ in axes]
+        rows.append(Group(name, largest.shape, ", ".join(names) or "-", bytes_per_device(leaves)))
     return rows
-
-
-def spec_text(spec: PartitionSpec, rank: int) -> str:
-    """One entry per dimension: its mesh axes, or - if it is not sharded."""
-    axes = [*spec, *[None] * (rank - len(spec))]
-    names = ["+".join(a) if isinstance(a, tuple) else a or "-" for a in axes]
-    return ", ".join(names) or "-"
 
 
 def table(params: Any) -> str:

@@ -1,12 +1,11 @@
-"""Line charts as inline SVG: they take the page's colours, grow with it and need no library.
+"""Line charts as plain numbers, which the macro `chart` of macros.html draws as inline SVG.
 
-The page's style sheet gives the classes `axis`, `grid`, `raw`, `line`, `dot`, `mark` and
-`cursor` their colours; its script reads `data-points` to show the value under the pointer.
+They take the page's colours, grow with it and need no library.
 """
 
 from __future__ import annotations
 
-import html
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from collections.abc import Sequence
 Points = Sequence[tuple[float, float]]  # (x, y); x ascending; a non-finite y is left out
 
 WIDTH, HEIGHT = 360, 190  # user units, about a pixel each at the width of a phone
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 24
+LEFT, RIGHT, TOP, BOTTOM = 44, 348, 12, 166  # the edges of the plot within them
 MAX_POINTS = 400  # more do not show at this size
+MAX_DOTS = 40
 
 
 def smooth(points: Points, span: float) -> list[tuple[float, float]]:
@@ -56,95 +56,67 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def short(value: float) -> str:
-    """A number in at most about five characters: 0.01, 2.5, 300, 20k, 1.5M, 3e-4."""
-    size = abs(value)
-    if size >= 1e6:
-        return f"{value / 1e6:.4g}M"
-    if size >= 1e4:
-        return f"{value / 1e3:.4g}k"
-    if 0 < size < 1e-3:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.4g}"
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart of y over x, in the drawing's units."""
+
+    raw: Points  # as logged, where `line` is smoothed; otherwise empty
+    line: Points
+    values: Points  # those of `line`, before scaling
+    dots: Points  # those of `line` that get a dot
+    mark: float | None  # the x of a dashed line
+    x_ticks: list[tuple[float, float]]  # (place on the axis, value)
+    y_ticks: list[tuple[float, float]]
 
 
 def line_chart(
-    points: Points, label: str, span: float = 0, mark: float | None = None, from_zero: bool = False
-) -> str:
-    """A chart of y over x as an SVG element.
+    points: Points, span: float = 0, mark: float | None = None, from_zero: bool = False
+) -> Chart | None:
+    """Scales a curve to a chart; None when no y is finite.
 
     Args:
       points: (x, y) in order of x; a non-finite y is left out.
-      label: what the chart shows, for readers who do not see it.
-      span: points that the smoothed line averages over; 0 draws the points joined, with dots.
+      span: points that the smoothed line averages over; 0 = the points joined, with dots.
       mark: an x that gets a dashed line (a resumed run), if it lies within the chart.
       from_zero: whether the y axis starts at 0.
-
-    Returns:
-      The element, or a sentence in a <p> when no y is finite.
     """
     raw = thin(points)
     if not raw:
-        return '<p class="missing">No finite value was logged.</p>'
-    line = thin(smooth(points, span)) if span else raw
-    frame = _Frame(raw, line, from_zero)
-    body = frame.axes()
-    if mark is not None and frame.x0 < mark < frame.x1:
-        body += f'<path class="mark" d="M{frame.x(mark)},{TOP}V{HEIGHT - BOTTOM}"/>'
-    if span:
-        body += f'<path class="raw" d="{frame.path(raw)}"/>'
-    body += f'<path class="line" d="{frame.path(line)}"/>'
-    for x, y in line if not span and len(line) <= 40 else line[-1:]:
-        body += f'<circle class="dot" cx="{frame.x(x)}" cy="{frame.y(y)}" r="3"/>'
-    first, last = line[0], line[-1]
-    spoken = f"{label}: {short(first[1])} at step {first[0]:g}, {short(last[1])} at {last[0]:g}"
-    data = " ".join(f"{x:g},{y:.5g},{frame.x(x)},{frame.y(y)}" for x, y in line)
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(spoken)}" data-points="{data}">{body}</svg>'
+        return None
+    values = thin(smooth(points, span)) if span else raw
+    x0, x1 = raw[0][0], raw[-1][0]
+    if x1 == x0:
+        x0, x1 = x0 - 1, x1 + 1
+    y0, y1 = _y_range(raw, values, from_zero)
+
+    def x(value: float) -> float:
+        return round(LEFT + (value - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
+
+    def y(value: float) -> float:
+        return round(BOTTOM - (min(max(value, y0), y1) - y0) / (y1 - y0) * (BOTTOM - TOP), 1)
+
+    line = [(x(a), y(b)) for a, b in values]
+    return Chart(
+        raw=[(x(a), y(b)) for a, b in raw] if span else [],
+        line=line,
+        values=values,
+        dots=line if not span and len(line) <= MAX_DOTS else line[-1:],
+        mark=x(mark) if mark is not None and x0 < mark < x1 else None,
+        x_ticks=[(x(value), value) for value in ticks(x0, x1, 4)],
+        y_ticks=[(y(value), value) for value in ticks(y0, y1, 4)],
     )
 
 
-class _Frame:
-    """The mapping from values to the drawing's units, and the axes that show it."""
+def _y_range(raw: Points, line: Points, from_zero: bool) -> tuple[float, float]:
+    """The ends of the y axis.
 
-    def __init__(self, raw: Points, line: Points, from_zero: bool):
-        self.x0, self.x1 = raw[0][0], raw[-1][0]
-        if self.x1 == self.x0:
-            self.x0, self.x1 = self.x0 - 1, self.x1 + 1
-        # A spike must not press the curve flat: 96 % of the points and the line's two ends decide
-        # the range, and what is outside is drawn at the border.
-        ys = sorted(y for _, y in raw)
-        edge = len(ys) // 50
-        low = min(ys[edge], line[0][1], line[-1][1])
-        high = max(ys[-1 - edge], line[0][1], line[-1][1])
-        low = min(low, 0.0) if from_zero else low
-        room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
-        self.y0, self.y1 = low - (0 if from_zero and low == 0 else room), high + room
-
-    def x(self, value: float) -> float:
-        return round(LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(self, value: float) -> float:
-        share = (min(max(value, self.y0), self.y1) - self.y0) / (self.y1 - self.y0)
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
-
-    def path(self, points: Points) -> str:
-        return "M" + "L".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
-
-    def axes(self) -> str:
-        right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
-        parts = []
-        for value in ticks(self.y0, self.y1, 4):
-            at = self.y(value)
-            parts.append(f'<path class="grid" d="M{LEFT},{at}H{right}"/>')
-            parts.append(f'<text x="{LEFT - 6}" y="{at + 3.5}" class="y">{short(value)}</text>')
-        for value in ticks(self.x0, self.x1, 4):
-            at = self.x(value)
-            anchor = " end" if at > right - 14 else ""
-            parts.append(f'<path class="axis" d="M{at},{floor}v4"/>')
-            at = right if anchor else at
-            parts.append(f'<text x="{at}" y="{floor + 16}" class="x{anchor}">{short(value)}</text>')
-        parts.append(f'<path class="axis" d="M{LEFT},{floor}H{right}"/>')
-        return f'<g class="axes">{"".join(parts)}</g>'
+    A spike must not press the curve flat: 96 % of the points and the line's two ends decide the
+    range, and what lies outside is drawn at the border.
+    """
+    ys = sorted(y for _, y in raw)
+    edge = len(ys) // 50
+    low, high = min(ys[edge], line[0][1], line[-1][1]), max(ys[-1 - edge], line[0][1], line[-1][1])
+    if from_zero:
+        low = min(low, 0.0)
+    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    return low - (0 if from_zero and low == 0 else margin), high + margin

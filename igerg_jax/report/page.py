@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import string
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
-from igerg_jax.report import charts
-from igerg_jax.report.evaluation import METRICS, confusions, headline, metric_table
+from igerg_jax.report import charts, evaluation, templates
 from igerg_jax.report.gallery import gallery
-from igerg_jax.report.text import duration, finite, formatted, is_number, missing
+from igerg_jax.report.templates import finite, is_number
 
-_TEMPLATE = epath.Path(__file__).parent / "page.html"
+_TEMPLATE = pathlib.Path(__file__).parent / "report.html"
 
 TOTAL = "the weighted sum that is minimised"
 CURVES = ("image_emotion_accuracy", "sequence_emotion_accuracy", "response_perplexity")
@@ -29,15 +27,6 @@ MECHANICS = {
     "mfu": "share of the devices' peak that the model's FLOPs make up",
     "input_wait_fraction": "share of time spent waiting for data",
 }
-
-
-_LEGEND = """<ul class="legend">
-<li><svg class="chart" viewBox="0 0 26 8" aria-hidden="true"><path class="line" d="M0,4H26"/></svg>
-smoothed</li>
-<li><svg class="chart" viewBox="0 0 26 8" aria-hidden="true"><path class="raw" d="M0,4H26"/></svg>
-as logged</li>
-<li><svg class="chart" viewBox="0 0 26 8" aria-hidden="true"><path class="mark" d="M0,4H26"/></svg>
-where the run was resumed</li></ul>"""
 
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
@@ -59,27 +48,29 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     config, summary = _read_json(workdir / "config.json"), _read_json(workdir / "summary.json")
     records, torn = _read_lines(workdir / "metrics.jsonl")
     samples, torn_samples = _read_lines(workdir / "samples.jsonl")
-    name = summary.get("name") or config.get("name") or workdir.name
-    preset = summary.get("preset") or config.get("preset") or ""
-    page = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=_escape(f"{name} · {preset}" if preset else name),
-        lead=_lead(summary),
-        headline=headline(summary),
-        summary=_summary(summary, records),
-        losses=_losses(records, summary),
-        metrics=metric_table(summary) + _curves(records),
-        confusion=confusions(summary),
+    name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
+    resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
+    splits = evaluation.by_split(summary.get("evaluation"))
+    page = templates.render(
+        _TEMPLATE,
+        title=" · ".join(str(part) for part in (name or workdir.name, preset) if part),
+        summary=summary,
+        resumed=resumed,
+        waiting=_mean(value for _, value in _series(records, "input_wait_fraction")),
+        parameters=_parameters(summary.get("parameters") or {}),
+        losses=_losses(records, summary.get("objectives") or {}, resumed),
+        mechanics=_mechanics(records, resumed),
+        curves=_curves(records),
+        figures=evaluation.headline(splits),
+        splits=list(splits),
+        metric_groups=evaluation.metric_groups(splits),
+        confusions=evaluation.confusions(summary.get("confusion_matrix")),
         gallery=gallery(samples),
-        config=_config(config),
-        notes=_notes(torn + torn_samples),
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
+        torn=torn + torn_samples,
     )
     storage.write_text(workdir / "report.html", page)
     return workdir / "report.html"
-
-
-def style() -> str:
-    """The report's style sheet, for pages in the same style."""
-    return _TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
@@ -93,18 +84,16 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 def _read_lines(path: epath.Path) -> tuple[list[dict], int]:
     """The objects of a .jsonl file, and how many lines a killed run left half-written."""
-    objects, torn = [], 0
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                value = json.loads(line) if line.strip() else None
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                objects.append(value)
-            elif line.strip():
-                torn += 1
-    return objects, torn
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines, objects = [line for line in lines if line.strip()], []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            objects.append(value)
+    return objects, len(lines) - len(objects)
 
 
 def _series(records: list[dict], key: str) -> list[tuple[float, float]]:
@@ -113,123 +102,57 @@ def _series(records: list[dict], key: str) -> list[tuple[float, float]]:
     return sorted(values.items())
 
 
-def _escape(text: Any) -> str:
-    return html.escape(str(text))
+def _mean(values: Iterable[float]) -> float | None:
+    values = [value for value in values if math.isfinite(value)]
+    return sum(values) / len(values) if values else None
 
 
-def _lead(summary: Mapping[str, Any]) -> str:
-    if not finite(summary.get("final_step")):
-        return "This run has written no summary yet: it was interrupted, or is still going."
-    text = f"{summary['final_step']:,} training steps"
-    if finite(summary.get("wall_seconds")):
-        text += f" in {duration(summary['wall_seconds'])}"
-    if summary.get("devices"):
-        text += f" on {_escape(summary['devices'])}"
-    return text + "."
-
-
-def _summary(summary: Mapping[str, Any], records: list[dict]) -> str:
-    resumed, waits = summary.get("resumed_from"), _series(records, "input_wait_fraction")
-    waits = [w for _, w in waits if math.isfinite(w)]
-    seconds, steps = summary.get("wall_seconds"), formatted(summary, "final_step", "{:,}")
-    rows = [
-        ("Steps", steps + formatted(summary, "steps", " of {:,}")),
-        ("Resumed from", f"step {resumed:,}" if finite(resumed) else "not resumed"),
-        ("Wall time", duration(seconds) if finite(seconds) else ""),
-        ("First step after", formatted(summary, "seconds_to_first_step", "{:.1f} s")),
-        ("Examples a second", formatted(summary, "examples_per_second", "{:,.1f}")),
-        ("MFU", formatted(summary, "mfu", "{:.1%}")),
-        ("Waiting for data", f"{sum(waits) / len(waits):.1%} of the time" if waits else ""),
-        ("Devices", _escape(summary.get("devices") or "")),
-        ("Skipped steps", formatted(summary, "skipped_steps", "{:,}")),
-    ]  # fmt: skip
-    if not summary:
-        return missing("This run has no summary.json yet: it is written at the end.")
-    items = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows if v)
-    return f'<dl class="facts">{items}</dl>{_parameters(summary)}'
-
-
-def _parameters(summary: Mapping[str, Any]) -> str:
-    counts = {k: v for k, v in (summary.get("parameters") or {}).items() if finite(v)}
+def _parameters(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """The total and (part, count) of each part of the model."""
+    counts = {part: count for part, count in counts.items() if finite(count)}
     total = counts.pop("total", sum(counts.values()))
-    if not total:
-        return ""
     # The parts need not add up to the total: heads and projections belong to none of them.
     rest = total - sum(counts.values())
-    parts = [*counts.items(), *([("other", rest)] if rest > 0 else [])]
-    bar = "".join(
-        f'<i class="p{i}" style="flex:{v / total:.4f}"></i>' for i, (_, v) in enumerate(parts)
-    )
-    words = "".join(
-        f'<li><i class="p{i}"></i>{_escape(k)} <b>{charts.short(v)}</b></li>'
-        for i, (k, v) in enumerate(parts)
-    )
-    return (
-        f'<div class="parameters"><p><b>{total:,}</b> parameters</p>'
-        f'<span class="stack" aria-hidden="true">{bar}</span><ul>{words}</ul></div>'
-    )
+    return {"total": total, "parts": [*counts.items(), *([("other", rest)] if rest > 0 else [])]}
 
 
-def _losses(records: list[dict], summary: Mapping[str, Any]) -> str:
-    keys = {k.removeprefix("loss/") for r in records for k in r if k.startswith("loss/")}
-    if not keys:
-        return missing("This run has no metrics.jsonl with losses yet.")
-    texts = {"total": TOTAL}
-    for name, facts in (summary.get("objectives") or {}).items():
-        texts[name] = facts.get("summary", "")
-    order = [k for k in texts if k in keys] + sorted(keys - texts.keys())
-    panels = "".join(
-        _panel(records, f"loss/{key}", key, texts.get(key, ""), summary) for key in order
-    )
-    mechanics = "".join(
-        _panel(records, key, key, text, summary) for key, text in MECHANICS.items()
-        if _series(records, key)
-    )  # fmt: skip
-    if mechanics:
-        mechanics = (
-            "<details><summary>Learning rate, gradient norm and speed</summary>"
-            f'<div class="panels">{mechanics}</div></details>'
-        )
-    return f'{_LEGEND}<div class="panels">{panels}</div>{mechanics}'
+def _losses(records: list[dict], objectives: Mapping[str, Any], mark: float | None) -> list[dict]:
+    """A panel for the total, then one for each objective, followed by the parts of its loss."""
+    keys = {key.removeprefix("loss/") for r in records for key in r if key.startswith("loss/")}
+    texts = {"total": TOTAL} | {k: facts.get("summary", "") for k, facts in objectives.items()}
+    rank = {name: place for place, name in enumerate(texts)}
+    panels = []
+    for key in sorted(keys, key=lambda key: (rank.get(key.partition("/")[0], len(rank)), key)):
+        objective, _, part = key.partition("/")
+        text = f"part of {objective}" if part else texts.get(key, "")
+        panels.append(_panel(key, text, _series(records, f"loss/{key}"), smoothed=True, mark=mark))
+    return panels
 
 
-def _panel(records: list[dict], key: str, title: str, text: str, summary: Mapping[str, Any]) -> str:
-    points = _series(records, key)
-    span = max(3.0, len(points) / 40) if key.startswith("loss/") or key == "grad_norm" else 0
-    averaged = charts.smooth(points, span) if span else []
-    change = ""
-    if len(averaged) > 1:
-        first, last = f"{averaged[0][1]:.3g}", f"{averaged[-1][1]:.3g}"
-        change = f'<span class="change">{first} → <b>{last}</b></span>'
-    resumed = summary.get("resumed_from")
-    chart = charts.line_chart(
-        points, f"{title}, {text}", span, resumed if finite(resumed) else None
-    )
-    return (
-        f'<figure class="panel"><figcaption><b>{_escape(title)}</b>{change}'
-        f"<small>{_escape(text)}</small></figcaption>{chart}</figure>"
-    )
+def _mechanics(records: list[dict], mark: float | None) -> list[dict]:
+    return [
+        _panel(key, text, points, smoothed=key == "grad_norm", mark=mark)
+        for key, text in MECHANICS.items()
+        if (points := _series(records, key))
+    ]
 
 
-def _curves(records: list[dict]) -> str:
-    panels = ""
-    for name in CURVES:
-        points = _series(records, f"valid/{name}")
-        if len(points) > 1:
-            title = METRICS[name].title
-            chart = charts.line_chart(points, f"{title} on validation", from_zero=True)
-            caption = f"<figcaption><b>{title}</b><small>validation, by step</small>"
-            panels += f'<figure class="panel">{caption}</figcaption>{chart}</figure>'
-    return f'<h3>During training</h3><div class="panels">{panels}</div>' if panels else ""
+def _curves(records: list[dict]) -> list[dict]:
+    """Panels of the validation metrics that were measured more than once."""
+    return [
+        _panel(evaluation.METRICS[name].title, "validation, by step", points, from_zero=True)
+        for name in CURVES
+        if len(points := _series(records, f"valid/{name}")) > 1
+    ]
 
 
-def _config(config: Mapping[str, Any]) -> str:
-    if not config:
-        return missing("This run has no config.json.")
-    text = _escape(json.dumps(config, indent=2, ensure_ascii=False))
-    return f"<details><summary>config.json</summary><pre>{text}</pre></details>"
-
-
-def _notes(torn: int) -> str:
-    lines = f"{torn} half-written line{'s' if torn > 1 else ''} of the logs left out. "
-    return lines if torn else ""
+def _panel(
+    title: str, text: str, points: charts.Points, smoothed: bool = False, **options: Any
+) -> dict[str, Any]:
+    """A chart and its captions; "change" is where a smoothed line starts and ends, if anywhere."""
+    span = max(3.0, len(points) / 40) if smoothed else 0
+    chart = charts.line_chart(points, span, **options)
+    change = None
+    if smoothed and chart and len(chart.values) > 1:
+        change = chart.values[0][1], chart.values[-1][1]
+    return {"title": title, "text": text, "chart": chart, "change": change}

@@ -40,72 +40,53 @@ class Checkpoints:
     interrupted save never looks like a checkpoint.
     """
 
-    def __init__(self, folder: epath.PathLike, config: Any, tokenizer_digest: str):
-        """Takes a workdir, a run's config, and its tokenizer's digest."""
-        self._folder = absolute(folder) / workdirs.CHECKPOINTS
-        self._config = config
-        self._tokenizer_digest = tokenizer_digest
+    def __init__(self, workdir: epath.PathLike, config: Any, tokenizer_digest: str):
+        self._folder = absolute(workdir) / workdirs.CHECKPOINTS
+        self._config, self._tokenizer_digest = config, tokenizer_digest
         self._opened: ocp.CheckpointManager | None = None
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint's step, or None."""
-        if self._opened is None and not self._folder.exists():
-            return None
-        return self._manager.latest_step()
+        exists = self._opened is not None or self._folder.exists()
+        return self._manager.latest_step() if exists else None
 
-    def save(
-        self, state: Any, metrics: dict[str, float] | None = None, force: bool = False
-    ) -> bool:
+    def save(self, state: Any, metrics: dict[str, float] | None = None) -> bool:
         """Starts to save `state` under its step, once the previous save has finished.
 
-        Args:
-          metrics: of an evaluation of this very state; without `best_metric` among them the
-            checkpoint does not compete for the best.
-          force: save even where Orbax's own policy would not.
-
-        Returns:
-          False where this step is saved already.
+        `metrics` are of an evaluation of this very state; without `best_metric` among them it does
+        not compete for the best. Returns False where this step is saved already.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return False
-        best = self._config.evaluate.best_metric
-        # A NaN would stay the best for ever.
-        competes = metrics is not None and math.isfinite(metrics.get(best, math.nan))
+        score = (metrics or {}).get(self._config.evaluate.best_metric, math.nan)
+        record = run_record(self._config, step, self._tokenizer_digest)
+        items = {STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(record)}
         return self._manager.save(
             step,
-            args=ocp.args.Composite(
-                **{STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(self._run(step))}
-            ),
-            metrics={name: float(value) for name, value in metrics.items()} if competes else None,
-            force=force,
+            args=ocp.args.Composite(**items),
+            # A NaN would stay the best for ever.
+            metrics={k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None,
         )
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> Any:
-        """The state of `step` (default the newest), placed as `abstract_state`'s shardings say.
+    def restore(self, abstract_state: Any) -> Any:
+        """The newest state, placed as `abstract_state`'s shardings say.
 
         Raises:
-          UserError: no such checkpoint; another tokenizer; or names and shapes that differ from
+          UserError: no checkpoint; another tokenizer; or names and shapes that differ from
             `abstract_state`'s: the message lists what is missing, extra, or of another shape.
         """
-        step = self.latest_step() if step is None else step
-        if step is None or step not in self._manager.all_steps():
-            raise UserError(f"there is no checkpoint{_of(step)} in '{self._folder}'")
+        step = self.latest_step()
+        if step is None:
+            raise UserError(f"there is no checkpoint in '{self._folder}'")
         path = self._folder / str(step)
         _check_tokenizer(read_run(path), self._tokenizer_digest, path)
         _check_same(_stored_shapes(path), shapes(abstract_state), path)
         return _restore(path, abstract_state)
 
-    def best_step(self) -> int | None:
-        """The step of the checkpoint that is best by `best_metric`; None where none competes."""
-        if self.latest_step() is None:
-            return None
-        return self._manager.best_step()
-
     def wait(self) -> None:
         """Waits until all saves are on disk; raises what a background save raised."""
-        if self._opened is not None:
-            self._opened.wait_until_finished()
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then frees the background threads."""
@@ -116,10 +97,10 @@ class Checkpoints:
     @property
     def _manager(self) -> ocp.CheckpointManager:
         if self._opened is None:
-            evaluate = self._config.evaluate
+            mode = self._config.evaluate.best_mode
             best = policies.BestN(
                 get_metric_fn=self._score,
-                reverse=evaluate.best_mode == "min",  # it keeps the end of the sorted list
+                reverse=mode == "min",  # it keeps the end of the sorted list
                 n=1,
                 keep_checkpoints_without_metrics=False,
             )
@@ -128,13 +109,10 @@ class Checkpoints:
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     best_fn=self._score,
-                    best_mode=evaluate.best_mode,
+                    best_mode=mode,
                     preservation_policy=policies.AnyPreservationPolicy([last, best]),
                 ),
-                item_handlers={
-                    STATE: _arrays(),
-                    RUN: ocp.JsonCheckpointHandler(),
-                },
+                item_handlers={STATE: _arrays(), RUN: ocp.JsonCheckpointHandler()},
             )
         return self._opened
 
@@ -144,15 +122,12 @@ class Checkpoints:
         # An earlier run in this workdir may have gone by another metric.
         return metrics.get(evaluate.best_metric, worst)
 
-    def _run(self, step: int) -> dict[str, Any]:
-        return run_record(self._config, step, self._tokenizer_digest)
-
 
 def check_retention(config: Any) -> None:
     """Raises UserError where the config does not say which checkpoints to keep."""
-    if config.evaluate.best_mode not in ("min", "max"):
-        raise UserError(f"evaluate.best_mode is '{config.evaluate.best_mode}', not min or max")
-    keep = config.train.keep_checkpoints
+    mode, keep = config.evaluate.best_mode, config.train.keep_checkpoints
+    if mode not in ("min", "max"):
+        raise UserError(f"evaluate.best_mode is '{mode}', not min or max")
     if keep < 1:
         raise UserError(f"train.keep_checkpoints={keep} must be at least 1")
 
@@ -167,7 +142,6 @@ class Loaded(NamedTuple):
     new: tuple[str, ...]  # in the model alone: as initialised
 
     def describe(self) -> str:
-        """A sentence or two for the person who starts the run."""
         source = "moving average" if self.averaged else "parameters"
         parts = [f"took {len(self.taken)} arrays of the {source} in {self.path}"]
         if self.left:
@@ -211,9 +185,8 @@ def load_params(
     wanted_shapes = shapes(setup.abstract_params)
     if initial is None:
         _check_same_model(run, setup.config, folder)
-        _check_same(
-            {name: s for name, s in stored.items() if name in wanted}, wanted_shapes, folder
-        )
+        # A checkpoint may hold more than this model uses.
+        _check_same({n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder)
     taken = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
     if not taken:
         raise UserError(
@@ -223,21 +196,16 @@ def load_params(
     if initial is not None:
         _check_same_function(run, setup.config, taken, folder)
     chosen = unflatten_dict({name: wanted[name] for name in taken}, sep="/")
-    params = _restore(folder, {part: chosen})[part]
+    params = flatten_dict(_restore(folder, {part: chosen})[part], sep="/")
     if initial is not None:
-        both = flatten_dict(initial, sep="/") | flatten_dict(params, sep="/")
-        params = unflatten_dict(both, sep="/")
+        params = flatten_dict(initial, sep="/") | params
     left = tuple(name for name in stored if name not in taken)
     new = tuple(name for name in wanted if name not in taken)
-    return params, Loaded(folder, averaged, taken, left, new)
+    return unflatten_dict(params, sep="/"), Loaded(folder, averaged, taken, left, new)
 
 
 def find(path: epath.PathLike) -> epath.Path:
-    """The folder of one checkpoint: `path` itself, or the newest under a workdir.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The folder of one checkpoint: `path` itself, or the newest under it; else a UserError."""
     path = absolute(path)
     if (path / STATE).exists() and ocp.path.step.is_checkpoint_finalized(path):
         return path
@@ -305,27 +273,21 @@ def _check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None
 
 
 def _check_same(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
-    missing = [name for name in wanted if name not in stored]
-    extra = [name for name in stored if name not in wanted]
-    other = [
-        f"{name} (there {stored[name]}, here {wanted[name]})"
-        for name in wanted
-        if name in stored and stored[name] != wanted[name]
-    ]
-    parts = [
-        f"{what} {workdirs.listed(names)}"
-        for what, names in (("missing", missing), ("extra", extra), ("of another shape", other))
-        if names
-    ]
+    differences = {
+        "missing": [name for name in wanted if name not in stored],
+        "extra": [name for name in stored if name not in wanted],
+        "of another shape": [
+            f"{name} (there {stored[name]}, here {wanted[name]})"
+            for name in wanted
+            if stored.get(name, wanted[name]) != wanted[name]
+        ],
+    }
+    parts = [f"{what} {workdirs.listed(names)}" for what, names in differences.items() if names]
     if parts:
         raise UserError(
             f"checkpoint '{path}' does not fit this config: {'; '.join(parts)}. "
             "Give the config and the preset that it was trained with"
         )
-
-
-def _of(step: int | None) -> str:
-    return "" if step is None else f" of step {step}"
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -361,15 +323,10 @@ def _stored_shapes(path: epath.Path) -> Shapes:
 
 def _restore(path: epath.Path, wanted: Any) -> Any:
     """Reads the leaves of `wanted` (ShapeDtypeStructs with shardings), and no others."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
     with ocp.Checkpointer(_arrays()) as reader:
-        return reader.restore(
-            path / STATE,
-            args=ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-                partial_restore=True,
-            ),
-        )
+        return reader.restore(path / STATE, args=args)
 
 
 def shapes(tree: Any) -> Shapes:

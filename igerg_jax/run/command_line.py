@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -34,11 +35,9 @@ def main(
     """The main function of a program: prints its help or calls `run`; returns the exit code.
 
     Args:
-      argv: the command line, the program's name first.
+      argv: the command line, the program's name first; as `define_flags` and `run` take it.
       doc: what --help prints before the flags.
-      define_flags: defines the flags of a command line (`new_flags` and more).
-      run: does what a command line asks for. Its UserError, OutOfMemory and RunError become one
-        message; others are raised.
+      run: its UserError, OutOfMemory and RunError become one message; others are raised.
       failed: called with the exit code before a failure is returned or raised.
     """
     quieten()
@@ -63,11 +62,8 @@ def main(
 
 
 def quieten() -> None:
-    """Silences what libraries log on stderr; to be called before TensorFlow or JAX is imported.
-
-    Also makes epath read gs:// with gcsfs, whether TensorFlow is installed or not: that way is
-    tested, and saves the seconds that importing TensorFlow takes.
-    """
+    """Silences what libraries log on stderr; to be called before TensorFlow or JAX is imported."""
+    # epath then reads gs:// with gcsfs, which is tested, and does not import TensorFlow.
     os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only decodes images here
@@ -87,40 +83,18 @@ def new_flags(argv: list[str]) -> flags.FlagValues:
 def parse(
     argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
 ) -> flags.FlagValues:
-    """Parses a command line, the config file and its overrides included.
+    """Parses a command line; where it may have a --config, the config and its overrides too.
 
     Raises:
       UserError: whatever is wrong with them.
     """
-    check_config(argv)
     values = define_flags(argv)
-    try:
-        return _parsed(values, argv)
-    except flags.IllegalFlagValueError as error:
-        raise UserError(explain_value(str(error), argv)) from error
-
-
-def parse_flags(
-    argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
-) -> flags.FlagValues:
-    """Parses a command line without a config.
-
-    Raises:
-      UserError: whatever is wrong with it.
-    """
-    try:
-        return _parsed(define_flags(argv), argv)
-    except flags.IllegalFlagValueError as error:
-        raise UserError(f"{error} (see --help)") from error
-
-
-def _parsed(values: flags.FlagValues, argv: list[str]) -> flags.FlagValues:
+    if "config" in values:
+        check_config(argv)
     try:
         rest = values(argv)
-    except flags.IllegalFlagValueError:
-        raise
     except flags.Error as error:
-        raise UserError(f"{error} (see --help)") from error
+        raise UserError(explain(str(error), argv)) from error
     if rest[1:]:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
     return values
@@ -142,10 +116,9 @@ def check_config(argv: list[str]) -> None:
 
 def config_argument(argv: list[str]) -> str:
     """The value of --config."""
-    for i, argument in enumerate(argv[1:], 1):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            following = argv[i + 1] if i + 1 < len(argv) else ""
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        if re.fullmatch("--?config(=.*)?", argument, re.DOTALL):
+            _, equals, value = argument.partition("=")
             return value if equals else following
     raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
 
@@ -181,8 +154,8 @@ def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
     return sorted(names, key=likeness, reverse=True)[:count]
 
 
-def explain_value(message: str, argv: list[str]) -> str:
-    """absl's message about a value, with the type that the config key takes."""
+def explain(message: str, argv: list[str]) -> str:
+    """absl's message; about the value of a config key, the type that the key takes."""
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
     if not match:
         return f"{message} (see --help)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from etils import epath, epy
@@ -23,53 +23,25 @@ TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
 CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps in a workdir
 
 # Keys that may differ between the runs of one workdir: how long, how often, where and on which
-# machine, but not what a step computes. (Another train.steps stretches a cosine schedule.) A name
-# that ends with a dot stands for all keys under it. (An objective may fix one of them: see
-# `igerg_jax.objectives.fixed_keys`.)
-FREE_KEYS = (
-    "train.steps",
-    "train.log_every_steps",
-    "train.evaluate_every_steps",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.max_consecutive_skips",
-    "train.stall_seconds",
-    "evaluate.",
-    "generate.",
-    "distributed.",
-    "profile.",
-    "mesh.",
-    "sharding_rules",
-    "compilation_cache_dir",
-    "data.data_dir",
-    "data.bucket_copies_dir",
-    "data.eval_split",
-    "data.test_split",
-    "data.extra_test_splits",
-    "data.prefetch_batches",
-    "data.read_threads",
-    "data.tokenizer.",  # a checkpoint knows its tokenizer by digest
-    "model.vision.remat",
-    "model.vision.attention",
-    "model.text.remat",
-    "model.text.attention",
-)
+# machine, but not what a step computes. (Another train.steps stretches a cosine schedule. A
+# checkpoint knows its tokenizer by digest.) A name that ends with a dot stands for all keys under
+# it. (An objective may fix one of them: see `igerg_jax.objectives.fixed_keys`.)
+FREE_KEYS = """
+    train.steps train.log_every_steps train.evaluate_every_steps train.checkpoint_every_steps
+    train.keep_checkpoints train.max_consecutive_skips train.stall_seconds
+    evaluate. generate. distributed. profile. mesh. sharding_rules compilation_cache_dir
+    data.data_dir data.bucket_copies_dir data.eval_split data.test_split
+    data.extra_test_splits data.prefetch_batches data.read_threads data.tokenizer.
+    model.vision.remat model.vision.attention model.text.remat model.text.attention
+""".split()
 
 # Keys of `model` that may differ between training a checkpoint and using it: up to rounding, the
 # function that it computes stays the same.
-FREE_MODEL_KEYS = (
-    "model.compute_dtype",
-    "model.vocab_chunk_tokens",
-    "model.vision.remat",
-    "model.vision.attention",
-    "model.vision.frozen",
-    "model.vision.dropout_rate",
-    "model.text.remat",
-    "model.text.attention",
-    "model.text.dropout_rate",
-)
-
-USED_GROUPS = ("model.", "data.")  # the keys that matter to evaluation and generation
+FREE_MODEL_KEYS = """
+    model.compute_dtype model.vocab_chunk_tokens
+    model.vision.remat model.vision.attention model.vision.frozen model.vision.dropout_rate
+    model.text.remat model.text.attention model.text.dropout_rate
+""".split()
 
 _SHOWN = 6  # names that a message lists before it only counts
 
@@ -96,16 +68,11 @@ def parse(text: str) -> epath.Path:
 
 
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
-    """Refuses a workdir that this run cannot use; creates nothing.
+    """Raises UserError for a workdir that this run cannot use; creates nothing.
 
-    Args:
-      training: all keys but `FREE_KEYS` must be those of the workdir's run. Otherwise only those
-        under `model` and `data` must be: evaluation and generation do not depend on how a model
-        was trained.
-
-    Raises:
-      UserError: it cannot be written to, or its run had another config: the message names the
-        keys that differ.
+    It cannot be written to, or its run had another config: all keys but `FREE_KEYS` must be the
+    same. Without `training`, only those under `model` and `data` must be: evaluation and generation
+    do not depend on how a model was trained.
     """
     _check_writable(workdir)
     path = workdir / "config.json"
@@ -115,14 +82,9 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
         stored = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir") from error
-    keys = () if training else USED_GROUPS
-    fixed = tuple(objectives.fixed_keys(config)) if training else ()
-    different = _differences(
-        _starting(flatten(stored), keys),
-        _starting(flatten(as_json(config)), keys),
-        FREE_KEYS,
-        fixed,
-    )
+    groups = "" if training else ("model.", "data.")
+    fixed = objectives.fixed_keys(config) if training else ()
+    different = _differences(stored, as_json(config), FREE_KEYS, groups, fixed)
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
@@ -139,9 +101,7 @@ def contains(workdir: epath.Path, file: Any) -> bool:
 
 def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """The keys under `model` in which two configs (of `as_json`) describe different functions."""
-    return _differences(
-        flatten({"model": stored["model"]}), flatten({"model": given["model"]}), FREE_MODEL_KEYS
-    )
+    return _differences(stored, given, FREE_MODEL_KEYS, "model.")
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -150,11 +110,8 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value} of nested dicts or of a ConfigDict; empty groups are left out.
-
-    flax.traverse_util has this for dicts, but importing it imports JAX: seconds for every message
-    about a wrong flag.
-    """
+    """{dotted key: value} of nested dicts or of a ConfigDict; empty groups are left out."""
+    # flax.traverse_util imports JAX: seconds for every message about a wrong flag.
     flat = {}
     for key, value in config.items():
         is_group = hasattr(value, "items")
@@ -180,19 +137,20 @@ def _check_writable(workdir: epath.Path) -> None:
         raise UserError(f"cannot write to workdir '{workdir}': no permission in '{folder}'")
 
 
-def _starting(flat: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """The keys under one of `prefixes`; all where there are none."""
-    return {key: value for key, value in flat.items() if not prefixes or key.startswith(prefixes)}
-
-
 def _differences(
-    stored: dict, given: dict, free: tuple[str, ...], fixed: tuple[str, ...] = ()
+    stored: dict,
+    given: dict,
+    free: Sequence[str],
+    groups: str | tuple[str, ...],
+    fixed: Collection[str] = (),
 ) -> list[str]:
-    """Keys that differ, with both values, but for those in `free` that are not in `fixed`."""
+    """The keys that start with one of `groups` and differ, with both values, but for those in
+    `free` that are not in `fixed`."""
+    stored, given = flatten(stored), flatten(given)
     lines = []
     for key in sorted(stored.keys() | given.keys()):
         old, new = stored.get(key, "absent"), given.get(key, "absent")
         is_free = any(key == f or (f.endswith(".") and key.startswith(f)) for f in free)
-        if old != new and (key in fixed or not is_free):
+        if key.startswith(groups) and old != new and (key in fixed or not is_free):
             lines.append(f"{key} (there {old!r}, here {new!r})")
     return lines

@@ -17,7 +17,9 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import sys
@@ -30,8 +32,9 @@ from absl import flags
 
 from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
-from igerg_jax.data import image_files, parts, pipeline
-from igerg_jax.data.progress import progress
+from igerg_jax.data import parts, pipeline
+from igerg_jax.data.images import find_files
+from igerg_jax.data.parts import progress
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
@@ -60,8 +63,13 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
     """
     if batch_size < 1 or part_images < 1:
         raise UserError("--batch_size and --part_images must be at least 1")
-    files, folder = image_files.find(images), pathlib.Path(out).expanduser()
-    run = open_for_images(checkpoint, batch_size)
+    files, folder = find_files(images), pathlib.Path(out).expanduser()
+    run = trained_run.open_run(checkpoint, batch_size)
+    if feature_dim := run.config.data.feature_dim:
+        raise UserError(
+            f"'{checkpoint}' reads precomputed features (data.feature_dim={feature_dim}), so it "
+            "cannot label image files"
+        )
     claim(folder, plan_of(run, files, part_images))
     borders = parts.borders(len(files.names), part_images)
     paths = [folder / f"labels-{number:05d}.npz" for number in range(len(borders))]
@@ -74,22 +82,15 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
     for path, names in progress(missing, "labelling", "part"):
         rows = [next(labels) for _ in names]
         good = [(name, p_C) for name, p_C in rows if p_C is not None]
-        broken = [name for name, p_C in rows if p_C is None]
-        parts.save_npz(path, as_arrays(good, broken))
+        arrays = {  # the first two are what igerg_jax.data.builders.pseudo_labels reads
+            "image": np.array([name for name, _ in good], np.str_),
+            "probability": np.array([p for _, p in good], np.float32).reshape(-1, NUM_EMOTIONS),
+            "broken": np.array([name for name, p_C in rows if p_C is None], np.str_),
+        }
+        parts.save_npz(path, arrays)
     counts = summary(paths)
     storage.write_text(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
     return counts
-
-
-def open_for_images(checkpoint: str, batch_size: int) -> Any:
-    """The run of a checkpoint. Raises UserError where its model does not take images."""
-    run = trained_run.open_run(checkpoint, batch_size)
-    if run.config.data.feature_dim:
-        raise UserError(
-            f"'{checkpoint}' reads precomputed features (data.feature_dim="
-            f"{run.config.data.feature_dim}), so it cannot label image files"
-        )
-    return run
 
 
 def plan_of(run: Any, files: Any, part_images: int) -> dict[str, Any]:
@@ -114,54 +115,34 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         there = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write labels to --out '{folder}': {error}") from error
-    different = [
+    different = ", ".join(
         f"{k} (there {there.get(k)}, here {v})" for k, v in plan.items() if there.get(k) != v
-    ]
+    )
     if different:
-        raise UserError(
-            f"'{folder}' holds other labels: {', '.join(different)}. Give another --out"
-        )
+        raise UserError(f"'{folder}' holds other labels: {different}. Give another --out")
 
 
 def predict(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
     """Yields every name with its probabilities; the device runs one batch while another is read."""
-    config, model = run.config, run.setup.model
     placed = sharding.batch_sharding(run.setup.mesh)
 
     def probabilities(params, batch):
-        return image_probabilities(model, params, batch)[0][:, 0]
+        return image_probabilities(run.setup.model, params, batch)[0][:, 0]
 
     jitted = jax.jit(probabilities, out_shardings=sharding.replicated(run.setup.mesh))
-    size = config.evaluate.batch_size
-    launched: list[tuple[int, np.ndarray, Any]] = []
+    paths, names = [folder / name for name in names], iter(names)
 
-    def finished(keep: int) -> Labels:
-        while len(launched) > keep:
-            number, real_B, p_BxC = launched.pop(0)
-            chosen = names[number * size :][:size]
-            for name, real, p_C in zip(chosen, real_B, np.asarray(p_BxC), strict=False):
-                yield name, p_C if real else None
+    def launched() -> Iterator[tuple[np.ndarray, jax.Array]]:
+        for batch in pipeline.file_batches(paths, run.setup.model.special, run.config):
+            images = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
+            with mesh_context(run.setup):
+                p_BxC = jitted(run.params, sharding.to_devices(images, placed))
+            yield batch["image_mask"][:, 0], p_BxC
 
-    paths = [folder / name for name in names]
-    batches = pipeline.file_batches(paths, model.special, config)
-    for number, batch in enumerate(batches):
-        images = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
-        with mesh_context(run.setup):
-            p_BxC = jitted(run.params, sharding.to_devices(images, placed))
-        launched.append((number, batch["image_mask"][:, 0], p_BxC))
-        yield from finished(1)
-    yield from finished(0)
-
-
-def as_arrays(
-    labelled: Sequence[tuple[str, np.ndarray]], broken: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """The arrays of one part: what `igerg_jax.data.builders.pseudo_labels` reads, and `broken`."""
-    return {
-        "image": np.array([name for name, _ in labelled], np.str_),
-        "probability": np.array([p_C for _, p_C in labelled], np.float32).reshape(-1, NUM_EMOTIONS),
-        "broken": np.array(broken, np.str_),
-    }
+    # Pairs, so that the next batch is launched before this one is waited for.
+    for (real_B, p_BxC), _ in itertools.pairwise(itertools.chain(launched(), [None])):
+        for real, p_C, name in zip(real_B, np.asarray(p_BxC), names, strict=False):
+            yield name, p_C if real else None
 
 
 def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
@@ -192,7 +173,7 @@ def main(argv: list[str]) -> int:
 
 def run(argv: list[str]) -> None:
     """Does what a command line asks for. Raises UserError for what is wrong with it."""
-    values = command_line.parse_flags(argv, _flags)
+    values = command_line.parse(argv, _flags)
     for name in ("checkpoint", "images", "out"):
         if not values[name].value:
             raise UserError(f"--{name} is missing (see --help)")
@@ -204,12 +185,10 @@ def run(argv: list[str]) -> None:
 
 def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    for name, help_text in (
-        ("checkpoint", "A workdir, or one of its checkpoints."),
-        ("images", "A folder, read at any depth, or a quoted pattern."),
-        ("out", "Folder of the labels."),
-    ):
-        flags.DEFINE_string(name, "", help_text, flag_values=values)
+    define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    define("checkpoint", help="A workdir, or one of its checkpoints.")
+    define("images", help="A folder, read at any depth, or a quoted pattern.")
+    define("out", help="Folder of the labels.")
     flags.DEFINE_integer("batch_size", 64, "Images per step, over all devices.", flag_values=values)
     flags.DEFINE_integer("part_images", 4096, "Images per file of labels.", flag_values=values)
     return values

@@ -14,11 +14,11 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], int | None]]:
-    """SIGTERM and SIGINT set a flag instead of ending the process.
+    """Yields a function of the step just finished: the signal to stop for, or None.
 
-    Yields a function of the step just finished that returns the signal to stop for, or None. With
-    several processes JAX's preemption service handles SIGTERM, so that all stop after the same
-    step; it handles no other signal, so SIGINT is passed on as SIGTERM.
+    SIGTERM and SIGINT no longer end the process. With several processes JAX's preemption service
+    handles SIGTERM, so that all stop after the same step; it handles no other signal, so SIGINT is
+    passed on as SIGTERM.
     """
     received: list[int] = []
     if jax.process_count() > 1:
@@ -41,7 +41,7 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
 def watchdog(stall_seconds: int) -> Iterator[Callable[[], None]]:
     """Dumps every thread's stack to stderr when a step takes over `stall_seconds` (0 = never).
 
-    Yields the function that resets the watchdog, to be called after each step.
+    Yields what is to be called after each step.
     """
     if not stall_seconds:
         yield lambda: None

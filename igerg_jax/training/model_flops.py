@@ -23,10 +23,6 @@ from igerg_jax.training import train_state
 def model_flops(setup: train_state.TrainingSetup) -> int:
     """FLOPs of one step over the global batch."""
     config, model, params = setup.config, setup.model, setup.abstract_state.params
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in setup.spec.shapes().items()
-    }
 
     def loss(params, batch):
         return combination.sums(config, model, params, batch, base_key(config), 0)[0]
@@ -34,9 +30,9 @@ def model_flops(setup: train_state.TrainingSetup) -> int:
     def vision(params, batch):
         return model.apply({"params": params}, batch, method="visual_tokens")
 
-    total = 3 * forward_flops(loss, params, batch)
+    total = 3 * forward_flops(loss, params, setup.abstract_batch)
     if config.model.vision.frozen:
-        total -= 2 * forward_flops(vision, params, batch)
+        total -= 2 * forward_flops(vision, params, setup.abstract_batch)
     return total
 
 

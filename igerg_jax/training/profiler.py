@@ -14,33 +14,24 @@ from typing import Any
 import jax
 from etils import epath
 
-FOLDER = "profile"  # in a workdir
-
 
 class Profile:
     """Traces `config.profile.steps` steps, after the first `after_steps` since this start.
 
-    Only process 0 traces, its own host and devices: the processes of a run all do the same work,
-    and the traces of a pod together are more than a browser can show. It waits for the device
-    before and after, so that the trace holds complete steps; nothing that is computed changes.
-
-    Not clu's `periodic_actions.Profile`: importing it imports TensorFlow, and it neither waits for
-    the device nor writes to buckets.
+    Only process 0 traces: all processes do the same work, and the traces of a pod together are
+    more than a browser can show. It waits for the device before and after, so that the trace holds
+    complete steps; clu's `periodic_actions.Profile` does not, nor does it write to buckets.
     """
 
     def __init__(self, settings: Any, workdir: epath.Path, first_step: int):
         self._begin = first_step + settings.after_steps
         self._end = self._begin + settings.steps
         self._wanted = settings.steps > 0 and jax.process_index() == 0
-        self._folder = workdir / FOLDER
+        self._folder = workdir / "profile"
         self._scratch: tempfile.TemporaryDirectory | None = None
 
     def update(self, step: int, state: Any) -> epath.Path | None:
-        """Begins or ends the trace, if `step` is where it does.
-
-        Returns:
-          Where the trace is, once it has ended.
-        """
+        """Begins or ends the trace, if `step` is where it does; returns where one that ended is."""
         if self._wanted and step == self._begin:
             jax.block_until_ready(state)
             # JAX writes to local folders; the workdir may be a bucket.
@@ -48,13 +39,14 @@ class Profile:
             jax.profiler.start_trace(self._scratch.name)
         elif self._scratch is not None and step == self._end:
             jax.block_until_ready(state)
-            return self.close()
+            self.close()
+            return self._folder
         return None
 
-    def close(self) -> epath.Path | None:
+    def close(self) -> None:
         """Ends a trace that has begun, and writes it."""
         if self._scratch is None:
-            return None
+            return
         with self._scratch as scratch:
             self._scratch = None
             jax.profiler.stop_trace()
@@ -63,4 +55,3 @@ class Profile:
                     target = self._folder / file.relative_to(scratch).as_posix()
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(file.read_bytes())
-        return self._folder

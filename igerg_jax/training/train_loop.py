@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
+import functools
 import itertools
 import json
 import signal
@@ -15,27 +17,18 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from igerg_jax import checks, report, storage
+from igerg_jax import checks, objectives, report, storage
 from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.parallel import processes, sharding
-from igerg_jax.run import logs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
 from igerg_jax.run.workdirs import TOKENIZER_FILE
-from igerg_jax.training import guards
+from igerg_jax.training import guards, logs, train_state
+from igerg_jax.training.logs import StepLog, due
 from igerg_jax.training.model_flops import model_flops
 from igerg_jax.training.profiler import Profile
-from igerg_jax.training.run_summary import count_parameters, summarise
-from igerg_jax.training.step_log import StepLog, due
-from igerg_jax.training.train_state import (
-    TrainingSetup,
-    TrainState,
-    init_state,
-    lower_init,
-    new_state,
-    set_up_training,
-)
+from igerg_jax.training.train_state import TrainingSetup, TrainState
 from igerg_jax.training.train_step import lower_step
 
 
@@ -60,21 +53,24 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     dataset = datasets.open_dataset(config)
     checks.check_data(dataset, config)
     tokenizer = dataset.tokenizer
-    setup = set_up_training(config, tokenizer.vocab_size, tokenizer.special)
-    checkpoints = Checkpoints(workdir, config, tokenizer.digest)
-    try:
+    setup = train_state.set_up_training(config, tokenizer.vocab_size, tokenizer.special)
+    with contextlib.closing(Checkpoints(workdir, config, tokenizer.digest)) as checkpoints:
         state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             storage.write_text(workdir / "config.json", config.to_json_best_effort(indent=2))
             tokenizer.save(workdir / TOKENIZER_FILE)
         _greet(setup, dataset, resumed_from)
-        evaluator = make_evaluator(setup, dataset)
+        evaluator = Evaluator(setup, dataset) if dataset.split_names else None
         state, log = train(setup, dataset, checkpoints, evaluator, state, workdir, start)
         summary = summarise(config, workdir, state, resumed_from, log)
-        return finish(setup, evaluator, state, workdir, summary, start)
-    finally:
-        checkpoints.close()
+        if evaluator is not None:
+            summary |= evaluate_run(evaluator, config, eval_params(state), workdir)
+        summary["wall_seconds"] = time.perf_counter() - start
+        if jax.process_index() == 0:
+            storage.write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            logs.say(f"report: {report.write_report(workdir)}")
+        return summary
 
 
 def train(
@@ -89,28 +85,21 @@ def train(
     """(the state after `train.steps` steps, the log of those that this call made).
 
     Args:
+      evaluator: None without held-out data.
       state: from `saved_state`; None = initialise a fresh one.
       start: when the run started (`time.perf_counter`).
     """
     config, first_step = setup.config, 0 if state is None else int(state.step)
-    ready = None
-    if first_step < config.train.steps:
-        ready = make_ready(setup, dataset, state)
+    ready = make_ready(setup, dataset, state) if first_step < config.train.steps else None
     # Its writers import TensorFlow, which `make_ready` does while XLA compiles.
     log = StepLog(config.train, workdir, first_step, start)
     profile = Profile(config.profile, workdir, first_step)
     with contextlib.closing(log), contextlib.closing(profile):
         if ready is None:  # nothing to train: a state is evaluated as it is
-            return (init_state(setup) if state is None else state), log
+            return (train_state.init_state(setup) if state is None else state), log
         log.throughput = logs.Throughput(config.train.batch_size, ready.model_flops, jax.devices())
-        timeout = config.distributed.initialization_timeout_seconds
-        processes.wait_for_all("compiled", timeout)
+        processes.wait_for_all("compiled", config.distributed.initialization_timeout_seconds)
         return Loop(setup, checkpoints, evaluator, log, profile).run(ready), log
-
-
-def make_evaluator(setup: TrainingSetup, dataset: Dataset) -> Evaluator | None:
-    """What evaluates on held-out data; None where there is none."""
-    return Evaluator(setup, dataset) if dataset.split_names else None
 
 
 def batches(setup: TrainingSetup, dataset: Dataset, start_step: int) -> Iterator[dict]:
@@ -130,15 +119,11 @@ class Ready(NamedTuple):
 
 
 def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None) -> Ready:
-    """Compiles the step, and meanwhile does everything else that the loop waits for.
-
-    Args:
-      state: from `saved_state`; None = initialise a fresh one.
-    """
+    """Compiles the step, and meanwhile does everything else that the loop waits for."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so one thread compiles while this one traces,
         # reads the first batch and counts FLOPs.
-        initialising = pool.submit(lower_init(setup).compile) if state is None else None
+        initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
         lowered = lower_step(setup)
         state = initialising.result()() if initialising else state
         compiling = pool.submit(lowered.compile)
@@ -159,31 +144,22 @@ def saved_state(
     config = setup.config
     if not config.init_from:
         return None, None
-    state = init_state(setup)
+    state = train_state.init_state(setup)
     params, loaded = load_params(config.init_from, setup, state.params, tokenizer_digest)
-    if jax.process_index() == 0:
-        logs.say(f"starting from {config.init_from}: {loaded.describe()}")
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
-    make = jax.jit(
-        lambda params: new_state(config, setup.optimizer, params), out_shardings=shardings
-    )
-    return make(params), None
+    logs.say(f"starting from {config.init_from}: {loaded.describe()}")
+    make = functools.partial(train_state.new_state, config, setup.optimizer)
+    return jax.jit(make, out_shardings=setup.state_shardings)(params), None
 
 
+@dataclasses.dataclass(frozen=True)
 class Loop:
     """The steps from the first state to the last, with evaluations and checkpoints in between."""
 
-    def __init__(
-        self,
-        setup: TrainingSetup,
-        checkpoints: Checkpoints,
-        evaluator: Any | None,
-        log: StepLog,
-        profile: Profile,
-    ):
-        self._setup, self._config = setup, setup.config
-        self._checkpoints, self._evaluator = checkpoints, evaluator
-        self._log, self._profile = log, profile
+    setup: TrainingSetup
+    checkpoints: Checkpoints
+    evaluator: Evaluator | None
+    log: StepLog
+    profile: Profile
 
     def run(self, ready: Ready) -> TrainState:
         """Trains to `config.train.steps`.
@@ -192,15 +168,15 @@ class Loop:
           RunError: too many steps in a row were not finite.
           SystemExit: the process was told to stop; the state is saved.
         """
-        config, log, clock = self._config, self._log, self._log.clock
-        placed = sharding.batch_sharding(self._setup.mesh)
+        train, log, clock = self.setup.config.train, self.log, self.log.clock
+        placed = sharding.batch_sharding(self.setup.mesh)
         state, first_step = ready.state, int(ready.state.step)
         with (
             guards.stop_signals() as stop_after,
-            guards.watchdog(config.train.stall_seconds) as reset_watchdog,
+            guards.watchdog(train.stall_seconds) as reset_watchdog,
         ):
             clock.start()
-            for step in range(first_step + 1, config.train.steps + 1):
+            for step in range(first_step + 1, train.steps + 1):
                 self._update_profile(step - 1, state)
                 with clock.waiting_for_input():
                     batch = next(ready.source)
@@ -209,67 +185,84 @@ class Loop:
                     log.add(step, metrics)
                 reset_watchdog()
                 signal_number = stop_after(step)
-                if signal_number is not None or self._saves_after(step):
+                evaluates = due(step, train.evaluate_every_steps) or step == train.steps
+                saves = evaluates or due(step, train.checkpoint_every_steps)
+                if signal_number is not None or saves:
                     log.flush()
                     with clock.paused():
-                        self._evaluate_and_save(step, state, signal_number)
-            self._update_profile(config.train.steps, state)
+                        if signal_number is not None:
+                            self._save_and_exit(step, state, signal_number)
+                        metrics = self._evaluate(step, state) if evaluates else None
+                        self.checkpoints.save(state, metrics)
+            self._update_profile(train.steps, state)
         clock.stop()
         return state
 
     def _update_profile(self, step: int, state: TrainState) -> None:
         """Begins or ends the trace where it is time to; neither counts as training."""
-        with self._log.clock.paused():
-            if folder := self._profile.update(step, state):
-                self._log.say(f"profile: {folder}, of the steps up to {step}")
+        with self.log.clock.paused():
+            if folder := self.profile.update(step, state):
+                logs.say(f"profile: {folder}, of the steps up to {step}")
 
-    def _evaluates_after(self, step: int) -> bool:
-        train = self._config.train
-        return due(step, train.evaluate_every_steps) or step == train.steps
-
-    def _saves_after(self, step: int) -> bool:
-        return self._evaluates_after(step) or due(step, self._config.train.checkpoint_every_steps)
-
-    def _evaluate_and_save(self, step: int, state: TrainState, signal_number: int | None) -> None:
-        evaluates = signal_number is None and self._evaluates_after(step)
-        self._checkpoints.save(state, self._evaluate(step, state) if evaluates else None)
-        if signal_number is not None:
-            self._log.end_interval(step)
-            self._checkpoints.wait()
-            self._log.say(
-                f"stopped by {signal.Signals(signal_number).name} after step {step}; the state is "
-                "saved, the same command resumes from there"
-            )
-            sys.exit(128 + signal_number)
+    def _save_and_exit(self, step: int, state: TrainState, signal_number: int) -> None:
+        self.checkpoints.save(state)
+        self.log.end_interval(step)
+        self.checkpoints.wait()
+        logs.say(
+            f"stopped by {signal.Signals(signal_number).name} after step {step}; the state is "
+            "saved, the same command resumes from there"
+        )
+        sys.exit(128 + signal_number)
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
-        if self._evaluator is None:
+        if self.evaluator is None:
             return None
-        split = self._config.data.eval_split
-        values, _ = self._evaluator.metrics(eval_params(state), split, generate=False)
-        self._log.write(step, {f"{split}/{name}": value for name, value in values.items()})
+        split = self.setup.config.data.eval_split
+        values, _ = self.evaluator.metrics(eval_params(state), split, generate=False)
+        self.log.write(step, {f"{split}/{name}": value for name, value in values.items()})
         shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
-        self._log.say(f"step {step} on {split}: {shown}")
+        logs.say(f"step {step} on {split}: {shown}")
         return values
 
 
-def finish(
-    setup: TrainingSetup,
-    evaluator: Any | None,
-    state: TrainState,
-    workdir: epath.Path,
-    summary: dict[str, Any],
-    start: float,
+def summarise(
+    config: Any, workdir: epath.Path, state: TrainState, resumed_from: int | None, log: StepLog
 ) -> dict[str, Any]:
-    """Runs the final evaluation; writes samples.jsonl, summary.json and report.html."""
-    if evaluator is not None:
-        summary |= evaluate_run(evaluator, setup.config, eval_params(state), workdir)
-    summary["wall_seconds"] = time.perf_counter() - start
-    if jax.process_index() == 0:
-        storage.write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        page = report.write_report(workdir)
-        logs.say(f"report: {page}")
-    return summary
+    """summary.json, except for what the final evaluation adds."""
+    done, clock = int(state.step) - (resumed_from or 0), log.clock
+    summary = {
+        "name": config.name,
+        "preset": config.preset,
+        "steps": config.train.steps,
+        "final_step": int(state.step),
+        "examples_per_second": None,
+        "input_wait_fraction": clock.input_seconds / clock.training_seconds if done else None,
+        "seconds_to_first_step": log.seconds_to_first_step,
+        "skipped_steps": int(state.skipped_steps),
+        "parameters": count_parameters(state.params),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "objectives": {},
+        "resumed_from": resumed_from,
+    }
+    lines = logs.read_jsonl(workdir / "metrics.jsonl")
+    for name in objectives.active(config):
+        losses = [line[f"loss/{name}"] for line in lines if line.get(f"loss/{name}") is not None]
+        if losses:
+            summary["objectives"][name] = {
+                "summary": objectives.OBJECTIVES[name].summary,
+                "first_loss": losses[0],
+                "last_loss": losses[-1],
+            }
+    return summary | (log.throughput.rates(done, clock.training_seconds) if done else {})
+
+
+def count_parameters(params: Any) -> dict[str, int]:
+    """Numbers of parameters by part of the model."""
+    parts = {"vision_tower": "vision", "judge_network": "judge"}
+    counts = {"vision": 0, "text": 0, "judge": 0}
+    for name, tree in params.items():
+        counts[parts.get(name, "text")] += sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return counts | {"total": sum(counts.values())}
 
 
 def eval_params(state: TrainState) -> Any:
@@ -278,15 +271,12 @@ def eval_params(state: TrainState) -> Any:
 
 
 def _greet(setup: TrainingSetup, dataset: Dataset, resumed_from: int | None) -> None:
-    if jax.process_index():
-        return
-    config = setup.config
-    counts = count_parameters(setup.abstract_state.params)
-    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    config, params = setup.config, setup.abstract_state.params
+    sizes = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in count_parameters(params).items())
     mesh = ", ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
     logs.say(f"{config.name}:{config.preset}  parameters: {sizes}")
     logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
-    logs.say(sharding.table(setup.abstract_state.params))
+    logs.say(sharding.table(params))
     logs.say(f"data: {dataset.describe(config)}")
     if resumed_from is not None:
         logs.say(f"resuming from step {resumed_from}")

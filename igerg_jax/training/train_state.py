@@ -30,24 +30,20 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup(Setup):
-    """A `Setup` with what training adds.
-
-    Attributes:
-      abstract_state: a `TrainState` of `jax.ShapeDtypeStruct` leaves with their shardings.
-    """
+    """A `Setup` with what training adds."""
 
     optimizer: optax.GradientTransformation
-    abstract_state: TrainState
+    abstract_state: TrainState  # of `jax.ShapeDtypeStruct` leaves with their shardings
+
+    @property
+    def state_shardings(self) -> TrainState:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
 
 def set_up_training(
     config: Any, vocab_size: int, special: SpecialIds, devices=None
 ) -> TrainingSetup:
-    """`setup.set_up`, an optimizer, and the abstract state; no data are read.
-
-    Args:
-      config: one that `igerg_jax.checks` has passed.
-      devices: default all of the process's backend.
+    """`setup.set_up`, an optimizer, and the abstract state, of a config that passed the checks.
 
     Raises:
       UserError: a parameter's dimension does not divide over its mesh axes.
@@ -58,14 +54,23 @@ def set_up_training(
     optimizer = optim.optimizer(config.optim, config.train.steps, frozen)
     state = jax.eval_shape(lambda p: new_state(config, optimizer, p), params)
     everywhere = sharding.replicated(setup.mesh)
-    state = state.replace(
-        step=sharding.abstract(state.step, everywhere),
-        params=params,
-        opt_state=_place_opt_state(optimizer, state.opt_state, params, everywhere),
-        ema_params=params if config.optim.ema_decay else None,
-        skipped_steps=sharding.abstract(state.skipped_steps, everywhere),
-        consecutive_skips=sharding.abstract(state.consecutive_skips, everywhere),
+    state = jax.tree.map(lambda leaf: sharding.abstract(leaf, everywhere), state).replace(
+        params=params, ema_params=params if config.optim.ema_decay else None
     )
+
+    def beside_its_parameter(leaf, parameter):
+        # Not a frozen parameter's placeholder, nor Adafactor's rows and columns.
+        is_moment = getattr(leaf, "shape", None) == parameter.shape
+        return sharding.abstract(leaf, parameter.sharding) if is_moment else leaf
+
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        beside_its_parameter,
+        state.opt_state,
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+    )
+    state = state.replace(opt_state=opt_state)
     return TrainingSetup(**vars(setup), optimizer=optimizer, abstract_state=state)
 
 
@@ -82,12 +87,11 @@ def lower_init(setup: TrainingSetup):
         params = nn.meta.unbox(init_params(config, model, setup.spec))
         return new_state(config, setup.optimizer, params)
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
     # It runs once, for a moment; optimising it would triple a CPU's compile time.
     on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     with mesh_context(setup):
-        return jax.jit(init, out_shardings=shardings, compiler_options=options).lower()
+        return jax.jit(init, out_shardings=setup.state_shardings, compiler_options=options).lower()
 
 
 def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any) -> TrainState:
@@ -99,27 +103,4 @@ def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any)
         ema_params=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
         skipped_steps=jnp.zeros((), jnp.int32),
         consecutive_skips=jnp.zeros((), jnp.int32),
-    )
-
-
-def _place_opt_state(optimizer, opt_state: Any, params: Any, everywhere) -> Any:
-    """Moments are sharded as their parameters are; the rest, Adafactor's rows and columns included,
-    is replicated."""
-
-    def masked(leaf) -> bool:  # a frozen parameter's placeholder
-        return isinstance(leaf, optax.MaskedNode)
-
-    def place(leaf, parameter):
-        if masked(leaf):
-            return leaf
-        is_moment = leaf.shape == parameter.shape
-        return sharding.abstract(leaf, parameter.sharding if is_moment else everywhere)
-
-    return optax.tree_utils.tree_map_params(
-        optimizer,
-        place,
-        opt_state,
-        params,
-        transform_non_params=lambda leaf: sharding.abstract(leaf, everywhere),
-        is_leaf=masked,
     )

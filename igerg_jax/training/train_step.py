@@ -45,21 +45,14 @@ def make_step(setup: TrainingSetup) -> Callable:
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = optax.incremental_update(params, ema_params, 1 - config.optim.ema_decay)
+        updated = state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
         good = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(norm)
         bad = (~good).astype(jnp.int32)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old),
-            (params, opt_state, ema_params),
-            (state.params, state.opt_state, state.ema_params),
-        )
-        consecutive = (state.consecutive_skips + bad) * bad
         # The optimizer's own count stands still where a step is skipped.
         rate = learning_rate(state.step - state.skipped_steps)
-        state = TrainState(
+        consecutive = (state.consecutive_skips + bad) * bad
+        state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state).replace(
             step=state.step + 1,
-            params=kept[0],
-            opt_state=kept[1],
-            ema_params=kept[2],
             skipped_steps=state.skipped_steps + bad,
             consecutive_skips=consecutive,
         )
@@ -71,11 +64,10 @@ def make_step(setup: TrainingSetup) -> Callable:
         }
         return state, metrics
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_state)
     return jax.jit(
         step,
-        in_shardings=(shardings, sharding.batch_sharding(setup.mesh)),
-        out_shardings=(shardings, sharding.replicated(setup.mesh)),
+        in_shardings=(setup.state_shardings, sharding.batch_sharding(setup.mesh)),
+        out_shardings=(setup.state_shardings, sharding.replicated(setup.mesh)),
         donate_argnums=0,
     )
 
@@ -87,13 +79,8 @@ def compile_step(setup: TrainingSetup):
 
 def lower_step(setup: TrainingSetup):
     """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`."""
-    placed = sharding.batch_sharding(setup.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
-        for name, (shape, dtype) in setup.spec.shapes().items()
-    }
     with mesh_context(setup):
-        return make_step(setup).lower(setup.abstract_state, batch)
+        return make_step(setup).lower(setup.abstract_state, setup.abstract_batch)
 
 
 def loss_gradient(

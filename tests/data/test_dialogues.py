@@ -11,9 +11,10 @@ import raw_data
 from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
-from igerg_jax.data import builders, image_files
+from igerg_jax.data import builders
 from igerg_jax.data.builders import go_emotions, source
 from igerg_jax.data.builders.empathetic_dialogues import EMOTION_OF_SITUATION
+from igerg_jax.data.images import find_files
 from igerg_jax.errors import UserError
 
 
@@ -106,7 +107,7 @@ def test_image_chat_turns_share_their_photograph(tmp_path):
     assert found[1]["style"] == "Grim" and found[1]["text"] == "No."
     assert turns.image(0) == turns.image(5) == raw_data.jpeg(1) and turns.image(3) is None
     # As igerg_jax.tools.label_emotions names it, given the dataset's folder.
-    assert image_files.find(str(tmp_path / "image_chat")).names == (found[0]["image_id"],)
+    assert find_files(str(tmp_path / "image_chat")).names == (found[0]["image_id"],)
     keys = turns.image_keys
     assert len({*keys[[0, 1, 2, 4, 5]]}) == 1 and keys[3] != keys[0]
     raw_data.put(tmp_path / "image_chat" / "test.json", '[{"dialog": [["a", "b"]]}]')

@@ -2,8 +2,8 @@
 
 import io
 import sys
-import textwrap
 
+import contributing
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,72 +15,12 @@ from igerg_jax.data import builders, datasets
 from igerg_jax.data.builders import source, tfds_builder
 from igerg_jax.errors import UserError
 
-MODULE = textwrap.dedent('''
-    """Two speakers who state their mood, in front of a wall of its colour."""
-
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from igerg_jax.batch import EMOTION_ID
-    from igerg_jax.data.builders import source
-
-    MOODS = {"joy": (250, 220, 40), "sadness": (30, 60, 160)}
-    INFO = source.Info(
-        description="Moods and walls.",
-        citation="@misc{moods}",
-        license="CC0",
-        homepage="https://example.org",
-        files="Nothing to fetch.",
-        extra={"wall": (str, ())},
-    )
-
-
-    class Moods(source.Turns):
-        def __init__(self, episodes: int):
-            self._episodes = episodes
-
-        def __len__(self) -> int:
-            return 4 * self._episodes
-
-        def row(self, i: int) -> dict:
-            episode, turn = divmod(i, 4)
-            mood = list(MOODS)[(episode + turn) % 2]
-            text = f"turn {i}: such {mood} before this wall, my friend number {episode}"
-            speaker = "AB"[turn % 2]
-            return source.row(episode, turn, text, EMOTION_ID[mood], speaker=speaker, wall=mood)
-
-        @property
-        def image_keys(self) -> np.ndarray:
-            return np.arange(len(self))
-
-        def image(self, i: int) -> bytes:
-            out = io.BytesIO()
-            Image.new("RGB", (24, 24), MOODS[self.row(i)["wall"]]).save(out, "JPEG")
-            return out.getvalue()
-
-
-    def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
-        scale = {"small": 1, "large": 10}[config]
-        return {"train": Moods(12 * scale), "valid": Moods(3 * scale), "test": Moods(3 * scale)}
-
-
-    DATASET = source.RawDataset(
-        version="1.0.0",
-        info=INFO,
-        configs={"small": "A few.", "large": "Ten times as many."},
-        layout=lambda config: source.Layout(images="always"),
-        splits=splits,
-        reads_manual_dir=False,
-    )
-''')
-
 
 @pytest.fixture
 def moods(tmp_path, monkeypatch):
-    """The module, importable, and its line in the table."""
-    (tmp_path / "moods.py").write_text(MODULE)
+    """The module of CONTRIBUTING.md, importable, and its line in the table."""
+    (module,) = contributing.examples("a dataset")
+    (tmp_path / "moods.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(builders.MODULES, "moods", "moods")
     yield

@@ -33,20 +33,22 @@ def test_a_permutation_does_not_keep_neighbours_or_halves_together():
 
 def test_epochs_chain_without_a_seam():
     size, batch_size = 50, 16  # 25 batches hold 8 epochs; most epochs end inside a batch
-    sequence = np.concatenate([order.indices(3, k, batch_size, size) for k in range(25)])
+    sequence = np.concatenate(
+        [order.examples_at(3, order.positions(k, batch_size), size) for k in range(25)]
+    )
     for epoch in sequence.reshape(8, size):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(size))
 
 
 def test_a_batch_may_be_longer_than_an_epoch():
-    found = order.indices(0, 0, 12, 5)
+    found = order.examples_at(0, order.positions(0, 12), 5)
     assert np.bincount(found, minlength=5).min() == 2
 
 
 def test_a_step_needs_no_step_before_it():
     """At a step no loop could reach, and only as many values as there are rows are computed."""
     step, size = 10**13, 5_600_000
-    found = order.indices(1, step, 8, size)
+    found = order.examples_at(1, order.positions(step, 8), size)
     positions = order.positions(step, 8)
     assert positions[0] == 8 * step
     one_by_one = [order.examples_at(1, positions[i : i + 1], size)[0] for i in range(8)]
@@ -66,4 +68,4 @@ def test_uniforms_are_uniform_stateless_and_broadcast():
 
 def test_no_examples_is_an_error():
     with pytest.raises(ValueError, match="num_examples"):
-        order.indices(0, 0, 4, 0)
+        order.examples_at(0, order.positions(0, 4), 0)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from igerg_jax import batch as batch_lib
 from igerg_jax.batch import EMOTION_ID, NEUTRAL, UNKNOWN
-from igerg_jax.data import augment, decode, mixtures, pipeline, prepare, store, windows
+from igerg_jax.data import augment, input_graph, mixtures, pipeline, prepare, store, windows
 from igerg_jax.data.images import imagenet_crop
 from igerg_jax.errors import UserError
 
@@ -415,13 +415,15 @@ def test_pixels_are_what_the_recipe_says(tiny_config):
     )
     np.testing.assert_array_equal(plain.crop, whole)
     jpegs = np.array([out.getvalue()] * 3, object)
-    parts = decode.parts(jpegs, recipe, np.array([0, 3, 2]), 4)
+    parts = input_graph.parts(jpegs, recipe, np.array([[True, False], [True, True]]))
     made = (
-        decode.images(spec, decode.AUGMENT, *map(tf.constant, parts)).numpy().reshape(4, 32, 32, 3)
+        input_graph.images(spec, input_graph.AUGMENT, *map(tf.constant, parts))
+        .numpy()
+        .reshape(4, 32, 32, 3)
     )
     expected = np.asarray(Image.open(io.BytesIO(out.getvalue())), np.float64)
     assert np.abs(made[0] - expected).mean() < 2  # the decoders' cosine transforms differ
-    np.testing.assert_array_equal(made[3], made[0][:, ::-1])
+    np.testing.assert_array_equal(made[2], made[0][:, ::-1])
     coloured = np.clip(made[0] @ colour.T.astype(np.float64) + 20, 0, 255)
-    assert np.abs(made[2] - coloured).max() <= 1
+    assert np.abs(made[3] - coloured).max() <= 1
     assert not made[1].any()

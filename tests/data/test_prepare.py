@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from igerg_jax import metrics
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.data import (
     builders,
@@ -25,7 +26,6 @@ from igerg_jax.data import (
 )
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation import metrics
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`python -m igerg_jax.data.prepare`: what it prints and refuses, a real kill, what it verifies."""
 
+import functools
 import json
 import os
 import pathlib
@@ -239,7 +240,7 @@ def test_killed_while_it_finishes_it_only_renames(raw, tmp_path, monkeypatch, ca
 
 def test_a_worker_that_is_killed_is_told_as_such():
     with pytest.raises(UserError, match=r"a process was killed.*prepare_workers"):
-        parts.run([(os._exit, (9,))] * 2, 2, "preparing x", (len, ((),)))
+        parts.run([functools.partial(os._exit, 9)] * 2, 2, "preparing x")
 
 
 def test_image_bytes_are_stored_once(tiny_config, raw, tmp_path):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import re
 
+import contributing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -395,24 +395,11 @@ def test_a_strategy_is_what_the_config_says():
     assert strategies.strategy(config) == GREEDY
 
 
-@dataclasses.dataclass(frozen=True)
-class MinP:
-    """Samples among tokens at least `min_p` times as likely as the likeliest."""
-
-    min_p: float
-
-    def check(self) -> None:
-        if not 0 <= self.min_p <= 1:
-            raise UserError(f"generate.min_p={self.min_p} must be in [0, 1]")
-
-    def choose(self, log_p_BxV, keys_B):
-        least_Bx1 = log_p_BxV.max(-1, keepdims=True) + np.log(self.min_p)
-        log_p_BxV = jnp.where(log_p_BxV >= least_Bx1, log_p_BxV, -jnp.inf)
-        return jax.vmap(jax.random.categorical)(keys_B, log_p_BxV).astype(jnp.int32)
-
-
 def test_a_new_strategy_is_one_class_and_one_line(world, monkeypatch):
-    monkeypatch.setitem(strategies.STRATEGIES, "min_p", MinP)
+    (code,) = contributing.examples("a decoding strategy")
+    names = dict(vars(strategies))
+    exec(code, names)
+    monkeypatch.setitem(strategies.STRATEGIES, "min_p", names["MinP"])
     setup, arguments = whole_run(world, {}, jax.devices()[:1])
     setup.config.generate.update(strategy="min_p", min_p=0.25)
     tokens_BxT = search.make_respond(setup)(*arguments).tokens_BxT

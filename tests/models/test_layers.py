@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import pretrain
 from igerg_jax.errors import UserError
-from igerg_jax.models import layers, text
+from igerg_jax.models import layers
 from igerg_jax.models.attention import Attention
 from igerg_jax.models.settings import (
     ATTENTION,
@@ -129,7 +129,7 @@ def layer_of(params, index):
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_encoder_is_its_numpy_twin(norm_first, attention):
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(settings(norm_first=norm_first, attention=attention))
+    module = layers.Encoder(settings(norm_first=norm_first, attention=attention))
     params = small.make_params(module, x, mask)
     actual = jax.jit(module.apply)({"params": params}, x, mask)
     expected = x.astype(np.float64)
@@ -144,7 +144,7 @@ def test_encoder_is_its_numpy_twin(norm_first, attention):
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_decoder_is_its_numpy_twin(norm_first, attention):
     x, memory, mask = normal(B, L, D), normal(B, M, D, seed=1), mask_of([2, M], M)
-    module = text.Decoder(settings(norm_first=norm_first, attention=attention))
+    module = layers.Decoder(settings(norm_first=norm_first, attention=attention))
     rest = (memory, mask, None, None)
     params = small.make_params(module, x, *rest, keep_cache=False)
     run = jax.jit(lambda p: module.apply({"params": p}, x, *rest, keep_cache=False)[0])
@@ -159,7 +159,7 @@ def test_decoder_is_its_numpy_twin(norm_first, attention):
 
 def encoder_value_and_gradient(**changes):
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(settings(**changes))
+    module = layers.Encoder(settings(**changes))
     params = small.make_params(module, x, mask)
     target = normal(B, L, D, seed=2)
     loss = lambda p: (module.apply({"params": p}, x, mask) * target).sum()  # noqa: E731
@@ -190,7 +190,7 @@ def test_remat_repeats_what_its_name_does_not_keep():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
 
     def products(remat):
-        module = text.Encoder(settings(layers=1, remat=remat))
+        module = layers.Encoder(settings(layers=1, remat=remat))
         params = small.make_params(module, x, mask)
         loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
@@ -204,7 +204,7 @@ def test_what_the_kernel_made_is_kept_with_the_products():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
 
     def kernels(remat):
-        module = text.Encoder(settings(layers=1, remat=remat, attention="fused"))
+        module = layers.Encoder(settings(layers=1, remat=remat, attention="fused"))
         params = small.make_params(module, x, mask)
         loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("platform_index")
@@ -234,7 +234,7 @@ def test_attention_refuses_an_input_that_does_not_divide_into_its_heads():
 
 def test_masked_keys_are_never_read():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(settings(layers=1))
+    module = layers.Encoder(settings(layers=1))
     params = small.make_params(module, x, mask)
     run = jax.jit(module.apply)
     other = np.where(mask[..., None], x, 1e3 * normal(B, L, D, seed=3))
@@ -244,7 +244,7 @@ def test_masked_keys_are_never_read():
 
 def test_dropout_is_on_exactly_with_a_key_and_differs_by_layer():
     x, mask = np.ones((B, L, D), np.float32), mask_of([L, L], L)
-    module = text.Encoder(settings(dropout_rate=0.5))
+    module = layers.Encoder(settings(dropout_rate=0.5))
     # Each layer adds its MLP's output bias, which dropout doubles or drops, and nothing else.
     params = jax.tree.map(np.zeros_like, small.make_params(module, x, mask))
     params["layers"]["mlp"]["out"]["bias"] += 1.0
@@ -261,9 +261,9 @@ def test_dropout_is_on_exactly_with_a_key_and_differs_by_layer():
 
 def test_bfloat16_stays_near_float32():
     x, mask = normal(B, L, D), mask_of([L, 3], L)
-    module = text.Encoder(settings())
+    module = layers.Encoder(settings())
     params = small.make_params(module, x, mask)
-    low = text.Encoder(settings(dtype=jnp.bfloat16))
+    low = layers.Encoder(settings(dtype=jnp.bfloat16))
     run = jax.jit(lambda p: low.apply({"params": p}, x.astype(jnp.bfloat16), mask))
     actual, exact = run(params), jax.jit(module.apply)({"params": params}, x, mask)
     assert actual.dtype == jnp.bfloat16

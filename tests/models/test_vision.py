@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import contributing
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import pytest
 import small
 
 from igerg_jax.errors import UserError
-from igerg_jax.models import layers, vision
+from igerg_jax.models import vision
 from igerg_jax.models.settings import select
 from igerg_jax.models.vision import resnet50, vit
 
@@ -227,38 +226,19 @@ def test_towers_that_cannot_be(changes, says):
         tower(**changes)
 
 
-@dataclasses.dataclass(frozen=True)
-class MeanColourSettings:
-    width: int
-    dtype: jnp.dtype
-
-    def check(self, image_size: int, feature_dim: int) -> None:
-        if feature_dim:
-            raise UserError("mean_colour reads images")
-
-
-class MeanColour(nn.Module):
-    """A toy tower: a linear map of an image's mean colour, one token an image."""
-
-    settings: MeanColourSettings
-
-    @nn.compact
-    def __call__(self, images_IxHxWx3):
-        mean_Ix3 = images_IxHxWx3.astype(self.settings.dtype).mean((1, 2)) / 255
-        return layers.dense(self.settings.width, self.settings.dtype, "dense", None, "embed")(
-            mean_Ix3
-        )[:, None]
-
-
-def test_a_new_tower_is_one_class_with_its_settings_and_one_line(monkeypatch):
-    monkeypatch.setitem(vision.TOWERS, "mean_colour", (MeanColourSettings, MeanColour))
+def test_a_new_tower_is_one_file_and_one_line(monkeypatch):
+    (module,) = contributing.examples("a vision tower")
+    names: dict = {}
+    exec(module, names)
+    line = names["Settings"], names["MeanColour"]
+    monkeypatch.setitem(vision.TOWERS, "mean_colour", line)
     config = small.with_pixels(small.make_config())
     config.model.vision.kind = "mean_colour"
     model, batch = small.make_model(config), small.make_batch(config)
     params = small.make_params(model, batch)
-    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="see")).sum()  # noqa: E731
+    loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="visual_tokens")).sum()  # noqa: E731
     gradient = jax.jit(jax.grad(loss))(params)["vision_tower"]["dense"]["kernel"]
     assert gradient.shape == (3, config.model.vision.width) and gradient.all()
-    with pytest.raises(UserError, match="mean_colour reads images"):
+    with pytest.raises(UserError, match="mean_colour' reads images"):
         config.data.feature_dim = 5
         small.make_model(config)

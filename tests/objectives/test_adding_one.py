@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import re
 
+import contributing
 import jax
 import numpy as np
 import pytest
@@ -29,9 +28,7 @@ SUMMARY = "write the conversation that led to a response"
 @pytest.fixture
 def added(monkeypatch):
     """The module of CONTRIBUTING.md, and its line at the top of the table."""
-    text = (pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition("## Adding an objective")[2]
-    (module,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    (module,) = contributing.examples("an objective")
     names: dict = {}
     exec(module, names)
     before = dict(objectives.OBJECTIVES)

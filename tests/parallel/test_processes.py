@@ -24,8 +24,7 @@ from igerg_jax.data import datasets
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.parallel import processes, sharding
-from igerg_jax.run import logs
-from igerg_jax.training import train_loop, train_state, train_step
+from igerg_jax.training import logs, train_loop, train_state, train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 MORE_STEPS = 3  # after the stop

@@ -21,6 +21,7 @@ from igerg_jax.objectives.base import Context
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import set_up
 from igerg_jax.tools.tpu_report import hlo
+from igerg_jax.tools.tpu_report.hlo_collectives import collectives
 from igerg_jax.training import train_state
 
 
@@ -243,7 +244,7 @@ def test_a_lookup_sends_only_gradients_between_slices():
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(small.make_config())):
         jitted = jax.jit(gradient(lookup), in_shardings=shardings, out_shardings=columns)
         compiled = jitted.lower(table, ids).compile()
-    found = hlo.Program(compiled.as_text()).collectives(8, 2)
+    found = collectives(hlo.Program(compiled.as_text()), 8, 2)
     assert {one.kind for one in found if one.crosses} == {"all-reduce"}
     assert max(one.bytes for one in found if one.crosses) == 64 * 16 // 2 * 4  # a device's columns
     wanted = gradient(lambda table, ids: table[ids])(jnp.float32(table), ids)
@@ -268,7 +269,8 @@ def contrastive_on_a_mesh(mesh, negatives, image, words):
     function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
     with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(config)):
         compiled = jax.jit(function, in_shardings=rows).lower(image, words).compile()
-    found = hlo.Program(compiled.as_text()).collectives(mesh.size, mesh.shape["dcn"])
+    program = hlo.Program(compiled.as_text())
+    found = collectives(program, mesh.size, mesh.shape["dcn"])
     return compiled(image, words), {one.kind for one in found if one.crosses}
 
 

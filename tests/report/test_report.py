@@ -15,9 +15,10 @@ import sys
 import numpy as np
 import pytest
 
+from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
-from igerg_jax.report import charts, write_report
+from igerg_jax.report import write_report
 
 OBJECTIVES = {
     "image_emotion": (1.95, 0.35),
@@ -244,6 +245,55 @@ def test_one_file_that_fetches_nothing(workdir):
     assert set(re.findall(r"https?://[^\s\"']*", raw)) <= {"http://www.w3.org/2000/svg"}
 
 
+def test_every_metric_of_an_evaluation_has_a_name_and_a_sentence(workdir):
+    confusion = metrics.confusion_matrix(np.array([0]), np.array([0]))
+    measured = metrics.text_metrics(["a b c d"], ["a b c d"]) | {"judge_accuracy": 0.7}
+    for name in ("image_emotion", "sequence_emotion", "response_emotion"):
+        measured |= metrics.classification_metrics(name, confusion)
+    measured |= {"response_perplexity": 9.0, "unigram_perplexity": 90.0}
+    (workdir / "summary.json").write_text(json.dumps({"evaluation": {"test": measured}}))
+    assert "Other" not in report(workdir).text
+    assert all(m.title and m.explanation for group in metrics.GROUPS.values() for m in group)
+    measured["unheard_of"] = 0.123
+    (workdir / "summary.json").write_text(json.dumps({"evaluation": {"test": measured}}))
+    text = report(workdir).text
+    assert "Other" in text and "unheard_of" in text and "0.123" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "worse"),
+    [
+        ({}, 0),
+        ({"image_emotion_accuracy": 0.24}, 1),
+        ({"image_emotion_accuracy": 0.2418}, 1),  # as good as always the commonest
+        ({"response_perplexity": 300.0}, 1),
+        ({"response_perplexity": 300.0, "unigram_perplexity": math.nan}, 0),
+        ({"mean_words": 1.0, "dist_1": 0.0}, 0),  # people's responses are not a baseline
+    ],
+)
+def test_a_figure_that_does_not_beat_its_baseline_is_marked(workdir, change, worse):
+    summary = make_summary()
+    summary["evaluation"]["test"] |= change
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = report(workdir)
+    assert page.text.count("no better than the baseline") == worse
+    assert page.text.count("no better than this") == worse
+    assert len(page.all("span", class_="meter ours worse")) == worse
+
+
+def test_the_parts_of_a_loss_follow_it(workdir):
+    records = make_records(100, 10)
+    for record in records:
+        record |= {"loss/text_denoising/late": 1.0, "loss/new": 2.0}
+    write_lines(workdir / "metrics.jsonl", records)
+    page = report(workdir)
+    labels = [a["aria-label"] for a in page.all("svg", class_="chart") if "aria-label" in a]
+    names = [label.partition(",")[0] for label in labels]
+    assert names[0] == "total" and names[len(OBJECTIVES) + 2] == "new"
+    assert names[names.index("text_denoising") + 1] == "text_denoising/late"
+    assert "part of text_denoising" in page.text
+
+
 def test_same_files_give_the_same_bytes(workdir):
     first = write_report(workdir).read_bytes()
     assert write_report(workdir).read_bytes() == first
@@ -304,13 +354,17 @@ def test_words_of_a_conversation_stay_words(workdir):
     sample["context"][0] |= {"text": attack, "emotion": attack, "image": f"https://e.xyz/{attack}"}
     sample["context"][0]["seen"] = {attack: 0.9}
     write_lines(workdir / "samples.jsonl", [sample])
-    summary = make_summary() | {"name": attack, "devices": attack}
+    summary = make_summary() | {"name": attack, "devices": attack, "parameters": {attack: 7}}
+    summary["objectives"] = {attack: {"summary": attack}}
+    summary["evaluation"]["test"][attack] = 1.0
     (workdir / "summary.json").write_text(json.dumps(summary))
+    (workdir / "config.json").write_text(json.dumps({"data": attack}))
+    write_lines(workdir / "metrics.jsonl", [{"step": s, f"loss/{attack}": 1.0} for s in (1, 2)])
     page = report(workdir)
     assert len(page.all("script")) == 1
     assert not [a for t, a in page.tags if a.get("src", "data:image/")[:11] != "data:image/"]
     assert not [a for _, a in page.tags if "onerror" in a]
-    assert page.text.count(attack) >= 5
+    assert page.text.count(attack) >= 12
 
 
 @pytest.mark.parametrize(
@@ -390,50 +444,3 @@ def test_a_long_run_stays_small(tmp_path):
     records = [{"step": s, "loss/total": float(rng.random())} for s in range(20_000)]
     write_lines(tmp_path / "metrics.jsonl", records)
     assert len(write_report(tmp_path).read_bytes()) < 120_000
-
-
-def test_smoothing_keeps_a_constant_and_starts_at_the_first_value():
-    assert charts.smooth([(s, 3.0) for s in range(50)], 9) == [
-        (s, pytest.approx(3.0)) for s in range(50)
-    ]
-    points = [(0, 8.0), (1, 0.0), (2, math.nan), (3, 0.0)]
-    values = charts.smooth(points, 3)
-    assert values[0] == (0, 8.0)
-    assert [x for x, _ in values] == [0, 1, 3]
-    assert 8 > values[1][1] > values[2][1] > 0
-
-
-def test_thinning_keeps_the_ends_the_order_and_the_extremes():
-    rng = np.random.default_rng(0)
-    points = [(float(s), float(v)) for s, v in enumerate(rng.normal(size=10_000))]
-    thinned = charts.thin(points, 400)
-    assert len(thinned) <= 402
-    assert thinned[0] == points[0] and thinned[-1] == points[-1]
-    assert thinned == sorted(set(thinned)) and set(thinned) <= set(points)
-    assert max(thinned, key=lambda p: p[1]) == max(points, key=lambda p: p[1])
-    assert min(thinned, key=lambda p: p[1]) == min(points, key=lambda p: p[1])
-    assert charts.thin(points[:400]) == points[:400]
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.31, 0.32), (-3, 7.7), (10, 200_000), (1e-7, 3e-4), (5, 5)]
-)
-def test_ticks_are_few_even_and_inside(low, high):
-    found = charts.ticks(low, high, 4)
-    assert 1 <= len(found) <= 6
-    assert all(low - 1e-9 <= t <= high + 1e-9 for t in found)
-    gaps = np.diff(found)
-    assert np.allclose(gaps, gaps[:1], rtol=1e-6)
-    if high > low:
-        assert len(found) >= 2
-
-
-def test_a_curve_stays_inside_its_chart():
-    points = [(s, 1.0 + 0.1 * math.sin(s)) for s in range(300)]
-    points[150] = (150, 1e9)
-    svg = charts.line_chart(points, "x", span=9)
-    [raw] = re.findall(r'class="raw" d="M([^"]*)"', svg)
-    xy = np.array([p.split(",") for p in raw.split("L")], float)
-    assert xy[:, 0].min() >= charts.LEFT and xy[:, 0].max() <= charts.WIDTH - charts.RIGHT
-    assert xy[:, 1].min() >= charts.TOP and xy[:, 1].max() <= charts.HEIGHT - charts.BOTTOM
-    assert np.ptp(xy[160:, 1]) > 100  # the spike has not pressed the rest flat

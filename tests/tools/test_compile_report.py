@@ -346,8 +346,8 @@ ON_A_TPU = """
 import sys
 import jax, jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
-from igerg_jax import chips
-from igerg_jax.tools import compile_report, hlo
+from igerg_jax.parallel import chips
+from igerg_jax.tools.tpu_report import compile_report, hlo
 
 device = compile_report.topology_devices("v5e:2x2", 1)[0]
 place, chip = SingleDeviceSharding(device), chips.chip_of(device.device_kind)

@@ -1,6 +1,6 @@
 """Where an instruction without a name comes from."""
 
-from igerg_jax.tools.tpu_report import hlo_origin, hlo_text
+from igerg_jax.tools.tpu_report import hlo_collectives, hlo_text
 
 IN_A_LOOP = """HloModule step
 
@@ -33,8 +33,8 @@ def test_what_bears_no_name_comes_from_what_feeds_it():
     """A gradient that the pass before has left, in a fusion; not a constant that others share."""
     computations, _ = hlo_text.computations(IN_A_LOOP)
     body = computations["body"]
-    where = hlo_origin.origin(computations, "body", body["send"], is_loop=True)
+    where = hlo_collectives.origin(computations, "body", body["send"], is_loop=True)
     assert where == "jit(step)/transpose(jvp(see))/reduce_sum"
-    assert hlo_origin.origin(computations, "body", body["counter"], is_loop=True) == ""
+    assert hlo_collectives.origin(computations, "body", body["counter"], is_loop=True) == ""
     # Elsewhere a tuple's parameter has nothing to do with what a computation returns.
-    assert hlo_origin.origin(computations, "body", body["send"], is_loop=False) == ""
+    assert hlo_collectives.origin(computations, "body", body["send"], is_loop=False) == ""

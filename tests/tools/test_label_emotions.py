@@ -13,7 +13,8 @@ import small
 from etils import epath
 
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
-from igerg_jax.data import builders, image_files, parts, pipeline
+from igerg_jax.data import builders, parts, pipeline
+from igerg_jax.data.images import find_files
 from igerg_jax.data.prepare import prepare
 from igerg_jax.evaluation import evaluator, trained_run
 from igerg_jax.run import checkpoint
@@ -46,7 +47,7 @@ class World:
         )
         params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
         checkpoints = checkpoint.Checkpoints(epath.Path(folder), config, tokenizer.digest)
-        checkpoints.save(train_state.new_state(config, setup.optimizer, params), force=True)
+        checkpoints.save(train_state.new_state(config, setup.optimizer, params))
         checkpoints.close()
         tokenizer.save(folder / "tokenizer.model")
         self.raw = folder / "openvidial"
@@ -86,7 +87,7 @@ def read(folder) -> dict[str, np.ndarray]:
 
 def test_every_image_is_labelled_and_broken_ones_are_counted(world):
     labels = read(world.labels)
-    everything = image_files.find(str(world.raw)).names
+    everything = find_files(str(world.raw)).names
     assert len(everything) == IMAGES
     assert labels.keys() == set(everything) - set(BROKEN)
     for p_C in labels.values():
@@ -196,13 +197,11 @@ def test_a_threshold_leaves_the_rest_unknown(world, quantile):
 
 
 def test_a_pattern_names_files_below_what_is_fixed_of_it(world):
-    files = image_files.find(str(world.raw / "*_images" / "1*.jpg"))
+    files = find_files(str(world.raw / "*_images" / "1*.jpg"))
     assert files.folder == world.raw
     assert "train_images/10.jpg" in files.names and "test_images/1.jpg" in files.names
     assert "train_images/2.jpg" not in files.names
-    assert image_files.find(str(world.raw / "**" / "*.jpg")).names == (
-        image_files.find(str(world.raw)).names
-    )
+    assert find_files(str(world.raw / "**" / "*.jpg")).names == (find_files(str(world.raw)).names)
 
 
 def test_what_does_not_fit_is_one_message(world, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The page of what the objectives receive is what training receives; the counts are true."""
 
 import base64
+import dataclasses
 import io
 import re
 import types
@@ -72,7 +73,7 @@ def encoder_inputs_in_training(prepared, config, monkeypatch):
         model=build_model(config, prepared.tokenizer.vocab_size, prepared.tokenizer.special),
         optimizer=None,
         mesh=None,
-        abstract_state=None,
+        state_shardings=None,
     )
     monkeypatch.setattr(train_step.sharding, "batch_sharding", lambda mesh: None)
     monkeypatch.setattr(train_step.sharding, "replicated", lambda mesh: None)
@@ -117,6 +118,7 @@ def test_the_page_holds_the_very_pixels_and_nothing_from_outside(prepared, tiny_
     expected = batch["images"][:COUNT][batch["image_mask"][:COUNT]]
     np.testing.assert_array_equal(images, expected)
     assert not re.search(r'(src|href)="(?!data:|#)|https?:|url\(', page)
+    assert "default-src 'none'" in page and "script-src" not in page
     for name in objectives.active(tiny_config):
         assert page.count(f"<h4>{name}</h4>") == COUNT
 
@@ -126,7 +128,7 @@ def test_a_withheld_image_says_so(prepared, tiny_config):
     (group,), page = page_of(prepared, tiny_config)
     assert page.count("withheld: include_response_image is off") == COUNT
     for example in group.examples:
-        assert "withheld" in example.slots[example.response_slot].why
+        assert "withheld" in example.slots[example.response_slot].note
         assert example.slots[example.response_slot].turn == -1
 
 
@@ -169,10 +171,27 @@ def test_a_histogram_counts_everything_once():
     assert len(counts.histogram(np.arange(1000))) <= 8
 
 
-def test_an_empty_line_and_markup_in_tokens_are_harmless():
-    line = show_page._line(Line("The judge is given", [Token("<b>&", 0, "")]))
-    assert "&lt;b&gt;&amp;" in line and "<b>&" not in line
-    assert "nothing" in show_page._line(Line("The judge is given", []))
+def test_markup_in_words_and_names_is_inert_and_an_empty_line_says_so(prepared, tiny_config):
+    attack = """"><script>alert('▁')</script><img src=x onerror=alert(1)>"""
+    (group,) = show.collect(prepared, tiny_config, STEP, 1)
+    (example,) = group.examples
+    lines = [Line(attack, [Token(attack, 0, "random")]), Line("The judge is given", [])]
+    slots = [show_page.Slot("", attack, -1, -1), *example.slots]
+    example = dataclasses.replace(
+        example, dataset=attack, slots=slots, objectives={"text_emotion": lines}
+    )
+    tiny_config.name = attack
+    group = show_page.Group(attack, [attack], [example])
+    page = show_page.render([group], prepared, tiny_config, STEP)
+    assert "<script" not in page and "<img src=x" not in page
+    assert page.count("&lt;script&gt;alert(") == 9  # twice each: the title, the mixture's name
+    assert "&#39;<s>▁</s>&#39;" in page
+    assert page.count('<em class="quiet">nothing</em>') == 1
+
+
+def test_turns_follow_each_other_in_the_order_of_their_tokens():
+    tokens = [Token(piece, turn, "") for piece, turn in (("a", 1), ("b", 1), ("c", 0), ("d", 1))]
+    assert show_page.runs(tokens) == [(1, tokens[:2]), (0, tokens[2:3]), (1, tokens[3:])]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def save_run(config, folder, monkeypatch) -> pathlib.Path:
     params = small.make_params(setup.model, batch, spread=0.5)
     state = train_state.new_state(config, setup.optimizer, params)
     checkpoints = checkpoint.Checkpoints(folder, config, Tokenizer.digest)
-    checkpoints.save(state, force=True)
+    checkpoints.save(state)
     checkpoints.close()
     return folder
 
@@ -173,7 +173,6 @@ def test_the_command_line_writes_the_greedy_form(exported, tmp_path, monkeypatch
 
     monkeypatch.setattr(trained_run, "tokenizer_of", lambda config, folder: Tokenizer())
     monkeypatch.setattr(stablehlo, "lower", lower)
-    monkeypatch.setattr(stablehlo, "record", lambda *_: {})
     seen = []
     chosen = stablehlo.strategies.strategy
     monkeypatch.setattr(

@@ -17,9 +17,8 @@ from configs import pretrain
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
 from igerg_jax.errors import RunError
-from igerg_jax.run import logs
 from igerg_jax.run.checkpoint import Checkpoints
-from igerg_jax.training import train_loop, train_state
+from igerg_jax.training import logs, train_loop, train_state
 
 STEPS = 6
 STOP_AFTER = 3

@@ -267,37 +267,6 @@ def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
     np.testing.assert_allclose(last["embedding"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (dict(model__text__max_positions=8), "model.text.max_positions=8 is below the 12 tokens"),
-        (dict(model__text__heads=3), "width=16 does not divide into heads=3"),
-        (dict(model__judge__heads=0), "width=8 does not divide into heads=0"),
-        (dict(model__text__remat="some"), "remat 'some' is not one of none, dots"),
-        (dict(data__feature_dim=0), "model.vision.kind='features' and data.feature_dim"),
-        (dict(model__vision__kind="clip", data__feature_dim=0), "'clip' is not one of vit"),
-        (dict(model__vision__tokens_per_image=2), "'features' makes 1 token"),
-        (dict(train__batch_size=6), "train.batch_size=6 does not divide over 8 data shards"),
-        (dict(objectives__emotional_response__estimator="soft"), "estimator 'soft' is not one of"),
-        (dict(objectives__image_text_contrastive__negatives="all"), "negatives 'all' is not one"),
-        (
-            {
-                "objectives__image_text_contrastive__weight": 1.0,
-                "objectives__image_text_contrastive__negatives": "slice",
-                "mesh__dcn": -1,
-                "mesh__data": 8,
-            },
-            "mesh.dcn=-1: .* give that number",
-        ),
-        (dict(optim__warmup_steps=99), "optim.warmup_steps .99. must be below"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_what_cannot_work_is_one_message_before_anything_compiles(changes, says):
-    with pytest.raises(UserError, match=says):
-        make_setup(8, **changes)
-
-
 def test_an_image_that_does_not_divide_into_patches_is_refused():
     with pytest.raises(UserError, match=r"image_size=16 does not divide into patches .*=5"):
         make_setup(1, pixels=True, model__vision__patch_size=5)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.data.builders import pseudo_labels
 from igerg_jax.data.builders.source import Info, Layout, Options, RawDataset, Turns
-from igerg_jax.errors import UserError
+from igerg_jax.errors import check_known
 
 # {name: module with a `DATASET`}, imported when the dataset is first asked for.
 MODULES = {
@@ -37,13 +37,10 @@ MODULES = {
 def find(dataset: str) -> tuple[RawDataset, str]:
     """Returns (dataset, config) of "name" or "name/config". Raises UserError for unknown ones."""
     name, _, config = dataset.partition("/")
-    if name not in MODULES:
-        known = ", ".join(sorted(MODULES))
-        raise UserError(f"unknown dataset '{dataset}' (config.data.dataset); there are: {known}")
+    check_known(name, sorted(MODULES), f"unknown dataset '{dataset}' (config.data.dataset)")
     raw: RawDataset = importlib.import_module(MODULES[name]).DATASET
-    if config and raw.configs and config not in raw.configs:
-        known = ", ".join(raw.configs)
-        raise UserError(f"dataset '{name}' has no config '{config}'; there are: {known}")
+    if config and raw.configs:
+        check_known(config, raw.configs, f"dataset '{name}' has no config '{config}'")
     return raw, config or next(iter(raw.configs), "")
 
 
@@ -58,23 +55,19 @@ def version(dataset: str) -> str:
     return "-".join([raw.version, *map(version, raw.combines(config))])
 
 
-def reads_manual_dir(dataset: str) -> bool:
-    """Whether what the dataset holds depends on config.data.manual_dir."""
-    return find(dataset)[0].reads_manual_dir
-
-
 def info(dataset: str) -> Info:
     """Returns the dataset's description; whose it is, from the datasets that it combines."""
     raw, config = find(dataset)
     combined = [info(name) for name in raw.combines(config)]
     if not combined:
         return raw.info
-    separators = {"citation": "\n", "license": "; ", "homepage": " ", "files": " "}
-    joined = {
-        field: separator.join(getattr(one, field) for one in combined)
-        for field, separator in separators.items()
-    }
-    return dataclasses.replace(raw.info, **joined)
+    return dataclasses.replace(
+        raw.info,
+        citation="\n".join(one.citation for one in combined),
+        license="; ".join(one.license for one in combined),
+        homepage=" ".join(one.homepage for one in combined),
+        files=" ".join(one.files for one in combined),
+    )
 
 
 def layout(dataset: str) -> Layout:
@@ -91,10 +84,8 @@ def splits(dataset: str, options: Options) -> dict[str, Turns]:
     raw, config = find(dataset)
     combined = [splits(name, options) for name in raw.combines(config)]
     opened = raw.splits(config, options, *combined)
-    if not options.labels_path:
-        return opened
-    labels = pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
-    return {
-        split: pseudo_labels.Labelled(turns, labels, options.min_confidence)
-        for split, turns in opened.items()
-    }
+    if options.labels_path:
+        labels = pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
+        for split, turns in opened.items():
+            opened[split] = pseudo_labels.Labelled(turns, labels, options.min_confidence)
+    return opened

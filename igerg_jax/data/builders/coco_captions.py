@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from igerg_jax.data.builders import source, tfds_source
-from igerg_jax.data.builders.labels import SPLIT_OF
+from igerg_jax.data.builders import source
+from igerg_jax.data.builders.source import SPLIT_OF
 
 INFO = source.Info(
     description="COCO 2014: 123,287 photographs with five captions each.",
@@ -19,8 +19,7 @@ INFO = source.Info(
   title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
   author = {Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and
             Gupta, Saurabh and Dollar, Piotr and Zitnick, C. Lawrence},
-  journal = {arXiv:1504.00325},
-  year = {2015}
+  journal = {arXiv:1504.00325}, year = {2015}
 }""",
     license="Captions: CC BY 4.0; photographs: Flickr's terms of use",
     homepage="https://cocodataset.org",
@@ -33,7 +32,7 @@ CAPTIONS = 5
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: captions}. Raises UserError when TFDS cannot fetch them."""
-    found = tfds_source.load("coco_captions", options)
+    found = source.load_tfds("coco_captions", options)
     return {SPLIT_OF.get(name, name): Captions(examples) for name, examples in found.items()}
 
 
@@ -41,6 +40,7 @@ class Captions(source.Turns):
     """The captions of TFDS's `coco_captions`."""
 
     standalone = True
+    labelled = False
 
     def __init__(self, examples: Any):
         self._examples = examples
@@ -61,10 +61,6 @@ class Captions(source.Turns):
         text = texts[i % CAPTIONS % len(texts)] if len(texts) else b""
         name = example["image/filename"].decode()
         return source.row(i, 0, text.decode().strip(), image_id=name)
-
-    @property
-    def emotions(self) -> np.ndarray:
-        return np.full(len(self), -1, np.int8)
 
     @property
     def image_keys(self) -> np.ndarray:

@@ -16,8 +16,7 @@ INFO = source.Info(
 @inproceedings{li2017dailydialog,
   title = {{DailyDialog}: A Manually Labelled Multi-turn Dialogue Dataset},
   author = {Li, Yanran and Su, Hui and Shen, Xiaoyu and Li, Wenjie and Cao, Ziqiang and Niu, Shuzi},
-  booktitle = {Proceedings of IJCNLP},
-  year = {2017}
+  booktitle = {Proceedings of IJCNLP}, year = {2017}
 }""",
     license="CC BY-NC-SA 4.0",
     homepage="http://yanran.li/dailydialog",
@@ -35,8 +34,7 @@ _END = "__eou__"
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or contradict each other."""
-    folder = source.locate(options, "daily_dialog", INFO, lambda f: _find_folder(f) is not None)
-    home = _find_folder(folder)
+    home = source.locate(options, "daily_dialog", INFO, _find_folder)
     return {
         ours: source.ListedTurns(_read(home, theirs))
         for theirs, ours in _SPLITS.items()
@@ -50,24 +48,20 @@ def _find_folder(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def _has_split(home: pathlib.Path, split: str) -> bool:
-    return (home / f"{split}.zip").exists() or (home / _name(split, "dialogues")).exists()
-
-
-def _name(split: str, kind: str) -> str:
-    return f"{split}/{kind}_{split}.txt"
+    return (home / f"{split}.zip").exists() or (home / split / f"dialogues_{split}.txt").exists()
 
 
 def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
     """The lines of a file, from the folder or from the archive of its split."""
-    path = home / _name(split, kind)
+    name = f"{split}/{kind}_{split}.txt"
     try:
-        if path.exists():
-            data = path.read_bytes()
+        if (home / name).exists():
+            data = (home / name).read_bytes()
         else:
             with zipfile.ZipFile(home / f"{split}.zip") as archive:
-                data = archive.read(_name(split, kind))
+                data = archive.read(name)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"'{home}' has no {_name(split, kind)}, packed or not") from error
+        raise UserError(f"'{home}' has no {name}, packed or not") from error
     return data.decode("utf-8").split("\n")
 
 

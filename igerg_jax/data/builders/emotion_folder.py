@@ -14,7 +14,7 @@ import pathlib
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.labels import SPLIT_OF, emotion_id
+from igerg_jax.data.builders.source import SPLIT_OF, emotion_id
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -24,8 +24,7 @@ INFO = source.Info(
   title = {Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition
            in the Wild},
   author = {Li, Shan and Deng, Weihong and Du, JunPing},
-  booktitle = {CVPR},
-  year = {2017}
+  booktitle = {CVPR}, year = {2017}
 }""",
     license="That of the images; RAF-DB: for research, on request from its authors",
     homepage="http://www.whdeld.net/RAF/model1.html (RAF-DB)",
@@ -36,38 +35,36 @@ download). 'emotion_folder/NAME' reads the folder NAME there.""",
     extra={},
 )
 _LISTS = ("EmoLabel/list_patition_label.txt", "list_patition_label.txt")  # sic
-# RAF-DB's basic emotions are numbered from 1.
-_RAF_EMOTIONS = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral")
+_RAF_EMOTIONS = dict(zip("1234567", EMOTIONS, strict=True))  # the same order
 MAPPING = "emotions.json"
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: images}. Raises UserError when no image or an unknown emotion is found."""
+
+    def find(folder: pathlib.Path) -> pathlib.Path | None:
+        lists = (f"{place}{name}" for place in ("", "basic/") for name in _LISTS)
+        split = any((folder / name).is_dir() for name in SPLIT_OF)
+        return folder if split or source.first_existing(folder, lists) else None
+
     if config:
         root = os.path.join(options.manual_dir, config) if options.manual_dir else ""
         options = source.Options(options.data_dir, root, "", 0.0)
-    folder = source.locate(options, "emotion_folder", INFO, _is_there)
+    folder = source.locate(options, "emotion_folder", INFO, find)
     basic = folder / "basic" if (folder / "basic").is_dir() else folder
-    found = _from_list(basic) if source.first_existing(basic, _LISTS) else _from_folders(folder)
-    if not found:
-        raise UserError(f"there is no image in '{folder}'. {' '.join(INFO.files.split())}")
-    order = dict.fromkeys(SPLIT_OF.values())
+    images = _from_list(basic) if source.first_existing(basic, _LISTS) else _from_folders(folder)
+    if not images:
+        raise INFO.missing(f"there is no image in '{folder}'")
     return {
-        split: source.StandaloneImages(found[split], lambda name: source.read_bytes(folder / name))
-        for split in order
-        if split in found
+        split: source.StandaloneImages(images[split], lambda name: source.read_bytes(folder / name))
+        for split in source.SPLITS
+        if split in images
     }
-
-
-def _is_there(folder: pathlib.Path) -> bool:
-    return any((folder / name).is_dir() for name in SPLIT_OF) or any(
-        source.first_existing(place, _LISTS) for place in (folder, folder / "basic")
-    )
 
 
 def _from_folders(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
     mapping = read_mapping(folder / MAPPING)
-    found: dict[str, dict[str, int]] = {}  # {split: {path: emotion}}
+    labels: dict[str, dict[str, int]] = {}  # {split: {path: emotion}}
     strange = set()
     for split in sorted(SPLIT_OF):
         for place in sorted(p for p in folder.glob(f"{split}/*") if p.is_dir()):
@@ -76,9 +73,9 @@ def _from_folders(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
                 strange.add(place.name)
                 continue
             for path in place.rglob("*"):
-                if path.suffix.lower() in _SUFFIXES:
-                    labels = found.setdefault(SPLIT_OF[split], {})
-                    labels[path.relative_to(folder).as_posix()] = emotion
+                if path.suffix.lower() in source.IMAGE_SUFFIXES:
+                    name = path.relative_to(folder).as_posix()
+                    labels.setdefault(SPLIT_OF[split], {})[name] = emotion
     if strange:
         raise UserError(
             f"'{folder}': which emotions are {', '.join(map(repr, sorted(strange)))}? Write "
@@ -86,12 +83,9 @@ def _from_folders(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
             f"{', '.join(EMOTIONS)}, and null for none of them"
         )
     return {
-        split: [(name, labels[name]) for name in source.mixed_order(labels)]
-        for split, labels in found.items()
+        split: [(name, emotions[name]) for name in source.mixed_order(emotions)]
+        for split, emotions in labels.items()
     }
-
-
-_SUFFIXES = frozenset(source.IMAGE_SUFFIXES)
 
 
 def read_mapping(path: pathlib.Path) -> dict[str, int]:
@@ -112,22 +106,20 @@ def _from_list(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
     """RAF-DB: lines of `train_00001.jpg 5`; the aligned faces where there are any."""
     path = source.first_existing(folder, _LISTS)
     aligned = (folder / "Image" / "aligned").is_dir()
-    found: dict[str, list[tuple[str, int]]] = {}
+    prefix = "basic/Image" if folder.name == "basic" else "Image"
+    images: dict[str, list[tuple[str, int]]] = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip():
             continue
         try:
             name, label = line.split()
-            split, emotion = SPLIT_OF[name.split("_")[0]], int(label)
-            if not 1 <= emotion <= len(_RAF_EMOTIONS):
-                raise ValueError(f"label {emotion}")
+            split, emotion = SPLIT_OF[name.split("_")[0]], _RAF_EMOTIONS[label]
         except (KeyError, ValueError) as error:
             raise UserError(f"'{path}', line {number}: '{line}' is not RAF-DB's form") from error
         stem, dot, suffix = name.rpartition(".")
         image = f"aligned/{stem}_aligned{dot}{suffix}" if aligned else f"original/{name}"
-        relative = f"{'basic/' if folder.name == 'basic' else ''}Image/{image}"
-        found.setdefault(split, []).append((relative, EMOTION_ID[_RAF_EMOTIONS[emotion - 1]]))
-    return found
+        images.setdefault(split, []).append((f"{prefix}/{image}", EMOTION_ID[emotion]))
+    return images
 
 
 DATASET = source.RawDataset(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pathlib
 
-from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.batch import UNKNOWN
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
@@ -18,8 +18,7 @@ INFO = source.Info(
 @inproceedings{rashkin2019empathetic,
   title = {Towards Empathetic Open-domain Conversation Models: A New Benchmark and Dataset},
   author = {Rashkin, Hannah and Smith, Eric Michael and Li, Margaret and Boureau, Y-Lan},
-  booktitle = {Proceedings of ACL},
-  year = {2019}
+  booktitle = {Proceedings of ACL}, year = {2019}
 }""",
     license="CC BY-NC 4.0",
     homepage="https://github.com/facebookresearch/EmpatheticDialogues",
@@ -40,25 +39,18 @@ _MAPPING = {
     "disgust": "disgusted",
     "neutral": "prepared",
 }
-EMOTION_OF_SITUATION = {
-    word: EMOTION_ID[name] for name, words in _MAPPING.items() for word in words.split()
-}
-_SPLITS = ("train", "valid", "test")
+EMOTION_OF_SITUATION = source.emotion_ids(_MAPPING)
 _HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance"
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or have another form."""
-    folder = source.locate(options, "empathetic_dialogues", INFO, lambda f: bool(_tables(f)))
-    return {name: source.ListedTurns(_read(path)) for name, path in _tables(folder).items()}
 
+    def find(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+        return source.split_files((folder, folder / "empatheticdialogues"), "{}.csv")
 
-def _tables(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    for place in (folder, folder / "empatheticdialogues"):
-        paths = {name: place / f"{name}.csv" for name in _SPLITS}
-        if found := {name: path for name, path in paths.items() if path.exists()}:
-            return found
-    return {}
+    tables = source.locate(options, "empathetic_dialogues", INFO, find)
+    return {split: source.ListedTurns(_read(path)) for split, path in tables.items()}
 
 
 def _read(path: pathlib.Path) -> list[dict]:
@@ -76,9 +68,8 @@ def _read(path: pathlib.Path) -> list[dict]:
         name, _, feeling, situation, speaker, text = fields
         if name != conversation:
             conversation, first_speaker, episode, place = name, speaker, episode + 1, 0
-        emotion = UNKNOWN
-        if speaker == first_speaker:
-            emotion = EMOTION_OF_SITUATION.get(feeling, UNKNOWN)
+        speakers_own = EMOTION_OF_SITUATION.get(feeling, UNKNOWN)
+        emotion = speakers_own if speaker == first_speaker else UNKNOWN
         extra = {"situation": situation, "situation_emotion": feeling}
         rows.append(source.row(episode, place, text, emotion, speaker=speaker, **extra))
         place += 1

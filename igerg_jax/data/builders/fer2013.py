@@ -12,13 +12,14 @@ import pathlib
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.labels import emotion_id
+from igerg_jax.data.builders.source import emotion_id
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -29,15 +30,13 @@ the public and as many for the private test of the challenge.""",
 @inproceedings{goodfellow2013challenges,
   title = {Challenges in Representation Learning: A Report on Three Machine Learning Contests},
   author = {Goodfellow, Ian J. and Erhan, Dumitru and Carrier, Pierre Luc and others},
-  booktitle = {International Conference on Neural Information Processing},
-  year = {2013}
+  booktitle = {International Conference on Neural Information Processing}, year = {2013}
 }
 @inproceedings{barsoum2016training,
   title = {Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
            Distribution},
   author = {Barsoum, Emad and Zhang, Cha and Canton Ferrer, Cristian and Zhang, Zhengyou},
-  booktitle = {ICMI},
-  year = {2016}
+  booktitle = {ICMI}, year = {2016}
 }""",
     license="For research (ICML 2013 challenge); FER+ labels: MIT",
     homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
@@ -55,33 +54,31 @@ _CSV_EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neut
 _VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
 _FACE = re.compile(r"(?:.*/)?(train|test)/(\w+)/(\w+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _NO_VOTES = np.zeros(len(_VOTES), np.int32)
+_TABLES = ("fer2013.csv", "fer2013/fer2013.csv")
 SIDE_PIXELS = 48
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: faces}. Raises UserError when no known layout is found."""
-    folder = source.locate(options, "fer2013", INFO, _is_there)
-    table = source.first_existing(folder, ["fer2013.csv", "fer2013/fer2013.csv"])
-    archive = folder / "fer2013.zip"
-    if config == "ferplus":
-        votes = folder / "fer2013new.csv"
-        if table is None or not votes.exists():
-            raise UserError(
-                f"'fer2013/ferplus' needs fer2013.csv and fer2013new.csv in '{folder}': FER+ "
-                "names faces by their rows in the first"
-            )
-        return _from_csv(table.read_bytes(), votes)
+
+    def find(folder: pathlib.Path) -> pathlib.Path | None:
+        known = source.first_existing(folder, (*_TABLES, "fer2013.zip", "train/happy"))
+        return None if known is None else folder
+
+    folder = source.locate(options, "fer2013", INFO, find)
+    table = source.first_existing(folder, _TABLES)
+    votes = folder / "fer2013new.csv" if config == "ferplus" else None
+    if votes and (table is None or not votes.exists()):
+        raise UserError(
+            f"'fer2013/ferplus' needs fer2013.csv and fer2013new.csv in '{folder}': FER+ "
+            "names faces by their rows in the first"
+        )
     if table is not None:
-        return _from_csv(table.read_bytes(), None)
-    if archive.exists():
-        return _from_zip(archive)
+        return _from_csv(table.read_bytes(), votes)
+    if (folder / "fer2013.zip").exists():
+        return _from_zip(folder / "fer2013.zip")
     names = [str(path.relative_to(folder)) for path in folder.glob("t*/*/*")]
     return _faces(names, lambda name: source.read_bytes(folder / name))
-
-
-def _is_there(folder: pathlib.Path) -> bool:
-    files = ("fer2013.csv", "fer2013/fer2013.csv", "fer2013.zip", "train/happy")
-    return source.first_existing(folder, files) is not None
 
 
 def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
@@ -89,64 +86,51 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read '{path}': {error}; download it again") from error
+
+    def read(name: str) -> bytes:
+        try:
+            return archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            return b""  # counted as broken, not as missing
+
     names = archive.namelist()
     tables = [name for name in names if name.endswith("fer2013.csv")]
-    if tables:
-        return _from_csv(archive.read(tables[0]), None)
-    return _faces(names, lambda name: _read_entry(archive, name))
+    return _from_csv(archive.read(tables[0]), None) if tables else _faces(names, read)
 
 
-def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError):
-        return b""  # counted as broken, not as missing
-
-
-def _faces(names: list[str], read) -> dict[str, source.Turns]:
+def _faces(names: list[str], read: Callable[[str], bytes | None]) -> dict[str, source.Turns]:
     """The faces of a folder or an archive, by split."""
-    found: dict[str, list[tuple[str, int]]] = {}
+    faces: dict[str, list[tuple[str, int]]] = {split: [] for split in _SPLIT_OF.values()}
     for name in source.mixed_order(names):
         match = _FACE.fullmatch(name.replace("\\", "/"))
         emotion = emotion_id(match[2]) if match else None
-        if emotion is None:
-            continue
-        usage = match[3].split("_")[0]
-        split = _SPLIT_OF.get(usage) or _SPLIT_OF_FOLDER[match[1].lower()]
-        found.setdefault(split, []).append((name, emotion))
-    if not found:
-        raise UserError(f"there is no FER2013 face. {' '.join(INFO.files.split())}")
+        if emotion is not None:
+            usage = match[3].split("_")[0]
+            split = _SPLIT_OF.get(usage) or _SPLIT_OF_FOLDER[match[1].lower()]
+            faces[split].append((name, emotion))
+    if not any(faces.values()):
+        raise INFO.missing("there is no FER2013 face")
     return {
-        split: source.StandaloneImages(found[split], read, votes=_NO_VOTES)
-        for split in _in_order(found)
+        split: source.StandaloneImages(images, read, votes=_NO_VOTES)
+        for split, images in faces.items()
+        if images
     }
 
 
-def _in_order(splits: dict) -> list[str]:
-    return [split for split in _SPLIT_OF.values() if split in splits]
-
-
-class PixelFaces(source.Turns):
+class PixelFaces(source.StandaloneImages):
     """Faces of fer2013.csv: uint8[n, 2304] pixels, row numbers, emotions, votes int32[n, 10]."""
 
-    standalone = True
-
-    def __init__(self, pixels, numbers, emotions, votes):
-        self._pixels, self._numbers = pixels, numbers
-        self._emotions, self._votes = emotions, votes
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+    def __init__(
+        self, pixels: np.ndarray, numbers: np.ndarray, emotions: np.ndarray, votes: np.ndarray
+    ):
+        names = [f"fer{number:07d}.png" for number in numbers]
+        super().__init__(list(zip(names, emotions.tolist(), strict=True)), source.read_bytes)
+        self._pixels, self._votes = pixels, votes
 
     def row(self, i: int) -> dict:
-        name = f"fer{self._numbers[i]:07d}.png"
-        return source.row(i, 0, "", int(self._emotions[i]), image_id=name, votes=self._votes[i])
+        return super().row(i) | {"votes": self._votes[i]}
 
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
-
-    def image(self, i: int) -> bytes | None:
+    def image(self, i: int) -> bytes:
         out = io.BytesIO()
         grey = self._pixels[i].reshape(SIDE_PIXELS, SIDE_PIXELS)
         Image.fromarray(grey).save(out, "PNG")
@@ -156,7 +140,6 @@ class PixelFaces(source.Turns):
 def _from_csv(table: bytes, votes_path: pathlib.Path | None) -> dict[str, source.Turns]:
     """Reads rows of `emotion,pixels,Usage`; FER+'s votes are in the same order."""
     rows = table.decode().splitlines()[1:]
-    votes_Nx10 = None if votes_path is None else _read_votes(votes_path, len(rows))
     pixels, emotions, usages = [], [], []
     for number, row in enumerate(rows):
         try:
@@ -168,17 +151,18 @@ def _from_csv(table: bytes, votes_path: pathlib.Path | None) -> dict[str, source
                 raise ValueError(f"{len(pixels[-1])} pixels")
         except (ValueError, KeyError, IndexError) as error:
             raise UserError(f"fer2013.csv, face {number}: {error}") from error
-    emotions = np.array(emotions)
-    if votes_Nx10 is None:
-        votes_Nx10 = np.tile(_NO_VOTES, (len(rows), 1))
+    if votes_path is None:
+        emotions, votes_Nx10 = np.array(emotions), np.tile(_NO_VOTES, (len(rows), 1))
     else:
+        votes_Nx10 = _read_votes(votes_path, len(rows))
         emotions = majority(votes_Nx10)
-    found = {}
-    for split in _in_order(dict.fromkeys(usages)):
+    turns = {}
+    for split in _SPLIT_OF.values():
         at = np.flatnonzero(np.array(usages) == split)
-        chosen = np.stack([pixels[i] for i in at])
-        found[split] = PixelFaces(chosen, at, emotions[at], votes_Nx10[at])
-    return found
+        if len(at):
+            chosen = np.stack([pixels[i] for i in at])
+            turns[split] = PixelFaces(chosen, at, emotions[at], votes_Nx10[at])
+    return turns
 
 
 def _read_votes(path: pathlib.Path, faces: int) -> np.ndarray:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from igerg_jax.batch import EMOTION_ID, UNKNOWN
-from igerg_jax.data.builders import source, tfds_source
-from igerg_jax.data.builders.labels import SPLIT_OF
+from igerg_jax.batch import UNKNOWN
+from igerg_jax.data.builders import source
+from igerg_jax.data.builders.source import SPLIT_OF
 
 INFO = source.Info(
     description="GoEmotions: 54,263 Reddit comments labelled with 27 emotions or neutral.",
@@ -18,8 +18,7 @@ INFO = source.Info(
   title = {{GoEmotions}: A Dataset of Fine-Grained Emotions},
   author = {Demszky, Dorottya and Movshovitz-Attias, Dana and Ko, Jeongwoo and Cowen, Alan and
             Nemade, Gaurav and Ravi, Sujith},
-  booktitle = {Proceedings of ACL},
-  year = {2020}
+  booktitle = {Proceedings of ACL}, year = {2020}
 }""",
     license="Apache-2.0",
     homepage="https://github.com/google-research/google-research/tree/master/goemotions",
@@ -37,12 +36,12 @@ EKMAN = {
     "surprise": "surprise realization confusion curiosity",
     "neutral": "neutral",
 }
-EMOTION_OF = {word: EMOTION_ID[name] for name, words in EKMAN.items() for word in words.split()}
+EMOTION_OF = source.emotion_ids(EKMAN)
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: comments}. Raises UserError when TFDS cannot fetch them."""
-    found = tfds_source.load("goemotions", options)
+    found = source.load_tfds("goemotions", options)
     return {SPLIT_OF[name]: Comments(examples) for name, examples in found.items()}
 
 

@@ -18,8 +18,7 @@ speaker has one of 215 styles. No turn is labelled with an emotion.""",
 @inproceedings{shuster2020image,
   title = {Image-Chat: Engaging Grounded Conversations},
   author = {Shuster, Kurt and Humeau, Samuel and Bordes, Antoine and Weston, Jason},
-  booktitle = {Proceedings of ACL},
-  year = {2020}
+  booktitle = {Proceedings of ACL}, year = {2020}
 }""",
     license="CC BY 4.0; photographs: those of YFCC100M, Creative Commons",
     homepage="https://parl.ai/projects/image_chat",
@@ -29,24 +28,22 @@ photographs beside them as yfcc_images/<image_hash>.jpg; see https://parl.ai/pro
 ParlAI (parlai display_data -t image_chat) fetches both.""",
     extra={"style": (str, ())},
 )
-_SPLITS = ("train", "valid", "test")
 _FOLDERS = ("yfcc_images", "images")
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or have another form."""
-    folder = source.locate(options, "image_chat", INFO, lambda f: bool(_present(f)))
-    images = source.first_existing(folder, _FOLDERS) or source.first_existing(
-        folder.parent, _FOLDERS
-    )
+
+    def find(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+        return source.split_files([folder], "{}.json")
+
+    tables = source.locate(options, "image_chat", INFO, find)
+    folder = tables[next(iter(tables))].parent
+    places = (source.first_existing(place, _FOLDERS) for place in (folder, folder.parent))
+    images = next(filter(None, places), None)
     if images is None:
-        wanted = " ".join(INFO.files.split())
-        raise UserError(f"there is no folder yfcc_images in '{folder}'. {wanted}")
-    return {split: _read(folder / f"{split}.json", images) for split in _present(folder)}
-
-
-def _present(folder: pathlib.Path) -> list[str]:
-    return [split for split in _SPLITS if (folder / f"{split}.json").exists()]
+        raise INFO.missing(f"there is no folder yfcc_images in '{folder}'")
+    return {split: _read(path, images) for split, path in tables.items()}
 
 
 def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:

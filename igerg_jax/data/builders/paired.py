@@ -83,15 +83,12 @@ def _without_copies(faces: dict[str, source.Turns]) -> dict[str, np.ndarray]:
     """The numbers of the faces that are in no preferred split too; without unreadable ones."""
     usable, seen = {}, set()
     for split in [s for s in ("test", "valid", "train") if s in faces]:
-        digests = [_digest(faces[split].image(i)) for i in range(len(faces[split]))]
+        images = (faces[split].image(i) or b"" for i in range(len(faces[split])))
+        digests = [image and hashlib.blake2b(image, digest_size=16).digest() for image in images]
         kept = [i for i, digest in enumerate(digests) if digest and digest not in seen]
         usable[split] = np.array(kept, np.int64)
         seen |= set(digests)
     return usable
-
-
-def _digest(image: bytes | None) -> bytes:
-    return hashlib.blake2b(image, digest_size=16).digest() if image else b""
 
 
 class PairedTurns(source.Turns):
@@ -113,14 +110,13 @@ class PairedTurns(source.Turns):
         self._emotions = dialogues.emotions
         of_faces = faces.emotions[usable]
         self._face = np.full(len(dialogues), source.NO_IMAGE, np.int64)
-        for emotion, name in enumerate(EMOTIONS):
+        for emotion in np.unique(self._emotions[self._emotions != UNKNOWN]):
             turns, pool = np.flatnonzero(self._emotions == emotion), usable[of_faces == emotion]
-            if len(turns) and not len(pool):
-                raise UserError(f"there is no face of {name} in {where}")
-            if len(turns):
-                places = np.arange(len(turns), dtype=np.int64)
-                key = int(order.hash_uint64(seed, _SALT, emotion) >> np.uint64(1))
-                self._face[turns] = pool[order.examples_at(key, places, len(pool))]
+            if not len(pool):
+                raise UserError(f"there is no face of {EMOTIONS[emotion]} in {where}")
+            places = np.arange(len(turns), dtype=np.int64)
+            key = int(order.hash_uint64(seed, _SALT, int(emotion)) >> np.uint64(1))
+            self._face[turns] = pool[order.examples_at(key, places, len(pool))]
 
     def __len__(self) -> int:
         return len(self._dialogues)
@@ -140,9 +136,7 @@ class PairedTurns(source.Turns):
         return self._face
 
     def image(self, i: int) -> bytes | None:
-        face = int(self._face[i])
-        assert face != source.NO_IMAGE and self._emotions[i] != UNKNOWN
-        return self._faces.image(face)
+        return self._faces.image(int(self._face[i]))
 
 
 DATASET = source.RawDataset(

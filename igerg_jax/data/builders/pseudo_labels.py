@@ -73,7 +73,6 @@ def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
             raise UserError(f"'{path}' does not hold pseudo-labels: {error}") from error
         best = p_Nx7.argmax(axis=1)
         confidence = p_Nx7[np.arange(len(best)), best]
-        labels |= dict(
-            zip(names.tolist(), zip(best.tolist(), confidence.tolist(), strict=True), strict=True)
-        )
+        pairs = zip(best.tolist(), confidence.tolist(), strict=True)
+        labels |= zip(names.tolist(), pairs, strict=True)
     return labels

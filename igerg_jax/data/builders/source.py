@@ -1,24 +1,35 @@
 """What a dataset's module defines: a `RawDataset`, which reads the raw files into `Turns`.
 
 Turns become what training reads (`igerg_jax.data.prepare`), without an intermediate copy of the
-images, or a TFDS dataset (`igerg_jax.data.builders.tfds_builder`). Nothing here imports TFDS.
+images, or a TFDS dataset (`igerg_jax.data.builders.tfds_builder`). TFDS is imported on
+first use.
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from igerg_jax.batch import UNKNOWN
+from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.data.lazy_tensorflow import tfds
 from igerg_jax.errors import UserError
 
+T = TypeVar("T")
 NO_IMAGE = -1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# {name of a split elsewhere: its name here}
+SPLIT_OF = {"train": "train", "training": "train"}
+SPLIT_OF |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid") | {"test": "test"}
+SPLITS = tuple(dict.fromkeys(SPLIT_OF.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +38,7 @@ class Options:
 
     Attributes:
       data_dir: folder that may be written to; TFDS downloads go below it.
-      manual_dir: folder with files that a person must fetch, "" = none. A dataset looks into
-        the folder of its own name in it first, then into the folder itself.
+      manual_dir: folder with files that a person must fetch, "" = none.
       labels_path: folder of pseudo-labels (`igerg_jax.data.builders.pseudo_labels`), "" = none.
       min_confidence: pseudo-labels below it are dropped.
     """
@@ -55,6 +65,10 @@ class Info:
     files: str
     extra: dict[str, tuple[type, tuple[int, ...]]]
 
+    def missing(self, what: str) -> UserError:
+        """The error that says what is missing, and which files are needed."""
+        return UserError(f"{what}. {' '.join(self.files.split())}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -74,9 +88,14 @@ class Turns(abc.ABC):
 
     Attributes:
       standalone: each turn is an example by itself (faces, comments), not part of a dialogue.
+      image_per_turn: each turn has an image of its own; otherwise none has, or `image_keys` says
+        which.
+      labelled: whether some turn may have an emotion.
     """
 
     standalone = False
+    image_per_turn = False
+    labelled = True
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -92,11 +111,14 @@ class Turns(abc.ABC):
     @property
     def image_keys(self) -> np.ndarray:
         """int64[turns]: turns with equal keys share an image; NO_IMAGE = the turn has none."""
-        return np.full(len(self), NO_IMAGE, np.int64)
+        numbers = np.arange(len(self), dtype=np.int64)
+        return numbers if self.image_per_turn else np.full_like(numbers, NO_IMAGE)
 
     @property
     def emotions(self) -> np.ndarray:
         """int8[turns]: the emotion of each."""
+        if not self.labelled:
+            return np.full(len(self), UNKNOWN, np.int8)
         return np.array([self.row(i)["emotion"] for i in range(len(self))], np.int8)
 
     def image(self, i: int) -> bytes | None:
@@ -131,12 +153,10 @@ class StandaloneImages(Turns):
     """
 
     standalone = True
+    image_per_turn = True
 
     def __init__(
-        self,
-        images: Sequence[tuple[str, int]],
-        read: Callable[[str], bytes | None],
-        **extra: object,
+        self, images: Sequence[tuple[str, int]], read: Callable[[str], bytes | None], **extra
     ):
         self._images, self._read, self._extra = images, read, extra
 
@@ -147,17 +167,8 @@ class StandaloneImages(Turns):
         name, emotion = self._images[i]
         return row(i, 0, "", emotion, image_id=name, **self._extra)
 
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
-
     def image(self, i: int) -> bytes | None:
         return self._read(self._images[i][0])
-
-
-def _combines_nothing(config: str) -> tuple[str, ...]:
-    del config
-    return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,45 +192,68 @@ class RawDataset:
     layout: Callable[[str], Layout]
     splits: Callable[..., dict[str, Turns]]
     reads_manual_dir: bool = True
-    combines: Callable[[str], tuple[str, ...]] = _combines_nothing
+    combines: Callable[[str], tuple[str, ...]] = lambda config: ()
 
 
-def row(
-    episode: int,
-    turn: int,
-    text: str,
-    emotion: int = UNKNOWN,
-    speaker: str = "",
-    image_id: str = "",
-    **extra,
-) -> dict:
-    """What `Turns.row` returns."""
+def row(episode: int, turn: int, text: str, emotion: int = UNKNOWN, **others) -> dict:
+    """What `Turns.row` returns, with a speaker, image_id and `Info.extra` among the others."""
     named = {"episode": episode, "turn": turn, "text": text, "emotion": emotion}
-    return named | {"speaker": speaker, "image_id": image_id} | extra
+    return named | {"speaker": "", "image_id": ""} | others
 
 
 def locate(
-    options: Options, dataset: str, info: Info, is_there: Callable[[pathlib.Path], bool]
-) -> pathlib.Path:
-    """Returns the folder below `options.manual_dir` that holds a dataset's files.
+    options: Options, dataset: str, info: Info, find: Callable[[pathlib.Path], T | None]
+) -> T:
+    """Returns what `find` finds in the first folder below `options.manual_dir` where it does.
 
-    Args:
-      dataset: its name, with or without "/config".
-      is_there: whether a folder has the files.
-
-    Raises:
-      UserError: no folder has them; the message says which files are needed.
+    It is asked about the folder of the dataset's name ("name/config", then "name"), and about
+    `manual_dir` itself. Raises UserError, which names the files that are needed, if none has them.
     """
     if options.manual_dir:
         root = pathlib.Path(options.manual_dir).expanduser()
-        name = dataset.split("/")[0]
-        for folder in dict.fromkeys((root / dataset, root / name, root)):
-            if folder.is_dir() and is_there(folder):
-                return folder
-    raise UserError(
-        f"dataset '{dataset}' has no files in config.data.manual_dir '{options.manual_dir}'. "
-        f"{' '.join(info.files.split())}"
+        for folder in dict.fromkeys((root / dataset, root / dataset.split("/")[0], root)):
+            if folder.is_dir() and (found := find(folder)):
+                return found
+    raise info.missing(
+        f"dataset '{dataset}' has no files in config.data.manual_dir '{options.manual_dir}'"
     )
+
+
+def split_files(
+    folders: Iterable[pathlib.Path], pattern: str, splits: Iterable[str] = SPLITS
+) -> dict[str, pathlib.Path]:
+    """{split: path} in the first of the folders that has any; "{}" in the pattern is the split."""
+    for folder in folders:
+        paths = {split: folder / pattern.format(split) for split in splits}
+        if found := {split: path for split, path in paths.items() if path.exists()}:
+            return found
+    return {}
+
+
+def emotion_ids(words: Mapping[str, str]) -> dict[str, int]:
+    """{word: emotion id} of {emotion: words with spaces between them}."""
+    return {word: EMOTION_ID[name] for name, line in words.items() for word in line.split()}
+
+
+# The eight emotions of Mikels and of EmoSet, and common spellings, map to the nearest of the seven.
+# Contempt is none of the seven: it stays unlabelled.
+_EMOTION_OF = EMOTION_ID | dict.fromkeys(("contempt", "unknown", "uncertain"), UNKNOWN)
+_EMOTION_OF |= emotion_ids(
+    {
+        "surprise": "surprised awe",
+        "fear": "fearful afraid scared",
+        "disgust": "disgusted",
+        "joy": "happy happiness joyful amusement contentment excitement",
+        "sadness": "sad",
+        "anger": "angry",
+        "neutral": "calm no_emotion none",
+    }
+)
+
+
+def emotion_id(name: str) -> int | None:
+    """Returns the id of an emotion's name; UNKNOWN for one besides the seven, None for others."""
+    return _EMOTION_OF.get(name.strip().lower().replace(" ", "_").replace("-", "_"))
 
 
 def mixed_order(names: Iterable[str]) -> list[str]:
@@ -262,8 +296,32 @@ def read_mixed(path: pathlib.Path) -> str:
         except UnicodeDecodeError:
             return line.decode("cp1252", errors="replace")
 
+    data = (read_bytes(path) or b"").removeprefix(b"\xef\xbb\xbf")
+    return "\n".join(map(decode, data.split(b"\n")))
+
+
+def load_tfds(name: str, options: Options) -> dict[str, Any]:
+    """Returns {split: random-access source} of a TFDS dataset, images not decoded.
+
+    Downloads and builds it below options.data_dir/tfds on first use. Raises UserError if it cannot.
+    """
+    folder = os.path.join(os.path.expanduser(options.data_dir), "tfds")
+    builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+    manual = os.path.expanduser(options.manual_dir) if options.manual_dir else None
+    config = tfds.download.DownloadConfig(manual_dir=manual)
+    tfds.disable_progress_bar()  # its bars garble a log
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    return "\n".join(map(decode, data.removeprefix(b"\xef\xbb\xbf").split(b"\n")))
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            builder.download_and_prepare(download_config=config)
+    except Exception as error:  # whatever a download or a foreign builder raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"TFDS cannot make '{name}' in '{folder}': {reason[0]}. It needs a network, or a copy "
+            f"of the folder '{name}' that was made elsewhere (with file_format='array_record')"
+        ) from error
+    skip = {
+        name: tfds.decode.SkipDecoding()
+        for name, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    return {split: builder.as_data_source(split, decoders=skip) for split in builder.info.splits}

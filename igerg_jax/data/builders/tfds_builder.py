@@ -12,8 +12,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-import types
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,7 +22,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.data import builders
 from igerg_jax.data.builders.source import NO_IMAGE, Info, Layout, Options, Turns
 from igerg_jax.data.images import as_jpeg
-from igerg_jax.data.progress import progress
+from igerg_jax.data.parts import progress
 
 
 def make(dataset: str, options: Options) -> TurnsBuilder:
@@ -47,17 +47,17 @@ def make(dataset: str, options: Options) -> TurnsBuilder:
 def builder_class(name: str) -> type[TurnsBuilder]:
     """Returns the TFDS builder class of a dataset, named without a config."""
     raw, _ = builders.find(name)
-    members = {
-        "name": name,
-        "VERSION": tfds.core.Version(raw.version),
-        "BUILDER_CONFIGS": [
+
+    class Builder(TurnsBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(raw.version)
+        BUILDER_CONFIGS: ClassVar[list] = [
             tfds.core.BuilderConfig(name=config, description=description)
             for config, description in raw.configs.items()
-        ],
-        "MANUAL_DOWNLOAD_INSTRUCTIONS": raw.info.files if raw.reads_manual_dir else None,
-    }
-    keywords = {"skip_registration": True}
-    return types.new_class("Builder", (TurnsBuilder,), keywords, lambda body: body.update(members))
+        ]
+        MANUAL_DOWNLOAD_INSTRUCTIONS = raw.info.files if raw.reads_manual_dir else None
+
+    Builder.name = name
+    return Builder
 
 
 class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -105,9 +105,14 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if layout.feature_dim:
                 example["features"] = turns.features(i)
             if layout.images != "no":
-                jpeg, state = _jpeg(turns, i) if keys[i] != NO_IMAGE else (None, "none")
-                if state in lacking:
-                    lacking[state] += 1
+                jpeg = None
+                if keys[i] != NO_IMAGE:
+                    data = turns.image(i)
+                    try:
+                        jpeg = None if data is None else as_jpeg(data)[0]
+                        lacking["missing"] += data is None
+                    except (OSError, ValueError):
+                        lacking["broken"] += 1
                 if layout.images == "some":
                     example["images"] = [io.BytesIO(jpeg)] if jpeg else []
                 elif jpeg is None:
@@ -117,21 +122,8 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, example
         for what, count in lacking.items():
             if count:
-                print(
-                    f"{self._dataset}, {split}: the images of {count} turns are {what}",
-                    file=sys.stderr,
-                )
-
-
-def _jpeg(turns: Turns, i: int) -> tuple[bytes | None, str]:
-    """(a turn's image, "complete"), or (None, "missing" or "broken")."""
-    data = turns.image(i)
-    if data is None:
-        return None, "missing"
-    try:
-        return as_jpeg(data)[0], "complete"
-    except (OSError, ValueError):
-        return None, "broken"
+                text = f"{self._dataset}, {split}: the images of {count} turns are {what}"
+                print(text, file=sys.stderr)
 
 
 def features(info: Info, layout: Layout) -> tfds.features.FeaturesDict:

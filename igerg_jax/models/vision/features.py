@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.errors import UserError
-from igerg_jax.models.vision import checks
+from igerg_jax.models.settings import check_one_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Settings:
                 "model.vision.kind='features' and data.feature_dim > 0 go together: "
                 "set both or none"
             )
-        checks.one_token("features", self.tokens_per_image)
+        check_one_token("features", self.tokens_per_image)
 
 
 class FeatureTower(nn.Module):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.models import initializers
-from igerg_jax.models.vision import checks
+from igerg_jax.models.settings import check_one_token, check_pixels
 
 # ImageNet's channel statistics, with which ResNet-50's weights were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,8 +27,8 @@ class Settings:
     dtype: jnp.dtype
 
     def check(self, image_size: int, feature_dim: int) -> None:
-        checks.reads_pixels(feature_dim)
-        checks.one_token("resnet50", self.tokens_per_image)
+        check_pixels(feature_dim)
+        check_one_token("resnet50", self.tokens_per_image)
 
 
 class FrozenBatchNorm(nn.Module):

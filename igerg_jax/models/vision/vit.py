@@ -12,15 +12,14 @@ from igerg_jax.errors import UserError
 from igerg_jax.models import initializers, layers
 from igerg_jax.models.attention import Attention
 from igerg_jax.models.partitioning import replicate_small_parameter
-from igerg_jax.models.settings import StackSettings, check_choice, check_heads, select
-from igerg_jax.models.vision import checks
+from igerg_jax.models.settings import StackSettings, check_choice, check_heads, check_pixels
 
 VIT_EPSILON = 1e-6  # of layer norms that no pre-trained ViT has
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What this tower reads of `config.model.vision`.
+class Settings(StackSettings):
+    """What this tower reads of `config.model.vision`, its layers' settings among it.
 
     Attributes:
       stem: a key of `STEMS`.
@@ -30,24 +29,12 @@ class Settings:
     stem: str
     patch_size: int
     width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    dropout_rate: float
     class_token: bool
-    gelu: str
-    norm_epsilon: float
-    scan_layers: bool
-    remat: str
-    attention: str
     tokens_per_image: int
-    dtype: jnp.dtype
-
-    def stack(self) -> StackSettings:
-        return select(StackSettings, vars(self), norm_first=True)
+    norm_first: bool = dataclasses.field(default=True, init=False)  # no key: ViT's are
 
     def check(self, image_size: int, feature_dim: int) -> None:
-        checks.reads_pixels(feature_dim)
+        check_pixels(feature_dim)
         check_choice("model.vision.stem", self.stem, STEMS)
         if image_size % self.patch_size:
             raise UserError(
@@ -60,7 +47,6 @@ class Settings:
                 f"of 2, not {self.patch_size}"
             )
         check_heads(self.width, self.heads)
-        self.stack()  # checks itself
 
 
 class PatchStem(nn.Module):
@@ -137,8 +123,7 @@ class VisionTransformer(nn.Module):
         positions_PxW = self.param("position_embedding", table_init, x_IxPxW.shape[1:])
         positions_PxW = replicate_small_parameter(positions_PxW).astype(s.dtype)
         x_IxPxW = layers.dropout(self, s.dropout_rate, x_IxPxW + positions_PxW[None])
-        stack = layers.stacked(layers.EncoderLayer, s.stack(), scanned=0, broadcast=1)
-        x_IxPxW, _ = stack(s.stack(), name="layers")(x_IxPxW, None)
+        x_IxPxW, _ = layers.stack(layers.EncoderLayer, s, scanned=0, broadcast=1)(x_IxPxW, None)
         return layers.layer_norm("norm", s.norm_epsilon)(x_IxPxW).astype(s.dtype)
 
 
@@ -154,16 +139,16 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x_IxPxW: jax.Array) -> jax.Array:
         """Maps [I, P, W] to [I, K, W]."""
-        s, layer = self.settings, dataclasses.replace(self.settings.stack(), attention="xla")
+        s = dataclasses.replace(self.settings, attention="xla")
         queries_KxW = self.param(
             "queries", initializers.normal("positions", "embed"), (s.tokens_per_image, s.width)
         )
         queries_IxKxW = jnp.broadcast_to(
             queries_KxW.astype(s.dtype)[None], (x_IxPxW.shape[0], *queries_KxW.shape)
         )
-        y_IxKxW, _ = Attention(layer, name="attention")(queries_IxKxW, x_IxPxW, None)
+        y_IxKxW, _ = Attention(s, name="attention")(queries_IxKxW, x_IxPxW, None)
         h_IxKxW = layers.layer_norm("norm", s.norm_epsilon)(y_IxKxW).astype(s.dtype)
-        return y_IxKxW + layers.Mlp(layer, name="mlp")(h_IxKxW)
+        return y_IxKxW + layers.Mlp(s, name="mlp")(h_IxKxW)
 
 
 class PooledViT(nn.Module):

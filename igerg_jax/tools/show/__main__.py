@@ -29,16 +29,15 @@ from PIL import Image
 from igerg_jax.batch import UNKNOWN, group_of
 from igerg_jax.data import datasets, mixtures, prepare, store
 from igerg_jax.data.prepared import Prepared
-from igerg_jax.data.splits import Split
 from igerg_jax.data.tokenizers import Tokenizer
+from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError
 from igerg_jax.objectives import OBJECTIVES, combination
 from igerg_jax.objectives.base import Context
 from igerg_jax.objectives.display import Line, Row
 from igerg_jax.run import command_line
 from igerg_jax.setup import build_model
-from igerg_jax.tools.show import counts
-from igerg_jax.tools.show import page as show_page
+from igerg_jax.tools.show import counts, page
 from igerg_jax.tools.show.page import Example, Group, Slot
 from igerg_jax.training import train_step
 
@@ -75,7 +74,7 @@ def run(values: flags.FlagValues) -> None:
     if values.out:
         groups = collect(prepared, config, values.step, values.examples)
         try:
-            out.write_text(show_page.render(groups, prepared, config, values.step), "utf-8")
+            out.write_text(page.render(groups, prepared, config, values.step), "utf-8")
         except OSError as error:
             raise UserError(f"cannot write '{out}': {error.strerror}") from error
         print(out)
@@ -93,89 +92,66 @@ def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> li
     key, streams = train_step.step_key(config, step), mixtures.streams(prepared, config)
     groups = []
     for mixture, names in sorted(combination.by_mixture(config).items()):  # the main one first
-        arrays = group_of(batch, mixture)
+        arrays, stream = group_of(batch, mixture), streams[mixture]
         contexts = combination.contexts(
             config, model, arrays, key, step, jnp.asarray(rows_b), names
         )
-        shown = _shown(arrays, contexts, tokenizer)
-        sources, windows, positions = pipeline.example_ids(streams[mixture], config, step, rows_b)
+        ids = zip(*pipeline.example_ids(stream, config, step, rows_b), strict=True)
         examples = []
-        for i, lines in enumerate(shown):
-            split = streams[mixture].splits[sources[i]]
-            window, position = int(windows[i]), int(positions[i])
-            row = {name: array[i] for name, array in arrays.items()}
-            dataset = _dataset_of(prepared, split)
-            examples.append(_example(row, lines, dataset, split, window, position, config.data))
+        for i, (source, window, position) in enumerate(ids):
+            split = stream.splits[source]
+            dataset = next(k for k, v in prepared.datasets.items() if v.split(split.name) is split)
+            first, last = split.turn_range(window)
+            examples.append(
+                Example(
+                    dataset=dataset,
+                    window=int(window),
+                    position=int(position),
+                    response_slot=-1 if split.standalone else last - first,
+                    slots=_slots(arrays, i, split, window, config.data),
+                    sequence_emotion=int(arrays["sequence_emotion"][i]),
+                    response_emotion=int(arrays["response_emotion"][i]),
+                    objectives=_lines(arrays, i, contexts, tokenizer),
+                )
+            )
         groups.append(Group(mixture, names, examples))
     return groups
 
 
-def _shown(
-    arrays: Mapping[str, np.ndarray], contexts: Mapping[str, Context], tokenizer: Tokenizer
-) -> list[dict[str, list[Line]]]:
-    """Of each row of a batch, what each objective receives."""
+def _lines(
+    arrays: Mapping[str, np.ndarray], i: int, contexts: Mapping[str, Context], tokenizer: Tokenizer
+) -> dict[str, list[Line]]:
+    """What each objective receives of row `i` of a batch."""
     inputs = {name: context.encoder_input for name, context in contexts.items()}
-    tree = arrays, jax.tree.map(np.asarray, inputs)
-    shown = []
-    for i in range(len(arrays["image_mask"])):
-        row_arrays, row_inputs = jax.tree.map(lambda x, i=i: x[i], tree)
-        rows = {
-            name: Row(row_arrays, row_inputs[name], context.settings, tokenizer)
-            for name, context in contexts.items()
-        }
-        shown.append({name: OBJECTIVES[name].show(row) for name, row in rows.items()})
-    return shown
+    row, row_inputs = jax.tree.map(lambda x: np.asarray(x)[i], (dict(arrays), inputs))
+    return {
+        name: OBJECTIVES[name].show(Row(row, row_inputs[name], context.settings, tokenizer))
+        for name, context in contexts.items()
+    }
 
 
-def _dataset_of(prepared: Prepared, split: Split) -> str:
-    return next(
-        name for name, dataset in prepared.datasets.items() if dataset.split(split.name) is split
-    )
-
-
-def _example(
-    row: Mapping[str, np.ndarray],
-    lines: dict[str, list[Line]],
-    dataset: str,
-    split: Split,
-    window: int,
-    position: int,
-    data: ConfigDict,
-) -> Example:
-    """A row of a batch, whose window of a dataset's split is shown at a position of its order."""
+def _slots(
+    arrays: Mapping[str, np.ndarray], i: int, split: Split, window: int, data: ConfigDict
+) -> list[Slot]:
+    """The images' places in row `i` of a batch, which holds a window of a split."""
     first, last = split.turn_range(window)
     has_image = split.turns.image[first : last + 1] != store.NO_IMAGE
-    withheld = not data.include_response_image and not split.standalone
+    notes = ["data.use_images is off" if has else "no image" for has in has_image]
+    if has_image[-1] and not (data.include_response_image or split.standalone):
+        notes[-1] = "withheld: include_response_image is off"
+    notes += ["no turn"] * (len(arrays["image_mask"][i]) - len(notes))
     slots = []
-    for slot in range(len(row["image_mask"])):
-        why = "no turn" if slot >= len(has_image) else "no image"
-        if slot < len(has_image) and has_image[slot]:
-            why = "data.use_images is off"
-            if withheld and slot == len(has_image) - 1:
-                why = "withheld: include_response_image is off"
-        slots.append(_slot(row, slot, why))
-    return Example(
-        dataset=dataset,
-        window=window,
-        position=position,
-        response_slot=-1 if split.standalone else len(has_image) - 1,
-        slots=slots,
-        sequence_emotion=int(row["sequence_emotion"]),
-        response_emotion=int(row["response_emotion"]),
-        objectives=lines,
-    )
-
-
-def _slot(row: Mapping[str, np.ndarray], slot: int, why: str) -> Slot:
-    """An image's place in a row; `why` is shown where it is masked."""
-    if not row["image_mask"][slot]:
-        return Slot("", why, UNKNOWN, -1)
-    turn, emotion = int(row["image_turn"][slot]), int(row["image_emotion"][slot])
-    if "features" in row:
-        vector = row["features"][slot]
-        words = f"{len(vector)} numbers, mean {vector.mean():.2f}, spread {vector.std():.2f}"
-        return Slot("", words, emotion, turn)
-    return Slot(png(row["images"][slot]), "", emotion, turn)
+    for slot, note in enumerate(notes):
+        turn, emotion, image = arrays["image_turn"][i, slot], arrays["image_emotion"][i, slot], ""
+        if not arrays["image_mask"][i, slot]:
+            turn, emotion = -1, UNKNOWN
+        elif "features" in arrays:
+            vector = arrays["features"][i, slot]
+            note = f"{len(vector)} numbers, mean {vector.mean():.2f}, spread {vector.std():.2f}"
+        else:
+            image = png(arrays["images"][i, slot])
+        slots.append(Slot(image, note, int(emotion), int(turn)))
+    return slots
 
 
 def png(pixels: np.ndarray) -> str:

@@ -1,23 +1,22 @@
-"""How long texts are, how many images windows have, what is cut and what is padding: as a text."""
+"""How long texts are, how many images windows have, and what is truncated or padding, as text."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.data import mixtures, store
 from igerg_jax.data.prepared import Prepared
-from igerg_jax.data.splits import Split
+from igerg_jax.data.windows import Split
 
 _PERCENTILES = (0, 10, 50, 90, 99, 100)
 _BINS, _BAR = 8, 24  # lines of a histogram; characters of its longest bar
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """Of a split's W windows, before anything is cut to its place in a batch.
+class Counts(NamedTuple):
+    """Of a split's W windows, before anything is truncated to its place in a batch.
 
     Attributes:
       context, response: int64[W] tokens, every turn's EOS among them.
@@ -36,12 +35,12 @@ def count(split: Split, config: ConfigDict) -> Counts:
     if split.standalone:
         before_W = np.zeros_like(last_W)
     first_W = last_W - before_W
-    own = turns.token_counts()
-    tokens = np.concatenate([[0], np.cumsum(own + 1)])  # a turn's, and its EOS
+    lengths = turns.token_counts()
+    tokens = np.concatenate([[0], np.cumsum(lengths + 1)])  # a turn's, and its EOS
     shown = np.concatenate([[0], np.cumsum(turns.image != store.NO_IMAGE)])
-    response = own[last_W] + 1
+    response = lengths[last_W] + 1
     if split.standalone:
-        context = response = np.where(own[last_W] > 0, response, 0)
+        context = response = np.where(lengths[last_W] > 0, response, 0)
     else:
         context = tokens[last_W] - tokens[first_W]
     ends = last_W + (config.data.include_response_image or split.standalone)
@@ -51,38 +50,33 @@ def count(split: Split, config: ConfigDict) -> Counts:
 
 def describe(prepared: Prepared, config: ConfigDict) -> str:
     """The counts of every split that the config reads."""
-    data, parts = config.data, []
-    streams = mixtures.streams(prepared, config)
-    named = {
-        f"training{f', mixture {group}' if group else ''}": stream.splits
-        for group, stream in streams.items()
-    }
-    for split in (data.eval_split, data.test_split, *data.extra_test_splits):
-        if split in prepared.summary["splits"]:
-            named[split] = [prepared.split(split)]
-    for what, splits in named.items():
-        for split in splits:
-            parts.append(_of_split(what, split, config))
-    return "\n\n".join(parts)
+    splits = [
+        (f"training, mixture {mixture}" if mixture else "training", split)
+        for mixture, stream in mixtures.streams(prepared, config).items()
+        for split in stream.splits
+    ]
+    data = config.data
+    for name in (data.eval_split, data.test_split, *data.extra_test_splits):
+        if name in prepared.summary["splits"]:
+            splits.append((name, prepared.split(name)))
+    return "\n\n".join(_describe_split(use, split, config) for use, split in splits)
 
 
-def _of_split(what: str, split: Split, config: ConfigDict) -> str:
-    data, found = config.data, count(split, config)
+def _describe_split(use: str, split: Split, config: ConfigDict) -> str:
+    data, counts = config.data, count(split, config)
     kind = "turns that stand alone" if split.standalone else "windows"
-    lines = [f"{what}: split '{split.name}', {len(found.context):,} {kind}"]
-    if not len(found.context):
+    lines = [f"{use}: split '{split.name}', {len(counts.context):,} {kind}"]
+    if not len(counts.context):
         return lines[0]
-    for name, values, limit, unit in (
-        ("context", found.context, data.context_tokens, "tokens"),
-        ("response", found.response, data.response_tokens, "tokens"),
-        ("images", found.images, data.context_turns + 1, "images"),
-    ):
+    limits = data.context_tokens, data.response_tokens, data.context_turns + 1
+    for name, values, limit in zip(Counts._fields, counts, limits, strict=True):
+        unit = "images" if name == "images" else "tokens"
         kept = np.minimum(values, limit)
         padding = 1 - kept.sum() / (limit * len(values))
         lines.append(f"\n  {name}: room for {limit} {unit}, {padding:.1%} of it padding")
         if (cut := values > limit).any():
             lost = 1 - kept.sum() / values.sum()
-            lines.append(f"    {cut.mean():.1%} are cut, which loses {lost:.1%} of the {unit}")
+            lines.append(f"    {cut.mean():.1%} are truncated, losing {lost:.1%} of the {unit}")
         marks = np.percentile(values, _PERCENTILES, method="inverted_cdf")
         shown = "  ".join(f"{p}% {int(v)}" for p, v in zip(_PERCENTILES, marks, strict=True))
         lines.append(f"    percentiles: {shown}  mean {values.mean():.1f}")

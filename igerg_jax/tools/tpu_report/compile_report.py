@@ -20,13 +20,13 @@ collectives. `hlo` says why XLA's totals cannot be used as they are: it counts l
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import importlib.util
 import json
+import math
 import re
 import tempfile
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -64,9 +64,7 @@ def topology_devices(name: str, slices: int) -> list[Any]:
         raise UserError("--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt")
     extra = {"num_slices": slices} if slices > 1 else {}
     if name.startswith("v4"):
-        extra["chip_config_name"] = (
-            "megacore"  # both cores of a chip are one device, as at run time
-        )
+        extra["chip_config_name"] = "megacore"  # both cores are one device, as at run time
     try:
         return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
     except Exception as error:  # libtpu raises many kinds
@@ -94,9 +92,9 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
     setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices
     )
-    started = time.perf_counter()
+    times = [time.perf_counter()]
     lowered = train_step.lower_step(setup)
-    lowering_seconds = time.perf_counter() - started
+    times.append(time.perf_counter())
     cpu_before = time.process_time()
     try:
         compiled, text = _compile(lowered, aside=bool(topology))
@@ -104,8 +102,9 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise OutOfMemory(out_of_memory.explain(setup, str(error))) from error
-    seconds = time.perf_counter() - started - lowering_seconds
-    report = {
+    times.append(time.perf_counter())
+    params = setup.abstract_state.params
+    return {
         "config": f"{config.name}:{config.preset}",
         "topology": topology or "this machine",
         "slices": slices,
@@ -115,43 +114,35 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "examples_per_device": config.train.batch_size / setup.mesh.size,
         "remat": {"vision": config.model.vision.remat, "text": config.model.text.remat},
-        "lowering_seconds": lowering_seconds,
-        "compile_seconds": seconds,
+        "lowering_seconds": times[1] - times[0],
+        "compile_seconds": times[2] - times[1],
         "compile_cpu_seconds": time.process_time() - cpu_before,  # of all threads together
-    }
-    report |= {
         "memory": memory(setup, compiled),
-        "parameters": [group._asdict() for group in sharding.groups(setup.abstract_state.params)],
-        "parameter_table": sharding.table(setup.abstract_state.params),
+        "parameters": [group._asdict() for group in sharding.groups(params)],
+        "parameter_table": sharding.table(params),
+        **costs(setup, compiled, text, slices),
     }
-    return report | costs(setup, compiled, text, slices)
 
 
 def _compile(lowered: Any, aside: bool) -> tuple[Any, str]:
-    """(the compiled step, its HLO text).
+    """(the compiled step, its HLO text); compiled anew, since the time that it takes is reported.
 
     With `aside` the compiler dumps the text into a file, because jaxlib cannot parse every program
     of libtpu (seen for v5p: an async-update with three operands).
     """
-    with _no_compilation_cache(), tempfile.TemporaryDirectory() as folder:
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
         if not aside:
             compiled = lowered.compile()
             return compiled, compiled.as_text()
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled = lowered.compile(compiler_options=options)
-        (file,) = epath.Path(folder).glob("*.after_codegen.txt")
-        return compiled, file.read_text()
-
-
-@contextlib.contextmanager
-def _no_compilation_cache():
-    """Disables the compilation cache, so that what is timed is a compilation."""
-    kept = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        yield
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+            compiled = lowered.compile(compiler_options=options)
+            (file,) = epath.Path(folder).glob("*.after_codegen.txt")
+            return compiled, file.read_text()
     finally:
-        jax.config.update("jax_enable_compilation_cache", kept)
+        jax.config.update("jax_enable_compilation_cache", cached)
 
 
 def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
@@ -170,22 +161,18 @@ def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
     return [report for report in reports if report]
 
 
-def _largest(
-    config: Any, topology: str, slices: int, remat: tuple[str, str]
-) -> dict[str, Any] | None:
+def _largest(config: Any, topology: str, slices: int, remat: tuple[str, str]) -> dict | None:
     """Doubles or halves `train.batch_size` from the config's own."""
     config = config.copy_and_resolve_references()
     config.model.vision.remat, config.model.text.remat = remat
     smallest = len(topology_devices(topology, slices))
-    size, best, too_large = config.train.batch_size, None, None
-    while size >= smallest and size != too_large:
-        if best and size == best["batch_size"]:
-            break
+    size, best, fits, too_large = config.train.batch_size, None, 0, math.inf
+    while smallest <= size < too_large and size > fits:
         config.train.batch_size = size
         try:
             best = compile_for(config, topology, slices)
             print(f"remat={','.join(remat)} batch_size={size} fits", flush=True)
-            size *= 2
+            fits, size = size, size * 2
         except OutOfMemory:
             print(f"remat={','.join(remat)} batch_size={size} does not fit", flush=True)
             too_large, size = size, size // 2
@@ -207,54 +194,48 @@ def memory(setup: train_state.TrainingSetup, compiled: Any) -> dict[str, int]:
     return parts | {"total": sum(parts.values())}
 
 
-def costs(
-    setup: train_state.TrainingSetup, compiled: Any, text: str, slices: int
-) -> dict[str, Any]:
+def costs(setup: train_state.TrainingSetup, compiled: Any, text: str, slices: int) -> dict:
     """FLOPs, bytes, collectives and time estimates, from the program's text."""
     program = hlo.Program(text)
     ops = program.ops()
-    analysis = compiled.cost_analysis() or {}
+    xla = compiled.cost_analysis() or {}
+    sent = hlo_collectives.collectives(program, setup.mesh.size, slices)
     out: dict[str, Any] = {
         "model_flops": model_flops.model_flops(setup) / setup.mesh.size,
         "program_flops": sum(op.count * op.flops for op in ops),
         "bytes_accessed": sum(op.count * op.bytes for op in ops),
         "hbm_bytes_accessed": sum(op.count * op.hbm_bytes for op in ops),
         "xla_loops_counted_once": {
-            name: analysis.get(name) for name in ("flops", "bytes accessed", "optimal_seconds")
+            name: xla.get(name) for name in ("flops", "bytes accessed", "optimal_seconds")
         },
+        "collectives": collectives(sent),
+        "between_slices": between_slices(sent),
     }
-    sent = hlo_collectives.collectives(program, setup.mesh.size, slices)
-    out |= {"collectives": collectives(sent), "between_slices": between_slices(sent)}
     chip = chips.chip_of(setup.mesh.devices.flat[0].device_kind)
     return out | estimates(out, ops, chip) if chip else out
 
 
 def collectives(sent: list[Collective]) -> list[dict[str, Any]]:
     """One row per kind, group size and network."""
-    rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
-    for one in sent:
-        row = rows[one.kind, one.group, one.crosses]
-        row[0] += one.count
-        row[1] += one.count * one.wire_bytes
-    return [
-        {"kind": kind, "group": group, "crosses_slices": crosses, "count": count, "bytes": size}
-        for (kind, group, crosses), (count, size) in sorted(rows.items())
-    ]
+    rows = _sums((one, one.kind, one.group, one.crosses) for one in sent)
+    names = ("kind", "group", "crosses_slices", "count", "bytes")
+    return [dict(zip(names, row, strict=True)) for row in sorted(rows)]
 
 
 def between_slices(sent: list[Collective]) -> list[dict[str, Any]]:
     """What crosses the data-centre network, by where in the step it comes from, largest first."""
-    rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
-    for one in sent:
-        if one.crosses:
-            row = rows[one.kind, _short(one.op_name)]
-            row[0] += one.count
-            row[1] += one.count * one.wire_bytes
-    ordered = sorted(rows.items(), key=lambda item: -item[1][1])
-    return [
-        {"kind": kind, "from": where, "count": count, "bytes": size}
-        for (kind, where), (count, size) in ordered
-    ]
+    rows = _sums((one, one.kind, _short(one.op_name)) for one in sent if one.crosses)
+    names = ("kind", "from", "count", "bytes")
+    return [dict(zip(names, row, strict=True)) for row in sorted(rows, key=lambda row: -row[-1])]
+
+
+def _sums(keyed: Iterable[tuple]) -> list[tuple]:
+    """(*key, times, bytes) of the collectives with each key; they come as (collective, *key)."""
+    sums: dict[tuple, tuple[float, float]] = {}
+    for one, *key in keyed:
+        count, size = sums.get(tuple(key), (0.0, 0.0))
+        sums[tuple(key)] = count + one.count, size + one.count * one.wire_bytes
+    return [(*key, *total) for key, total in sums.items()]
 
 
 def _short(op_name: str) -> str:
@@ -274,14 +255,15 @@ def estimates(costs: dict[str, Any], ops: list[hlo.Op], chip: chips.Chip) -> dic
             for row in costs["collectives"]
         ),
     }
-    each = [
-        op.count * max(op.flops / chip.xla_flops, op.bytes / chip.xla_bytes_per_second)
-        for op in (ops if chip.xla_flops else ())
-    ]
-    per_op = sum(each) or None
-    order = sorted(range(len(each)), key=lambda i: -each[i])[:SLOWEST]
+    seconds, slowest = {"roofline": max(terms.values()), "per_op": None}, []
+    if chip.xla_flops:
+        timed = [
+            (op, op.count * max(op.flops / chip.xla_flops, op.bytes / chip.xla_bytes_per_second))
+            for op in ops
+        ]
+        seconds["per_op"] = sum(each for _, each in timed) or None
+        slowest = sorted(timed, key=lambda pair: -pair[1])[:SLOWEST]
     ideal = costs["model_flops"] / chip.peak_flops
-    seconds = {"roofline": max(terms.values()), "per_op": per_op}
     return {
         "chip": chip.name,
         "roofline_terms_seconds": terms,
@@ -290,23 +272,24 @@ def estimates(costs: dict[str, Any], ops: list[hlo.Op], chip: chips.Chip) -> dic
         "estimated_cycles": sum(op.count * op.cycles for op in ops),
         "slowest": [
             {
-                "from": _short(ops[i].op_name) or ops[i].name,
-                "count": ops[i].count,
-                "seconds": each[i],
-                "flops": ops[i].count * ops[i].flops,
-                "bytes": ops[i].count * ops[i].bytes,
+                "from": _short(op.op_name) or op.name,
+                "count": op.count,
+                "seconds": each,
+                "flops": op.count * op.flops,
+                "bytes": op.count * op.bytes,
             }
-            for i in order
+            for op, each in slowest
         ],
     }
 
 
 def describe(report: dict[str, Any]) -> str:
     """The report for a person to read."""
+    chip = chips.chip_of(report["device_kind"])
     mesh = ", ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+    slices = f" x {report['slices']} slices" if report["slices"] > 1 else ""
     lines = [
-        f"{report['config']} on {report['topology']}"
-        + (f" x {report['slices']} slices" if report["slices"] > 1 else ""),
+        f"{report['config']} on {report['topology']}{slices}",
         f"  {report['devices']} x {report['device_kind']}; mesh {mesh}; "
         f"{report['examples_per_device']:g} examples a device of {report['batch_size']}; "
         f"remat vision={report['remat']['vision']}, text={report['remat']['text']}",
@@ -316,43 +299,47 @@ def describe(report: dict[str, Any]) -> str:
         report["parameter_table"],
         "memory of a device",
     ]
-    chip = chips.chip_of(report["device_kind"])
-    for name, size in report["memory"].items():
-        limit = f"  of {chip.hbm_bytes / GIB:.2f}" if chip and name == "total" else ""
-        lines.append(f"  {name:>16} {size / GIB:9.3f} GiB{limit}")
+    lines += [f"  {name:>16} {size / GIB:9.3f} GiB" for name, size in report["memory"].items()]
+    if chip:
+        lines[-1] += f"  of {chip.hbm_bytes / GIB:.2f}"  # of the total
     lines += [
         "a step, each device",
         f"  {'model':>16} {report['model_flops'] / 1e12:9.3f} TFLOP",
         f"  {'program':>16} {report['program_flops'] / 1e12:9.3f} TFLOP",
         f"  {'HBM':>16} {report['hbm_bytes_accessed'] / 1e9:9.2f} GB read and written",
     ]
-    for row in report["collectives"]:
-        network = "dcn" if row["crosses_slices"] else "ici"
-        lines.append(
-            f"  {row['kind']:>16} {row['bytes'] / 1e9:9.3f} GB sent, {row['count']:g} times, "
-            f"groups of {row['group']} ({network})"
-        )
-    for row in report["between_slices"][:8]:
-        lines.append(
-            f"  between slices: {row['bytes'] / 1e6:.2f} MB, {row['count']:g} times, "
-            f"{row['kind']} of {row['from']}"
-        )
-    if chip:
-        terms = report["roofline_terms_seconds"]
-        lines.append("time")
-        lines += [f"  {name:>16} {value * 1e3:9.2f} ms" for name, value in terms.items()]
-        lines += [
+    lines += [
+        f"  {row['kind']:>16} {row['bytes'] / 1e9:9.3f} GB sent, {row['count']:g} times, "
+        f"groups of {row['group']} ({'dcn' if row['crosses_slices'] else 'ici'})"
+        for row in report["collectives"]
+    ]
+    lines += [
+        f"  between slices: {row['bytes'] / 1e6:.2f} MB, {row['count']:g} times, "
+        f"{row['kind']} of {row['from']}"
+        for row in report["between_slices"][:8]
+    ]
+    return "\n".join(lines + _describe_times(report) if chip else lines)
+
+
+def _describe_times(report: dict[str, Any]) -> list[str]:
+    return [
+        "time",
+        *(
+            f"  {name:>16} {value * 1e3:9.2f} ms"
+            for name, value in report["roofline_terms_seconds"].items()
+        ),
+        *(
             f"  {name:>16} {value * 1e3:9.2f} ms a step, MFU {report['mfu'][name]:.1%}"
             for name, value in report["step_seconds"].items()
             if value
-        ]
-        lines.append("most of the per_op time")
-        lines += [
+        ),
+        "most of the per_op time",
+        *(
             f"  {row['seconds'] * 1e3:9.2f} ms  {row['flops'] / 1e12:7.3f} TFLOP  "
             f"{row['bytes'] / 1e9:7.2f} GB  {row['count']:g} times  {row['from']}"
             for row in report["slowest"]
-        ]
-    return "\n".join(lines)
+        ),
+    ]
 
 
 def best(reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,13 +23,16 @@ import numpy as np
 from igerg_jax.tools.tpu_report.hlo_text import (
     NOTHING,
     Bytes,
+    Computation,
     Instruction,
     computations,
+    ints,
+    root,
     total_size,
 )
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_ELEMENT = "get-tuple-element"
+_SLICES = ("dynamic-slice", "slice", "gather")
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 # They name values and move nothing.
 _FREE = {
@@ -56,7 +59,7 @@ class Program:
     """A compiled module's text, parsed.
 
     Attributes:
-      computations: {name: {instruction's name: Instruction}}.
+      computations: by name.
       counts: {computation's name: times it runs in a step}; those inside fusions are not in it.
     """
 
@@ -70,24 +73,22 @@ class Program:
     def _as_slice(self, instruction: Instruction) -> Instruction:
         """An asynchronous slice, as jaxlib writes it; in the compiler's own text it is a call of a
         computation that is the slice."""
-        if instruction.opcode == "async-start":
-            called = self.computations[instruction.attribute(r"calls=%([\w.-]+)")].values()
-            if any(one.is_root and one.opcode == "slice" for one in called):
-                return dataclasses.replace(instruction, opcode="slice-start")
+        called = instruction.opcode == "async-start" and self.computations[instruction.called]
+        if called and root(called).opcode == "slice":
+            return dataclasses.replace(instruction, opcode="slice-start")
         return instruction
 
     def ops(self) -> list[Op]:
         """Every instruction that costs something."""
         ops = []
         for name, count in self.counts.items():
-            for instruction in self.computations[name].values():
-                if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+            inside = self.computations[name]
+            for i in inside.values():
+                if i.opcode in _FREE or i.opcode.endswith("-done"):
                     continue
-                flops, size = self._flops(instruction), self._bytes(name, instruction)
-                cycles = instruction.attribute(r'"estimated_cycles":"(\d+)"')
-                ops.append(
-                    Op(instruction.name, count, flops, *size, int(cycles or 0), instruction.op_name)
-                )
+                flops, (total, hbm) = self._flops(i, inside), self._bytes(i, inside)
+                cycles = int(i.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+                ops.append(Op(i.name, count, flops, total, hbm, cycles, i.op_name))
         return ops
 
     def _walk(self, name: str, count: float) -> None:
@@ -102,17 +103,15 @@ class Program:
                 self._walk(called, count)
             elif instruction.opcode == "conditional":
                 # The text does not say which branch is most expensive; count the first.
-                called = re.findall(
-                    r"(?:true_computation=|branch_computations=\{)%([\w.-]+)",
-                    instruction.attributes,
-                )
-                self._walk(called[0], count)
+                first = r"(?:true_computation=|branch_computations=\{)%([\w.-]+)"
+                self._walk(instruction.attribute(first), count)
 
     def _trips(self, condition: str) -> int:
         """A loop's trip count: the constant that its condition compares the counter with."""
+        called = [i.called for i in self.computations[condition].values() if i.called]
         constants = [
             int(i.arguments)
-            for name in (condition, *self._called(condition))
+            for name in (condition, *called)
             for i in self.computations[name].values()
             if i.opcode == "constant" and re.fullmatch(r"-?\d+", i.arguments)
         ]
@@ -121,100 +120,65 @@ class Program:
     def _stride(self, condition: str, body: str) -> int:
         """What an iteration adds to the counter: 2 where the compiler has unrolled a body once, as
         for products that start while their operand is still arriving (collective-permutes)."""
-        counters = [i for i in self.computations[condition].values() if i.opcode == _ELEMENT]
+        inside, tests = self.computations[body], self.computations[condition].values()
+        counters = [i for i in tests if i.opcode == "get-tuple-element"]
         if len(counters) != 1:
             return 1
-        inside = self.computations[body]
-        root = next(i for i in inside.values() if i.is_root)
-        step = inside[root.operands[int(counters[0].attribute(r"index=(\d+)"))]]
+        step = inside[root(inside).operands[int(counters[0].attribute(r"index=(\d+)"))]]
         added = [inside[name].arguments for name in step.operands if name in inside]
         constants = [int(text) for text in added if re.fullmatch(r"\d+", text)]
         return constants[0] if step.opcode == "add" and constants else 1
 
-    def _called(self, name: str) -> list[str]:
-        calls = (i.attribute(r"calls=%([\w.-]+)") for i in self.computations[name].values())
-        return [called for called in calls if called]
-
-    def _flops(self, instruction: Instruction) -> int:
-        called = instruction.attribute(r"calls=%([\w.-]+)")
+    def _flops(self, instruction: Instruction, inside: Computation) -> int:
+        if instruction.opcode in ("dot", "convolution"):
+            return _product(instruction, inside)
         if instruction.opcode == "fusion":
-            return self._flops_inside(called)
+            return self._flops_inside(instruction.called)
         if instruction.opcode == "custom-call":  # a kernel's own estimate
             return int(instruction.attribute(r'"flops":"(\d+)"') or 0)
-        return (
-            0
-            if instruction.opcode not in ("dot", "convolution")
-            else self._product(instruction, self.computations_of(instruction))
-        )
-
-    def computations_of(self, instruction: Instruction) -> dict[str, Instruction]:
-        """The computation that contains an instruction."""
-        return self._home[instruction.name]
-
-    @functools.cached_property
-    def _home(self) -> dict[str, dict[str, Instruction]]:
-        return {name: inside for inside in self.computations.values() for name in inside}
+        return 0
 
     @functools.cache  # noqa: B019 a program lives as long as its report
     def _flops_inside(self, computation: str) -> int:
-        inside, total = self.computations[computation], 0
-        for instruction in inside.values():
-            if instruction.opcode in ("dot", "convolution"):
-                total += self._product(instruction, inside)
-            elif instruction.opcode == "fusion":
-                total += self._flops_inside(instruction.attribute(r"calls=%([\w.-]+)"))
-        return total
+        inside = self.computations[computation]
+        return sum(self._flops(instruction, inside) for instruction in inside.values())
 
-    @staticmethod
-    def _product(instruction: Instruction, inside: dict[str, Instruction]) -> int:
-        left, right = (inside[name].arrays[0].shape for name in instruction.operands[:2])
-        out = math.prod(instruction.arrays[0].shape)
-        if instruction.opcode == "dot":
-            axes = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
-            return 2 * out * math.prod(left[int(axis)] for axis in axes.split(",") if axis)
-        return _convolution(instruction, left, right)
-
-    def _bytes(self, computation: str, instruction: Instruction) -> Bytes:
-        inside, opcode = self.computations[computation], instruction.opcode
+    def _bytes(self, instruction: Instruction, inside: Computation) -> Bytes:
+        opcode, result = instruction.opcode, total_size(instruction.arrays)
         if opcode == "fusion":
             return self._fusion_bytes(instruction)
-        if opcode == "broadcast" or (opcode == "custom-call" and _is_free(instruction)):
-            return total_size(instruction.arrays) if opcode == "broadcast" else NOTHING
-        sizes = [total_size(inside[name].arrays) for name in instruction.operands]
+        if opcode == "custom-call":
+            if any(name in instruction.attributes for name in _FREE_CALLS):
+                return NOTHING
+            if estimate := instruction.attribute(r'"bytes_accessed":"(\d+)"'):
+                return Bytes(int(estimate), int(estimate))  # a kernel knows best
+        operands = [inside[name] for name in instruction.operands]
+        sizes = [total_size(operand.arrays) for operand in operands]
+        if opcode == "broadcast":
+            return result
         if opcode == "dynamic-update-slice":
             return sizes[1] + sizes[1]
-        if opcode == "copy-start":  # its type is (result, operand, context)
-            # XLA counts a copy where it starts and where it is done.
-            both = instruction.arrays[0].size + sizes[0]
+        if opcode in ("copy-start", "slice-start"):  # XLA counts them where they start and are done
+            if opcode == "copy-start":  # its type is (result, operand, context)
+                both = instruction.arrays[0].size + sizes[0]
+            else:  # ((operand), result, context)
+                moved = instruction.arrays[1].size
+                both = moved + _at(moved, operands[0])
             return Bytes(2 * both.total, both.hbm)
-        if opcode == "slice-start":  # ((operand), result, context)
-            moved = instruction.arrays[1].size
-            both = moved + _at(moved, inside[instruction.operands[0]])
-            return Bytes(2 * both.total, both.hbm)
-        estimate = instruction.attribute(r'"bytes_accessed":"(\d+)"')
-        if opcode == "custom-call" and estimate:  # a kernel knows best
-            return Bytes(int(estimate), int(estimate))
         if opcode.endswith("-start"):
-            return total_size(instruction.arrays)
-        result = total_size(instruction.arrays)
-        if opcode in ("dynamic-slice", "slice", "gather"):
-            return result + _at(result, inside[instruction.operands[0]])
+            return result
+        if opcode in _SLICES:
+            return result + _at(result, operands[0])
         return result + sum(sizes, NOTHING)
 
     def _fusion_bytes(self, instruction: Instruction) -> Bytes:
-        called = instruction.attribute(r"calls=%([\w.-]+)")
-        inside = self.computations[called]
-        carried = self._carried(called)
-        numbers = [
-            number
-            for number in range(len(instruction.operands))
-            if self._parameters(called)[number].name not in carried
-        ]
-        read = sum((self._read_bytes(called, number) for number in numbers), NOTHING)
-        root = next(inner for inner in inside.values() if inner.is_root)
-        results = [inside[n] for n in root.operands] if root.opcode == "tuple" else [root]
-        written = (r for r in results if r.name not in carried)
-        return read + sum((_written_bytes(result, inside) for result in written), NOTHING)
+        called = instruction.called
+        inside, carried = self.computations[called], self._carried(called)
+        result, parameters = root(inside), self._parameters(called).items()
+        results = [inside[n] for n in result.operands] if result.opcode == "tuple" else [result]
+        moved = [self._read_bytes(called, n) for n, i in parameters if i.name not in carried]
+        moved += [_written_bytes(one, inside) for one in results if one.name not in carried]
+        return sum(moved, NOTHING)
 
     @functools.cache  # noqa: B019
     def _carried(self, computation: str) -> set[str]:
@@ -236,12 +200,11 @@ class Program:
         parameter = self._parameters(computation)[number]
         read, shared = NOTHING, False
         for user in self._users(computation)[parameter.name]:
-            if user.opcode in ("dynamic-slice", "slice", "gather"):
+            if user.opcode in _SLICES:
                 read += _at(user.arrays[0].size, parameter)
             elif user.opcode == "fusion":
-                called = user.attribute(r"calls=%([\w.-]+)")
                 places = [i for i, name in enumerate(user.operands) if name == parameter.name]
-                read += sum((self._read_bytes(called, place) for place in places), NOTHING)
+                read += sum((self._read_bytes(user.called, place) for place in places), NOTHING)
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
                 continue  # updated in place
             elif not shared:  # the others read it together
@@ -262,11 +225,11 @@ class Program:
         return users
 
 
-def _written_bytes(result: Instruction, called: dict[str, Instruction]) -> Bytes:
+def _written_bytes(result: Instruction, inside: Computation) -> Bytes:
     while result.opcode == "bitcast":
-        result = called[result.operands[0]]
+        result = inside[result.operands[0]]
     if result.opcode == "dynamic-update-slice":
-        return _at(total_size(called[result.operands[1]].arrays), result)
+        return _at(total_size(inside[result.operands[1]].arrays), result)
     return total_size(result.arrays)
 
 
@@ -275,8 +238,13 @@ def _at(size: Bytes, place: Instruction) -> Bytes:
     return Bytes(size.total, 0 if place.arrays[0].space else size.total)
 
 
-def _is_free(instruction: Instruction) -> bool:
-    return any(name in instruction.attributes for name in _FREE_CALLS)
+def _product(instruction: Instruction, inside: Computation) -> int:
+    left, right = (inside[name].arrays[0].shape for name in instruction.operands[:2])
+    if instruction.opcode == "convolution":
+        return _convolution(instruction, left, right)
+    axes = ints(instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}"))
+    out = math.prod(instruction.arrays[0].shape)
+    return 2 * out * math.prod(left[axis] for axis in axes)
 
 
 def _convolution(instruction: Instruction, left, right) -> int:
@@ -290,17 +258,13 @@ def _convolution(instruction: Instruction, left, right) -> int:
     result = instruction.arrays[0].shape
     flops = 2 * result[out.index("b")] * result[out.index("f")] * right[rhs.index("i")]
     for number, axis in enumerate(sorted(d for d in out if d.isdigit())):
-
-        def setting(key: str, default: int, number: int = number) -> int:
-            return int(settings[key].split("x")[number]) if key in settings else default
-
-        low = int(settings["pad"].split("x")[number].split("_")[0]) if "pad" in settings else 0
-        base = setting("lhs_dilate", 1)
-        at = (
-            np.arange(result[out.index(axis)])[:, None] * setting("stride", 1)
-            - low
-            + np.arange(right[rhs.index(axis)])[None] * setting("rhs_dilate", 1)
+        stride, base, dilation = (
+            int(settings[key].split("x")[number]) if key in settings else 1
+            for key in ("stride", "lhs_dilate", "rhs_dilate")
         )
+        low = int(settings["pad"].split("x")[number].split("_")[0]) if "pad" in settings else 0
+        starts = np.arange(result[out.index(axis)])[:, None] * stride - low
+        at = starts + np.arange(right[rhs.index(axis)])[None] * dilation
         size = (left[lhs.index(axis)] - 1) * base + 1
         flops *= int(((at >= 0) & (at < size) & (at % base == 0)).sum())
     groups = instruction.attribute(r"\bbatch_group_count=(\d+)")

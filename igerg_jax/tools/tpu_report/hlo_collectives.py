@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from igerg_jax.tools.tpu_report.hlo import COLLECTIVES, Program
-from igerg_jax.tools.tpu_report.hlo_origin import origin
-from igerg_jax.tools.tpu_report.hlo_text import Array, Instruction, ints, total_size
+from igerg_jax.tools.tpu_report.hlo_text import Computation, Instruction, ints, root, total_size
+
+_SHARED = ("constant", "parameter")  # by unrelated instructions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,10 @@ def collectives(program: Program, devices: int, slices: int) -> list[Collective]
     by_channel: dict[str, Collective] = {}
     for name, count in _counts_with_fusions(program).items():
         for instruction in program.computations[name].values():
-            one = _collective(program, name, instruction, count, devices, slices)
+            if instruction.opcode == "send":
+                one = _between_slices(program, name, instruction, count, slices)
+            else:
+                one = _within_program(program, name, instruction, count, devices, slices)
             if one:
                 # The fusions in which one starts, continues and ends all contain it.
                 channel = instruction.attribute(r"channel_id=(\d+)")
@@ -47,28 +53,23 @@ def collectives(program: Program, devices: int, slices: int) -> list[Collective]
     return list(by_channel.values())
 
 
-def _collective(
+def _within_program(
     program: Program, name: str, instruction: Instruction, count: float, devices: int, slices: int
 ) -> Collective | None:
-    kind = instruction.opcode.removesuffix("-start")
-    if kind == "send":
-        return _between_slices(program, name, instruction, count, slices)
+    kind, arrays = instruction.opcode.removesuffix("-start"), instruction.arrays
     if kind not in COLLECTIVES:
         return None
     if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # as the TPU compiler writes one: a fusion
-    groups = _groups(instruction, devices)
-    arrays = instruction.arrays
     if kind == "all-gather":
-        # The type of a started one is (operands, results).
-        size = total_size(arrays).total if len(arrays) == 1 else max(_halves(arrays))
+        # The type of a started one is (operands, results); the results are the larger ones.
+        middle = len(arrays) // 2
+        size = max(total_size(half).total for half in (arrays[:middle], arrays[middle:]))
     else:
-        size = sum(
-            total_size(program.computations[name][operand].arrays).total
-            for operand in instruction.operands
-        )
-    per_slice = devices // slices
-    crosses = any(len(set(row // per_slice)) > 1 for row in groups)
+        inside = program.computations[name]
+        size = sum(total_size(inside[operand].arrays).total for operand in instruction.operands)
+    groups = _groups(instruction, devices)
+    crosses = any(len(set(row // (devices // slices))) > 1 for row in groups)
     return Collective(kind, count, size, groups.shape[1], crosses, instruction.op_name)
 
 
@@ -82,29 +83,63 @@ def _between_slices(
         return None
     kind = kind.lower().replace("_", "-")
     size = instruction.arrays[0].size.total * (slices if kind == "all-gather" else 1)
-    where = origin(program.computations, name, instruction, name in _loop_bodies(program))
+    every = (i for inside in program.computations.values() for i in inside.values())
+    loops = {i.attribute(r"body=%([\w.-]+)") for i in every if i.opcode == "while"}
+    where = origin(program.computations, name, instruction, name in loops)
     return Collective(kind, count, size, slices, True, where)
 
 
 def _counts_with_fusions(program: Program) -> dict[str, float]:
     """`Program.counts`, and the same of the computations inside fusions."""
-    counts = dict(program.counts)
+    counts = collections.Counter(program.counts)
     for name, count in program.counts.items():
         for instruction in program.computations[name].values():
             if instruction.opcode == "fusion":
-                called = instruction.attribute(r"calls=%([\w.-]+)")
-                counts[called] = counts.get(called, 0.0) + count
+                counts[instruction.called] += count
     return counts
 
 
-def _loop_bodies(program: Program) -> set[str]:
-    every = (i for inside in program.computations.values() for i in inside.values())
-    return {i.attribute(r"body=%([\w.-]+)") for i in every if i.opcode == "while"}
+def origin(
+    computations: Mapping[str, Computation], name: str, instruction: Instruction, is_loop: bool
+) -> str:
+    """The place in the Python program that `instruction`, in computation `name`, comes from.
+
+    Instructions that the compiler adds (combined reductions, copies, buffers) have no place of
+    their own. Their operands are followed breadth-first, in a loop's body (`is_loop`) into the
+    previous iteration; a fusion stands for its last instruction that has a place. Constants and
+    parameters are skipped, since unrelated instructions share them.
+
+    Returns:
+      An `op_name`; "" where none of its inputs has one.
+    """
+    inside = computations[name]
+    waiting, seen = collections.deque([instruction]), {instruction.name}
+    while waiting:
+        one = waiting.popleft()
+        if one.opcode in _SHARED:
+            continue
+        if name_here := one.op_name or _fused_name(computations, one):
+            return name_here
+        before = [operand for operand in _feeds(inside, one, is_loop) if operand not in seen]
+        seen.update(before)
+        waiting.extend(inside[operand] for operand in before)
+    return ""
 
 
-def _halves(arrays: tuple[Array, ...]) -> tuple[int, int]:
-    middle = len(arrays) // 2
-    return total_size(arrays[:middle]).total, total_size(arrays[middle:]).total
+def _fused_name(computations: Mapping[str, Computation], fusion: Instruction) -> str:
+    if fusion.opcode != "fusion":
+        return ""
+    fused = reversed(computations[fusion.called].values())
+    return next((i.op_name for i in fused if i.op_name and i.opcode not in _SHARED), "")
+
+
+def _feeds(inside: Computation, one: Instruction, is_loop: bool) -> tuple[str, ...]:
+    """Operands; of a value that a loop carries, its value after the previous iteration."""
+    if is_loop and one.opcode == "get-tuple-element":
+        result = root(inside)
+        if inside[one.operands[0]].opcode == "parameter" and result.opcode == "tuple":
+            return (result.operands[int(one.attribute(r"index=(\d+)"))],)
+    return one.operands
 
 
 def _groups(instruction: Instruction, devices: int) -> np.ndarray:
@@ -120,11 +155,9 @@ def _groups(instruction: Instruction, devices: int) -> np.ndarray:
     named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", instruction.attributes)
     if named:
         return _mesh_groups(named[1], named[2])
-    listed = re.search(
-        r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", instruction.attributes
-    )
+    listed = instruction.attribute(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
     if listed:
-        return np.array([ints(row) for row in re.findall(r"\{([\d,]+)\}", listed[1])])
+        return np.array([ints(row) for row in re.findall(r"\{([\d,]+)\}", listed)])
     return np.arange(devices)[None]
 
 

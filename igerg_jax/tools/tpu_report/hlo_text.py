@@ -71,19 +71,32 @@ class Instruction:
         """The place in the Python program that it comes from."""
         return self.attribute(r'op_name="([^"]*)"') or ""
 
+    @property
+    def called(self) -> str | None:
+        """The computation that a fusion or an async-start calls."""
+        return self.attribute(r"calls=%([\w.-]+)")
+
 
 def total_size(arrays: Iterable[Array]) -> Bytes:
     """The bytes of several arrays together."""
     return sum((array.size for array in arrays), NOTHING)
 
 
-def computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
-    """({computation: {name: Instruction}}, the name of the one that runs first).
+Computation = dict[str, Instruction]  # by name
+
+
+def root(computation: Computation) -> Instruction:
+    """The instruction whose value a computation returns."""
+    return next(i for i in computation.values() if i.is_root)
+
+
+def computations(text: str) -> tuple[dict[str, Computation], str]:
+    """(computations by name, the name of the one that runs first).
 
     Raises:
       ValueError: this is not the text of a module.
     """
-    parsed: dict[str, dict[str, Instruction]] = {}
+    parsed: dict[str, Computation] = {}
     entry, current = None, {}
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith((" ", "HloModule")):
@@ -106,19 +119,10 @@ def parse(line: str) -> Instruction:
     opcode = _OPCODE.match(right, end)
     start = opcode.end() - 1
     stop = _closing(right, start)
-    arguments = right[start + 1 : stop]
-    arrays = tuple(
-        _array(dtype, dims, layout) for dtype, dims, layout in _ARRAY.findall(right[:end])
-    )
-    return Instruction(
-        name,
-        arrays,
-        opcode[1],
-        tuple(_NAME.findall(arguments)),
-        right[stop + 1 :],
-        arguments,
-        is_root,
-    )
+    arguments, attributes = right[start + 1 : stop], right[stop + 1 :]
+    arrays = tuple(_array(*parts) for parts in _ARRAY.findall(right[:end]))
+    operands = tuple(_NAME.findall(arguments))
+    return Instruction(name, arrays, opcode[1], operands, attributes, arguments, is_root)
 
 
 def _array(dtype: str, dims: str, layout: str) -> Array:

@@ -12,6 +12,7 @@ what else); both are on this machine already: nothing is fetched. Training then 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 
@@ -29,44 +30,30 @@ FORMATS = {
 
 def main(argv: list[str]) -> int:
     """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, _flags_of(argv), run)
-
-
-def _flags_of(argv: list[str]):
-    return _export_flags if argv[1:2] == ["export"] else _import_flags
+    define_flags = _export_flags if argv[1:2] == ["export"] else _import_flags
+    return command_line.main(argv, __doc__, define_flags, run)
 
 
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for.
-
-    Raises:
-      UserError: whatever is wrong with it or with the files it names.
-    """
+    """Does what a command line asks for. Raises UserError for what is wrong with it."""
     command, rest = argv[1:2], [argv[0], *argv[2:]]
     if command == ["import"]:
         values = command_line.parse(rest, _import_flags)
         _need(values, "out")
         from igerg_jax.tools.weights import importing
 
-        print(
-            importing.run(
-                values.config, values.text, values.vision, values.out, values.resize_vocabulary
-            )
-        )
+        parts = values.text, values.vision
+        print(importing.run(values.config, *parts, values.out, values.resize_vocabulary))
     elif command == ["export"]:
-        values = command_line.parse_flags(rest, _export_flags)
+        values = command_line.parse(rest, _export_flags)
         _need(values, "checkpoint", "out")
-        options = _options(values)
+        if values.greedy and values.format != "stablehlo":
+            raise UserError("--greedy goes with --format=stablehlo")
+        options = {"greedy": True} if values.greedy else {}
         module = importlib.import_module(FORMATS[values.format][0])
         print(module.export(values.checkpoint, values.out, **options))
     else:
         raise UserError("say what to do: import or export (see --help)")
-
-
-def _options(values: flags.FlagValues) -> dict[str, bool]:
-    if values.greedy and values.format != "stablehlo":
-        raise UserError("--greedy goes with --format=stablehlo")
-    return {"greedy": True} if values.greedy else {}
 
 
 def _need(values: flags.FlagValues, *names: str) -> None:
@@ -77,15 +64,12 @@ def _need(values: flags.FlagValues, *names: str) -> None:
 
 def _import_flags(argv: list[str]) -> flags.FlagValues:
     values = command_line.new_flags(argv)
-    flags.DEFINE_string("text", "", "Folder or file of the text model.", flag_values=values)
-    flags.DEFINE_string("vision", "", "Folder or file of the vision tower.", flag_values=values)
-    flags.DEFINE_string("out", "", "Folder of the checkpoint to write.", flag_values=values)
-    flags.DEFINE_boolean(
-        "resize_vocabulary",
-        False,
-        "Cut or lengthen the token embedding to config.data.tokenizer.vocab_size.",
-        flag_values=values,
-    )
+    define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    define("text", help="Folder or file of the text model.")
+    define("vision", help="Folder or file of the vision tower.")
+    define("out", help="Folder of the checkpoint to write.")
+    help_text = "Cut or lengthen the token embedding to config.data.tokenizer.vocab_size."
+    flags.DEFINE_boolean("resize_vocabulary", False, help_text, flag_values=values)
     return values
 
 
@@ -93,16 +77,11 @@ def _export_flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     kinds = "; ".join(f"{name}: {what}" for name, (_, what) in FORMATS.items())
     flags.DEFINE_enum("format", "hf", list(FORMATS), f"{kinds}.", flag_values=values)
-    flags.DEFINE_string(
-        "checkpoint", "", "A workdir, or one of its checkpoints.", flag_values=values
-    )
-    flags.DEFINE_string("out", "", "Folder to write.", flag_values=values)
-    flags.DEFINE_boolean(
-        "greedy",
-        False,
-        "stablehlo: generate greedily, not as the run's config.generate says.",
-        flag_values=values,
-    )
+    define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    define("checkpoint", help="A workdir, or one of its checkpoints.")
+    define("out", help="Folder to write.")
+    help_text = "stablehlo: generate greedily, not as the run's config.generate says."
+    flags.DEFINE_boolean("greedy", False, help_text, flag_values=values)
     return values
 
 

@@ -1,90 +1,66 @@
 """big_vision's .npz: its ViT, and the image tower of its SigLIP; and vit_jax's ViT.
 
 They are JAX's already: layouts are ours, attention is divided into heads. Layers are numbered, or
-(scanned) lie in one array, which `unscanned` takes apart. `*` stands for a layer; a third column is
-a name in `igerg_jax.tools.weights.transforms`.
+(scanned) lie in one array, which `unscanned` takes apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 
 from igerg_jax.tools.weights.sources import Source
 from igerg_jax.tools.weights.table import Row, Table
+from igerg_jax.tools.weights.vit import NEW_NORM, POOL, TOWER
 
-_TOWER = "vision_tower/vit"
-_POOL = "vision_tower/pool"
 _SCANNED = re.compile(r"(.*Transformer/encoderblock)/(.*)")
 
 
+def _rows(theirs: str, ours: str, *arrays: str) -> tuple[Row, ...]:
+    return tuple((f"{theirs}/{array}", f"{ours}/{array}", "as_is") for array in arrays)
+
+
 def _attention(theirs: str, ours: str) -> tuple[Row, ...]:
-    """Both sides keep the same eight arrays."""
-    names = (f"{p}/{kind}" for p in ("query", "key", "value", "out") for kind in ("kernel", "bias"))
-    return tuple((f"{theirs}/{name}", f"{ours}/{name}", "as_is") for name in names)
+    layers = ("query", "key", "value", "out")
+    return _rows(theirs, ours, *(f"{x}/{kind}" for x in layers for kind in ("kernel", "bias")))
 
 
 def _norm(theirs: str, ours: str) -> tuple[Row, ...]:
-    return tuple((f"{theirs}/{x}", f"{ours}/{x}", "as_is") for x in ("scale", "bias"))
+    return _rows(theirs, ours, "scale", "bias")
 
 
 def _mlp(theirs: str, ours: str) -> tuple[Row, ...]:
-    return tuple(
-        (f"{theirs}/Dense_{i}/{kind}", f"{ours}/{name}/{kind}", "as_is")
-        for i, name in ((0, "in"), (1, "out"))
-        for kind in ("kernel", "bias")
+    return (
+        *_rows(f"{theirs}/Dense_0", f"{ours}/in", "kernel", "bias"),
+        *_rows(f"{theirs}/Dense_1", f"{ours}/out", "kernel", "bias"),
     )
 
 
 def _vit(numbers: tuple[int, int, int, int], positions: str) -> tuple[Row, ...]:
     """The rows of a tower; `numbers` are those of norm, attention, norm and MLP in a layer."""
-    block, layers = "Transformer/encoderblock_*", f"{_TOWER}/layers"
+    block, layers = "Transformer/encoderblock_*", f"{TOWER}/layers"
     first, attention, second, mlp = numbers
     return (
-        ("embedding/kernel", f"{_TOWER}/stem/patch_embedding/kernel", "as_is"),
-        ("embedding/bias", f"{_TOWER}/stem/patch_embedding/bias", "as_is"),
-        (positions, f"{_TOWER}/position_embedding", "only"),
+        *_rows("embedding", f"{TOWER}/stem/patch_embedding", "kernel", "bias"),
+        (positions, f"{TOWER}/position_embedding", "only"),
         *_norm(f"{block}/LayerNorm_{first}", f"{layers}/self_attention_residual/norm"),
         *_attention(
             f"{block}/MultiHeadDotProductAttention_{attention}", f"{layers}/self_attention"
         ),
         *_norm(f"{block}/LayerNorm_{second}", f"{layers}/mlp_residual/norm"),
         *_mlp(f"{block}/MlpBlock_{mlp}", f"{layers}/mlp"),
-        *_norm("Transformer/encoder_norm", f"{_TOWER}/norm"),
+        *_norm("Transformer/encoder_norm", f"{TOWER}/norm"),
     )
 
 
-_CLASS_TOKEN = (("cls", f"{_TOWER}/class_token", "only"),)
+_CLASS_TOKEN = (("cls", f"{TOWER}/class_token", "only"),)
 _MAP_HEAD = (
-    ("MAPHead_0/probe", f"{_POOL}/queries", "only"),
-    *_attention("MAPHead_0/MultiHeadDotProductAttention_0", f"{_POOL}/attention"),
-    *_norm("MAPHead_0/LayerNorm_0", f"{_POOL}/norm"),
-    *_mlp("MAPHead_0/MlpBlock_0", f"{_POOL}/mlp"),
+    ("MAPHead_0/probe", f"{POOL}/queries", "only"),
+    *_attention("MAPHead_0/MultiHeadDotProductAttention_0", f"{POOL}/attention"),
+    *_norm("MAPHead_0/LayerNorm_0", f"{POOL}/norm"),
+    *_mlp("MAPHead_0/MlpBlock_0", f"{POOL}/mlp"),
 )
-
-LEFT = {
-    "head/*": "its own classes, or its contrastive space",
-    "pre_logits/*": "of its own classes",
-    "txt/*": "its text tower",
-    "t": "of its contrastive loss",
-    "b": "of its contrastive loss",
-    "opt/*": "its optimizer",
-}
-NEW = {"vision_tower/norm/*": "ours alone, after the pooling"}
-
-
-def settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """What the code of big_vision fixes; sizes show in the arrays' shapes."""
-    return {
-        "vision.kind": "vit",
-        "vision.stem": "patch",
-        "vision.class_token": "cls" in names,
-        "vision.gelu": "tanh",
-        "vision.norm_epsilon": 1e-6,
-    }
 
 
 def unscanned(source: Source) -> Source:
@@ -117,16 +93,30 @@ _COMMON = dict(
     part="vision",
     download="an .npz that big_vision's README lists",
     prefixes=("params/", "img/"),
-    settings=settings,
+    # What the code of big_vision fixes; sizes show in the arrays' shapes.
+    settings=lambda config, names: {
+        "vision.kind": "vit",
+        "vision.stem": "patch",
+        "vision.class_token": "cls" in names,
+        "vision.gelu": "tanh",
+        "vision.norm_epsilon": 1e-6,
+    },
     refusals=lambda config: [],
-    left=LEFT,
+    left={
+        "head/*": "its own classes, or its contrastive space",
+        "pre_logits/*": "of its own classes",
+        "txt/*": "its text tower",
+        "t": "of its contrastive loss",
+        "b": "of its contrastive loss",
+        "opt/*": "its optimizer",
+    },
 )
-_NO_POOLING = NEW | {"vision_tower/pool/*": "this ViT has no attention pooling"}
+_NO_POOLING = NEW_NORM | {"vision_tower/pool/*": "this ViT has no attention pooling"}
 BIG_VISION_SIGLIP = Table(
     name="big_vision's ViT with attention pooling (SigLIP)",
     marker="MAPHead_0/probe",
     rows=_vit((0, 0, 1, 0), "pos_embedding") + _MAP_HEAD,
-    new=NEW,
+    new=NEW_NORM,
     **_COMMON,
 )
 BIG_VISION_VIT = Table(

@@ -14,22 +14,19 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from etils import epath
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data import tokenizers
 from igerg_jax.evaluation import trained_run
 from igerg_jax.run import checkpoint
 from igerg_jax.run.workdirs import TOKENIZER_FILE
-from igerg_jax.tools.weights import bart, parameters, siglip, vit
+from igerg_jax.tools.weights import bart, parameters, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
-from igerg_jax.tools.weights.table import Row, Table
-from igerg_jax.tools.weights.transforms import TRANSFORMS
+from igerg_jax.tools.weights.table import TRANSFORMS, Row
 
 Arrays = Mapping[str, np.ndarray]  # by our names
 VISION_FOLDER = "vision"
 _ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
-_FORMAT = {"format": "pt"}  # metadata that transformers asks for
 
 
 def export(path: str, out: str) -> str:
@@ -48,13 +45,14 @@ def export(path: str, out: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()
     if "token_embedding" in arrays:
-        tokenizer = _kept_tokenizer(where.parent.parent / TOKENIZER_FILE)
+        kept = where.parent.parent / TOKENIZER_FILE
+        tokenizer = tokenizers.read(kept) if kept.exists() else None
         lines += _text(folder, config, arrays, tokenizer, written)
     else:
         lines.append("the checkpoint has no text model: none is written")
-    lines += _vision(folder / VISION_FOLDER, config, arrays, written)
+    lines.append(_vision(folder / VISION_FOLDER, config, arrays, written))
     rest = {name: array for name, array in arrays.items() if name not in written}
-    safetensors.numpy.save_file(rest, folder / ADDITIONS_FILE, metadata=_FORMAT)
+    _save(rest, folder / ADDITIONS_FILE)
     lines.append(f"{ADDITIONS_FILE}: {len(rest)} arrays by our names, for import alone")
     return "\n".join([f"wrote '{out}' from '{where}'", *lines])
 
@@ -67,58 +65,52 @@ def theirs(rows: tuple[Row, ...], arrays: Arrays, prefix: str, taken: set[str]) 
         if ours not in arrays or back is None:
             continue
         taken.add(ours)
-        if "*" not in name:
-            tensors[prefix + name] = np.ascontiguousarray(back(arrays[ours]))
-            continue
-        for i, layer in enumerate(arrays[ours]):
-            tensors[prefix + name.replace("*", str(i))] = np.ascontiguousarray(back(layer))
+        layers = {name: arrays[ours]}
+        if "*" in name:
+            layers = {name.replace("*", str(i)): layer for i, layer in enumerate(arrays[ours])}
+        tensors |= {prefix + key: np.ascontiguousarray(back(x)) for key, x in layers.items()}
     return tensors
 
 
 def _text(folder, config, arrays: Arrays, tokenizer, written: set[str]) -> list[str]:
-    text, table = config["model"]["text"], bart.BART
+    text = config["model"]["text"]
+    table, kind, name = bart.BART, "bart", "BartForConditionalGeneration"
     if text["norm_first"]:
-        table = bart.MBART
+        table, kind, name = bart.MBART, "mbart", "MBartForConditionalGeneration"
     tensors = theirs(table.rows, arrays, "model.", written)
     vocabulary = len(arrays["token_embedding"])
     tensors["final_logits_bias"] = np.zeros((1, vocabulary), np.float32)
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata=_FORMAT)
+    _save(tensors, folder / "model.safetensors")
     special = SENTENCEPIECE_IDS if tokenizer is None else tokenizer.special
-    _write(folder / "config.json", _bart_config(text, vocabulary, special, table))
-    _write(folder / "generation_config.json", _generation_config(config["generate"], special))
-    written_line = (
-        f"{table.name}, {len(tensors)} tensors: text alone, without CLS, type and turn embeddings"
-    )
-    return [written_line, _tokenizer_files(folder, config["data"]["tokenizer"]["kind"], tokenizer)]
-
-
-def _bart_config(text, vocabulary: int, special: SpecialIds, table: Table) -> dict[str, Any]:
-    kind = {"BART": "bart", "mBART": "mbart"}[table.name]
-    architecture = {"bart": "Bart", "mbart": "MBart"}[kind]
     sides = {}
     for side in ("encoder", "decoder"):
         sides[f"{side}_layers"] = text[f"{side}_layers"]
         sides[f"{side}_attention_heads"] = text["heads"]
         sides[f"{side}_ffn_dim"] = text["mlp_width"]
-    return (
-        _roles(special)
-        | sides
-        | {
-            "model_type": kind,
-            "architectures": [f"{architecture}ForConditionalGeneration"],
-            "vocab_size": vocabulary,
-            "d_model": text["width"],
-            "max_position_embeddings": text["max_positions"],
-            "activation_function": "gelu",
-            "dropout": text["dropout_rate"],
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "scale_embedding": False,
-            "tie_word_embeddings": True,
-            "is_encoder_decoder": True,
-            "dtype": "float32",
-        }
+    _write(
+        folder / "config.json",
+        **_roles(special),
+        **sides,
+        model_type=kind,
+        architectures=[name],
+        vocab_size=vocabulary,
+        d_model=text["width"],
+        max_position_embeddings=text["max_positions"],
+        activation_function="gelu",
+        dropout=text["dropout_rate"],
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        scale_embedding=False,
+        tie_word_embeddings=True,
+        is_encoder_decoder=True,
+        dtype="float32",
     )
+    _write(folder / "generation_config.json", **_generation(config["generate"], special))
+    what = "text alone, without CLS, type and turn embeddings"
+    return [
+        f"{table.name}, {len(tensors)} tensors: {what}",
+        _tokenizer_files(folder, config["data"]["tokenizer"]["kind"], tokenizer),
+    ]
 
 
 def _roles(special: SpecialIds) -> dict[str, Any]:
@@ -131,7 +123,7 @@ def _roles(special: SpecialIds) -> dict[str, Any]:
     }
 
 
-def _generation_config(generate: Mapping[str, Any], special: SpecialIds) -> dict[str, Any]:
+def _generation(generate: Mapping[str, Any], special: SpecialIds) -> dict[str, Any]:
     """`config.generate` in transformers' terms: its max_length counts the start token."""
     beams = generate["beams"] if generate["strategy"] == "beam" else 1
     settings = _roles(special) | {
@@ -143,15 +135,9 @@ def _generation_config(generate: Mapping[str, Any], special: SpecialIds) -> dict
     if beams > 1:
         settings |= {"length_penalty": generate["length_penalty"], "early_stopping": False}
     if generate["strategy"] == "sample":
-        settings |= {"do_sample": True, "temperature": generate["temperature"]}
-        settings |= {"top_k": generate["top_k"], "top_p": generate["top_p"]}
+        settings |= {key: generate[key] for key in ("temperature", "top_k", "top_p")}
+        settings["do_sample"] = True
     return settings
-
-
-def _kept_tokenizer(path: epath.Path) -> Any | None:
-    if not path.exists():
-        return None
-    return tokenizers.read(path)
 
 
 def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> str:
@@ -164,64 +150,64 @@ def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> 
             "library, its ids are the model's. transformers' tokenizers would give other ids"
         )
     tokenizer.save(folder / TOKENIZER_FILES[0])
-    names = dict(bos="<s>", pad="<pad>", eos="</s>", unk="<unk>", mask="<mask>")
-    tokens = {f"{role}_token": name for role, name in names.items()}
+    roles = ("bos", "<s>"), ("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"), ("mask", "<mask>")
     _write(
         folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", **tokens},
+        tokenizer_class="PreTrainedTokenizerFast",
+        **{f"{role}_token": token for role, token in roles},
     )
     return f"{TOKENIZER_FILES[0]}: loads as AutoTokenizer"
 
 
-def _vision(folder: pathlib.Path, config, arrays: Arrays, written: set[str]) -> list[str]:
-    settings = config["model"]["vision"]
+def _vision(folder: pathlib.Path, config, arrays: Arrays, written: set[str]) -> str:
+    settings, side = config["model"]["vision"], config["data"]["image_size"]
     if settings["kind"] != "vit" or settings["stem"] != "patch":
         what = f"kind={settings['kind']}, stem={settings['stem']}"
-        return [f"{ADDITIONS_FILE} has the vision tower ({what}): it is not a ViT"]
+        return f"{ADDITIONS_FILE} has the vision tower ({what}): it is not a ViT"
     if "vision_tower/vit/stem/patch_embedding/kernel" not in arrays:
-        return ["the checkpoint has no vision tower: none is written"]
+        return "the checkpoint has no vision tower: none is written"
     table, kind, name = vit.VIT, "vit", "ViTModel"
     if not settings["class_token"]:
-        table, kind, name = siglip.SIGLIP, "siglip_vision_model", "SiglipVisionModel"
+        table, kind, name = vit.SIGLIP, "siglip_vision_model", "SiglipVisionModel"
     rows = tuple(row for row in table.rows if "/pool/" not in row[1])
     tensors = theirs(rows, arrays, "", written)
     folder.mkdir()
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata=_FORMAT)
+    _save(tensors, folder / "model.safetensors")
     _write(
         folder / "config.json",
-        {
-            "model_type": kind,
-            "architectures": [name],
-            "hidden_size": settings["width"],
-            "num_hidden_layers": settings["layers"],
-            "num_attention_heads": settings["heads"],
-            "intermediate_size": settings["mlp_width"],
-            "hidden_act": _ACTIVATIONS[settings["gelu"]],
-            "layer_norm_eps": settings["norm_epsilon"],
-            "patch_size": settings["patch_size"],
-            "image_size": config["data"]["image_size"],
-            "num_channels": 3,
-            "qkv_bias": True,
-            "vision_use_head": False,
-            "dtype": "float32",
-        },
+        model_type=kind,
+        architectures=[name],
+        hidden_size=settings["width"],
+        num_hidden_layers=settings["layers"],
+        num_attention_heads=settings["heads"],
+        intermediate_size=settings["mlp_width"],
+        hidden_act=_ACTIVATIONS[settings["gelu"]],
+        layer_norm_eps=settings["norm_epsilon"],
+        patch_size=settings["patch_size"],
+        image_size=side,
+        num_channels=3,
+        qkv_bias=True,
+        vision_use_head=False,
+        dtype="float32",
     )
-    side = config["data"]["image_size"]
     _write(
         folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "ViTImageProcessor",
-            "do_resize": True,
-            "size": {"height": side, "width": side},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-        },
+        image_processor_type="ViTImageProcessor",
+        do_resize=True,
+        size={"height": side, "width": side},
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
-    return [f"{VISION_FOLDER}/: {table.name}, {len(tensors)} tensors, without our pooling"]
+    return f"{VISION_FOLDER}/: {table.name}, {len(tensors)} tensors, without our pooling"
 
 
-def _write(path: pathlib.Path, content: dict[str, Any]) -> None:
+def _save(tensors: Arrays, path: pathlib.Path) -> None:
+    # transformers asks for this metadata.
+    safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+
+
+def _write(path: pathlib.Path, **content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

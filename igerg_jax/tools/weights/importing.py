@@ -16,14 +16,13 @@ from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
-from igerg_jax.run import checkpoint
+from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.setup import set_up
-from igerg_jax.tools.weights import bart, big_vision, matching, parameters, resnet50, siglip, vit
+from igerg_jax.tools.weights import bart, big_vision, matching, parameters, resnet50, vit
 from igerg_jax.tools.weights.matching import Plan, Shapes
 from igerg_jax.tools.weights.sources import Source, open_source
-from igerg_jax.tools.weights.table import Table
-from igerg_jax.tools.weights.transforms import TRANSFORMS
+from igerg_jax.tools.weights.table import TRANSFORMS, Table
 
 Sources = Mapping[str, tuple[Table, Source]]  # by part
 
@@ -32,8 +31,8 @@ MODEL_TYPES = {
     "bart": bart.BART,
     "mbart": bart.MBART,
     "vit": vit.VIT,
-    "siglip": siglip.SIGLIP,
-    "siglip_vision_model": siglip.SIGLIP,
+    "siglip": vit.SIGLIP,
+    "siglip_vision_model": vit.SIGLIP,
     "resnet": resnet50.RESNET50,
 }
 # Without one, the first whose marker is among the tensors.
@@ -42,7 +41,7 @@ BY_MARKER = (
     bart.BART,
     resnet50.RESNET50,
     resnet50.TORCHVISION,
-    siglip.SIGLIP,
+    vit.SIGLIP,
     vit.VIT,
     big_vision.BIG_VISION_SIGLIP,
     big_vision.VIT_JAX,
@@ -50,9 +49,7 @@ BY_MARKER = (
 )
 DOWNLOADS = {
     "text": bart.BART.download,
-    "vision": "; or ".join(
-        table.download for table in (vit.VIT, siglip.SIGLIP, resnet50.TORCHVISION)
-    ),
+    "vision": "; or ".join(t.download for t in (vit.VIT, vit.SIGLIP, resnet50.TORCHVISION)),
 }
 ADDITIONS_FILE = "additions.safetensors"  # written by export, beside the text model
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # of byte-level BPE
@@ -95,23 +92,23 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     }
     new = check_parameters(others, plans)
     tokenizer, digest = tokenizer_of(config, sources)
-    params: dict[str, np.ndarray] = {}
+    params = {name: added.read(name) for name in additional}
     for part, (_, source) in sources.items():
         params |= read_parameters(plans[part], source, wanted)
-    params |= {name: added.read(name) for name in additional}
     if tokenizer is not None:  # before the checkpoint: a folder with one is complete
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER_FILE)
     parameters.write(folder, unflatten_dict(params, sep="/"), config, digest)
-    lines = described(sources, plans, new, digest, out)
-    if resize and _words_needed(config.data.tokenizer, sources):
-        lines.insert(
-            0,
-            "the tokenizer beside the weights is not the run's: embeddings belong to other tokens",
-        )
+    lines = described(sources, plans, new)
     if additional:
         lines.insert(0, f"{ADDITIONS_FILE}: {len(additional)} parameters by our names")
-    return "\n".join(lines)
+    if resize and _tokenizer_overrides(config.data.tokenizer, sources):
+        lines.append(
+            "the tokenizer beside the weights is not the run's: embeddings belong to other tokens"
+        )
+    if not digest:
+        lines.append("no tokenizer came with it: a run's tokenizer is not compared")
+    return "\n".join([*lines, f"start from it: --config.init_from={os.fspath(out)}"])
 
 
 def open_part(part: str, path: str) -> tuple[Table, Source]:
@@ -124,11 +121,8 @@ def open_part(part: str, path: str) -> tuple[Table, Source]:
     if source.path.suffix == ".npz":
         source = big_vision.unscanned(source)
     model_type = source.config.get("model_type")
-    if model_type is not None:
-        table = MODEL_TYPES.get(str(model_type))
-    else:
-        fitting = (t for t in BY_MARKER if t.marker in matching.without_prefixes(source, t))
-        table = next(fitting, None)
+    fitting = (t for t in BY_MARKER if t.marker in matching.without_prefixes(source, t))
+    table = next(fitting, None) if model_type is None else MODEL_TYPES.get(str(model_type))
     if table is None or table.part != part:
         what = f"of type '{model_type}'" if model_type else "of a kind that no table knows"
         known = dict.fromkeys(t.name for t in BY_MARKER if t.part == part)
@@ -162,17 +156,14 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
 def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: bool) -> None:
     """Raises UserError where `config` computes another function than the sources, or (unless the
     vocabulary is resized anyway) tokenises text differently."""
-    needed = [] if resize else _words_needed(config.data.tokenizer, sources)
+    needed = [] if resize else _tokenizer_overrides(config.data.tokenizer, sources)
+    here = workdirs.flatten(config.model)
     for table, source in sources.values():
         refused = [*table.refusals(source.config), *_other_pixels(table, source.processor)]
         if refused:
             raise UserError(f"'{source.path}' ({table.name}) cannot be taken: {'; '.join(refused)}")
-        names = matching.without_prefixes(source, table)
-        needed += [
-            f"--config.model.{key}={value}"
-            for key, value in table.settings(source.config, names).items()
-            if _setting(config.model, key) != value
-        ]
+        settings = table.settings(source.config, matching.without_prefixes(source, table))
+        needed += [f"--config.model.{k}={v}" for k, v in settings.items() if here[k] != v]
     if needed:
         what = " and ".join(f"'{source.path}' ({table.name})" for table, source in sources.values())
         raise UserError(
@@ -183,10 +174,10 @@ def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: 
 
 def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
     """The settings of a preprocessor_config.json that scale pixels differently from our tower."""
-    if not table.pixels:
-        return []
-    wanted = {"do_normalize": True}
-    wanted |= zip(("image_mean", "image_std"), map(list, table.pixels), strict=True)
+    wanted = {}
+    if table.pixels:
+        mean, std = table.pixels
+        wanted = {"do_normalize": True, "image_mean": list(mean), "image_std": list(std)}
     return [
         f"it was trained with {key}={processor[key]}, our tower has {value}"
         for key, value in wanted.items()
@@ -194,23 +185,21 @@ def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _words_needed(settings: ml_collections.ConfigDict, sources: Sources) -> list[str]:
+def _tokenizer_overrides(settings: ml_collections.ConfigDict, sources: Sources) -> list[str]:
     """The overrides without which BART's embeddings would not match the run's tokenizer."""
     if "text" not in sources or settings.kind == "byte_level_bpe" or settings.path:
         return []
     table, source = sources["text"]
-    folder = source.path if source.path.is_dir() else source.path.parent
-    if table is not bart.BART or not any((folder / name).exists() for name in TOKENIZER_FILES):
+    if table is not bart.BART or not _beside(source, TOKENIZER_FILES):
         return []
-    shape = source.shapes[matching.without_prefixes(source, table)["shared.weight"]]
-    settings = dict(kind="byte_level_bpe", path=folder, vocab_size=shape[0])
-    return [f"--config.data.tokenizer.{key}={value}" for key, value in settings.items()]
+    rows = source.shapes[matching.without_prefixes(source, table)["shared.weight"]][0]
+    needed = dict(kind="byte_level_bpe", path=source.folder, vocab_size=rows)
+    return [f"--config.data.tokenizer.{key}={value}" for key, value in needed.items()]
 
 
-def _setting(model: ml_collections.ConfigDict, key: str) -> Any:
-    for name in key.split("."):
-        model = model[name]
-    return model
+def _beside(source: Source, names: tuple[str, ...]) -> pathlib.Path | None:
+    """The first of these files that is in the source's folder."""
+    return next((source.folder / name for name in names if (source.folder / name).exists()), None)
 
 
 def parameter_shapes(config: ml_collections.ConfigDict) -> Shapes:
@@ -229,16 +218,15 @@ def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str
     new = matching.matching(ADDITIONS, [name for name in wanted if name not in taken])
     for plan in plans.values():
         new |= plan.new
-    absent = [p for p in DOWNLOADS if p not in plans]
     uncovered = []
     for name in wanted:
         if name in taken or name in new:
             continue
         part = "vision" if name.startswith("vision_tower/") else "text"
-        if part in absent:
-            new[name] = f"no --{part} was given"
-        else:
+        if part in plans:
             uncovered.append(name)
+        else:
+            new[name] = f"no --{part} was given"
     if uncovered:
         raise UserError(f"no table covers these parameters: {', '.join(uncovered)}")
     return new
@@ -251,13 +239,12 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
       UserError: it cannot be read, or has more ids than the model.
     """
     settings = config.data.tokenizer
-    path = pathlib.Path(settings.path).expanduser() if settings.path else None
-    if path is None and "text" in sources:
-        source = sources["text"][1].path
-        folder = source if source.is_dir() else source.parent
-        names = ("tokenizer.model",) if settings.kind == "sentencepiece" else TOKENIZER_FILES
-        path = next((folder / name for name in names if (folder / name).exists()), None)
-    if path is None or "text" not in sources:
+    if "text" not in sources:
+        return None, ""
+    names = ("tokenizer.model",) if settings.kind == "sentencepiece" else TOKENIZER_FILES
+    given = pathlib.Path(settings.path).expanduser() if settings.path else None
+    path = given or _beside(sources["text"][1], names)
+    if path is None:
         return None, ""
     tokenizer = tokenizers.load(settings.kind, path)
     if tokenizer.vocab_size > settings.vocab_size:
@@ -294,9 +281,7 @@ def _numbers(source: Source, name: str) -> np.ndarray:
     return x
 
 
-def described(
-    sources, plans: Mapping[str, Plan], new: dict[str, str], digest: str, out: str
-) -> list[str]:
+def described(sources: Sources, plans: Mapping[str, Plan], new: dict[str, str]) -> list[str]:
     """What happened to every tensor and parameter, by its reason."""
     lines = []
     for part, (table, source) in sources.items():
@@ -309,19 +294,11 @@ def described(
         lines += [f"  {p.ours}: {p.adapted.description}" for p in plan.pieces if p.adapted]
         lines += _by_reason("  derived", plan.derived)
         lines += _by_reason("  left out", plan.left)
-    lines += _by_reason("as initialised", new)
-    if not digest:
-        lines.append("no tokenizer came with it: a run's tokenizer is not compared")
-    lines.append(f"start from it: --config.init_from={os.fspath(out)}")
-    return lines
+    return lines + _by_reason("as initialised", new)
 
 
 def _by_reason(what: str, why: Mapping[str, str]) -> list[str]:
-    reasons = dict.fromkeys(why.values())
-    grouped = {reason: [name for name in why if why[name] == reason] for reason in reasons}
-    return [f"{what} ({reason}): {_listed(names)}" for reason, names in grouped.items()]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    grouped: dict[str, list[str]] = {}
+    for name, reason in why.items():
+        grouped.setdefault(reason, []).append(name)
+    return [f"{what} ({why}): {workdirs.listed(names)}" for why, names in grouped.items()]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from igerg_jax.errors import UserError
-from igerg_jax.tools.weights import adapting
 from igerg_jax.tools.weights.sources import Source
-from igerg_jax.tools.weights.table import Table
-from igerg_jax.tools.weights.transforms import TRANSFORMS
+from igerg_jax.tools.weights.table import TRANSFORMS, Shape, Table
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, Shape]
+
+
+class Adaptation(NamedTuple):
+    """How a [rows, width] array becomes one of another number of rows."""
+
+    apply: Callable[[np.ndarray, Shape], np.ndarray]
+    description: str  # for the person who imports
 
 
 class Piece(NamedTuple):
@@ -24,7 +32,7 @@ class Piece(NamedTuple):
     theirs: tuple[str, ...]
     how: str
     layered: bool
-    adapted: adapting.Adaptation | None  # what makes its shape ours after the transform
+    adapted: Adaptation | None  # what makes its shape ours after the transform
 
 
 class Plan(NamedTuple):
@@ -48,9 +56,8 @@ def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) 
     if twice:
         what = f"there with and without the prefix {' or '.join(table.prefixes)}"
         raise UserError(f"'{source.path}' ({table.name}) has tensors twice, {what}: {twice[0]} …")
-    names, left = _aside(table, source, names)
-    pieces, problems = [], _Problems()
-    used = set(left)
+    names, left = _set_aside(table, source, names)
+    pieces, missing, other, used = [], [], [], set(left)
     for theirs, ours, how in table.rows:
         if ours not in wanted:
             continue  # a tensor for it has no place: it is listed below
@@ -59,22 +66,20 @@ def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) 
         present = [key for key in keys if key in names]
         used |= set(present)
         if len(present) < len(keys):
-            problems.missing.append(f"{ours} (from {theirs})")
+            missing.append(f"{ours} (from {theirs})")
             continue
         adapted = None
         for key in keys:
-            target = shape[1:] if layered else shape
-            reached = _shape(how, source.shapes[names[key]], target)
-            if reached != target and not layered:
-                adapted = adapting.find(ours, reached, target)
-            if reached != target and (
-                adapted is None or (adapted.on_request and not resize_vocabulary)
-            ):
-                what = f"{ours} (there {reached or source.shapes[names[key]]}, here {target})"
-                problems.other.append(what)
+            there, target = source.shapes[names[key]], shape[1:] if layered else shape
+            reached = _transformed_shape(how, there, target)
+            if reached == target:
+                continue
+            if not layered and (ours != "token_embedding" or resize_vocabulary):
+                adapted = adaptation(ours, reached, target)
+            if adapted is None:
+                other.append(f"{ours} (there {reached or there}, here {target})")
         pieces.append(Piece(ours, tuple(names[k] for k in keys), how, layered, adapted))
-    problems.unknown = [key for key in names if key not in used]
-    problems.refuse(table, source)
+    _refuse(table, source, missing, other, [key for key in names if key not in used])
     derived = {name: why for name, why in table.derived.items() if name in wanted}
     return Plan(tuple(pieces), left, derived, matching(table.new, wanted))
 
@@ -85,23 +90,16 @@ def matching(patterns: Mapping[str, str], names: Iterable[str]) -> dict[str, str
     for name in names:
         for pattern, why in patterns.items():
             if fnmatch.fnmatchcase(name, pattern):
-                reasons[name] = why
-                break
+                reasons.setdefault(name, why)
     return reasons
 
 
 def without_prefixes(source: Source, table: Table) -> dict[str, str]:
     """{name as the table has it: name in the file}."""
-
-    def short(name: str) -> str:
-        for prefix in table.prefixes:
-            name = name.removeprefix(prefix)
-        return name
-
-    return {short(name): name for name in source.shapes}
+    return {functools.reduce(str.removeprefix, table.prefixes, n): n for n in source.shapes}
 
 
-def _aside(table: Table, source: Source, names: dict[str, str]) -> tuple[dict, dict]:
+def _set_aside(table: Table, source: Source, names: dict[str, str]) -> tuple[dict, dict]:
     """(names with the tied one under its first name, {what is left out: why})."""
     names, left = dict(names), {}
     for main, copies in table.copies.items():
@@ -122,32 +120,85 @@ def _aside(table: Table, source: Source, names: dict[str, str]) -> tuple[dict, d
     return names, left | matching(table.left, [name for name in names if name not in left])
 
 
-class _Problems:
-    def __init__(self):
-        self.missing: list[str] = []
-        self.other: list[str] = []
-        self.unknown: list[str] = []
-
-    def refuse(self, table: Table, source: Source) -> None:
-        lists = (
-            ("parameters without a tensor", self.missing),
-            ("of another shape", self.other),
-            ("tensors without a place in our model", self.unknown),
+def _refuse(table: Table, source: Source, missing: list, other: list, unknown: list) -> None:
+    lists = {
+        "parameters without a tensor": missing,
+        "of another shape": other,
+        "tensors without a place in our model": unknown,
+    }
+    parts = [f"{what}: {', '.join(names)}" for what, names in lists.items() if names]
+    if any(name.startswith("token_embedding ") for name in other):
+        parts.append(
+            "the vocabulary is that of the tokenizer: set config.data.tokenizer.vocab_size to "
+            "the weights', or --resize_vocabulary to cut or lengthen their table"
         )
-        parts = [f"{what}: {', '.join(names)}" for what, names in lists if names]
-        if any(name.startswith("token_embedding ") for name in self.other):
-            parts.append(
-                "the vocabulary is that of the tokenizer: set config.data.tokenizer.vocab_size to "
-                "the weights', or --resize_vocabulary to cut or lengthen their table"
-            )
-        if parts:
-            raise UserError(f"'{source.path}' ({table.name}) does not fit. {'; '.join(parts)}")
+    if parts:
+        raise UserError(f"'{source.path}' ({table.name}) does not fit. {'; '.join(parts)}")
 
 
-def _shape(how: str, shape: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...] | None:
+def _transformed_shape(how: str, shape: Shape, target: Shape) -> Shape | None:
     """The shape of a tensor of `shape` after the transform; None where that does not apply."""
     nothing = np.broadcast_to(np.float32(0), shape)  # takes no memory
     try:
         return TRANSFORMS[how].ours(nothing, target).shape
     except (ValueError, IndexError):
         return None
+
+
+def adaptation(ours: str, source: Shape | None, target: Shape) -> Adaptation | None:
+    """How an array of shape `source` becomes our parameter of `target`; None where it cannot."""
+    if source is None or len(source) != 2 or len(target) != 2 or source[1] != target[1]:
+        return None
+    old, new = source[0], target[0]
+    match ours:
+        case "encoder_position_embedding" | "decoder_position_embedding":
+            if new < old:
+                return Adaptation(_first_rows, f"the first {new} of {old} positions")
+            return Adaptation(_interpolated, f"{old} positions interpolated to {new}")
+        case "token_embedding":
+            if new < old:
+                return Adaptation(_first_rows, f"the first {new} of {old} tokens")
+            description = f"{new - old} tokens added to {old}, around their mean"
+            return Adaptation(_lengthened, description)
+        case "vision_tower/pool/queries" if old == 1:
+            return Adaptation(_around, f"{new} queries from its one, plus noise of 0.02")
+        case "vision_tower/vit/position_embedding":
+            return _regridded(old, new)
+    return None
+
+
+def _first_rows(x: np.ndarray, shape: Shape) -> np.ndarray:
+    return x[: shape[0]]
+
+
+def _interpolated(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """Linear interpolation, end to end."""
+    at = np.linspace(0, len(x) - 1, shape[0])
+    below = np.minimum(at.astype(int), len(x) - 2)
+    part = (at - below)[:, None].astype(x.dtype)
+    return x[below] * (1 - part) + x[below + 1] * part
+
+
+def _lengthened(x: np.ndarray, shape: Shape) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 0.02, (shape[0] - len(x), shape[1]))
+    return np.concatenate([x, (x.mean(axis=0) + noise).astype(x.dtype)])
+
+
+def _around(x: np.ndarray, shape: Shape) -> np.ndarray:
+    return (x + np.random.default_rng(0).normal(0, 0.02, shape)).astype(x.dtype)
+
+
+def _regridded(old: int, new: int) -> Adaptation | None:
+    """Square grids of patches; where both have a class token's position, it comes first."""
+    for extra in (0, 1):
+        sides = [math.isqrt(rows - extra) for rows in (old, new)]
+        if [side**2 + extra for side in sides] == [old, new]:
+            description = "a grid of {0}x{0} patches interpolated to {1}x{1}".format(*sides)
+            return Adaptation(functools.partial(_resized, extra, *sides), description)
+    return None
+
+
+def _resized(extra: int, old: int, new: int, x: np.ndarray, shape: Shape) -> np.ndarray:
+    grid = x[extra:].reshape(old, old, -1)
+    grid = jax.image.resize(grid, (new, new, shape[1]), "bilinear")
+    return np.concatenate([x[:extra], np.asarray(grid).reshape(-1, shape[1])])

@@ -23,13 +23,18 @@ def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: st
     Args:
       tokenizer_digest: "" = unknown; a run's is then not compared with it.
     """
-    items = {STATE: ocp.args.PyTreeSave({"params": params})}
-    items[RUN] = ocp.args.JsonSave(checkpoint.run_record(config, 0, tokenizer_digest))
+    # The arrays need no copy, since they do not change meanwhile, and compression hardly shrinks
+    # weights.
+    handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
+    arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
     manager = ocp.CheckpointManager(
         checkpoint.absolute(folder) / workdirs.CHECKPOINTS,
         options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-        item_handlers={STATE: _host_arrays(), RUN: ocp.JsonCheckpointHandler()},
+        item_handlers={STATE: arrays, RUN: ocp.JsonCheckpointHandler()},
     )
+    items = {STATE: ocp.args.PyTreeSave({"params": params})}
+    items[RUN] = ocp.args.JsonSave(checkpoint.run_record(config, 0, tokenizer_digest))
     with manager:
         manager.save(0, args=ocp.args.Composite(**items))
 
@@ -56,11 +61,3 @@ def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             args=ocp.args.PyTreeRestore(item=wanted, restore_args=host, partial_restore=True),
         )
     return checkpoint.read_run(folder), flatten_dict(restored[part], sep="/")
-
-
-def _host_arrays() -> ocp.PyTreeCheckpointHandler:
-    """A handler that writes NumPy arrays without copying them, since they do not change meanwhile,
-    and without compression, which hardly shrinks weights."""
-    handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)

@@ -1,90 +1,70 @@
 """ResNet-50 v1.5, as Hugging Face names it, and as torchvision (and timm) do.
 
-Batch norms come with their statistics, which stay as they are. A third column is a name in
-`igerg_jax.tools.weights.transforms`.
+Batch norms come with their statistics, which stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from igerg_jax.models.vision.resnet50 import IMAGENET_MEAN, IMAGENET_STD
-from igerg_jax.tools.weights.table import Table
+from igerg_jax.tools.weights.table import Row, Table, torch_rows
 
-DOWNLOAD = (
-    "torchvision's resnet50-0676ba61.pth, which the original used; or timm/resnet50.tv_in1k, the "
-    "same weights, or microsoft/resnet-50: config.json, model.safetensors"
-)
 DEPTHS = (3, 4, 6, 3)
-
-_NORM = (
-    ("weight", "scale"),
-    ("bias", "bias"),
-    ("running_mean", "mean"),
-    ("running_var", "variance"),
-)
+_NORM = dict(weight="scale", bias="bias", running_mean="mean", running_var="variance")
 
 
-def _convolution(kernel: str, norm: str, ours: str) -> tuple:
+def _convolution(kernel: str, norm: str, ours: str) -> tuple[Row, ...]:
     """A convolution without bias, and the batch norm after it."""
     return (
         (f"{kernel}.weight", f"vision_tower/{ours}/kernel", "convolution"),
-        *((f"{norm}.{a}", f"vision_tower/{ours}_norm/{b}", "as_is") for a, b in _NORM),
+        *((f"{norm}.{a}", f"vision_tower/{ours}_norm/{b}", "as_is") for a, b in _NORM.items()),
     )
 
 
-def _blocks(kernel: str, norm: str, shortcut: tuple[str, str]) -> tuple:
-    """Every block's convolutions; `stage`, `block` and `i` (0, 1, 2) fill in the patterns."""
+def _blocks(kernel: str, norm: str, shortcut: str, shortcut_norm: str) -> tuple[Row, ...]:
+    """Every block's convolutions; numbers from 0 (`stage`, `block`, `i`) and from 1 (`first`,
+    `next`) fill in the patterns."""
     rows = ()
     for stage, blocks in enumerate(DEPTHS):
         for block in range(blocks):
-            ours = f"stage{stage}_block{block}"
-            at = dict(stage=stage, first=stage + 1, block=block)
+            ours, at = f"stage{stage}_block{block}", dict(stage=stage, first=stage + 1, block=block)
             for i in range(3):
-                names = (pattern.format(**at, i=i, next=i + 1) for pattern in (kernel, norm))
-                rows += _convolution(*names, f"{ours}/conv{i + 1}")
+                theirs = (pattern.format(**at, i=i, next=i + 1) for pattern in (kernel, norm))
+                rows += _convolution(*theirs, f"{ours}/conv{i + 1}")
             if block == 0:
-                names = (pattern.format(**at) for pattern in shortcut)
-                rows += _convolution(*names, f"{ours}/shortcut")
+                theirs = (pattern.format(**at) for pattern in (shortcut, shortcut_norm))
+                rows += _convolution(*theirs, f"{ours}/shortcut")
     return rows
 
 
-_HF_BLOCK = "resnet.encoder.stages.{stage}.layers.{block}"
+_BLOCK = "resnet.encoder.stages.{stage}.layers.{block}"
 ROWS = (
     *_convolution(
         "resnet.embedder.embedder.convolution", "resnet.embedder.embedder.normalization", "stem"
     ),
     *_blocks(
-        f"{_HF_BLOCK}.layer.{{i}}.convolution",
-        f"{_HF_BLOCK}.layer.{{i}}.normalization",
-        (f"{_HF_BLOCK}.shortcut.convolution", f"{_HF_BLOCK}.shortcut.normalization"),
+        f"{_BLOCK}.layer.{{i}}.convolution",
+        f"{_BLOCK}.layer.{{i}}.normalization",
+        f"{_BLOCK}.shortcut.convolution",
+        f"{_BLOCK}.shortcut.normalization",
     ),
-    ("classifier.1.weight", "vision_tower/classifier/kernel", "transpose"),
-    ("classifier.1.bias", "vision_tower/classifier/bias", "as_is"),
+    *torch_rows("", "vision_tower/", {"classifier.1": ("classifier", "dense")}),
 )
-
-_TV_BLOCK = "layer{first}.{block}"
 TORCHVISION_ROWS = (
     *_convolution("conv1", "bn1", "stem"),
     *_blocks(
-        f"{_TV_BLOCK}.conv{{next}}",
-        f"{_TV_BLOCK}.bn{{next}}",
-        (f"{_TV_BLOCK}.downsample.0", f"{_TV_BLOCK}.downsample.1"),
+        "layer{first}.{block}.conv{next}",
+        "layer{first}.{block}.bn{next}",
+        "layer{first}.{block}.downsample.0",
+        "layer{first}.{block}.downsample.1",
     ),
-    ("fc.weight", "vision_tower/classifier/kernel", "transpose"),
-    ("fc.bias", "vision_tower/classifier/bias", "as_is"),
+    *torch_rows("", "vision_tower/", {"fc": ("classifier", "dense")}),
 )
-
-LEFT = {"*num_batches_tracked": "how many batches the statistics were measured on"}
-
-
-def _settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {"vision.kind": "resnet50"}
 
 
 def _refusals(config: Mapping[str, Any]) -> list[str]:
-    problems = []
     wanted = dict(
         depths=list(DEPTHS),
         embedding_size=64,
@@ -94,19 +74,23 @@ def _refusals(config: Mapping[str, Any]) -> list[str]:
         downsample_in_bottleneck=False,
         downsample_in_first_stage=False,
     )
-    for key, value in wanted.items():
-        if config.get(key, value) != value:
-            problems.append(f"{key} is {config[key]}, ResNet-50 v1.5 has {value}")
-    return problems
+    return [
+        f"{key} is {config[key]}, ResNet-50 v1.5 has {value}"
+        for key, value in wanted.items()
+        if config.get(key, value) != value
+    ]
 
 
 _COMMON = dict(
     part="vision",
-    download=DOWNLOAD,
+    download=(
+        "torchvision's resnet50-0676ba61.pth, which the original used; or timm/resnet50.tv_in1k, "
+        "the same weights, or microsoft/resnet-50: config.json, model.safetensors"
+    ),
     prefixes=(),
-    settings=_settings,
+    settings=lambda config, names: {"vision.kind": "resnet50"},
     refusals=_refusals,
-    left=LEFT,
+    left={"*num_batches_tracked": "how many batches the statistics were measured on"},
     pixels=(IMAGENET_MEAN, IMAGENET_STD),
 )
 RESNET50 = Table(

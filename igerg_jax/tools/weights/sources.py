@@ -36,7 +36,7 @@ class Source:
     Attributes:
       path: the folder or file.
       shapes: of every tensor, by the names in the file.
-      read: one tensor, as it is stored.
+      read: one tensor, as it is stored; raises UserError where it is damaged.
       config: the model's own config.json (or fairseq's `args`); {} = there is none.
       processor: its preprocessor_config.json; {} = there is none.
     """
@@ -46,6 +46,10 @@ class Source:
     read: Callable[[str], np.ndarray]
     config: dict[str, Any]
     processor: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return self.path if self.path.is_dir() else self.path.parent
 
 
 def open_source(path: str, download: str) -> Source:
@@ -67,31 +71,32 @@ def open_source(path: str, download: str) -> Source:
     openers |= dict.fromkeys((".pt", ".pth", ".bin"), _torch)
     if not location.is_dir() and location.suffix not in openers:
         raise UserError(f"'{path}' is not a folder or a file of {', '.join(openers)}")
-    if location.suffix in (".npz", ".pt", ".pth"):  # a config.json beside it is another model's
-        return openers[location.suffix]([location], {})
-    folder = location if location.is_dir() else location.parent
-    config = _json_if_any(folder / "config.json")
-    if location.is_dir():
-        source = _folder(location, config, download)
-    else:
-        source = openers[location.suffix]([location], config)
-    source.processor = _json_if_any(folder / "preprocessor_config.json")
+    files = _tensor_files(location, download) if location.is_dir() else [location]
+    shapes, where, read, config = openers[files[0].suffix](files)
+
+    def guarded_read(name: str) -> np.ndarray:
+        try:
+            return read(name)
+        except Exception as error:  # zlib's and torch's errors too
+            raise UserError(
+                f"'{where(name)}': {name} cannot be read: it is damaged, or of a kind that is not "
+                f"read here, as 8-bit, quantised and sparse ones are ({_reason(error)})"
+            ) from error
+
+    source = Source(location, shapes, guarded_read, config)
+    if location.suffix not in (".npz", ".pt", ".pth"):  # config.json there is another model's
+        source.config = source.config or _json_if_any(source.folder / "config.json")
+        source.processor = _json_if_any(source.folder / "preprocessor_config.json")
     return source
 
 
-def _folder(folder: pathlib.Path, config: dict[str, Any], download: str) -> Source:
-    if (folder / SAFETENSORS).exists():
-        source = _safetensors([folder / SAFETENSORS], config)
-    elif (folder / INDEX).exists():
-        source = _safetensors(_parts(folder), config)
-    elif (folder / PICKLE).exists():
-        source = _torch([folder / PICKLE], config)
-    else:
-        raise UserError(
-            f"'{folder}' has no {SAFETENSORS}, {INDEX} or {PICKLE}; download them ({download})"
-        )
-    source.path = folder
-    return source
+def _tensor_files(folder: pathlib.Path, download: str) -> list[pathlib.Path]:
+    for name in (SAFETENSORS, INDEX, PICKLE):
+        if (folder / name).exists():
+            return _parts(folder) if name == INDEX else [folder / name]
+    raise UserError(
+        f"'{folder}' has no {SAFETENSORS}, {INDEX} or {PICKLE}; download them ({download})"
+    )
 
 
 def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -123,7 +128,16 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _safetensors(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
+# What the openers return: (shapes, tensor's name -> its file, tensor's name -> array, config).
+Opened = tuple[
+    dict[str, tuple[int, ...]],
+    Callable[[str], pathlib.Path],
+    Callable[[str], np.ndarray],
+    dict[str, Any],
+]
+
+
+def _safetensors(paths: list[pathlib.Path]) -> Opened:
     shapes, where = {}, {}
     for path in paths:
         try:
@@ -139,10 +153,10 @@ def _safetensors(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
         with safetensors.safe_open(where[name], "np") as file:
             return file.get_tensor(name)
 
-    return Source(paths[0], shapes, _guarded(where.get, read), config)
+    return shapes, where.get, read, {}
 
 
-def _npz(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
+def _npz(paths: list[pathlib.Path]) -> Opened:
     (path,) = paths
     try:
         if not zipfile.is_zipfile(path):  # its table of contents is at the end
@@ -157,7 +171,7 @@ def _npz(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
         # NumPy stores bfloat16, which it does not know, as two bytes of nothing.
         return x.view(ml_dtypes.bfloat16) if x.dtype == np.dtype("V2") else x
 
-    return Source(path, shapes, _guarded(lambda name: path, read), config)
+    return shapes, lambda name: path, read, {}
 
 
 def _npy_shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
@@ -173,7 +187,7 @@ def _npy_shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
     return shape
 
 
-def _torch(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
+def _torch(paths: list[pathlib.Path]) -> Opened:
     (path,) = paths
     try:
         import torch
@@ -198,31 +212,14 @@ def _torch(paths: list[pathlib.Path], config: dict[str, Any]) -> Source:
     ):
         raise UserError(f"'{path}' is not a dict of tensors by name")
     args = content.get("args") if tensors is not content else None
-    config = dict(vars(args)) if isinstance(args, argparse.Namespace) else config
+    config = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name].detach()
         return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
     shapes = {n: tuple(t.shape) for n, t in tensors.items()}
-    return Source(path, shapes, _guarded(lambda name: path, read), config)
-
-
-def _guarded(
-    where: Callable[[str], pathlib.Path], read: Callable[[str], np.ndarray]
-) -> Callable[[str], np.ndarray]:
-    """`read`, whatever it raises told as a UserError."""
-
-    def guarded(name: str) -> np.ndarray:
-        try:
-            return read(name)
-        except Exception as error:  # zlib's and torch's errors too
-            raise UserError(
-                f"'{where(name)}': {name} cannot be read: it is damaged, or of a kind that is not "
-                f"read here, as 8-bit, quantised and sparse ones are ({_reason(error)})"
-            ) from error
-
-    return guarded
+    return shapes, lambda name: path, read, config
 
 
 def _corrupt(path: pathlib.Path, error: Exception) -> UserError:

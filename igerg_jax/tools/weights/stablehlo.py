@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -72,14 +73,14 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
     recorded, signatures = dict(inputs), {}
     for name, function in functions(model, config).items():
         read = {key: inputs[key] for key in INPUTS[name] if key in inputs}
-        recorded |= {f"{name}/{k}": x for k, x in record(function, parameters, read).items()}
         exported = lower(function, parameters, read)
+        outputs = jax.device_get(jax.jit(function)(parameters, read))
+        recorded |= {f"{name}/{key}": array for key, array in outputs.items()}
         (folder / f"{name}{SUFFIX}").write_bytes(exported.serialize())
         signatures[name] = signature(name, read, exported)
     np.savez(folder / PARAMETERS, **parameters)
     np.savez(folder / "recorded.npz", **recorded)
-    source = pathlib.Path(stablehlo_example.__file__)
-    (folder / "example.py").write_bytes(source.read_bytes())
+    shutil.copyfile(stablehlo_example.__file__, folder / "example.py")
     if run.tokenizer is not None:
         run.tokenizer.save(folder / "tokenizer.model")
     described = describe(run, parameters, signatures)
@@ -124,28 +125,17 @@ def example_inputs(setup: Setup, batch_size: int) -> dict[str, np.ndarray]:
     """Random inputs of both functions, with the sizes of the config."""
     spec = BatchSpec.of(setup.config.data, batch_size)
     batch = synthetic(spec, setup.model.special, setup.model.vocab_size, seed=0)
-    wanted = {name for names in INPUTS.values() for name in names}
-    inputs = {name: array for name, array in batch.items() if name in wanted}
+    inputs = {name: batch[name] for name in INPUTS["generate"] if name in batch}
     if setup.config.generate.strategy == "sample":
         inputs["seed"] = np.uint32(0)
     return inputs
 
 
-def record(function: Function, parameters: dict, inputs: dict) -> dict[str, np.ndarray]:
-    """The outputs of `function` for `inputs` on this machine."""
-    return jax.device_get(jax.jit(function)(parameters, inputs))
-
-
 def lower(function: Function, parameters: dict, inputs: dict) -> jax_export.Exported:
     """Exports `function` for `PLATFORMS`, the leading axis of every input array symbolic."""
-    (batch,) = jax_export.symbolic_shape("batch")
-
-    def abstract(array: np.ndarray, lead: tuple) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((*lead, *array.shape[len(lead) :]), array.dtype)
-
-    fixed = {name: abstract(array, ()) for name, array in parameters.items()}
-    free = {name: abstract(array, (batch,) if array.ndim else ()) for name, array in inputs.items()}
-    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(fixed, free)
+    shapes = {name: "batch, ..." if array.ndim else "" for name, array in inputs.items()}
+    batched = jax_export.symbolic_args_specs(inputs, shapes)
+    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(parameters, batched)
 
 
 def signature(name: str, inputs: dict, exported: jax_export.Exported) -> dict[str, Any]:

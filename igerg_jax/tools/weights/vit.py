@@ -1,7 +1,7 @@
-"""ViT, as Hugging Face names it: a class token, no attention pooling.
+"""ViT, and SigLIP's vision tower, as Hugging Face names them.
 
-Of our tower, what pools the patches into visual tokens is not in it. `*` stands for a layer; a
-third column is a name in `igerg_jax.tools.weights.transforms`.
+ViT has a class token and no attention pooling; SigLIP's pooling has one query, ours
+`tokens_per_image`.
 """
 
 from __future__ import annotations
@@ -9,63 +9,76 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from igerg_jax.tools.weights.table import Table
+from igerg_jax.tools.weights.table import Table, torch_attention, torch_rows
 
-_TOWER = "vision_tower/vit"
-_LAYERS = "vision_tower/vit/layers"
-_THEIRS = "encoder.layer.*"
+TOWER, POOL = "vision_tower/vit", "vision_tower/pool"
 
-ROWS = (
-    ("embeddings.cls_token", f"{_TOWER}/class_token", "only"),
-    ("embeddings.position_embeddings", f"{_TOWER}/position_embedding", "only"),
-    (
-        "embeddings.patch_embeddings.projection.weight",
-        f"{_TOWER}/stem/patch_embedding/kernel",
-        "convolution",
+VIT_ROWS = (
+    ("embeddings.cls_token", f"{TOWER}/class_token", "only"),
+    ("embeddings.position_embeddings", f"{TOWER}/position_embedding", "only"),
+    *torch_rows(
+        "",
+        f"{TOWER}/",
+        {
+            "embeddings.patch_embeddings.projection": ("stem/patch_embedding", "convolution"),
+            "layernorm": ("norm", "norm"),
+        },
     ),
-    (
-        "embeddings.patch_embeddings.projection.bias",
-        f"{_TOWER}/stem/patch_embedding/bias",
-        "as_is",
+    *torch_rows(
+        "encoder.layer.*.",
+        f"{TOWER}/layers/",
+        {
+            "layernorm_before": ("self_attention_residual/norm", "norm"),
+            "attention.attention.query": ("self_attention/query", "to_heads"),
+            "attention.attention.key": ("self_attention/key", "to_heads"),
+            "attention.attention.value": ("self_attention/value", "to_heads"),
+            "attention.output.dense": ("self_attention/out", "from_heads"),
+            "layernorm_after": ("mlp_residual/norm", "norm"),
+            "intermediate.dense": ("mlp/in", "dense"),
+            "output.dense": ("mlp/out", "dense"),
+        },
     ),
+)
+_SIGLIP_MLP = {"mlp.fc1": ("mlp/in", "dense"), "mlp.fc2": ("mlp/out", "dense")}
+SIGLIP_ROWS = (
+    ("embeddings.position_embedding.weight", f"{TOWER}/position_embedding", "as_is"),
+    *torch_rows(
+        "",
+        f"{TOWER}/",
+        {
+            "embeddings.patch_embedding": ("stem/patch_embedding", "convolution"),
+            "post_layernorm": ("norm", "norm"),
+        },
+    ),
+    *torch_rows(
+        "encoder.layers.*.",
+        f"{TOWER}/layers/",
+        torch_attention("self_attn", "self_attention")
+        | _SIGLIP_MLP
+        | {
+            "layer_norm1": ("self_attention_residual/norm", "norm"),
+            "layer_norm2": ("mlp_residual/norm", "norm"),
+        },
+    ),
+    ("head.probe", f"{POOL}/queries", "only"),
     *(
-        (f"{_THEIRS}.{theirs}", f"{_LAYERS}/{ours}", how)
-        for theirs, ours, how in (
-            ("layernorm_before.weight", "self_attention_residual/norm/scale", "as_is"),
-            ("layernorm_before.bias", "self_attention_residual/norm/bias", "as_is"),
-            ("attention.attention.query.weight", "self_attention/query/kernel", "to_heads"),
-            ("attention.attention.query.bias", "self_attention/query/bias", "heads_bias"),
-            ("attention.attention.key.weight", "self_attention/key/kernel", "to_heads"),
-            ("attention.attention.key.bias", "self_attention/key/bias", "heads_bias"),
-            ("attention.attention.value.weight", "self_attention/value/kernel", "to_heads"),
-            ("attention.attention.value.bias", "self_attention/value/bias", "heads_bias"),
-            ("attention.output.dense.weight", "self_attention/out/kernel", "from_heads"),
-            ("attention.output.dense.bias", "self_attention/out/bias", "as_is"),
-            ("layernorm_after.weight", "mlp_residual/norm/scale", "as_is"),
-            ("layernorm_after.bias", "mlp_residual/norm/bias", "as_is"),
-            ("intermediate.dense.weight", "mlp/in/kernel", "transpose"),
-            ("intermediate.dense.bias", "mlp/in/bias", "as_is"),
-            ("output.dense.weight", "mlp/out/kernel", "transpose"),
-            ("output.dense.bias", "mlp/out/bias", "as_is"),
-        )
+        (f"head.attention.in_proj_{theirs}", f"{POOL}/attention/{x}/{ours}", f"{x}_third")
+        for theirs, ours in (("weight", "kernel"), ("bias", "bias"))
+        for x in ("query", "key", "value")
     ),
-    ("layernorm.weight", f"{_TOWER}/norm/scale", "as_is"),
-    ("layernorm.bias", f"{_TOWER}/norm/bias", "as_is"),
+    *torch_rows(
+        "head.",
+        f"{POOL}/",
+        {
+            "attention.out_proj": ("attention/out", "from_heads"),
+            "layernorm": ("norm", "norm"),
+            **_SIGLIP_MLP,
+        },
+    ),
 )
 
-LEFT = {
-    "pooler.*": "it reads the class token; our pooling reads all patches",
-    "classifier.*": "its own classes",
-    "embeddings.mask_token": "of masked pre-training",
-    "decoder.*": "of masked pre-training",
-}
-NEW = {
-    "vision_tower/pool/*": "ViT has no attention pooling",
-    "vision_tower/norm/*": "ours alone, after the pooling",
-}
-
 # What transformers writes only where it differs from this.
-DEFAULTS = dict(
+VIT_DEFAULTS = dict(
     hidden_size=768,
     num_hidden_layers=12,
     num_attention_heads=12,
@@ -74,14 +87,14 @@ DEFAULTS = dict(
     layer_norm_eps=1e-12,
     patch_size=16,
 )
-NO_CONFIG = "its number of heads, which no shape shows, is not known: there is no config.json"
+SIGLIP_DEFAULTS = VIT_DEFAULTS | dict(hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
 PIXELS = ((0.5,) * 3, (0.5,) * 3)
 GELUS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+NEW_NORM = {"vision_tower/norm/*": "ours alone, after the pooling"}
 
 
-def settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """{key under config.model: the value that computes what this model does}."""
-    c = DEFAULTS | config
+def _vit_settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    c = VIT_DEFAULTS | config
     return {
         "vision.kind": "vit",
         "vision.stem": "patch",
@@ -96,12 +109,11 @@ def settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
     }
 
 
-def refusals(config: Mapping[str, Any]) -> list[str]:
-    """What this config has and our model cannot compute."""
+def _vit_refusals(config: Mapping[str, Any]) -> list[str]:
     if not config:
-        return [NO_CONFIG]
+        return ["its number of heads, which no shape shows, is not known: there is no config.json"]
     problems = []
-    activation = (DEFAULTS | config)["hidden_act"]
+    activation = (VIT_DEFAULTS | config)["hidden_act"]
     if activation not in GELUS:
         problems.append(f"its activation '{activation}' is not one of {', '.join(GELUS)}")
     if config.get("qkv_bias") is False:
@@ -111,16 +123,46 @@ def refusals(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _siglip(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of SigLIP's vision tower, alone or as a part of both towers' config."""
+    return SIGLIP_DEFAULTS | (config.get("vision_config") or config)
+
+
 VIT = Table(
     name="ViT",
     part="vision",
     download="for instance google/vit-base-patch16-224-in21k: config.json, model.safetensors",
     marker="encoder.layer.0.attention.attention.query.weight",
     prefixes=("vit.",),
-    rows=ROWS,
-    settings=settings,
-    refusals=refusals,
-    left=LEFT,
+    rows=VIT_ROWS,
+    settings=_vit_settings,
+    refusals=_vit_refusals,
+    left={
+        "pooler.*": "it reads the class token; our pooling reads all patches",
+        "classifier.*": "its own classes",
+        "embeddings.mask_token": "of masked pre-training",
+        "decoder.*": "of masked pre-training",
+    },
     pixels=PIXELS,
-    new=NEW,
+    new=NEW_NORM | {"vision_tower/pool/*": "ViT has no attention pooling"},
+)
+SIGLIP = Table(
+    name="SigLIP",
+    part="vision",
+    download="for instance google/siglip-so400m-patch14-224: config.json, model.safetensors",
+    marker="head.attention.in_proj_weight",
+    prefixes=("vision_model.",),
+    rows=SIGLIP_ROWS,
+    settings=lambda config, names: (
+        _vit_settings(_siglip(config), names) | {"vision.class_token": False}
+    ),
+    refusals=lambda config: _vit_refusals(_siglip(config) if config else {}),
+    left={
+        "text_model.*": "its text tower",
+        "logit_scale": "of its contrastive loss",
+        "logit_bias": "of its contrastive loss",
+        "embeddings.position_ids": "numbers from 0 up",
+    },
+    pixels=PIXELS,
+    new=NEW_NORM,
 )

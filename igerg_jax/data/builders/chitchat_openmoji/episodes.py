@@ -66,6 +66,8 @@ class FaceTurns(source.Turns):
     A subclass says which faces there are and how one is drawn.
     """
 
+    image_per_turn = True
+
     def __init__(self, episodes: list[Episode]):
         self._episodes = episodes
         self._places = [(e, t) for e in range(len(episodes)) for t in range(len(episodes[e].turns))]
@@ -102,10 +104,6 @@ class FaceTurns(source.Turns):
     @property
     def emotions(self) -> np.ndarray:
         return np.array([self._episodes[e].turns[t].emotion for e, t in self._places], np.int8)
-
-    @property
-    def image_keys(self) -> np.ndarray:
-        return np.arange(len(self), dtype=np.int64)
 
     def image(self, i: int) -> bytes:
         return self._draw(*self.face(i))

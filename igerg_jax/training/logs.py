@@ -1,0 +1,267 @@
+"""How training reports its progress: metrics.jsonl, TensorBoard events, and the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import tqdm
+from etils import epath
+
+from igerg_jax import storage
+from igerg_jax.errors import RunError
+from igerg_jax.parallel import chips
+
+_BUCKET_SECONDS = 30
+
+
+def say(message: str) -> None:
+    """Prints a line to stderr without breaking a progress bar; in process 0 alone."""
+    if jax.process_index() == 0:
+        tqdm.tqdm.write(message, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens every `every` steps (0 = never) happens after `step`."""
+    return every > 0 and step % every == 0
+
+
+class StepLog:
+    """Reads the metrics of steps, reports them, and stops a run that no longer learns.
+
+    The metrics of a step are read once the next step has been launched, so that the device never
+    waits for the host.
+    """
+
+    def __init__(self, train: Any, workdir: epath.Path, first_step: int, start: float):
+        """Takes `config.train`, the step that training starts from, and when the run started
+        (`time.perf_counter`)."""
+        self._train, self._workdir = train, workdir
+        self._first_step, self._start = first_step, start
+        is_writer = jax.process_index() == 0
+        self._writers = _make_writers(workdir, first_step) if is_writer else []
+        self._bar = tqdm.tqdm(
+            total=train.steps,
+            initial=first_step,
+            desc="train",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{postfix}]",
+            dynamic_ncols=True,
+            disable=None if is_writer else True,  # None = where stderr is no terminal
+        )
+        self._pending: tuple[int, Any] | None = None  # a step, and its metrics on the device
+        self._interval: list[dict[str, float]] = []  # metrics since the last line
+        self._interval_start = (0.0, 0.0)  # training and input seconds when it began
+        self.clock = Clock()
+        self.throughput: Throughput | None = None  # known once a step is compiled
+        self.seconds_to_first_step: float | None = None
+
+    def add(self, step: int, metrics: Any) -> None:
+        """Takes the metrics, on the device, of a step just launched; reads the step before it."""
+        self.flush()
+        self._pending = (step, metrics)
+        self._bar.update(step - self._bar.n)
+
+    def flush(self) -> None:
+        """Reads the last step launched; logs an interval that ends with it.
+
+        Raises:
+          RunError: too many steps in a row were not finite.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if self.seconds_to_first_step is None:
+            self.seconds_to_first_step = time.perf_counter() - self._start
+        self._interval.append(values)
+        if values["skipped"]:
+            say(f"step {step}: {_culprit(values)} is not finite; the step is skipped")
+        if values["consecutive_skips"] >= self._train.max_consecutive_skips:
+            raise RunError(
+                f"step {step}: {_culprit(values)} was not finite for "
+                f"{self._train.max_consecutive_skips} steps in a row; the newest checkpoint in "
+                f"{self._workdir} is from before. Lower optim.peak_learning_rate or that "
+                "objective's weight and start again"
+            )
+        is_first = step == self._first_step + 1
+        if is_first or due(step, self._train.log_every_steps) or step == self._train.steps:
+            self.end_interval(step)
+
+    def end_interval(self, step: int) -> None:
+        """Logs the means of the steps read since the last line, non-finite steps excluded."""
+        if not self._interval:
+            return
+        seconds, waited = self.clock.training_seconds, self.clock.input_seconds
+        elapsed = max(seconds - self._interval_start[0], 1e-9)
+        kept = [row for row in self._interval if not row["skipped"]] or self._interval
+        line = {name: sum(row[name] for row in kept) / len(kept) for name in kept[0]}
+        line["skipped"] = sum(row["skipped"] for row in self._interval)
+        # An interval begins and ends when a step's metrics arrive, so it covers finished steps.
+        line |= self.throughput.rates(len(self._interval), elapsed) | {
+            "input_wait_fraction": min((waited - self._interval_start[1]) / elapsed, 1.0),
+            "wall_seconds": time.perf_counter() - self._start,
+        }
+        self.write(step, line)
+        left = (self._train.steps - step) * seconds / max(step - self._first_step, 1)
+        self._show(step, line, left)
+        self._interval, self._interval_start = [], (seconds, waited)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes scalars to metrics.jsonl and TensorBoard."""
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def _show(self, step: int, scalars: Mapping[str, float], seconds_left: float) -> None:
+        """Shows an interval on the bar, or as a line where there is no terminal."""
+        losses = "  ".join(
+            f"{name.removeprefix('loss/')} {value:.3g}"
+            for name, value in scalars.items()
+            if name.startswith("loss/") and name.count("/") == 1
+        )
+        speed = f"{scalars['examples_per_second']:.0f} examples/s"
+        left = f"{tqdm.tqdm.format_interval(seconds_left)} left"
+        if self._bar.disable:
+            say(f"step {step}/{self._train.steps}  {losses}  {speed}  {left}")
+        else:
+            self._bar.set_postfix_str(f"{losses}, {speed}, {left}")
+
+    def close(self) -> None:
+        """Writes out what the writers buffer, however the run ended."""
+        self._bar.close()
+        for writer in self._writers:
+            writer.close()
+
+
+def _culprit(values: dict[str, float]) -> str:
+    """The first objective whose loss is not finite; where all are, the gradient."""
+    for name, value in values.items():
+        if name.startswith("loss/") and name != "loss/total" and not math.isfinite(value):
+            return f"objective '{name.split('/')[1]}'"
+    return "the gradient"
+
+
+class JsonlWriter:
+    """One JSON object per line. Lines past `resumed_step`, which will be trained again, are cut.
+
+    A line is in the file when `write_scalars` returns. Objects in a bucket cannot be appended to:
+    there the file is rewritten, at most every `_BUCKET_SECONDS`, and when it is closed.
+    """
+
+    def __init__(self, path: epath.Path, resumed_step: int):
+        self._path = path
+        lines = read_jsonl(path)
+        kept = [line for line in lines if line["step"] <= resumed_step]
+        self._text = "".join(json.dumps(line) + "\n" for line in kept)
+        if kept != lines or not path.exists():
+            storage.write_text(path, self._text)
+        self._file = None if storage.is_bucket(path) else path.open("a")
+        self._written = time.monotonic()
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends a line; NaN and infinity, which JSON does not have, become null."""
+        values = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        line = json.dumps({"step": step, **values}) + "\n"
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+            return
+        self._text += line
+        if time.monotonic() - self._written > _BUCKET_SECONDS:
+            storage.write_text(self._path, self._text)
+            self._written = time.monotonic()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        else:
+            storage.write_text(self._path, self._text)
+
+
+def _make_writers(workdir: epath.Path, resumed_step: int) -> list[Any]:
+    """metrics.jsonl always; TensorBoard events where TensorFlow is installed."""
+    writers: list[Any] = [JsonlWriter(workdir / "metrics.jsonl", resumed_step)]
+    try:
+        from clu import metric_writers  # imports TensorFlow: 13 s on two cores
+
+        writers.append(metric_writers.SummaryWriter(os.fspath(workdir / "tensorboard")))
+    except ImportError as error:
+        say(f"no TensorBoard events ({error.name or error} is not installed)")
+    return writers
+
+
+def read_jsonl(path: epath.Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, a half-written last one left out; [] without a file."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Clock:
+    """Seconds spent training, pauses excluded, and how many of them waiting for input."""
+
+    def __init__(self):
+        self.input_seconds = 0.0
+        self._training_seconds = 0.0
+        self._since: float | None = None  # while it runs, when it was last started
+
+    @property
+    def training_seconds(self) -> float:
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._training_seconds + running
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        self._training_seconds, self._since = self.training_seconds, None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count what happens inside: evaluation, a checkpoint, a profile."""
+        self.stop()
+        yield
+        self.start()
+
+    @contextlib.contextmanager
+    def waiting_for_input(self) -> Iterator[None]:
+        """Counts what happens inside as waiting for input."""
+        started = time.perf_counter()
+        yield
+        self.input_seconds += time.perf_counter() - started
+
+
+class Throughput(NamedTuple):
+    """Rates of steps that have finished on the devices."""
+
+    batch_size: int  # over all devices
+    model_flops: float  # of a step, over all devices
+    devices: Sequence[Any]
+
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        """The rates of `steps` steps that took `seconds`.
+
+        "mfu" is model FLOPs as a share of the devices' bfloat16 peak, whatever the compute dtype;
+        it is left out where the peak is not known.
+        """
+        examples = steps * self.batch_size / seconds
+        flops = steps * self.model_flops / seconds / len(self.devices)
+        peak = chips.peak_flops(self.devices[0])
+        rates = {
+            "step_seconds": seconds / steps,
+            "examples_per_second": examples,
+            "examples_per_second_per_device": examples / len(self.devices),
+            "model_tflops_per_second_per_device": flops / 1e12,
+        }
+        return rates | ({"mfu": flops / peak} if peak else {})
