@@ -76,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", default=SPEED_SIDES, choices=SPEED_SIDES)
     parser.add_argument("--batches", type=int, default=5000, help="for --mode=memory")
     parser.add_argument("--warm_up", type=int, default=500, help="batches before measuring")
-    parser.add_argument("--dataset", default="chitchat_openmoji", help="for --mode=memory")
+    parser.add_argument("--dataset", default="chitchat_peeps", help="for --mode=memory")
     parser.add_argument("--out", help="also write the JSON to this file")
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)

@@ -24,6 +24,8 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.dataset = "paired/meld+fer2013"
     # The files named above include no test split. Once test_sent_emo.csv is there, use "test".
     config.data.test_split = "valid"
+    config.data.extra_test_splits = ()
+    config.data.augment.crop_min_area = 0.8
     if config.preset == "local":
         config.data.image_size = 48  # pixels per side, as FER2013 has them
         config.train.update(steps=800, evaluate_every_steps=400, checkpoint_every_steps=400)

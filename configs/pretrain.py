@@ -54,7 +54,7 @@ def _local() -> ConfigDict:
     # Data: which datasets, how turns become windows, and the input pipeline. See docs/data.md.
     config.data = ConfigDict(
         dict(
-            dataset="chitchat_openmoji",  # see docs/data.md; "synthetic" = random batches
+            dataset="chitchat_peeps",  # see docs/data.md; "synthetic" = random batches
             data_dir="~/.cache/igerg_jax",  # prepared data; gs://… if prepared beforehand
             bucket_copies_dir="~/.cache/igerg_jax/buckets",  # each host's copy of a gs:// data_dir
             manual_dir="",  # folder of files that you must download yourself
@@ -63,6 +63,7 @@ def _local() -> ConfigDict:
             train_split="train",
             eval_split="valid",  # evaluated during training
             test_split="test",  # evaluated at the end; samples.jsonl comes from it
+            extra_test_splits=("test_style",),  # evaluated at the end too; () if there are none
             context_turns=3,  # previous turns given as text; one image per turn
             context_tokens=40,  # per example; raise with context_turns
             response_tokens=20,  # longer responses are truncated
@@ -73,9 +74,10 @@ def _local() -> ConfigDict:
             # augment: random crop, flip and jitter in training, the central square elsewhere.
             # imagenet: always resize and centre-crop, as ResNet-50 was evaluated on ImageNet.
             preprocessing="augment",
-            # crop_min_area: smallest crop, as a fraction of the image; colour_jitter: largest
-            # relative change of brightness, contrast and saturation.
-            augment=dict(crop_min_area=0.8, flip=True, colour_jitter=0.2),
+            # crop_min_area: smallest crop, as a fraction of the image, also stretched by up to 4/3;
+            # 1 = no crop, which a small tower needs to learn faces in so few steps. colour_jitter:
+            # largest relative change of brightness, contrast and saturation.
+            augment=dict(crop_min_area=1.0, flip=True, colour_jitter=0.2),
             tokenizer=dict(
                 kind="sentencepiece",  # sentencepiece, byte_level_bpe (BART's; needs a path)
                 path="",  # file or folder; "" = train one on the train split
@@ -344,7 +346,8 @@ def _pretrain_sizes(config: ConfigDict) -> None:
 
 def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
     """What every preset but local shares: longer contexts, schedules and intervals."""
-    config.data.context_turns = 5
+    config.data.update(context_turns=5, extra_test_splits=())
+    config.data.augment.crop_min_area = 0.8
     # One scan over layers keeps compile time flat with depth. (Unrolling is faster for two.)
     config.model.vision.scan_layers = config.model.text.scan_layers = True
     config.train.update(

@@ -60,7 +60,8 @@ def tiny_config(data_dir) -> ConfigDict:
     """The local preset, shrunk to compile and train in seconds. Fresh for every test."""
     config = pretrain.get_config()
     config.data.update(
-        dataset="chitchat_openmoji/tiny",
+        dataset="chitchat_peeps/tiny",
+        extra_test_splits=(),
         data_dir=str(data_dir),
         context_turns=3,
         context_tokens=32,

@@ -117,7 +117,7 @@ def run(tmp_path_factory, data_dir):
     folder = byte_pairs.train(tmp_path_factory.mktemp("bpe"))
     workdir = tmp_path_factory.mktemp("run") / "run"
     config = small.only(small.with_pixels(small.make_config()), "emotional_response")
-    config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
+    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(data_dir))
     config.data.update(context_tokens=24, response_tokens=12)
     config.data.tokenizer.update(kind="byte_level_bpe", path=str(folder / "vocab.json"))
     config.model.text.max_positions = 24
@@ -187,7 +187,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(run, tmp_path):
 def test_a_missing_tokenizer_is_one_message(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(pathlib.Path(main.__file__).parent)
     command = ["main.py", "--config=configs/pretrain.py", f"--workdir={tmp_path / 'run'}"]
-    command += ["--config.data.dataset=chitchat_openmoji/tiny"]
+    command += ["--config.data.dataset=chitchat_peeps/tiny"]
     command += [f"--config.data.data_dir={tmp_path}"]
     command += ["--config.data.tokenizer.kind=byte_level_bpe"]
     assert main.main([*command, "--config.data.tokenizer.path=nowhere/vocab.json"]) == 2

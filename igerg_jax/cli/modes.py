@@ -33,7 +33,7 @@ def train(config: Any, workdir: epath.Path) -> None:
 
 
 def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
-    """Prints metrics on the validation and test splits; with a workdir, renews its report.
+    """Prints metrics on `evaluator.final_splits`; with a workdir, renews its report.
 
     Args:
       path: of the checkpoint, as `igerg_jax.run.checkpoint.find` takes it.

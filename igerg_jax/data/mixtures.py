@@ -153,8 +153,9 @@ def check(prepared: Prepared, config: ConfigDict) -> None:
 
     A dataset lacks what an objective that is trained on it needs, or there is no split to evaluate.
     """
-    for key in ("train_split", "eval_split", "test_split"):
-        name = config.data[key]
+    data = config.data
+    wanted = [(key, data[key]) for key in ("train_split", "eval_split", "test_split")]
+    for key, name in wanted + [("extra_test_splits", name) for name in data.extra_test_splits]:
         what = f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key})"
         check_known(name, prepared.split_names, what)
     for objective, dataset in _served(config):

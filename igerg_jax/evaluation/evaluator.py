@@ -169,10 +169,17 @@ class Evaluator:
             yield number * size, *sharding.to_devices((batch, local), placed)
 
 
+def final_splits(config: Any) -> dict[str, str]:
+    """{name in summary.json: split} of the splits on which a trained model is evaluated."""
+    data = config.data
+    named = {"valid": data.eval_split, "test": data.test_split}
+    return named | {split: split for split in data.extra_test_splits}
+
+
 def evaluate_run(
     evaluator: Evaluator, config: Any, params: Any, workdir: Any | None
 ) -> dict[str, Any]:
-    """The evaluation that ends a run: valid and test, all that can be measured.
+    """The evaluation that ends a run: `final_splits`, all that can be measured.
 
     Args:
       params: on the evaluator's mesh.
@@ -181,17 +188,18 @@ def evaluate_run(
 
     Returns:
       summary.json's "evaluation", "confusion_matrix" (of image emotions) and "following_matrix"
-      (emotions shown and said), by "valid" and "test".
+      (emotions shown and said), by the names of `final_splits`.
     """
     results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}, "following_matrix": {}}
     gallery: list[dict[str, Any]] = []
-    for name, split in (("valid", config.data.eval_split), ("test", config.data.test_split)):
+    for name, split in final_splits(config).items():
         values, confusion = evaluator.metrics(params, split, generate=True)
         followed = evaluator.following(params, split)
         if followed is not None:
             values |= followed.values
             results["following_matrix"][name] = followed.matrix
-            gallery = followed.rows if name == "test" else []
+            if name == "test":
+                gallery = followed.rows
         results["evaluation"][name] = values
         if confusion is not None:
             results["confusion_matrix"][name] = confusion

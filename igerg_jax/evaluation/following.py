@@ -14,7 +14,7 @@ import numpy as np
 from igerg_jax import lexicon, metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
-from igerg_jax.data.splits import Split
+from igerg_jax.data.windows import Split
 from igerg_jax.evaluation import samples
 from igerg_jax.models.igerg import response_image
 

@@ -129,7 +129,7 @@ def test_what_is_not_in_the_bucket_is_said(tiny_config, tmp_path):
     ]))  # fmt: skip
     with fake_gcs.serve() as (_, environment):
         said = run(code, environment, str(tmp_path / "config.json"))
-    assert "there is no prepared 'chitchat_openmoji/tiny' in 'gs://bucket/data/prepared/" in said
+    assert "there is no prepared 'chitchat_peeps/tiny' in 'gs://bucket/data/prepared/" in said
     assert "gcloud storage rsync -r LOCAL/prepared gs://bucket/data/prepared" in said
 
 

@@ -9,6 +9,7 @@ import raw_data
 from ml_collections import ConfigDict
 
 from igerg_jax import batch as batch_lib
+from igerg_jax import checks
 from igerg_jax.data import mixtures, order, pipeline, prepare
 from igerg_jax.errors import UserError
 
@@ -205,6 +206,14 @@ def test_a_split_that_will_be_evaluated_is_missed_at_the_start(tiny_config, key)
     tiny_config.data[key] = "dev"
     with pytest.raises(UserError, match=rf"no split 'dev' \(config\.data\.{key}\)"):
         mixtures.check(prepared, tiny_config)
+
+
+def test_a_missing_extra_test_split_is_refused_before_training(tiny_config):
+    prepared = prepare.prepare(tiny_config)
+    tiny_config.data.extra_test_splits = ("test_style", "dev")
+    expected = r"no split 'dev' \(config\.data\.extra_test_splits\).*train, valid, test, test_style"
+    with pytest.raises(UserError, match=expected):
+        checks.check_data(prepared, tiny_config)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ EXAMPLES, GENERATED, SAMPLES = 13, 5, 6  # of batches of 8: the last one holds p
 
 def make_config(data_dir, **changes):
     config = small.with_pixels(small.make_config())
-    config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
+    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(data_dir))
     config.data.update(context_tokens=24, response_tokens=12)
     config.data.tokenizer.vocab_size = 512
     config.model.text.max_positions = 24
@@ -120,6 +120,16 @@ def test_scores_are_the_objectives_own(world):
     assert got["unigram_perplexity"] == pytest.approx(slow_unigram(world, "valid"))
     confusion = np.array(world.out["confusion_matrix"]["valid"])
     assert confusion.sum() == found["image_emotion"][1]
+
+
+def test_extra_test_splits_are_evaluated_like_the_test_split(world):
+    for part in ("evaluation", "confusion_matrix"):
+        assert set(world.out[part]) == {"valid", "test", "test_style"}
+    test, style = (world.out["evaluation"][name] for name in ("test", "test_style"))
+    assert style.keys() == test.keys()
+    # The same conversations with other faces: the judge reads the words alone.
+    assert style["judge_accuracy"] == test["judge_accuracy"]
+    assert style["image_emotion_accuracy"] != test["image_emotion_accuracy"]
 
 
 def test_labels_of_the_confusion_matrix_are_the_data_sets(world):

@@ -353,7 +353,7 @@ def test_a_stopped_run_resumes_on_four_processes(config, stopped, uninterrupted,
 def with_data(config, data_dir) -> ConfigDict:
     """The same model with pixels and words: the smallest that reads, evaluates and generates."""
     config = config.copy_and_resolve_references()
-    config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
+    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(data_dir))
     config.data.update(context_turns=2, image_size=16, feature_dim=0, prefetch_batches=2)
     config.data.tokenizer.vocab_size = 512
     config.model.vision.update(kind="vit", patch_size=16, width=16, layers=1, heads=2, mlp_width=32)

@@ -27,7 +27,7 @@ BROKEN = ("train_images/3.jpg", "train_images/5.jpg")
 
 def make_config(data_dir):
     config = small.with_pixels(small.make_config())
-    config.data.update(dataset="chitchat_openmoji/tiny", data_dir=str(data_dir))
+    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(data_dir))
     config.data.update(context_tokens=24, response_tokens=12)
     config.data.tokenizer.vocab_size = 512
     config.model.text.max_positions = 24

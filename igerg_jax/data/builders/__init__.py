@@ -20,6 +20,7 @@ from igerg_jax.errors import check_known
 # {name: module with a `DATASET`}, imported when the dataset is first asked for.
 MODULES = {
     "chitchat_openmoji": "igerg_jax.data.builders.chitchat_openmoji",
+    "chitchat_peeps": "igerg_jax.data.builders.chitchat_peeps",
     "coco_captions": "igerg_jax.data.builders.coco_captions",
     "daily_dialog": "igerg_jax.data.builders.daily_dialog",
     "emotion_folder": "igerg_jax.data.builders.emotion_folder",

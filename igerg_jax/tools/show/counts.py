@@ -55,7 +55,8 @@ def describe(prepared: Prepared, config: ConfigDict) -> str:
         for mixture, stream in mixtures.streams(prepared, config).items()
         for split in stream.splits
     ]
-    for name in (config.data.eval_split, config.data.test_split):
+    data = config.data
+    for name in (data.eval_split, data.test_split, *data.extra_test_splits):
         if name in prepared.summary["splits"]:
             splits.append((name, prepared.split(name)))
     return "\n\n".join(_describe_split(use, split, config) for use, split in splits)

@@ -9,15 +9,36 @@ last messages.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import importlib.util
 import json
 import pathlib
+import random
+from typing import Any
+
+import numpy as np
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTIONS
+from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
+
+CITATION = """\
+@software{chitchat_dataset,
+  author = {Myers, Will and Etchart, Tyler and Fulda, Nancy},
+  title = {Conversational Scaffolding: An Analogy-based Approach to Response Prioritization in
+           Open-domain Dialogs ({BYU} chit-chat dataset)},
+  year = {2020},
+  url = {https://github.com/BYU-PCCL/chitchat-dataset}
+}
+"""
+LICENSE = "MIT, BYU Perception, Control and Cognition Laboratory"
+HOMEPAGE = "https://github.com/BYU-PCCL/chitchat-dataset"
+EVERY_NTH = {"full": 1, "tiny": 16}  # dataset config -> `every_nth` of `by_split`
+CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
+FACE_SEED = 0
 
 MIN_TURNS, MAX_TURNS = 4, 12
 MAX_TURN_WORDS = 24  # one turn of the chats is 14,843 words long; the median is 12
@@ -37,6 +58,62 @@ class Episode:
     conversation: str  # id of the chat it was cut from
     first_turn: int  # its index in the chat
     turns: tuple[Turn, ...]
+
+
+class FaceTurns(source.Turns):
+    """The turns of some episodes, each with a drawn face that shows its emotion.
+
+    A subclass says which faces there are and how one is drawn.
+    """
+
+    image_per_turn = True
+
+    def __init__(self, episodes: list[Episode]):
+        self._episodes = episodes
+        self._places = [(e, t) for e in range(len(episodes)) for t in range(len(episodes[e].turns))]
+
+    @abc.abstractmethod
+    def _pick(self, emotion: int, rng: random.Random) -> Any:
+        """Returns a random face that shows the emotion with that id."""
+
+    @abc.abstractmethod
+    def _draw(self, face: Any, rng: random.Random) -> bytes:
+        """Returns a JPEG of a face of `_pick`."""
+
+    @abc.abstractmethod
+    def _names(self, face: Any) -> dict[str, Any]:
+        """Returns "image_id" and the dataset's own entries of a face of `_pick`."""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def row(self, i: int) -> dict:
+        number, position = self._places[i]
+        episode = self._episodes[number]
+        turn, (face, _) = episode.turns[position], self.face(i)
+        return source.row(
+            number,
+            position,
+            turn.text,
+            turn.emotion,
+            speaker=turn.speaker,
+            conversation=episode.conversation,
+            **self._names(face),
+        )
+
+    @property
+    def emotions(self) -> np.ndarray:
+        return np.array([self._episodes[e].turns[t].emotion for e, t in self._places], np.int8)
+
+    def image(self, i: int) -> bytes:
+        return self._draw(*self.face(i))
+
+    def face(self, i: int) -> tuple[Any, random.Random]:
+        """Returns the face of turn i, and the generator of its position, size and colours."""
+        number, position = self._places[i]
+        episode = self._episodes[number]
+        rng = random.Random(f"{FACE_SEED}/{episode.conversation}/{episode.first_turn + position}")
+        return self._pick(episode.turns[position].emotion, rng), rng
 
 
 def chats_path() -> pathlib.Path:

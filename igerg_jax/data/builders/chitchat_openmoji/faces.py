@@ -22,6 +22,17 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 
+CITATION = """\
+@misc{openmoji,
+  author = {{OpenMoji contributors}},
+  title = {{OpenMoji}: open-source emojis},
+  url = {https://openmoji.org}
+}
+"""
+LICENSE = (
+    'CC BY-SA 4.0, "All emojis designed by OpenMoji - the open-source emoji and icon project"; '
+    "images made from them carry the same licence"
+)
 # {split: {emotion: characters}}. Names of the characters: https://unicode.org/charts/PDF/U1F600.pdf
 GLYPHS: dict[str, dict[str, str]] = {
     "train": {
