@@ -1,8 +1,8 @@
 """Augmentation parameters of each image: a pure function of (seed, position, slot).
 
-NumPy only; `igerg_jax.data.input_graph` applies them. They depend on the position of the image's example
-in the order (`igerg_jax.data.order`) and on its slot, so they are the same on any number of hosts
-and after a restart, and differ between epochs.
+NumPy only; `igerg_jax.data.input_graph` applies them. They depend on the position of the image's
+example in the order (`igerg_jax.data.order`) and on its slot, so they are the same on any number of
+hosts and after a restart, and differ between epochs.
 """
 
 from __future__ import annotations

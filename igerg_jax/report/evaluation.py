@@ -10,7 +10,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.metrics import Metric
 from igerg_jax.report.templates import finite
 
-SPLITS = {"valid": "Validation", "test": "Test"}
+SPLITS = {"valid": "Validation", "test_style": "Test, another hand's faces", "test": "Test"}
 METRICS = {m.name: m for group in metrics.GROUPS.values() for m in group}
 
 

@@ -26,6 +26,31 @@ def gallery(samples: list[dict]) -> dict[str, Any]:
     }
 
 
+def following(rows: list[dict]) -> list[dict[str, Any]]:
+    """The windows of a `following.jsonl`: the same words, answered once for each of seven faces.
+
+    Returns:
+      {"number", "turns", "responses"}: of each response its face, as a turn's, its words, the
+      emotion that the labeller finds in them, and whether that is the face's.
+    """
+    return [
+        {
+            "number": row.get("index", ""),
+            "turns": [_face(turn) for turn in row.get("context") or []],
+            "responses": [
+                {
+                    "face": _face(response),
+                    "generated": response.get("generated"),
+                    "spoken": response.get("spoken_emotion"),
+                    "right": response.get("spoken_emotion") == response.get("emotion"),
+                }
+                for response in row.get("responses") or []
+            ],
+        }
+        for row in rows
+    ]
+
+
 def _card(sample: Mapping[str, Any]) -> dict[str, Any]:
     """`right`: whether the response carries the emotion that was meant; None = not known."""
     meant, spoken = sample.get("reference_emotion"), sample.get("spoken_emotion")

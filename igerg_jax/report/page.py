@@ -13,7 +13,7 @@ from etils import epath
 from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.report import charts, evaluation, templates
-from igerg_jax.report.gallery import gallery
+from igerg_jax.report.gallery import following, gallery
 from igerg_jax.report.templates import finite, is_number
 
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html"
@@ -32,9 +32,9 @@ MECHANICS = {
 def write_report(workdir: epath.PathLike) -> epath.Path:
     """Writes `report.html` from what a run has left in its folder so far.
 
-    Reads config.json, metrics.jsonl, samples.jsonl and summary.json, whose "objectives" is
-    {name: {"summary": one line, "first_loss", "last_loss"}}. Where one is missing, the report
-    says so.
+    Reads config.json, metrics.jsonl, samples.jsonl, following.jsonl and summary.json, whose
+    "objectives" is {name: {"summary": one line, "first_loss", "last_loss"}}. Where one is missing,
+    the report says so.
 
     Returns:
       The path of the report.
@@ -48,6 +48,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     config, summary = _read_json(workdir / "config.json"), _read_json(workdir / "summary.json")
     records, torn = _read_lines(workdir / "metrics.jsonl")
     samples, torn_samples = _read_lines(workdir / "samples.jsonl")
+    followed, torn_followed = _read_lines(workdir / "following.jsonl")
     name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
     resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
     splits = evaluation.by_split(summary.get("evaluation"))
@@ -65,9 +66,11 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         splits=list(splits),
         metric_groups=evaluation.metric_groups(splits),
         confusions=evaluation.confusions(summary.get("confusion_matrix")),
+        following=following(followed),
+        following_matrices=evaluation.confusions(summary.get("following_matrix")),
         gallery=gallery(samples),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
-        torn=torn + torn_samples,
+        torn=torn + torn_samples + torn_followed,
     )
     storage.write_text(workdir / "report.html", page)
     return workdir / "report.html"
