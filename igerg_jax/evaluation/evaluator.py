@@ -133,7 +133,7 @@ def final_splits(config: Any) -> dict[str, str]:
     """{name in summary.json: split} of the splits on which a trained model is evaluated."""
     data = config.data
     named = {"valid": data.eval_split, "test": data.test_split}
-    return {split: split for split in data.extra_test_splits} | named
+    return named | {split: split for split in data.extra_test_splits}
 
 
 def evaluate_run(evaluator: Evaluator, config: Any, params: Any, workdir: Any) -> dict[str, Any]:
