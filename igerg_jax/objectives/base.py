@@ -142,8 +142,14 @@ class Context:
 
     def token_loss(
         self, hidden_BxTxD: jax.Array, target_BxT: jax.Array, mask_BxT: jax.Array | None = None
-    ) -> losses.RowSums:
+    ) -> losses.Sums:
         """Cross-entropy of tokens; where no mask is given, of all but PAD."""
+        return self.token_loss_by_row(hidden_BxTxD, target_BxT, mask_BxT).total()
+
+    def token_loss_by_row(
+        self, hidden_BxTxD: jax.Array, target_BxT: jax.Array, mask_BxT: jax.Array | None = None
+    ) -> losses.RowSums:
+        """As `token_loss`, of each example."""
         if mask_BxT is None:
             mask_BxT = target_BxT != self.model.special.pad
         return losses.vocabulary(

@@ -71,7 +71,7 @@ class EmotionalResponse(Objective):
             weight = consistency_weight(context.settings, context.step)
             result |= one_term(judged, "emotion", scale=weight)
         else:
-            tokens = context.token_loss(hidden_BxTxD, response_BxT)
+            tokens = context.token_loss_by_row(hidden_BxTxD, response_BxT)
         if context.settings["contrast_weight"]:
             sums = contrast(context, emotion_BxC, tokens)
             result |= one_term(sums, "contrast", scale=context.settings["contrast_weight"])
@@ -139,7 +139,7 @@ def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -
     used_B = (label_B != UNKNOWN) & (emotion_BxC.sum(1) > 0) & (tokens.count_B > 0)
     other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
     hidden_BxTxD = context.decode(response_BxT, other_BxC)
-    other = context.token_loss(hidden_BxTxD, response_BxT)
+    other = context.token_loss_by_row(hidden_BxTxD, response_BxT)
     gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(own)
     loss_B = jnp.where(used_B, jax.nn.softplus(gap_B), 0.0)
     correct_B = used_B & (gap_B < 0)

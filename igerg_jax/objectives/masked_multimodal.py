@@ -65,7 +65,7 @@ def predict_masked(context: Context) -> losses.Sums:
 
     text_BxMxD = jnp.take_along_axis(context.encoding.text_BxSxD, place_BxM[..., None], axis=1)
     hidden_BxMxD = context.apply("masked_token_hidden", text_BxMxD)
-    return context.token_loss(hidden_BxMxD, take(target_BxS), take(masked_BxS)).total()
+    return context.token_loss(hidden_BxMxD, take(target_BxS), take(masked_BxS))
 
 
 def most_predicted(settings, length: int) -> int:

@@ -36,7 +36,7 @@ class TextDenoising(Objective):
     def loss(self, context: Context) -> Result:
         target_BxS = context.batch["context"]
         hidden_BxSxD = context.decode(target_BxS)
-        return one_term(context.token_loss(hidden_BxSxD, target_BxS).total())
+        return one_term(context.token_loss(hidden_BxSxD, target_BxS))
 
     def show(self, row: Row) -> list[Line]:
         context_S, turn_S = row.arrays["context"], row.arrays["context_turn"]

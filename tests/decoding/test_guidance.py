@@ -181,6 +181,17 @@ def test_the_floor_keeps_what_the_model_finds_likely(guided):
     assert (guided.respond(GREEDY, 3.0).tokens_BxT != plain.tokens_BxT).any()
 
 
+def test_tokens_under_the_floor_come_last_and_in_the_models_order():
+    """So that where a rule excludes all that is above it, the choice is the model's own."""
+    log_p, log_q = np.asarray(jax.nn.log_softmax(3 * jax.random.normal(KEY, (2, 9, V))))
+    found = np.asarray(stream.Guidance(2.0, 0.3).combine(log_p, log_q))
+    np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-5)
+    above = np.exp(log_p) >= 0.3 * np.exp(log_p).max(-1, keepdims=True)
+    for guided, p, kept in zip(found, log_p, above, strict=True):
+        assert 0 < kept.sum() < V and guided[kept].min() > guided[~kept].max() + 100
+        np.testing.assert_array_equal(np.argsort(guided[~kept]), np.argsort(p[~kept]))
+
+
 def test_a_named_emotion_takes_the_place_of_the_one_seen(guided):
     seen = np.asarray(guided.seen())
     same = guided.respond(GREEDY, 1.0, emotion=seen)

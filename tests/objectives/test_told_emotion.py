@@ -114,7 +114,7 @@ def test_the_contrast_is_its_formula_over_all_seven_emotions():
     rows = np.arange(64)
     gap = (log_p_BxC[rows, other] - log_p_BxC[rows, label])[used]
     emotion = emotional_response.told_emotion(context)
-    tokens = context.token_loss(context.decode(response, emotion), response)
+    tokens = context.token_loss_by_row(context.decode(response, emotion), response)
     got = emotional_response.contrast(context, emotion, tokens)
     assert 20 < used.sum() < 56 and (gap > 0).any() and (gap < 0).any()
     np.testing.assert_allclose(got.loss_sum, np.log1p(np.exp(gap)).sum(), rtol=1e-4)

@@ -358,7 +358,7 @@ def with_data(config, data_dir) -> ConfigDict:
     config.data.tokenizer.vocab_size = 512
     config.model.vision.update(kind="vit", patch_size=16, width=16, layers=1, heads=2, mlp_width=32)
     config.train.steps = 2
-    config.evaluate.update(batch_size=8, examples=13, generated_examples=13)
+    config.evaluate.update(batch_size=8, examples=13, generated_examples=13, following_examples=3)
     config.generate.update(strategy="greedy", max_tokens=6, examples=5)
     return config
 
@@ -384,6 +384,15 @@ def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     summary = json.loads((run / "summary.json").read_text())
     found, confusion = evaluator.metrics(params, "test", generate=True)
     assert confusion == summary["confusion_matrix"]["test"]
+    followed = evaluator.following(params, "test")
+    assert followed.matrix == summary["following_matrix"]["test"]
+    rows = [json.loads(line) for line in (run / "following.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(followed.rows, rows, strict=True):
+        assert ours["index"] == theirs["index"]
+        for name in ("generated", "image"):
+            found_C = [response[name] for response in ours["responses"]]
+            assert found_C == [response[name] for response in theirs["responses"]]
+    found |= followed.values
     assert found.keys() == summary["evaluation"]["test"].keys()
     for name, value in summary["evaluation"]["test"].items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)

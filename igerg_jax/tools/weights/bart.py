@@ -101,6 +101,10 @@ _COMMON = dict(
     zeros={"final_logits_bias": "our logits have no bias"},
     derived=dict.fromkeys(
         ("type_embedding", "turn_embedding"), "zero, so that words start as BART's"
+    )
+    | dict.fromkeys(
+        ("emotion_input_embedding", "emotion_output_embedding"),
+        "zero, so that the decoder starts as BART's",
     ),
 )
 # Hugging Face's, and fairseq's model.pt, whose names differ in what is tied alone.
