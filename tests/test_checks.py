@@ -93,7 +93,7 @@ def test_data_are_not_prepared_for_a_bad_config(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"generate\.beams=0"):
             mode(config, *(() if mode is modes.train else (workdir,)), workdir)
     with pytest.raises(UserError, match=r"generate\.beams=0"):
-        modes.generate_once(config, workdir, [("Hi!", None)], None)
+        modes.generate_once(config, workdir, [("Hi!", None)], None, None)
     with pytest.raises(UserError, match=r"optim\.name 'adam'"):
         modes.compile_step(make_config(optim__name="adam"), "", 1, None, False)
     assert not workdir.exists()
