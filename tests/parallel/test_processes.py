@@ -210,6 +210,7 @@ def config() -> ConfigDict:
     config.train.update(batch_size=8, steps=500, log_every_steps=1, evaluate_every_steps=0)
     config.train.update(checkpoint_every_steps=0, stall_seconds=0)
     config.evaluate.batch_size = 8
+    config.generate.max_tokens = 8
     return config
 
 
