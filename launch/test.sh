@@ -3,7 +3,7 @@
 #
 #   ./launch/test.sh                                   # all but the slow ones
 #   ./launch/test.sh -m slow                           # processes, kills, large programs
-#   ./launch/test.sh tests/evaluation/test_metrics.py -k bleu     # accepts any pytest argument
+#   ./launch/test.sh tests/test_metrics.py -k bleu     # accepts any pytest argument
 #   ./launch/test.sh --parity                          # installs torch and transformers, and
 #                                                      # compares with them
 set -euo pipefail
@@ -15,6 +15,6 @@ ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt
 if [[ "${1:-}" == "--parity" ]]; then
   shift
   with_pip requirements-parity.txt
-  exec .venv/bin/python -m pytest -m parity tests/tools "$@"
+  exec .venv/bin/python -m pytest -m parity tests/tools tests/data/test_byte_level_bpe.py "$@"
 fi
 exec .venv/bin/python -m pytest "$@"

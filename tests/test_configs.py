@@ -12,6 +12,7 @@ import small
 
 from configs import pretrain
 from igerg_jax import objectives
+from igerg_jax.data import builders
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import mesh_context
 from igerg_jax.training import train_state, train_step
@@ -82,6 +83,7 @@ def test_builds(name, preset):
     assert config.preset == (preset or "local")
     assert keys(config) == keys(pretrain.get_config(preset)), "code reads no other keys"
     assert set(config.objectives) == set(objectives.OBJECTIVES)
+    assert builders.layout(config.data.dataset).feature_dim == config.data.feature_dim
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,6 +24,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.model.vision.tokens_per_image = 1
     if config.data.dataset.startswith("openvidial"):
         config.model.vision.update(kind="features", frozen=False)
+        config.data.dataset += "_features"  # precomputed vectors in place of frames
         config.data.feature_dim = OPENVIDIAL_FEATURES
     for name, settings in config.objectives.items():
         settings.weight = 1.0 if name == "emotional_response" else 0.0

@@ -1,7 +1,7 @@
 """Mixtures: which datasets the examples of a step come from, and which objectives they train.
 
     config.data.mixtures = ConfigDict({
-        "faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 3.0, "chitchat": 1.0}},
+        "faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 3.0, "meld": 1.0}},
         "talk": {"objectives": (), "datasets": {"meld": 0.5, "daily_dialog": 0.5}},
     })
 

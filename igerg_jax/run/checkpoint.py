@@ -243,6 +243,7 @@ _FUNCTION_KEYS = {
     "model.vision.gelu": "vision_tower/vit/",
     "model.vision.norm_epsilon": "vision_tower/vit/",
     "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
+    "model.emotion_scale": ("emotion_input_embedding", "emotion_output_embedding"),
 }
 
 

@@ -31,7 +31,8 @@ FREE_KEYS = """
     train.keep_checkpoints train.max_consecutive_skips train.stall_seconds
     evaluate. generate. distributed. profile. mesh. sharding_rules compilation_cache_dir
     data.data_dir data.bucket_copies_dir data.eval_split data.test_split
-    data.extra_test_splits data.prefetch_batches data.read_threads data.tokenizer.
+    data.extra_test_splits data.prefetch_batches data.read_threads data.prepare_workers
+    data.tokenizer.
     model.vision.remat model.vision.attention model.text.remat model.text.attention
 """.split()
 

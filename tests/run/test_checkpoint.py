@@ -227,6 +227,15 @@ def test_evaluation_takes_nothing_less_than_the_whole_model(saved):
         load_params(folder, set_up(devices=1, model__text__norm_first=False))
 
 
+@pytest.mark.parametrize("key", ["model.text.norm_first", "model.emotion_scale"])
+def test_fine_tuning_refuses_weights_of_another_function(saved, key):
+    folder, _, state = saved
+    changed = {"model.text.norm_first": False, "model.emotion_scale": 1.0}[key]
+    setup = set_up(devices=1, **{key.replace(".", "__"): changed})
+    with pytest.raises(UserError, match=rf"{key} \(there "):
+        load_params(folder, setup, state.params)
+
+
 def test_refuses_a_checkpoint_with_nothing_to_take(saved):
     folder, _, _ = saved
     setup = set_up(devices=1)

@@ -106,7 +106,7 @@ def _text(folder, config, arrays: Arrays, tokenizer, written: set[str]) -> list[
         dtype="float32",
     )
     _write(folder / "generation_config.json", **_generation(config["generate"], special))
-    what = "text alone, without CLS, type and turn embeddings"
+    what = "text alone, without CLS, type, turn and emotion embeddings"
     return [
         f"{table.name}, {len(tensors)} tensors: {what}",
         _tokenizer_files(folder, config["data"]["tokenizer"]["kind"], tokenizer),
