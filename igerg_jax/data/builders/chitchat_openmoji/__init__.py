@@ -55,7 +55,7 @@ class OpenMojiTurns(episodes.FaceTurns):
 
 
 DATASET = source.RawDataset(
-    version="1.7.0",
+    version="1.8.0",
     info=INFO,
     configs=episodes.CONFIGS,
     layout=lambda config: source.Layout(images="always"),

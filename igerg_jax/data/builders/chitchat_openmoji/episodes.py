@@ -16,6 +16,7 @@ import importlib.util
 import json
 import pathlib
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,14 @@ CITATION = """\
 LICENSE = "MIT, BYU Perception, Control and Cognition Laboratory"
 HOMEPAGE = "https://github.com/BYU-PCCL/chitchat-dataset"
 EVERY_NTH = {"full": 1, "tiny": 16}  # dataset config -> `every_nth` of `by_split`
-CONFIGS = {"full": "All chats.", "tiny": "One chat in 16, for tests."}
+CONFIGS = {"full": "Stretches of all chats.", "tiny": "Of one chat in 16, for tests."}
 FACE_SEED = 0
 
 MIN_TURNS, MAX_TURNS = 4, 12
-MAX_TURN_WORDS = 24  # one turn of the chats is 14,843 words long; the median is 12
+# Turns have 12 words at the median, and one has 14,843.
+TURN_WORDS = 16  # a turn is cut after its last sentence that ends within them
+MAX_TURN_WORDS = 24  # where the first sentence is longer: cut after these
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s")
 TURN_SCORE = dict.fromkeys(EMOTIONS, 2.0) | {"surprise": 1.0, "joy": 0.0, "neutral": -1.25}
 VALID_PERCENT, TEST_PERCENT = 8, 8  # of the chats; the rest is train
 
@@ -142,6 +146,16 @@ def by_split(every_nth: int) -> dict[str, list[Episode]]:
     return splits
 
 
+def whole_chats(split: str) -> list[Episode]:
+    """All chats of a split, each from its first turn to its last, in the order of their ids."""
+    chats = json.loads(chats_path().read_text(encoding="utf-8"))
+    return [
+        Episode(conversation, 0, tuple(read_turns(chats[conversation]["messages"])))
+        for conversation in sorted(chats)
+        if split_of(conversation) == split
+    ]
+
+
 def split_of(conversation: str) -> str:
     """Returns the split of a chat: a pure function of its id."""
     percent = stable_hash("split", conversation) % 100
@@ -166,11 +180,15 @@ def read_turns(groups: list[list[dict]]) -> list[Turn]:
 
 
 def shorten(messages: list[str]) -> str:
-    """Joins as many messages as fit into MAX_TURN_WORDS; truncates the first if it does not fit."""
+    """Joins as many whole sentences as fit into TURN_WORDS, and at least the first.
+
+    A sentence ends where its message does, or at one of ".!?…" before a space. One of more than
+    MAX_TURN_WORDS is cut.
+    """
     words: list[str] = []
-    for message in messages:
-        more = message.split()
-        if words and len(words) + len(more) > MAX_TURN_WORDS:
+    for sentence in (s for message in messages for s in _SENTENCE_END.split(message)):
+        more = sentence.split()
+        if words and len(words) + len(more) > TURN_WORDS:
             break
         words += more
     return " ".join(words[:MAX_TURN_WORDS])

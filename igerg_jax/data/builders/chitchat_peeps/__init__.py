@@ -33,10 +33,14 @@ every part of a system works; it is not a benchmark.
     },
 )
 
+WHOLE_CHATS = "all"  # the config with every turn
+
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}; all sources are installed packages."""
     del options
+    if config == WHOLE_CHATS:
+        return {"train": PeepTurns(episodes.whole_chats("train"), "train")}
     found = episodes.by_split(episodes.EVERY_NTH[config])
     turns: dict[str, source.Turns] = {s: PeepTurns(chosen, s) for s, chosen in found.items()}
     return turns | {"test_style": OtherStyleTurns(found["test"])}
@@ -75,9 +79,9 @@ class OtherStyleTurns(episodes.FaceTurns):
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.1.0",
     info=INFO,
-    configs=episodes.CONFIGS,
+    configs=episodes.CONFIGS | {WHOLE_CHATS: "Every turn of the chats of train; 71 % are neutral."},
     layout=lambda config: source.Layout(images="always"),
     splits=splits,
     reads_manual_dir=False,
