@@ -43,6 +43,11 @@ def _local(config: ConfigDict) -> None:
     config.train.update(steps=200, evaluate_every_steps=100, checkpoint_every_steps=100)
 
 
+def _small(config: ConfigDict) -> None:
+    config.optim.update(peak_learning_rate=2e-4, warmup_steps=50)
+    config.train.update(steps=1000, evaluate_every_steps=500)
+
+
 def _paper(config: ConfigDict) -> None:
     config.optim.update(peak_learning_rate=1e-4, warmup_steps=6000)
     config.train.steps = PAPER_STEPS
@@ -58,4 +63,11 @@ def _large(config: ConfigDict) -> None:
     config.train.update(steps=5_000, evaluate_every_steps=500, checkpoint_every_steps=500)
 
 
-SCHEDULES = {"local": _local, "paper": _paper, "base": _base, "large": _large, "xl": _large}
+SCHEDULES = {
+    "local": _local,
+    "small": _small,
+    "paper": _paper,
+    "base": _base,
+    "large": _large,
+    "xl": _large,
+}

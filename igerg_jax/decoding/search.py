@@ -26,7 +26,7 @@ from igerg_jax.batch import SpecialIds
 from igerg_jax.decoding import strategies, stream
 from igerg_jax.decoding.beam_search import beam_search
 from igerg_jax.decoding.limits import Limits, allowed
-from igerg_jax.decoding.strategies import Beam, Strategy, TokenStrategy
+from igerg_jax.decoding.strategies import Beam, Sample, Strategy, TokenStrategy
 from igerg_jax.decoding.stream import Guidance, Source, Started
 from igerg_jax.models import igerg
 from igerg_jax.objectives import keys
@@ -42,7 +42,7 @@ class Responses(NamedTuple):
 
     tokens_BxT: jax.Array  # int32, EOS then PAD
     log_probability_B: jax.Array  # float32, of the tokens up to EOS, in nats
-    score_B: jax.Array  # float32: with Beam its score, else the log-probability
+    score_B: jax.Array  # float32: what it was chosen by among several, else the log-probability
 
 
 class Settings(NamedTuple):
@@ -110,6 +110,9 @@ def generate(
     if rows_B is None:
         rows_B = jnp.arange(batch["context"].shape[0])
     sources = _sources(model, params, batch, target_emotion_BxC, bool(guidance.guidance))
+    candidates = strategy.candidates if isinstance(strategy, Sample) else 1
+    if candidates > 1:
+        sources = jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), sources)
     if guidance.guidance:
         started = stream.start_guided(model, params, sources, guidance, limits.max_tokens)
     else:
@@ -118,7 +121,23 @@ def generate(
         hypotheses = beam_search(started, model.special, strategy, limits)
         return Responses(*(leaf[:, 0] for leaf in hypotheses))
     keys_B = keys.row_keys(rng, rows_B)
-    return decode_rows(started, model.special, keys_B, strategy, limits)
+    if candidates == 1:
+        return decode_rows(started, model.special, keys_B, strategy, limits)
+    keys_BxK = jax.vmap(functools.partial(jax.random.split, num=candidates))(keys_B)
+    decoded = decode_rows(started, model.special, keys_BxK.reshape(-1), strategy, limits)
+    return best_candidates(decoded, candidates, strategy.length_penalty, model.special)
+
+
+def best_candidates(
+    decoded: Responses, candidates: int, length_penalty: float, special: SpecialIds
+) -> Responses:
+    """Of each `candidates` consecutive rows, the one with the highest
+    log p / length ** length_penalty, which becomes its score. The first wins ties."""
+    length_B = (decoded.tokens_BxT != special.pad).sum(1)
+    scored = decoded._replace(score_B=decoded.log_probability_B / length_B**length_penalty)
+    best_B = scored.score_B.reshape(-1, candidates).argmax(1)
+    rows_B = jnp.arange(best_B.shape[0]) * candidates + best_B
+    return Responses(*(leaf[rows_B] for leaf in scored))
 
 
 def _sources(

@@ -6,7 +6,8 @@ a line in `STRATEGIES`. `check()` raises UserError for numbers out of range. Wit
     choose(log_p_BxV, keys_B) -> int32 [B]
 
 it chooses one token per row and step, out of log-probabilities float32 [B, V] (-inf = not allowed)
-and with each row's own key for this step; `search.decode_rows` does the rest. `Beam` keeps several
+and with each row's own key for this step; `search.decode_rows` does the rest. `Sample` may decode
+several candidates a row, of which `search.best_candidates` keeps one. `Beam` keeps several
 responses a row, and has a loop of its own.
 """
 
@@ -42,13 +43,21 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A token at random, after temperature, then top-k, then top-p."""
+    """A token at random, after temperature, then top-k, then top-p.
+
+    Of several candidates, the one with the highest log p / length ** length_penalty is kept
+    (sample-and-rank, Adiwardana et al. 2020, https://arxiv.org/abs/2001.09977).
+    """
 
     temperature: float
     top_k: int  # only the k likeliest; 0 = all
     top_p: float  # only the likeliest that together reach p (Holtzman et al. 2020); 1 = all
+    candidates: int  # responses per row
+    length_penalty: float  # of the ranking, EOS counted
 
     def check(self) -> None:
+        if self.candidates < 1:
+            raise UserError(f"generate.candidates={self.candidates} must be at least 1")
         if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
                 f"generate: temperature={self.temperature} must be above 0, "
