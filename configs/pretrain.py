@@ -266,10 +266,11 @@ def _small(config: ConfigDict) -> None:
     config.data.mixtures = {
         "chats": {
             "objectives": (),
-            "datasets": {"chitchat_peeps": 1, "chitchat_peeps/all": 3},
+            "datasets": {"chitchat_peeps": 1, "chitchat_peeps/all": 2},
         }
     }
     config.data.update(context_tokens=64, response_tokens=28)
+    config.data.augment.update(crop_min_area=0.9, colour_jitter=0.3)
     config.data.tokenizer.mixture = "all"
     config.model.vision.update(width=96, layers=3, heads=4, mlp_width=384)
     config.model.text.update(
@@ -278,13 +279,13 @@ def _small(config: ConfigDict) -> None:
     config.model.judge.update(width=96, layers=2, heads=4, mlp_width=384)
     config.model.vocab_chunk_tokens = 28
     config.objectives.emotional_response.update(
-        consistency_start_step=1500, consistency_ramp_steps=1000, temperature_anneal_steps=4000
+        consistency_start_step=1200, consistency_ramp_steps=800, temperature_anneal_steps=4000
     )
     config.optim.update(peak_learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.998)
     config.train.update(
         batch_size=32,
-        steps=7000,
-        evaluate_every_steps=1000,
+        steps=6500,
+        evaluate_every_steps=1300,
         checkpoint_every_steps=250,
     )
     config.generate.max_tokens = 28
