@@ -4,8 +4,10 @@
     python main.py --config=configs/pretrain.py:base --config.data.dataset=synthetic
     python main.py --config=configs/pretrain.py --mode=evaluate
     python main.py --config=configs/pretrain.py --mode=generate --image=face.png --context="Hi!"
+    python main.py --checkpoint=small --mode=generate --image=face.png --context="Hi!"
 
---config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. The
+--config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. With
+--checkpoint, --config may be left out: it is then the one that the checkpoint was trained with. The
 same command resumes a run that was stopped. Exit codes: 0; 2 = a mistake in the command or its
 files, named in one message; 3 = compiled, but does not fit the device; 1 = the run itself failed;
 130 and 143 = stopped by Ctrl-C or SIGTERM, the state saved.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pathlib
 import sys
 
 from absl import flags
@@ -29,6 +32,7 @@ from igerg_jax.errors import UserError
 from igerg_jax.run import command_line, workdirs
 
 MODES = ("train", "evaluate", "generate", "compile")
+RECORDED_CONFIG = pathlib.Path(__file__).parent / "configs" / "trained.py"
 
 
 def main(argv: list[str]) -> int:
@@ -60,7 +64,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     text(
         "checkpoint",
         None,
-        "To evaluate or generate with: a workdir, or one of its checkpoints. Default: --workdir. "
+        "To evaluate or generate with: a workdir, one of its checkpoints, a weights folder, or the "
+        "name of a model that comes with igerg_jax, such as small. Default: --workdir. "
         "With --checkpoint and no --workdir, results are printed and nothing is written.",
     )
     texts("context", [], "A turn's words; repeat it, oldest first.")
@@ -95,7 +100,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     Raises:
       UserError: whatever is wrong with them.
     """
-    values = command_line.parse(argv, define_flags)
+    values = command_line.parse(with_recorded_config(argv), define_flags)
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
     if values.emotion and not (values.mode == "generate" and values.context):
@@ -111,6 +116,14 @@ def parse(argv: list[str]) -> flags.FlagValues:
     if values.slices < 1 or (values.slices > 1 and not values.topology):
         raise UserError("--slices, at least 1, goes with --topology: how many of that topology")
     return values
+
+
+def with_recorded_config(argv: list[str]) -> list[str]:
+    """The command line; where it has a --checkpoint and no --config, with that of its run."""
+    checkpoint = command_line.argument(argv, "checkpoint")
+    if checkpoint is None or command_line.argument(argv, "config") is not None:
+        return argv
+    return [argv[0], f"--config={RECORDED_CONFIG}:{checkpoint}", *argv[1:]]
 
 
 def run(values: flags.FlagValues) -> None:

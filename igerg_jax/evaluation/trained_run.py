@@ -19,7 +19,6 @@ from igerg_jax.data import datasets, tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
-from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.setup import Setup, set_up
 
 
@@ -37,7 +36,7 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
     """Opens the checkpoint under `path`, its parameters replicated on every device.
 
     Args:
-      path: a workdir, its checkpoints folder (of both, the newest step), or one step's folder.
+      path: as `checkpoint.find` takes it.
       batch_size: examples per call, over all devices.
       devices: that examples are spread over; default all.
 
@@ -90,15 +89,15 @@ def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[Setup, Any]:
 
 
 def tokenizer_of(config: Any, folder: epath.Path) -> Any:
-    """The tokenizer that a run left in its workdir; else the one of the config's dataset.
+    """The tokenizer kept with a checkpoint; else the one of the config's dataset.
 
     Args:
-      folder: of one checkpoint.
+      folder: as `checkpoint.find` returns it.
 
     Raises:
       UserError: there is neither.
     """
-    kept = folder.parent.parent / TOKENIZER_FILE  # <workdir>/checkpoints/<step>
+    kept = checkpoint.tokenizer_file(folder)
     if kept.exists():
         return tokenizers.read(kept)
     dataset = datasets.open_dataset(config)

@@ -4,7 +4,8 @@
     <workdir>/checkpoints/<step>/run/     JSON: step, seed, tokenizer digest, config
 
 Arrays are restored straight into the requested shardings, on any mesh. Paths may be anything that
-epath reads: local folders, gs://.
+epath reads: local folders, gs://. Parameters may also come from a weights folder
+(`igerg_jax.run.weights_folder`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
-from igerg_jax.run import workdirs
+from igerg_jax.run import weights_folder, workdirs
 from igerg_jax.setup import Setup
 
 STATE, RUN = "state", "run"  # the two items of a checkpoint
@@ -160,7 +161,7 @@ def load_params(
     """Parameters of a checkpoint on `setup`'s mesh; the optimizer's state is not read.
 
     Args:
-      path: a workdir, its checkpoints folder (of both, the newest step), or one step's folder.
+      path: as `find` takes it.
       initial: the model's parameters as initialised; they fill in for what the checkpoint lacks or
         has in another shape (fine-tuning). None: the checkpoint must have all of them, and
         `model.*` must be what it was trained with (evaluation, generation).
@@ -205,8 +206,20 @@ def load_params(
 
 
 def find(path: epath.PathLike) -> epath.Path:
-    """The folder of one checkpoint: `path` itself, or the newest under it; else a UserError."""
-    path = absolute(path)
+    """The folder of one checkpoint, or a weights folder.
+
+    Args:
+      path: a workdir or its checkpoints folder (of both, the newest step), one step's folder, a
+        weights folder, or the name of a weights folder of this package.
+
+    Raises:
+      UserError: there is none.
+    """
+    name, path = path, absolute(path)
+    if not path.exists() and (shipped := weights_folder.shipped(name)):
+        return shipped
+    if weights_folder.is_weights_folder(path):
+        return path
     if (path / STATE).exists() and ocp.path.step.is_checkpoint_finalized(path):
         return path
     for folder in (path / workdirs.CHECKPOINTS, path):
@@ -215,8 +228,16 @@ def find(path: epath.PathLike) -> epath.Path:
             return folder / str(max(steps))
     raise UserError(
         f"there is no checkpoint in '{path}'; give a workdir that a run has saved to, "
-        "its checkpoints folder, or the folder of one step"
+        "its checkpoints folder, the folder of one step, or the name of a model that comes with "
+        f"igerg_jax: {', '.join(weights_folder.shipped_names())}"
     )
+
+
+def tokenizer_file(folder: epath.Path) -> epath.Path:
+    """Where the tokenizer of a folder of `find` would be."""
+    if weights_folder.is_weights_folder(folder):
+        return folder / workdirs.TOKENIZER_FILE
+    return folder.parent.parent / workdirs.TOKENIZER_FILE  # <workdir>/checkpoints/<step>
 
 
 def run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
@@ -299,6 +320,8 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 def read_run(path: epath.Path) -> dict[str, Any]:
     """{"step", "seed", "tokenizer_digest", "config"} of the checkpoint in `path` (see `find`)."""
+    if weights_folder.is_weights_folder(path):
+        return weights_folder.read_run(path)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return reader.restore(path / RUN)
 
@@ -318,12 +341,17 @@ def _arrays() -> ocp.PyTreeCheckpointHandler:
 
 
 def _stored_shapes(path: epath.Path) -> Shapes:
+    if weights_folder.is_weights_folder(path):
+        arrays = weights_folder.read_arrays(path)
+        return {f"params/{name}": array.shape for name, array in arrays.items()}
     with ocp.Checkpointer(_arrays()) as reader:
         return shapes(reader.metadata(path / STATE).item_metadata.tree)
 
 
 def _restore(path: epath.Path, wanted: Any) -> Any:
     """Reads the leaves of `wanted` (ShapeDtypeStructs with shardings), and no others."""
+    if weights_folder.is_weights_folder(path):
+        return {"params": weights_folder.read_params(path, wanted["params"])}
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
     with ocp.Checkpointer(_arrays()) as reader:

@@ -115,12 +115,20 @@ def check_config(argv: list[str]) -> None:
 
 
 def config_argument(argv: list[str]) -> str:
-    """The value of --config."""
-    for argument, following in itertools.pairwise([*argv[1:], ""]):
-        if re.fullmatch("--?config(=.*)?", argument, re.DOTALL):
-            _, equals, value = argument.partition("=")
+    """The value of --config. Raises UserError where there is none."""
+    value = argument(argv, "config")
+    if value is None:
+        raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
+    return value
+
+
+def argument(argv: list[str], flag: str) -> str | None:
+    """The value of a flag on a command line that is not parsed yet; None where it is not there."""
+    for text, following in itertools.pairwise([*argv[1:], ""]):
+        if re.fullmatch(f"--?{flag}(=.*)?", text, re.DOTALL):
+            _, equals, value = text.partition("=")
             return value if equals else following
-    raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
+    return None
 
 
 def load_config(argument: str) -> ConfigDict:

@@ -19,6 +19,7 @@ from igerg_jax.errors import UserError
 with epy.lazy_imports():  # JAX: seconds that --help and most refusals need not wait for
     from igerg_jax import objectives
 
+CONFIG_FILE = "config.json"  # in a workdir: the config of its run
 TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
 CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps in a workdir
 
@@ -76,7 +77,7 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     do not depend on how a model was trained.
     """
     _check_writable(workdir)
-    path = workdir / "config.json"
+    path = workdir / CONFIG_FILE
     if not path.exists():
         return
     try:

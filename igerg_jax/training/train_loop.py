@@ -23,7 +23,7 @@ from igerg_jax.data.datasets import Dataset
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.parallel import processes, sharding
 from igerg_jax.run.checkpoint import Checkpoints, load_params
-from igerg_jax.run.workdirs import TOKENIZER_FILE
+from igerg_jax.run.workdirs import CONFIG_FILE, TOKENIZER_FILE
 from igerg_jax.training import guards, logs, train_state
 from igerg_jax.training.logs import StepLog, due
 from igerg_jax.training.model_flops import model_flops
@@ -58,7 +58,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            storage.write_text(workdir / "config.json", config.to_json_best_effort(indent=2))
+            storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
             tokenizer.save(workdir / TOKENIZER_FILE)
         _greet(setup, dataset, resumed_from)
         evaluator = Evaluator(setup, dataset) if dataset.split_names else None

@@ -24,6 +24,7 @@ from igerg_jax.run import command_line
 # --format -> (the module that has `export(checkpoint, out) -> what it did`, what it writes)
 FORMATS = {
     "hf": ("igerg_jax.tools.weights.exporting", "folders that transformers loads"),
+    "safetensors": ("igerg_jax.tools.weights.sharing", "a folder that --checkpoint takes"),
     "stablehlo": ("igerg_jax.tools.weights.stablehlo", "programs that run with JAX alone"),
 }
 

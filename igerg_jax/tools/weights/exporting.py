@@ -45,7 +45,7 @@ def export(path: str, out: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()
     if "token_embedding" in arrays:
-        kept = where.parent.parent / TOKENIZER_FILE
+        kept = checkpoint.tokenizer_file(where)
         tokenizer = tokenizers.read(kept) if kept.exists() else None
         lines += _text(folder, config, arrays, tokenizer, written)
     else:

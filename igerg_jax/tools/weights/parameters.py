@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from igerg_jax.run import checkpoint, workdirs
+from igerg_jax.run import checkpoint, weights_folder, workdirs
 from igerg_jax.run.checkpoint import RUN, STATE
 
 
@@ -51,6 +51,8 @@ def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       UserError: there is no checkpoint.
     """
     folder = checkpoint.find(path)
+    if weights_folder.is_weights_folder(folder):
+        return weights_folder.read_run(folder), weights_folder.read_arrays(folder)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.metadata(folder / STATE).item_metadata.tree
         part = "ema_params" if tree.get("ema_params") else "params"

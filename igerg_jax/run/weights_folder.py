@@ -1,0 +1,82 @@
+"""Weights folders: a trained model's parameters in a form to share, without the optimizer's state.
+
+    model.safetensors   the parameters, by our names, usually in bfloat16
+    run.json            step, seed, tokenizer digest and config, as a checkpoint records them
+    tokenizer.model     of the model's text
+    README.md           the model card, where somebody wrote one
+
+A weights folder may be given wherever a checkpoint's parameters are read: --checkpoint and
+--config.init_from. `python -m igerg_jax.tools.weights export --format=safetensors` writes one. Some
+come with this package, and are known by their name alone.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from igerg_jax.errors import UserError
+
+ARRAYS_FILE, RUN_FILE = "model.safetensors", "run.json"
+SHIPPED = epath.Path(__file__).parent.parent / "pretrained"  # one weights folder per name
+
+
+def shipped(name: epath.PathLike) -> epath.Path | None:
+    """The weights folder of this package called `name`; None if there is none."""
+    name = os.fspath(name)
+    return SHIPPED / name if name in shipped_names() else None
+
+
+def shipped_names() -> list[str]:
+    """The names of all weights folders of this package."""
+    return sorted(folder.name for folder in SHIPPED.glob("*") if is_weights_folder(folder))
+
+
+def is_weights_folder(path: epath.Path) -> bool:
+    """Whether `path` holds parameters and the record of their run."""
+    return (path / ARRAYS_FILE).exists() and (path / RUN_FILE).exists()
+
+
+def write(
+    folder: epath.Path, arrays: Mapping[str, np.ndarray], run: dict[str, Any], dtype: Any
+) -> None:
+    """Writes parameters {name: array}, cast to `dtype`, and the record of their run."""
+    cast = {name: np.ascontiguousarray(array.astype(dtype)) for name, array in arrays.items()}
+    (folder / ARRAYS_FILE).write_bytes(safetensors.numpy.save(cast, metadata={"format": "np"}))
+    (folder / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
+
+
+def read_run(folder: epath.Path) -> dict[str, Any]:
+    """The record that `write` was given. Raises UserError where it is damaged."""
+    try:
+        return json.loads((folder / RUN_FILE).read_text())
+    except ValueError as error:
+        raise UserError(f"'{folder / RUN_FILE}' is damaged ({error}); fetch it again") from error
+
+
+def read_arrays(folder: epath.Path) -> dict[str, np.ndarray]:
+    """{name: array} in the stored dtype. Raises UserError where the file is damaged."""
+    try:
+        return safetensors.numpy.load((folder / ARRAYS_FILE).read_bytes())
+    except safetensors.SafetensorError as error:
+        raise UserError(f"'{folder / ARRAYS_FILE}' is damaged ({error}); fetch it again") from error
+
+
+def read_params(folder: epath.Path, wanted: Any) -> Any:
+    """The arrays that `wanted` names (nested dicts of ShapeDtypeStruct with shardings), placed and
+    cast as it says."""
+    stored = read_arrays(folder)
+
+    def place(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        array = stored[name].astype(leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+
+    flat = flatten_dict(wanted, sep="/")
+    return unflatten_dict({name: place(name, leaf) for name, leaf in flat.items()}, sep="/")

@@ -1,0 +1,31 @@
+"""`export --format=safetensors`: a run's parameters as a weights folder, to share or to keep."""
+
+import ml_dtypes
+from etils import epath
+
+from igerg_jax.data import tokenizers
+from igerg_jax.evaluation import trained_run
+from igerg_jax.run import checkpoint, weights_folder, workdirs
+from igerg_jax.tools.weights import parameters
+
+
+def export(path: str, out: str) -> str:
+    """Writes the weights folder `out` in bfloat16; returns what it holds.
+
+    Args:
+      path: a workdir, or one of its checkpoints. Of a run with a moving average, that is written.
+
+    Raises:
+      UserError: no checkpoint there, or `out` is not empty.
+    """
+    folder = epath.Path(trained_run.new_folder(out))
+    source = checkpoint.find(path)
+    run, arrays = parameters.read(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights_folder.write(folder, arrays, run, ml_dtypes.bfloat16)
+    kept = checkpoint.tokenizer_file(source)
+    if kept.exists():
+        tokenizers.read(kept).save(folder / workdirs.TOKENIZER_FILE)
+    count = sum(array.size for array in arrays.values())
+    size = (folder / weights_folder.ARRAYS_FILE).stat().length
+    return f"wrote '{out}' from '{source}': {count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB"
