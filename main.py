@@ -32,7 +32,7 @@ from igerg_jax.errors import UserError
 from igerg_jax.run import command_line, workdirs
 
 MODES = ("train", "evaluate", "generate", "compile")
-RECORDED_CONFIG = pathlib.Path(__file__).parent / "configs" / "trained.py"
+RECORDED_CONFIG = pathlib.Path(command_line.__file__).with_name("recorded_config.py")
 
 
 def main(argv: list[str]) -> int:

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix()
     for path in ROOT.rglob("*.py")
-    if not path.name.startswith("_") and path.name != "trained.py"  # it takes a checkpoint
+    if not path.name.startswith("_")
 )
 ABLATIONS = [name for name in NAMES if name.startswith("ablations/")]
 

@@ -22,6 +22,7 @@ import safetensors.numpy
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 ARRAYS_FILE, RUN_FILE = "model.safetensors", "run.json"
@@ -48,7 +49,7 @@ def write(
     folder: epath.Path, arrays: Mapping[str, np.ndarray], run: dict[str, Any], dtype: Any
 ) -> None:
     """Writes parameters {name: array}, cast to `dtype`, and the record of their run."""
-    cast = {name: np.ascontiguousarray(array.astype(dtype)) for name, array in arrays.items()}
+    cast = {name: array.astype(dtype, order="C") for name, array in arrays.items()}
     (folder / ARRAYS_FILE).write_bytes(safetensors.numpy.save(cast, metadata={"format": "np"}))
     (folder / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
 
@@ -62,9 +63,11 @@ def read_run(folder: epath.Path) -> dict[str, Any]:
 
 
 def read_arrays(folder: epath.Path) -> dict[str, np.ndarray]:
-    """{name: array} in the stored dtype. Raises UserError where the file is damaged."""
+    """{name: array} in the stored dtype. Raises UserError where the file is damaged or remote."""
+    if storage.is_bucket(folder):
+        raise UserError(f"copy the weights folder '{folder}' to a local disk first")
     try:
-        return safetensors.numpy.load((folder / ARRAYS_FILE).read_bytes())
+        return safetensors.numpy.load_file(folder / ARRAYS_FILE)
     except safetensors.SafetensorError as error:
         raise UserError(f"'{folder / ARRAYS_FILE}' is damaged ({error}); fetch it again") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import re
@@ -143,12 +142,6 @@ def test_one_beam_is_greedy(world):
     np.testing.assert_array_equal(one.tokens_BxT, world.respond(GREEDY).tokens_BxT)
 
 
-def test_top_k_of_one_is_greedy(log_p_BxV):
-    one = dataclasses.replace(SAMPLE, top_k=1)
-    keys = jax.random.split(KEY, len(log_p_BxV))
-    np.testing.assert_array_equal(one.choose(log_p_BxV, keys), GREEDY.choose(log_p_BxV, keys))
-
-
 def slow_beam_search(world, row, beams, penalty) -> tuple[list[int], float]:
     """Lists and loops, and a full forward pass a step."""
     live, ended = [([], 0.0)], []
@@ -237,41 +230,6 @@ def test_samples_differ_with_the_key_and_the_row(world):
     same = jax.tree.map(lambda x: np.repeat(x[:1], ROWS, axis=0), world.encoded)
     rows = world.run(SAMPLE, same, np.arange(ROWS), KEY).tokens_BxT
     assert len({tuple(tokens) for tokens in rows.tolist()}) > 1
-
-
-@pytest.fixture(scope="module")
-def log_p_BxV():
-    return jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (50, 30)))
-
-
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_top_p_keeps_the_smallest_set_that_reaches_p(log_p_BxV, p):
-    kept_BxV = np.isfinite(
-        dataclasses.replace(SAMPLE, temperature=1.0, top_k=0, top_p=p).filtered(log_p_BxV)
-    )
-    for probabilities, kept in zip(np.exp(log_p_BxV), kept_BxV, strict=True):
-        mass = probabilities[kept]
-        assert mass.sum() >= p - 1e-5 and mass.sum() - mass.min() < p + 1e-5
-        assert mass.min() >= probabilities[~kept].max(initial=0.0)
-
-
-def test_top_k_keeps_k_and_temperature_flattens(log_p_BxV):
-    logits_BxV = np.asarray(
-        dataclasses.replace(SAMPLE, temperature=2.0, top_k=3, top_p=1.0).filtered(log_p_BxV)
-    )
-    kept_BxV = np.isfinite(logits_BxV)
-    assert (kept_BxV.sum(1) == 3).all()
-    np.testing.assert_allclose(logits_BxV[kept_BxV], np.asarray(log_p_BxV)[kept_BxV] / 2, rtol=1e-6)
-
-
-def test_samples_follow_the_filtered_distribution(log_p_BxV):
-    strategy, draws = dataclasses.replace(SAMPLE, temperature=1.5, top_k=6, top_p=0.9), 20_000
-    keys = jax.random.split(KEY, draws)
-    tokens = strategy.choose(jnp.tile(log_p_BxV[:1], (draws, 1)), keys)
-    found_V = np.bincount(tokens, minlength=30) / draws
-    expected_V = np.asarray(jax.nn.softmax(strategy.filtered(log_p_BxV[:1]))[0])
-    np.testing.assert_allclose(found_V, expected_V, atol=5 * 0.5 / draws**0.5)
-    assert (found_V[expected_V == 0] == 0).all()
 
 
 @pytest.mark.parametrize("strategy", [GREEDY, BEAM], ids=["greedy", "beam"])
@@ -393,36 +351,6 @@ def test_wrong_settings_are_named(changes, named):
     config.generate.update(changes)
     with pytest.raises(UserError, match=re.escape(named)):
         search.Settings.of(config)
-
-
-def test_the_likeliest_of_several_candidates_is_kept(world):
-    """Against the candidates sampled one by one and ranked in NumPy; rows do not affect others."""
-    count, penalty = 5, 0.7
-    setup, (params, batch, rng) = whole_run(world, {}, jax.devices()[:1])
-    drawn = dataclasses.replace(SAMPLE, candidates=count, length_penalty=penalty)
-    settings = search.Settings(drawn, Limits(T, 0), stream.Guidance(1.0, 0.0))
-    given = setup.model, params, batch, rng, settings
-    with mesh_context(setup):
-        got = jax.device_get(search.generate(*given))
-        one = settings._replace(strategy=SAMPLE)
-        keys_BxK = jax.vmap(lambda key: jax.random.split(key, count))(
-            keys.row_keys(rng, jnp.arange(ROWS))
-        )
-        seen = []
-        for k in range(count):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(search.keys, "row_keys", lambda rng, rows_B, k=k: keys_BxK[:, k])
-                seen.append(jax.device_get(search.generate(*given[:4], one)))
-    log_p_KxB = np.stack([candidate.log_probability_B for candidate in seen])
-    score_KxB = log_p_KxB / np.stack([lengths(c.tokens_BxT) for c in seen]) ** penalty
-    best_B = score_KxB.argmax(0)
-    assert len(set(best_B.tolist())) > 2, "the same candidate always wins: the test shows nothing"
-    rows = range(ROWS)
-    np.testing.assert_array_equal(
-        got.tokens_BxT, [seen[k].tokens_BxT[b] for k, b in zip(best_B, rows, strict=True)]
-    )
-    np.testing.assert_allclose(got.score_B, score_KxB[best_B, rows], rtol=1e-4)
-    np.testing.assert_allclose(got.log_probability_B, log_p_KxB[best_B, rows], rtol=1e-4)
 
 
 def test_a_strategy_is_what_the_config_says():

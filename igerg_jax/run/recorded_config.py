@@ -1,0 +1,30 @@
+"""The config file for --config that reads the config a checkpoint was trained with.
+
+    python main.py --checkpoint=small --mode=generate --context="Hi!"
+
+main.py takes it where --checkpoint comes without --config; the "preset" is the checkpoint: a
+workdir, one of its checkpoints, a weights folder, or the name of one that comes with igerg_jax.
+"""
+
+import json
+
+from ml_collections import ConfigDict
+
+from igerg_jax.run import weights_folder, workdirs
+
+
+def get_config(checkpoint: str) -> ConfigDict:
+    """Returns the config recorded with `checkpoint`. Raises ValueError where there is none."""
+    folder = workdirs.parse(checkpoint)
+    if not folder.exists():
+        folder = weights_folder.shipped(checkpoint) or folder
+    if weights_folder.is_weights_folder(folder):
+        return ConfigDict(weights_folder.read_run(folder)["config"])
+    # A workdir, its checkpoints folder, or the folder of one step.
+    for place in (folder, folder.parent, folder.parent.parent):
+        if folder.exists() and (place / workdirs.CONFIG_FILE).exists():
+            return ConfigDict(json.loads((place / workdirs.CONFIG_FILE).read_text()))
+    raise ValueError(
+        f"there is no config beside '{checkpoint}'; name a workdir, one of its checkpoints, a "
+        f"weights folder, or one of {', '.join(weights_folder.shipped_names())}"
+    )
