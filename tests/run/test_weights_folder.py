@@ -14,16 +14,17 @@ from igerg_jax.run import checkpoint, weights_folder, workdirs
 from igerg_jax.setup import set_up
 from igerg_jax.tools.weights import parameters, sharing
 
-WORDS = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
+VOCABULARY = 288
+WORDS = [f"{a} {b} {c}" for a in "abcdefghz" for b in "ijklmnop" for c in "qrstuvwx"]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """(config, parameters, the weights folder) of a model that was drawn, not trained."""
     workdir = tmp_path_factory.mktemp("run")
-    tokenizer = tokenizers.train_sentencepiece(WORDS, "unigram", 287)
+    tokenizer = tokenizers.train_sentencepiece(WORDS, "unigram", VOCABULARY)
     tokenizer.save(workdir / workdirs.TOKENIZER_FILE)
-    config = small.make_config(data__tokenizer__vocab_size=287, generate__beams=3)
+    config = small.make_config(data__tokenizer__vocab_size=VOCABULARY, generate__beams=3)
     setup = set_up(config, tokenizer.vocab_size, tokenizer.special)
     params = jax.device_get(small.make_params(setup.model, small.make_batch(config)))
     parameters.write(workdir, params, config, tokenizer.digest)
@@ -48,14 +49,14 @@ def test_it_loads_like_a_checkpoint_on_any_mesh_rounded_to_bfloat16(exported):
 
 def test_training_can_start_from_it_and_refuses_another_model(exported):
     config, params, out = exported
-    setup = set_up(config, 287, small.SPECIAL)
+    setup = set_up(config, VOCABULARY, small.SPECIAL)
     taken, loaded = checkpoint.load_params(out, setup, initial=setup.abstract_params)
     assert loaded.new == loaded.left == ()
     assert jax.tree.structure(taken) == jax.tree.structure(params)
     other = config.copy_and_resolve_references()
     other.model.text.encoder_layers += 1
     with pytest.raises(UserError, match=r"of another model: model\.text\.encoder_layers"):
-        checkpoint.load_params(out, set_up(other, 287, small.SPECIAL))
+        checkpoint.load_params(out, set_up(other, VOCABULARY, small.SPECIAL))
 
 
 def test_a_damaged_file_is_named(exported, tmp_path):
