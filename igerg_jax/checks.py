@@ -6,6 +6,7 @@ once at its start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,12 +15,35 @@ from jax.sharding import Mesh
 
 from igerg_jax import objectives, optim
 from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.constraints import Range, check_constraints
 from igerg_jax.data import datasets, mixtures
+from igerg_jax.data import settings as data_settings
 from igerg_jax.decoding import search
 from igerg_jax.errors import UserError
+from igerg_jax.models import settings as model_settings
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
 from igerg_jax.setup import base_key, set_up
+
+TRAIN = (
+    Range("batch_size", at_least=1),
+    Range("steps", at_least=1),
+    Range("accumulate_steps", at_least=1),
+    Range("log_every_steps", at_least=1),
+    Range("evaluate_every_steps", at_least=0),
+    Range("checkpoint_every_steps", at_least=0),
+    Range("keep_checkpoints", at_least=1),
+    Range("max_consecutive_skips", at_least=1),
+    Range("stall_seconds", at_least=0),
+)
+EVALUATE = (
+    Range("batch_size", at_least=1),
+    Range("examples", at_least=0),
+    Range("generated_examples", at_least=0),
+    Range("following_examples", at_least=0),
+)
+GENERATE = (Range("examples", at_least=0),)  # `search.Settings` has the others
+PROFILE = (Range("after_steps", at_least=0), Range("steps", at_least=0))
 
 
 def check_training(config: Any, starts: bool) -> None:
@@ -29,6 +53,7 @@ def check_training(config: Any, starts: bool) -> None:
       starts: the run has no checkpoint yet, so its first parameters must come from somewhere.
     """
     is_synthetic = config.data.dataset == datasets.SYNTHETIC
+    check_constraints("profile", config.profile, PROFILE)
     _check_evaluation(config, check_step(config))
     checkpoint.check_retention(config)
     if not is_synthetic:
@@ -57,6 +82,7 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
       devices: that the step is compiled for; default all of this machine's.
     """
     train = config.train
+    check_constraints("train", train, TRAIN)
     mesh = _check_model(config, devices)
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
     objectives.check(config)
@@ -76,7 +102,23 @@ def check_data(dataset: datasets.Dataset, config: Any) -> None:
         mixtures.check(dataset, config)
 
 
+def check_evaluation_data(
+    dataset: datasets.Dataset, config: Any, keys: Sequence[str] = mixtures.SPLIT_KEYS
+) -> None:
+    """Raises UserError where there is nothing to evaluate or to respond to.
+
+    Args:
+      keys: of `config.data`, of the splits that are used; an evaluation counts words in the one
+        that was trained on, too.
+    """
+    if not dataset.split_names:
+        raise UserError(f"data.dataset is '{config.data.dataset}': there is nothing to evaluate on")
+    mixtures.check_splits(dataset, config, keys)
+
+
 def _check_model(config: Any, devices: Any | None = None) -> Mesh:
+    data_settings.check(config.data)
+    check_constraints("model", config.model, model_settings.RANGES)
     dtype = config.model.compute_dtype
     try:
         jnp.dtype(dtype)
@@ -102,5 +144,7 @@ def _check_contrast(config: Any) -> None:
 
 
 def _check_evaluation(config: Any, mesh: Mesh) -> None:
+    check_constraints("evaluate", config.evaluate, EVALUATE)
+    check_constraints("generate", config.generate, GENERATE)
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     search.Settings.of(config)

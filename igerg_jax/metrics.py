@@ -22,6 +22,18 @@ import numpy as np
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 
+# What evaluations during training measure. They generate no response, which would take too long.
+MEASURED_IN_TRAINING = (
+    *(
+        f"{task}_{measure}"
+        for task in ("image_emotion", "sequence_emotion")
+        for measure in ("accuracy", "macro_f1", "majority_rate")
+    ),
+    "judge_accuracy",
+    "response_perplexity",
+    "unigram_perplexity",
+)
+
 
 def confusion_matrix(
     labels: np.ndarray, predictions: np.ndarray, classes: int = NUM_EMOTIONS

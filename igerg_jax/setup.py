@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
+from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.models import settings, vision
 from igerg_jax.models.igerg import EMOTION_EMBEDDINGS, Igerg
@@ -69,7 +70,7 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
             f"model.text.max_positions={model.text.max_positions} is below the {longest} tokens "
             "of data.context_tokens or data.response_tokens; raise the one or lower the other"
         )
-    settings.check_choice("model.emotion_embedding", model.emotion_embedding, EMOTION_EMBEDDINGS)
+    check_choice("model.emotion_embedding", model.emotion_embedding, EMOTION_EMBEDDINGS)
     dtype = jnp.dtype(model.compute_dtype)
     return Igerg(
         vision_tower=vision.build(model.vision, dtype, data.image_size, data.feature_dim),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import small
 
 from configs import pretrain
-from igerg_jax import objectives
+from igerg_jax import checks, objectives
 from igerg_jax.data import builders
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import mesh_context
@@ -102,12 +103,39 @@ def test_an_ablation_changes_little_and_something(name, preset):
         "data",
         "model",
         "objectives",
+        "generate",
     }, "sizes, schedule and seed are those of pre-training"
     same = {"ablations/estimator_straight_through": pretrain.PRESETS}
     off_in_paper = "image_text_contrastive", "emotion_embedding", "face_contrast", "face_dropout"
     same |= {f"ablations/no_{name}": ("paper",) for name in off_in_paper}
+    assert plain["generate"] | dict(guidance=0.0) == ablated["generate"] | dict(guidance=0.0)
     changed = any(plain[k] != ablated[k] for k in ("data", "model", "objectives"))
     assert changed != (preset in same.get(name, ()))
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_is_allowed(name, preset, monkeypatch):
+    """The model itself, which takes most of the time of the checks, is traced below."""
+    config = get_config(name, preset)
+    config.mesh.update(dcn=1, data=-1, fsdp=1, tensor=1)
+    mesh = sharding.make_mesh(config.mesh)
+    monkeypatch.setattr(checks, "set_up", lambda *_: types.SimpleNamespace(mesh=mesh))
+    checks.check_training(config, starts=False)
+    checks.check_inference(config)
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_guidance_and_emotions_go_with_what_is_trained(name, preset):
+    config = get_config(name, preset)
+    response = config.objectives.emotional_response
+    face_is_shown = config.data.use_images and config.data.include_response_image
+    if config.generate.guidance:
+        assert response.face_dropout > 0, "guidance compares with responses without the face"
+    if not face_is_shown:
+        assert config.model.emotion_embedding == "none", "there is no face to take it from"
+        assert not response.face_dropout, "there is no face to withhold"
 
 
 @pytest.mark.parametrize("preset", pretrain.PRESETS)

@@ -24,6 +24,7 @@ SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache
 # above it here, never what stands below or beside it.
 ROOMS = """
     batch errors storage
+    constraints
     models metrics
     lexicon optim report
     objectives

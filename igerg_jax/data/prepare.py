@@ -21,7 +21,16 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, folders, mixtures, parts, tokenizers, trained_tokenizers, write
+from igerg_jax.data import (
+    builders,
+    folders,
+    mixtures,
+    parts,
+    settings,
+    tokenizers,
+    trained_tokenizers,
+    write,
+)
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
@@ -150,6 +159,7 @@ def run(values: flags.FlagValues) -> None:
             config.data[name] = values[name].value
     if values.verify and values.tokenizer:
         raise UserError("--verify and --tokenizer do not go together")
+    settings.check(config.data)
     mixtures.check_names(config)
     if values.verify:
         count = verify(config)

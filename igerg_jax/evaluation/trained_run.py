@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.data import datasets, tokenizers
+from igerg_jax.data import datasets, mixtures, tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
@@ -62,16 +64,20 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
     return Run(folder, config, setup, params, tokenizer)
 
 
-def load_with_data(config: Any, path: epath.PathLike) -> tuple[Setup, Any, Any]:
+def load_with_data(
+    config: Any, path: epath.PathLike, split_keys: Sequence[str] = mixtures.SPLIT_KEYS
+) -> tuple[Setup, Any, Any]:
     """(setup, prepared dataset, parameters) to evaluate the checkpoint under `path` with.
 
+    Args:
+      split_keys: of `config.data`, of the splits that will be used.
+
     Raises:
-      UserError: no checkpoint there, one of another model or tokenizer, or no data.
+      UserError: no checkpoint there, one of another model or tokenizer, or no such data.
     """
     folder = checkpoint.find(path)
     dataset = datasets.open_dataset(config)
-    if not dataset.split_names:
-        raise UserError(f"data.dataset is '{config.data.dataset}': there is nothing to evaluate on")
+    checks.check_evaluation_data(dataset, config, split_keys)
     setup, params = load(config, folder, dataset.tokenizer)
     return setup, dataset, params
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from jax._src import distributed as state  # the address that was detected has no public name
 
+from igerg_jax.constraints import check_choice
 from igerg_jax.errors import RunError, UserError
 
 # JAX's names of the clusters that it detects, and two of ours: no cluster, and the first that JAX
@@ -83,8 +84,7 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
     """
     cluster, address = settings.cluster, settings.coordinator_address
     count, index = settings.process_count, settings.process_index
-    if cluster not in CLUSTERS:
-        raise UserError(f"distributed.cluster '{cluster}' is not one of {', '.join(CLUSTERS)}")
+    check_choice("distributed.cluster", cluster, CLUSTERS)
     if cluster != "none":
         if address or count != -1 or index != -1:
             raise UserError(

@@ -21,7 +21,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from igerg_jax import storage
+from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
+from igerg_jax.metrics import MEASURED_IN_TRAINING
 from igerg_jax.run import workdirs
 from igerg_jax.setup import Setup
 
@@ -124,12 +126,14 @@ class Checkpoints:
 
 
 def check_retention(config: Any) -> None:
-    """Raises UserError where the config does not say which checkpoints to keep."""
-    mode, keep = config.evaluate.best_mode, config.train.keep_checkpoints
-    if mode not in ("min", "max"):
-        raise UserError(f"evaluate.best_mode is '{mode}', not min or max")
-    if keep < 1:
-        raise UserError(f"train.keep_checkpoints={keep} must be at least 1")
+    """Raises UserError where the config does not say which checkpoint is the best."""
+    evaluate = config.evaluate
+    check_choice("evaluate.best_mode", evaluate.best_mode, ("min", "max"))
+    if evaluate.best_metric not in MEASURED_IN_TRAINING:
+        raise UserError(
+            f"evaluate.best_metric '{evaluate.best_metric}' is not measured during training, which "
+            f"generates no responses; there are: {', '.join(MEASURED_IN_TRAINING)}"
+        )
 
 
 class Loaded(NamedTuple):

@@ -100,6 +100,13 @@ def parse(
     return values
 
 
+def require(values: flags.FlagValues, *names: str) -> None:
+    """Raises UserError for the first of these flags that has no value."""
+    for name in names:
+        if not values[name].value:
+            raise UserError(f"--{name} is missing (see --help)")
+
+
 def check_config(argv: list[str]) -> None:
     """Refuses an unknown config file, preset or key; the message names what is like it."""
     config = load_config(config_argument(argv))

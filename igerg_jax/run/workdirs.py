@@ -72,8 +72,8 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Raises UserError for a workdir that this run cannot use; creates nothing.
 
     It cannot be written to, or its run had another config: all keys but `FREE_KEYS` must be the
-    same. Without `training`, only those under `model` and `data` must be: evaluation and generation
-    do not depend on how a model was trained.
+    same. Without `training`, only those under `model` and `data` must be, but for `FREE_MODEL_KEYS`
+    too: evaluation and generation do not depend on how a model was trained.
     """
     _check_writable(workdir)
     path = workdir / "config.json"
@@ -83,9 +83,11 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
         stored = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir") from error
-    groups = "" if training else ("model.", "data.")
-    fixed = objectives.fixed_keys(config) if training else ()
-    different = _differences(stored, as_json(config), FREE_KEYS, groups, fixed)
+    if training:
+        free, groups, fixed = FREE_KEYS, "", objectives.fixed_keys(config)
+    else:
+        free, groups, fixed = FREE_KEYS + FREE_MODEL_KEYS, ("model.", "data."), ()
+    different = _differences(stored, as_json(config), free, groups, fixed)
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "

@@ -157,12 +157,13 @@ class JsonlWriter:
 
     def __init__(self, path: epath.Path, resumed_step: int):
         self._path = path
-        lines = read_jsonl(path)
-        kept = [line for line in lines if line["step"] <= resumed_step]
+        lines = storage.read_json_lines(path).objects
+        kept = (line for line in lines if line.get("step", math.inf) <= resumed_step)
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
-        if kept != lines or not path.exists():
+        # Nothing else may stay: the next line would be lost in the half line that a kill leaves.
+        if not path.exists() or path.read_bytes() != self._text.encode():
             storage.write_text(path, self._text)
-        self._file = None if storage.is_bucket(path) else path.open("a")
+        self._file = None if storage.is_bucket(path) else path.open("a", encoding="utf-8")
         self._written = time.monotonic()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -195,17 +196,6 @@ def _make_writers(workdir: epath.Path, resumed_step: int) -> list[Any]:
     except ImportError as error:
         say(f"no TensorBoard events ({error.name or error} is not installed)")
     return writers
-
-
-def read_jsonl(path: epath.Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, a half-written last one left out; [] without a file."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class Clock:

@@ -244,7 +244,7 @@ def summarise(
         "objectives": {},
         "resumed_from": resumed_from,
     }
-    lines = logs.read_jsonl(workdir / "metrics.jsonl")
+    lines = storage.read_json_lines(workdir / "metrics.jsonl").objects
     for name in objectives.active(config):
         losses = [line[f"loss/{name}"] for line in lines if line.get(f"loss/{name}") is not None]
         if losses:

@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import functools
 import io
-import json
 import math
 
 import batches_of
@@ -19,7 +18,7 @@ import small
 from PIL import Image
 
 from igerg_jax import batch as batch_lib
-from igerg_jax import lexicon, metrics, setup
+from igerg_jax import lexicon, metrics, setup, storage
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding.search import Responses
@@ -60,10 +59,8 @@ class World:
         self.evaluator = Evaluator(self.setup, self.prepared)
         self.workdir = workdir
         self.out = evaluate_run(self.evaluator, config, self.params, workdir)
-        lines = (workdir / "samples.jsonl").read_text().splitlines()
-        self.samples = [json.loads(line) for line in lines]
-        lines = (workdir / "following.jsonl").read_text().splitlines()
-        self.following = [json.loads(line) for line in lines]
+        self.samples = storage.read_json_lines(workdir / "samples.jsonl").objects
+        self.following = storage.read_json_lines(workdir / "following.jsonl").objects
 
 
 def set_up(config, prepared):

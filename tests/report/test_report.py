@@ -412,7 +412,7 @@ def test_a_log_cut_short_or_written_twice_by_a_resume_is_read(workdir):
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 110, "loss/to')
     page = report(workdir)
-    assert "1 half-written line of the logs" in page.text
+    assert "1 unreadable line of the logs" in page.text
     [chart] = [a for a in page.all("svg") if a.get("aria-label", "").startswith("total,")]
     steps = [float(p.split(",")[0]) for p in chart["data-points"].split()]
     assert steps == sorted(set(steps)) == list(range(10, 101, 10))

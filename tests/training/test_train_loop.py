@@ -14,6 +14,7 @@ import pytest
 from etils import epath
 
 from configs import pretrain
+from igerg_jax import storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
 from igerg_jax.errors import RunError
@@ -82,11 +83,15 @@ def interrupt(monkeypatch, at: int, action) -> None:
     monkeypatch.setattr(train_loop, "batches", batches)
 
 
+def logged(workdir: epath.Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return storage.read_json_lines(workdir / "metrics.jsonl").objects
+
+
 def stripped(workdir: epath.Path) -> list[dict]:
     """metrics.jsonl without what the clock decides."""
     clock = {"wall_seconds", "input_wait_fraction"} | set(SPEED)
-    lines = logs.read_jsonl(workdir / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+    return [{k: v for k, v in line.items() if k not in clock} for line in logged(workdir)]
 
 
 @pytest.fixture
@@ -104,7 +109,7 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(config, folder, m
         with pytest.raises(SystemExit) as stopped:
             train_loop.run(config, folder / "parts")
     assert stopped.value.code == 128 + number
-    assert logs.read_jsonl(folder / "parts" / "metrics.jsonl")[-1]["step"] == STOP_AFTER
+    assert logged(folder / "parts")[-1]["step"] == STOP_AFTER
     resumed = train_loop.run(config, folder / "parts")
     assert resumed["resumed_from"] == STOP_AFTER
 
@@ -131,7 +136,20 @@ def test_lines_of_a_lost_future_are_cut(folder):
     writer = logs.JsonlWriter(path, resumed_step=3)
     writer.write_scalars(4, {"a": float("nan")})
     writer.close()
-    assert logs.read_jsonl(path) == [{"step": 2, "a": 1.0}, {"step": 4, "a": None}]
+    expected = [{"step": 2, "a": 1.0}, {"step": 4, "a": None}]
+    assert storage.read_json_lines(path) == (expected, 0)
+
+
+@pytest.mark.parametrize("half", ['{"step": 4, "a"', '{"step": 2, "a": 2.0}', "\x00\x00", "7\n"])
+def test_a_half_written_line_does_not_swallow_the_next_one(folder, half):
+    path = folder / "metrics.jsonl"
+    path.write_text('{"step": 2, "a": 1.0}\n' + half)  # with no end of line
+    writer = logs.JsonlWriter(path, resumed_step=3)
+    writer.write_scalars(4, {"a": 3.0})
+    writer.close()
+    lines, bad_lines = storage.read_json_lines(path)
+    assert bad_lines == 0
+    assert lines[0] == {"step": 2, "a": 1.0} and lines[-1] == {"step": 4, "a": 3.0}
 
 
 def test_non_finite_steps_stop_the_run_by_name(config, folder, monkeypatch):
@@ -209,6 +227,6 @@ def test_speed_counts_steps_that_ended(config, folder, monkeypatch):
     slow = iter([0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
     interrupt(monkeypatch, 0, lambda batch: time.sleep(next(slow)))
     summary = train_loop.run(config, folder)
-    lines = {line["step"]: line for line in logs.read_jsonl(folder / "metrics.jsonl")}
+    lines = {line["step"]: line for line in logged(folder)}
     assert lines[6]["step_seconds"] > 0.5 > lines[4]["step_seconds"]
     assert set(SPEED) <= summary.keys() and "mfu" not in summary

@@ -20,7 +20,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from igerg_jax.models.settings import check_choice, select
+from igerg_jax.constraints import check_choice
+from igerg_jax.models.settings import select
 from igerg_jax.models.vision import features, resnet50, vit
 
 # model.vision.kind -> the tower's settings, and the tower
