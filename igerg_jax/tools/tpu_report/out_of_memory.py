@@ -36,7 +36,7 @@ def largest(setup: train_state.TrainingSetup) -> list[tuple[str, int]]:
     These are the arrays before XLA fuses; batch dimensions are assumed to be sharded over the
     devices that hold examples.
     """
-    shards = setup.mesh.size // setup.mesh.shape["tensor"]
+    shards = sharding.batch_shards(setup.mesh)
     rows = setup.spec.batch_size
     sizes: dict[str, int] = {}
     batch = {
