@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from igerg_jax.batch import SpecialIds
 from igerg_jax.decoding import strategies, stream
 from igerg_jax.decoding.beam_search import beam_search
+from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits, allowed
 from igerg_jax.decoding.strategies import Beam, Sample, Strategy, TokenStrategy
-from igerg_jax.decoding.stream import Guidance, Source, Started
+from igerg_jax.decoding.stream import Source, Started
 from igerg_jax.models import igerg
 from igerg_jax.objectives import keys
 from igerg_jax.parallel import sharding
@@ -114,7 +115,7 @@ def generate(
     if candidates > 1:
         sources = jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), sources)
     if guidance.guidance:
-        started = stream.start_guided(model, params, sources, guidance, limits.max_tokens)
+        started = start_guided(model, params, sources, guidance, limits.max_tokens)
     else:
         started = stream.start(model, params, sources[0], limits.max_tokens)
     if isinstance(strategy, Beam):

@@ -16,6 +16,7 @@ import small
 
 from igerg_jax import batch as batch_lib
 from igerg_jax.decoding import beam_search, limits, search, strategies, stream
+from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
@@ -91,7 +92,7 @@ def world() -> World:
 GREEDY = strategies.Greedy()
 SAMPLE = strategies.Sample(temperature=1.3, top_k=8, top_p=0.95, candidates=1, length_penalty=1.0)
 BEAM = strategies.Beam(beams=4, length_penalty=1.0)
-GUIDANCE = stream.Guidance(guidance=1.5, guidance_floor=0.0)
+GUIDANCE = Guidance(guidance=1.5, guidance_floor=0.0)
 
 
 def lengths(tokens_BxT) -> np.ndarray:
@@ -362,7 +363,7 @@ def test_rows_stay_on_their_devices(world):
     def run(params, hidden, mask):
         encoded = igerg.Encoded(hidden, mask, None, None, None)
         pair = stream.Source(encoded), stream.Source(encoded)
-        started = stream.start_guided(setup.model, params, pair, GUIDANCE, T)
+        started = start_guided(setup.model, params, pair, GUIDANCE, T)
         return beam_search.beam_search(started, small.SPECIAL, BEAM, Limits(T, 0))
 
     with mesh_context(setup):
@@ -400,7 +401,7 @@ def test_the_likeliest_of_several_candidates_is_kept(world):
     count, penalty = 5, 0.7
     setup, (params, batch, rng) = whole_run(world, {}, jax.devices()[:1])
     drawn = dataclasses.replace(SAMPLE, candidates=count, length_penalty=penalty)
-    settings = search.Settings(drawn, Limits(T, 0), stream.Guidance(1.0, 0.0))
+    settings = search.Settings(drawn, Limits(T, 0), Guidance(1.0, 0.0))
     given = setup.model, params, batch, rng, settings
     with mesh_context(setup):
         got = jax.device_get(search.generate(*given))
