@@ -19,8 +19,6 @@ Only this benchmark needs PyTorch: pip install torch==2.13.0 (the CPU build will
 process's resident memory after a warm-up, along the way and at the end.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

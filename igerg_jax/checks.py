@@ -4,8 +4,6 @@ Each room checks what it owns; every entry point calls one of these, which combi
 once at its start.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -10,8 +10,6 @@ A metric of nothing (no labelled example, no token, no pair of texts) is NaN: th
 measure. Zero would say that the model was bad.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import math

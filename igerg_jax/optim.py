@@ -1,7 +1,5 @@
 """Schedules, parameter masks, and the optax chain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

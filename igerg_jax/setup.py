@@ -3,8 +3,6 @@
 Nothing here is about training; `igerg_jax.training.train_state` adds an optimizer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from typing import Any

@@ -5,8 +5,6 @@ tensorflow.io offers this. Files of JSON lines, which are appended to, may end i
 reader leaves it out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

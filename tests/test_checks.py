@@ -1,7 +1,5 @@
 """Bad values are refused from the config alone, before data are prepared or anything compiles."""
 
-from __future__ import annotations
-
 import ast
 import types
 

@@ -1,7 +1,5 @@
 """Every config file: builds at every preset, traces at its real size, and trains."""
 
-from __future__ import annotations
-
 import importlib
 import pathlib
 import types

@@ -1,7 +1,5 @@
 """Metrics against cases worked out by hand, and properties that hold for any input."""
 
-from __future__ import annotations
-
 import html
 import math
 import pathlib

@@ -4,8 +4,6 @@ Numbering the vocabulary anew, and the embeddings' rows with it, must change no 
 response but for the numbers; and the whole of a run works with BART's ids.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 

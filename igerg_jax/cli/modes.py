@@ -1,7 +1,5 @@
 """The modes of main.py: what each does once the command line is parsed. Results go to stdout."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

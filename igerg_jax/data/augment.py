@@ -5,8 +5,6 @@ example in the order (`igerg_jax.data.order`) and on its slot, so they are the s
 hosts and after a restart, and differ between epochs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Encoded images: their files, conversion to JPEG for storage, and ImageNet's preprocessing."""
 
-from __future__ import annotations
-
 import glob
 import io
 import pathlib

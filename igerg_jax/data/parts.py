@@ -4,8 +4,6 @@ Parts have fixed boundaries, so that a restart with another number of processes 
 ones. Nothing here imports JAX or TensorFlow: worker processes start in a second and stay small.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import hashlib
 import json

@@ -13,8 +13,6 @@ Exit codes: 0; 2 = a user error, in one message: files that are missing, damaged
 them and deletes nothing) or inconsistent, or a wrong flag.
 """
 
-from __future__ import annotations
-
 import pathlib
 import sys
 

@@ -7,8 +7,6 @@
 A folder without ".partial" is complete: renaming it is the last step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

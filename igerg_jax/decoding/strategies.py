@@ -11,8 +11,6 @@ several candidates a row, of which `search.best_candidates` keeps one. `Beam` ke
 responses a row, and has a loop of its own.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Protocol
 

@@ -4,8 +4,6 @@ The search loops know a stream by its two methods alone, and carry hidden states
 opaque pytrees: one array or cache of a `Stream`, a pair of them of a `guidance.GuidedStream`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, NamedTuple
 

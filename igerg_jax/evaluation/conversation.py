@@ -1,7 +1,5 @@
 """One response to a conversation that someone typed."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 from typing import Any

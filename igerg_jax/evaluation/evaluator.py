@@ -4,8 +4,6 @@ The emotion of a generated text is the one that `lexicon.label` finds: a lexicon
 the generator or with the judge that it was trained against. Letters as in `igerg_jax.batch`.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

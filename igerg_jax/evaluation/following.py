@@ -4,8 +4,6 @@ In some windows of a split, the image of the responding turn is replaced by one 
 from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -3,8 +3,6 @@
 No optimizer is built, and its state is not read.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 import sys

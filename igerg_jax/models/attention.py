@@ -3,8 +3,6 @@
 Letters are those of `igerg_jax.batch`, and here also: L query length, M key length, E = D / H.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import flax.linen as nn

@@ -6,8 +6,6 @@ activations have `settings.dtype`; layer norms, softmaxes and everything after t
 float32.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 They check themselves, so that what cannot work is refused before anything is traced.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ To add one, write its module beside these, add it to the table, and give it its 
 `config.objectives`. CONTRIBUTING.md has an example.
 """
 
-from __future__ import annotations
-
 import operator
 from typing import Any
 

@@ -6,8 +6,6 @@ the same shapes, as many times as large: a pass is a loop of its own, forward an
 compile and to run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -13,8 +13,6 @@ logits. The judge's parameters are held fixed here and it runs without dropout: 
 learns from that term.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

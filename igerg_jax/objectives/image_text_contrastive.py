@@ -1,7 +1,5 @@
 """Which images belong to which words: a sigmoid contrastive loss, as SigLIP's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Masked tokens and every image's emotion, from text and images (the original's "isl_mlm")."""
 
-from __future__ import annotations
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """Text infilling and turn shuffling, as BART's pre-training (https://arxiv.org/abs/1910.13461)."""
 
-from __future__ import annotations
-
 from igerg_jax.constraints import Range
 from igerg_jax.models.igerg import TextSide
 from igerg_jax.objectives import corruption

@@ -5,8 +5,6 @@ for a pod and trains on one of its hosts alone would cost days. Nothing here may
 before `start` has returned.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import socket

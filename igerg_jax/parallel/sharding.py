@@ -1,7 +1,5 @@
 """Meshes, the rules from logical to mesh axes, and placing arrays."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

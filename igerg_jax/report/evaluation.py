@@ -1,7 +1,5 @@
 """The report's figures of evaluation: headline, metric table, confusion matrices."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reads what a run has left in its folder and writes it as one page."""
 
-from __future__ import annotations
-
 import json
 import math
 import pathlib

@@ -7,8 +7,6 @@ Arrays are restored straight into the requested shardings, on any mesh. Paths ma
 epath reads: local folders, gs://.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@
 is one message on stderr and exit code 2. Imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import itertools

@@ -15,8 +15,6 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
     DIR/summary.json     counts, also by the likeliest emotion
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools

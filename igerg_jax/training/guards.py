@@ -1,7 +1,5 @@
 """Around the training loop: signals that stop it, and the watchdog for steps that hang."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import os

@@ -1,7 +1,5 @@
 """How training reports its progress: metrics.jsonl, TensorBoard events, and the terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

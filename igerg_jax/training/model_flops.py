@@ -9,8 +9,6 @@ anything elementwise. A frozen vision tower has no backward pass and counts once
 (the vision tower on a mixture whose objectives read words alone) is not counted: XLA removes it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -5,8 +5,6 @@
 pip install xprof && xprof --logdir=<workdir>/profile       (or tensorboard, with that installed)
 """
 
-from __future__ import annotations
-
 import pathlib
 import tempfile
 from typing import Any

@@ -1,7 +1,5 @@
 """The training loop: a config and a workdir in, a trained model and a report out."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """The state that training updates: how it is initialised, and how it is sharded."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

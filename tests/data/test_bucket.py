@@ -1,7 +1,5 @@
 """Runs whose files are in a bucket: Orbax, TensorStore and epath against a server of our own."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

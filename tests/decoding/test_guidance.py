@@ -1,7 +1,5 @@
 """Guided decoding, and told emotions, against full forward passes that are combined in NumPy."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

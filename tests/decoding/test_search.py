@@ -1,7 +1,5 @@
 """Decoding with a cache against the plain forward pass, and beam search against slow ones."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

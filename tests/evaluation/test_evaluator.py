@@ -1,7 +1,5 @@
 """The evaluation of a split against the objectives, the data set and one-off answers."""
 
-from __future__ import annotations
-
 import base64
 import collections
 import copy

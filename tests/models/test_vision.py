@@ -1,7 +1,5 @@
 """Vision towers: shapes, sizes, pooling, and ResNet's block against plain NumPy."""
 
-from __future__ import annotations
-
 import contributing
 import flax.linen as nn
 import jax

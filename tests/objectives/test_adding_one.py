@@ -1,7 +1,5 @@
 """An objective is added by a module, a line and its config keys, as CONTRIBUTING.md shows it."""
 
-from __future__ import annotations
-
 import json
 
 import contributing

@@ -1,7 +1,5 @@
 """Several processes as one run: they start together or fail loudly, and compute what one does."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """Meshes, where parameters lie on them, and the messages for what does not fit."""
 
-from __future__ import annotations
-
 import re
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """The report of a made-up run: nothing here was measured; the words and figures are test data."""
 
-from __future__ import annotations
-
 import base64
 import html.parser
 import io

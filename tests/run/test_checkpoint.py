@@ -1,7 +1,5 @@
 """Checkpoints: bitwise on any mesh, what is kept, what is refused, what fine-tuning takes."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

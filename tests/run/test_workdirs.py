@@ -1,7 +1,5 @@
 """Paths as people type them."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 

@@ -1,7 +1,5 @@
 """The parser of compiled programs against XLA's own counts and counts by hand; model FLOPs."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Pseudo-labels: a run's model on files, through the builder that reads them."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import shutil

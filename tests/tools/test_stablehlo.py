@@ -1,7 +1,5 @@
 """An exported model, run without this package, gives the live model's numbers."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

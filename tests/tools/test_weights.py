@@ -1,7 +1,5 @@
 """Pre-trained weights in: what is taken, what is refused, and that nothing is executed."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import pathlib

@@ -1,7 +1,5 @@
 """Weights out: what is written, and that what is written comes back bit by bit."""
 
-from __future__ import annotations
-
 import json
 
 import jax

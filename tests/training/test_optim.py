@@ -1,7 +1,5 @@
 """Schedules by their formulas, and what the chain does to each kind of parameter."""
 
-from __future__ import annotations
-
 import math
 
 import jax

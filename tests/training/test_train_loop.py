@@ -1,7 +1,5 @@
 """The loop: what it leaves, how it resumes, and how it stops."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -3,8 +3,6 @@
 Each of an image's first five captions is an example by itself; the five share one image.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

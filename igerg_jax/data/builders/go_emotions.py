@@ -3,8 +3,6 @@
 A comment whose labels all map to one of the seven has that emotion, others are unlabelled.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from igerg_jax.batch import UNKNOWN

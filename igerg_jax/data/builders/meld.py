@@ -4,8 +4,6 @@ The ids in the official files, `<split>_sent_emo.csv`, have gaps: rows are sorte
 utterance, turns are renumbered from 0, and the original ids are kept as further entries.
 """
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import io

@@ -12,8 +12,6 @@ Letters as in `igerg_jax.batch`; I = images of a batch, flattened (B * N); P = p
 tower's own width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

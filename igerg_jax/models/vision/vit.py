@@ -1,7 +1,5 @@
 """ViT with attention-pooled tokens. Letters as in `igerg_jax.models.vision`."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import flax.linen as nn

@@ -18,8 +18,6 @@ overhead. The compiler's own `estimated_cycles`, also in the JSON, do, but do no
 collectives. `hlo` says why XLA's totals cannot be used as they are: it counts loops once.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

@@ -1,7 +1,5 @@
 """The message for a training step that does not fit a device: what is largest, what to change."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

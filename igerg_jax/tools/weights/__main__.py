@@ -10,8 +10,6 @@ what else); both are on this machine already: nothing is fetched. Training then 
 0; 2 = something to mend in the command or its files, told in one message.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import sys

@@ -5,8 +5,6 @@
 <out>/additions.safetensors                what neither of them has, by our names
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`import`: pre-trained weights become a checkpoint that training starts from."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Mapping

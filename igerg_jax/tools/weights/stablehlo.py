@@ -15,8 +15,6 @@ for CPUs, CUDA GPUs and TPUs at once. JAX reads such files for six months after 
 wrote them (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 import shutil

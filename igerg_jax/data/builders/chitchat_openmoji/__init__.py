@@ -1,7 +1,5 @@
 """Chats of `chitchat-dataset`, each turn with an OpenMoji face of its emotion."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

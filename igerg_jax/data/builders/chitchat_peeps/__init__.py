@@ -1,7 +1,5 @@
 """Chats of `chitchat-dataset`, each turn with the face of a person of Open Peeps."""
 
-from __future__ import annotations
-
 import random
 
 from igerg_jax.batch import EMOTIONS

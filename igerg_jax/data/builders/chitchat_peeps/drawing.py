@@ -8,8 +8,6 @@ black line of a mouth.
 Open Peeps by Pablo Stanley, CC0 1.0, from the package `dicebear-styles`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.util
