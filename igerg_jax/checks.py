@@ -84,7 +84,6 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
     mesh = _check_model(config, devices)
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
     objectives.check(config)
-    _check_contrast(config)
     optim.check(config.optim, train.steps)
     return mesh
 
@@ -129,16 +128,6 @@ def _check_model(config: Any, devices: Any | None = None) -> Mesh:
     except ValueError as error:  # JAX's own message lists the known names
         raise UserError(f"train.prng: {error}") from error
     return setup.mesh
-
-
-def _check_contrast(config: Any) -> None:
-    weight = config.objectives.emotional_response.contrast_weight
-    if weight and config.model.emotion_embedding == "none":
-        raise UserError(
-            f"objectives.emotional_response.contrast_weight={weight} contrasts what the decoder is "
-            "told, and model.emotion_embedding='none' tells it nothing: set the weight to 0, or "
-            "the embedding to 'both'"
-        )
 
 
 def _check_evaluation(config: Any, mesh: Mesh) -> None:

@@ -3,8 +3,6 @@
 No optimizer is built, and its state is not read.
 """
 
-import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -111,20 +109,3 @@ def tokenizer_of(config: Any, folder: epath.Path) -> Any:
             f"data.dataset is '{config.data.dataset}': there are no words to answer with"
         )
     return dataset.tokenizer
-
-
-def new_folder(out: str) -> pathlib.Path:
-    """The absolute path of a folder to write, which is not created yet.
-
-    Raises:
-      UserError: something is there already, or no folder can be created there.
-    """
-    if "://" in out:
-        raise UserError(f"--out={out} is not a local folder: write to one, then copy it there")
-    folder = pathlib.Path(out).expanduser().resolve()
-    above = next(path for path in (folder, *folder.parents) if path.exists())
-    if above == folder and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out={out} cannot be created: you may not write to '{above}'")
-    return folder

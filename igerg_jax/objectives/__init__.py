@@ -49,7 +49,7 @@ def check(config: Any) -> None:
     if not active(config):
         raise UserError("every objective's weight is 0; there is nothing to train")
     for name, objective in OBJECTIVES.items():
-        objective.check(config.objectives[name])
+        objective.check(config.objectives[name], config.model)
     for key, why in fixed_keys(config).items():
         if operator.attrgetter(key)(config) == -1:
             raise UserError(f"{key}=-1: {why}")

@@ -22,7 +22,7 @@ from igerg_jax.models import igerg
 from igerg_jax.models.igerg import Encoded, Igerg, ImageSide, TextSide, shift_right
 from igerg_jax.objectives import losses
 from igerg_jax.objectives.display import Line, Row
-from igerg_jax.objectives.keys import batch_key, named_key, row_keys
+from igerg_jax.random_keys import batch_key, named_key, row_keys
 
 Batch = Mapping[str, jax.Array]
 
@@ -185,7 +185,7 @@ class Objective(abc.ABC):
         """
         return {}
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Raises UserError for a setting that has no such value."""
+    def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+        """Raises UserError for a setting that has no such value, or contradicts `config.model`."""
         declared = (Range("weight", at_least=0), *self.constraints)
         check_constraints(f"objectives.{self.name}", settings, declared)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.constraints import Choice, Range
+from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import response_image, target_emotion
 from igerg_jax.models.partitioning import lookup
 from igerg_jax.objectives import losses
@@ -81,6 +82,16 @@ class EmotionalResponse(Objective):
             sums = contrast(context, emotion_BxC, tokens)
             result |= one_term(sums, "contrast", scale=context.settings["contrast_weight"])
         return one_term(tokens.total(), "tokens") | result
+
+    def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+        super().check(settings, model)
+        weight = settings["contrast_weight"]
+        if weight and model["emotion_embedding"] == "none":
+            raise UserError(
+                f"objectives.{self.name}.contrast_weight={weight} contrasts what the decoder is "
+                "told, and model.emotion_embedding='none' tells it nothing: set the weight to 0, "
+                "or the embedding to 'both'"
+            )
 
     def show(self, row: Row) -> list[Line]:
         emotion = ((-1, int(row.arrays["response_emotion"])),)

@@ -105,6 +105,23 @@ def require(values: flags.FlagValues, *names: str) -> None:
             raise UserError(f"--{name} is missing (see --help)")
 
 
+def new_folder(out: str) -> pathlib.Path:
+    """The absolute path of a folder to write, which is not created yet.
+
+    Raises:
+      UserError: something is there already, or no folder can be created there.
+    """
+    if "://" in out:
+        raise UserError(f"--out={out} is not a local folder: write to one, then copy it there")
+    folder = pathlib.Path(out).expanduser().resolve()
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if above == folder and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out={out} cannot be created: you may not write to '{above}'")
+    return folder
+
+
 def check_config(argv: list[str]) -> None:
     """Refuses an unknown config file, preset or key; the message names what is like it."""
     config = load_config(config_argument(argv))

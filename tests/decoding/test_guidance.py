@@ -9,12 +9,12 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
+from igerg_jax import random_keys
 from igerg_jax.decoding import beam_search, search, strategies, stream
 from igerg_jax.decoding.guidance import Guidance
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
-from igerg_jax.objectives import keys
 from igerg_jax.setup import build_model
 
 V, T, ROWS = 14, 6, 16
@@ -148,7 +148,7 @@ def test_without_guidance_there_is_one_stream_and_the_result_of_before(guided, s
         if isinstance(strategy, strategies.Beam):
             found = beam_search.beam_search(started, small.SPECIAL, strategy, Limits(T, 0))
             return search.Responses(*(leaf[:, 0] for leaf in found))
-        keys_B = keys.row_keys(KEY, jnp.arange(ROWS))
+        keys_B = random_keys.row_keys(KEY, jnp.arange(ROWS))
         return search.decode_rows(started, small.SPECIAL, keys_B, strategy, Limits(T, 0))
 
     small.assert_trees_equal(got._asdict(), jax.device_get(plain(guided.batch))._asdict())

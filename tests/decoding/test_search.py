@@ -13,12 +13,12 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
+from igerg_jax import random_keys
 from igerg_jax.decoding import beam_search, limits, search, strategies, stream
 from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
-from igerg_jax.objectives import keys
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import build_model, mesh_context
 from igerg_jax.training import train_state
@@ -76,7 +76,7 @@ class World:
             if isinstance(strategy, strategies.Beam):
                 found = beam_search.beam_search(started, small.SPECIAL, strategy, rules)
                 return search.Responses(*(leaf[:, 0] for leaf in found))
-            keys_B = keys.row_keys(rng, row_B)
+            keys_B = random_keys.row_keys(rng, row_B)
             return search.decode_rows(started, small.SPECIAL, keys_B, strategy, rules)
 
         return jax.jit(run)
@@ -405,7 +405,7 @@ def test_the_likeliest_of_several_candidates_is_kept(world):
         got = jax.device_get(search.generate(*given))
         one = settings._replace(strategy=SAMPLE)
         keys_BxK = jax.vmap(lambda key: jax.random.split(key, count))(
-            keys.row_keys(rng, jnp.arange(ROWS))
+            random_keys.row_keys(rng, jnp.arange(ROWS))
         )
         seen = []
         for k in range(count):
