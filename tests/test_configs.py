@@ -4,6 +4,7 @@ import importlib
 import pathlib
 import types
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import small
 from configs import pretrain
 from igerg_jax import checks, objectives
 from igerg_jax.data import builders
+from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import mesh_context
 from igerg_jax.training import train_state, train_step
@@ -48,6 +50,21 @@ def trace(config):
     }
     with mesh_context(setup):
         return setup, train_step.make_step(setup).trace(setup.abstract_state, batch)
+
+
+def beside_weights(name: str) -> str:
+    """What decides which step is compiled, the weights aside: equal for configs that differ in
+    which objectives are trained, how long, or on which data."""
+    config = get_config(name)
+    for settings in config.objectives.values():
+        del settings["weight"]
+    data, optim = config.data, config.optim
+    return str((config.model, config.objectives, data.feature_dim, data.image_size, optim.name))
+
+
+# One config for each such step; "pretrain" where it is its own.
+PROGRAMS = {beside_weights(name): name for name in reversed(["pretrain", *NAMES])}
+DISTINCT = sorted(PROGRAMS.values())
 
 
 def check_traced(config) -> None:
@@ -141,12 +158,25 @@ def test_pretraining_traces_at_its_real_size(preset):
     check_traced(pretrain.get_config(preset))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "pretrain"])
+@pytest.mark.parametrize("name", [name for name in DISTINCT if name != "pretrain"])
 def test_traces_at_the_real_local_size(name):
     check_traced(get_config(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in DISTINCT])
+def test_trains_the_objectives_that_have_a_weight(name):
+    """Their gradient is part of another config's, which is traced and run."""
+    config = shrink(get_config(name))
+    model, batch = small.make_model(config), small.make_batch(config)
+    variables = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), batch)))
+    terms, _ = jax.eval_shape(
+        lambda params: combination.sums(config, model, params, batch, jax.random.key(0), 0),
+        variables["params"],
+    )
+    assert {objective for objective, _ in terms} == set(objectives.active(config))
+
+
+@pytest.mark.parametrize("name", DISTINCT)
 def test_trains_a_step(name):
     config = shrink(get_config(name))
     setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])

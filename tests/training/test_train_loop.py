@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 import types
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from ml_collections import ConfigDict
 
 from configs import pretrain
 from igerg_jax import storage
@@ -29,8 +32,7 @@ SPEED = (
 )
 
 
-@pytest.fixture
-def config():
+def make_config() -> ConfigDict:
     """Random feature vectors instead of a dataset, and the objectives that compile quickly."""
     config = pretrain.get_config()
     config.data.update(
@@ -58,6 +60,35 @@ def config():
         stall_seconds=0,
     )
     return config
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    return make_config()
+
+
+class Finished(NamedTuple):
+    """A run from its first step to its last."""
+
+    folder: epath.Path
+    summary: dict
+    lowered_steps: int  # how many times a step was traced and lowered
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    folder = epath.Path(tmp_path_factory.mktemp("finished"))
+    lowered = []
+    original = train_loop.lower_step  # its one result is compiled ahead of time
+
+    def count(setup):
+        lowered.append(setup)
+        return original(setup)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_loop, "lower_step", count)
+        summary = train_loop.run(make_config(), folder)
+    return Finished(folder, summary, len(lowered))
 
 
 def final_state(config, workdir: epath.Path) -> train_state.TrainState:
@@ -98,10 +129,10 @@ def folder(tmp_path) -> epath.Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(config, folder, monkeypatch, number):
-    whole = train_loop.run(config, folder / "whole")
-    assert whole["resumed_from"] is None and whole["final_step"] == STEPS
-
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(
+    config, folder, finished, monkeypatch, number
+):
+    assert finished.summary["resumed_from"] is None and finished.summary["final_step"] == STEPS
     with monkeypatch.context() as patch:
         interrupt(patch, STOP_AFTER - 1, lambda batch: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as stopped:
@@ -111,14 +142,14 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(config, folder, m
     resumed = train_loop.run(config, folder / "parts")
     assert resumed["resumed_from"] == STOP_AFTER
 
-    expected, found = (final_state(config, folder / name) for name in ("whole", "parts"))
-    assert int(found.step) == STEPS
-    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    expected, resumed = (final_state(config, at) for at in (finished.folder, folder / "parts"))
+    assert int(resumed.step) == STEPS
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
-def test_a_run_leaves_what_it_promises(config, folder):
-    summary = train_loop.run(config, folder)
+def test_a_run_leaves_what_it_promises(finished):
+    folder, summary, _ = finished
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert json.loads((folder / "config.json").read_text())["train"]["steps"] == STEPS
     assert "<html" in (folder / "report.html").read_text()
@@ -162,21 +193,12 @@ def test_non_finite_steps_stop_the_run_by_name(config, folder, monkeypatch):
         assert np.isfinite(np.asarray(leaf)).all()
 
 
-def test_the_step_compiles_once(config, folder, monkeypatch):
-    compiled = []
-    original = train_loop.lower_step  # its one result is compiled ahead of time
-
-    def count(setup):
-        compiled.append(setup)
-        return original(setup)
-
-    monkeypatch.setattr(train_loop, "lower_step", count)
-    train_loop.run(config, folder)
-    assert len(compiled) == 1
+def test_the_step_compiles_once(finished):
+    assert finished.lowered_steps == 1
 
 
-def test_another_train_steps_goes_on_from_the_end(config, folder):
-    train_loop.run(config, folder)
+def test_another_train_steps_goes_on_from_the_end(config, folder, finished):
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
     config.train.steps = STEPS + 2
     summary = train_loop.run(config, folder)
     assert summary["resumed_from"] == STEPS and summary["final_step"] == STEPS + 2
@@ -186,18 +208,16 @@ def test_another_train_steps_goes_on_from_the_end(config, folder):
     assert again["objectives"] == summary["objectives"]
 
 
-def test_a_profile_is_written_and_changes_nothing(config, folder):
+def test_a_profile_is_written_and_changes_nothing(config, folder, finished):
     """TensorBoard's plug-in looks for *.xplane.pb below plugins/profile."""
-    config.train.update(evaluate_every_steps=0, checkpoint_every_steps=0)
-    train_loop.run(config, folder / "plain")
     config.profile.update(after_steps=2, steps=2)
     train_loop.run(config, folder / "profiled")
     (trace,) = (folder / "profiled" / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
     assert trace.stat().length > 1000
-    assert not (folder / "plain" / "profile").exists()
-    assert stripped(folder / "plain") == stripped(folder / "profiled")
-    expected, found = (final_state(config, folder / name) for name in ("plain", "profiled"))
-    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    assert not (finished.folder / "profile").exists()
+    assert stripped(finished.folder) == stripped(folder / "profiled")
+    plain, profiled = (final_state(config, at) for at in (finished.folder, folder / "profiled"))
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(profiled), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
