@@ -303,13 +303,13 @@ SIDES = {
 def _machine(options: argparse.Namespace) -> dict:
     info = pathlib.Path("/proc/cpuinfo").read_text()
     names = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
-    found = {"cpu": names[0] if names else platform.machine(), "cores": len(options.cores)}
+    machine = {"cpu": names[0] if names else platform.machine(), "cores": len(options.cores)}
     for package in ("tensorflow", "tensorflow_cpu", "torch", "pillow"):
         try:
-            found[package] = metadata.version(package)
+            machine[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found | {"python": platform.python_version(), "numpy": np.__version__}
+    return machine | {"python": platform.python_version(), "numpy": np.__version__}
 
 
 if __name__ == "__main__":

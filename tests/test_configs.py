@@ -32,10 +32,10 @@ def get_config(name: str, preset: str = ""):
 
 
 def keys(config, prefix: str = "") -> set[str]:
-    found = set()
+    flat = set()
     for key, value in config.items():
-        found |= keys(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key}
-    return found
+        flat |= keys(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key}
+    return flat
 
 
 def trace(config):

@@ -94,8 +94,8 @@ def measure(
     rows = []
     for w in np.arange(count) * len(said_WxC) // count:
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
-        own = {name: p[at] for name, p in probabilities.items()}
-        rows.append(_row(chosen, split, w, texts_WxC[w], own, image_mask_RxN[at][0]))
+        of_window = {name: p[at] for name, p in probabilities.items()}
+        rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
     return Following(values, confusion.tolist(), rows)
 
 

@@ -306,8 +306,8 @@ def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
         assert f"learn {name} & more" in page.text
     rows = len(page.all("th", scope="row")) - len(EMOTIONS)
     evaluated = make_summary()["evaluation"]["test"]
-    own = {k for k in evaluated if not k.startswith(("reference_", "unigram"))}
-    assert rows == len({k for k in own if not k.endswith("majority_rate")})
+    of_model = {k for k in evaluated if not k.startswith(("reference_", "unigram"))}
+    assert rows == len({k for k in of_model if not k.endswith("majority_rate")})
     for text in ("81.2%", "24.2%", "65.4", "214.8", "103.2", "2,012,345", "3 min 7 s", "step 200"):
         assert text in page.text, text
 

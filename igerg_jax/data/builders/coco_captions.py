@@ -30,8 +30,10 @@ CAPTIONS = 5
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: captions}. Raises UserError when TFDS cannot fetch them."""
-    found = source.load_tfds("coco_captions", options)
-    return {SPLIT_OF.get(name, name): Captions(examples) for name, examples in found.items()}
+    examples_by_split = source.load_tfds("coco_captions", options)
+    return {
+        SPLIT_OF.get(name, name): Captions(examples) for name, examples in examples_by_split.items()
+    }
 
 
 class Captions(source.Turns):
