@@ -1,7 +1,7 @@
-"""Whether the words follow the face: the same words, answered with a face of each emotion in turn.
+"""Emotion following: does the response change with the face that is shown?
 
-In some windows of a split, the image of the responding turn is replaced by one of each emotion,
-from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
+In some windows of a split, the responding turn's image is replaced by one of each emotion in turn,
+taken from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
-"""A trained run, opened by its checkpoint: where everything that uses a model starts from.
+"""Opens a trained run from its checkpoint: where everything that uses a trained model starts.
 
-No optimizer is built, and its state is not read.
+No optimizer is built, and the optimizer's state in the checkpoint is not read.
 """
 
 import sys

@@ -53,8 +53,8 @@ class Checkpoints:
     def save(self, state: Any, metrics: dict[str, float] | None = None) -> bool:
         """Starts to save `state` under its step, once the previous save has finished.
 
-        `metrics` are of an evaluation of this very state; without `best_metric` among them it does
-        not compete for the best. Returns False where this step is saved already.
+        `metrics` are of an evaluation of this very state; without `best_metric` among them the
+        state is no candidate for the best. Returns False if this step has been saved already.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -65,7 +65,7 @@ class Checkpoints:
         return self._manager.save(
             step,
             args=ocp.args.Composite(**items),
-            # A NaN would stay the best for ever.
+            # A NaN would remain the best forever.
             metrics={k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None,
         )
 

@@ -69,9 +69,9 @@ def parse(text: str) -> epath.Path:
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Raises UserError for a workdir that this run cannot use; creates nothing.
 
-    It cannot be written to, or its run had another config: all keys but `FREE_KEYS` must be the
-    same. Without `training`, only those under `model` and `data` must be, but for `FREE_MODEL_KEYS`
-    too: evaluation and generation do not depend on how a model was trained.
+    Such a workdir cannot be written to, or belongs to a run of another config: all keys but
+    `FREE_KEYS` must be the same. Without `training`, only those under `model` and `data` must be,
+    and not `FREE_MODEL_KEYS`: evaluation and generation do not depend on how a model was trained.
     """
     _check_writable(workdir)
     path = workdir / "config.json"

@@ -33,7 +33,7 @@ def due(step: int, every: int) -> bool:
 
 
 class StepLog:
-    """Reads the metrics of steps, reports them, and stops a run that no longer learns.
+    """Reads each step's metrics, reports them, and stops a run whose steps are all skipped.
 
     The metrics of a step are read once the next step has been launched, so that the device never
     waits for the host.
@@ -94,7 +94,7 @@ class StepLog:
             self.end_interval(step)
 
     def end_interval(self, step: int) -> None:
-        """Logs the means of the steps read since the last line, non-finite steps excluded."""
+        """Logs the means over the steps since the last line, skipped ones excluded."""
         if not self._interval:
             return
         seconds, waited = self.clock.training_seconds, self.clock.input_seconds
@@ -147,7 +147,8 @@ def _culprit(values: dict[str, float]) -> str:
 
 
 class JsonlWriter:
-    """One JSON object per line. Lines past `resumed_step`, which will be trained again, are cut.
+    """One JSON object per line. Lines of steps after `resumed_step`, which will be trained again,
+    are dropped.
 
     A line is in the file when `write_scalars` returns. Objects in a bucket cannot be appended to:
     there the file is rewritten, at most every `_BUCKET_SECONDS`, and when it is closed.
