@@ -110,6 +110,7 @@ def without_model(monkeypatch):
 
 def is_refused(key: str, value: float) -> bool:
     """By the message that names both, with the decoding strategy that reads the key."""
+    value = type(numbers(make_config())[key])(value)
     for strategy in strategies.STRATEGIES:
         config = make_config(generate__strategy=strategy)
         config.update_from_flattened_dict({key: value})
