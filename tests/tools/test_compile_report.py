@@ -288,6 +288,21 @@ def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
     assert config.train.batch_size == 32
 
 
+def test_a_search_ends_though_every_batch_fits(monkeypatch):
+    sizes = []
+
+    def compile_for(config, topology, slices):
+        sizes.append(config.train.batch_size)
+        return {"batch_size": sizes[-1]}
+
+    monkeypatch.setattr(compile_report, "compile_for", compile_for)
+    monkeypatch.setattr(compile_report, "topology_devices", lambda *_: jax.devices())
+    monkeypatch.setattr(compile_report, "REMAT_PAIRS", (("none", "none"),))
+    (report,) = compile_report.search(small.make_config(train__batch_size=32), "v5e:2x4", 1)
+    assert sizes == [32 * 2**i for i in range(compile_report.MOST_DOUBLINGS + 1)]
+    assert report["batch_size"] == sizes[-1]
+
+
 def test_a_search_without_a_topology_is_refused_since_it_may_never_end():
     with pytest.raises(UserError, match="needs a --topology"):
         compile_report.search(small.make_config(), "", 1)
