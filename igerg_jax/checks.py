@@ -23,7 +23,7 @@ from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
 from igerg_jax.setup import base_key, set_up
 
-TRAIN = (
+TRAIN_RANGES = (
     Range("batch_size", at_least=1),
     Range("steps", at_least=1),
     Range("accumulate_steps", at_least=1),
@@ -34,14 +34,14 @@ TRAIN = (
     Range("max_consecutive_skips", at_least=1),
     Range("stall_seconds", at_least=0),
 )
-EVALUATE = (
+EVALUATE_RANGES = (
     Range("batch_size", at_least=1),
     Range("examples", at_least=0),
     Range("generated_examples", at_least=0),
     Range("following_examples", at_least=0),
 )
-GENERATE = (Range("examples", at_least=0),)  # `search.Settings` has the others
-PROFILE = (Range("after_steps", at_least=0), Range("steps", at_least=0))
+GENERATE_RANGES = (Range("examples", at_least=0),)  # `search.Settings` has the others
+PROFILE_RANGES = (Range("after_steps", at_least=0), Range("steps", at_least=0))
 
 
 def check_training(config: Any, starts: bool) -> None:
@@ -51,7 +51,7 @@ def check_training(config: Any, starts: bool) -> None:
       starts: the run has no checkpoint yet, so its first parameters must come from somewhere.
     """
     is_synthetic = config.data.dataset == datasets.SYNTHETIC
-    check_constraints("profile", config.profile, PROFILE)
+    check_constraints("profile", config.profile, PROFILE_RANGES)
     _check_evaluation(config, check_step(config))
     checkpoint.check_retention(config)
     if not is_synthetic:
@@ -80,7 +80,7 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
       devices: that the step is compiled for; default all of this machine's.
     """
     train = config.train
-    check_constraints("train", train, TRAIN)
+    check_constraints("train", train, TRAIN_RANGES)
     mesh = _check_model(config, devices)
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
     objectives.check(config)
@@ -131,7 +131,7 @@ def _check_model(config: Any, devices: Any | None = None) -> Mesh:
 
 
 def _check_evaluation(config: Any, mesh: Mesh) -> None:
-    check_constraints("evaluate", config.evaluate, EVALUATE)
-    check_constraints("generate", config.generate, GENERATE)
+    check_constraints("evaluate", config.evaluate, EVALUATE_RANGES)
+    check_constraints("generate", config.generate, GENERATE_RANGES)
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     search.Settings.of(config)
