@@ -161,7 +161,7 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
             if key != "train_split":
                 nonempty_split(prepared, name)
     reported = {"valid": data.eval_split, "test": data.test_split}
-    for name in data.extra_test_splits:
+    for name in data.extra_test_splits if "extra_test_splits" in keys else ():
         if reported.get(name, name) != name:
             raise UserError(
                 f"config.data.extra_test_splits names '{name}', under which summary.json reports "
