@@ -18,8 +18,6 @@ are turns is the face of the one who answers; --emotion=joy names the emotion to
 whatever that face shows.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import pathlib

@@ -19,8 +19,6 @@ Only this benchmark needs PyTorch: pip install torch==2.13.0 (the CPU build will
 process's resident memory after a warm-up, along the way and at the end.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json
@@ -305,13 +303,13 @@ SIDES = {
 def _machine(options: argparse.Namespace) -> dict:
     info = pathlib.Path("/proc/cpuinfo").read_text()
     names = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
-    found = {"cpu": names[0] if names else platform.machine(), "cores": len(options.cores)}
+    machine = {"cpu": names[0] if names else platform.machine(), "cores": len(options.cores)}
     for package in ("tensorflow", "tensorflow_cpu", "torch", "pillow"):
         try:
-            found[package] = metadata.version(package)
+            machine[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found | {"python": platform.python_version(), "numpy": np.__version__}
+    return machine | {"python": platform.python_version(), "numpy": np.__version__}
 
 
 if __name__ == "__main__":

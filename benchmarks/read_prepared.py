@@ -7,8 +7,6 @@ separate process, reads training batches of both and every stored image once. Pr
 medians; step 0 and step 1,000,000 take turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import concurrent.futures
 import itertools

@@ -1,7 +1,5 @@
 """The PyTorch model for benchmarks/train_gpu.py: ViT and BART from transformers."""
 
-from __future__ import annotations
-
 import math
 
 import torch

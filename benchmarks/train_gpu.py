@@ -27,8 +27,6 @@ script fails if the images or tokens differ. "jax_all" is the whole preset, with
 objectives and the judge.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -75,8 +75,9 @@ def _local() -> ConfigDict:
             # imagenet: always resize and centre-crop, as ResNet-50 was evaluated on ImageNet.
             preprocessing="augment",
             # crop_min_area: smallest crop, as a fraction of the image, also stretched by up to 4/3;
-            # 1 = no crop, which a small tower needs to learn faces in so few steps. colour_jitter:
-            # largest relative change of brightness, contrast and saturation.
+            # 1 = the largest square, not stretched (of a square image, all of it), which a small
+            # tower needs to learn faces in so few steps. colour_jitter: largest relative change of
+            # brightness, contrast and saturation.
             augment=dict(crop_min_area=1.0, flip=True, colour_jitter=0.2),
             tokenizer=dict(
                 kind="sentencepiece",  # sentencepiece, byte_level_bpe (BART's; needs a path)
@@ -403,7 +404,10 @@ def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
 
 
 def never_tell_an_emotion(config: ConfigDict) -> None:
-    """As in the original: an emotion reaches the decoder through the encoder alone."""
+    """As in the original: an emotion reaches the decoder through the encoder alone.
+
+    Nor is a response's face ever withheld, so there is nothing to guide away from.
+    """
     config.model.emotion_embedding = "none"
     config.objectives.emotional_response.update(face_dropout=0.0, contrast_weight=0.0)
     config.generate.guidance = 0.0

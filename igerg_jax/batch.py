@@ -97,9 +97,11 @@ def mixed_groups(settings: Any) -> tuple[str, ...]:
 def group_of(batch: dict[str, Any], group: str) -> dict[str, Any]:
     """The arrays of one group under their plain names; the main ones where it has none ("")."""
     prefix = f"{group}/"
-    own = {n.removeprefix(prefix): a for n, a in batch.items() if group and n.startswith(prefix)}
+    grouped = {
+        n.removeprefix(prefix): a for n, a in batch.items() if group and n.startswith(prefix)
+    }
     main = {name: array for name, array in batch.items() if "/" not in name}
-    return main | own
+    return main | grouped
 
 
 def check(batch: dict[str, np.ndarray], spec: BatchSpec) -> None:
@@ -109,9 +111,9 @@ def check(batch: dict[str, np.ndarray], spec: BatchSpec) -> None:
         if name not in batch or name not in expected:
             where = "missing from" if name in expected else "not part of"
             raise ValueError(f"batch: array '{name}' is {where} the batch contract")
-        found = (tuple(batch[name].shape), np.dtype(batch[name].dtype))
-        if found != expected[name]:
-            raise ValueError(f"batch: '{name}' is {found}, the contract says {expected[name]}")
+        actual = (tuple(batch[name].shape), np.dtype(batch[name].dtype))
+        if actual != expected[name]:
+            raise ValueError(f"batch: '{name}' is {actual}, the contract says {expected[name]}")
 
 
 def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) -> dict:
@@ -151,6 +153,6 @@ def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) 
     alone = dataclasses.replace(spec, groups=())
     batch = {name: batch[name].astype(dtype) for name, (_, dtype) in alone.shapes().items()}
     for number, group in enumerate(spec.groups, 1):
-        own = synthetic(alone, special, vocab_size, seed + number)
-        batch |= {f"{group}/{name}": array for name, array in own.items()}
+        group_arrays = synthetic(alone, special, vocab_size, seed + number)
+        batch |= {f"{group}/{name}": array for name, array in group_arrays.items()}
     return batch

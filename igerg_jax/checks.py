@@ -4,8 +4,7 @@ Each room checks what it owns; every entry point calls one of these, which combi
 once at its start.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,12 +13,35 @@ from jax.sharding import Mesh
 
 from igerg_jax import objectives, optim
 from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.constraints import Range, check_constraints
 from igerg_jax.data import datasets, mixtures
+from igerg_jax.data import settings as data_settings
 from igerg_jax.decoding import search
 from igerg_jax.errors import UserError
+from igerg_jax.models import settings as model_settings
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
 from igerg_jax.setup import base_key, set_up
+
+TRAIN_RANGES = (
+    Range("batch_size", at_least=1),
+    Range("steps", at_least=1),
+    Range("accumulate_steps", at_least=1),
+    Range("log_every_steps", at_least=1),
+    Range("evaluate_every_steps", at_least=0),
+    Range("checkpoint_every_steps", at_least=0),
+    Range("keep_checkpoints", at_least=1),
+    Range("max_consecutive_skips", at_least=1),
+    Range("stall_seconds", at_least=0),
+)
+EVALUATE_RANGES = (
+    Range("batch_size", at_least=1),
+    Range("examples", at_least=0),
+    Range("generated_examples", at_least=0),
+    Range("following_examples", at_least=0),
+)
+GENERATE_RANGES = (Range("examples", at_least=0),)  # `search.Settings` has the others
+PROFILE_RANGES = (Range("after_steps", at_least=0), Range("steps", at_least=0))
 
 
 def check_training(config: Any, starts: bool) -> None:
@@ -29,6 +51,7 @@ def check_training(config: Any, starts: bool) -> None:
       starts: the run has no checkpoint yet, so its first parameters must come from somewhere.
     """
     is_synthetic = config.data.dataset == datasets.SYNTHETIC
+    check_constraints("profile", config.profile, PROFILE_RANGES)
     _check_evaluation(config, check_step(config))
     checkpoint.check_retention(config)
     if not is_synthetic:
@@ -57,10 +80,10 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
       devices: that the step is compiled for; default all of this machine's.
     """
     train = config.train
+    check_constraints("train", train, TRAIN_RANGES)
     mesh = _check_model(config, devices)
     sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
     objectives.check(config)
-    _check_contrast(config)
     optim.check(config.optim, train.steps)
     return mesh
 
@@ -76,7 +99,23 @@ def check_data(dataset: datasets.Dataset, config: Any) -> None:
         mixtures.check(dataset, config)
 
 
+def check_evaluation_data(
+    dataset: datasets.Dataset, config: Any, keys: Sequence[str] = mixtures.SPLIT_KEYS
+) -> None:
+    """Raises UserError where there is nothing to evaluate or to respond to.
+
+    Args:
+      keys: of `config.data`, of the splits that are used; an evaluation counts words in the one
+        that was trained on, too.
+    """
+    if not dataset.split_names:
+        raise UserError(f"data.dataset is '{config.data.dataset}': there is nothing to evaluate on")
+    mixtures.check_splits(dataset, config, keys)
+
+
 def _check_model(config: Any, devices: Any | None = None) -> Mesh:
+    data_settings.check(config.data)
+    check_constraints("model", config.model, model_settings.RANGES)
     dtype = config.model.compute_dtype
     try:
         jnp.dtype(dtype)
@@ -91,16 +130,8 @@ def _check_model(config: Any, devices: Any | None = None) -> Mesh:
     return setup.mesh
 
 
-def _check_contrast(config: Any) -> None:
-    weight = config.objectives.emotional_response.contrast_weight
-    if weight and config.model.emotion_embedding == "none":
-        raise UserError(
-            f"objectives.emotional_response.contrast_weight={weight} contrasts what the decoder is "
-            "told, and model.emotion_embedding='none' tells it nothing: set the weight to 0, or "
-            "the embedding to 'both'"
-        )
-
-
 def _check_evaluation(config: Any, mesh: Mesh) -> None:
+    check_constraints("evaluate", config.evaluate, EVALUATE_RANGES)
+    check_constraints("generate", config.generate, GENERATE_RANGES)
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     search.Settings.of(config)

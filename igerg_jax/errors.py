@@ -1,7 +1,5 @@
 """The exceptions that main.py turns into one message."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

@@ -8,8 +8,6 @@ It depends on the standard library and the emotion ids alone, so that evaluation
 a judge that shares nothing with the generator under test.
 """
 
-from __future__ import annotations
-
 import re
 
 from igerg_jax.batch import EMOTION_ID, NEUTRAL

@@ -10,8 +10,6 @@ A metric of nothing (no labelled example, no token, no pair of texts) is NaN: th
 measure. Zero would say that the model was bad.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import math
@@ -21,6 +19,18 @@ from functools import partial
 import numpy as np
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+
+# What evaluations during training measure. They generate no response, which would take too long.
+MEASURED_IN_TRAINING = (
+    *(
+        f"{task}_{measure}"
+        for task in ("image_emotion", "sequence_emotion")
+        for measure in ("accuracy", "macro_f1", "majority_rate")
+    ),
+    "judge_accuracy",
+    "response_perplexity",
+    "unigram_perplexity",
+)
 
 
 def confusion_matrix(

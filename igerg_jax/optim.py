@@ -1,7 +1,5 @@
 """Schedules, parameter masks, and the optax chain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,26 +7,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from igerg_jax.constraints import Choice, Range, check_constraints
 from igerg_jax.errors import UserError
 
 # Parameters without weight decay, by the last part of their name: biases, norms, and the scalars of
 # the contrastive loss. Embedding tables decay, as BART's do.
 NO_DECAY = ("bias", "scale", "mean", "variance", "contrastive_bias", "contrastive_log_scale")
 
-MOMENT_DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "inverse_sqrt")
 
 
 def check(settings: Mapping, steps: int) -> None:
-    """Raises UserError for an unknown name in `config.optim`, or a warm-up that does not fit into a
-    whole run of `steps`."""
-    names = {"name": OPTIMIZERS, "first_moment_dtype": MOMENT_DTYPES, "schedule": SCHEDULES}
-    for key, known in names.items():
-        if settings[key] not in known:
-            raise UserError(f"optim.{key} '{settings[key]}' is not one of {', '.join(known)}")
+    """Raises UserError for a value that `config.optim` may not have, or a warm-up that does not fit
+    into a whole run of `steps`."""
+    check_constraints("optim", settings, CONSTRAINTS)
     warmup = settings["warmup_steps"]
-    if warmup < 1:
-        raise UserError(f"optim.warmup_steps is {warmup}; it must be at least 1")
     if settings["schedule"] == "cosine" and warmup >= steps:
         raise UserError(
             f"optim.warmup_steps ({warmup}) must be below train.steps ({steps}); "
@@ -113,3 +106,19 @@ OPTIMIZERS = {
     "lion": _with_moments(optax.lion, "b1", "b2"),
     "adafactor": _adafactor,
 }
+
+CONSTRAINTS = (
+    Choice("name", tuple(OPTIMIZERS)),
+    Choice("first_moment_dtype", ("float32", "bfloat16")),
+    Choice("schedule", SCHEDULES),
+    Range("peak_learning_rate", at_least=0),
+    Range("initial_learning_rate", at_least=0),
+    Range("final_learning_rate", at_least=0),
+    Range("warmup_steps", at_least=1),
+    Range("b1", at_least=0, below=1),
+    Range("b2", at_least=0, below=1),
+    Range("eps", above=0),
+    Range("weight_decay", at_least=0),
+    Range("clip_norm", at_least=0),
+    Range("ema_decay", at_least=0, below=1),
+)

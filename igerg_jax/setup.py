@@ -1,9 +1,9 @@
-"""What every entry point that uses a model starts from: the model, where it lives, its shapes.
+"""What every entry point that uses a model starts from: the module, its mesh, and the shapes and
+shardings of its parameters.
 
-Nothing here is about training; `igerg_jax.training.train_state` adds an optimizer.
+No parameter is computed here. Nothing is specific to training: `igerg_jax.training.train_state`
+adds the optimizer's state.
 """
-
-from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
+from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.models import settings, vision
 from igerg_jax.models.igerg import EMOTION_EMBEDDINGS, Igerg
@@ -23,7 +24,7 @@ from igerg_jax.parallel import sharding
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A model that was placed on a mesh, before anything is computed."""
+    """A model and how its parameters are sharded over a mesh; no array exists yet."""
 
     config: Any
     model: Igerg
@@ -41,7 +42,7 @@ class Setup:
 
 
 def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> Setup:
-    """The model that `config` describes, on its mesh of `devices` (default all); no data are read.
+    """The model that `config` describes, and its shardings over `devices` (default all).
 
     Raises:
       UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.
@@ -69,7 +70,7 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
             f"model.text.max_positions={model.text.max_positions} is below the {longest} tokens "
             "of data.context_tokens or data.response_tokens; raise the one or lower the other"
         )
-    settings.check_choice("model.emotion_embedding", model.emotion_embedding, EMOTION_EMBEDDINGS)
+    check_choice("model.emotion_embedding", model.emotion_embedding, EMOTION_EMBEDDINGS)
     dtype = jnp.dtype(model.compute_dtype)
     return Igerg(
         vision_tower=vision.build(model.vision, dtype, data.image_size, data.feature_dim),
@@ -109,7 +110,7 @@ def _judge_settings(model: Any, vocab_size: int, dtype: jnp.dtype) -> settings.J
 
 @contextlib.contextmanager
 def mesh_context(setup: Setup):
-    """What tracing needs: the mesh, and the rules behind logical axis names."""
+    """The context to trace the model in: its mesh, and the rules for logical axis names."""
     with jax.set_mesh(setup.mesh), nn.logical_axis_rules(setup.rules):
         yield
 

@@ -1,15 +1,15 @@
-"""Files that are complete or absent, on a local disk and in a bucket.
+"""Files that are complete or absent, on a local disk and in a bucket; and files of JSON lines.
 
 Whoever is killed while writing leaves nothing half-written under the final name. Neither etils nor
-tensorflow.io offers this.
+tensorflow.io offers this. Files of JSON lines, which are appended to, may end in half a line: their
+reader leaves it out.
 """
 
-from __future__ import annotations
-
 import contextlib
+import json
 import os
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
@@ -43,3 +43,30 @@ def write_text(path: Path, text: str) -> None:
     """Replaces the content of `path` by `text`, in UTF-8; readers see the old or the new one."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+class JsonLines(NamedTuple):
+    """What `read_json_lines` found."""
+
+    objects: list[dict[str, Any]]
+    bad_lines: int  # not UTF-8, not JSON (a killed run leaves half a line), or not an object
+
+
+def read_json_lines(path: epath.PathLike) -> JsonLines:
+    """The objects of a .jsonl file, one a line; none where there is no file.
+
+    Lines end with "\\n" alone: JSON strings may hold the other characters at which
+    `str.splitlines` splits, such as U+2028.
+    """
+    path = epath.Path(path)
+    content = path.read_bytes() if path.exists() else b""
+    lines = [line for line in content.split(b"\n") if line.strip()]
+    objects = []
+    for line in lines:
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            objects.append(value)
+    return JsonLines(objects, len(lines) - len(objects))

@@ -3,8 +3,6 @@
 The environment is set before JAX is imported and is inherited by processes that tests start.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 import pathlib

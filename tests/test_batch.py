@@ -1,7 +1,5 @@
 """The batch contract, and synthetic batches that obey it."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The comparison with PyTorch compares the same work."""
 
-from __future__ import annotations
-
 import argparse
 import pathlib
 

@@ -1,8 +1,7 @@
 """Bad values are refused from the config alone, before data are prepared or anything compiles."""
 
-from __future__ import annotations
-
 import ast
+import types
 
 import jax
 import pytest
@@ -10,7 +9,10 @@ import small
 
 from igerg_jax import checks, optim
 from igerg_jax.cli import modes
+from igerg_jax.decoding import strategies
 from igerg_jax.errors import UserError
+from igerg_jax.parallel import sharding
+from igerg_jax.run import workdirs
 
 STEP = {
     "mesh__fsdp=3": "fsdp=3.*8 devices",
@@ -36,7 +38,7 @@ INFERENCE = {
     "model__compute_dtype='float15'": "model.compute_dtype='float15'",
 }
 TRAINING = {
-    "evaluate__best_mode='most'": "evaluate.best_mode is 'most'",
+    "evaluate__best_mode='most'": "evaluate.best_mode 'most' is not one of min, max",
     "train__keep_checkpoints=0": "train.keep_checkpoints=0",
     "data__dataset='imagenet'": "imagenet",
     "init_from='nowhere'": "no checkpoint in .*nowhere",
@@ -79,6 +81,82 @@ def test_a_model_that_could_not_be_used_is_refused(change, message):
 def test_a_run_that_could_not_train_evaluate_and_save_is_refused(change, message):
     with pytest.raises(UserError, match=message):
         checks.check_training(changed(change), starts=True)
+
+
+# What is any number, and what is checked where it is used: the mesh against the devices, and the
+# processes before JAX starts.
+ANY_NUMBER = {
+    "seed",
+    "objectives.emotional_response.consistency_start_step",
+    "generate.length_penalty",
+}
+CHECKED_ELSEWHERE = ("mesh.", "distributed.")
+
+
+def numbers(config) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in workdirs.flatten(config).items()
+        if type(value) in (int, float) and not key.startswith(CHECKED_ELSEWHERE)
+    }
+
+
+@pytest.fixture
+def without_model(monkeypatch):
+    """Checks what needs no model; tracing its shapes takes most of a check's time."""
+    mesh = sharding.make_mesh(make_config().mesh)
+    monkeypatch.setattr(checks, "set_up", lambda *_: types.SimpleNamespace(mesh=mesh))
+
+
+def is_refused(key: str, value: float) -> bool:
+    """By the message that names both, with the decoding strategy that reads the key."""
+    value = type(numbers(make_config())[key])(value)
+    for strategy in strategies.STRATEGIES:
+        config = make_config(generate__strategy=strategy)
+        config.update_from_flattened_dict({key: value})
+        try:
+            checks.check_training(config, starts=True)
+        except UserError as error:
+            assert f"{key}={value} must be " in str(error)
+            return True
+    return False
+
+
+def test_no_number_may_be_just_anything(without_model):
+    taken = {key for key in numbers(make_config()) if not is_refused(key, -7)}
+    assert taken == ANY_NUMBER
+
+
+def test_no_number_may_be_nan(without_model):
+    floats = [key for key, value in numbers(make_config()).items() if isinstance(value, float)]
+    assert all(is_refused(key, float("nan")) for key in floats) and len(floats) > 20
+
+
+@pytest.mark.parametrize(
+    "key",
+    """train.batch_size train.steps train.log_every_steps evaluate.batch_size data.image_size
+    model.vision.patch_size model.text.max_positions model.text.width model.judge.heads
+    optim.warmup_steps objectives.text_denoising.mean_span_tokens
+    objectives.emotional_response.temperature_start""".split(),
+)
+def test_zero_is_refused_where_it_would_divide_or_leave_nothing(key, without_model):
+    assert is_refused(key, 0)
+
+
+@pytest.mark.parametrize(
+    "key",
+    """model.text.dropout_rate model.vision.dropout_rate optim.ema_decay optim.b1 optim.b2
+    objectives.masked_multimodal.mask_fraction objectives.text_denoising.mask_fraction
+    objectives.emotional_response.face_dropout data.augment.colour_jitter""".split(),
+)
+def test_one_is_refused_for_a_fraction_that_must_leave_something(key, without_model):
+    assert is_refused(key, 1.0)
+
+
+@pytest.mark.parametrize("metric", ["bleu_4", "emotion_following", "loss"])
+def test_a_best_metric_that_training_does_not_measure_is_refused(metric, without_model):
+    with pytest.raises(UserError, match=f"best_metric '{metric}' .* response_perplexity"):
+        checks.check_training(make_config(evaluate__best_metric=metric), starts=True)
 
 
 def test_data_are_not_prepared_for_a_bad_config(tmp_path, monkeypatch):

@@ -1,18 +1,19 @@
 """Every config file: builds at every preset, traces at its real size, and trains."""
 
-from __future__ import annotations
-
 import importlib
 import pathlib
+import types
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 import small
 
 from configs import pretrain
-from igerg_jax import objectives
+from igerg_jax import checks, objectives
 from igerg_jax.data import builders
+from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import mesh_context
 from igerg_jax.training import train_state, train_step
@@ -31,10 +32,10 @@ def get_config(name: str, preset: str = ""):
 
 
 def keys(config, prefix: str = "") -> set[str]:
-    found = set()
+    flat = set()
     for key, value in config.items():
-        found |= keys(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key}
-    return found
+        flat |= keys(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key}
+    return flat
 
 
 def trace(config):
@@ -49,6 +50,21 @@ def trace(config):
     }
     with mesh_context(setup):
         return setup, train_step.make_step(setup).trace(setup.abstract_state, batch)
+
+
+def beside_weights(name: str) -> str:
+    """What decides which step is compiled, the weights aside: equal for configs that differ in
+    which objectives are trained, how long, or on which data."""
+    config = get_config(name)
+    for settings in config.objectives.values():
+        del settings["weight"]
+    data, optim = config.data, config.optim
+    return str((config.model, config.objectives, data.feature_dim, data.image_size, optim.name))
+
+
+# One config for each such step; "pretrain" where it is its own.
+PROGRAMS = {beside_weights(name): name for name in reversed(["pretrain", *NAMES])}
+DISTINCT = sorted(PROGRAMS.values())
 
 
 def check_traced(config) -> None:
@@ -102,6 +118,7 @@ def test_an_ablation_changes_little_and_something(name, preset):
         "data",
         "model",
         "objectives",
+        "generate",
     }, "sizes, schedule and seed are those of pre-training"
     same = {"ablations/estimator_straight_through": pretrain.PRESETS}
     off_in_paper = "image_text_contrastive", "emotion_embedding", "face_contrast", "face_dropout"
@@ -109,8 +126,34 @@ def test_an_ablation_changes_little_and_something(name, preset):
     off_in_small = "text_denoising", "masked_multimodal", "image_text_contrastive"
     for key in (f"ablations/no_{name}" for name in off_in_small):
         same[key] = (*same.get(key, ()), "small")
+    assert plain["generate"] | dict(guidance=0.0) == ablated["generate"] | dict(guidance=0.0)
     changed = any(plain[k] != ablated[k] for k in ("data", "model", "objectives"))
     assert changed != (preset in same.get(name, ()))
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_is_allowed(name, preset, monkeypatch):
+    """The model itself, which takes most of the time of the checks, is traced below."""
+    config = get_config(name, preset)
+    config.mesh.update(dcn=1, data=-1, fsdp=1, tensor=1)
+    mesh = sharding.make_mesh(config.mesh)
+    monkeypatch.setattr(checks, "set_up", lambda *_: types.SimpleNamespace(mesh=mesh))
+    checks.check_training(config, starts=False)
+    checks.check_inference(config)
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_guidance_and_emotions_go_with_what_is_trained(name, preset):
+    config = get_config(name, preset)
+    response = config.objectives.emotional_response
+    face_is_shown = config.data.use_images and config.data.include_response_image
+    if config.generate.guidance:
+        assert response.face_dropout > 0, "guidance compares with responses without the face"
+    if not face_is_shown:
+        assert config.model.emotion_embedding == "none", "there is no face to take it from"
+        assert not response.face_dropout, "there is no face to withhold"
 
 
 @pytest.mark.parametrize("preset", pretrain.PRESETS)
@@ -118,12 +161,25 @@ def test_pretraining_traces_at_its_real_size(preset):
     check_traced(pretrain.get_config(preset))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "pretrain"])
+@pytest.mark.parametrize("name", [name for name in DISTINCT if name != "pretrain"])
 def test_traces_at_the_real_local_size(name):
     check_traced(get_config(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in DISTINCT])
+def test_trains_the_objectives_that_have_a_weight(name):
+    """Their gradient is part of another config's, which is traced and run."""
+    config = shrink(get_config(name))
+    model, batch = small.make_model(config), small.make_batch(config)
+    variables = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), batch)))
+    terms, _ = jax.eval_shape(
+        lambda params: combination.sums(config, model, params, batch, jax.random.key(0), 0),
+        variables["params"],
+    )
+    assert {objective for objective, _ in terms} == set(objectives.active(config))
+
+
+@pytest.mark.parametrize("name", DISTINCT)
 def test_trains_a_step(name):
     config = shrink(get_config(name))
     setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])

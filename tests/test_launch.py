@@ -4,8 +4,6 @@ No cloud is asked. `gcloud`, `xpk` and `srun` are stand-ins that note how they w
 script sends to a worker's shell is run by a shell here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pathlib

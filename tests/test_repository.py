@@ -1,7 +1,5 @@
 """The rules of CONTRIBUTING.md that a machine can hold."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 import os
@@ -20,25 +18,23 @@ ROOT = pathlib.Path(__file__).parent.parent
 MAX_LINES = 450
 SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "build"}
 
-# The rooms of `igerg_jax`, from the ground up: a room imports itself and what stands on lines
-# above it here, never what stands below or beside it.
-ROOMS = """
-    batch errors storage
-    models metrics
-    lexicon optim report
-    objectives
-    parallel
-    setup
-    run
-    decoding
-    data
-    checks
-    evaluation
-    training
-    tools
-    cli
-""".strip().splitlines()
-STOREY = {room: number for number, line in enumerate(ROOMS) for room in line.split()}
+
+def _storeys() -> dict[str, int]:
+    """{room of `igerg_jax`: its line in CONTRIBUTING.md's table}, from the ground up.
+
+    A room imports itself and those of lines above, never those of lines below or of its own.
+    """
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("| room |")[2].partition("\n\n")[0]
+    firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {
+        room.removesuffix("/").removesuffix(".py"): number
+        for number, first in enumerate(firsts)
+        for room in re.findall("`([^`]+)`", first)
+    }
+
+
+STOREY = _storeys()
 FORBIDDEN_ROOTS = {
     "igerg_jax/metrics.py": {"jax", "flax", "optax"},
     "igerg_jax/report/": {"jax", "flax", "optax"},
@@ -126,6 +122,11 @@ def _room(module: str) -> str:
     """The room below `igerg_jax` that a module is in; "" for the package itself and for configs."""
     package, _, inside = module.partition(".")
     return inside.partition(".")[0] if package == "igerg_jax" else ""
+
+
+def test_the_table_lists_every_room():
+    here = {p.stem for p in (ROOT / "igerg_jax").iterdir() if not p.name.startswith("_")}
+    assert here == STOREY.keys()
 
 
 def test_no_room_imports_one_above_or_beside_it():

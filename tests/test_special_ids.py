@@ -4,10 +4,7 @@ Numbering the vocabulary anew, and the embeddings' rows with it, must change no 
 response but for the numbers; and the whole of a run works with BART's ids.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import json
 import pathlib
 
 import batches_of
@@ -21,6 +18,7 @@ from etils import epath
 import main
 from configs import pretrain
 from igerg_jax import batch as batch_lib
+from igerg_jax import storage
 from igerg_jax.batch import SpecialIds
 from igerg_jax.cli import modes
 from igerg_jax.data import pipeline
@@ -135,7 +133,7 @@ def run(tmp_path_factory, data_dir):
 @pytest.mark.slow
 def test_a_run_with_barts_ids_trains(run):
     workdir = run[1]
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = storage.read_json_lines(workdir / "metrics.jsonl").objects
     lost = [line["loss/total"] for line in lines if "loss/total" in line]
     assert len(lost) == 2 and np.isfinite(lost).all()
 

@@ -1,5 +1,6 @@
 """Files are complete or absent."""
 
+import json
 import os
 import pathlib
 
@@ -42,3 +43,14 @@ def test_a_bucket_needs_no_renaming():
     bucket = epath.Path("gs://bucket/summary.json")
     with storage.replacing(bucket) as target:
         assert target == bucket
+
+
+def test_json_lines_that_cannot_be_read_are_counted_and_left_out(tmp_path):
+    """Only "\\n" ends a line: a generated response may hold other line separators."""
+    path = tmp_path / "samples.jsonl"
+    objects = [{"text": "one\u2028two\u0085three\x0bfour"}, {"step": 2}]
+    good = [json.dumps(value, ensure_ascii=False).encode() for value in objects]
+    bad = [b"[1]", b"7", b"\xff\xfe{}", b'{"step": 3, "a']
+    path.write_bytes(b"\n".join([good[0], bad[0], b"", good[1] + b"\r", *bad[1:]]))
+    assert storage.read_json_lines(path) == (objects, 4)
+    assert storage.read_json_lines(tmp_path / "absent.jsonl") == ([], 0)

@@ -1,6 +1,6 @@
 """Without face dropout: every example has the response's face and emotion.
 
-The model never learns to respond without them, which guidance compares with.
+The model never learns to respond without them, which is what guidance compares with: it is off.
 
     python main.py --config=configs/ablations/no_face_dropout.py[:preset]
 """
@@ -15,4 +15,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config = pretrain.get_config(preset)
     config.name = "ablations/no_face_dropout"
     config.objectives.emotional_response.face_dropout = 0.0
+    config.generate.guidance = 0.0
     return config

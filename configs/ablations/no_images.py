@@ -1,8 +1,9 @@
 """Without images: every image is masked out, and objectives that need one are off.
 
 What the words alone can teach, with the same model, data and remaining objectives.
-`masked_multimodal` keeps its masked words; its image term is empty. `baselines/text_only.py` is
-the stricter comparison, without any pre-training objective.
+With no face to take it from, no emotion is told, and there is no face to withhold: the contrast,
+face dropout and guidance are off. `masked_multimodal` keeps its masked words; its image term is
+empty. `baselines/text_only.py` is the stricter comparison, without any pre-training objective.
 
     python main.py --config=configs/ablations/no_images.py[:preset]
 """
@@ -19,7 +20,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.use_images = False
     for name in ("image_emotion", "sequence_emotion", "image_text_contrastive"):
         config.objectives[name].weight = 0.0
-    # With no face to take it from, no emotion is told.
-    config.model.emotion_embedding = "none"
-    config.objectives.emotional_response.contrast_weight = 0.0
+    pretrain.never_tell_an_emotion(config)
     return config

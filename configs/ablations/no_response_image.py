@@ -1,6 +1,8 @@
 """Without the response's own image: the model does not see the face that goes with its response.
 
 The original provides it. A chatbot has to choose the emotion of its response without it.
+With no face to take it from, no emotion is told, and there is no face to withhold: the contrast,
+face dropout and guidance are off.
 
     python main.py --config=configs/ablations/no_response_image.py[:preset]
 """
@@ -15,7 +17,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config = pretrain.get_config(preset)
     config.name = "ablations/no_response_image"
     config.data.include_response_image = False
-    # With no face to take it from, no emotion is told.
-    config.model.emotion_embedding = "none"
-    config.objectives.emotional_response.contrast_weight = 0.0
+    pretrain.never_tell_an_emotion(config)
     return config

@@ -1,7 +1,5 @@
 """The modes of main.py: what each does once the command line is parsed. Results go to stdout."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -55,7 +53,7 @@ def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> N
 def generate_samples(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
     """Responds to `generate.examples` windows of the test split: samples.jsonl, or stdout."""
     checks.check_inference(config)
-    setup, prepared, params = trained_run.load_with_data(config, path)
+    setup, prepared, params = trained_run.load_with_data(config, path, ["test_split"])
     evaluator = Evaluator(setup, prepared)
     rows = evaluator.samples(params, config.data.test_split, config.generate.examples)
     if jax.process_index():

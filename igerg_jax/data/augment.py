@@ -5,8 +5,6 @@ example in the order (`igerg_jax.data.order`) and on its slot, so they are the s
 hosts and after a restart, and differ between epochs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -54,8 +52,9 @@ def random_recipe(
       positions_M: int64[M], of each image's example in the order.
       slots_M: int[M], of each image in its window.
       image_size: pixels a side of the result.
-      config: `config.data.augment`: crop_min_area (of the image, 1 = no crop), flip (bool),
-        colour_jitter (largest relative change of brightness, contrast and saturation).
+      config: `config.data.augment`: crop_min_area (of the image; 1 = the largest square, anywhere
+        along the longer side), flip (bool), colour_jitter (largest relative change of brightness,
+        contrast and saturation).
     """
     u_Mx8 = order.uniforms(seed, _SALT, positions_M[:, None], slots_M[:, None], np.arange(8))
     crop, halvings = _halve(_random_crop(height_width, config.crop_min_area, u_Mx8), image_size)
@@ -85,10 +84,13 @@ def _random_crop(height_width: np.ndarray, min_area: float, u_Mx8: np.ndarray) -
     """int32[M, 4]; the first four uniform numbers give the area, aspect ratio, top and left."""
     area, aspect, top, left = u_Mx8.T[:4]
     height, width = height_width.T.astype(np.float64)
-    pixels = height * width * (min_area + (1 - min_area) * area)
-    ratio = np.exp(np.log(_MAX_ASPECT) * (2 * aspect - 1)) if min_area < 1 else width / height
-    crop_height = np.clip(np.round(np.sqrt(pixels / ratio)), 1, height)
-    crop_width = np.clip(np.round(np.sqrt(pixels * ratio)), 1, width)
+    if min_area < 1:
+        pixels = height * width * (min_area + (1 - min_area) * area)
+        ratio = np.exp(np.log(_MAX_ASPECT) * (2 * aspect - 1))
+        crop_height = np.clip(np.round(np.sqrt(pixels / ratio)), 1, height)
+        crop_width = np.clip(np.round(np.sqrt(pixels * ratio)), 1, width)
+    else:  # the square that evaluation takes from the centre, with its aspect
+        crop_height = crop_width = np.minimum(height, width)
     corner_top = np.floor(top * (height - crop_height + 1))
     corner_left = np.floor(left * (width - crop_width + 1))
     return np.stack([corner_top, corner_left, crop_height, crop_width], axis=1).astype(np.int32)

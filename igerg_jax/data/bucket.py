@@ -5,8 +5,6 @@ local files only. So a host copies the datasets that its config names, once. If 
 its disk, mount the bucket (Cloud Storage FUSE, Filestore) and pass the mounted folder instead.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import hashlib

@@ -30,9 +30,9 @@ class ByteLevelBpeTokenizer:
     def __init__(self, content: bytes):
         """Takes a tokenizer.json. Raises ValueError if it is something else, or lacks a role."""
         self._content = content
-        whole = _parse(content)
-        named = _special_tokens(whole)
-        plain = whole | _LEFT_OUT
+        definition = _parse(content)
+        named = _special_tokens(definition)
+        plain = definition | _LEFT_OUT
         plain["model"] = plain["model"] | {"dropout": None}  # random merges, for training only
         try:
             self._model = tokenizers.Tokenizer.from_str(json.dumps(plain))
@@ -58,8 +58,8 @@ class ByteLevelBpeTokenizer:
         Raises OSError for a missing file, ValueError for one of another form.
         """
         if path.is_dir():
-            whole = path / WHOLE
-            path = whole if whole.exists() else path / VOCABULARY
+            one_file = path / WHOLE
+            path = one_file if one_file.exists() else path / VOCABULARY
         if path.name == MERGES or path.name.endswith(f"-{MERGES}"):
             path = path.with_name(path.name.replace(MERGES, VOCABULARY))
         content = path.read_bytes()
@@ -93,24 +93,24 @@ def _parse_json(content: bytes) -> Any:
 
 def _parse(content: bytes) -> dict[str, Any]:
     """A tokenizer.json's content. Raises ValueError if it is not byte-level BPE."""
-    whole = _parse_json(content)
-    if not isinstance(whole, dict) or not isinstance(whole.get("model"), dict):
+    definition = _parse_json(content)
+    if not isinstance(definition, dict) or not isinstance(definition.get("model"), dict):
         raise ValueError(f"it is JSON, but no {WHOLE}: it has no model")
-    kind = whole["model"].get("type")
+    kind = definition["model"].get("type")
     if kind != "BPE":
         raise ValueError(f"its model is {kind}, not BPE")
     for part in ("pre_tokenizer", "decoder"):
-        if '"ByteLevel"' not in json.dumps(whole.get(part)):
+        if '"ByteLevel"' not in json.dumps(definition.get(part)):
             raise ValueError(f"its {part} is not byte-level")
-    return whole
+    return definition
 
 
-def _special_tokens(whole: dict[str, Any]) -> dict[str, int]:
+def _special_tokens(definition: dict[str, Any]) -> dict[str, int]:
     """{token: id} of the tokens added to the model's vocabulary.
 
     Raises ValueError if some are ordinary words, which no merge would produce.
     """
-    added = whole.get("added_tokens") or []
+    added = definition.get("added_tokens") or []
     keys = {"content", "id", "special"}
     if not all(isinstance(token, dict) and keys <= token.keys() for token in added):
         raise ValueError(f"its added_tokens are not all of {', '.join(sorted(keys))}")

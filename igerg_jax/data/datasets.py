@@ -1,7 +1,5 @@
 """The dataset that a config names, opened: what training and evaluation start from."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator

@@ -5,8 +5,6 @@
 <data_dir>/prepared/tokenizers/                       tokenizers trained here
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

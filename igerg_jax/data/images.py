@@ -1,7 +1,5 @@
 """Encoded images: their files, conversion to JPEG for storage, and ImageNet's preprocessing."""
 
-from __future__ import annotations
-
 import glob
 import io
 import pathlib
@@ -33,11 +31,11 @@ def find_files(pattern: str) -> Files:
     path = pathlib.Path(pattern).expanduser()
     wild = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]
     if path.is_dir() or not wild:
-        folder, found = path, path.rglob("*")
+        folder, paths = path, path.rglob("*")
     else:
         folder = pathlib.Path(*path.parts[: wild[0]])
-        found = map(pathlib.Path, glob.iglob(str(path), recursive=True))
-    images = (p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        paths = map(pathlib.Path, glob.iglob(str(path), recursive=True))
+    images = (p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     names = tuple(sorted({p.relative_to(folder).as_posix() for p in images}))
     if not names:
         kinds = ", ".join(IMAGE_SUFFIXES)

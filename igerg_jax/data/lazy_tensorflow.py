@@ -5,8 +5,6 @@ where they are not installed. All of `igerg_jax` takes them from here, except
 `igerg_jax.data.builders.tfds_builder`, whose classes derive from TFDS's.
 """
 
-from __future__ import annotations
-
 from etils import epy
 
 with epy.lazy_imports():

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from igerg_jax.objectives.base import Need, Objective
 
 MAIN = ""  # the group of all objectives that no mixture names
+# The keys of `config.data` that name splits of the dataset.
+SPLIT_KEYS = ("train_split", "eval_split", "test_split", "extra_test_splits")
 _LONGEST = 10_000  # period of the order in which datasets alternate
 
 
@@ -148,16 +150,31 @@ def check_start(config: ConfigDict) -> None:
             raise _lacks(objective, dataset, config, objectives.base.IMAGES)
 
 
+def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = SPLIT_KEYS) -> None:
+    """Raises UserError unless the splits that `keys` of config.data name exist, and those that are
+    evaluated have an example."""
+    data = config.data
+    for key in keys:
+        for name in [data[key]] if isinstance(data[key], str) else data[key]:
+            what = f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key})"
+            check_known(name, prepared.split_names, what)
+            if key != "train_split":
+                nonempty_split(prepared, name)
+    reported = {"valid": data.eval_split, "test": data.test_split}
+    for name in data.extra_test_splits if "extra_test_splits" in keys else ():
+        if reported.get(name, name) != name:
+            raise UserError(
+                f"config.data.extra_test_splits names '{name}', under which summary.json reports "
+                f"split '{reported[name]}': leave it out, or evaluate it as config.data.test_split"
+            )
+
+
 def check(prepared: Prepared, config: ConfigDict) -> None:
     """Raises UserError, before anything is compiled, for what the prepared data cannot serve.
 
     A dataset lacks what an objective that is trained on it needs, or there is no split to evaluate.
     """
-    data = config.data
-    wanted = [(key, data[key]) for key in ("train_split", "eval_split", "test_split")]
-    for key, name in wanted + [("extra_test_splits", name) for name in data.extra_test_splits]:
-        what = f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key})"
-        check_known(name, prepared.split_names, what)
+    check_splits(prepared, config)
     for objective, dataset in _served(config):
         split = prepared.datasets[dataset].split(config.data.train_split)
         counts = prepared.datasets[dataset].summary["splits"][split.name]

@@ -8,8 +8,6 @@ epoch and the start of the next. The order does not depend on the number of host
 rows of the global batch.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 _ROUNDS = 6  # four make a pseudo-random permutation (Luby and Rackoff); the rest is margin

@@ -4,8 +4,6 @@ Parts have fixed boundaries, so that a restart with another number of processes 
 ones. Nothing here imports JAX or TensorFlow: worker processes start in a second and stay small.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import hashlib
 import json
@@ -111,8 +109,8 @@ def check_manifest(folder: pathlib.Path, workers: int) -> list[str]:
             damaged.append(f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}")
         else:
             sums[path] = expected["sha256"]
-    found = zip(sums, _sha256_of(list(sums), workers, "verifying"), strict=True)
-    changed = [path for path, sha256 in found if sha256 != sums[path]]
+    actual_sums = zip(sums, _sha256_of(list(sums), workers, "verifying"), strict=True)
+    changed = [path for path, sha256 in actual_sums if sha256 != sums[path]]
     return damaged + [f"{path} has other bytes than were written" for path in changed]
 
 
@@ -124,10 +122,10 @@ def _sha256_of(paths: Sequence[pathlib.Path], workers: int, label: str) -> list[
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        found = pool.map(sha256, paths)
+        sums = pool.map(sha256, paths)
         if sum(path.stat().st_size for path in paths) > _SHOWN_BYTES:
-            found = progress(found, label, "file", total=len(paths))
-        return list(found)
+            sums = progress(sums, label, "file", total=len(paths))
+        return list(sums)
 
 
 def progress(items: Iterable[T], label: str, unit: str, total: int | None = None) -> Iterator[T]:

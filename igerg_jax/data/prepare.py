@@ -13,15 +13,22 @@ Exit codes: 0; 2 = a user error, in one message: files that are missing, damaged
 them and deletes nothing) or inconsistent, or a wrong flag.
 """
 
-from __future__ import annotations
-
 import pathlib
 import sys
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, folders, mixtures, parts, tokenizers, trained_tokenizers, write
+from igerg_jax.data import (
+    builders,
+    folders,
+    mixtures,
+    parts,
+    settings,
+    tokenizers,
+    trained_tokenizers,
+    write,
+)
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
@@ -150,6 +157,7 @@ def run(values: flags.FlagValues) -> None:
             config.data[name] = values[name].value
     if values.verify and values.tokenizer:
         raise UserError("--verify and --tokenizer do not go together")
+    settings.check(config.data)
     mixtures.check_names(config)
     if values.verify:
         count = verify(config)

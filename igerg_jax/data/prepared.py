@@ -1,7 +1,5 @@
 """A prepared dataset, opened."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Iterator

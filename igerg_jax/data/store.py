@@ -10,8 +10,6 @@ read no images, and turns may share an image. Tokens are separate, so that anoth
 not copy the images.
 """
 
-from __future__ import annotations
-
 import contextlib
 import pathlib
 import resource

@@ -65,12 +65,12 @@ class SentencePieceTokenizer:
         model, s = self._model, self.special
         ids = range(self.vocab_size)
         self._dropped = frozenset(i for i in ids if model.is_control(i) or model.is_unknown(i))
-        found = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
-        found += (model.piece_to_id(MASK_PIECE),)
+        actual = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
+        actual += (model.piece_to_id(MASK_PIECE),)
         wanted = (s.pad, s.bos, s.eos, s.unk, s.mask)
-        if found != wanted or not model.is_control(s.mask):
+        if actual != wanted or not model.is_control(s.mask):
             raise ValueError(
-                f"ids of pad, bos, eos, unk and {MASK_PIECE} are {found}, expected {wanted}"
+                f"ids of pad, bos, eos, unk and {MASK_PIECE} are {actual}, expected {wanted}"
             )
 
     @classmethod

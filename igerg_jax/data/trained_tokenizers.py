@@ -4,8 +4,6 @@ A trained tokenizer is kept under its digest, next to a note named by a hash of 
 trained with, so that equal settings find it again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pathlib

@@ -5,8 +5,6 @@ first, and p for the response's turn. `image_turn`, `context_turn` and the order
 to these slots.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -7,8 +7,6 @@
 A folder without ".partial" is complete: renaming it is the last step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -241,8 +239,8 @@ def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
     for name, counts in summary["splits"].items():
         split = store.TurnStore(base / "turns" / name, folder / name)
         windows = window_ends(split, counts["standalone"])
-        found = {"turns": len(split), "windows": len(windows), "images": split.count_images()}
-        for what, count in found.items():
+        actual = {"turns": len(split), "windows": len(windows), "images": split.count_images()}
+        for what, count in actual.items():
             if count != counts[what]:
                 damaged.append(f"{base}, {name}: {count} {what}, not {counts[what]}")
     return damaged

@@ -2,8 +2,6 @@
 K beams (not visual tokens), J candidates a beam, and P = 2K.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 

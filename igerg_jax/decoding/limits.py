@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igerg_jax.batch import SpecialIds
+from igerg_jax.constraints import Range, check_constraints
 from igerg_jax.errors import UserError
 from igerg_jax.models.settings import select
 
@@ -33,13 +34,13 @@ class Limits:
         """
         limits = select(cls, config.generate)
         longest = config.model.text.max_positions
-        if not 1 <= limits.max_tokens <= longest:
+        ranges = Range("max_tokens", at_least=1), Range("no_repeat_ngram", at_least=0)
+        check_constraints("generate", vars(limits), ranges)
+        if limits.max_tokens > longest:
             raise UserError(
-                f"generate.max_tokens={limits.max_tokens} must be between 1 and "
+                f"generate.max_tokens={limits.max_tokens} must be at most "
                 f"model.text.max_positions={longest}"
             )
-        if limits.no_repeat_ngram < 0:
-            raise UserError(f"generate.no_repeat_ngram={limits.no_repeat_ngram} must be at least 0")
         return limits
 
 

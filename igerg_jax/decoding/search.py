@@ -22,14 +22,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from igerg_jax import random_keys
 from igerg_jax.batch import SpecialIds
 from igerg_jax.decoding import strategies, stream
 from igerg_jax.decoding.beam_search import beam_search
+from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits, allowed
 from igerg_jax.decoding.strategies import Beam, Sample, Strategy, TokenStrategy
-from igerg_jax.decoding.stream import Guidance, Source, Started
+from igerg_jax.decoding.stream import Source, Started
 from igerg_jax.models import igerg
-from igerg_jax.objectives import keys
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup, mesh_context
 
@@ -114,13 +115,13 @@ def generate(
     if candidates > 1:
         sources = jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), sources)
     if guidance.guidance:
-        started = stream.start_guided(model, params, sources, guidance, limits.max_tokens)
+        started = start_guided(model, params, sources, guidance, limits.max_tokens)
     else:
         started = stream.start(model, params, sources[0], limits.max_tokens)
     if isinstance(strategy, Beam):
         hypotheses = beam_search(started, model.special, strategy, limits)
         return Responses(*(leaf[:, 0] for leaf in hypotheses))
-    keys_B = keys.row_keys(rng, rows_B)
+    keys_B = random_keys.row_keys(rng, rows_B)
     if candidates == 1:
         return decode_rows(started, model.special, keys_B, strategy, limits)
     keys_BxK = jax.vmap(functools.partial(jax.random.split, num=candidates))(keys_B)

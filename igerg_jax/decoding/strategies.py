@@ -11,17 +11,15 @@ several candidates a row, of which `search.best_candidates` keeps one. `Beam` ke
 responses a row, and has a loop of its own.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.errors import UserError
+from igerg_jax.constraints import Range, check_choice, check_constraints
 from igerg_jax.models.partitioning import top_k
-from igerg_jax.models.settings import check_choice, select
+from igerg_jax.models.settings import select
 
 
 class TokenStrategy(Protocol):
@@ -56,13 +54,14 @@ class Sample:
     length_penalty: float  # of the ranking, EOS counted
 
     def check(self) -> None:
-        if self.candidates < 1:
-            raise UserError(f"generate.candidates={self.candidates} must be at least 1")
-        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError(
-                f"generate: temperature={self.temperature} must be above 0, "
-                f"top_k={self.top_k} at least 0 and top_p={self.top_p} in (0, 1]"
-            )
+        ranges = (
+            Range("candidates", at_least=1),
+            Range("temperature", above=0),
+            Range("top_k", at_least=0),
+            Range("top_p", above=0, at_most=1),
+            Range("length_penalty"),
+        )
+        check_constraints("generate", vars(self), ranges)
 
     def choose(self, log_p_BxV: jax.Array, keys_B: jax.Array) -> jax.Array:
         logits_BxV = self.filtered(log_p_BxV)
@@ -92,8 +91,8 @@ class Beam:
     length_penalty: float
 
     def check(self) -> None:
-        if self.beams < 1:
-            raise UserError(f"generate.beams={self.beams} must be at least 1")
+        ranges = Range("beams", at_least=1), Range("length_penalty")
+        check_constraints("generate", vars(self), ranges)
 
 
 # generate.strategy -> its class

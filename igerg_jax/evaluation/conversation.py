@@ -1,7 +1,5 @@
 """One response to a conversation that someone typed."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -101,8 +99,7 @@ def _one_row_per_shard(
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """A batch on the mesh of one copy of the example per data shard, and their row numbers: 0."""
     placed = sharding.batch_sharding(setup.mesh)
-    shards = placed.num_devices // setup.mesh.shape["tensor"]
-    rows = len(sharding.process_rows(placed, shards))
+    rows = len(sharding.process_rows(placed, sharding.batch_shards(setup.mesh)))
     copies = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
     return sharding.to_devices((copies, np.zeros(rows, np.int32)), placed)
 

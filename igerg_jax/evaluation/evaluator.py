@@ -1,10 +1,9 @@
-"""A model and a split in, metrics and sample conversations out.
+"""Evaluates a model on the splits of a dataset: metrics, and sample conversations.
 
 The emotion of a generated text is the one that `lexicon.label` finds: a lexicon shares nothing with
-the generator or with the judge that it was trained against. Letters as in `igerg_jax.batch`.
+the generator, nor with the judge that the generator was trained against. Letters as in
+`igerg_jax.batch`.
 """
-
-from __future__ import annotations
 
 import functools
 import itertools
@@ -179,16 +178,16 @@ def final_splits(config: Any) -> dict[str, str]:
 def evaluate_run(
     evaluator: Evaluator, config: Any, params: Any, workdir: Any | None
 ) -> dict[str, Any]:
-    """The evaluation that ends a run: `final_splits`, all that can be measured.
+    """The evaluation that ends a run: every metric, on all of `final_splits`.
 
     Args:
       params: on the evaluator's mesh.
-      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl and, where the
-        words' following the face was measured, following.jsonl to it. None: no files.
+      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl to it and, if
+        emotion following was measured, following.jsonl. None: no files.
 
     Returns:
       summary.json's "evaluation", "confusion_matrix" (of image emotions) and "following_matrix"
-      (emotions shown and said), by the names of `final_splits`.
+      (emotions shown and expressed), by the names of `final_splits`.
     """
     results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}, "following_matrix": {}}
     gallery: list[dict[str, Any]] = []

@@ -1,10 +1,8 @@
-"""Whether the words follow the face: the same words, answered with a face of each emotion in turn.
+"""Emotion following: does the response change with the face that is shown?
 
-In some windows of a split, the image of the responding turn is replaced by one of each emotion,
-from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
+In some windows of a split, the responding turn's image is replaced by one of each emotion in turn,
+taken from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -96,8 +94,8 @@ def measure(
     rows = []
     for w in np.arange(count) * len(said_WxC) // count:
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
-        own = {name: p[at] for name, p in probabilities.items()}
-        rows.append(_row(chosen, split, w, texts_WxC[w], own, image_mask_RxN[at][0]))
+        of_window = {name: p[at] for name, p in probabilities.items()}
+        rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
     return Following(values, confusion.tolist(), rows)
 
 

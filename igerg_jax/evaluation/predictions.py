@@ -5,8 +5,6 @@ are scored from images and words, the decoder told the emotion that is predicted
 image. Letters as in `igerg_jax.batch`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

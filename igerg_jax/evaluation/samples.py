@@ -1,7 +1,5 @@
 """samples.jsonl: held-out conversations, and what the model saw and generated in each."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping, Sequence

@@ -1,21 +1,19 @@
-"""A trained run, opened by its checkpoint: where everything that uses a model starts from.
+"""Opens a trained run from its checkpoint: where everything that uses a trained model starts.
 
-No optimizer is built, and its state is not read.
+No optimizer is built, and the optimizer's state in the checkpoint is not read.
 """
 
-from __future__ import annotations
-
-import os
-import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.data import datasets, tokenizers
+from igerg_jax.data import datasets, mixtures, tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
@@ -61,16 +59,20 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
     return Run(folder, config, setup, params, tokenizer)
 
 
-def load_with_data(config: Any, path: epath.PathLike) -> tuple[Setup, Any, Any]:
+def load_with_data(
+    config: Any, path: epath.PathLike, split_keys: Sequence[str] = mixtures.SPLIT_KEYS
+) -> tuple[Setup, Any, Any]:
     """(setup, prepared dataset, parameters) to evaluate the checkpoint under `path` with.
 
+    Args:
+      split_keys: of `config.data`, of the splits that will be used.
+
     Raises:
-      UserError: no checkpoint there, one of another model or tokenizer, or no data.
+      UserError: no checkpoint there, one of another model or tokenizer, or no such data.
     """
     folder = checkpoint.find(path)
     dataset = datasets.open_dataset(config)
-    if not dataset.split_names:
-        raise UserError(f"data.dataset is '{config.data.dataset}': there is nothing to evaluate on")
+    checks.check_evaluation_data(dataset, config, split_keys)
     setup, params = load(config, folder, dataset.tokenizer)
     return setup, dataset, params
 
@@ -106,20 +108,3 @@ def tokenizer_of(config: Any, folder: epath.Path) -> Any:
             f"data.dataset is '{config.data.dataset}': there are no words to answer with"
         )
     return dataset.tokenizer
-
-
-def new_folder(out: str) -> pathlib.Path:
-    """The absolute path of a folder to write, which is not created yet.
-
-    Raises:
-      UserError: something is there already, or no folder can be created there.
-    """
-    if "://" in out:
-        raise UserError(f"--out={out} is not a local folder: write to one, then copy it there")
-    folder = pathlib.Path(out).expanduser().resolve()
-    above = next(path for path in (folder, *folder.parents) if path.exists())
-    if above == folder and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out={out} cannot be created: you may not write to '{above}'")
-    return folder

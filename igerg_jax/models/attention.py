@@ -3,8 +3,6 @@
 Letters are those of `igerg_jax.batch`, and here also: L query length, M key length, E = D / H.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from igerg_jax.models import attention_kernel, initializers
-from igerg_jax.models.partitioning import project_merged_heads
+from igerg_jax.models.partitioning import is_sharded, project_merged_heads
 from igerg_jax.models.settings import LayerSettings
 
 
@@ -130,9 +128,7 @@ class Attention(nn.Module):
         return out(y_BxLxHxE), key_value
 
     def _fuses(self) -> bool:
-        mesh = jax.sharding.get_abstract_mesh()
-        heads_are_sharded = not mesh.empty and mesh.shape.get("tensor", 1) > 1
-        return self.settings.attention == "fused" and not heads_are_sharded
+        return self.settings.attention == "fused" and not is_sharded("heads")
 
     def _fused(self, projections, x_BxLxD, keys_BxL, causal: bool) -> jax.Array:
         """[B, L, D]: the three projections as one product, and the kernel."""

@@ -11,8 +11,6 @@ here than XLA's attention).
 Letters as in `igerg_jax.models.attention`; heads lie side by side, D = H * E.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -3,8 +3,6 @@
 Letters as in `igerg_jax.batch`; J = the judge's width.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

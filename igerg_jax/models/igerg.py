@@ -6,8 +6,6 @@ An image's tokens and its turn's words share one turn embedding, so that the enc
 whose face belongs to which words. Letters as in `igerg_jax.batch`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Initializers whose parameters carry logical axis names, one a dimension."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import flax.linen as nn

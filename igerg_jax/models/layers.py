@@ -1,12 +1,10 @@
 """Transformer layers, pure functions of parameters and arrays, and the stacks of them.
 
 Letters are those of `igerg_jax.batch`. Dropout is on exactly when a "dropout" key is passed to
-`apply`: there is no training flag. Parameters are float32 and carry logical axis names;
-activations have `settings.dtype`; layer norms, softmaxes and everything after the last layer are
-float32.
+`apply`: there is no training flag. Parameters are float32 and carry logical axis names.
+Activations, the output of a stack among them, have `settings.dtype`, and so have the products of
+matrices; layer norms and attention's softmax compute in float32, and what they return is cast back.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from typing import NamedTuple

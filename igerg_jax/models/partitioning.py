@@ -1,11 +1,9 @@
-"""Every workaround for XLA: for its SPMD partitioner, and one for its TPU layouts.
+"""How activations are sharded, and workarounds where XLA would partition a model badly.
 
-Each function says what happens without it. All of them ask about the mesh and the logical axis
-rules that they are traced under, and do nothing without a mesh. Figures are JAX 0.10.2's on eight
-CPU devices.
+A workaround's docstring says what XLA does without it. The functions look up the mesh and the
+logical axis rules of the context that they are traced in; without a mesh they add nothing. Counts
+of collectives were measured with JAX 0.10.2 on eight CPU devices.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -21,6 +19,13 @@ def batch_shards() -> tuple[tuple[str, ...], int]:
     mesh = jax.sharding.get_abstract_mesh()
     rows = () if mesh.empty else _mesh_axes("batch")
     return rows, math.prod(mesh.shape[axis] for axis in rows)
+
+
+def is_sharded(logical_axis: str) -> bool:
+    """Whether several devices share what has this logical axis; False without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = () if mesh.empty else _mesh_axes(logical_axis)
+    return math.prod(mesh.shape[axis] for axis in axes) > 1
 
 
 def _mesh_axes(logical_axis: str) -> tuple[str, ...]:

@@ -3,17 +3,16 @@
 They check themselves, so that what cannot work is refused before anything is traced.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from igerg_jax.constraints import Range, check_choice
 from igerg_jax.errors import UserError
 
 # Exact, as in BART and Hugging Face's ViT; or the tanh approximation, as in big_vision and SigLIP.
@@ -37,6 +36,26 @@ REMAT_POLICIES = {
     "full": _POLICIES.nothing_saveable,  # keep a layer's input alone
 }
 
+# The numbers under `config.model`. A tower of `igerg_jax.models.vision` reads some of `vision`'s.
+RANGES = (
+    *(Range(f"vision.{key}", at_least=1) for key in ("patch_size", "tokens_per_image")),
+    Range("vision.norm_epsilon", above=0),
+    *(
+        Range(f"{part}.{key}", at_least=1)
+        for part in ("vision", "text", "judge")
+        for key in ("width", "heads", "mlp_width")
+    ),
+    *(
+        Range(key, at_least=1)
+        for key in ("vision.layers", "text.encoder_layers", "text.decoder_layers", "judge.layers")
+    ),
+    *(Range(f"{part}.dropout_rate", at_least=0, below=1) for part in ("vision", "text")),
+    Range("text.max_positions", at_least=1),
+    Range("emotion_scale", at_least=0),
+    Range("contrastive_width", at_least=1),
+    Range("vocab_chunk_tokens", at_least=1),
+)
+
 T = TypeVar("T")
 
 
@@ -44,12 +63,6 @@ def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
     """An instance of a dataclass, each field from `computed` or else from the key of its name."""
     names = [field.name for field in dataclasses.fields(settings) if field.init]
     return settings(**{name: (computed if name in computed else keys)[name] for name in names})
-
-
-def check_choice(key: str, value: str, choices: Collection[str]) -> None:
-    """Raises UserError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise UserError(f"{key} '{value}' is not one of {', '.join(choices)}")
 
 
 def check_pixels(feature_dim: int) -> None:

@@ -4,8 +4,6 @@ To add one, write its module beside these, add it to the table, and give it its 
 `config.objectives`. CONTRIBUTING.md has an example.
 """
 
-from __future__ import annotations
-
 import operator
 from typing import Any
 
@@ -51,7 +49,7 @@ def check(config: Any) -> None:
     if not active(config):
         raise UserError("every objective's weight is 0; there is nothing to train")
     for name, objective in OBJECTIVES.items():
-        objective.check(config.objectives[name])
+        objective.check(config.objectives[name], config.model)
     for key, why in fixed_keys(config).items():
         if operator.attrgetter(key)(config) == -1:
             raise UserError(f"{key}=-1: {why}")

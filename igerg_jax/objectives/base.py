@@ -17,12 +17,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
-from igerg_jax.errors import UserError
+from igerg_jax.constraints import Choice, Range, check_constraints
 from igerg_jax.models import igerg
 from igerg_jax.models.igerg import Encoded, Igerg, ImageSide, TextSide, shift_right
 from igerg_jax.objectives import losses
 from igerg_jax.objectives.display import Line, Row
-from igerg_jax.objectives.keys import batch_key, named_key, row_keys
+from igerg_jax.random_keys import batch_key, named_key, row_keys
 
 Batch = Mapping[str, jax.Array]
 
@@ -39,13 +39,6 @@ LABELLED_IMAGES = Need("labelled_images", "images with an emotion")
 WORDS = Need("turns_with_words", "words")
 LABELLED_TURNS = Need("labelled_turns", "turns with an emotion")
 DIALOGUES = Need("dialogues", "turns that answer others")
-
-
-class Choice(NamedTuple):
-    """A setting and its allowed values."""
-
-    setting: str
-    values: tuple[str, ...]
 
 
 class Term(NamedTuple):
@@ -167,7 +160,7 @@ class Objective(abc.ABC):
     name: ClassVar[str]  # its key under `config.objectives`, which has `weight` and its settings
     summary: ClassVar[str]  # completes "the model learns to ...", for reports and pages
     needs: ClassVar[tuple[Need, ...]] = ()  # what a dataset must have for it
-    choices: ClassVar[tuple[Choice, ...]] = ()  # its settings that have few allowed values
+    constraints: ClassVar[tuple[Choice | Range, ...]] = ()  # on its settings but for `weight`
 
     @abc.abstractmethod
     def loss(self, context: Context) -> Result:
@@ -192,11 +185,7 @@ class Objective(abc.ABC):
         """
         return {}
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Raises UserError for a setting that has no such value."""
-        for key, values in self.choices:
-            if settings[key] not in values:
-                raise UserError(
-                    f"objectives.{self.name}.{key} '{settings[key]}' is not one of "
-                    f"{', '.join(values)}"
-                )
+    def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+        """Raises UserError for a setting that has no such value, or contradicts `config.model`."""
+        declared = (Range("weight", at_least=0), *self.constraints)
+        check_constraints(f"objectives.{self.name}", settings, declared)

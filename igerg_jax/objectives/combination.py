@@ -6,8 +6,6 @@ the same shapes, as many times as large: a pass is a loop of its own, forward an
 compile and to run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +17,7 @@ from igerg_jax.batch import group_of, mixed_groups
 from igerg_jax.models.igerg import Encoded, Igerg
 from igerg_jax.objectives import OBJECTIVES, active
 from igerg_jax.objectives.base import Batch, Context, EncoderInput, Term
-from igerg_jax.objectives.keys import batch_key, named_key
+from igerg_jax.random_keys import batch_key, named_key
 
 Terms = dict[tuple[str, str], Term]
 Metrics = dict[tuple[str, str], tuple[jax.Array, jax.Array]]

@@ -5,8 +5,6 @@ becomes does not depend on how many devices, hosts or accumulation steps share t
 Letters as in `igerg_jax.batch`.
 """
 
-from __future__ import annotations
-
 import math
 
 import jax

@@ -13,8 +13,6 @@ logits. The judge's parameters are held fixed here and it runs without dropout: 
 learns from that term.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.constraints import Choice, Range
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import response_image, target_emotion
 from igerg_jax.models.partitioning import lookup
@@ -29,7 +28,6 @@ from igerg_jax.objectives import losses
 from igerg_jax.objectives.base import (
     DIALOGUES,
     WORDS,
-    Choice,
     Context,
     EncoderInput,
     Objective,
@@ -45,9 +43,17 @@ class EmotionalResponse(Objective):
     name = "emotional_response"
     summary = "write the response, with the emotion that it should carry"
     needs = (WORDS, DIALOGUES)
-    choices = (
+    constraints = (
         Choice("estimator", losses.ESTIMATORS),
         Choice("emotion_source", ("label", "predicted")),
+        Range("face_dropout", at_least=0, below=1),
+        Range("contrast_weight", at_least=0),
+        Range("consistency_weight", at_least=0),
+        Range("consistency_start_step"),  # negative: the ramp has begun when training starts
+        Range("consistency_ramp_steps", at_least=0),
+        Range("temperature_start", above=0),
+        Range("temperature_end", above=0),
+        Range("temperature_anneal_steps", at_least=0),
     )
 
     def encoder_input(self, context: Context) -> EncoderInput:
@@ -77,6 +83,16 @@ class EmotionalResponse(Objective):
             result |= one_term(sums, "contrast", scale=context.settings["contrast_weight"])
         return one_term(tokens.total(), "tokens") | result
 
+    def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+        super().check(settings, model)
+        weight = settings["contrast_weight"]
+        if weight and model["emotion_embedding"] == "none":
+            raise UserError(
+                f"objectives.{self.name}.contrast_weight={weight} contrasts what the decoder is "
+                "told, and model.emotion_embedding='none' tells it nothing: set the weight to 0, "
+                "or the embedding to 'both'"
+            )
+
     def show(self, row: Row) -> list[Line]:
         emotion = ((-1, int(row.arrays["response_emotion"])),)
         return [
@@ -85,13 +101,6 @@ class EmotionalResponse(Objective):
             *_told_lines(row),
             Line("in words in which the judge finds", [], emotion),
         ]
-
-    def check(self, settings: Mapping[str, Any]) -> None:
-        super().check(settings)
-        if not 0 <= settings["face_dropout"] <= 1:
-            raise UserError(
-                f"objectives.{self.name}.face_dropout={settings['face_dropout']} must be in [0, 1]"
-            )
 
 
 def _told_lines(row: Row) -> list[Line]:

@@ -1,7 +1,5 @@
 """Each image's emotion, in an image sequence (the original's "isl")."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from igerg_jax.batch import UNKNOWN

@@ -1,12 +1,11 @@
 """Which images belong to which words: a sigmoid contrastive loss, as SigLIP's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from igerg_jax.constraints import Choice
 from igerg_jax.models.partitioning import by_slice
 from igerg_jax.objectives import base, losses
 from igerg_jax.objectives.base import Context, EncoderInput, Result, one_term
@@ -24,7 +23,7 @@ class ImageTextContrastive(base.Objective):
     name = "image_text_contrastive"
     summary = "tell which images belong to which words"
     needs = (base.IMAGES, base.WORDS)
-    choices = (base.Choice("negatives", ("batch", "slice")),)
+    constraints = (Choice("negatives", ("batch", "slice")),)
 
     def encoder_input(self, context: Context) -> EncoderInput:
         return EncoderInput(context.text, None)

@@ -5,8 +5,6 @@ Letters as in `igerg_jax.batch`; J = the judge's width, G = the contrastive widt
 positions of one chunk.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,13 +1,12 @@
 """Masked tokens and every image's emotion, from text and images (the original's "isl_mlm")."""
 
-from __future__ import annotations
-
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igerg_jax.constraints import Range
 from igerg_jax.objectives import base, corruption, losses
 from igerg_jax.objectives.base import Context, EncoderInput, Result, one_term
 from igerg_jax.objectives.display import Line, Row
@@ -20,6 +19,10 @@ class MaskedMultimodal(base.Objective):
     name = "masked_multimodal"
     summary = "fill in masked words and name emotions, from words and images"
     needs = (base.IMAGES, base.WORDS)
+    constraints = (
+        Range("mask_fraction", at_least=0, below=1),
+        Range("max_fraction", above=0, at_most=1),
+    )
 
     def encoder_input(self, context: Context) -> EncoderInput:
         model = context.model

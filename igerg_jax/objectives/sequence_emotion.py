@@ -1,7 +1,5 @@
 """The emotion of an image sequence as a whole (the original's "cls")."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from igerg_jax.batch import UNKNOWN

@@ -1,7 +1,6 @@
 """Text infilling and turn shuffling, as BART's pre-training (https://arxiv.org/abs/1910.13461)."""
 
-from __future__ import annotations
-
+from igerg_jax.constraints import Range
 from igerg_jax.models.igerg import TextSide
 from igerg_jax.objectives import corruption
 from igerg_jax.objectives.base import WORDS, Context, EncoderInput, Objective, Result, one_term
@@ -14,6 +13,10 @@ class TextDenoising(Objective):
     name = "text_denoising"
     summary = "rebuild a text from masked spans and shuffled turns"
     needs = (WORDS,)
+    constraints = (
+        Range("mask_fraction", at_least=0, below=1),
+        Range("mean_span_tokens", above=0, at_most=100),  # far beyond it, exp(-mean) is 0
+    )
 
     def encoder_input(self, context: Context) -> EncoderInput:
         settings, special = context.settings, context.model.special

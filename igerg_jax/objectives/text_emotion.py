@@ -1,7 +1,5 @@
 """The emotion of an utterance: what trains the judge."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from igerg_jax.batch import UNKNOWN

@@ -8,8 +8,6 @@ https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100 SXM, H2
 SXM, with one adaptor of 400 (A100: 200) Gbit/s a GPU, as in DGX.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 

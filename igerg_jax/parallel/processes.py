@@ -5,8 +5,6 @@ for a pod and trains on one of its hosts alone would cost days. Nothing here may
 before `start` has returned.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import socket
@@ -18,6 +16,7 @@ from typing import Any
 import jax
 from jax._src import distributed as state  # the address that was detected has no public name
 
+from igerg_jax.constraints import check_choice
 from igerg_jax.errors import RunError, UserError
 
 # JAX's names of the clusters that it detects, and two of ours: no cluster, and the first that JAX
@@ -83,8 +82,7 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
     """
     cluster, address = settings.cluster, settings.coordinator_address
     count, index = settings.process_count, settings.process_index
-    if cluster not in CLUSTERS:
-        raise UserError(f"distributed.cluster '{cluster}' is not one of {', '.join(CLUSTERS)}")
+    check_choice("distributed.cluster", cluster, CLUSTERS)
     if cluster != "none":
         if address or count != -1 or index != -1:
             raise UserError(

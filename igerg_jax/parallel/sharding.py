@@ -1,7 +1,5 @@
 """Meshes, the rules from logical to mesh axes, and placing arrays."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from igerg_jax.errors import UserError
 
 AXES = ("dcn", "data", "fsdp", "tensor")
+BATCH_AXES = ("dcn", "data", "fsdp")  # along which devices are given different examples
 
 
 def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -74,8 +73,13 @@ def rules(config: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The batch axis sharded over every mesh axis but `tensor`; the other dimensions not at all."""
-    return NamedSharding(mesh, PartitionSpec(("dcn", "data", "fsdp")))
+    """How batches arrive: their first axis sharded over `BATCH_AXES`, the others not at all."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """How many parts of a batch there are on different devices."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -171,7 +175,7 @@ def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -
         raise UserError(
             f"{name}={batch_size} in {accumulate_steps} accumulation steps: both must be at least 1"
         )
-    shards = math.prod(mesh.shape[axis] for axis in ("dcn", "data", "fsdp"))
+    shards = batch_shards(mesh)
     if batch_size % (shards * accumulate_steps):
         steps = f" times {accumulate_steps} accumulation steps" if accumulate_steps > 1 else ""
         raise UserError(

@@ -3,8 +3,6 @@
 They take the page's colours, grow with it and need no library.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

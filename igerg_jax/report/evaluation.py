@@ -1,7 +1,5 @@
 """The report's figures of evaluation: headline, metric table, confusion matrices."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +8,18 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.metrics import Metric
 from igerg_jax.report.templates import finite
 
-SPLITS = {"valid": "Validation", "test_style": "Test, another hand's faces", "test": "Test"}
+TITLES = {"valid": "Validation", "test_style": "Test, another hand's faces", "test": "Test"}
 METRICS = {m.name: m for group in metrics.GROUPS.values() for m in group}
 
 
 def by_split(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Values of summary.json by the split's title; the last one leads the report."""
-    return {title: values[key] for key, title in SPLITS.items() if values and values.get(key)}
+    """Values of summary.json by the split's title; the last one leads the report.
+
+    "valid" comes first and "test" last; a run may have evaluated splits of any other name.
+    """
+    place = {"valid": 0, "test": 2}
+    names = sorted((name for name in values or {} if values[name]), key=lambda n: place.get(n, 1))
+    return {TITLES.get(name, f"Split '{name}'"): values[name] for name in names}
 
 
 def _leading(evaluation: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -1,7 +1,5 @@
 """The report's gallery: held-out conversations, what the model saw in each face, what it said."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reads what a run has left in its folder and writes it as one page."""
 
-from __future__ import annotations
-
 import json
 import math
 import pathlib
@@ -20,6 +18,7 @@ _TEMPLATE = pathlib.Path(__file__).parent / "report.html"
 
 TOTAL = "the weighted sum that is minimised"
 CURVES = ("image_emotion_accuracy", "sequence_emotion_accuracy", "response_perplexity")
+_NAMES = {"valid": "validation"}  # of splits
 MECHANICS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
@@ -46,9 +45,9 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     if not workdir.is_dir():
         raise UserError(f"there is no folder '{workdir}' to report on; give a run's --workdir")
     config, summary = _read_json(workdir / "config.json"), _read_json(workdir / "summary.json")
-    records, torn = _read_lines(workdir / "metrics.jsonl")
-    samples, torn_samples = _read_lines(workdir / "samples.jsonl")
-    followed, torn_followed = _read_lines(workdir / "following.jsonl")
+    names = ("metrics.jsonl", "samples.jsonl", "following.jsonl")
+    files = [storage.read_json_lines(workdir / name) for name in names]
+    records, samples, followed = (file.objects for file in files)
     name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
     resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
     splits = evaluation.by_split(summary.get("evaluation"))
@@ -70,7 +69,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         following_matrices=evaluation.confusions(summary.get("following_matrix")),
         gallery=gallery(samples),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
-        torn=torn + torn_samples + torn_followed,
+        torn=sum(file.bad_lines for file in files),
     )
     storage.write_text(workdir / "report.html", page)
     return workdir / "report.html"
@@ -83,20 +82,6 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
-
-
-def _read_lines(path: epath.Path) -> tuple[list[dict], int]:
-    """The objects of a .jsonl file, and how many lines a killed run left half-written."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    lines, objects = [line for line in lines if line.strip()], []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            objects.append(value)
-    return objects, len(lines) - len(objects)
 
 
 def _series(records: list[dict], key: str) -> list[tuple[float, float]]:
@@ -141,11 +126,18 @@ def _mechanics(records: list[dict], mark: float | None) -> list[dict]:
 
 
 def _curves(records: list[dict]) -> list[dict]:
-    """Panels of the validation metrics that were measured more than once."""
+    """Panels of the held-out metrics that were measured more than once, of whatever split."""
+    splits = sorted({key.partition("/")[0] for r in records for key in r if key.endswith(CURVES)})
     return [
-        _panel(evaluation.METRICS[name].title, "validation, by step", points, from_zero=True)
+        _panel(
+            evaluation.METRICS[name].title,
+            f"{_NAMES.get(split, split)}, by step",
+            points,
+            from_zero=True,
+        )
         for name in CURVES
-        if len(points := _series(records, f"valid/{name}")) > 1
+        for split in splits
+        if len(points := _series(records, f"{split}/{name}")) > 1
     ]
 
 

@@ -3,8 +3,6 @@
 Templates escape what they are given; no Python module makes markup.
 """
 
-from __future__ import annotations
-
 import math
 import pathlib
 from typing import Any

@@ -8,8 +8,6 @@ epath reads: local folders, gs://. Parameters may also come from a weights folde
 (`igerg_jax.run.weights_folder`).
 """
 
-from __future__ import annotations
-
 import math
 import os
 from typing import Any, NamedTuple
@@ -22,7 +20,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from igerg_jax import storage
+from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
+from igerg_jax.metrics import MEASURED_IN_TRAINING
 from igerg_jax.run import weights_folder, workdirs
 from igerg_jax.setup import Setup
 
@@ -54,8 +54,8 @@ class Checkpoints:
     def save(self, state: Any, metrics: dict[str, float] | None = None) -> bool:
         """Starts to save `state` under its step, once the previous save has finished.
 
-        `metrics` are of an evaluation of this very state; without `best_metric` among them it does
-        not compete for the best. Returns False where this step is saved already.
+        `metrics` are of an evaluation of this very state; without `best_metric` among them the
+        state is no candidate for the best. Returns False if this step has been saved already.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -66,7 +66,7 @@ class Checkpoints:
         return self._manager.save(
             step,
             args=ocp.args.Composite(**items),
-            # A NaN would stay the best for ever.
+            # A NaN would remain the best forever.
             metrics={k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None,
         )
 
@@ -125,12 +125,14 @@ class Checkpoints:
 
 
 def check_retention(config: Any) -> None:
-    """Raises UserError where the config does not say which checkpoints to keep."""
-    mode, keep = config.evaluate.best_mode, config.train.keep_checkpoints
-    if mode not in ("min", "max"):
-        raise UserError(f"evaluate.best_mode is '{mode}', not min or max")
-    if keep < 1:
-        raise UserError(f"train.keep_checkpoints={keep} must be at least 1")
+    """Raises UserError where the config does not say which checkpoint is the best."""
+    evaluate = config.evaluate
+    check_choice("evaluate.best_mode", evaluate.best_mode, ("min", "max"))
+    if evaluate.best_metric not in MEASURED_IN_TRAINING:
+        raise UserError(
+            f"evaluate.best_metric '{evaluate.best_metric}' is not measured during training, which "
+            f"generates no responses; there are: {', '.join(MEASURED_IN_TRAINING)}"
+        )
 
 
 class Loaded(NamedTuple):

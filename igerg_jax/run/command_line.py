@@ -4,8 +4,6 @@
 is one message on stderr and exit code 2. Imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import itertools
@@ -98,6 +96,30 @@ def parse(
     if rest[1:]:
         raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
     return values
+
+
+def require(values: flags.FlagValues, *names: str) -> None:
+    """Raises UserError for the first of these flags that has no value."""
+    for name in names:
+        if not values[name].value:
+            raise UserError(f"--{name} is missing (see --help)")
+
+
+def new_folder(out: str) -> pathlib.Path:
+    """The absolute path of a folder to write, which is not created yet.
+
+    Raises:
+      UserError: something is there already, or no folder can be created there.
+    """
+    if "://" in out:
+        raise UserError(f"--out={out} is not a local folder: write to one, then copy it there")
+    folder = pathlib.Path(out).expanduser().resolve()
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if above == folder and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out={out} cannot be created: you may not write to '{above}'")
+    return folder
 
 
 def check_config(argv: list[str]) -> None:

@@ -3,8 +3,6 @@
 Imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
@@ -72,9 +70,9 @@ def parse(text: str) -> epath.Path:
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Raises UserError for a workdir that this run cannot use; creates nothing.
 
-    It cannot be written to, or its run had another config: all keys but `FREE_KEYS` must be the
-    same. Without `training`, only those under `model` and `data` must be: evaluation and generation
-    do not depend on how a model was trained.
+    Such a workdir cannot be written to, or belongs to a run of another config: all keys but
+    `FREE_KEYS` must be the same. Without `training`, only those under `model` and `data` must be,
+    and not `FREE_MODEL_KEYS`: evaluation and generation do not depend on how a model was trained.
     """
     _check_writable(workdir)
     path = workdir / CONFIG_FILE
@@ -84,9 +82,11 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
         stored = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir") from error
-    groups = "" if training else ("model.", "data.")
-    fixed = objectives.fixed_keys(config) if training else ()
-    different = _differences(stored, as_json(config), FREE_KEYS, groups, fixed)
+    if training:
+        free, groups, fixed = FREE_KEYS, "", objectives.fixed_keys(config)
+    else:
+        free, groups, fixed = FREE_KEYS + FREE_MODEL_KEYS, ("model.", "data."), ()
+    different = _differences(stored, as_json(config), free, groups, fixed)
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "

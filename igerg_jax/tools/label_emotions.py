@@ -15,8 +15,6 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
     DIR/summary.json     counts, also by the likeliest emotion
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools
@@ -174,9 +172,7 @@ def main(argv: list[str]) -> int:
 def run(argv: list[str]) -> None:
     """Does what a command line asks for. Raises UserError for what is wrong with it."""
     values = command_line.parse(argv, _flags)
-    for name in ("checkpoint", "images", "out"):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing (see --help)")
+    command_line.require(values, "checkpoint", "images", "out")
     counts = label(
         values.checkpoint, values.images, values.out, values.batch_size, values.part_images
     )

@@ -1,6 +1,4 @@
-"""Around the training loop: signals that stop it, and the watchdog for steps that hang."""
-
-from __future__ import annotations
+"""What guards the training loop: stopping on signals, and a watchdog for steps that hang."""
 
 import contextlib
 import faulthandler
@@ -14,11 +12,12 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], int | None]]:
-    """Yields a function of the step just finished: the signal to stop for, or None.
+    """Yields a function to call with each finished step's number, which returns the signal that the
+    loop should stop for, or None.
 
-    SIGTERM and SIGINT no longer end the process. With several processes JAX's preemption service
-    handles SIGTERM, so that all stop after the same step; it handles no other signal, so SIGINT is
-    passed on as SIGTERM.
+    Inside, SIGTERM and SIGINT do not end the process. With several processes JAX's preemption
+    service handles SIGTERM, so that all of them stop after the same step; it handles no other
+    signal, so SIGINT is passed on as SIGTERM.
     """
     received: list[int] = []
     if jax.process_count() > 1:
@@ -41,7 +40,7 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
 def watchdog(stall_seconds: int) -> Iterator[Callable[[], None]]:
     """Dumps every thread's stack to stderr when a step takes over `stall_seconds` (0 = never).
 
-    Yields what is to be called after each step.
+    Yields a function to call after each step.
     """
     if not stall_seconds:
         yield lambda: None

@@ -1,7 +1,5 @@
 """How training reports its progress: metrics.jsonl, TensorBoard events, and the terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -35,7 +33,7 @@ def due(step: int, every: int) -> bool:
 
 
 class StepLog:
-    """Reads the metrics of steps, reports them, and stops a run that no longer learns.
+    """Reads each step's metrics, reports them, and stops a run whose steps are all skipped.
 
     The metrics of a step are read once the next step has been launched, so that the device never
     waits for the host.
@@ -96,7 +94,7 @@ class StepLog:
             self.end_interval(step)
 
     def end_interval(self, step: int) -> None:
-        """Logs the means of the steps read since the last line, non-finite steps excluded."""
+        """Logs the means over the steps since the last line, skipped ones excluded."""
         if not self._interval:
             return
         seconds, waited = self.clock.training_seconds, self.clock.input_seconds
@@ -149,7 +147,8 @@ def _culprit(values: dict[str, float]) -> str:
 
 
 class JsonlWriter:
-    """One JSON object per line. Lines past `resumed_step`, which will be trained again, are cut.
+    """One JSON object per line. Lines of steps after `resumed_step`, which will be trained again,
+    are dropped.
 
     A line is in the file when `write_scalars` returns. Objects in a bucket cannot be appended to:
     there the file is rewritten, at most every `_BUCKET_SECONDS`, and when it is closed.
@@ -157,12 +156,13 @@ class JsonlWriter:
 
     def __init__(self, path: epath.Path, resumed_step: int):
         self._path = path
-        lines = read_jsonl(path)
-        kept = [line for line in lines if line["step"] <= resumed_step]
+        lines = storage.read_json_lines(path).objects
+        kept = (line for line in lines if line.get("step", math.inf) <= resumed_step)
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
-        if kept != lines or not path.exists():
+        # Nothing else may stay: the next line would be lost in the half line that a kill leaves.
+        if not path.exists() or path.read_bytes() != self._text.encode():
             storage.write_text(path, self._text)
-        self._file = None if storage.is_bucket(path) else path.open("a")
+        self._file = None if storage.is_bucket(path) else path.open("a", encoding="utf-8")
         self._written = time.monotonic()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -195,17 +195,6 @@ def _make_writers(workdir: epath.Path, resumed_step: int) -> list[Any]:
     except ImportError as error:
         say(f"no TensorBoard events ({error.name or error} is not installed)")
     return writers
-
-
-def read_jsonl(path: epath.Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, a half-written last one left out; [] without a file."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class Clock:

@@ -5,15 +5,16 @@
 A product of [m, k] with [k, n] is 2 m k n. Counted are vision, both sides of the text model,
 attention's two products, the heads, the vocabulary and the judge; a backward pass costs two forward
 passes. Rematerialisation is not counted (Chowdhery et al. 2022, PaLM, appendix B), and neither is
-anything elementwise. A frozen vision tower has no backward pass and counts once.
+anything elementwise. A frozen vision tower has no backward pass and counts once. What no loss needs
+(the vision tower on a mixture whose objectives read words alone) is not counted: XLA removes it.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.interpreters import partial_eval
 
 from igerg_jax.objectives import combination
 from igerg_jax.setup import base_key
@@ -27,26 +28,35 @@ def model_flops(setup: train_state.TrainingSetup) -> int:
     def loss(params, batch):
         return combination.sums(config, model, params, batch, base_key(config), 0)[0]
 
-    def vision(params, batch):
-        return model.apply({"params": params}, batch, method="visual_tokens")
-
-    total = 3 * forward_flops(loss, params, setup.abstract_batch)
+    arguments = params, setup.abstract_batch
+    total = 3 * forward_flops(loss, *arguments)
     if config.model.vision.frozen:
-        total -= 2 * forward_flops(vision, params, setup.abstract_batch)
+        total -= 2 * forward_flops(loss, *arguments, module="vision_tower")
     return total
 
 
-def forward_flops(function, *arguments: Any) -> int:
-    """FLOPs of the matrix products and convolutions in one call of a traceable function."""
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+def forward_flops(function: Callable, *arguments: Any, module: str = "") -> int:
+    """FLOPs of the matrix products and convolutions that a function's results need.
+
+    Args:
+      function: traceable.
+      module: count those of Linen modules of this name alone.
+    """
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    live, _ = partial_eval.dce_jaxpr(jaxpr, used_outputs=True)
+    return _count(live, module)
 
 
-def _count(jaxpr: Any) -> int:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Any, module: str) -> int:
+    return sum(_equation(equation, module) for equation in jaxpr.eqns)
 
 
-def _equation(equation: Any) -> int:
+def _equation(equation: Any, module: str) -> int:
     name, parameters = equation.primitive.name, equation.params
+    if module in str(equation.source_info.name_stack).split("/"):
+        module = ""  # all of it counts
+    if name in ("dot_general", "conv_general_dilated") and module:
+        return 0
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         left = equation.invars[0].aval.shape
@@ -56,7 +66,7 @@ def _equation(equation: Any) -> int:
         features = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
         return 2 * equation.outvars[0].aval.size * kernel.size // features
     if name == "cond":
-        return max(_count(branch.jaxpr) for branch in parameters["branches"])
+        return max(_count(branch.jaxpr, module) for branch in parameters["branches"])
     times = parameters["length"] if name == "scan" else 1
     inner = [getattr(value, "jaxpr", value) for value in parameters.values()]
-    return times * sum(_count(jaxpr) for jaxpr in inner if hasattr(jaxpr, "eqns"))
+    return times * sum(_count(jaxpr, module) for jaxpr in inner if hasattr(jaxpr, "eqns"))

@@ -5,8 +5,6 @@
 pip install xprof && xprof --logdir=<workdir>/profile       (or tensorboard, with that installed)
 """
 
-from __future__ import annotations
-
 import pathlib
 import tempfile
 from typing import Any
@@ -31,7 +29,11 @@ class Profile:
         self._scratch: tempfile.TemporaryDirectory | None = None
 
     def update(self, step: int, state: Any) -> epath.Path | None:
-        """Begins or ends the trace, if `step` is where it does; returns where one that ended is."""
+        """Starts or stops the trace if it is due after `step`.
+
+        Returns:
+          The folder of a trace that was stopped, else None.
+        """
         if self._wanted and step == self._begin:
             jax.block_until_ready(state)
             # JAX writes to local folders; the workdir may be a bucket.
@@ -44,7 +46,7 @@ class Profile:
         return None
 
     def close(self) -> None:
-        """Ends a trace that has begun, and writes it."""
+        """Stops a running trace and writes it."""
         if self._scratch is None:
             return
         with self._scratch as scratch:

@@ -1,7 +1,5 @@
 """The training loop: a config and a workdir in, a trained model and a report out."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -35,8 +33,10 @@ from igerg_jax.training.train_step import lower_step
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, from its newest checkpoint if there is one.
 
-    Writes config.json, tokenizer.model, checkpoints/, metrics.jsonl, TensorBoard events, and, at
-    the end, samples.jsonl, summary.json and report.html.
+    Process 0 writes config.json, tokenizer.model (of a dataset with words), metrics.jsonl and
+    TensorBoard events (tensorboard/), and a trace (profile/) if `config.profile` asks for one; all
+    processes write checkpoints/. At the end come summary.json and report.html and, where there is
+    held-out data, samples.jsonl and following.jsonl (see `evaluator.evaluate_run`).
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.
@@ -82,12 +82,15 @@ def train(
     workdir: epath.Path,
     start: float,
 ) -> tuple[TrainState, StepLog]:
-    """(the state after `train.steps` steps, the log of those that this call made).
+    """Trains up to `train.steps`.
 
     Args:
       evaluator: None without held-out data.
       state: from `saved_state`; None = initialise a fresh one.
       start: when the run started (`time.perf_counter`).
+
+    Returns:
+      (the state after that step, the log of the steps that this call trained).
     """
     config, first_step = setup.config, 0 if state is None else int(state.step)
     ready = make_ready(setup, dataset, state) if first_step < config.train.steps else None
@@ -95,7 +98,7 @@ def train(
     log = StepLog(config.train, workdir, first_step, start)
     profile = Profile(config.profile, workdir, first_step)
     with contextlib.closing(log), contextlib.closing(profile):
-        if ready is None:  # nothing to train: a state is evaluated as it is
+        if ready is None:  # no step is left to train; the state is only evaluated
             return (train_state.init_state(setup) if state is None else state), log
         log.throughput = logs.Throughput(config.train.batch_size, ready.model_flops, jax.devices())
         processes.wait_for_all("compiled", config.distributed.initialization_timeout_seconds)
@@ -119,10 +122,9 @@ class Ready(NamedTuple):
 
 
 def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None) -> Ready:
-    """Compiles the step, and meanwhile does everything else that the loop waits for."""
+    """Compiles the step; meanwhile reads the first batch and counts FLOPs."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        # XLA releases the GIL while it compiles, so one thread compiles while this one traces,
-        # reads the first batch and counts FLOPs.
+        # XLA releases the GIL while it compiles, so that this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
         lowered = lower_step(setup)
         state = initialising.result()() if initialising else state
@@ -136,8 +138,12 @@ def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None)
 def saved_state(
     setup: TrainingSetup, checkpoints: Checkpoints, tokenizer_digest: str
 ) -> tuple[TrainState | None, int | None]:
-    """(the run's newest state, its step), else (a state of `init_from`'s parameters, None), else
-    (None, None)."""
+    """The state to continue from, and the step that the run resumes at.
+
+    Returns:
+      (the newest checkpoint's state, its step); in a new run (a state with the parameters of
+      `init_from`, None), or (None, None) where they are to be initialised at random.
+    """
     step = checkpoints.latest_step()
     if step is not None:
         return checkpoints.restore(setup.abstract_state), step
@@ -199,7 +205,7 @@ class Loop:
         return state
 
     def _update_profile(self, step: int, state: TrainState) -> None:
-        """Begins or ends the trace where it is time to; neither counts as training."""
+        """Starts or stops the profiler's trace when due; the clock does not count either."""
         with self.log.clock.paused():
             if folder := self.profile.update(step, state):
                 logs.say(f"profile: {folder}, of the steps up to {step}")
@@ -244,7 +250,7 @@ def summarise(
         "objectives": {},
         "resumed_from": resumed_from,
     }
-    lines = logs.read_jsonl(workdir / "metrics.jsonl")
+    lines = storage.read_json_lines(workdir / "metrics.jsonl").objects
     for name in objectives.active(config):
         losses = [line[f"loss/{name}"] for line in lines if line.get(f"loss/{name}") is not None]
         if losses:

@@ -1,6 +1,4 @@
-"""The state that training updates: how it is initialised, and how it is sharded."""
-
-from __future__ import annotations
+"""The state that training updates: its initialisation and its sharding."""
 
 import dataclasses
 from typing import Any

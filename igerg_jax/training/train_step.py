@@ -4,8 +4,6 @@ The loss is the one that `igerg_jax.objectives.base` states, with counts over th
 whatever the number of devices or accumulation steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

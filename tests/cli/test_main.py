@@ -1,7 +1,5 @@
 """The command line: what a person gets wrong is one message, exit code 2, nothing written."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import subprocess

@@ -1,7 +1,5 @@
 """What main.py's modes share."""
 
-from __future__ import annotations
-
 import os
 
 import jax

@@ -1,7 +1,5 @@
 """Runs whose files are in a bucket: Orbax, TensorStore and epath against a server of our own."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
@@ -128,9 +126,9 @@ def test_what_is_not_in_the_bucket_is_said(tiny_config, tmp_path):
         "    print(error); raise SystemExit",
     ]))  # fmt: skip
     with fake_gcs.serve() as (_, environment):
-        said = run(code, environment, str(tmp_path / "config.json"))
-    assert "there is no prepared 'chitchat_peeps/tiny' in 'gs://bucket/data/prepared/" in said
-    assert "gcloud storage rsync -r LOCAL/prepared gs://bucket/data/prepared" in said
+        message = run(code, environment, str(tmp_path / "config.json"))
+    assert "there is no prepared 'chitchat_peeps/tiny' in 'gs://bucket/data/prepared/" in message
+    assert "gcloud storage rsync -r LOCAL/prepared gs://bucket/data/prepared" in message
 
 
 def test_data_are_prepared_on_a_disk(tiny_config):

@@ -87,8 +87,8 @@ def test_faces_put_together_are_of_train_and_never_a_held_out_one():
         seen |= {faces.pick("train", emotion, rng) for _ in range(400)}
         assert set("".join(seen)) <= set("".join(faces.GLYPHS["train"].values()))
         for split in ("valid", "test"):
-            own = {faces.pick(split, emotion, rng) for _ in range(40)}
-            assert own <= set(faces.GLYPHS[split][name])
+            picked = {faces.pick(split, emotion, rng) for _ in range(40)}
+            assert picked <= set(faces.GLYPHS[split][name])
     mixed = {face for face in seen if len(face) == 2 and face[0] != face[1]}
     assert len(mixed) > 100
     assert not {"😁😀", "😁😆", "😬😧"} & mixed  # 😄 of test, and 😦 of valid

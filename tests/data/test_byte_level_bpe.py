@@ -1,7 +1,5 @@
 """Byte-level BPE: the ids of BART's own tokenizer, whatever files it comes in."""
 
-from __future__ import annotations
-
 import json
 import random
 

@@ -1,6 +1,7 @@
 """Mixtures: exact shares, any step at once, and datasets that lack what an objective needs."""
 
 import itertools
+import types
 
 import batches_of
 import numpy as np
@@ -12,6 +13,7 @@ from igerg_jax import batch as batch_lib
 from igerg_jax import checks
 from igerg_jax.data import mixtures, order, pipeline, prepare
 from igerg_jax.errors import UserError
+from igerg_jax.evaluation import trained_run
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,35 @@ def test_a_missing_extra_test_split_is_refused_before_training(tiny_config):
     expected = r"no split 'dev' \(config\.data\.extra_test_splits\).*train, valid, test, test_style"
     with pytest.raises(UserError, match=expected):
         checks.check_data(prepared, tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(train_split="dev"), r"no split 'dev' \(config\.data\.train_split\)"),
+        (dict(test_split="dev"), r"no split 'dev' \(config\.data\.test_split\)"),
+        (dict(extra_test_splits=("dev",)), r"no split 'dev' \(config\.data\.extra_test_splits\)"),
+        (dict(test_split="test_style", extra_test_splits=("test",)), "names 'test', under which"),
+    ],
+)
+def test_evaluation_refuses_splits_before_a_checkpoint_is_read(
+    tiny_config, monkeypatch, changes, message
+):
+    tiny_config.data.update(changes)
+    monkeypatch.setattr(trained_run.checkpoint, "find", lambda path: path)
+    monkeypatch.setattr(trained_run, "load", lambda *_: pytest.fail("a checkpoint was read"))
+    with pytest.raises(UserError, match=message):
+        trained_run.load_with_data(tiny_config, "run")
+
+
+def test_a_split_without_an_example_is_refused(tiny_config):
+    prepared = prepare.prepare(tiny_config)
+    empty = types.SimpleNamespace(num_windows=0)
+    real = prepared.split
+    prepared.split = lambda name: empty if name == "test" else real(name)
+    with pytest.raises(UserError, match="split 'test' of 'chitchat_peeps/tiny' has no turn"):
+        checks.check_evaluation_data(prepared, tiny_config)
+    checks.check_evaluation_data(prepared, tiny_config, ["eval_split"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import batches_of
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_collections import ConfigDict
 from PIL import Image
 
 from igerg_jax import batch as batch_lib
@@ -176,6 +177,23 @@ def test_pixels_without_augmentation_are_those_of_the_stored_image(prepared, tin
             image.draft("RGB", (36, 36))  # the decoder's own halving
             expected = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), int)
             assert np.abs(batch["images"][row, slot] - expected).mean() < 4
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (90, 40), (64, 64)])
+def test_without_a_crop_training_takes_squares_of_full_size_from_anywhere(height, width):
+    """As evaluation does from the centre: a picture must not be squashed in one of the two."""
+    count, side = 200, min(height, width)
+    sizes = np.tile([height, width], (count, 1))
+    settings = ConfigDict(dict(crop_min_area=1.0, flip=False, colour_jitter=0.0))
+    positions, slots = np.arange(count), np.zeros(count, int)
+    crop = augment.random_recipe(sizes, 0, positions, slots, side, settings).crop
+    assert (crop[:, 2:] == side).all() and (crop[:, :2] >= 0).all()
+    assert (crop[:, :2] + crop[:, 2:] <= sizes).all()
+    corners = np.unique(crop[:, :2], axis=0)
+    longest = max(height, width) - side
+    assert longest == 0 or (len(corners) > 20 and np.ptp(corners, axis=0).max() > 0.8 * longest)
+    centred = augment.plain_recipe(sizes[:1], side).crop
+    np.testing.assert_array_equal(centred[0, 2:], crop[0, 2:])
 
 
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (61, 90), (32, 32)])

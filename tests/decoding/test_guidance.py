@@ -1,7 +1,5 @@
 """Guided decoding, and told emotions, against full forward passes that are combined in NumPy."""
 
-from __future__ import annotations
-
 import functools
 
 import jax
@@ -11,11 +9,12 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
+from igerg_jax import random_keys
 from igerg_jax.decoding import beam_search, search, strategies, stream
+from igerg_jax.decoding.guidance import Guidance
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
-from igerg_jax.objectives import keys
 from igerg_jax.setup import build_model
 
 V, T, ROWS = 14, 6, 16
@@ -67,7 +66,7 @@ class Guided:
         self._log_p = jax.jit(self.log_p)
 
     def respond(self, strategy, guidance, floor=0.0, batch=None, emotion=None):
-        settings = search.Settings(strategy, Limits(T, 0), stream.Guidance(guidance, floor))
+        settings = search.Settings(strategy, Limits(T, 0), Guidance(guidance, floor))
         return jax.device_get(
             jax.jit(
                 lambda batch, emotion: search.generate(
@@ -149,7 +148,7 @@ def test_without_guidance_there_is_one_stream_and_the_result_of_before(guided, s
         if isinstance(strategy, strategies.Beam):
             found = beam_search.beam_search(started, small.SPECIAL, strategy, Limits(T, 0))
             return search.Responses(*(leaf[:, 0] for leaf in found))
-        keys_B = keys.row_keys(KEY, jnp.arange(ROWS))
+        keys_B = random_keys.row_keys(KEY, jnp.arange(ROWS))
         return search.decode_rows(started, small.SPECIAL, keys_B, strategy, Limits(T, 0))
 
     small.assert_trees_equal(got._asdict(), jax.device_get(plain(guided.batch))._asdict())
@@ -157,7 +156,7 @@ def test_without_guidance_there_is_one_stream_and_the_result_of_before(guided, s
 
 def decoder_steps(model, params, batch, guidance) -> int:
     """How many times a step of the loop multiplies by the output embedding."""
-    settings = search.Settings(GREEDY, Limits(T, 0), stream.Guidance(guidance, 0.0))
+    settings = search.Settings(GREEDY, Limits(T, 0), Guidance(guidance, 0.0))
     traced = jax.make_jaxpr(lambda params: search.generate(model, params, batch, KEY, settings))(
         params
     )
@@ -184,7 +183,7 @@ def test_the_floor_keeps_what_the_model_finds_likely(guided):
 def test_tokens_under_the_floor_come_last_and_in_the_models_order():
     """So that where a rule excludes all that is above it, the choice is the model's own."""
     log_p, log_q = np.asarray(jax.nn.log_softmax(3 * jax.random.normal(KEY, (2, 9, V))))
-    found = np.asarray(stream.Guidance(2.0, 0.3).combine(log_p, log_q))
+    found = np.asarray(Guidance(2.0, 0.3).combine(log_p, log_q))
     np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-5)
     above = np.exp(log_p) >= 0.3 * np.exp(log_p).max(-1, keepdims=True)
     for guided, p, kept in zip(found, log_p, above, strict=True):

@@ -9,9 +9,10 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
-from igerg_jax.decoding import search, strategies, stream
+from igerg_jax import random_keys
+from igerg_jax.decoding import search, strategies
+from igerg_jax.decoding.guidance import Guidance
 from igerg_jax.decoding.limits import Limits
-from igerg_jax.objectives import keys
 from igerg_jax.setup import build_model
 
 V, T, ROWS = 14, 6, 16
@@ -70,18 +71,18 @@ def test_the_likeliest_of_several_candidates_is_kept(monkeypatch):
     batch = batch_lib.synthetic(spec, small.SPECIAL, V, seed=3)
     params = small.make_params(model, batch, spread=0.4)
     keys_BxK = jax.vmap(lambda key: jax.random.split(key, count))(
-        keys.row_keys(KEY, jnp.arange(ROWS))
+        random_keys.row_keys(KEY, jnp.arange(ROWS))
     )
 
     def respond(strategy):
-        settings = search.Settings(strategy, Limits(T, 0), stream.Guidance(1.0, 0.0))
+        settings = search.Settings(strategy, Limits(T, 0), Guidance(1.0, 0.0))
         run = jax.jit(lambda params: search.generate(model, params, batch, KEY, settings))
         return jax.device_get(run(params))
 
     several = respond(dataclasses.replace(SAMPLE, candidates=count, length_penalty=penalty))
     drawn = []
     for k in range(count):
-        monkeypatch.setattr(search.keys, "row_keys", lambda key, rows_B, k=k: keys_BxK[:, k])
+        monkeypatch.setattr(search.random_keys, "row_keys", lambda key, rows_B, k=k: keys_BxK[:, k])
         drawn.append(respond(SAMPLE))
     length_KxB = np.stack([(one.tokens_BxT != small.SPECIAL.pad).sum(1) for one in drawn])
     log_p_KxB = np.stack([one.log_probability_B for one in drawn])

@@ -1,7 +1,5 @@
 """Decoding with a cache against the plain forward pass, and beam search against slow ones."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re
@@ -14,11 +12,12 @@ import pytest
 import small
 
 from igerg_jax import batch as batch_lib
+from igerg_jax import random_keys
 from igerg_jax.decoding import beam_search, limits, search, strategies, stream
+from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
-from igerg_jax.objectives import keys
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import build_model, mesh_context
 from igerg_jax.training import train_state
@@ -76,7 +75,7 @@ class World:
             if isinstance(strategy, strategies.Beam):
                 found = beam_search.beam_search(started, small.SPECIAL, strategy, rules)
                 return search.Responses(*(leaf[:, 0] for leaf in found))
-            keys_B = keys.row_keys(rng, row_B)
+            keys_B = random_keys.row_keys(rng, row_B)
             return search.decode_rows(started, small.SPECIAL, keys_B, strategy, rules)
 
         return jax.jit(run)
@@ -90,7 +89,7 @@ def world() -> World:
 GREEDY = strategies.Greedy()
 SAMPLE = strategies.Sample(temperature=1.3, top_k=8, top_p=0.95, candidates=1, length_penalty=1.0)
 BEAM = strategies.Beam(beams=4, length_penalty=1.0)
-GUIDANCE = stream.Guidance(guidance=1.5, guidance_floor=0.0)
+GUIDANCE = Guidance(guidance=1.5, guidance_floor=0.0)
 
 
 def lengths(tokens_BxT) -> np.ndarray:
@@ -320,7 +319,7 @@ def test_rows_stay_on_their_devices(world):
     def run(params, hidden, mask):
         encoded = igerg.Encoded(hidden, mask, None, None, None)
         pair = stream.Source(encoded), stream.Source(encoded)
-        started = stream.start_guided(setup.model, params, pair, GUIDANCE, T)
+        started = start_guided(setup.model, params, pair, GUIDANCE, T)
         return beam_search.beam_search(started, small.SPECIAL, BEAM, Limits(T, 0))
 
     with mesh_context(setup):

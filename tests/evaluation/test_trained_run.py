@@ -1,7 +1,5 @@
 """Opening a trained run."""
 
-from __future__ import annotations
-
 import jax
 import pytest
 import small

@@ -1,7 +1,5 @@
 """Which rows and windows the tests of the input pipeline ask for."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from igerg_jax.data import pipeline

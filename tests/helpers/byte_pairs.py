@@ -3,8 +3,6 @@
 As in BART, <s> <pad> </s> <unk> have ids 0 to 3, so PAD is not 0, and <mask> has the last id.
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 

@@ -1,7 +1,5 @@
 """The examples of CONTRIBUTING.md, so that tests do what it shows."""
 
-from __future__ import annotations
-
 import pathlib
 import re
 

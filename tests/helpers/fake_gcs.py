@@ -5,8 +5,6 @@ checkpoints and small files. As in the real service there are no folders, only o
 contain "/".
 """
 
-from __future__ import annotations
-
 import contextlib
 import email
 import http.server

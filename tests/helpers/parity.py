@@ -1,7 +1,5 @@
 """Shared by the tests against torch and transformers: their models, and ours built from them."""
 
-from __future__ import annotations
-
 import pathlib
 
 import jax

@@ -1,7 +1,5 @@
 """Small made-up raw files in the exact layouts in which the datasets are distributed."""
 
-from __future__ import annotations
-
 import io
 import pathlib
 import zipfile

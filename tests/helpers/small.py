@@ -3,8 +3,6 @@
 They are plain functions rather than fixtures, so that a test file can compile once and share it.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Tiny weight files in the formats and with the parameter names of other libraries, from NumPy."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 

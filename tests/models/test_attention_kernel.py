@@ -1,7 +1,5 @@
 """The attention kernel, interpreted, against plain JAX; and on a mesh."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """The model: what images and words do to each other, causality, the cache, and free sizes."""
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Transformer layers against plain NumPy, and the ways to stack them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

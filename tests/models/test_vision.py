@@ -1,7 +1,5 @@
 """Vision towers: shapes, sizes, pooling, and ResNet's block against plain NumPy."""
 
-from __future__ import annotations
-
 import contributing
 import flax.linen as nn
 import jax
@@ -239,6 +237,12 @@ def test_a_new_tower_is_one_file_and_one_line(monkeypatch):
     loss = lambda p: jnp.sin(model.apply({"params": p}, batch, method="visual_tokens")).sum()  # noqa: E731
     gradient = jax.jit(jax.grad(loss))(params)["vision_tower"]["dense"]["kernel"]
     assert gradient.shape == (3, config.model.vision.width) and gradient.all()
+    config.model.vision.tokens_per_image = 3
+    model = small.make_model(config)
+    tokens = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), batch, method="visual_tokens")[0]
+    )
+    assert tokens.shape[2] == 3
     with pytest.raises(UserError, match="mean_colour' reads images"):
         config.data.feature_dim = 5
         small.make_model(config)

@@ -1,7 +1,5 @@
 """An objective is added by a module, a line and its config keys, as CONTRIBUTING.md shows it."""
 
-from __future__ import annotations
-
 import json
 
 import contributing
@@ -13,7 +11,7 @@ import small
 from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax import objectives
+from igerg_jax import objectives, storage
 from igerg_jax.data import mixtures, prepare
 from igerg_jax.errors import UserError
 from igerg_jax.objectives import combination
@@ -53,7 +51,7 @@ def test_it_trains_and_the_report_says_what_it_learns(added, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())["objectives"][NAME]
     assert summary["summary"] == SUMMARY
     assert summary["last_loss"] < summary["first_loss"]
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    lines = storage.read_json_lines(tmp_path / "metrics.jsonl").objects
     assert all({f"loss/{NAME}", f"metric/{NAME}/accuracy"} <= line.keys() for line in lines)
     assert SUMMARY in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -1,7 +1,5 @@
 """What objectives share: batches of mixtures, encoder passes, and dropout in them."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

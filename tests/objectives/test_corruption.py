@@ -1,7 +1,5 @@
 """Corruption of token arrays: what is chosen, what replaces it, and by which row's key."""
 
-from __future__ import annotations
-
 import collections
 import math
 

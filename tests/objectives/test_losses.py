@@ -1,7 +1,5 @@
 """Losses against plain NumPy in float64, their gradients, and what they may hold in memory."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

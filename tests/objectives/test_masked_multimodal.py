@@ -1,7 +1,5 @@
 """Masked words meet the vocabulary up to a bound."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -3,8 +3,6 @@
 One compiled gradient, with a weight for every term, serves most of this file.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax

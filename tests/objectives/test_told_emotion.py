@@ -1,7 +1,5 @@
 """What the decoder is told in training, from whom a face is withheld, and the contrast."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -1,7 +1,5 @@
 """Several processes as one run: they start together or fail loudly, and compute what one does."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
@@ -19,12 +17,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import pretrain
+from igerg_jax import storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.parallel import processes, sharding
-from igerg_jax.training import logs, train_loop, train_state, train_step
+from igerg_jax.training import train_loop, train_state, train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 MORE_STEPS = 3  # after the stop
@@ -224,7 +223,7 @@ def command(config: ConfigDict, folder: pathlib.Path, processes: int) -> list[st
 
 
 def losses(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
-    lines = logs.read_jsonl(epath.Path(workdir) / "metrics.jsonl")
+    lines = storage.read_json_lines(epath.Path(workdir) / "metrics.jsonl").objects
     return {
         line["step"]: {k: v for k, v in line.items() if k.startswith("loss/")} for line in lines
     }
@@ -298,7 +297,8 @@ def test_processes_stop_together_and_write_once(stopped):
     run = folder / "run"
     assert [path.name for path in (run / "checkpoints").iterdir()] == [str(step)]
     assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
-    numbers = [line["step"] for line in logs.read_jsonl(epath.Path(run) / "metrics.jsonl")]
+    lines = storage.read_json_lines(run / "metrics.jsonl").objects
+    numbers = [line["step"] for line in lines]
     assert numbers == list(range(1, step + 1))  # each once
     assert len(re.findall("stopped by SIGTERM after step", said)) == 1
     assert f"[0] stopped by SIGTERM after step {step}" in said
@@ -387,7 +387,7 @@ def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     assert confusion == summary["confusion_matrix"]["test"]
     followed = evaluator.following(params, "test")
     assert followed.matrix == summary["following_matrix"]["test"]
-    rows = [json.loads(line) for line in (run / "following.jsonl").read_text().splitlines()]
+    rows = storage.read_json_lines(run / "following.jsonl").objects
     for ours, theirs in zip(followed.rows, rows, strict=True):
         assert ours["index"] == theirs["index"]
         for name in ("generated", "image"):
@@ -397,7 +397,7 @@ def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     assert found.keys() == summary["evaluation"]["test"].keys()
     for name, value in summary["evaluation"]["test"].items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
-    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    samples = storage.read_json_lines(run / "samples.jsonl").objects
     for ours, theirs in zip(evaluator.samples(params, "test", 5), samples, strict=True):
         assert (ours["index"], ours["generated"]) == (theirs["index"], theirs["generated"])
         assert [t["image"] for t in ours["context"]] == [t["image"] for t in theirs["context"]]

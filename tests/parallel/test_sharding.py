@@ -1,7 +1,5 @@
 """Meshes, where parameters lie on them, and the messages for what does not fit."""
 
-from __future__ import annotations
-
 import re
 
 import flax.linen as nn
@@ -15,7 +13,7 @@ from jax.sharding import PartitionSpec
 from configs import pretrain
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Encoded
-from igerg_jax.models.partitioning import lookup
+from igerg_jax.models.partitioning import is_sharded, lookup
 from igerg_jax.objectives import OBJECTIVES
 from igerg_jax.objectives.base import Context
 from igerg_jax.parallel import sharding
@@ -306,3 +304,15 @@ def test_a_mesh_that_does_not_fit_the_torus_is_named(monkeypatch):
     monkeypatch.setattr(sharding.jax, "make_mesh", refuse)
     with pytest.raises(UserError, match=r"fsdp=8.* does not fit this torus.*of size 8"):
         sharding.make_mesh(sizes(fsdp=8))
+
+
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [("tensor", True), (None, False), ("fsdp", False), (("fsdp", "tensor"), True)],
+)
+def test_whether_heads_are_sharded_is_what_the_rules_say(heads, expected):
+    """The fused kernel needs all of them on each device."""
+    mesh = sharding.make_mesh(sizes(data=4, tensor=2))
+    with jax.set_mesh(mesh), nn.logical_axis_rules((("heads", heads),)):
+        assert is_sharded("heads") == expected
+    assert not is_sharded("heads"), "without a mesh"

@@ -1,7 +1,5 @@
 """Curves as charts: smoothed, thinned, scaled."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The report of a made-up run: nothing here was measured; the words and figures are test data."""
 
-from __future__ import annotations
-
 import base64
 import html.parser
 import io
@@ -19,6 +17,7 @@ from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.report import write_report
+from igerg_jax.report.evaluation import by_split, confusions
 
 OBJECTIVES = {
     "image_emotion": (1.95, 0.35),
@@ -308,10 +307,35 @@ def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
         assert f"learn {name} & more" in page.text
     rows = len(page.all("th", scope="row")) - len(EMOTIONS)
     evaluated = make_summary()["evaluation"]["test"]
-    own = {k for k in evaluated if not k.startswith(("reference_", "unigram"))}
-    assert rows == len({k for k in own if not k.endswith("majority_rate")})
+    of_model = {k for k in evaluated if not k.startswith(("reference_", "unigram"))}
+    assert rows == len({k for k in of_model if not k.endswith("majority_rate")})
     for text in ("81.2%", "24.2%", "65.4", "214.8", "103.2", "2,012,345", "3 min 7 s", "step 200"):
         assert text in page.text, text
+
+
+def test_splits_of_any_name_are_shown_and_the_test_split_leads(workdir):
+    summary = make_summary()
+    figures = summary["evaluation"]["test"]
+    names = {"test": 0.8123, "later": 0.7111, "<b>": 0.6222, "valid": 0.5333}
+    summary["evaluation"] = {
+        name: figures | {"image_emotion_accuracy": value} for name, value in names.items()
+    }
+    summary["confusion_matrix"] = {name: summary["confusion_matrix"]["test"] for name in names}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    records = [
+        {key.replace("valid/", "dev/"): value for key, value in record.items()}
+        for record in make_records(600, 10)
+    ]
+    write_lines(workdir / "metrics.jsonl", records)
+    page = report(workdir)
+    for title in ("Validation", "Split 'later'", "Split '<b>'", "Test"):
+        assert title in page.text, title
+    for value in names.values():
+        assert f"{value:.1%}" in page.text
+    assert "dev, by step" in page.text, "the split that was evaluated during training"
+    titles = ["Validation", "Split 'later'", "Split '<b>'", "Test"]
+    assert list(by_split(summary["evaluation"])) == titles
+    assert list(confusions(summary["confusion_matrix"])) == titles[::-1]
 
 
 def test_accessible_basics(workdir):
@@ -412,7 +436,7 @@ def test_a_log_cut_short_or_written_twice_by_a_resume_is_read(workdir):
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 110, "loss/to')
     page = report(workdir)
-    assert "1 half-written line of the logs" in page.text
+    assert "1 unreadable line of the logs" in page.text
     [chart] = [a for a in page.all("svg") if a.get("aria-label", "").startswith("total,")]
     steps = [float(p.split(",")[0]) for p in chart["data-points"].split()]
     assert steps == sorted(set(steps)) == list(range(10, 101, 10))

@@ -1,7 +1,5 @@
 """Checkpoints: bitwise on any mesh, what is kept, what is refused, what fine-tuning takes."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
@@ -177,11 +175,11 @@ def test_restores_nothing_where_nothing_was_saved(saved, tmp_path):
 def test_loads_parameters_from_a_workdir_its_checkpoints_or_one_step(saved, where):
     folder, _, state = saved
     setup = set_up(mesh__fsdp=2, mesh__tensor=2)
-    params, found = load_params(folder / where, setup, tokenizer_digest=DIGEST)
+    params, loaded = load_params(folder / where, setup, tokenizer_digest=DIGEST)
     small.assert_trees_equal(params, state.params)
     shardings = [leaf.sharding for leaf in jax.tree.leaves(params)]
     assert shardings == [leaf.sharding for leaf in jax.tree.leaves(setup.abstract_state.params)]
-    assert (len(found.taken), found.left, found.new) == (len(shardings), (), ())
+    assert (len(loaded.taken), loaded.left, loaded.new) == (len(shardings), (), ())
 
 
 def test_finds_a_relative_path(saved, monkeypatch):
@@ -194,8 +192,8 @@ def test_prefers_the_moving_average(tmp_path):
     setup = set_up(devices=1, optim__ema_decay=0.9)
     state = make_state(setup)
     save(tmp_path, setup, state)
-    params, found = load_params(tmp_path, set_up(devices=1))
-    assert found.averaged
+    params, loaded = load_params(tmp_path, set_up(devices=1))
+    assert loaded.averaged
     small.assert_trees_equal(params, state.ema_params)
 
 
@@ -204,16 +202,16 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(saved):
     # Another turn, and no contrastive width in common.
     setup = set_up(devices=1, data__context_turns=3, model__contrastive_width=4)
     initial = make_state(setup, seed=1).params
-    params, found = load_params(folder, setup, initial)
+    params, loaded = load_params(folder, setup, initial)
     other = ("contrastive_image/bias", "contrastive_image/kernel")
     other += ("contrastive_text/bias", "contrastive_text/kernel", "turn_embedding")
-    assert found.new == found.left == other
+    assert loaded.new == loaded.left == other
     for name in ("turn_embedding", "contrastive_text"):
         small.assert_trees_equal(params[name], initial[name])
     for name in params.keys() - {"turn_embedding", "contrastive_text", "contrastive_image"}:
         small.assert_trees_equal(params[name], state.params[name])
-    described = found.describe()
-    assert f"took {len(found.taken)} arrays" in described
+    described = loaded.describe()
+    assert f"took {len(loaded.taken)} arrays" in described
     assert "turn_embedding" in described.split("left")[1].split("new")[0]
     assert "turn_embedding" in described.split("new")[1]
 

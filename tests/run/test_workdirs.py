@@ -1,7 +1,5 @@
 """Paths as people type them."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 
@@ -49,3 +47,15 @@ def test_another_number_of_slices_is_another_loss_where_negatives_are_a_slices(t
     changes = {f"{key}negatives": "batch"}
     (folder / "config.json").write_text(given(2).to_json_best_effort())
     workdirs.check(folder, given(1))
+
+
+def test_a_model_may_be_used_otherwise_than_it_was_trained_where_its_function_stays(tmp_path):
+    folder = epath.Path(tmp_path)
+    (folder / "config.json").write_text(small.make_config().to_json_best_effort())
+    other = small.make_config(model__compute_dtype="bfloat16", model__text__dropout_rate=0.5)
+    workdirs.check(folder, other, training=False)
+    with pytest.raises(UserError, match=r"model\.compute_dtype \(there 'float32'"):
+        workdirs.check(folder, other)
+    wider = small.make_config(model__text__width=32)
+    with pytest.raises(UserError, match=r"model\.text\.width \(there 16, here 32\)"):
+        workdirs.check(folder, wider, training=False)

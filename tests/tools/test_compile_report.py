@@ -1,7 +1,5 @@
 """The parser of compiled programs against XLA's own counts and counts by hand; model FLOPs."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
@@ -251,18 +249,6 @@ def setup_of(**changes):
     return train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
 
 
-def test_model_flops_leave_rematerialisation_out_and_take_layers_in():
-    plain = model_flops.model_flops(setup_of())
-    full = dict(model__text__remat="full", model__vision__remat="full")
-    assert model_flops.model_flops(setup_of(**full)) == plain
-    unrolled = dict(model__text__scan_layers=False)
-    assert model_flops.model_flops(setup_of(**unrolled)) == plain
-    deeper = model_flops.model_flops(setup_of(model__text__encoder_layers=2))
-    deepest = model_flops.model_flops(setup_of(model__text__encoder_layers=3))
-    assert deepest - deeper == deeper - plain > 0
-    assert model_flops.model_flops(setup_of(train__batch_size=16)) > 1.9 * plain
-
-
 def test_a_report_of_this_machine(tmp_path):
     config = small.only(small.make_config(), "image_emotion", "text_denoising")
     config.data.tokenizer.vocab_size = small.VOCAB_SIZE
@@ -300,6 +286,21 @@ def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
     assert len(tried) == len(set(tried)) and min(size for _, size in tried) == 8
     assert compile_report.best(found)["remat"] == {"vision": "full", "text": "full"}
     assert config.train.batch_size == 32
+
+
+def test_a_search_ends_though_every_batch_fits(monkeypatch):
+    sizes = []
+
+    def compile_for(config, topology, slices):
+        sizes.append(config.train.batch_size)
+        return {"batch_size": sizes[-1]}
+
+    monkeypatch.setattr(compile_report, "compile_for", compile_for)
+    monkeypatch.setattr(compile_report, "topology_devices", lambda *_: jax.devices())
+    monkeypatch.setattr(compile_report, "REMAT_PAIRS", (("none", "none"),))
+    (report,) = compile_report.search(small.make_config(train__batch_size=32), "v5e:2x4", 1)
+    assert sizes == [32 * 2**i for i in range(compile_report.MOST_DOUBLINGS + 1)]
+    assert report["batch_size"] == sizes[-1]
 
 
 def test_a_search_without_a_topology_is_refused_since_it_may_never_end():

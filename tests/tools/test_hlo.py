@@ -1,7 +1,5 @@
 """What libtpu writes in programs of its own way, and how often it then runs."""
 
-from __future__ import annotations
-
 from igerg_jax.tools.tpu_report import hlo
 
 ASIDE = """HloModule step

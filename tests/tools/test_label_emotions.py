@@ -1,7 +1,5 @@
 """Pseudo-labels: a run's model on files, through the builder that reads them."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import shutil
@@ -94,12 +92,12 @@ def test_every_image_is_labelled_and_broken_ones_are_counted(world):
         assert p_C.shape == (NUM_EMOTIONS,) and p_C.dtype == np.float32
         np.testing.assert_allclose(p_C.sum(), 1, rtol=1e-5)
     assert len({p_C.tobytes() for p_C in labels.values()}) > 10
-    said = world.summary
-    assert said == json.loads((world.labels / "summary.json").read_text())
-    assert (said["labelled"], said["broken"]) == (IMAGES - 2, 2)
-    assert sorted(said["first_broken"]) == sorted(BROKEN)
+    summary = world.summary
+    assert summary == json.loads((world.labels / "summary.json").read_text())
+    assert (summary["labelled"], summary["broken"]) == (IMAGES - 2, 2)
+    assert sorted(summary["first_broken"]) == sorted(BROKEN)
     best = [p_C.argmax() for p_C in labels.values()]
-    assert said["images_by_emotion"] == {e: best.count(i) for i, e in enumerate(EMOTIONS)}
+    assert summary["images_by_emotion"] == {e: best.count(i) for i, e in enumerate(EMOTIONS)}
 
 
 def test_they_are_the_evaluators_probabilities(world):

@@ -145,9 +145,9 @@ def test_each_mixture_shows_its_own_batch(tiny_config):
     prepared = prepare.prepare(tiny_config)
     (main, talk), page = page_of(prepared, tiny_config)
     assert talk.objectives == ["text_emotion"] and "text_emotion" not in main.objectives
-    own = group_of(batch_of(prepared, tiny_config), "talk")
+    talk_batch = group_of(batch_of(prepared, tiny_config), "talk")
     for row, example in enumerate(talk.examples):
-        words = pieces(prepared.tokenizer, own["response"][row])
+        words = pieces(prepared.tokenizer, talk_batch["response"][row])
         assert shown(example.objectives["text_emotion"], 0) == words
     assert "Mixture talk" in page
 
@@ -156,14 +156,14 @@ def test_each_mixture_shows_its_own_batch(tiny_config):
 def test_counts_are_those_of_the_batches(prepared, tiny_config, change):
     tiny_config.data.update(change)
     split, special = prepared.split("valid"), prepared.tokenizer.special
-    found = counts.count(split, tiny_config)
+    counted = counts.count(split, tiny_config)
     examples = [windows.read(split, i) for i in range(split.num_windows)]
     batch, _ = windows.pack(examples, tiny_config, special)
     spec = BatchSpec.of(tiny_config.data, 1)
-    np.testing.assert_array_equal(found.images, batch["image_mask"].sum(1))
+    np.testing.assert_array_equal(counted.images, batch["image_mask"].sum(1))
     for name, limit in (("context", spec.context_tokens), ("response", spec.response_tokens)):
         used = (batch[name] != special.pad).sum(1)
-        np.testing.assert_array_equal(np.minimum(getattr(found, name), limit), used)
+        np.testing.assert_array_equal(np.minimum(getattr(counted, name), limit), used)
     padding = 1 - batch["image_mask"].mean()
     assert f"room for {spec.images} images, {padding:.1%} of it padding" in counts.describe(
         prepared, tiny_config

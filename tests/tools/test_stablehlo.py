@@ -1,7 +1,5 @@
 """An exported model, run without this package, gives the live model's numbers."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
@@ -126,20 +124,22 @@ def test_the_example_says_how_far_it_is_from_what_was_recorded(exported, capsys)
 
 def test_the_signature_says_all_that_a_caller_needs(exported):
     run, out = exported
-    said = json.loads((out / "signature.json").read_text())
-    assert said["emotions"] == list(EMOTIONS)
-    assert said["special_ids"] == vars(SPECIAL)
-    assert said["platforms"] == ["cpu", "cuda", "tpu"]
-    assert said["strategy"]["name"] == "beam"
-    assert said["guidance"] == {"guidance": 1.0, "guidance_floor": 0.1}
-    inputs = {i["name"]: i for i in said["functions"]["generate"]["inputs"]}
+    signature = json.loads((out / "signature.json").read_text())
+    assert signature["emotions"] == list(EMOTIONS)
+    assert signature["special_ids"] == vars(SPECIAL)
+    assert signature["platforms"] == ["cpu", "cuda", "tpu"]
+    assert signature["strategy"]["name"] == "beam"
+    assert signature["guidance"] == {"guidance": 1.0, "guidance_floor": 0.1}
+    inputs = {i["name"]: i for i in signature["functions"]["generate"]["inputs"]}
     assert inputs["images"]["shape"] == ["batch", 3, 16, 16, 3]
     assert inputs["images"]["dtype"] == "uint8"
-    assert "context" not in {i["name"] for i in said["functions"]["encode_image_emotion"]["inputs"]}
-    (tokens,) = (o for o in said["functions"]["generate"]["outputs"] if o["name"] == "tokens")
+    assert "context" not in {
+        i["name"] for i in signature["functions"]["encode_image_emotion"]["inputs"]
+    }
+    (tokens,) = (o for o in signature["functions"]["generate"]["outputs"] if o["name"] == "tokens")
     assert (tokens["shape"], tokens["dtype"]) == (["batch", 6], "int32")
     with np.load(out / "parameters.npz") as file:
-        assert sum(array.nbytes for array in file.values()) == said["parameters"]["bytes"]
+        assert sum(array.nbytes for array in file.values()) == signature["parameters"]["bytes"]
         rebuilt = stablehlo.unflatten_dict(dict(file), sep="/")
     small.assert_trees_equal(rebuilt, jax.device_get(run.params))
     assert (out / "tokenizer.model").read_text() == "saved"
@@ -155,9 +155,9 @@ def test_sampling_takes_a_seed_and_vectors_take_the_place_of_images(monkeypatch)
     parameters = stablehlo.flatten_dict(params, sep="/")
     function = stablehlo.functions(setup.model, config)["generate"]
     exported = stablehlo.lower(function, parameters, inputs)
-    said = stablehlo.signature("generate", inputs, exported)["inputs"]
-    assert {"name": "seed", "shape": [], "dtype": "uint32"} in said
-    assert {"name": "features", "shape": ["batch", 3, 12], "dtype": "float32"} in said
+    inputs_signature = stablehlo.signature("generate", inputs, exported)["inputs"]
+    assert {"name": "seed", "shape": [], "dtype": "uint32"} in inputs_signature
+    assert {"name": "features", "shape": ["batch", 3, 12], "dtype": "float32"} in inputs_signature
     draw = jax.jit(exported.call)
     drawn = [draw(parameters, inputs | {"seed": np.uint32(s)})["tokens"] for s in (0, 1, 0)]
     np.testing.assert_array_equal(drawn[0], drawn[2])

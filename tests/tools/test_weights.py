@@ -1,7 +1,5 @@
 """Pre-trained weights in: what is taken, what is refused, and that nothing is executed."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import pathlib
@@ -36,16 +34,16 @@ def load(config, path):
     """(parameters by name, what was taken) of a run that starts from `path`."""
     setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), setup.abstract_state.params)
-    params, found = checkpoint.load_params(path, setup, zeros, "a run's tokenizer")
+    params, loaded = checkpoint.load_params(path, setup, zeros, "a run's tokenizer")
     names = checkpoint.shapes(params)
-    return dict(zip(names, map(np.asarray, jax.tree.leaves(params)), strict=True)), found
+    return dict(zip(names, map(np.asarray, jax.tree.leaves(params)), strict=True)), loaded
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_run_starts_from_an_imported_bart(bart, tmp_path, scan):
     folder, arrays = bart
     config = files.text_config(model__text__scan_layers=scan)
-    said = importing.run(config, str(folder), "", str(tmp_path / "out"), False)
+    report = importing.run(config, str(folder), "", str(tmp_path / "out"), False)
     params, found = load(config, tmp_path / "out")
     assert not found.left
     np.testing.assert_array_equal(params["token_embedding"], arrays["model.shared.weight"])
@@ -62,8 +60,8 @@ def test_a_run_starts_from_an_imported_bart(bart, tmp_path, scan):
         np.testing.assert_array_equal(
             params["encoder/layers/mlp/in/kernel"][layer], arrays[f"{at}.fc1.weight"].T
         )
-    assert not params["type_embedding"].any() and "type_embedding" in said
-    assert "final_logits_bias" in said
+    assert not params["type_embedding"].any() and "type_embedding" in report
+    assert "final_logits_bias" in report
 
 
 def run_main(capsys, *arguments: str) -> tuple[int, str]:
@@ -167,8 +165,8 @@ def test_positions_and_vocabularies_of_another_length(bart, tmp_path):
     config.data.tokenizer.vocab_size = small.VOCAB_SIZE + 2
     with pytest.raises(UserError, match="--resize_vocabulary"):
         importing.run(config, str(folder), "", str(tmp_path / "out"), False)
-    said = importing.run(config, str(folder), "", str(tmp_path / "out"), True)
-    assert "16 positions interpolated to 24" in said and "2 tokens added to 40" in said
+    report = importing.run(config, str(folder), "", str(tmp_path / "out"), True)
+    assert "16 positions interpolated to 24" in report and "2 tokens added to 40" in report
     _, params = parameters.read(tmp_path / "out")
     old = arrays["model.encoder.embed_positions.weight"][2:]
     new = params["encoder_position_embedding"]
@@ -180,8 +178,8 @@ def test_positions_and_vocabularies_of_another_length(bart, tmp_path):
     assert np.abs(table[-2:] - table[:-2].mean(0)).max() < 0.2
 
     config = files.text_config(model__text__max_positions=14)
-    said = importing.run(config, str(folder), "", str(tmp_path / "short"), False)
-    assert "the first 14 of 16 positions" in said
+    report = importing.run(config, str(folder), "", str(tmp_path / "short"), False)
+    assert "the first 14 of 16 positions" in report
     _, params = parameters.read(tmp_path / "short")
     np.testing.assert_array_equal(params["encoder_position_embedding"], old[:14])
 
@@ -192,8 +190,8 @@ def test_a_patch_grid_of_another_size_is_interpolated(tmp_path):
     grid = np.broadcast_to(np.arange(4.0), (4, 4)).reshape(16, 1)
     arrays["embeddings.position_embeddings"][0, 1:] = grid
     folder = files.write(tmp_path / "vit", files.VIT_CONFIG, arrays)
-    said = importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
-    assert "4x4 patches interpolated to 2x2" in said
+    report = importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
+    assert "4x4 patches interpolated to 2x2" in report
     _, params = parameters.read(tmp_path / "out")
     new = params["vision_tower/vit/position_embedding"]
     np.testing.assert_array_equal(new[0], arrays["embeddings.position_embeddings"][0, 0])
@@ -207,12 +205,12 @@ def test_siglips_pooling_comes_along(tmp_path):
     folder = files.write(tmp_path / "siglip", files.SIGLIP_CONFIG, arrays)
     tower = dict(class_token=False, gelu="tanh", norm_epsilon=1e-6)
     config = files.vision_config(**{f"model__vision__{k}": v for k, v in tower.items()})
-    said = importing.run(config, "", str(folder), str(tmp_path / "out"), False)
+    report = importing.run(config, "", str(folder), str(tmp_path / "out"), False)
     _, params = parameters.read(tmp_path / "out")
     key = params["vision_tower/pool/attention/key/kernel"].reshape(16, 16)
     fused = arrays["vision_model.head.attention.in_proj_weight"]
     np.testing.assert_array_equal(key, fused[16:32].T)
-    assert "vision_tower/norm/bias" in said, "ours alone: named"
+    assert "vision_tower/norm/bias" in report, "ours alone: named"
 
 
 @pytest.mark.parametrize(

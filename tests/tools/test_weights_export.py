@@ -1,7 +1,5 @@
 """Weights out: what is written, and that what is written comes back bit by bit."""
 
-from __future__ import annotations
-
 import json
 
 import jax
@@ -61,13 +59,13 @@ def by_name(params) -> dict[str, np.ndarray]:
 def test_a_round_trip_is_bit_exact(tmp_path, make, changes, folders):
     config = make(**changes)
     before = a_run(config, tmp_path / "run")
-    said = exporting.export(str(tmp_path / "run"), str(tmp_path / "hf"))
+    report = exporting.export(str(tmp_path / "run"), str(tmp_path / "hf"))
     for kind, folder in folders.items():
         found = json.loads((tmp_path / "hf" / folder / "config.json").read_text())
         assert found["model_type"] == kind
     vision = tmp_path / "hf" / "vision"
     assert vision.exists() == ("vision" in folders.values())
-    assert vision.exists() or "it is not a ViT" in said
+    assert vision.exists() or "it is not a ViT" in report
     importing.run(
         config,
         str(tmp_path / "hf"),
@@ -85,8 +83,8 @@ def test_the_tokenizer_goes_along_and_comes_back(tmp_path, tokenizer):
     config = files.text_config()
     a_run(config, tmp_path / "run")
     tokenizer.save(tmp_path / "run" / TOKENIZER_FILE)
-    said = exporting.export(str(tmp_path / "run"), str(tmp_path / "hf"))
-    assert "SentencePiece" in said
+    report = exporting.export(str(tmp_path / "run"), str(tmp_path / "hf"))
+    assert "SentencePiece" in report
     bart = json.loads((tmp_path / "hf" / "config.json").read_text())
     special = tokenizer.special
     assert (bart["pad_token_id"], bart["eos_token_id"]) == (special.pad, special.eos)

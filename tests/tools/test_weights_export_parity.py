@@ -1,7 +1,5 @@
 """What is exported, loaded by transformers: the same logits, and the same hidden states."""
 
-from __future__ import annotations
-
 import byte_pairs
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """BART out of transformers and into our model: the same numbers, and the same sentences."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

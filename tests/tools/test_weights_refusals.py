@@ -1,7 +1,5 @@
 """What would be taken in silence, and be wrong: refused in one message, and nothing is written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

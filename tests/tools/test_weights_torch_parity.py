@@ -1,7 +1,5 @@
 """PyTorch's own files: read where they hold tensors and nothing else."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import json

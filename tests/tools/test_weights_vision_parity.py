@@ -1,7 +1,5 @@
 """ViT, SigLIP and ResNet-50 out of transformers and into our towers: the same numbers."""
 
-from __future__ import annotations
-
 import io
 
 import jax

@@ -1,7 +1,5 @@
 """What stands guard around the loop."""
 
-from __future__ import annotations
-
 import pathlib
 import subprocess
 import sys

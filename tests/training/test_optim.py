@@ -1,7 +1,5 @@
 """Schedules by their formulas, and what the chain does to each kind of parameter."""
 
-from __future__ import annotations
-
 import math
 
 import jax
@@ -54,7 +52,7 @@ def test_schedule_follows_its_formula(name):
     ("change", "says"),
     [
         (dict(schedule="linear"), "optim.schedule 'linear' is not one of cosine, inverse_sqrt"),
-        (dict(warmup_steps=0), "optim.warmup_steps is 0"),
+        (dict(warmup_steps=0), "optim.warmup_steps=0 must be at least 1"),
         (dict(warmup_steps=50), "must be below train.steps"),
         (dict(name="adam"), "optim.name 'adam' is not one of adamw, lion, adafactor"),
         (dict(first_moment_dtype="int8"), "optim.first_moment_dtype 'int8' is not one of float32"),

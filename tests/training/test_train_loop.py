@@ -1,19 +1,21 @@
 """The loop: what it leaves, how it resumes, and how it stops."""
 
-from __future__ import annotations
-
 import json
 import os
+import shutil
 import signal
 import time
 import types
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from ml_collections import ConfigDict
 
 from configs import pretrain
+from igerg_jax import storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
 from igerg_jax.errors import RunError
@@ -30,8 +32,7 @@ SPEED = (
 )
 
 
-@pytest.fixture
-def config():
+def make_config() -> ConfigDict:
     """Random feature vectors instead of a dataset, and the objectives that compile quickly."""
     config = pretrain.get_config()
     config.data.update(
@@ -61,6 +62,35 @@ def config():
     return config
 
 
+@pytest.fixture
+def config() -> ConfigDict:
+    return make_config()
+
+
+class Finished(NamedTuple):
+    """A run from its first step to its last."""
+
+    folder: epath.Path
+    summary: dict
+    lowered_steps: int  # how many times a step was traced and lowered
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    folder = epath.Path(tmp_path_factory.mktemp("finished"))
+    lowered = []
+    original = train_loop.lower_step  # its one result is compiled ahead of time
+
+    def count(setup):
+        lowered.append(setup)
+        return original(setup)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_loop, "lower_step", count)
+        summary = train_loop.run(make_config(), folder)
+    return Finished(folder, summary, len(lowered))
+
+
 def final_state(config, workdir: epath.Path) -> train_state.TrainState:
     setup = train_state.set_up_training(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
     checkpoints = Checkpoints(workdir, config, datasets.SYNTHETIC)
@@ -82,11 +112,15 @@ def interrupt(monkeypatch, at: int, action) -> None:
     monkeypatch.setattr(train_loop, "batches", batches)
 
 
+def logged(workdir: epath.Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return storage.read_json_lines(workdir / "metrics.jsonl").objects
+
+
 def stripped(workdir: epath.Path) -> list[dict]:
     """metrics.jsonl without what the clock decides."""
     clock = {"wall_seconds", "input_wait_fraction"} | set(SPEED)
-    lines = logs.read_jsonl(workdir / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+    return [{k: v for k, v in line.items() if k not in clock} for line in logged(workdir)]
 
 
 @pytest.fixture
@@ -95,27 +129,27 @@ def folder(tmp_path) -> epath.Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(config, folder, monkeypatch, number):
-    whole = train_loop.run(config, folder / "whole")
-    assert whole["resumed_from"] is None and whole["final_step"] == STEPS
-
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(
+    config, folder, finished, monkeypatch, number
+):
+    assert finished.summary["resumed_from"] is None and finished.summary["final_step"] == STEPS
     with monkeypatch.context() as patch:
         interrupt(patch, STOP_AFTER - 1, lambda batch: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as stopped:
             train_loop.run(config, folder / "parts")
     assert stopped.value.code == 128 + number
-    assert logs.read_jsonl(folder / "parts" / "metrics.jsonl")[-1]["step"] == STOP_AFTER
+    assert logged(folder / "parts")[-1]["step"] == STOP_AFTER
     resumed = train_loop.run(config, folder / "parts")
     assert resumed["resumed_from"] == STOP_AFTER
 
-    expected, found = (final_state(config, folder / name) for name in ("whole", "parts"))
-    assert int(found.step) == STEPS
-    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    expected, resumed = (final_state(config, at) for at in (finished.folder, folder / "parts"))
+    assert int(resumed.step) == STEPS
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
-def test_a_run_leaves_what_it_promises(config, folder):
-    summary = train_loop.run(config, folder)
+def test_a_run_leaves_what_it_promises(finished):
+    folder, summary, _ = finished
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert json.loads((folder / "config.json").read_text())["train"]["steps"] == STEPS
     assert "<html" in (folder / "report.html").read_text()
@@ -131,7 +165,20 @@ def test_lines_of_a_lost_future_are_cut(folder):
     writer = logs.JsonlWriter(path, resumed_step=3)
     writer.write_scalars(4, {"a": float("nan")})
     writer.close()
-    assert logs.read_jsonl(path) == [{"step": 2, "a": 1.0}, {"step": 4, "a": None}]
+    expected = [{"step": 2, "a": 1.0}, {"step": 4, "a": None}]
+    assert storage.read_json_lines(path) == (expected, 0)
+
+
+@pytest.mark.parametrize("half", ['{"step": 4, "a"', '{"step": 2, "a": 2.0}', "\x00\x00", "7\n"])
+def test_a_half_written_line_does_not_swallow_the_next_one(folder, half):
+    path = folder / "metrics.jsonl"
+    path.write_text('{"step": 2, "a": 1.0}\n' + half)  # with no end of line
+    writer = logs.JsonlWriter(path, resumed_step=3)
+    writer.write_scalars(4, {"a": 3.0})
+    writer.close()
+    lines, bad_lines = storage.read_json_lines(path)
+    assert bad_lines == 0
+    assert lines[0] == {"step": 2, "a": 1.0} and lines[-1] == {"step": 4, "a": 3.0}
 
 
 def test_non_finite_steps_stop_the_run_by_name(config, folder, monkeypatch):
@@ -146,21 +193,12 @@ def test_non_finite_steps_stop_the_run_by_name(config, folder, monkeypatch):
         assert np.isfinite(np.asarray(leaf)).all()
 
 
-def test_the_step_compiles_once(config, folder, monkeypatch):
-    compiled = []
-    original = train_loop.lower_step  # its one result is compiled ahead of time
-
-    def count(setup):
-        compiled.append(setup)
-        return original(setup)
-
-    monkeypatch.setattr(train_loop, "lower_step", count)
-    train_loop.run(config, folder)
-    assert len(compiled) == 1
+def test_the_step_compiles_once(finished):
+    assert finished.lowered_steps == 1
 
 
-def test_another_train_steps_goes_on_from_the_end(config, folder):
-    train_loop.run(config, folder)
+def test_another_train_steps_goes_on_from_the_end(config, folder, finished):
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
     config.train.steps = STEPS + 2
     summary = train_loop.run(config, folder)
     assert summary["resumed_from"] == STEPS and summary["final_step"] == STEPS + 2
@@ -170,18 +208,16 @@ def test_another_train_steps_goes_on_from_the_end(config, folder):
     assert again["objectives"] == summary["objectives"]
 
 
-def test_a_profile_is_written_and_changes_nothing(config, folder):
+def test_a_profile_is_written_and_changes_nothing(config, folder, finished):
     """TensorBoard's plug-in looks for *.xplane.pb below plugins/profile."""
-    config.train.update(evaluate_every_steps=0, checkpoint_every_steps=0)
-    train_loop.run(config, folder / "plain")
     config.profile.update(after_steps=2, steps=2)
     train_loop.run(config, folder / "profiled")
     (trace,) = (folder / "profiled" / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
     assert trace.stat().length > 1000
-    assert not (folder / "plain" / "profile").exists()
-    assert stripped(folder / "plain") == stripped(folder / "profiled")
-    expected, found = (final_state(config, folder / name) for name in ("plain", "profiled"))
-    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    assert not (finished.folder / "profile").exists()
+    assert stripped(finished.folder) == stripped(folder / "profiled")
+    plain, profiled = (final_state(config, at) for at in (finished.folder, folder / "profiled"))
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(profiled), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
@@ -209,6 +245,6 @@ def test_speed_counts_steps_that_ended(config, folder, monkeypatch):
     slow = iter([0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
     interrupt(monkeypatch, 0, lambda batch: time.sleep(next(slow)))
     summary = train_loop.run(config, folder)
-    lines = {line["step"]: line for line in logs.read_jsonl(folder / "metrics.jsonl")}
+    lines = {line["step"]: line for line in logged(folder)}
     assert lines[6]["step_seconds"] > 0.5 > lines[4]["step_seconds"]
     assert set(SPEED) <= summary.keys() and "mfu" not in summary

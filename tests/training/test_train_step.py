@@ -1,7 +1,5 @@
 """The training step: the same on every mesh, safe from bad batches, compiled once."""
 
-from __future__ import annotations
-
 import re
 
 import jax

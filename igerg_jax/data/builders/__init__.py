@@ -5,8 +5,6 @@ add one, write a module with a `DATASET` and give it a line in `MODULES`. Nothin
 `igerg_jax.data.builders.tfds_builder` makes a TFDS dataset of any of them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import pathlib

@@ -3,8 +3,6 @@
 Each of an image's first five captions is an example by itself; the five share one image.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -32,8 +30,10 @@ CAPTIONS = 5
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: captions}. Raises UserError when TFDS cannot fetch them."""
-    found = source.load_tfds("coco_captions", options)
-    return {SPLIT_OF.get(name, name): Captions(examples) for name, examples in found.items()}
+    examples_by_split = source.load_tfds("coco_captions", options)
+    return {
+        SPLIT_OF.get(name, name): Captions(examples) for name, examples in examples_by_split.items()
+    }
 
 
 class Captions(source.Turns):

@@ -1,7 +1,5 @@
 """DailyDialog: everyday dialogues, each turn labelled with one of the seven emotions."""
 
-from __future__ import annotations
-
 import pathlib
 import sys
 import zipfile

@@ -6,8 +6,6 @@ amusement, ...). Further names, such as numbers, are explained in a file emotion
 splits: {"folder name": "emotion", "8": null}; null leaves the images unlabelled.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

@@ -4,8 +4,6 @@ The speaker's turns are labelled with the situation's emotion, mapped to the sev
 `EMOTION_OF_SITUATION`; the listener's turns are unlabelled.
 """
 
-from __future__ import annotations
-
 import pathlib
 
 from igerg_jax.batch import UNKNOWN

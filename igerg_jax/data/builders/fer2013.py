@@ -4,8 +4,6 @@ Splits follow a face's usage in the challenge: Training is train, PublicTest val
 test. Where a layout has both tests in one folder, the file names tell which is which.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import pathlib

@@ -3,8 +3,6 @@
 A comment whose labels all map to one of the seven has that emotion, others are unlabelled.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from igerg_jax.batch import UNKNOWN
@@ -41,8 +39,8 @@ EMOTION_OF = source.emotion_ids(EKMAN)
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: comments}. Raises UserError when TFDS cannot fetch them."""
-    found = source.load_tfds("goemotions", options)
-    return {SPLIT_OF[name]: Comments(examples) for name, examples in found.items()}
+    examples_by_split = source.load_tfds("goemotions", options)
+    return {SPLIT_OF[name]: Comments(examples) for name, examples in examples_by_split.items()}
 
 
 class Comments(source.Turns):

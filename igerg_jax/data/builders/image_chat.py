@@ -1,7 +1,5 @@
 """Image-Chat: two people with given styles talk about one photograph, which all turns share."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 

@@ -4,8 +4,6 @@ The ids in the official files, `<split>_sent_emo.csv`, have gaps: rows are sorte
 utterance, turns are renumbered from 0, and the original ids are kept as further entries.
 """
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import io
@@ -96,8 +94,8 @@ def seconds(time: str | None) -> float:
     match = re.fullmatch(r"\s*(\d+):(\d+):(\d+)[,.](\d+)\s*", time or "")
     if not match:
         return float("nan")
-    hours, minutes, whole, fraction = match.groups()
-    return int(hours) * 3600 + int(minutes) * 60 + int(whole) + float(f"0.{fraction}")
+    hours, minutes, seconds, fraction = match.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}")
 
 
 class MeldTurns(source.Turns):

@@ -5,8 +5,6 @@ blank lines count, and a missing or broken image does not shift the others. Vect
 of the lines of src.txt, where an episode is `sent_num` lines from `offsets` on.
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 

@@ -7,8 +7,6 @@ shares those of a held-out split (or else of train) with the other users of that
 occurs in several splits, byte for byte, is used in one only: test before valid before train.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -5,8 +5,6 @@ image's name relative to its dataset's folder), and `probability` float32[n, 7] 
 igerg_jax.batch.EMOTIONS.
 """
 
-from __future__ import annotations
-
 import functools
 import pathlib
 import zipfile

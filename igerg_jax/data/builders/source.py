@@ -5,8 +5,6 @@ images, or a TFDS dataset (`igerg_jax.data.builders.tfds_builder`). TFDS is impo
 first use.
 """
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import dataclasses

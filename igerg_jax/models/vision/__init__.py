@@ -12,15 +12,14 @@ Letters as in `igerg_jax.batch`; I = images of a batch, flattened (B * N); P = p
 tower's own width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from igerg_jax.models.settings import check_choice, select
+from igerg_jax.constraints import check_choice
+from igerg_jax.models.settings import select
 from igerg_jax.models.vision import features, resnet50, vit
 
 # model.vision.kind -> the tower's settings, and the tower

@@ -1,7 +1,5 @@
 """Precomputed vectors instead of images. Letters as in `igerg_jax.models.vision`."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import flax.linen as nn

@@ -3,8 +3,6 @@
 Letters as in `igerg_jax.models.vision`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import flax.linen as nn

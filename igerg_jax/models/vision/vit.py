@@ -1,18 +1,17 @@
 """ViT with attention-pooled tokens. Letters as in `igerg_jax.models.vision`."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.models import initializers, layers
 from igerg_jax.models.attention import Attention
 from igerg_jax.models.partitioning import replicate_small_parameter
-from igerg_jax.models.settings import StackSettings, check_choice, check_heads, check_pixels
+from igerg_jax.models.settings import StackSettings, check_heads, check_pixels
 
 VIT_EPSILON = 1e-6  # of layer norms that no pre-trained ViT has
 

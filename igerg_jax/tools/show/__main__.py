@@ -11,8 +11,6 @@ each split's texts are, how many images its windows have, what is truncated and 
 Exit codes: 0; 2 = the user can mend it, as the one message says.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import pathlib

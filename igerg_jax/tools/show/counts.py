@@ -1,7 +1,5 @@
 """How long texts are, how many images windows have, and what is truncated or padding, as text."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Renders what `igerg_jax.tools.show` collects, in the style of a run's report."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import pathlib

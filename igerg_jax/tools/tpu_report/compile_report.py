@@ -18,11 +18,8 @@ overhead. The compiler's own `estimated_cycles`, also in the JSON, do, but do no
 collectives. `hlo` says why XLA's totals cannot be used as they are: it counts loops once.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
-import math
 import re
 import tempfile
 import time
@@ -42,6 +39,7 @@ from igerg_jax.tools.tpu_report.hlo_collectives import Collective
 from igerg_jax.training import model_flops, train_state, train_step
 
 SLOWEST = 12  # instructions that a report shows
+MOST_DOUBLINGS = 6  # of the batch in a search: each is a compilation, and takes minutes
 # Remat policies of (vision, text) that a search tries, from least to most rematerialisation.
 REMAT_PAIRS = (
     ("none", "none"),
@@ -162,12 +160,13 @@ def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
 
 
 def _largest(config: Any, topology: str, slices: int, remat: tuple[str, str]) -> dict | None:
-    """Doubles or halves `train.batch_size` from the config's own."""
+    """Doubles or halves `train.batch_size` from the config's own, up to `MOST_DOUBLINGS` times."""
     config = config.copy_and_resolve_references()
     config.model.vision.remat, config.model.text.remat = remat
     smallest = len(topology_devices(topology, slices))
-    size, best, fits, too_large = config.train.batch_size, None, 0, math.inf
-    while smallest <= size < too_large and size > fits:
+    size, best, fits = config.train.batch_size, None, 0
+    too_large = size * 2 ** (MOST_DOUBLINGS + 1)
+    while smallest <= size and fits < size < too_large:
         config.train.batch_size = size
         try:
             best = compile_for(config, topology, slices)

@@ -10,8 +10,6 @@ and writes, as XLA counts them: a fusion is one instruction; of an operand that 
 the slices; of a result that is updated in place, the update.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """The collectives of a compiled program, read from its HLO text."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import math

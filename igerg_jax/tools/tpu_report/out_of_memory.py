@@ -1,7 +1,5 @@
 """The message for a training step that does not fit a device: what is largest, what to change."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -36,7 +34,7 @@ def largest(setup: train_state.TrainingSetup) -> list[tuple[str, int]]:
     These are the arrays before XLA fuses; batch dimensions are assumed to be sharded over the
     devices that hold examples.
     """
-    shards = setup.mesh.size // setup.mesh.shape["tensor"]
+    shards = sharding.batch_shards(setup.mesh)
     rows = setup.spec.batch_size
     sizes: dict[str, int] = {}
     batch = {

@@ -10,8 +10,6 @@ what else); both are on this machine already: nothing is fetched. Training then 
 0; 2 = something to mend in the command or its files, told in one message.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import sys
@@ -40,14 +38,14 @@ def run(argv: list[str]) -> None:
     command, rest = argv[1:2], [argv[0], *argv[2:]]
     if command == ["import"]:
         values = command_line.parse(rest, _import_flags)
-        _need(values, "out")
+        command_line.require(values, "out")
         from igerg_jax.tools.weights import importing
 
         parts = values.text, values.vision
         print(importing.run(values.config, *parts, values.out, values.resize_vocabulary))
     elif command == ["export"]:
         values = command_line.parse(rest, _export_flags)
-        _need(values, "checkpoint", "out")
+        command_line.require(values, "checkpoint", "out")
         if values.greedy and values.format != "stablehlo":
             raise UserError("--greedy goes with --format=stablehlo")
         options = {"greedy": True} if values.greedy else {}
@@ -55,12 +53,6 @@ def run(argv: list[str]) -> None:
         print(module.export(values.checkpoint, values.out, **options))
     else:
         raise UserError("say what to do: import or export (see --help)")
-
-
-def _need(values: flags.FlagValues, *names: str) -> None:
-    for name in names:
-        if not values[name].value:
-            raise UserError(f"--{name} is missing (see --help)")
 
 
 def _import_flags(argv: list[str]) -> flags.FlagValues:

@@ -1,7 +1,5 @@
 """BART, as Hugging Face names it; and mBART, which is the same with its norms first."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ They are JAX's already: layouts are ours, attention is divided into heads. Layer
 (scanned) lie in one array, which `unscanned` takes apart.
 """
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

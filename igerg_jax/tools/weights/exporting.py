@@ -5,8 +5,6 @@
 <out>/additions.safetensors                what neither of them has, by our names
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Mapping
@@ -17,8 +15,7 @@ import safetensors.numpy
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data import tokenizers
-from igerg_jax.evaluation import trained_run
-from igerg_jax.run import checkpoint
+from igerg_jax.run import checkpoint, command_line
 from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.tools.weights import bart, parameters, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
@@ -38,7 +35,7 @@ def export(path: str, out: str) -> str:
     Raises:
       UserError: no checkpoint there, or `out` is not empty.
     """
-    folder = trained_run.new_folder(out)
+    folder = command_line.new_folder(out)
     where = checkpoint.find(path)
     run, arrays = parameters.read(where)
     config = run["config"]

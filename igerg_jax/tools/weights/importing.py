@@ -1,7 +1,5 @@
 """`import`: pre-trained weights become a checkpoint that training starts from."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Mapping
@@ -15,8 +13,7 @@ from flax.traverse_util import unflatten_dict
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation import trained_run
-from igerg_jax.run import checkpoint, workdirs
+from igerg_jax.run import checkpoint, command_line, workdirs
 from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.setup import set_up
 from igerg_jax.tools.weights import bart, big_vision, matching, parameters, resnet50, vit
@@ -79,7 +76,7 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     given = {part: path for part, path in (("text", text), ("vision", vision)) if path}
     if not given:
         raise UserError("nothing to import: give --text, --vision, or both")
-    folder = trained_run.new_folder(out)
+    folder = command_line.new_folder(out)
     sources = {part: open_part(part, path) for part, path in given.items()}
     check_settings(config, sources, resize)
     wanted = parameter_shapes(config)

@@ -1,7 +1,5 @@
 """Accounts for every tensor of a source and every parameter of ours, before any is read."""
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import math

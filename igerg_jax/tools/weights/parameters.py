@@ -1,7 +1,5 @@
 """Parameters on disk as NumPy arrays: writing a checkpoint of nothing else, reading any."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -3,8 +3,6 @@
 Batch norms come with their statistics, which stay as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ pickles: they are read by torch's `weights_only` loader, which knows tensors and
 and nothing else; for fairseq's, `argparse.Namespace`, a bag of values, is allowed too.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

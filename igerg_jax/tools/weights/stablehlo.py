@@ -15,8 +15,6 @@ for CPUs, CUDA GPUs and TPUs at once. JAX reads such files for six months after 
 wrote them (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
 """
 
-from __future__ import annotations
-
 import json
 import pathlib
 import shutil
@@ -32,6 +30,7 @@ from igerg_jax.batch import EMOTIONS, BatchSpec, synthetic
 from igerg_jax.decoding import search
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
+from igerg_jax.run import command_line
 from igerg_jax.setup import Setup, build_model
 from igerg_jax.tools.weights import stablehlo_example
 
@@ -58,7 +57,7 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
     Raises:
       UserError: no checkpoint, a folder that holds something, or wrong `generate` settings.
     """
-    folder = trained_run.new_folder(out)
+    folder = command_line.new_folder(out)
     run = trained_run.open_run(checkpoint, RECORDED_EXAMPLES, jax.devices()[:1])
     config = run.config
     if greedy:

@@ -5,8 +5,6 @@ PyTorch keeps a dense layer as [out, in] and a convolution as [out, in, height, 
 the heads, [H, E, D] from them. Layers of a stack lie in one array with a leading axis.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ ViT has a class token and no attention pooling; SigLIP's pooling has one query, 
 `tokens_per_image`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

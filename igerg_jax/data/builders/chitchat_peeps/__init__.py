@@ -1,7 +1,5 @@
 """Chats of `chitchat-dataset`, each turn with the face of a person of Open Peeps."""
 
-from __future__ import annotations
-
 import random
 
 from igerg_jax.batch import EMOTIONS
@@ -41,16 +39,18 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     del options
     if config == WHOLE_CHATS:
         return {"train": PeepTurns(episodes.whole_chats("train"), "train")}
-    found = episodes.by_split(episodes.EVERY_NTH[config])
-    turns: dict[str, source.Turns] = {s: PeepTurns(chosen, s) for s, chosen in found.items()}
-    return turns | {"test_style": OtherStyleTurns(found["test"])}
+    episodes_by_split = episodes.by_split(episodes.EVERY_NTH[config])
+    turns: dict[str, source.Turns] = {
+        s: PeepTurns(chosen, s) for s, chosen in episodes_by_split.items()
+    }
+    return turns | {"test_style": OtherStyleTurns(episodes_by_split["test"])}
 
 
 class PeepTurns(episodes.FaceTurns):
     """Turns with the Open Peeps people of a split."""
 
-    def __init__(self, found: list[episodes.Episode], split: str):
-        super().__init__(found)
+    def __init__(self, chosen: list[episodes.Episode], split: str):
+        super().__init__(chosen)
         self._split = split
 
     def _pick(self, emotion: int, rng: random.Random) -> drawing.Peep:

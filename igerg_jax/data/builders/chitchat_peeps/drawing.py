@@ -8,8 +8,6 @@ black line of a mouth.
 Open Peeps by Pablo Stanley, CC0 1.0, from the package `dicebear-styles`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.util
@@ -213,11 +211,11 @@ def subpaths(path: str) -> list[tuple[float, float, str]]:
     Subpaths must be closed, as those of filled shapes are: a relative start is relative to the
     start of the subpath before it.
     """
-    found, x, y = [], 0.0, 0.0
+    segments, x, y = [], 0.0, 0.0
     for command, dx, dy, rest in _SUBPATH.findall(path):
         relative = command == "m"
         x, y = (x + float(dx), y + float(dy)) if relative else (float(dx), float(dy))
         # Further coordinates of an M or m are implicit lines, absolute or relative like it.
         lines = rest.lstrip()[:1] in tuple("-+.0123456789")
-        found.append((x, y, ("l" if relative else "L") * lines + rest))
-    return found
+        segments.append((x, y, ("l" if relative else "L") * lines + rest))
+    return segments

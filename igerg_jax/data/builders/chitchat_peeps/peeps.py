@@ -8,8 +8,6 @@ artist drew them, only joy has many: 8; fear, sadness and anger have 3, surprise
 neutral have 1. So most expressions combine the eyes of one with the mouth of another.
 """
 
-from __future__ import annotations
-
 import io
 import random
 

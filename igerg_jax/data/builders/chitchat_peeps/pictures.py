@@ -7,8 +7,6 @@ and red for test. joy.jpg and the others are images such as the model is trained
 `--mode=generate`: people of the test split, with an expression that train has.
 """
 
-from __future__ import annotations
-
 import argparse
 import pathlib
 import random

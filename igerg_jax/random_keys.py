@@ -5,8 +5,6 @@ with the examples' places in the global batch. So an objective's draws depend ne
 other objectives there are nor on how devices, hosts and accumulation steps share the batch.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import jax

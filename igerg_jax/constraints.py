@@ -1,0 +1,82 @@
+"""What the values of config keys may be: declared beside the code that reads them.
+
+`igerg_jax.checks` checks every declaration before anything compiles.
+"""
+
+import functools
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from igerg_jax.errors import UserError
+
+
+class Choice(NamedTuple):
+    """A setting that has a few allowed values.
+
+    Attributes:
+      setting: its key below a group of the config; dots for groups within that group.
+    """
+
+    setting: str
+    values: tuple[str, ...]
+
+    def check(self, group: str, settings: Mapping[str, Any]) -> None:
+        """Raises UserError unless `settings`, the config's group of that name, has one of them."""
+        check_choice(f"{group}.{self.setting}", value_of(settings, self.setting), self.values)
+
+
+class Range(NamedTuple):
+    """A number that a setting may be; None = no such bound. NaN is outside every range."""
+
+    setting: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def check(self, group: str, settings: Mapping[str, Any]) -> None:
+        """Raises UserError unless `settings`, the config's group of that name, has such a number.
+
+        The message names the key, the value and the range.
+        """
+        value = value_of(settings, self.setting)
+        if not self.allows(value):
+            raise UserError(f"{group}.{self.setting}={value} must be {self.describe()}")
+
+    def allows(self, value: float) -> bool:
+        return not (
+            math.isnan(value)
+            or (self.at_least is not None and value < self.at_least)
+            or (self.above is not None and value <= self.above)
+            or (self.at_most is not None and value > self.at_most)
+            or (self.below is not None and value >= self.below)
+        )
+
+    def describe(self) -> str:
+        """The range in words: "at least 0 and below 1"."""
+        bounds = (
+            f"{name.replace('_', ' ')} {bound}"
+            for name, bound in zip(self._fields[1:], self[1:], strict=True)
+            if bound is not None
+        )
+        return " and ".join(bounds) or "a number"
+
+
+def check_constraints(
+    group: str, settings: Mapping[str, Any], declared: Iterable[Choice | Range]
+) -> None:
+    """Raises UserError for the first setting that has no allowed value."""
+    for setting in declared:
+        setting.check(group, settings)
+
+
+def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Raises UserError unless `value`, of the config key `key`, is one of `choices`."""
+    if value not in choices:
+        raise UserError(f"{key} '{value}' is not one of {', '.join(choices)}")
+
+
+def value_of(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in nested mappings."""
+    return functools.reduce(lambda group, part: group[part], key.split("."), settings)

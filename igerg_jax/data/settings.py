@@ -1,0 +1,26 @@
+"""What the numbers under `config.data` may be."""
+
+from ml_collections import ConfigDict
+
+from igerg_jax.constraints import Range, check_constraints
+
+RANGES = (
+    Range("labels.min_confidence", at_least=0, at_most=1),
+    Range("context_turns", at_least=1),
+    Range("context_tokens", at_least=2),  # a token and its EOS
+    Range("response_tokens", at_least=2),
+    Range("image_size", at_least=1),
+    Range("feature_dim", at_least=0),
+    Range("augment.crop_min_area", above=0, at_most=1),
+    Range("augment.colour_jitter", at_least=0, below=1),
+    Range("tokenizer.vocab_size", at_least=8),  # more than the special tokens
+    Range("tokenizer.max_sentences", at_least=1),
+    Range("prepare_workers", at_least=0),
+    Range("prefetch_batches", at_least=1),
+    Range("read_threads", at_least=1),
+)
+
+
+def check(data: ConfigDict) -> None:
+    """Raises UserError for a number that is out of its range; the message names the key."""
+    check_constraints("data", data, RANGES)
