@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from igerg_jax import objectives, optim
+from igerg_jax import objectives, optim, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets, mixtures
 from igerg_jax.decoding import search
@@ -104,3 +104,4 @@ def _check_contrast(config: Any) -> None:
 def _check_evaluation(config: Any, mesh: Mesh) -> None:
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     search.Settings.of(config)
+    text_labeller.of_config(config)

@@ -25,7 +25,7 @@ SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache
 ROOMS = """
     batch errors storage
     models metrics
-    lexicon optim report
+    lexicon text_labeller optim report
     objectives
     parallel
     setup
