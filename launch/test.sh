@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Creates the same .venv as local.sh, adds what the tests, gs:// and text labellers need, and runs the tests:
+# Creates the same .venv as local.sh, adds what the tests, gs:// and the training of text labellers
+# need, and runs the tests:
 #
 #   ./launch/test.sh                                   # all but the slow ones
 #   ./launch/test.sh -m slow                           # processes, kills, large programs
