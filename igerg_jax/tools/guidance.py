@@ -42,7 +42,8 @@ OF_ANSWERS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broken_off")
 def measure(
     evaluator: Evaluator, params: Any, split: str, guidance: Sequence[float], windows: int
 ) -> dict[str, Any]:
-    """`FILE`'s "points", one for each value of guidance, and "people", their own answers' figures.
+    """`FILE`'s "points", one for each value of guidance, "people", their own answers' figures, and
+    "following_windows", how many were answered with seven faces.
 
     Args:
       params: on the evaluator's mesh.
@@ -71,7 +72,8 @@ def measure(
             | fluency
             | {name: of_model[name] for name in OF_ANSWERS}
         )
-    return {"points": points, "people": people}
+    shown = sum(followed.matrix[0])
+    return {"following_windows": shown, "points": points, "people": people}
 
 
 def run(argv: list[str]) -> None:
@@ -100,8 +102,7 @@ def run(argv: list[str]) -> None:
     found = {
         "checkpoint": folder.name,
         "split": split,
-        "windows": windows,
-        "following_windows": config.evaluate.following_examples,
+        "windows": min(windows, dataset.split(split).num_windows),
         "text_labeller": None if second is None else second.held_out,
         **measure(evaluator, params, split, guidance, windows),
     }

@@ -82,7 +82,7 @@ def test_points_say_what_was_measured(world):
         assert all(map(math.isfinite, point.values()))
         # Joy whatever the words: right for one of seven faces.
         assert point["emotion_following_second"] == pytest.approx(1 / 7)
-        assert point["reference_dist_2"] == found["people"]["dist_2"] > point["dist_2"]
+        assert point["reference_dist_2"] == found["people"]["dist_2"]
     for name in ("response_perplexity", "generated_perplexity"):
         # A random model is surer of its own without guidance, and of people's less with it.
         assert plain[name] < guided[name]
