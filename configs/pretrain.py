@@ -216,6 +216,8 @@ def _local() -> ConfigDict:
             examples=512,  # from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
             following_examples=48,  # at the end, answered once for each of seven faces; 0 = off
+            # File of igerg_jax.tools.text_labeller, which reads the same answers; "" = none.
+            text_labeller="",
             best_metric="response_perplexity",
             best_mode="min",  # min, max
         )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from igerg_jax import objectives, optim
+from igerg_jax import objectives, optim, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.constraints import Range, check_constraints
 from igerg_jax.data import datasets, mixtures
@@ -135,3 +135,4 @@ def _check_evaluation(config: Any, mesh: Mesh) -> None:
     check_constraints("generate", config.generate, GENERATE_RANGES)
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
     search.Settings.of(config)
+    text_labeller.of_config(config)

@@ -9,6 +9,7 @@ a judge that shares nothing with the generator under test.
 """
 
 import re
+from collections.abc import Iterator
 
 from igerg_jax.batch import EMOTION_ID, NEUTRAL
 
@@ -86,6 +87,7 @@ _NEGATORS = """
 NEGATORS = frozenset(_NEGATORS.split())
 NEGATION_WORDS = 3  # reach of a negator
 _WORD = re.compile(r"[a-z0-9']+|[?!]")
+_MARKS = "?!"
 
 
 def label(text: str) -> int:
@@ -102,19 +104,36 @@ def count_cues(text: str) -> dict[str, int]:
 
     At each word, the longest phrase that starts there counts once, unless it is negated.
     """
-    text = text.replace("\u2019", "'")
     votes: dict[str, int] = {}
     for emotion, pattern in _EMOTICON_PATTERNS.items():
-        if found := len(pattern.findall(text)):
+        if found := len(pattern.findall(text.replace("\u2019", "'"))):
             votes[emotion] = found
-    words = _WORD.findall(text.lower())
+    for emotion, _, _ in _cues(_words(text)):
+        votes[emotion] = votes.get(emotion, 0) + 1
+    return votes
+
+
+def cue_words_share(text: str) -> float:
+    """The share of a text's words that belong to a cue (emoticons aside); 0 without any word."""
+    words = _words(text)
+    in_cue = [word for _, start, end in _cues(words) for word in words[start:end]]
+    total = sum(word not in _MARKS for word in words)
+    return sum(word not in _MARKS for word in in_cue) / total if total else 0.0
+
+
+def _words(text: str) -> list[str]:
+    """Lower-case words, and the marks ? and !."""
+    return _WORD.findall(text.replace("\u2019", "'").lower())
+
+
+def _cues(words: list[str]) -> Iterator[tuple[str, int, int]]:
+    """(emotion, start, end) of each cue in `words` that is not negated."""
     at = 0
     while at < len(words):
         emotion, length = _match(words, at)
         if emotion and not _negated(words, at):
-            votes[emotion] = votes.get(emotion, 0) + 1
+            yield emotion, at, at + length
         at += length
-    return votes
 
 
 def _match(words: list[str], at: int) -> tuple[str | None, int]:
@@ -132,7 +151,7 @@ def _negated(words: list[str], at: int) -> bool:
     # punctuation ends the clause, and with it the negation's reach.
     before = words[max(0, at - NEGATION_WORDS) : at]
     for i, word in enumerate(before):
-        if word in "?!":
+        if word in _MARKS:
             before = before[i + 1 :]
     return not NEGATORS.isdisjoint(before)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Creates the same .venv as local.sh, adds what the tests and gs:// need, and runs the tests:
+# Creates the same .venv as local.sh, adds what the tests, gs:// and the training of text labellers
+# need, and runs the tests:
 #
 #   ./launch/test.sh                                   # all but the slow ones
 #   ./launch/test.sh -m slow                           # processes, kills, large programs
@@ -11,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/venv.sh
 source launch/venv.sh
 
-ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt
+ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt requirements-evidence.txt
 if [[ "${1:-}" == "--parity" ]]; then
   shift
   with_pip requirements-parity.txt

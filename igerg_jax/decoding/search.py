@@ -110,14 +110,14 @@ def generate(
     strategy, limits, guidance = settings
     if rows_B is None:
         rows_B = jnp.arange(batch["context"].shape[0])
-    sources = _sources(model, params, batch, target_emotion_BxC, bool(guidance.guidance))
+    decoded_from = sources(model, params, batch, target_emotion_BxC, bool(guidance.guidance))
     candidates = strategy.candidates if isinstance(strategy, Sample) else 1
     if candidates > 1:
-        sources = jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), sources)
+        decoded_from = jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), decoded_from)
     if guidance.guidance:
-        started = start_guided(model, params, sources, guidance, limits.max_tokens)
+        started = start_guided(model, params, decoded_from, guidance, limits.max_tokens)
     else:
-        started = stream.start(model, params, sources[0], limits.max_tokens)
+        started = stream.start(model, params, decoded_from[0], limits.max_tokens)
     if isinstance(strategy, Beam):
         hypotheses = beam_search(started, model.special, strategy, limits)
         return Responses(*(leaf[:, 0] for leaf in hypotheses))
@@ -141,7 +141,7 @@ def best_candidates(
     return Responses(*(leaf[rows_B] for leaf in scored))
 
 
-def _sources(
+def sources(
     model: igerg.Igerg,
     params: Any,
     batch: Mapping[str, jax.Array],

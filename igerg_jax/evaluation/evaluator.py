@@ -5,28 +5,32 @@ the generator, nor with the judge that the generator was trained against. Letter
 `igerg_jax.batch`.
 """
 
+import copy
+import dataclasses
 import functools
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from igerg_jax import lexicon, metrics
+from igerg_jax import lexicon, metrics, storage, text_labeller
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
-from igerg_jax.evaluation import following, samples
+from igerg_jax.evaluation import answers, following, samples
 from igerg_jax.evaluation.following import Following
 from igerg_jax.evaluation.predictions import (
     batch_counts,
     emotion_probabilities,
+    guided_nll,
     jitted,
     replicated_key,
 )
@@ -41,9 +45,11 @@ class Evaluator:
 
     def __init__(self, setup: Setup, prepared: Prepared):
         self._setup, self._prepared = setup, prepared
+        self.second_labeller = text_labeller.of_config(setup.config)
         self._respond = search.make_respond(setup)
         self._batch_counts = jitted(setup, batch_counts)
         self._probabilities = jitted(setup, emotion_probabilities)
+        self._guided_nll = jitted(setup, guided_nll)
         self._key = replicated_key(setup)
 
     def metrics(
@@ -124,14 +130,66 @@ class Evaluator:
         if chosen is None:
             return None
         ids, face_ids = np.repeat(chosen.windows_W, NUM_EMOTIONS), chosen.faces_WxC.ravel()
-        texts, probabilities, masks = [], [], []
+        texts, probabilities, masks, cut = [], [], [], []
         for start, batch, rows_B in self._batches(data, ids, face_ids):
             tokens, of_rows, mask = self._answers(params, batch, rows_B, len(ids) - start)
             texts += [self._prepared.tokenizer.decode(row) for row in tokens]
             probabilities.append(of_rows)
             masks.append(mask)
+            cut.append(tokens[:, -1] != self._setup.model.special.pad)  # EOS was forced there
         together = jax.tree.map(lambda *x: np.concatenate(x), *probabilities)
-        return following.measure(chosen, data, texts, together, np.concatenate(masks))
+        return following.measure(
+            chosen,
+            data,
+            texts,
+            together,
+            np.concatenate(masks),
+            np.concatenate(cut),
+            self.second_labeller,
+        )
+
+    def at_guidance(self, guidance: float) -> Self:
+        """This evaluator, generating with another `generate.guidance`; what else is compiled
+        already is shared."""
+        config = self._setup.config.copy_and_resolve_references()
+        config.generate.guidance = guidance
+        other = copy.copy(self)
+        other._setup = dataclasses.replace(self._setup, config=config)
+        other._respond = search.make_respond(other._setup)
+        return other
+
+    def fluency(self, params: Any, split: str, count: int) -> dict[str, float]:
+        """How fluent responses to `count` windows, spread evenly over a split, are.
+
+        Returns:
+          "generated_perplexity", of the generated responses under the model without guidance;
+          "response_perplexity", of people's responses under the model with `generate.guidance`
+          but without `generate.guidance_floor`; and "dist_2" of the generated responses and
+          "reference_dist_2" of people's. Every process returns the same.
+        """
+        data, guidance = self._prepared.split(split), self._setup.config.generate.guidance
+        count = min(count, data.num_windows)
+        ids = np.arange(count) * data.num_windows // max(count, 1)
+        tokens, sums = [], {"generated": np.zeros(2), "response": np.zeros(2)}
+        for start, batch, rows_B in self._batches(data, ids):
+            generated_BxT = self._respond(params, batch, self._key, rows_B).tokens_BxT
+            scored = {
+                "generated": self._guided_nll(params, batch, generated_BxT, np.float32(0)),
+                "response": self._guided_nll(
+                    params, batch, batch["response"], np.float32(guidance)
+                ),
+            }
+            left = count - start
+            for name, found in jax.device_get(scored).items():
+                sums[name] += [found["nll_B"][:left].sum(), found["tokens_B"][:left].sum()]
+            tokens.append(jax.device_get(generated_BxT)[:left])
+        texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
+        references, _ = _references(data, ids)
+        return {
+            **{f"{name}_perplexity": metrics.perplexity(*pair) for name, pair in sums.items()},
+            "dist_2": metrics.distinct(texts, 2),
+            "reference_dist_2": metrics.distinct(references, 2),
+        }
 
     def _answers(
         self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int
@@ -182,21 +240,27 @@ def evaluate_run(
 
     Args:
       params: on the evaluator's mesh.
-      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl to it and, if
-        emotion following was measured, following.jsonl. None: no files.
+      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl and, where the
+        words' following the face was measured, following.jsonl and answers.json to it. None: no
+        files.
 
     Returns:
       summary.json's "evaluation", "confusion_matrix" (of image emotions) and "following_matrix"
-      (emotions shown and expressed), by the names of `final_splits`.
+      (emotions shown and expressed), by the names of `final_splits`; and "text_labeller", how well
+      the second labeller does on held-out texts, None without one.
     """
+    second = evaluator.second_labeller
     results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}, "following_matrix": {}}
+    results["text_labeller"] = None if second is None else second.held_out
     gallery: list[dict[str, Any]] = []
+    answered: dict[str, Any] = {}
     for name, split in final_splits(config).items():
         values, confusion = evaluator.metrics(params, split, generate=True)
         followed = evaluator.following(params, split)
         if followed is not None:
             values |= followed.values
             results["following_matrix"][name] = followed.matrix
+            answered[name] = followed.answers
             if name == "test":
                 gallery = followed.rows
         results["evaluation"][name] = values
@@ -209,6 +273,9 @@ def evaluate_run(
         samples.write(rows, epath.Path(workdir))
         if gallery:
             samples.write(gallery, epath.Path(workdir), following.FILE)
+        if answered:
+            text = json.dumps(answered, indent=1, ensure_ascii=False)
+            storage.write_text(epath.Path(workdir) / answers.FILE, text + "\n")
     return results
 
 

@@ -13,8 +13,9 @@ from igerg_jax import lexicon, metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
 from igerg_jax.data.windows import Split
-from igerg_jax.evaluation import samples
+from igerg_jax.evaluation import answers, samples
 from igerg_jax.models.igerg import response_image
+from igerg_jax.text_labeller import TextLabeller
 
 FILE = "following.jsonl"  # in a workdir
 GALLERY_WINDOWS = 6  # lines of the file
@@ -33,6 +34,7 @@ class Following(NamedTuple):
     values: dict[str, float]
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
+    answers: Mapping[str, Any]  # a split's entry of `answers.FILE`
 
 
 def plan(split: Split, count: int) -> Plan | None:
@@ -79,6 +81,8 @@ def measure(
     texts: Sequence[str],
     probabilities: Mapping[str, np.ndarray],
     image_mask_RxN: np.ndarray,
+    cut_R: np.ndarray,
+    second: TextLabeller | None,
 ) -> Following:
     """The figures, and some windows for people to read.
 
@@ -86,17 +90,33 @@ def measure(
       texts: the responses; those of one window lie together, by the emotion shown.
       probabilities: of the same rows, as `predictions.emotion_probabilities` names them.
       image_mask_RxN: which images the model was given.
+      cut_R: bool, whether a response has the longest length, so that its end may not be its own.
+      second: reads the same responses for the figures whose names end with "_second".
     """
     said_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
     texts_WxC = np.array(texts, object).reshape(said_WxC.shape)
     values, confusion = metrics.following_metrics(said_WxC, [len({*row}) for row in texts_WxC])
+    if second is not None:
+        values |= _second_values(second.labels(texts).reshape(said_WxC.shape))
     count = min(GALLERY_WINDOWS, len(said_WxC))
     rows = []
     for w in np.arange(count) * len(said_WxC) // count:
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
         of_window = {name: p[at] for name, p in probabilities.items()}
         rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
-    return Following(values, confusion.tolist(), rows)
+    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(said_WxC))
+    compared = answers.compared(texts, shown_R, cut_R, split, len(said_WxC))
+    return Following(values, confusion.tolist(), rows, compared)
+
+
+def _second_values(said_WxC: np.ndarray) -> dict[str, float]:
+    values, _ = metrics.following_metrics(said_WxC, np.ones(len(said_WxC)))
+    name = "emotion_following"
+    return {
+        f"{name}_second": values[name],
+        f"{name}_second_standard_error": values[f"{name}_standard_error"],
+        f"{name}_second_macro_f1": values[f"{name}_macro_f1"],
+    }
 
 
 def _row(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.decoding import search, stream
 from igerg_jax.models import igerg
 from igerg_jax.objectives import losses
 from igerg_jax.parallel import sharding
@@ -72,6 +73,45 @@ def emotion_probabilities(
     images_BxNxC, sequence_BxC = image_probabilities(model, params, batch)
     judged_BxC = model.apply({"params": params}, tokens_BxT, method="judge_tokens")
     return {"images": images_BxNxC, "sequence": sequence_BxC, "judge": jax.nn.softmax(judged_BxC)}
+
+
+def guided_nll(
+    model: igerg.Igerg,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    tokens_BxT: jax.Array,
+    guidance: jax.Array,
+) -> dict[str, jax.Array]:
+    """How likely given responses are under guidance, each token after those before it.
+
+    Args:
+      tokens_BxT: int32, EOS then PAD.
+      guidance: float32 scalar, `generate.guidance`; 0 = the model alone. There is no
+        `generate.guidance_floor` here: it excludes many words that people say.
+
+    Returns:
+      float32 "nll_B" (nats), of each response's tokens, EOS included, and int32 "tokens_B".
+    """
+    sources = search.sources(model, params, batch, None, guided=True)
+    spoken_BxT = tokens_BxT != model.special.pad
+    streams, hidden = [], []
+    for encoded, emotion_BxC in sources:
+        mask_BxL, hidden_BxLxD = encoded.mask_BxL, encoded.hidden_BxLxD
+        inputs_BxT = igerg.shift_right(tokens_BxT, model.special)
+        arguments = inputs_BxT, hidden_BxLxD, mask_BxL, emotion_BxC
+        hidden_BxTxD = model.apply({"params": params}, *arguments, method="decode")
+        streams.append(stream.Stream(model, params, mask_BxL, None, emotion_BxC))
+        hidden.append(hidden_BxTxD.swapaxes(0, 1))
+    combined = stream.GuidedStream(tuple(streams), stream.Guidance(guidance, 0.0))
+
+    def of_position(inputs):
+        hidden, token_B = inputs
+        log_p_BxV = combined.log_probabilities(hidden)
+        return -jnp.take_along_axis(log_p_BxV, token_B[:, None], axis=1)[:, 0]
+
+    # One position at a time: a few [B, V] rather than [B, T, V].
+    nll_TxB = jax.lax.map(of_position, (tuple(hidden), tokens_BxT.T))
+    return {"nll_B": jnp.where(spoken_BxT, nll_TxB.T, 0.0).sum(1), "tokens_B": spoken_BxT.sum(1)}
 
 
 def image_probabilities(

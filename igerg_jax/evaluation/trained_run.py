@@ -42,21 +42,31 @@ def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) 
       UserError: no checkpoint, no tokenizer, or a batch that does not divide over the devices.
     """
     folder = checkpoint.find(path)
-    stored = checkpoint.read_run(folder)
-    config = ConfigDict(stored["config"])
-    config.init_from = ""
-    config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))
-    config.train.update(batch_size=batch_size, accumulate_steps=1)
-    config.evaluate.batch_size = batch_size
+    config = stored_config(folder, batch_size)
     tokenizer, digest = None, None
     vocab_size, special = config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS
-    if stored["tokenizer_digest"] not in ("", datasets.SYNTHETIC):
+    if checkpoint.read_run(folder)["tokenizer_digest"] not in ("", datasets.SYNTHETIC):
         tokenizer = tokenizer_of(config, folder)
         vocab_size, special, digest = tokenizer.vocab_size, tokenizer.special, tokenizer.digest
     setup = set_up(config, vocab_size, special, devices)
     sharding.check_batch(batch_size, 1, setup.mesh, "batch_size")
     params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
     return Run(folder, config, setup, params, tokenizer)
+
+
+def stored_config(folder: epath.Path, batch_size: int | None = None) -> ConfigDict:
+    """The config in a checkpoint's folder, for use on every device, parameters replicated.
+
+    Args:
+      batch_size: examples per call, over all devices; None = the config's evaluate.batch_size.
+    """
+    config = ConfigDict(checkpoint.read_run(folder)["config"])
+    batch_size = batch_size or config.evaluate.batch_size
+    config.init_from = ""
+    config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))
+    config.train.update(batch_size=batch_size, accumulate_steps=1)
+    config.evaluate.batch_size = batch_size
+    return config
 
 
 def load_with_data(

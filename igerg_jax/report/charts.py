@@ -1,4 +1,4 @@
-"""Line charts as plain numbers, which the macro `chart` of macros.html draws as inline SVG.
+"""Charts as plain numbers, which macros of macros.html draw as inline SVG.
 
 They take the page's colours, grow with it and need no library.
 """
@@ -6,7 +6,7 @@ They take the page's colours, grow with it and need no library.
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Points = Sequence[tuple[float, float]]  # (x, y); x ascending; a non-finite y is left out
 
@@ -100,6 +100,47 @@ def line_chart(
         values=values,
         dots=line if not span and len(line) <= MAX_DOTS else line[-1:],
         mark=x(mark) if mark is not None and x0 < mark < x1 else None,
+        x_ticks=[(x(value), value) for value in ticks(x0, x1, 4)],
+        y_ticks=[(y(value), value) for value in ticks(y0, y1, 4)],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tradeoff:
+    """Labelled points of several series, each joined in its order, in the drawing's units."""
+
+    series: dict[str, list[tuple[float, float, str]]]  # {name: (x, y, label)}
+    x_ticks: list[tuple[float, float]]
+    y_ticks: list[tuple[float, float]]
+
+
+def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeoff | None:
+    """Scales {name: (x, y, label) of each point} to a chart whose y axis starts at 0.
+
+    A point whose x or y is not finite is left out; None when no point is left.
+    """
+    series = {
+        name: [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
+        for name, points in series.items()
+    }
+    points = [point for of in series.values() for point in of]
+    if not points:
+        return None
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    margin = 0.08 * (max(xs) - min(xs)) or 0.08 * abs(max(xs)) or 1.0
+    x0, x1 = min(xs) - margin, max(xs) + margin
+    y0, y1 = min(0.0, *ys), (max(0.0, *ys) or 1.0) * 1.12
+
+    def x(value: float) -> float:
+        return round(LEFT + (value - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
+
+    def y(value: float) -> float:
+        return round(BOTTOM - (value - y0) / (y1 - y0) * (BOTTOM - TOP), 1)
+
+    return Tradeoff(
+        series={
+            name: [(x(a), y(b), label) for a, b, label in of] for name, of in series.items() if of
+        },
         x_ticks=[(x(value), value) for value in ticks(x0, x1, 4)],
         y_ticks=[(y(value), value) for value in ticks(y0, y1, 4)],
     )

@@ -10,7 +10,7 @@ from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
-from igerg_jax.report import charts, evaluation, templates
+from igerg_jax.report import answers, charts, evaluation, templates
 from igerg_jax.report.gallery import following, gallery
 from igerg_jax.report.templates import finite, is_number
 
@@ -31,15 +31,15 @@ MECHANICS = {
 def write_report(workdir: epath.PathLike) -> epath.Path:
     """Writes `report.html` from what a run has left in its folder so far.
 
-    Reads config.json, metrics.jsonl, samples.jsonl, following.jsonl and summary.json, whose
-    "objectives" is {name: {"summary": one line, "first_loss", "last_loss"}}. Where one is missing,
-    the report says so.
+    Reads config.json, metrics.jsonl, samples.jsonl, following.jsonl, answers.json, guidance.json
+    and summary.json, whose "objectives" is {name: {"summary": one line, "first_loss",
+    "last_loss"}}. Where one is missing, the report says so, or leaves its section out.
 
     Returns:
       The path of the report.
 
     Raises:
-      UserError: `workdir` is no folder, or config.json or summary.json is not JSON.
+      UserError: `workdir` is no folder, or one of the .json files is not JSON.
     """
     workdir = epath.Path(workdir)
     if not workdir.is_dir():
@@ -67,6 +67,10 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         confusions=evaluation.confusions(summary.get("confusion_matrix")),
         following=following(followed),
         following_matrices=evaluation.confusions(summary.get("following_matrix")),
+        answers=answers.answers(_read_json(workdir / "answers.json")),
+        answer_columns=answers.ANSWERS,
+        guidance=answers.guidance(_read_json(workdir / "guidance.json")),
+        held_out=answers.held_out(summary.get("text_labeller")),
         gallery=gallery(samples),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         torn=sum(file.bad_lines for file in files),

@@ -14,6 +14,7 @@ from igerg_jax.decoding import beam_search, search, strategies, stream
 from igerg_jax.decoding.guidance import Guidance
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.errors import UserError
+from igerg_jax.evaluation import predictions
 from igerg_jax.models import igerg
 from igerg_jax.setup import build_model
 
@@ -128,6 +129,31 @@ def test_guided_scores_are_the_guided_log_probabilities(guided, strategy):
     picked = np.take_along_axis(log_p, got.tokens_BxT[..., None], axis=-1)[..., 0]
     total_B = (picked * (np.arange(T) < lengths(got.tokens_BxT)[:, None])).sum(1)
     np.testing.assert_allclose(got.log_probability_B, total_B, rtol=1e-3, atol=1e-3)
+
+
+def test_given_responses_are_as_likely_as_guidance_says(guided):
+    """Teacher-forced, at any strength with one program: what the definition gives."""
+    rng, traced = np.random.default_rng(0), []
+    length_B = np.arange(ROWS) % T + 1
+    tokens_BxT = rng.integers(small.SPECIAL.mask + 1, V, (ROWS, T), np.int32)
+    tokens_BxT[np.arange(ROWS), length_B - 1] = EOS
+    tokens_BxT[np.arange(T) >= length_B[:, None]] = small.SPECIAL.pad
+
+    @jax.jit
+    def score(tokens_BxT, guidance):
+        traced.append(guidance)
+        return predictions.guided_nll(
+            guided.model, guided.params, guided.batch, tokens_BxT, guidance
+        )
+
+    real_BxT = tokens_BxT != small.SPECIAL.pad
+    for guidance in (0.0, 2.0):
+        found = jax.device_get(score(tokens_BxT, np.float32(guidance)))
+        log_p = guided.guided(tokens_BxT, guidance, 0.0)
+        picked = np.take_along_axis(log_p, tokens_BxT[..., None], axis=-1)[..., 0]
+        np.testing.assert_allclose(found["nll_B"], -(picked * real_BxT).sum(1), rtol=1e-3)
+        np.testing.assert_array_equal(found["tokens_B"], real_BxT.sum(1))
+    assert len(traced) == 1
 
 
 @STRATEGIES

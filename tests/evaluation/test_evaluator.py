@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import io
+import json
 import math
 
 import batches_of
@@ -324,6 +325,45 @@ def test_following_reads_the_answers_to_the_faces(world):
     assert values["emotion_following_chance"] == pytest.approx(1 / 7)
 
 
+def test_the_answers_to_the_faces_are_counted_beside_peoples(world):
+    found = json.loads((world.workdir / "answers.json").read_text())["test"]
+    for who in ("model", "people"):
+        assert set(found[who]) == {*EMOTIONS, "all"}
+        assert [found[who][emotion]["answers"] for emotion in EMOTIONS] == [FOLLOWING] * 7
+    shown = {emotion: [] for emotion in EMOTIONS}
+    for row in world.following:
+        for response in row["responses"]:
+            shown[response["emotion"]].append(response["generated"])
+    for emotion, texts in shown.items():
+        got = found["model"][emotion]
+        assert got["distinct"] == len(set(texts))
+        cues = [sum(lexicon.count_cues(text).values()) for text in texts]
+        assert got["mean_cues"] == pytest.approx(np.mean(cues))
+    assert 0 <= found["model"]["all"]["broken_off"] <= found["model"]["all"]["unfinished"]
+    assert found["people"]["all"]["broken_off"] is None
+
+
+def test_a_second_labeller_reads_the_same_answers(world, monkeypatch):
+    class Knows:
+        """Finds the emotion shown, and joy in every second window."""
+
+        def labels(self, texts):
+            found = np.tile(np.arange(7), (FOLLOWING, 1))
+            found[1::2] = EMOTIONS.index("joy")
+            assert len(texts) == found.size
+            return found.ravel()
+
+    monkeypatch.setattr(world.evaluator, "second_labeller", Knows())
+    values = world.evaluator.following(world.params, "test").values
+    before = world.out["evaluation"]["test"]
+    assert values["emotion_following"] == before["emotion_following"]
+    joyful = FOLLOWING // 2
+    expected = (FOLLOWING - joyful + joyful / 7) / FOLLOWING
+    assert values["emotion_following_second"] == pytest.approx(expected)
+    assert values["emotion_following_second_standard_error"] > 0
+    assert "emotion_following_second" not in before and world.out["text_labeller"] is None
+
+
 def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatch):
     """Through batches, padding and the labeller: 100 % and seven different responses."""
     words = ["Wow!", "I am scared.", "That is gross.", "I am so happy.", "I am sad.", "I hate it."]
@@ -355,6 +395,8 @@ def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatc
     assert followed.values["emotion_following_standard_error"] == 0
     assert followed.values["emotion_following_distinct"] == 7
     np.testing.assert_array_equal(followed.matrix, FOLLOWING * np.eye(7, dtype=int))
+    whole = followed.answers["model"]["all"]
+    assert whole["broken_off"] == 0 and whole["with_cue"] == pytest.approx(6 / 7)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""The report's tables of how answers carry an emotion, and of what guidance buys and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from igerg_jax.batch import EMOTIONS
+from igerg_jax.report import charts
+from igerg_jax.report.evaluation import by_split
+from igerg_jax.report.templates import finite, formatted
+
+
+class Column(NamedTuple):
+    """A column of a table: its key in the file, its title, and how a value is written."""
+
+    name: str
+    title: str
+    format: str
+
+
+ANSWERS = (
+    Column("answers", "answers", "{:,.0f}"),
+    Column("distinct", "different", "{:,.0f}"),
+    Column("with_cue", "with a cue", "{:.0%}"),
+    Column("mean_cues", "cues an answer", "{:.2f}"),
+    Column("mostly_cues", "mostly cues", "{:.0%}"),
+    Column("repeats", "repeat a pair of words", "{:.0%}"),
+    Column("unfinished", "without a final mark", "{:.0%}"),
+    Column("broken_off", "broken off", "{:.0%}"),
+)
+# {its key in the file: who answered}
+WHO = {"model": "this model", "people": "people"}
+
+POINTS = (
+    Column("guidance", "guidance", "{:g}"),
+    Column("emotion_following", "follow the face", "{:.1%}"),
+    Column("emotion_following_standard_error", "±", "{:.1%}"),
+    Column("emotion_following_second", "by the second labeller", "{:.1%}"),
+    Column("emotion_following_second_standard_error", "±", "{:.1%}"),
+    Column("generated_perplexity", "perplexity of generated", "{:.1f}"),
+    Column("response_perplexity", "perplexity of people's", "{:.1f}"),
+    Column("dist_2", "Dist-2", "{:.3f}"),
+    Column("with_cue", "with a cue", "{:.0%}"),
+    Column("mean_cues", "cues an answer", "{:.2f}"),
+    Column("mostly_cues", "mostly cues", "{:.0%}"),
+    Column("repeats", "repeat a pair of words", "{:.0%}"),
+    Column("broken_off", "broken off", "{:.0%}"),
+)
+JUDGES = {"emotion_following": "word list", "emotion_following_second": "second labeller"}
+COSTS = {
+    "generated_perplexity": "perplexity of the generated responses, without guidance",
+    "response_perplexity": "perplexity of people's responses, with guidance",
+    "dist_2": "Dist-2 of the generated responses",
+}
+
+
+def answers(splits: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of `answers.json`, the leading split first.
+
+    Returns:
+      {title of the split: groups {"emotion", "rows" {"who", "cells", "words"}}}: `cells` as texts,
+      one for each of `ANSWERS`, `words` as (word, share of answers).
+    """
+    tables = {}
+    for title, of_split in reversed(by_split(splits).items()):
+        tables[title] = []
+        for emotion in (*EMOTIONS, "all"):
+            rows = [
+                _row(who, found)
+                for key, who in WHO.items()
+                if (found := (of_split.get(key) or {}).get(emotion))
+            ]
+            if rows:
+                tables[title].append({"emotion": emotion, "rows": rows})
+    return tables
+
+
+def _row(who: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    words = [(word, formatted(share, "{:.0%}")) for word, share in found.get("frequent_words", [])]
+    return {"who": who, "cells": _cells(ANSWERS, found), "words": words}
+
+
+def _cells(columns: tuple[Column, ...], values: Mapping[str, Any]) -> list[str]:
+    return [formatted(values.get(column.name), column.format) or "–" for column in columns]
+
+
+def guidance(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `guidance.json` says; None where it says nothing.
+
+    Returns:
+      {"columns", "rows" (cells as texts; the last is people's), "panels" {"title", "chart"},
+      "labels" of the series, "split", "windows", "following_windows", "held_out"}.
+    """
+    points = [point for point in found.get("points") or [] if finite(point.get("guidance"))]
+    if not points:
+        return None
+    columns = tuple(c for c in POINTS if any(finite(point.get(c.name)) for point in points))
+    people = _cells(columns, found.get("people") or {})
+    panels = []
+    for cost, title in COSTS.items():
+        series = {
+            label: [
+                (point[cost], point[judge], f"{point['guidance']:g}")
+                for point in points
+                if finite(point.get(cost)) and finite(point.get(judge))
+            ]
+            for judge, label in JUDGES.items()
+        }
+        panels.append({"title": title, "chart": charts.tradeoff(series)})
+    return {
+        "columns": [column.title for column in columns],
+        "rows": [_cells(columns, point) for point in points] + [["people", *people[1:]]],
+        "panels": panels,
+        "labels": [label for j, label in JUDGES.items() if any(j in point for point in points)],
+        **{name: found.get(name, "") for name in ("split", "windows", "following_windows")},
+        "held_out": held_out(found.get("text_labeller")),
+    }
+
+
+def held_out(figures: Mapping[str, Any] | None) -> list[str]:
+    """How well the second labeller does on held-out texts: a line for each part of a dataset."""
+    return [
+        f"{dataset}, {split}: accuracy {formatted(values.get('accuracy'), '{:.3f}')}, "
+        f"weighted F1 {formatted(values.get('weighted_f1'), '{:.3f}')}, "
+        f"macro-F1 {formatted(values.get('macro_f1'), '{:.3f}')} "
+        f"({formatted(values.get('examples'), '{:,}')} texts)"
+        for dataset, parts in (figures or {}).items()
+        for split, values in parts.items()
+    ]

@@ -1,0 +1,155 @@
+"""A second labeller of texts: TF-IDF and logistic regression, learnt from human labels.
+
+It shares nothing with the lexicon, which labels the embedded data, or with a run's own judge, so
+where a model has learnt to please one of those, this one disagrees. `igerg_jax.tools.text_labeller`
+trains it with scikit-learn; here it is read from arrays (.npz, no pickle) and applied with NumPy.
+
+A text is two vectors, each of length 1, one after the other: its runs of one and two words, and the
+runs of two to five characters within its words (scikit-learn's `char_wb`: a space on either side of
+a word is part of it). An entry is (1 + ln count) * idf. F = entries of both, C = emotions.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from igerg_jax import storage
+from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
+from igerg_jax.errors import UserError
+
+# What the vectorizers of scikit-learn are given, too; ! and ? carry emotion.
+WORD_PATTERN = r"[\w']+|[!?]"
+WORD_NGRAMS = (1, 2)
+CHARACTER_NGRAMS = (2, 5)
+_WORD = re.compile(WORD_PATTERN)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLabeller:
+    """A trained labeller.
+
+    Attributes:
+      words, characters: the n-grams that have an entry, in the order of the entries.
+      idf_F: float32, of the words' entries and then of the characters'.
+      coefficients_FxC, intercepts_C: float32, of the logistic regression.
+      held_out: {dataset: {split: {"examples", "accuracy", "weighted_f1", "macro_f1"}}}, measured
+        when it was trained, on texts that it was not trained on.
+    """
+
+    words: tuple[str, ...]
+    characters: tuple[str, ...]
+    idf_F: np.ndarray
+    coefficients_FxC: np.ndarray
+    intercepts_C: np.ndarray
+    held_out: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    def __post_init__(self):
+        blocks, start = [], 0
+        for ngrams, names in ((word_ngrams, self.words), (character_ngrams, self.characters)):
+            blocks.append((ngrams, {name: start + i for i, name in enumerate(names)}))
+            start += len(names)
+        shapes = ((start,), (start, NUM_EMOTIONS), (NUM_EMOTIONS,))
+        arrays = (self.idf_F, self.coefficients_FxC, self.intercepts_C)
+        if tuple(array.shape for array in arrays) != shapes:
+            raise ValueError(f"arrays of shapes {[a.shape for a in arrays]} are not {shapes}")
+        object.__setattr__(self, "_blocks", blocks)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Emotion probabilities of each text, float64 [N, C] in the order of `EMOTIONS`."""
+        logits_NxC = np.tile(self.intercepts_C.astype(np.float64), (len(texts), 1))
+        for logits_C, text in zip(logits_NxC, texts, strict=True):
+            for ngrams, entries in self._blocks:
+                counts = collections.Counter(ngrams(text))
+                known = {entries[name]: n for name, n in counts.items() if name in entries}
+                if not known:
+                    continue
+                at_K = np.fromiter(known, np.int64)
+                value_K = (1 + np.log(list(known.values()))) * self.idf_F[at_K]
+                logits_C += value_K / np.linalg.norm(value_K) @ self.coefficients_FxC[at_K]
+        p_NxC = np.exp(logits_NxC - logits_NxC.max(1, keepdims=True, initial=-np.inf))
+        return p_NxC / p_NxC.sum(1, keepdims=True)
+
+    def labels(self, texts: Sequence[str]) -> np.ndarray:
+        """The likeliest emotion of each text, int64 [N]."""
+        return self.probabilities(texts).argmax(1)
+
+
+def word_ngrams(text: str) -> Iterable[str]:
+    """The runs of `WORD_NGRAMS` words of a text, lower-case, joined by spaces."""
+    words = _WORD.findall(text.lower())
+    for n in range(WORD_NGRAMS[0], WORD_NGRAMS[1] + 1):
+        for start in range(len(words) - n + 1):
+            yield " ".join(words[start : start + n])
+
+
+def character_ngrams(text: str) -> Iterable[str]:
+    """The runs of `CHARACTER_NGRAMS` characters of each word with a space on either side."""
+    for word in text.lower().split():
+        padded = f" {word} "
+        for n in range(CHARACTER_NGRAMS[0], min(CHARACTER_NGRAMS[1], len(padded)) + 1):
+            for start in range(len(padded) - n + 1):
+                yield padded[start : start + n]
+
+
+def write(path: epath.PathLike, labeller: TextLabeller) -> None:
+    """Writes a labeller's file, a compressed .npz."""
+    arrays = {
+        "emotions": np.array(EMOTIONS),
+        "words": np.array(labeller.words, np.str_),
+        "characters": np.array(labeller.characters, np.str_),
+        "idf": labeller.idf_F,
+        "coefficients": labeller.coefficients_FxC,
+        "intercepts": labeller.intercepts_C,
+        "held_out": np.array(json.dumps(labeller.held_out)),
+    }
+    with storage.replacing(epath.Path(path)) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read(path: epath.PathLike) -> TextLabeller:
+    """The labeller in a file that `write` wrote.
+
+    Raises:
+      UserError: there is no such file, or it is not one of these.
+    """
+    path = epath.Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"there is no text labeller '{path}' (evaluate.text_labeller): train one with "
+            "python -m igerg_jax.tools.text_labeller train"
+        )
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            if tuple(arrays["emotions"]) != EMOTIONS:
+                raise ValueError(f"its emotions are {', '.join(arrays['emotions'])}")
+            return TextLabeller(
+                words=tuple(arrays["words"].tolist()),
+                characters=tuple(arrays["characters"].tolist()),
+                idf_F=arrays["idf"],
+                coefficients_FxC=arrays["coefficients"],
+                intercepts_C=arrays["intercepts"],
+                held_out=json.loads(arrays["held_out"].item()),
+            )
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"'{path}' is no file of igerg_jax.tools.text_labeller ({error}); train it again"
+        ) from error
+
+
+def of_config(config: Any) -> TextLabeller | None:
+    """The labeller that `config.evaluate.text_labeller` names; None where it names none.
+
+    Raises:
+      UserError: as `read`.
+    """
+    return read(config.evaluate.text_labeller) if config.evaluate.text_labeller else None

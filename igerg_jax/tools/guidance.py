@@ -1,0 +1,166 @@
+"""What guidance buys and costs: following of the face against fluency, for several strengths.
+
+    python -m igerg_jax.tools.guidance --workdir=RUN --guidance=0,0.5,1,2,4
+
+RUN is a run's folder; its newest checkpoint answers windows of a split once for each value of
+generate.guidance, all else as the run was configured. RUN/guidance.json gets one entry a value, and
+RUN/report.html shows them. --text_labeller names the file of a second labeller (else the run's own
+evaluate.text_labeller). Each value compiles one program. Exit codes: 0; 2 = a mistake in the
+command or its files, named in one message.
+
+    emotion_following      and the others of that name, as in summary.json: responses to seven faces
+    generated_perplexity   of the generated responses under the model without guidance
+    response_perplexity    of people's responses under the guided model, generate.guidance_floor
+                           left out: it gives many words that people say no probability
+    dist_2                 of the generated responses, "reference_dist_2" of people's
+    with_cue, mean_cues, mostly_cues, repeats, broken_off
+                           of the responses to seven faces, as in answers.json
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from igerg_jax import checks, report, storage
+from igerg_jax.errors import UserError
+from igerg_jax.evaluation import answers, trained_run
+from igerg_jax.evaluation.evaluator import Evaluator
+from igerg_jax.run import checkpoint, command_line, workdirs
+
+FILE = "guidance.json"  # in a workdir
+OF_ANSWERS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broken_off")
+
+
+def measure(
+    evaluator: Evaluator, params: Any, split: str, guidance: Sequence[float], windows: int
+) -> dict[str, Any]:
+    """`FILE`'s "points", one for each value of guidance, "people", their own answers' figures, and
+    "following_windows", how many were answered with seven faces.
+
+    Args:
+      params: on the evaluator's mesh.
+      windows: that are answered with their own face, for the figures other than following;
+        `evaluate.following_examples` are answered with seven.
+
+    Raises:
+      UserError: the split's windows have no face of every emotion to show.
+    """
+    points, people = [], {}
+    for value in guidance:
+        guided = evaluator.at_guidance(value)
+        followed = guided.following(params, split)
+        if followed is None:
+            raise UserError(
+                f"'{split}' has no labelled image of every emotion that the model is shown, or "
+                "evaluate.following_examples is 0: there is no following to measure"
+            )
+        fluency = guided.fluency(params, split, windows)
+        of_model, of_people = (followed.answers[k][answers.ALL] for k in ("model", "people"))
+        people = {name: of_people[name] for name in OF_ANSWERS}
+        people["dist_2"] = fluency["reference_dist_2"]
+        points.append(
+            {"guidance": value}
+            | followed.values
+            | fluency
+            | {name: of_model[name] for name in OF_ANSWERS}
+        )
+    shown = sum(followed.matrix[0])
+    return {"following_windows": shown, "points": points, "people": people}
+
+
+def run(argv: list[str]) -> None:
+    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    values = command_line.parse(argv, _flags)
+    if not values.workdir:
+        raise UserError("--workdir is missing (see --help)")
+    guidance, workdir = _guidance(values.guidance), workdirs.parse(values.workdir)
+    if not (workdir / workdirs.CHECKPOINTS).is_dir():
+        raise UserError(f"--workdir={values.workdir} is no run's folder: it has no checkpoints")
+    folder = checkpoint.find(workdir)
+    config = trained_run.stored_config(folder, values.batch_size)
+    # A run of an older version has no such key.
+    own = config.evaluate.get("text_labeller", "")
+    config.evaluate.text_labeller = values.text_labeller or own
+    if values.windows is not None:
+        config.evaluate.following_examples = values.windows
+    windows = values.windows or config.evaluate.generated_examples
+    split = values.split or config.data.test_split
+    checks.check_inference(config)
+    setup, dataset, params = trained_run.load_with_data(config, folder)
+    if split not in dataset.split_names:
+        raise UserError(f"no split '{split}'; there are: {', '.join(dataset.split_names)}")
+    evaluator = Evaluator(setup, dataset)
+    second = evaluator.second_labeller
+    found = {
+        "checkpoint": folder.name,
+        "split": split,
+        "windows": min(windows, dataset.split(split).num_windows),
+        "text_labeller": None if second is None else second.held_out,
+        **measure(evaluator, params, split, guidance, windows),
+    }
+    if jax.process_index():
+        return
+    storage.write_text(workdir / FILE, json.dumps(found, indent=1) + "\n")
+    print(f"report: {report.write_report(workdir)}", file=sys.stderr)
+    print(describe(found["points"]))
+
+
+def describe(points: Sequence[dict[str, Any]]) -> str:
+    """A line for each value of guidance."""
+    lines = []
+    for point in points:
+        second = point.get("emotion_following_second")
+        also = "" if second is None else f" ({second:.3f} by the second labeller)"
+        lines.append(
+            f"guidance {point['guidance']:g}: following {point['emotion_following']:.3f}{also}, "
+            f"perplexity of the generated {point['generated_perplexity']:.1f}, of people's "
+            f"{point['response_perplexity']:.1f}, dist-2 {point['dist_2']:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _guidance(texts: Sequence[str]) -> list[float]:
+    """The values in ascending order, each once. Raises UserError for one that is none."""
+    try:
+        values = sorted({float(text) for text in texts})
+    except ValueError as error:
+        raise UserError(f"--guidance takes numbers with commas between them: {error}") from error
+    if not values or values[0] < 0 or not all(map(math.isfinite, values)):
+        raise UserError(f"--guidance={','.join(texts)}: give numbers of at least 0")
+    return values
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line (the program's name first) and returns its exit code."""
+    return command_line.main(argv, __doc__, _flags, run)
+
+
+def _flags(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    define("workdir", help="A run's folder.")
+    define("text_labeller", help="File of igerg_jax.tools.text_labeller.")
+    define("split", help="Split to answer; default the run's data.test_split.")
+    strengths = ["0", "0.5", "1", "2", "4"]
+    flags.DEFINE_list("guidance", strengths, "Values of generate.guidance.", flag_values=values)
+    number = functools.partial(flags.DEFINE_integer, default=None, lower_bound=1)
+    number(
+        "windows",
+        help="Windows to answer; default evaluate.following_examples with seven faces, and "
+        "evaluate.generated_examples with their own.",
+        flag_values=values,
+    )
+    number("batch_size", help="Default evaluate.batch_size of the run.", flag_values=values)
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

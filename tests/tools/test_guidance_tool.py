@@ -1,0 +1,115 @@
+"""What guidance buys and costs, on a tiny run."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import small
+from etils import epath
+
+from igerg_jax import text_labeller
+from igerg_jax.batch import EMOTIONS
+from igerg_jax.data.prepare import prepare
+from igerg_jax.decoding import search
+from igerg_jax.run import checkpoint
+from igerg_jax.text_labeller import TextLabeller
+from igerg_jax.tools import guidance
+from igerg_jax.training import train_state
+
+STRENGTHS, WINDOWS, BATCH = (0.0, 4.0), 3, 8
+
+
+def make_run(config, folder) -> None:
+    """A checkpoint of a random model."""
+    tokenizer = prepare(config).tokenizer
+    setup = train_state.set_up_training(
+        config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:1]
+    )
+    params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
+    checkpoints = checkpoint.Checkpoints(epath.Path(folder), config, tokenizer.digest)
+    checkpoints.save(train_state.new_state(config, setup.optimizer, params))
+    checkpoints.close()
+    tokenizer.save(folder / "tokenizer.model")
+
+
+@pytest.fixture(scope="module")
+def world(data_dir, tmp_path_factory):
+    """(the run's folder, guidance.json, how often generation was traced, how often loaded)."""
+    folder = tmp_path_factory.mktemp("run")
+    config = small.with_pixels(small.make_config())
+    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(data_dir))
+    config.data.update(context_tokens=24, response_tokens=12)
+    config.data.tokenizer.vocab_size = 512
+    config.model.text.max_positions = 24
+    config.evaluate.batch_size = BATCH
+    config.generate.update(strategy="greedy", max_tokens=8, guidance_floor=0.0)
+    make_run(config, folder)
+    second = TextLabeller(
+        words=("the",),
+        characters=(),
+        idf_F=np.ones(1, np.float32),
+        coefficients_FxC=np.zeros((1, 7), np.float32),
+        intercepts_C=np.eye(7, dtype=np.float32)[EMOTIONS.index("joy")],
+        held_out={"meld": {"valid": {"accuracy": 0.512, "examples": 10}}},
+    )
+    text_labeller.write(folder / "second.npz", second)
+    traced, loaded = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        generate, load = search.generate, checkpoint.load_params
+        patch.setattr(search, "generate", lambda *a: traced.append(a) or generate(*a))
+        patch.setattr(checkpoint, "load_params", lambda *a, **k: loaded.append(a) or load(*a, **k))
+        arguments = [f"--workdir={folder}", f"--windows={WINDOWS}", "--guidance=4,0"]
+        arguments += [f"--text_labeller={folder / 'second.npz'}"]
+        assert guidance.main(["", *arguments]) == 0
+    return folder, json.loads((folder / "guidance.json").read_text()), len(traced), len(loaded)
+
+
+def test_one_program_a_strength_and_one_checkpoint(world):
+    """Three windows with seven faces are three batches, and there is one more."""
+    _, found, traced, loaded = world
+    assert traced == len(STRENGTHS) and loaded == 1
+    assert [point["guidance"] for point in found["points"]] == list(STRENGTHS)
+
+
+def test_points_say_what_was_measured(world):
+    _, found, _, _ = world
+    plain, guided = found["points"]
+    for point in (plain, guided):
+        assert all(map(math.isfinite, point.values()))
+        # Joy whatever the words: right for one of seven faces.
+        assert point["emotion_following_second"] == pytest.approx(1 / 7)
+        assert point["reference_dist_2"] == found["people"]["dist_2"]
+    for name in ("response_perplexity", "generated_perplexity"):
+        # A random model is surer of its own without guidance, and of people's less with it.
+        assert plain[name] < guided[name]
+    assert plain["generated_perplexity"] < plain["response_perplexity"]
+    assert found["text_labeller"]["meld"]["valid"]["accuracy"] == 0.512
+    assert (found["split"], found["windows"], found["following_windows"]) == ("test", 3, 3)
+
+
+def test_the_report_shows_them(world):
+    folder, found, _, _ = world
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "What guidance buys and costs" in page
+    for point in found["points"]:
+        assert f"<td>{point['generated_perplexity']:.1f}</td>" in page
+    assert "accuracy 0.512" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=none", "--guidance=0"], "has no checkpoints"),
+        (["--workdir=none", "--guidance=0,x"], "numbers with commas"),
+        (["--workdir=none", "--guidance=-1"], "at least 0"),
+        (["--workdir=none", "--guidance=nan"], "at least 0"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, says, capsys):
+    assert guidance.main(["", *arguments]) == 2
+    assert says in capsys.readouterr().err
