@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.decoding import search, stream
+from igerg_jax.decoding.guidance import Guidance, GuidedStream
 from igerg_jax.models import igerg
 from igerg_jax.objectives import losses
 from igerg_jax.parallel import sharding
@@ -102,7 +103,7 @@ def guided_nll(
         hidden_BxTxD = model.apply({"params": params}, *arguments, method="decode")
         streams.append(stream.Stream(model, params, mask_BxL, None, emotion_BxC))
         hidden.append(hidden_BxTxD.swapaxes(0, 1))
-    combined = stream.GuidedStream(tuple(streams), stream.Guidance(guidance, 0.0))
+    combined = GuidedStream(tuple(streams), Guidance(guidance, 0.0))
 
     def of_position(inputs):
         hidden, token_B = inputs
