@@ -1,69 +1,84 @@
-"""Encoded images: their files, conversion to JPEG for storage, and ImageNet's preprocessing."""
+"""Image files below a folder, and ImageNet's preprocessing of stored images."""
 
 from __future__ import annotations
 
+import collections
+import functools
 import glob
-import io
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from igerg_jax.data.builders.source import IMAGE_SUFFIXES
+from igerg_jax.data import image_files, image_gate
 from igerg_jax.errors import UserError
 
 _IMAGENET_MARGIN = 256 / 224  # the shorter side before the crop, relative to the crop's
 
 
 class Files(NamedTuple):
-    """Image files below one folder: their names below it, with slashes, sorted."""
+    """Image files below one folder.
+
+    Attributes:
+      names: below the folder, with slashes, sorted.
+      passed_over: how many others there are, as in `image_files.Found`.
+    """
 
     folder: pathlib.Path
     names: tuple[str, ...]
+    passed_over: Mapping[str, int]
 
 
 def find_files(pattern: str) -> Files:
     """The images below a folder, or those that match a glob pattern ("**" = any depth).
 
-    A pattern's folder is the part before its first wildcard. If that is a dataset's folder, the
-    names equal the dataset's `image_id`s, such as "train_images/17.jpg" for OpenViDial. Raises
-    UserError if there are no images.
+    Links to folders are followed. A pattern's folder is the part before its first wildcard. If that
+    is a dataset's folder, the names equal the dataset's `image_id`s, such as "train_images/17.jpg"
+    for OpenViDial. Raises UserError if there are no images.
     """
     path = pathlib.Path(pattern).expanduser()
     wild = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]
-    if path.is_dir() or not wild:
-        folder, found = path, path.rglob("*")
-    else:
+    if path.is_dir():
+        folder, (names, passed_over) = path, image_files.find(path)
+    elif wild:
         folder = pathlib.Path(*path.parts[: wild[0]])
-        found = map(pathlib.Path, glob.iglob(str(path), recursive=True))
-    images = (p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    names = tuple(sorted({p.relative_to(folder).as_posix() for p in images}))
+        names, passed_over = _matching(path, folder)
+    else:
+        folder, names, passed_over = path, [], collections.Counter()
     if not names:
-        kinds = ", ".join(IMAGE_SUFFIXES)
+        kinds = ", ".join(image_gate.SUFFIXES)
         raise UserError(f"--images '{pattern}' is no folder or pattern with image files ({kinds})")
-    return Files(folder, names)
+    return Files(folder, tuple(names), passed_over)
 
 
-def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
-    """Returns (JPEG bytes, (height, width)); the bytes are `data` itself if that is a JPEG.
+def _matching(path: pathlib.Path, folder: pathlib.Path) -> image_files.Found:
+    """The images below `folder` that match a pattern."""
+    found = image_files.Found([], collections.Counter())
+    comes_back = functools.cache(functools.partial(_comes_back, folder))
+    for match in sorted(set(map(pathlib.Path, glob.iglob(str(path), recursive=True)))):
+        name = match.relative_to(folder).as_posix()
+        if match.is_dir() or image_files.is_hidden(name) or comes_back(match.parent):
+            continue
+        if reason := image_files.passed_over_reason(name):
+            found.passed_over[reason] += 1
+        elif match.is_file() or not match.exists():  # a link that leads nowhere is a broken image
+            found.names.append(name)
+        else:
+            found.passed_over[image_files.NOT_REGULAR] += 1
+    return found
 
-    Grey JPEGs stay grey; the decoder returns three channels anyway.
 
-    Raises OSError or ValueError when it is no image, or a truncated one.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            size = (image.height, image.width)
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft(image.mode, (1, 1))  # the smallest scale suffices to notice truncation
-                image.load()
-                return data, size
-            out = io.BytesIO()
-            image.convert("RGB").save(out, "JPEG", quality=95)
-            return out.getvalue(), size
-    except (Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(str(error)) from error
+def _comes_back(folder: pathlib.Path, inner: pathlib.Path) -> bool:
+    """Whether the path from `folder` to `inner` goes by a link back to a folder above the link."""
+    above, at = [folder.resolve(), *folder.resolve().parents], folder
+    for part in inner.relative_to(folder).parts:
+        at = at / part
+        if at.resolve() in above:
+            return True
+        above.append(at.resolve())
+    return False
 
 
 def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
@@ -72,8 +87,7 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
     Resizes the shorter side to 256 pixels (for a `side` of 224) with Pillow's antialiasing bilinear
     filter, then takes the centre crop. Rounds like torchvision's Resize and CenterCrop.
     """
-    with Image.open(io.BytesIO(jpeg)) as image:
-        image = image.convert("RGB")
+    image = image_gate.read_rgb(jpeg)
     shorter = round(side * _IMAGENET_MARGIN)
     width, height = image.size
     if width <= height:

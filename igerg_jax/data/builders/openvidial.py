@@ -12,7 +12,9 @@ import pathlib
 
 import numpy as np
 
+from igerg_jax.data import image_gate
 from igerg_jax.data.builders import source
+from igerg_jax.data.text_repair import decoded_line
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -84,7 +86,7 @@ class Lines:
 
     def __getitem__(self, number: int) -> str:
         start = self._ends[number - 1] + 1 if number else 0
-        return self._bytes[start : self._ends[number]].tobytes().decode(errors="replace").strip()
+        return decoded_line(self._bytes[start : self._ends[number]].tobytes()).strip()
 
 
 class EpisodeTurns(source.Turns):
@@ -141,7 +143,7 @@ class RawTurns(EpisodeTurns):
         return f"{self._split}_images/{turn_id}.jpg"
 
     def image(self, i: int) -> bytes | None:
-        return source.read_bytes(self._folder / self.image_name(int(self.ids[i])))
+        return image_gate.read_file(self._folder / self.image_name(int(self.ids[i])))
 
 
 def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
@@ -149,14 +151,14 @@ def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
     if not path.exists():
         raise UserError(f"'{path}' is missing: it says which turns make up a dialogue")
     episodes = []
-    with path.open() as file:
+    with path.open("rb") as file:  # whose lines end with "\n" alone
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 # An array at once: millions of Python integers take far more memory.
                 episode = np.array([int(i) for i in json.loads(line)], np.int64)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise UserError(f"'{path}', line {number}: not a list of turn ids") from error
             invalid = episode[(episode < 0) | (episode >= lines)]
             if len(invalid):
@@ -233,7 +235,7 @@ def _map(path: pathlib.Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.0.1",
     info=INFO,
     configs={
         f"{version}{layout}": f"OpenViDial {version}: {what}"
