@@ -6,7 +6,7 @@ import collections
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from igerg_jax.data.image_gate import SUFFIXES
@@ -28,16 +28,17 @@ class Found(NamedTuple):
     passed_over: collections.Counter[str]
 
 
-def find(folder: pathlib.Path) -> Found:
+def find(folder: pathlib.Path, chosen: Callable[[str], bool] = lambda name: True) -> Found:
     """Finds the images at any depth; follows links to folders, except back to a folder above.
 
+    Files whose name `chosen` does not choose count as nothing.
     Names that begin with a dot are ignored: they belong to systems, such as macOS's "._a.jpg".
     Raises UserError when a folder cannot be read.
     """
     found = Found([], collections.Counter())
     real = folder.resolve()
     above = [_identity(parent) for parent in real.parents]
-    _search(folder, "", above, found)
+    _search(folder, "", above, chosen, found)
     return found
 
 
@@ -66,7 +67,13 @@ def _identity(folder: pathlib.Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _search(folder: pathlib.Path, prefix: str, above: list[tuple[int, int]], found: Found) -> None:
+def _search(
+    folder: pathlib.Path,
+    prefix: str,
+    above: list[tuple[int, int]],
+    chosen: Callable[[str], bool],
+    found: Found,
+) -> None:
     """Adds what is in `folder` to `found`; `above` are the folders that lead to it."""
     try:
         here = _identity(folder)
@@ -86,7 +93,9 @@ def _search(folder: pathlib.Path, prefix: str, above: list[tuple[int, int]], fou
             mode = stat.S_IFREG
         name = prefix + entry.name
         if stat.S_ISDIR(mode):
-            _search(folder / entry.name, f"{name}/", [*above, here], found)
+            _search(folder / entry.name, f"{name}/", [*above, here], chosen, found)
+        elif not chosen(name):
+            continue
         elif reason := passed_over_reason(entry.name):
             found.passed_over[reason] += 1
         elif not stat.S_ISREG(mode):

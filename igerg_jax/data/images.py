@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import functools
+import fnmatch
 import glob
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,8 +43,12 @@ def find_files(pattern: str) -> Files:
     if path.is_dir():
         folder, (names, passed_over) = path, image_files.find(path)
     elif wild:
-        folder = pathlib.Path(*path.parts[: wild[0]])
-        names, passed_over = _matching(path, folder)
+        folder, inner = pathlib.Path(*path.parts[: wild[0]]), path.parts[wild[0] :]
+        names, passed_over = [], collections.Counter()
+        if folder.is_dir():
+            names, passed_over = image_files.find(
+                folder, lambda name: _matches(name.split("/"), inner)
+            )
     else:
         folder, names, passed_over = path, [], collections.Counter()
     if not names:
@@ -53,32 +57,17 @@ def find_files(pattern: str) -> Files:
     return Files(folder, tuple(names), passed_over)
 
 
-def _matching(path: pathlib.Path, folder: pathlib.Path) -> image_files.Found:
-    """The images below `folder` that match a pattern."""
-    found = image_files.Found([], collections.Counter())
-    comes_back = functools.cache(functools.partial(_comes_back, folder))
-    for match in sorted(set(map(pathlib.Path, glob.iglob(str(path), recursive=True)))):
-        name = match.relative_to(folder).as_posix()
-        if match.is_dir() or image_files.is_hidden(name) or comes_back(match.parent):
-            continue
-        if reason := image_files.passed_over_reason(name):
-            found.passed_over[reason] += 1
-        elif match.is_file() or not match.exists():  # a link that leads nowhere is a broken image
-            found.names.append(name)
-        else:
-            found.passed_over[image_files.NOT_REGULAR] += 1
-    return found
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a name fit those of a glob pattern.
 
-
-def _comes_back(folder: pathlib.Path, inner: pathlib.Path) -> bool:
-    """Whether the path from `folder` to `inner` goes by a link back to a folder above the link."""
-    above, at = [folder.resolve(), *folder.resolve().parents], folder
-    for part in inner.relative_to(folder).parts:
-        at = at / part
-        if at.resolve() in above:
-            return True
-        above.append(at.resolve())
-    return False
+    Not `glob.glob`: where two links lead back to folders above them, it does not come to an end.
+    """
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    same = bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0])
+    return same and _matches(parts[1:], pattern[1:])
 
 
 def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:

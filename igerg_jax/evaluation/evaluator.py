@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from igerg_jax import lexicon, metrics
 from igerg_jax.batch import NUM_EMOTIONS
-from igerg_jax.data import pipeline
+from igerg_jax.data import lengths, pipeline
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
@@ -134,6 +134,10 @@ class Evaluator:
         together = jax.tree.map(lambda *x: np.concatenate(x), *probabilities)
         return following.measure(chosen, data, texts, together, np.concatenate(masks))
 
+    def cut_shares(self, split: str) -> dict[str, float]:
+        """`lengths.cut_shares` of a split: its metrics are of what is left of the words."""
+        return lengths.cut_shares(self._prepared.split(split), self._setup.config)
+
     def _answers(
         self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
@@ -187,10 +191,11 @@ def evaluate_run(
         words' following the face was measured, following.jsonl to it. None: no files.
 
     Returns:
-      summary.json's "evaluation", "confusion_matrix" (of image emotions) and "following_matrix"
-      (emotions shown and said), by the names of `final_splits`.
+      summary.json's "evaluation", "confusion_matrix" (of image emotions), "following_matrix"
+      (emotions shown and said) and "cut" (`lengths.cut_shares`), by the names of `final_splits`.
     """
-    results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}, "following_matrix": {}}
+    kinds = ("evaluation", "confusion_matrix", "following_matrix", "cut")
+    results: dict[str, Any] = {kind: {} for kind in kinds}
     gallery: list[dict[str, Any]] = []
     for name, split in final_splits(config).items():
         values, confusion = evaluator.metrics(params, split, generate=True)
@@ -203,6 +208,8 @@ def evaluate_run(
         results["evaluation"][name] = values
         if confusion is not None:
             results["confusion_matrix"][name] = confusion
+        if cut := evaluator.cut_shares(split):
+            results["cut"][name] = cut
     if workdir is None:
         return results
     rows = evaluator.samples(params, config.data.test_split, config.generate.examples)

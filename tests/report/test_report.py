@@ -130,6 +130,9 @@ def make_records(steps: int, every: int) -> list[dict]:
     return records
 
 
+CUT = {"contexts": 0.034, "responses": 0.576, "context_tokens": 96, "response_tokens": 20}
+
+
 def make_summary() -> dict:
     rng = np.random.default_rng(2)
     evaluation = {
@@ -172,6 +175,7 @@ def make_summary() -> dict:
         "skipped_steps": 0,
         "evaluation": {"valid": {k: v * 1.02 for k, v in evaluation.items()}, "test": evaluation},
         "confusion_matrix": {"test": confusion.tolist()},
+        "cut": {"test": CUT, "valid": CUT | {"contexts": None}},
     }
 
 
@@ -312,6 +316,8 @@ def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
     assert rows == len({k for k in own if not k.endswith("majority_rate")})
     for text in ("81.2%", "24.2%", "65.4", "214.8", "103.2", "2,012,345", "3 min 7 s", "step 200"):
         assert text in page.text, text
+    assert "Test: 57.6% of people's responses are longer than 20 tokens and 3.4% of" in page.text
+    assert "Validation: " not in page.text  # its shares are no numbers
 
 
 def test_accessible_basics(workdir):

@@ -32,8 +32,9 @@ INFO = source.Info(
     homepage="http://www.whdeld.net/RAF/model1.html (RAF-DB)",
     files="""\
 Put the images there as <split>/<emotion>/*.jpg (or .png, .webp, .bmp, .tif, ...), with
-splits named train, valid (val, dev) and test; or RAF-DB's folders EmoLabel/list_patition_label.txt and Image/aligned (basic/ of the
-download). 'emotion_folder/NAME' reads the folder NAME there.""",
+splits named train, valid (val, dev) and test; or RAF-DB's folders
+EmoLabel/list_patition_label.txt and Image/aligned (basic/ of the download).
+'emotion_folder/NAME' reads the folder NAME there.""",
     extra={},
 )
 _LISTS = ("EmoLabel/list_patition_label.txt", "list_patition_label.txt")  # sic
