@@ -23,7 +23,9 @@ EOS = small.SPECIAL.eos
 NEVER = sorted({small.SPECIAL.pad, small.SPECIAL.bos, small.SPECIAL.unk, small.SPECIAL.mask})
 KEY = jax.random.key(7)
 GREEDY = strategies.Greedy()
-SAMPLE = strategies.Sample(temperature=1.3, top_k=8, top_p=0.95, candidates=1, length_penalty=1.0)
+SAMPLE = strategies.Sample(
+    temperature=1.3, top_k=8, top_p=0.95, candidates=1, length_penalty=1.0
+)
 BEAM = strategies.Beam(beams=4, length_penalty=1.0)
 
 

@@ -89,7 +89,9 @@ def world() -> World:
 
 
 GREEDY = strategies.Greedy()
-SAMPLE = strategies.Sample(temperature=1.3, top_k=8, top_p=0.95, candidates=1, length_penalty=1.0)
+SAMPLE = strategies.Sample(
+    temperature=1.3, top_k=8, top_p=0.95, candidates=1, length_penalty=1.0
+)
 BEAM = strategies.Beam(beams=4, length_penalty=1.0)
 GUIDANCE = stream.Guidance(guidance=1.5, guidance_floor=0.0)
 
@@ -246,9 +248,7 @@ def log_p_BxV():
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(log_p_BxV, p):
-    kept_BxV = np.isfinite(
-        dataclasses.replace(SAMPLE, temperature=1.0, top_k=0, top_p=p).filtered(log_p_BxV)
-    )
+    kept_BxV = np.isfinite(dataclasses.replace(SAMPLE, temperature=1.0, top_k=0, top_p=p).filtered(log_p_BxV))
     for probabilities, kept in zip(np.exp(log_p_BxV), kept_BxV, strict=True):
         mass = probabilities[kept]
         assert mass.sum() >= p - 1e-5 and mass.sum() - mass.min() < p + 1e-5
@@ -256,9 +256,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(log_p_BxV, p):
 
 
 def test_top_k_keeps_k_and_temperature_flattens(log_p_BxV):
-    logits_BxV = np.asarray(
-        dataclasses.replace(SAMPLE, temperature=2.0, top_k=3, top_p=1.0).filtered(log_p_BxV)
-    )
+    logits_BxV = np.asarray(dataclasses.replace(SAMPLE, temperature=2.0, top_k=3, top_p=1.0).filtered(log_p_BxV))
     kept_BxV = np.isfinite(logits_BxV)
     assert (kept_BxV.sum(1) == 3).all()
     np.testing.assert_allclose(logits_BxV[kept_BxV], np.asarray(log_p_BxV)[kept_BxV] / 2, rtol=1e-6)
