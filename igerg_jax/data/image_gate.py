@@ -54,6 +54,9 @@ _UPRIGHT = {  # {EXIF orientation: what undoes it}
 _LEVEL = {"L;2": 85, "L;4": 17}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
+# JPEG's markers of a frame, and those of the frames that every decoder reads.
+_FRAMES = tuple(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
+_COMMON_FRAMES = _FRAMES[:3]
 _INTEGER_TOPS, _FLOAT_TOPS = (255, 2**16 - 1, 2**31 - 1, 2**32 - 1), (1, 255, 2**16 - 1)
 
 
@@ -102,7 +105,7 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
     """
     with _breaking():
         image = _open(data)
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_common_jpeg(data):
             size = (image.height, image.width)
             image.draft(image.mode, (1, 1))  # the smallest scale suffices to notice truncation
             image.load()
@@ -164,6 +167,21 @@ def _orientation(image: Image.Image) -> object:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged metadata of a picture that can be seen
         return None
+
+
+def _is_common_jpeg(data: bytes) -> bool:
+    """Whether a JPEG is baseline, extended or progressive with Huffman codes.
+
+    Others, such as those with arithmetic codes, not every decoder reads. A JPEG with something odd
+    before its first frame counts as a common one.
+    """
+    at = 2
+    while data[at : at + 1] == b"\xff":
+        marker = data[at + 1 : at + 2]
+        if marker in _FRAMES:
+            return marker in _COMMON_FRAMES
+        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
 
 
 def _rgb(image: Image.Image) -> Image.Image:

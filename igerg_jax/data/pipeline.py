@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
 from igerg_jax.data import augment, image_gate, input_graph, mixtures, order, store, windows
+from igerg_jax.data.text_repair import repaired
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError, check_known
@@ -126,7 +127,7 @@ def single_example(
     files = [*(file for _, file in turns), response_image]
     encoded = [None if f is None else image_gate.file_as_jpeg(pathlib.Path(f)) for f in files]
     example = windows.Example(
-        tokens=[*(np.asarray(tokenizer.encode(text), np.int32) for text, _ in turns), ()],
+        tokens=[*(np.asarray(tokenizer.encode(repaired(text)), np.int32) for text, _ in turns), ()],
         emotions=[UNKNOWN] * len(files),
         images=[store.NO_IMAGE if e is None else slot for slot, e in enumerate(encoded)],
     )

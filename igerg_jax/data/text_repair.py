@@ -17,6 +17,18 @@ _MARKS = {
 _REPAIR = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}
 
 
+def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
+    """Of codecs.register_error: what a decoder puts in place of bytes that it cannot decode."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return wrong.decode("cp1252", errors="replace"), error.end
+
+
+_WINDOWS_1252 = "igerg_jax.windows_1252"
+codecs.register_error(_WINDOWS_1252, _as_windows_1252)
+
+
 def repaired(text: str) -> str:
     """Replaces the controls U+0080 to U+009F by what the byte means in Windows-1252.
 
@@ -29,8 +41,8 @@ def repaired(text: str) -> str:
 def decoded(data: bytes) -> str:
     """Decodes and repairs a text file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
-    Without a mark, a line that is not UTF-8 is read as Windows-1252: files mix both. UTF-16 without
-    a mark is told by its zero bytes. Never raises.
+    Without a mark, bytes that are not UTF-8 are read as Windows-1252: files mix both, even in one
+    line. UTF-16 without a mark is told by its zero bytes. Never raises.
     """
     for mark, encoding in _MARKS.items():
         if data.startswith(mark) and encoding != "utf-8":
@@ -40,15 +52,12 @@ def decoded(data: bytes) -> str:
         zeros = data[place:200:2].count(0)
         if zeros > 40 or (zeros and zeros == len(data[place:200:2])):
             return repaired(data.decode(encoding, errors="replace"))
-    return "\n".join(map(decoded_line, data.split(b"\n")))
+    return decoded_line(data)
 
 
 def decoded_line(line: bytes) -> str:
-    """Decodes and repairs one line: UTF-8, or else Windows-1252."""
-    try:
-        return repaired(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return repaired(line.decode("cp1252", errors="replace"))
+    """Decodes and repairs UTF-8; a byte that is not UTF-8 is one of Windows-1252."""
+    return repaired(line.decode("utf-8", errors=_WINDOWS_1252))
 
 
 def lines(text: str) -> list[str]:

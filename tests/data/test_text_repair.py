@@ -47,8 +47,10 @@ def test_any_bytes_are_decoded(data):
     assert not set(CONTROLS) & set(decoded(data))
 
 
-def test_one_byte_of_windows_1252_spoils_no_other_line():
-    assert decoded("It’s\n".encode() + b"don\x92t") == "It’s\ndon’t"
+def test_one_byte_of_windows_1252_spoils_no_other():
+    assert decoded("It’s\nso".encode() + b" don\x92t, caf\xe9 " + "‘x’".encode()) == (
+        "It’s\nso don’t, café ‘x’"
+    )
 
 
 @quick

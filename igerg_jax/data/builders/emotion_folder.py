@@ -14,7 +14,7 @@ import os
 import pathlib
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
-from igerg_jax.data import image_gate, text_repair
+from igerg_jax.data import image_files, image_gate, text_repair
 from igerg_jax.data.builders import labelled_folders, source
 from igerg_jax.data.builders.source import SPLIT_OF, emotion_id
 from igerg_jax.errors import UserError
@@ -59,7 +59,7 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     folder = source.locate(options, "emotion_folder", INFO, find)
     basic = folder / "basic" if (folder / "basic").is_dir() else folder
     if source.first_existing(basic, _LISTS):
-        images, passed_over = _from_list(basic), {}
+        images, passed_over = _from_list(basic)
     else:
         images, passed_over = _from_folders(folder)
     if not images:
@@ -108,8 +108,13 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
         raise UserError(f"'{path}': {error} is no emotion; there are: {known}") from error
 
 
-def _from_list(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
-    """RAF-DB: lines of `train_00001.jpg 5`; the aligned faces where there are any."""
+def _from_list(
+    folder: pathlib.Path,
+) -> tuple[dict[str, list[tuple[str, int]]], dict[str, collections.Counter[str]]]:
+    """RAF-DB: lines of `train_00001.jpg 5`; the aligned faces where there are any.
+
+    Returns what `_from_folders` does; images that are not in the list count for the first split.
+    """
     path = source.first_existing(folder, _LISTS)
     aligned = (folder / "Image" / "aligned").is_dir()
     prefix = "basic/Image" if folder.name == "basic" else "Image"
@@ -125,7 +130,13 @@ def _from_list(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
         stem, dot, suffix = name.rpartition(".")
         image = f"aligned/{stem}_aligned{dot}{suffix}" if aligned else f"original/{name}"
         images.setdefault(split, []).append((f"{prefix}/{image}", EMOTION_ID[emotion]))
-    return images
+    place = folder / "Image" / ("aligned" if aligned else "original")
+    if not place.is_dir() or not images:
+        return images, {}
+    found = image_files.find(place)
+    listed = {name.rpartition("/")[2] for faces in images.values() for name, _ in faces}
+    found.passed_over["images that are not in the list"] = len(set(found.names) - listed)
+    return images, {next(iter(images)): found.passed_over}
 
 
 DATASET = source.RawDataset(

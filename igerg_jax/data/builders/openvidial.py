@@ -105,6 +105,10 @@ class EpisodeTurns(source.Turns):
         lengths = lengths[lengths > 0]
         self._episode = np.repeat(np.arange(len(lengths)), lengths)
         self._start = np.cumsum(lengths) - lengths
+        unused = np.ones(len(lines), bool)
+        unused[ids] = False
+        what = "lines of the text are in no dialogue; they are left out"
+        self.remarks = {what: int(unused.sum())} if unused.any() else {}
 
     def __len__(self) -> int:
         return len(self.ids)
