@@ -54,9 +54,9 @@ def is_hidden(name: str) -> bool:
 
 
 def count_line(taken: int, missing: int, broken: int, passed_over: Mapping[str, int]) -> str:
-    """One line on a set of images, such as "12 images taken, 1 missing, 0 broken, 2 passed over
+    """One line on a set of images, such as "images: 12 taken, 1 missing, 0 broken, 2 passed over
     (.txt 2)"."""
-    line = f"{taken:,} images taken, {missing:,} missing, {broken:,} broken"
+    line = f"images: {taken:,} taken, {missing:,} missing, {broken:,} broken"
     line += f", {sum(passed_over.values()):,} passed over"
     kinds = sorted(passed_over.items(), key=lambda pair: (-pair[1], pair[0]))
     return line + (f" ({', '.join(f'{kind} {n:,}' for kind, n in kinds)})" if kinds else "")

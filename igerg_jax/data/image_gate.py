@@ -58,6 +58,7 @@ _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _FRAMES = tuple(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
 _COMMON_FRAMES = _FRAMES[:3]
 _INTEGER_TOPS, _FLOAT_TOPS = (255, 2**16 - 1, 2**31 - 1, 2**32 - 1), (1, 255, 2**16 - 1)
+_OVERSHOOT = 1.25  # how far beyond white floating point may go: sharpening and resizing do that
 
 
 class BrokenImage(ValueError):
@@ -221,8 +222,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Scales modes I;16, I and F to mode L, or LA where a grey level is transparent.
 
     Black and white are those of the kind of number: 0 and 65,535 for 16 bits. Numbers of 32 bits
-    have no such range; theirs ends with the first of _INTEGER_TOPS or _FLOAT_TOPS that no pixel
-    exceeds. With negative numbers the range is symmetric.
+    have no such range; theirs ends with the first of _INTEGER_TOPS that no pixel exceeds, or of
+    _FLOAT_TOPS that none exceeds by more than _OVERSHOOT. With negative numbers the range is symmetric.
     """
     tags = getattr(image, "tag_v2", {})
     values_HxW = np.asarray(image)
@@ -232,13 +233,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     elif image.mode == "I" and bits == 16:
         top = float(2**15 - 1)
     else:
-        if image.mode == "I" and int(np.max(tags.get(_SAMPLE_FORMAT, 0))) == _UNSIGNED:
+        if image.mode == "I" and int(np.max(tags.get(_SAMPLE_FORMAT, _UNSIGNED))) == _UNSIGNED:
             values_HxW = values_HxW.view(np.uint32)
         finite = values_HxW[np.isfinite(values_HxW)]
         largest = float(np.abs(finite.astype(np.float64)).max(initial=0))
         tops = _FLOAT_TOPS if image.mode == "F" else _INTEGER_TOPS
-        top = float(next((top for top in tops if largest <= top), largest))
-    lowest = float(np.nanmin(values_HxW, initial=0))
+        reach = _OVERSHOOT if image.mode == "F" else 1
+        top = float(next((top for top in tops if largest <= top * reach), largest))
+    lowest = float(values_HxW[np.isfinite(values_HxW)].min(initial=0))
     low = -top if lowest < -top / 255 else 0.0  # less is an error of rounding
     known = np.nan_to_num(values_HxW.astype(np.float32), nan=low, posinf=top, neginf=low)
     share_HxW = np.clip((known - low) / (top - low), 0, 1)

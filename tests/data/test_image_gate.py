@@ -84,6 +84,7 @@ def test_damaged_metadata_is_no_damaged_picture():
         ((RAMP_16x16 * (2**31 / 256)).astype(np.int32), "TIFF"),
         ((RAMP_16x16 / 255).astype(np.float32), "TIFF"),
         ((RAMP_16x16 / 255).astype(np.float32), "PPM"),
+        (np.where(RAMP_16x16 == 255, 1.1, RAMP_16x16 / 255).astype(np.float32), "TIFF"),
         (RAMP_16x16.astype(np.float32), "TIFF"),
         ((RAMP_16x16 / 127.5 - 1).astype(np.float32), "TIFF"),
     ],

@@ -106,7 +106,8 @@ def test_preparing_says_what_was_taken_and_names_what_is_broken(tmp_path, capsys
     write.turns("emotion_folder", options, tmp_path / "out", 1)
     said = capsys.readouterr().err.split("\n")
     assert (
-        "emotion_folder, train: 3 images taken, 1 missing, 1 broken, 1 passed over (.txt 1)" in said
+        "emotion_folder, train: images: 3 taken, 1 missing, 1 broken, 1 passed over (.txt 1)"
+        in said
     )
     assert any("broken: train/joy/bad.jpg: no image in a known format" in line for line in said)
     summary = json.loads((tmp_path / "out" / "turns" / "summary.json").read_text())
@@ -285,3 +286,33 @@ def test_blank_or_strange_files_are_user_errors(tmp_path):
         splits("meld", tmp_path)
     with pytest.raises(UserError, match="cannot read"):
         source.read_text(tmp_path)
+
+
+def test_images_that_no_list_names_are_counted(tmp_path):
+    raw_data.put(tmp_path / "EmoLabel" / "list_patition_label.txt", "train_1 (2).jpg 4\n")
+    put_images(tmp_path / "Image" / "original", "train_1 (2).jpg", "train_2.jpg", "a.txt")
+    (train,) = splits("emotion_folder", tmp_path).values()
+    assert train.row(0)["emotion"] == EMOTIONS.index("joy") and train.image(0) == raw_data.jpeg(0)
+    assert train.passed_over == {"images that are not in the list": 1, ".txt": 1}
+
+
+def test_lines_of_no_dialogue_are_counted(tmp_path):
+    text = b"zero\nit\x92s one\x85\ntwo\xe2\x80\xa8half\n"
+    raw_data.put(tmp_path / "train.origin.txt", text)
+    raw_data.put(tmp_path / "train.dialogue.jsonl", "[1, 2]\n")
+    (tmp_path / "train_images").mkdir()
+    (train,) = splits("openvidial/v1", tmp_path).values()
+    assert texts(train) == ["it’s one…", "two\u2028half"]
+    assert list(train.remarks.values()) == [1]
+
+
+def test_faces_that_no_turn_may_have_are_counted(tmp_path):
+    raw_data.meld(tmp_path, dialogues=2)
+    raw_data.fer_zip(tmp_path)
+    with zipfile.ZipFile(tmp_path / "fer2013.zip", "a") as archive:
+        archive.writestr("train/fear/Training_empty.jpg", b"")
+        twin = archive.read("test/fear/PublicTest_000002.jpg")
+        archive.writestr("train/fear/Training_twin.jpg", twin)
+    found = splits("paired/meld+fer2013", tmp_path)
+    assert sorted(found["train"].remarks.values()) == [1, 1]
+    assert not found["valid"].remarks

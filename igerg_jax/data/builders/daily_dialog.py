@@ -60,7 +60,7 @@ def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
     """
     name = f"{split}/{kind}_{split}.txt"
     try:
-        if (home / name).exists():
+        if (home / name).is_file():
             data = (home / name).read_bytes()
         else:
             with zipfile.ZipFile(home / f"{split}.zip") as archive:

@@ -188,7 +188,7 @@ def _from_csv(name: str, table: str, votes_path: pathlib.Path | None) -> dict[st
         except KeyError as error:
             known = ", ".join(_SPLIT_OF)
             raise UserError(f"{name}, face {number}: usage {error} is none of {known}") from error
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UserError(f"{name}, face {number}: {error}") from error
     if votes_path is None:
         emotions, votes_Nx10 = np.array(emotions), np.tile(_NO_VOTES, (len(pixels), 1))
@@ -238,7 +238,10 @@ def _emotion(label: str) -> int:
 
 
 def _pixels(values: str) -> np.ndarray:
-    """uint8[SIDE_PIXELS**2] from numbers with spaces between them. Raises ValueError."""
+    """uint8[SIDE_PIXELS**2] from numbers with spaces between them.
+
+    Raises ValueError, or OverflowError for a number of too many digits.
+    """
     pixels = np.array(values.split(), np.int64)
     if len(pixels) != SIDE_PIXELS**2:
         raise ValueError(f"{len(pixels)} pixels, not {SIDE_PIXELS**2}")

@@ -57,7 +57,7 @@ def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
                 if not _text(text).strip():
                     wordless += 1
                     continue
-                name = f"{images.name}/{chat['image_hash']}.jpg"
+                name = f"{images.name}/{_text(chat['image_hash'])}.jpg"
                 extra = {"speaker": "AB"[number % 2], "image_id": name, "style": _text(style)}
                 rows.append(source.row(episode, place, text, **extra))
                 place += 1

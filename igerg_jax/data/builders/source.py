@@ -290,6 +290,8 @@ def read_text(path: pathlib.Path) -> str:
     Raises UserError when it cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot read '{path}': it is not a regular file")
         return decoded(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
