@@ -223,7 +223,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
     Black and white are those of the kind of number: 0 and 65,535 for 16 bits. Numbers of 32 bits
     have no such range; theirs ends with the first of _INTEGER_TOPS that no pixel exceeds, or of
-    _FLOAT_TOPS that none exceeds by more than _OVERSHOOT. With negative numbers the range is symmetric.
+    _FLOAT_TOPS that none exceeds by more than _OVERSHOOT. With negative numbers the range is
+    symmetric.
     """
     tags = getattr(image, "tag_v2", {})
     values_HxW = np.asarray(image)
