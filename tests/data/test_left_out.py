@@ -46,11 +46,13 @@ def test_fer2013_takes_faces_of_any_name(tmp_path, layout):
     faces += ["test/sad/1.jpg", "test/sad/PublicTest_7.jpg", "Train/Fear/2.png"]
     beside = ["train/happy/._x.jpg", "train/happy/notes.txt", "train/readme", "train/pets/cat.jpg"]
     if layout == "zip":
-        put_zip(tmp_path / "fer2013.zip", [f"archive/{name}" for name in faces + beside])
+        put_zip(tmp_path / "fer2013.zip", [f"test/archive/{name}" for name in faces + beside])
     else:
         put_images(tmp_path, *faces, *beside)
     found = splits("fer2013", tmp_path)
-    taken = {split: {n.removeprefix("archive/") for n in names(t)} for split, t in found.items()}
+    taken = {
+        split: {n.removeprefix("test/archive/") for n in names(t)} for split, t in found.items()
+    }
     assert taken == {
         "train": {n for n in faces if n.lower().startswith("train")},
         "valid": {n for n in faces if n.startswith("validation")} | {"test/sad/PublicTest_7.jpg"},

@@ -56,7 +56,10 @@ def sort_into(
     for name in names:
         *folders, _ = name.split("/")
         splits = [i for i, part in enumerate(folders) if part.lower() in SPLIT_OF]
-        at = next((i for i in splits if i + 1 < len(folders)), None)
+        inside = [i for i in splits if i + 1 < len(folders)]
+        # Such as 2 in "archive/train/train/joy/1.jpg".
+        known = [i for i in inside if emotion_of(folders[i + 1]) is not None]
+        at = next(iter(known + inside[::-1]), None)
         if at is None:
             split = SPLIT_OF[folders[splits[0]].lower()] if splits else "train"
             labelled.passed_over.setdefault(split, collections.Counter())[NO_EMOTION] += 1
