@@ -20,6 +20,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.report import write_report
 
+CUT = {"contexts": 0.034, "responses": 0.576, "context_tokens": 96, "response_tokens": 20}
 OBJECTIVES = {
     "image_emotion": (1.95, 0.35),
     "sequence_emotion": (1.94, 0.6),
@@ -128,9 +129,6 @@ def make_records(steps: int, every: int) -> list[dict]:
                 }
             )
     return records
-
-
-CUT = {"contexts": 0.034, "responses": 0.576, "context_tokens": 96, "response_tokens": 20}
 
 
 def make_summary() -> dict:
