@@ -57,6 +57,7 @@ _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 # JPEG's markers of a frame, and those of the frames that every decoder reads.
 _FRAMES = tuple(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
 _COMMON_FRAMES = _FRAMES[:3]
+_END_OF_IMAGE = b"\xff\xd9"
 _INTEGER_TOPS, _FLOAT_TOPS = (255, 2**16 - 1, 2**31 - 1, 2**32 - 1), (1, 255, 2**16 - 1)
 _OVERSHOOT = 1.25  # how far beyond white floating point may go: sharpening and resizing do that
 
@@ -171,18 +172,19 @@ def _orientation(image: Image.Image) -> object:
 
 
 def _is_common_jpeg(data: bytes) -> bool:
-    """Whether a JPEG is baseline, extended or progressive with Huffman codes.
+    """Whether a JPEG is baseline, extended or progressive with Huffman codes, and has its end.
 
-    Others, such as those with arithmetic codes, not every decoder reads. A JPEG with something odd
-    before its first frame counts as a common one.
+    Not every decoder reads others, such as those with arithmetic codes. Without the marker of its
+    end, Pillow reads a JPEG, and TensorFlow does not. A JPEG with something odd before its first
+    frame counts as a common one.
     """
     at = 2
     while data[at : at + 1] == b"\xff":
         marker = data[at + 1 : at + 2]
         if marker in _FRAMES:
-            return marker in _COMMON_FRAMES
+            return marker in _COMMON_FRAMES and _END_OF_IMAGE in data[at:]
         at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
+    return _END_OF_IMAGE in data
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -191,6 +191,7 @@ def test_tensorflow_decodes_what_is_stored_as_it_was_meant():
         encoded(half_red(), "JPEG", exif=tag),
         encoded(half_red(), "JPEG", progressive=True),
         encoded(half_red().convert("L"), "JPEG"),
+        encoded(half_red(), "JPEG")[:-2] + b"\0\0",  # its end is lost, which Pillow does not mind
         encoded(half_red().convert("CMYK"), "JPEG"),
         *(encoded(rgba, kind) for kind in ("PNG", "WEBP", "TIFF")),
         encoded(Image.fromarray(np.kron(RAMP_16x16 * 257, np.ones((4, 4))).astype("u2")), "PNG"),
