@@ -187,16 +187,10 @@ def pair_turns(
 
 
 def check_image(file: str) -> None:
-    """Raises UserError for a file that Pillow cannot read."""
-    import PIL.Image
+    """Raises UserError for a file that holds no image."""
+    from igerg_jax.data import image_gate
 
-    try:
-        with PIL.Image.open(file) as image:
-            image.load()
-    except FileNotFoundError as error:
-        raise UserError(f"image '{file}' does not exist") from error
-    except Exception as error:  # Pillow's plug-ins raise many kinds
-        raise UserError(f"cannot read image '{file}': give a PNG or JPEG file") from error
+    image_gate.file_as_jpeg(pathlib.Path(file))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 
 from igerg_jax.batch import SpecialIds
+from igerg_jax.data import text_repair
 
 VOCABULARY, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
 # {role: BART's token}; as in BART, the decoder starts from EOS.
@@ -136,7 +137,7 @@ def _join(vocabulary: Any, merges: str) -> bytes:
     """The tokenizer.json of a vocab.json {piece: id} and a merges.txt ("a b" per line)."""
     if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
         raise ValueError(f"it is JSON, but no {VOCABULARY}: not one id a piece")
-    lines = merges.splitlines()[1 if merges.startswith("#version") else 0 :]
+    lines = text_repair.lines(merges)[1 if merges.startswith("#version") else 0 :]
     pairs = [tuple(line.split(" ")) for line in lines if line]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"its {MERGES} has a line that is not two pieces")

@@ -1,67 +1,71 @@
-"""Encoded images: their files, conversion to JPEG for storage, and ImageNet's preprocessing."""
+"""Image files below a folder, and ImageNet's preprocessing of stored images."""
 
+import collections
+import fnmatch
 import glob
-import io
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from igerg_jax.data.builders.source import IMAGE_SUFFIXES
+from igerg_jax.data import image_files, image_gate
 from igerg_jax.errors import UserError
 
 _IMAGENET_MARGIN = 256 / 224  # the shorter side before the crop, relative to the crop's
 
 
 class Files(NamedTuple):
-    """Image files below one folder: their names below it, with slashes, sorted."""
+    """Image files below one folder.
+
+    Attributes:
+      names: below the folder, with slashes, sorted.
+      passed_over: how many others there are, as in `image_files.Found`.
+    """
 
     folder: pathlib.Path
     names: tuple[str, ...]
+    passed_over: Mapping[str, int]
 
 
 def find_files(pattern: str) -> Files:
     """The images below a folder, or those that match a glob pattern ("**" = any depth).
 
-    A pattern's folder is the part before its first wildcard. If that is a dataset's folder, the
-    names equal the dataset's `image_id`s, such as "train_images/17.jpg" for OpenViDial. Raises
-    UserError if there are no images.
+    Links to folders are followed. A pattern's folder is the part before its first wildcard. If that
+    is a dataset's folder, the names equal the dataset's `image_id`s, such as "train_images/17.jpg"
+    for OpenViDial. Raises UserError if there are no images.
     """
     path = pathlib.Path(pattern).expanduser()
     wild = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]
-    if path.is_dir() or not wild:
-        folder, paths = path, path.rglob("*")
+    if path.is_dir():
+        folder, (names, passed_over) = path, image_files.find(path)
+    elif wild:
+        folder, inner = pathlib.Path(*path.parts[: wild[0]]), path.parts[wild[0] :]
+        names, passed_over = [], collections.Counter()
+        if folder.is_dir():
+            names, passed_over = image_files.find(
+                folder, lambda name: _matches(name.split("/"), inner)
+            )
     else:
-        folder = pathlib.Path(*path.parts[: wild[0]])
-        paths = map(pathlib.Path, glob.iglob(str(path), recursive=True))
-    images = (p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    names = tuple(sorted({p.relative_to(folder).as_posix() for p in images}))
+        folder, names, passed_over = path, [], collections.Counter()
     if not names:
-        kinds = ", ".join(IMAGE_SUFFIXES)
+        kinds = ", ".join(image_gate.SUFFIXES)
         raise UserError(f"--images '{pattern}' is no folder or pattern with image files ({kinds})")
-    return Files(folder, names)
+    return Files(folder, tuple(names), passed_over)
 
 
-def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
-    """Returns (JPEG bytes, (height, width)); the bytes are `data` itself if that is a JPEG.
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a name fit those of a glob pattern.
 
-    Grey JPEGs stay grey; the decoder returns three channels anyway.
-
-    Raises OSError or ValueError when it is no image, or a truncated one.
+    Not `glob.glob`: where two links lead back to folders above them, it does not come to an end.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            size = (image.height, image.width)
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft(image.mode, (1, 1))  # the smallest scale suffices to notice truncation
-                image.load()
-                return data, size
-            out = io.BytesIO()
-            image.convert("RGB").save(out, "JPEG", quality=95)
-            return out.getvalue(), size
-    except (Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(str(error)) from error
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    same = bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0])
+    return same and _matches(parts[1:], pattern[1:])
 
 
 def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
@@ -70,8 +74,7 @@ def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:
     Resizes the shorter side to 256 pixels (for a `side` of 224) with Pillow's antialiasing bilinear
     filter, then takes the centre crop. Rounds like torchvision's Resize and CenterCrop.
     """
-    with Image.open(io.BytesIO(jpeg)) as image:
-        image = image.convert("RGB")
+    image = image_gate.read_rgb(jpeg)
     shorter = round(side * _IMAGENET_MARGIN)
     width, height = image.size
     if width <= height:

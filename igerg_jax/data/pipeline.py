@@ -17,8 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
-from igerg_jax.data import augment, input_graph, mixtures, order, store, windows
-from igerg_jax.data.images import as_jpeg
+from igerg_jax.data import augment, image_gate, input_graph, mixtures, order, store, windows
+from igerg_jax.data.text_repair import repaired
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError, check_known
@@ -125,9 +125,9 @@ def single_example(
             "features, so it cannot look at image files"
         )
     files = [*(file for _, file in turns), response_image]
-    encoded = [None if file is None else _read_image(pathlib.Path(file)) for file in files]
+    encoded = [None if f is None else image_gate.file_as_jpeg(pathlib.Path(f)) for f in files]
     example = windows.Example(
-        tokens=[*(np.asarray(tokenizer.encode(text), np.int32) for text, _ in turns), ()],
+        tokens=[*(np.asarray(tokenizer.encode(repaired(text)), np.int32) for text, _ in turns), ()],
         emotions=[UNKNOWN] * len(files),
         images=[store.NO_IMAGE if e is None else slot for slot, e in enumerate(encoded)],
     )
@@ -233,16 +233,8 @@ def _check_layout(split: Split, config: ConfigDict) -> None:
         )
 
 
-def _read_image(path: pathlib.Path) -> Encoded:
-    try:
-        return as_jpeg(path.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not an image that Pillow can read"
-        raise UserError(f"cannot read the image '{path}': {reason}") from error
-
-
 def _try_image(path: pathlib.Path) -> Encoded | None:
     try:
-        return _read_image(path)
+        return image_gate.file_as_jpeg(path)
     except UserError:
         return None

@@ -19,10 +19,11 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
 from igerg_jax.data.builders.source import NO_IMAGE as NO_IMAGE
-from igerg_jax.data.images import as_jpeg
+from igerg_jax.data.image_gate import BrokenImage, as_jpeg
+from igerg_jax.data.text_repair import repaired
 from igerg_jax.errors import UserError
 
-FORMAT = 2  # part of a prepared folder's name: raise it with every change of the files
+FORMAT = 3  # part of a prepared folder's name: raise it with every change of the files
 # With group size 1 an image is one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
@@ -41,7 +42,7 @@ def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
             raise ValueError(f"turn {number}: {row['turn']} follows {places[-1]} in an episode")
         places.append(row["turn"])
         emotions.append(row["emotion"])
-        texts.append(row["text"].encode(errors="replace"))
+        texts.append(repaired(row["text"]).encode(errors="replace"))
     return {
         "emotion": np.array(emotions, np.int8),
         "turn_in_episode": np.array(places, np.int32),
@@ -63,17 +64,18 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
     """Writes the images that can be decoded to an ArrayRecord file, in order.
 
     Returns:
-      "image_height_width" int32[written, 2] pixels, and "state" int8[images]: 0 = written,
-      1 = missing (None), 2 = broken.
+      "image_height_width" int32[written, 2] pixels; "state" int8[images]: 0 = written,
+      1 = missing (None), 2 = broken; and "reason" str[broken], why each of them is.
     """
-    sizes, states = [], []
+    sizes, states, reasons = [], [], []
     writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     with contextlib.closing(writer):
         for data in images:
             try:
                 jpeg, height_width = (None, None) if data is None else as_jpeg(data)
-            except (OSError, ValueError):
+            except BrokenImage as error:
                 states.append(2)
+                reasons.append(str(error))
                 continue
             states.append(1 if jpeg is None else 0)
             if jpeg is not None:
@@ -82,6 +84,7 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
     return {
         "image_height_width": np.array(sizes, np.int32).reshape(-1, 2),
         "state": np.array(states, np.int8),
+        "reason": np.array(reasons, np.str_),
     }
 
 
@@ -91,6 +94,7 @@ def write_features(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
         "features": vectors_MxF.astype(np.float32),
         "image_height_width": np.zeros((0, 2), np.int32),
         "state": np.zeros(len(vectors_MxF), np.int8),
+        "reason": np.zeros(0, np.str_),
     }
 
 

@@ -151,7 +151,7 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().split("\n")[-1]
         raise UserError(
             f"cannot train a SentencePiece model (config.data.tokenizer: model_type="
             f"'{model_type}', vocab_size={vocab_size}) on {len(sentences)} texts: {reason}"

@@ -17,12 +17,13 @@ import sys
 import numpy as np
 
 from igerg_jax import storage
-from igerg_jax.data import builders, parts, store, tokenizers
+from igerg_jax.data import builders, image_files, parts, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
 from igerg_jax.data.windows import window_ends
 
 PART_TURNS = 16_384
 PART_IMAGES = 4096
+NAMED_BROKEN = 5  # images that are broken: named in the summary, and with the reason
 
 
 def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> pathlib.Path:
@@ -212,6 +213,9 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
         "images": int((state == 0).sum()),
         "missing_images": int((state == 1).sum()),
         "broken_images": int((state == 2).sum()),
+        "first_broken": _first_broken(split, np.flatnonzero(state == 2), images),
+        "passed_over": dict(split.passed_over),
+        "remarks": dict(split.remarks),
         "labelled_turns": int(labelled.sum()),
         "labelled_images": int((labelled & (opened.image != NO_IMAGE)).sum()),
         "turns_with_words": int((opened.text_bytes() > 0).sum()),
@@ -220,14 +224,30 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
     }
 
 
+def _first_broken(
+    split: Turns, broken: np.ndarray, parts_of_images: list[pathlib.Path]
+) -> dict[str, str]:
+    """{name: what is wrong} of the first images that are broken, by their numbers."""
+    first_turns, _ = _unique(split.image_keys)
+    reasons = store.joined(parts_of_images, "reason") if len(broken) else ()
+    pairs = zip(broken[:NAMED_BROKEN], reasons, strict=False)
+    return {split.row(int(first_turns[i]))["image_id"]: str(reason) for i, reason in pairs}
+
+
 def _report(dataset: str, counts: dict[str, dict]) -> None:
-    """Reports missing and broken images on stderr."""
+    """Reports on stderr how many images were taken and how many not, and what else was left out."""
+    has_files = builders.find(dataset)[0].reads_manual_dir
     for split, found in counts.items():
-        total = found["images"] + found["missing_images"] + found["broken_images"]
-        for what in ("missing", "broken"):
-            if lacking := found[f"{what}_images"]:
-                text = f"{dataset}, {split}: {lacking} of {total} images are {what}; their turns"
-                print(f"{text} have none", file=sys.stderr)
+        missing, broken = found["missing_images"], found["broken_images"]
+        others = found["passed_over"]
+        taken = found["images"]
+        if missing or broken or others or (has_files and taken):
+            line = image_files.count_line(taken, missing, broken, others)
+            print(f"{dataset}, {split}: {line}", file=sys.stderr)
+        for name, reason in found["first_broken"].items():
+            print(f"{dataset}, {split}: broken: {name}: {reason}", file=sys.stderr)
+        for what, count in found["remarks"].items():
+            print(f"{dataset}, {split}: {count:,} {what}", file=sys.stderr)
 
 
 def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from igerg_jax import lexicon, metrics, storage, text_labeller
 from igerg_jax.batch import NUM_EMOTIONS
-from igerg_jax.data import pipeline
+from igerg_jax.data import lengths, pipeline
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
@@ -191,6 +191,10 @@ class Evaluator:
             "reference_dist_2": metrics.distinct(references, 2),
         }
 
+    def cut_shares(self, split: str) -> dict[str, float]:
+        """`lengths.cut_shares` of a split: its metrics are of what is left of the words."""
+        return lengths.cut_shares(self._prepared.split(split), self._setup.config)
+
     def _answers(
         self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
@@ -245,12 +249,14 @@ def evaluate_run(
         files.
 
     Returns:
-      summary.json's "evaluation", "confusion_matrix" (of image emotions) and "following_matrix"
-      (emotions shown and expressed), by the names of `final_splits`; and "text_labeller", how well
-      the second labeller does on held-out texts, None without one.
+      summary.json's "evaluation", "confusion_matrix" (of image emotions), "following_matrix"
+      (emotions shown and expressed) and "cut" (`lengths.cut_shares`), by the names of
+      `final_splits`; and "text_labeller", how well the second labeller does on held-out texts, None
+      without one.
     """
     second = evaluator.second_labeller
-    results: dict[str, Any] = {"evaluation": {}, "confusion_matrix": {}, "following_matrix": {}}
+    kinds = ("evaluation", "confusion_matrix", "following_matrix", "cut")
+    results: dict[str, Any] = {kind: {} for kind in kinds}
     results["text_labeller"] = None if second is None else second.held_out
     gallery: list[dict[str, Any]] = []
     answered: dict[str, Any] = {}
@@ -266,6 +272,8 @@ def evaluate_run(
         results["evaluation"][name] = values
         if confusion is not None:
             results["confusion_matrix"][name] = confusion
+        if cut := evaluator.cut_shares(split):
+            results["cut"][name] = cut
     if workdir is None:
         return results
     rows = evaluator.samples(params, config.data.test_split, config.generate.examples)

@@ -90,6 +90,16 @@ def _metric_row(
     }
 
 
+def cuts(shares: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """{split's title: its values of summary.json's "cut"}, where all of them are numbers."""
+    names = ("contexts", "responses", "context_tokens", "response_tokens")
+    return {
+        title: values
+        for title, values in by_split(shares).items()
+        if isinstance(values, Mapping) and all(finite(values.get(name)) for name in names)
+    }
+
+
 def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
     """Rows of each split's confusion matrix, the leading split first.
 

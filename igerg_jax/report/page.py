@@ -64,6 +64,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         figures=evaluation.headline(splits),
         splits=list(splits),
         metric_groups=evaluation.metric_groups(splits),
+        cuts=evaluation.cuts(summary.get("cut")),
         confusions=evaluation.confusions(summary.get("confusion_matrix")),
         following=following(followed),
         following_matrices=evaluation.confusions(summary.get("following_matrix")),

@@ -12,7 +12,7 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 
     DIR/labels-*.npz     image str[n], probability float32[n, 7] in the order of
                          igerg_jax.batch.EMOTIONS; broken str[m], files that are not images
-    DIR/summary.json     counts, also by the likeliest emotion
+    DIR/summary.json     counts, also by the likeliest emotion, and of files passed over
 """
 
 import functools
@@ -30,7 +30,7 @@ from absl import flags
 
 from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
-from igerg_jax.data import parts, pipeline
+from igerg_jax.data import image_files, parts, pipeline
 from igerg_jax.data.images import find_files
 from igerg_jax.data.parts import progress
 from igerg_jax.errors import UserError
@@ -86,7 +86,10 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
             "broken": np.array([name for name, p_C in rows if p_C is None], np.str_),
         }
         parts.save_npz(path, arrays)
-    counts = summary(paths)
+    counts = summary(paths) | {"passed_over": dict(files.passed_over)}
+    taken, broken = counts["labelled"], counts["broken"]
+    line = image_files.count_line(taken, 0, broken, files.passed_over)
+    print(f"{files.folder}: {line}", file=sys.stderr)
     storage.write_text(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
     return counts
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from igerg_jax.batch import EMOTIONS
 
+CUT = {"contexts": 0.034, "responses": 0.576, "context_tokens": 96, "response_tokens": 20}
 OBJECTIVES = {
     "image_emotion": (1.95, 0.35),
     "sequence_emotion": (1.94, 0.6),
@@ -161,6 +162,7 @@ def make_summary() -> dict:
         "skipped_steps": 0,
         "evaluation": {"valid": {k: v * 1.02 for k, v in evaluation.items()}, "test": evaluation},
         "confusion_matrix": {"test": confusion.tolist()},
+        "cut": {"test": CUT, "valid": CUT | {"contexts": None}},
     }
 
 

@@ -144,6 +144,8 @@ def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
     assert rows == len({k for k in of_model if not k.endswith("majority_rate")})
     for text in ("81.2%", "24.2%", "65.4", "214.8", "103.2", "2,012,345", "3 min 7 s", "step 200"):
         assert text in page.text, text
+    assert "Test: 57.6% of people's responses are longer than 20 tokens and 3.4% of" in page.text
+    assert "Validation: " not in page.text  # its shares are no numbers
 
 
 def test_splits_of_any_name_are_shown_and_the_test_split_leads(workdir):

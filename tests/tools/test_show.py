@@ -15,7 +15,7 @@ from PIL import Image
 
 from igerg_jax import objectives
 from igerg_jax.batch import BatchSpec, group_of
-from igerg_jax.data import pipeline, prepare, windows
+from igerg_jax.data import lengths, pipeline, prepare, windows
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Igerg
 from igerg_jax.objectives import combination
@@ -229,3 +229,17 @@ def test_the_command_writes_the_page(tiny_config, tmp_path, capsys):
     values.out = str(tmp_path)
     with pytest.raises(UserError, match="cannot write"):
         show.run(values)
+
+
+def test_the_share_that_is_cut_is_said(prepared, tiny_config):
+    split = prepared.split("valid")
+    longest = counts.count(split, tiny_config)
+    for name, plural in (("context", "contexts"), ("response", "responses")):
+        limit = int(np.median(getattr(longest, name)))
+        tiny_config.data[f"{name}_tokens"] = limit
+        share = (getattr(longest, name) > limit).mean()
+        assert 0 < share < 1
+        found = lengths.cut_shares(split, tiny_config)
+        assert found[plural] == pytest.approx(share) and found[f"{name}_tokens"] == limit
+        said = f"{share:.1%} of the {plural} are cut at {limit} tokens"
+        assert said in counts.describe(prepared, tiny_config)

@@ -9,6 +9,7 @@ import numpy as np
 
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.source import SPLIT_OF
+from igerg_jax.data.text_repair import decoded_line
 
 INFO = source.Info(
     description="COCO 2014: 123,287 photographs with five captions each.",
@@ -60,7 +61,7 @@ class Captions(source.Turns):
         texts = example["captions"]["text"]
         text = texts[i % CAPTIONS % len(texts)] if len(texts) else b""
         name = example["image/filename"].decode()
-        return source.row(i, 0, text.decode().strip(), image_id=name)
+        return source.row(i, 0, decoded_line(text).strip(), image_id=name)
 
     @property
     def image_keys(self) -> np.ndarray:
@@ -71,7 +72,7 @@ class Captions(source.Turns):
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.0.1",
     info=INFO,
     configs={"karpathy": "The splits of Karpathy and Li; restval is a split of its own."},
     layout=lambda config: source.Layout(images="always"),

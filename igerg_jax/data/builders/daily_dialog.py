@@ -1,10 +1,12 @@
 """DailyDialog: everyday dialogues, each turn labelled with one of the seven emotions."""
 
+import collections
 import pathlib
-import sys
 import zipfile
+import zlib
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
+from igerg_jax.data import text_repair
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
@@ -34,7 +36,7 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: turns}. Raises UserError when files are missing or contradict each other."""
     home = source.locate(options, "daily_dialog", INFO, _find_folder)
     return {
-        ours: source.ListedTurns(_read(home, theirs))
+        ours: source.ListedTurns(*_read(home, theirs))
         for theirs, ours in _SPLITS.items()
         if _has_split(home, theirs)
     }
@@ -50,46 +52,64 @@ def _has_split(home: pathlib.Path, split: str) -> bool:
 
 
 def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
-    """The lines of a file, from the folder or from the archive of its split."""
+    """The lines with words of a file, from the folder or from the archive of its split.
+
+    A blank line is no dialogue: left in one of two files, it would shift the others.
+    """
     name = f"{split}/{kind}_{split}.txt"
     try:
-        if (home / name).exists():
+        if (home / name).is_file():
             data = (home / name).read_bytes()
         else:
             with zipfile.ZipFile(home / f"{split}.zip") as archive:
                 data = archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"'{home}' has no {name}, packed or not") from error
-    return data.decode("utf-8").split("\n")
+    return [line for line in text_repair.lines(text_repair.decoded(data)) if line.strip()]
 
 
-def _read(home: pathlib.Path, split: str) -> list[dict]:
+def _read(home: pathlib.Path, split: str) -> tuple[list[dict], dict[str, int]]:
+    """Returns the turns of a split, and the remarks on them."""
     dialogues, emotions = (_lines(home, split, kind) for kind in ("dialogues", "dialogues_emotion"))
-    rows, unlabelled = [], 0
-    pairs = [pair for pair in zip(dialogues, emotions, strict=False) if pair[0].strip()]
-    if len(pairs) != sum(bool(line.strip()) for line in dialogues):
-        raise UserError(f"'{home}', {split}: fewer lines of emotions than of dialogues")
-    for episode, (line, numbers) in enumerate(pairs):
-        turns = [turn.strip() for turn in line.split(_END)[:-1]]
-        unknown = [n for n in numbers.split() if n not in _EMOTION_OF]
+    if len(dialogues) != len(emotions):
+        raise UserError(
+            f"'{home}', {split}: {len(dialogues)} dialogues, but {len(emotions)} lines of emotions"
+        )
+    rows: list[dict] = []
+    remarks: collections.Counter[str] = collections.Counter()
+    episode = 0
+    for line, numbers in zip(dialogues, emotions, strict=True):
+        labels = numbers.split()
+        unknown = [n for n in labels if n not in _EMOTION_OF]
         if unknown:
             raise UserError(f"'{home}', {split}: '{unknown[0]}' is no emotion, in line '{numbers}'")
-        ids = [_EMOTION_OF[n] for n in numbers.split()]
-        if len(ids) != len(turns):  # a few in the published files
-            ids, unlabelled = [UNKNOWN] * len(turns), unlabelled + 1
-        for place, (turn, emotion) in enumerate(zip(turns, ids, strict=True)):
+        turns = _turns(line, [_EMOTION_OF[n] for n in labels], remarks)
+        for place, (turn, emotion) in enumerate(turns):
             rows.append(source.row(episode, place, turn, emotion, speaker="AB"[place % 2]))
-    if unlabelled:
-        print(
-            f"daily_dialog, {split}: {unlabelled} dialogues have more or fewer labels than turns; "
-            "they stay unlabelled",
-            file=sys.stderr,
-        )
-    return rows
+        episode += bool(turns)
+    return rows, remarks
+
+
+def _turns(line: str, ids: list[int], remarks: collections.Counter[str]) -> list[tuple[str, int]]:
+    """The turns of a dialogue with their emotions.
+
+    Every turn ends with _END; of the last one it may be missing. What is empty between two of them
+    is no turn. Labels may be for the turns alone, or for the empty ones too.
+    """
+    *ended, last = (turn.strip() for turn in line.split(_END))
+    turns = ended + [last] * bool(last)
+    spoken = [turn for turn in turns if turn]
+    remarks["empty turns are left out"] += len(turns) - len(spoken)
+    if len(ids) == len(spoken):
+        return list(zip(spoken, ids, strict=True))
+    if len(ids) == len(turns):
+        return [pair for pair in zip(turns, ids, strict=True) if pair[0]]
+    remarks["dialogues have more or fewer labels than turns; they stay unlabelled"] += 1
+    return [(turn, UNKNOWN) for turn in spoken]  # a few in the published files
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.1.0",
     info=INFO,
     configs={"full": "All dialogues."},
     layout=lambda config: source.Layout(images="no"),

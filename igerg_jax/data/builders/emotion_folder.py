@@ -6,12 +6,14 @@ amusement, ...). Further names, such as numbers, are explained in a file emotion
 splits: {"folder name": "emotion", "8": null}; null leaves the images unlabelled.
 """
 
+import collections
 import json
 import os
 import pathlib
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
-from igerg_jax.data.builders import source
+from igerg_jax.data import image_files, image_gate, text_repair
+from igerg_jax.data.builders import labelled_folders, source
 from igerg_jax.data.builders.source import SPLIT_OF, emotion_id
 from igerg_jax.errors import UserError
 
@@ -27,9 +29,10 @@ INFO = source.Info(
     license="That of the images; RAF-DB: for research, on request from its authors",
     homepage="http://www.whdeld.net/RAF/model1.html (RAF-DB)",
     files="""\
-Put the images there as <split>/<emotion>/*.jpg (or .png), with splits named train, valid (val, dev)
-and test; or RAF-DB's folders EmoLabel/list_patition_label.txt and Image/aligned (basic/ of the
-download). 'emotion_folder/NAME' reads the folder NAME there.""",
+Put the images there as <split>/<emotion>/*.jpg (or .png, .webp, .bmp, .tif, ...), with
+splits named train, valid (val, dev) and test; or RAF-DB's folders
+EmoLabel/list_patition_label.txt and Image/aligned (basic/ of the download).
+'emotion_folder/NAME' reads the folder NAME there.""",
     extra={},
 )
 _LISTS = ("EmoLabel/list_patition_label.txt", "list_patition_label.txt")  # sic
@@ -42,48 +45,51 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 
     def find(folder: pathlib.Path) -> pathlib.Path | None:
         lists = (f"{place}{name}" for place in ("", "basic/") for name in _LISTS)
-        split = any((folder / name).is_dir() for name in SPLIT_OF)
-        return folder if split or source.first_existing(folder, lists) else None
+        return (
+            folder
+            if labelled_folders.split_folders(folder) or source.first_existing(folder, lists)
+            else None
+        )
 
     if config:
         root = os.path.join(options.manual_dir, config) if options.manual_dir else ""
         options = source.Options(options.data_dir, root, "", 0.0)
     folder = source.locate(options, "emotion_folder", INFO, find)
     basic = folder / "basic" if (folder / "basic").is_dir() else folder
-    images = _from_list(basic) if source.first_existing(basic, _LISTS) else _from_folders(folder)
+    if source.first_existing(basic, _LISTS):
+        images, passed_over = _from_list(basic)
+    else:
+        images, passed_over = _from_folders(folder)
     if not images:
         raise INFO.missing(f"there is no image in '{folder}'")
     return {
-        split: source.StandaloneImages(images[split], lambda name: source.read_bytes(folder / name))
+        split: source.StandaloneImages(
+            images[split],
+            lambda name: image_gate.read_file(folder / name),
+            passed_over=passed_over.get(split),
+        )
         for split in source.SPLITS
         if split in images
     }
 
 
-def _from_folders(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
+def _from_folders(
+    folder: pathlib.Path,
+) -> tuple[dict[str, list[tuple[str, int]]], dict[str, collections.Counter[str]]]:
+    """({split: (name, emotion) of its images}, {split: what was passed over})."""
     mapping = read_mapping(folder / MAPPING)
-    labels: dict[str, dict[str, int]] = {}  # {split: {path: emotion}}
-    strange = set()
-    for split in sorted(SPLIT_OF):
-        for place in sorted(p for p in folder.glob(f"{split}/*") if p.is_dir()):
-            emotion = mapping.get(place.name, emotion_id(place.name))
-            if emotion is None:
-                strange.add(place.name)
-                continue
-            for path in place.rglob("*"):
-                if path.suffix.lower() in source.IMAGE_SUFFIXES:
-                    name = path.relative_to(folder).as_posix()
-                    labels.setdefault(SPLIT_OF[split], {})[name] = emotion
-    if strange:
+    found = labelled_folders.find(folder, lambda name: mapping.get(name, emotion_id(name)))
+    if found.strange:
         raise UserError(
-            f"'{folder}': which emotions are {', '.join(map(repr, sorted(strange)))}? Write "
-            f'{MAPPING} there, such as {{"{min(strange)}": "joy"}}; the emotions are '
+            f"'{folder}': which emotions are {', '.join(map(repr, sorted(found.strange)))}? Write "
+            f'{MAPPING} there, such as {{"{min(found.strange)}": "joy"}}; the emotions are '
             f"{', '.join(EMOTIONS)}, and null for none of them"
         )
-    return {
+    images = {
         split: [(name, emotions[name]) for name in source.mixed_order(emotions)]
-        for split, emotions in labels.items()
+        for split, emotions in found.emotions.items()
     }
+    return images, found.passed_over
 
 
 def read_mapping(path: pathlib.Path) -> dict[str, int]:
@@ -91,7 +97,7 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        named = json.loads(path.read_text(encoding="utf-8"))
+        named = json.loads(source.read_text(path))
         return {k: UNKNOWN if v is None else EMOTION_ID[v] for k, v in named.items()}
     except (ValueError, AttributeError) as error:
         raise UserError(f"'{path}' is not a JSON object of names: {error}") from error
@@ -100,28 +106,39 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
         raise UserError(f"'{path}': {error} is no emotion; there are: {known}") from error
 
 
-def _from_list(folder: pathlib.Path) -> dict[str, list[tuple[str, int]]]:
-    """RAF-DB: lines of `train_00001.jpg 5`; the aligned faces where there are any."""
+def _from_list(
+    folder: pathlib.Path,
+) -> tuple[dict[str, list[tuple[str, int]]], dict[str, collections.Counter[str]]]:
+    """RAF-DB: lines of `train_00001.jpg 5`; the aligned faces where there are any.
+
+    Returns what `_from_folders` does; images that are not in the list count for the first split.
+    """
     path = source.first_existing(folder, _LISTS)
     aligned = (folder / "Image" / "aligned").is_dir()
     prefix = "basic/Image" if folder.name == "basic" else "Image"
     images: dict[str, list[tuple[str, int]]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(text_repair.lines(source.read_text(path)), 1):
         if not line.strip():
             continue
         try:
-            name, label = line.split()
+            name, label = line.rsplit(maxsplit=1)
             split, emotion = SPLIT_OF[name.split("_")[0]], _RAF_EMOTIONS[label]
         except (KeyError, ValueError) as error:
             raise UserError(f"'{path}', line {number}: '{line}' is not RAF-DB's form") from error
         stem, dot, suffix = name.rpartition(".")
         image = f"aligned/{stem}_aligned{dot}{suffix}" if aligned else f"original/{name}"
         images.setdefault(split, []).append((f"{prefix}/{image}", EMOTION_ID[emotion]))
-    return images
+    place = folder / "Image" / ("aligned" if aligned else "original")
+    if not place.is_dir() or not images:
+        return images, {}
+    found = image_files.find(place)
+    listed = {name.rpartition("/")[2] for faces in images.values() for name, _ in faces}
+    found.passed_over["images that are not in the list"] = len(set(found.names) - listed)
+    return images, {next(iter(images)): found.passed_over}
 
 
 DATASET = source.RawDataset(
-    version="1.1.0",
+    version="1.2.0",
     info=INFO,
     configs={},  # any name: a folder of manual_dir
     layout=lambda config: source.Layout(images="always"),

@@ -7,6 +7,7 @@ The speaker's turns are labelled with the situation's emotion, mapped to the sev
 import pathlib
 
 from igerg_jax.batch import UNKNOWN
+from igerg_jax.data import text_repair
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
@@ -53,8 +54,8 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 
 def _read(path: pathlib.Path) -> list[dict]:
     """Reads a table. The files do not quote fields: a comma in a text is written _comma_."""
-    lines = source.read_mixed(path).split("\n")
-    if not lines[0].startswith(_HEADER):
+    lines = text_repair.lines(source.read_text(path))
+    if not lines or not lines[0].startswith(_HEADER):
         raise UserError(f"'{path}' does not begin with {_HEADER}; is it the official file?")
     rows, conversation, first_speaker, episode = [], None, "", -1
     for number, line in enumerate(lines[1:], 2):
@@ -75,7 +76,7 @@ def _read(path: pathlib.Path) -> list[dict]:
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.0.1",
     info=INFO,
     configs={"full": "All conversations."},
     layout=lambda config: source.Layout(images="no"),

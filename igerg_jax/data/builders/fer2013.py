@@ -4,19 +4,20 @@ Splits follow a face's usage in the challenge: Training is train, PublicTest val
 test. Where a layout has both tests in one folder, the file names tell which is which.
 """
 
-import csv
+import collections
 import io
+import itertools
 import pathlib
-import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
-from igerg_jax.data.builders import source
+from igerg_jax.data import image_files, image_gate, text_repair
+from igerg_jax.data.builders import labelled_folders, source
 from igerg_jax.data.builders.source import emotion_id
 from igerg_jax.errors import UserError
 
@@ -40,19 +41,22 @@ the public and as many for the private test of the challenge.""",
     homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
     files="""\
 Put one of these there, perhaps in a folder fer2013/: fer2013.zip (Kaggle's, as
-it is downloaded), its folders train/<emotion>/*.jpg and test/<emotion>/*.jpg, or the challenge's
-fer2013.csv; see https://www.kaggle.com/datasets/msambare/fer2013 and the challenge's page.
-'fer2013/ferplus' needs fer2013.csv, and fer2013new.csv of https://github.com/microsoft/FERPlus.""",
+it is downloaded), its folders train/<emotion>/*.jpg and test/<emotion>/*.jpg (perhaps with
+validation/<emotion>), or the challenge's fer2013.csv or icml_face_data.csv; see
+https://www.kaggle.com/datasets/msambare/fer2013 and the challenge's page.
+'fer2013/ferplus' needs one of the tables, and fer2013new.csv of
+https://github.com/microsoft/FERPlus.""",
     extra={"votes": (np.int32, (10,))},
 )
 _SPLIT_OF = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
-_SPLIT_OF_FOLDER = {"train": "train", "test": "valid"}
 _CSV_EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")
 # FER+'s columns; the last three are none of the seven.
 _VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
-_FACE = re.compile(r"(?:.*/)?(train|test)/(\w+)/(\w+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _NO_VOTES = np.zeros(len(_VOTES), np.int32)
-_TABLES = ("fer2013.csv", "fer2013/fer2013.csv")
+_TABLE_NAMES = ("fer2013.csv", "icml_face_data.csv")
+_TABLES = tuple(place + name for place in ("", "fer2013/") for name in _TABLE_NAMES)
+_COLUMNS = ("emotion", "pixels", "usage")  # in fer2013.csv's order
+_MAX_TABLE_BYTES = 2**31
 SIDE_PIXELS = 48
 
 
@@ -60,8 +64,10 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     """Returns {split: faces}. Raises UserError when no known layout is found."""
 
     def find(folder: pathlib.Path) -> pathlib.Path | None:
-        known = source.first_existing(folder, (*_TABLES, "fer2013.zip", "train/happy"))
-        return None if known is None else folder
+        if source.first_existing(folder, (*_TABLES, "fer2013.zip")):
+            return folder
+        places = (p for p in (folder, folder / "images") if p.is_dir())
+        return next((place for place in places if _has_faces(place)), None)
 
     folder = source.locate(options, "fer2013", INFO, find)
     table = source.first_existing(folder, _TABLES)
@@ -72,11 +78,19 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
             "names faces by their rows in the first"
         )
     if table is not None:
-        return _from_csv(table.read_bytes(), votes)
+        return _from_csv(table.name, source.read_text(table), votes)
     if (folder / "fer2013.zip").exists():
         return _from_zip(folder / "fer2013.zip")
-    names = [str(path.relative_to(folder)) for path in folder.glob("t*/*/*")]
-    return _faces(names, lambda name: source.read_bytes(folder / name))
+    found = labelled_folders.find(folder, emotion_id)
+    return _faces(found, lambda name: image_gate.read_file(folder / name))
+
+
+def _has_faces(folder: pathlib.Path) -> bool:
+    """Whether a split's folder has one that is named by an emotion."""
+    inner = (
+        p for name in labelled_folders.split_folders(folder) for p in (folder / name).iterdir()
+    )
+    return any(emotion_id(p.name) is not None and p.is_dir() for p in inner)
 
 
 def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
@@ -87,29 +101,55 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
 
     def read(name: str) -> bytes:
         try:
+            if archive.getinfo(name).file_size > image_gate.MAX_FILE_BYTES:
+                return b""
             return archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError):
+        except Exception:  # of many kinds: a damaged entry, an unknown compression, a password
             return b""  # counted as broken, not as missing
 
-    names = archive.namelist()
-    tables = [name for name in names if name.endswith("fer2013.csv")]
-    return _from_csv(archive.read(tables[0]), None) if tables else _faces(names, read)
+    names = [n for n in archive.namelist() if not n.endswith("/") and not image_files.is_hidden(n)]
+    tables = [name for name in names if name.rpartition("/")[2] in _TABLE_NAMES]
+    if tables:
+        if archive.getinfo(tables[0]).file_size > _MAX_TABLE_BYTES:
+            raise UserError(f"'{path}': {tables[0]} is larger than any table of FER2013")
+        try:
+            return _from_csv(tables[0], text_repair.decoded(archive.read(tables[0])), None)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise UserError(f"'{path}': cannot read {tables[0]}: {error}") from error
+    found = labelled_folders.Labelled({}, {}, collections.Counter())
+    reasons = {name: image_files.passed_over_reason(name) for name in names}
+    labelled_folders.sort_into(
+        found, [n for n, reason in reasons.items() if not reason], emotion_id
+    )
+    others = found.passed_over.setdefault("train", collections.Counter())
+    others.update(reason for reason in reasons.values() if reason)
+    return _faces(found, read)
 
 
-def _faces(names: list[str], read: Callable[[str], bytes | None]) -> dict[str, source.Turns]:
-    """The faces of a folder or an archive, by split."""
+def _faces(
+    found: labelled_folders.Labelled, read: Callable[[str], bytes | None]
+) -> dict[str, source.Turns]:
+    """The faces of folders or of an archive, by the split that is right for FER2013.
+
+    Kaggle's folder test has both tests, which the names tell apart, and where they do not, stands
+    for the public one; unless there is a folder for validation.
+    """
     faces: dict[str, list[tuple[str, int]]] = {split: [] for split in _SPLIT_OF.values()}
-    for name in source.mixed_order(names):
-        match = _FACE.fullmatch(name.replace("\\", "/"))
-        emotion = emotion_id(match[2]) if match else None
-        if emotion is not None:
-            usage = match[3].split("_")[0]
-            split = _SPLIT_OF.get(usage) or _SPLIT_OF_FOLDER[match[1].lower()]
-            faces[split].append((name, emotion))
+    has_valid = "valid" in found.emotions
+    for folder_split, emotions in found.emotions.items():
+        default = "valid" if folder_split == "test" and not has_valid else folder_split
+        for name in source.mixed_order(emotions):
+            usage = name.rpartition("/")[2].split("_")[0]
+            faces[_SPLIT_OF.get(usage, default)].append((name, emotions[name]))
     if not any(faces.values()):
         raise INFO.missing("there is no FER2013 face")
+    first = next(split for split, images in faces.items() if images)
+    passed_over = collections.defaultdict(collections.Counter)
+    for split, counts in found.passed_over.items():
+        place = "valid" if split == "test" and not has_valid else split
+        passed_over[place if faces[place] else first].update(counts)
     return {
-        split: source.StandaloneImages(images, read, votes=_NO_VOTES)
+        split: source.StandaloneImages(images, read, passed_over[split], votes=_NO_VOTES)
         for split, images in faces.items()
         if images
     }
@@ -122,7 +162,7 @@ class PixelFaces(source.StandaloneImages):
         self, pixels: np.ndarray, numbers: np.ndarray, emotions: np.ndarray, votes: np.ndarray
     ):
         names = [f"fer{number:07d}.png" for number in numbers]
-        super().__init__(list(zip(names, emotions.tolist(), strict=True)), source.read_bytes)
+        super().__init__(list(zip(names, emotions.tolist(), strict=True)), image_gate.read_file)
         self._pixels, self._votes = pixels, votes
 
     def row(self, i: int) -> dict:
@@ -135,24 +175,23 @@ class PixelFaces(source.StandaloneImages):
         return out.getvalue()
 
 
-def _from_csv(table: bytes, votes_path: pathlib.Path | None) -> dict[str, source.Turns]:
-    """Reads rows of `emotion,pixels,Usage`; FER+'s votes are in the same order."""
-    rows = table.decode().splitlines()[1:]
+def _from_csv(name: str, table: str, votes_path: pathlib.Path | None) -> dict[str, source.Turns]:
+    """Reads a table of faces; FER+'s votes are in the same order."""
     pixels, emotions, usages = [], [], []
-    for number, row in enumerate(rows):
+    for number, (label, values, usage) in enumerate(_rows(name, table)):
         try:
-            label, values, usage = row.split(",")
-            emotions.append(EMOTION_ID[_CSV_EMOTIONS[int(label)]])
-            pixels.append(np.array(values.strip('"').split(), np.uint8))
+            emotions.append(_emotion(label))
+            pixels.append(_pixels(values))
             usages.append(_SPLIT_OF[usage.strip()])
-            if len(pixels[-1]) != SIDE_PIXELS**2:
-                raise ValueError(f"{len(pixels[-1])} pixels")
-        except (ValueError, KeyError, IndexError) as error:
-            raise UserError(f"fer2013.csv, face {number}: {error}") from error
+        except KeyError as error:
+            known = ", ".join(_SPLIT_OF)
+            raise UserError(f"{name}, face {number}: usage {error} is none of {known}") from error
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{name}, face {number}: {error}") from error
     if votes_path is None:
-        emotions, votes_Nx10 = np.array(emotions), np.tile(_NO_VOTES, (len(rows), 1))
+        emotions, votes_Nx10 = np.array(emotions), np.tile(_NO_VOTES, (len(pixels), 1))
     else:
-        votes_Nx10 = _read_votes(votes_path, len(rows))
+        votes_Nx10 = _read_votes(votes_path, len(pixels))
         emotions = majority(votes_Nx10)
     turns = {}
     for split in _SPLIT_OF.values():
@@ -160,14 +199,72 @@ def _from_csv(table: bytes, votes_path: pathlib.Path | None) -> dict[str, source
         if len(at):
             chosen = np.stack([pixels[i] for i in at])
             turns[split] = PixelFaces(chosen, at, emotions[at], votes_Nx10[at])
+    if not turns:
+        raise UserError(f"{name} has no face")
     return turns
 
 
+def _rows(name: str, table: str) -> Iterator[tuple[str, ...]]:
+    """Yields the values of _COLUMNS of each row, whatever the order of the table's columns.
+
+    Names may have spaces around them, as in icml_face_data.csv. A table whose first row is a face
+    has no header, and fer2013.csv's columns.
+    """
+    rows = source.csv_rows(name, table)
+    first = next(rows, [])
+    names = [value.strip().lower() for value in first]
+    if missing := [column for column in _COLUMNS if column not in names]:
+        if len(first) != len(_COLUMNS) or not first[0].strip().lstrip("-").isdecimal():
+            raise UserError(
+                f"{name} has no column {', '.join(missing)}; its first line is '{','.join(first)}'"
+            )
+        names = list(_COLUMNS)
+        rows = itertools.chain([first], rows)
+    at = [names.index(column) for column in _COLUMNS]
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
+            raise UserError(f"{name}, face {number}: {len(row)} columns, not {len(names)}")
+        yield tuple(row[i] for i in at)
+
+
+def _emotion(label: str) -> int:
+    """The emotion's id of a label of the table. Raises ValueError."""
+    number = int(label)
+    if not 0 <= number < len(_CSV_EMOTIONS):
+        raise ValueError(f"label {number} is none of 0 to {len(_CSV_EMOTIONS) - 1}")
+    return EMOTION_ID[_CSV_EMOTIONS[number]]
+
+
+def _pixels(values: str) -> np.ndarray:
+    """uint8[SIDE_PIXELS**2] from numbers with spaces between them.
+
+    Raises ValueError, or OverflowError for a number of too many digits.
+    """
+    pixels = np.array(values.split(), np.int64)
+    if len(pixels) != SIDE_PIXELS**2:
+        raise ValueError(f"{len(pixels)} pixels, not {SIDE_PIXELS**2}")
+    outside = pixels[(pixels < 0) | (pixels > 255)]
+    if len(outside):
+        raise ValueError(f"a pixel is {outside[0]}, not 0 to 255")
+    return pixels.astype(np.uint8)
+
+
 def _read_votes(path: pathlib.Path, faces: int) -> np.ndarray:
-    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    """int32[faces, 10]. Raises UserError when the rows are not those of the faces."""
+    names, *rows = [*source.csv_rows(path.name, source.read_text(path))] or [[]]
     if len(rows) != faces:
-        raise UserError(f"'{path}' has {len(rows)} rows, fer2013.csv has {faces} faces")
-    return np.array([[int(row[name]) for name in _VOTES] for row in rows], np.int32)
+        raise UserError(f"'{path}' has {len(rows)} rows, the table has {faces} faces")
+    votes = []
+    for number, values in enumerate(rows):
+        row = dict(zip(map(str.strip, names), values, strict=False))
+        image = row.get("Image name", "").strip()  # "" for what is no face
+        if image and image != f"fer{number:07d}.png":
+            raise UserError(f"'{path}': row {number} is of '{image}', not of face {number}")
+        try:
+            votes.append([int(row[name]) for name in _VOTES])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"'{path}', row {number}: {error!r} in the votes") from error
+    return np.array(votes, np.int32).reshape(-1, len(_VOTES))
 
 
 def majority(votes_Nx10: np.ndarray) -> np.ndarray:
@@ -182,7 +279,7 @@ def majority(votes_Nx10: np.ndarray) -> np.ndarray:
 
 
 DATASET = source.RawDataset(
-    version="1.1.0",
+    version="1.2.0",
     info=INFO,
     configs={
         "labels": "The challenge's labels.",

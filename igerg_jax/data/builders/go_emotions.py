@@ -8,6 +8,7 @@ from typing import Any
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.source import SPLIT_OF
+from igerg_jax.data.text_repair import decoded_line
 
 INFO = source.Info(
     description="GoEmotions: 54,263 Reddit comments labelled with 27 emotions or neutral.",
@@ -57,7 +58,7 @@ class Comments(source.Turns):
     def row(self, i: int) -> dict:
         example = self._examples[i]
         labels = [name for name in EMOTION_OF if example[name]]
-        text = example["comment_text"].decode(errors="replace").strip()
+        text = decoded_line(example["comment_text"]).strip()
         return source.row(i, 0, text, one_of_seven(labels), labels=" ".join(labels))
 
 
@@ -68,7 +69,7 @@ def one_of_seven(labels: list[str]) -> int:
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.0.1",
     info=INFO,
     configs={"ekman": "The 28 labels mapped to the seven emotions."},
     layout=lambda config: source.Layout(images="no"),

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from igerg_jax.data import image_gate
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
@@ -45,24 +46,37 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 
 
 def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
-    rows = []
+    rows: list[dict] = []
+    episode = wordless = 0
     try:
-        for episode, chat in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-            for place, (style, text) in enumerate(chat["dialog"]):
-                name = f"{images.name}/{chat['image_hash']}.jpg"
-                speaker = "AB"[place % 2]
-                extra = {"speaker": speaker, "image_id": name, "style": style}
+        for chat in json.loads(source.read_text(path)):
+            place = 0
+            for number, (style, text) in enumerate(chat["dialog"]):
+                if not _text(text).strip():
+                    wordless += 1
+                    continue
+                name = f"{images.name}/{_text(chat['image_hash'])}.jpg"
+                extra = {"speaker": "AB"[number % 2], "image_id": name, "style": _text(style)}
                 rows.append(source.row(episode, place, text, **extra))
+                place += 1
+            episode += place > 0
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is not Image-Chat's list of dialogues: {error!r}") from error
-    return ChatTurns(rows, images)
+    return ChatTurns(rows, images, {"turns without words are left out": wordless})
+
+
+def _text(value: object) -> str:
+    """A text of the file, where null is none. Raises TypeError for what is no text."""
+    if not isinstance(value, str | None):
+        raise TypeError(f"{value!r} is no text")
+    return value or ""
 
 
 class ChatTurns(source.ListedTurns):
     """Turns whose photograph lies in `images`; the turns of a chat share it."""
 
-    def __init__(self, rows: list[dict], images: pathlib.Path):
-        super().__init__(rows)
+    def __init__(self, rows: list[dict], images: pathlib.Path, remarks: dict[str, int]):
+        super().__init__(rows, remarks)
         self._images = images
         names = np.array([row["image_id"] for row in rows])
         self._keys = np.unique(names, return_inverse=True)[1].astype(np.int64)
@@ -72,11 +86,11 @@ class ChatTurns(source.ListedTurns):
         return self._keys
 
     def image(self, i: int) -> bytes | None:
-        return source.read_bytes(self._images.parent / self.row(i)["image_id"])
+        return image_gate.read_file(self._images.parent / self.row(i)["image_id"])
 
 
 DATASET = source.RawDataset(
-    version="1.1.0",
+    version="1.2.0",
     info=INFO,
     configs={"full": "All dialogues."},
     layout=lambda config: source.Layout(images="some"),

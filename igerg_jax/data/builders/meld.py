@@ -4,15 +4,21 @@ The ids in the official files, `<split>_sent_emo.csv`, have gaps: rows are sorte
 utterance, turns are renumbered from 0, and the original ids are kept as further entries.
 """
 
-import csv
+from __future__ import annotations
+
+import collections
 import importlib.util
 import io
+import itertools
+import math
 import os
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 
+from igerg_jax.data import image_files, image_gate
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.source import emotion_id
 from igerg_jax.errors import UserError
@@ -34,8 +40,9 @@ seven emotions, and a sentiment.""",
 Put train_sent_emo.csv, dev_sent_emo.csv and test_sent_emo.csv (those that you have; at least one)
 there, in a folder meld/ or MELD.Raw/; they are part of
 https://github.com/declare-lab/MELD (data/MELD). 'meld/frames' also needs, in the same place,
-frames/{train,dev,test}/dia<D>_utt<U>.jpg (or .png), or the official folders of clips train_splits,
-dev_splits_complete and output_repeated_splits_test of MELD.Raw.tar.gz.""",
+frames/{train,dev,test}/dia<D>_utt<U>.jpg (or .png, .webp, ...), or the official
+folders of clips train_splits, dev_splits_complete and output_repeated_splits_test of
+MELD.Raw.tar.gz.""",
     extra={
         "dialogue_id": (np.int32, ()),
         "utterance_id": (np.int32, ()),
@@ -72,11 +79,12 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 
 def read(path: pathlib.Path) -> list[dict]:
     """Returns the rows of one of the official files, sorted by their ids, which become integers."""
-    reader = csv.DictReader(io.StringIO(source.read_mixed(path), newline=""))
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    names, *values = [*source.csv_rows(path.name, source.read_text(path))] or [[]]
+    names = [name.strip() for name in names]
+    missing = [name for name in _COLUMNS if name not in names]
     if missing:
         raise UserError(f"'{path}' has no column {', '.join(missing)}; is it MELD's own file?")
-    rows = list(reader)
+    rows = [dict(itertools.zip_longest(names, row[: len(names)])) for row in values]
     for number, row in enumerate(rows, 1):
         if None in (row[name] for name in _COLUMNS):
             raise UserError(f"'{path}', row {number} is cut: {row}")
@@ -99,11 +107,26 @@ def seconds(time: str | None) -> float:
 
 
 class MeldTurns(source.Turns):
-    """Rows of `read`, with the frames or clips of `find_pictures`, or None."""
+    """Rows of `read`, with the frames or clips of `find_pictures`, or None.
 
-    def __init__(self, rows: list[dict], pictures: dict[str, pathlib.Path] | None):
-        self._rows, self._pictures = rows, pictures
+    Of rows with the same ids, the first is taken.
+    """
+
+    def __init__(self, rows: list[dict], pictures: Pictures | None):
+        first: dict[tuple[int, int], dict] = {}
+        for row in rows:
+            first.setdefault((row["Dialogue_ID"], row["Utterance_ID"]), row)
+        repeated, rows = len(rows) - len(first), list(first.values())
+        what = "rows have the ids of a row before them; they are left out"
+        self.remarks = {what: repeated} if repeated else {}
+        self._rows = rows
         self.image_per_turn = pictures is not None
+        if pictures is not None:
+            self._files = pictures.files
+            names = {self._name(i) for i in range(len(rows))}
+            unused = len(pictures.files.keys() - names)
+            beside = collections.Counter({"pictures of utterances that no row has": unused})
+            self.passed_over = +(pictures.passed_over + beside)
         ids = np.array([row["Dialogue_ID"] for row in rows])
         starts = np.append(True, ids[1:] != ids[:-1])
         self._episode = np.cumsum(starts) - 1
@@ -132,37 +155,73 @@ class MeldTurns(source.Turns):
         return "dia{Dialogue_ID}_utt{Utterance_ID}".format_map(self._rows[i])
 
     def image(self, i: int) -> bytes | None:
-        path = self._pictures.get(self._name(i))
+        path = self._files.get(self._name(i))
         if path is None:
             return None
-        return middle_frame(path) if path.suffix.lower() == _CLIP else source.read_bytes(path)
+        if path.suffix.lower() != _CLIP:
+            return image_gate.read_file(path)
+        row = self._rows[i]
+        return middle_frame(path, seconds(row.get("EndTime")) - seconds(row.get("StartTime")))
 
 
-def find_pictures(folder: pathlib.Path, split: str) -> dict[str, pathlib.Path]:
-    """Returns {"dia<D>_utt<U>": image or clip}. Raises UserError without a folder or a decoder."""
+class Pictures(NamedTuple):
+    """{"dia<D>_utt<U>": image or clip}, and what was passed over (`Turns.passed_over`)."""
+
+    files: dict[str, pathlib.Path]
+    passed_over: collections.Counter[str]
+
+
+def find_pictures(folder: pathlib.Path, split: str) -> Pictures:
+    """Finds a split's pictures; an utterance's image is preferred to its clip.
+
+    Raises UserError without a folder or a decoder.
+    """
     place = source.first_existing(folder, _FOLDERS[split])
     if place is None:
         raise INFO.missing(f"there is no {' or '.join(_FOLDERS[split])} in '{folder}'")
-    found: dict[str, pathlib.Path] = {}
+    files: dict[str, pathlib.Path] = {}
+    passed_over: collections.Counter[str] = collections.Counter()
     with os.scandir(place) as entries:
-        for entry in entries:
-            match = _PICTURE.fullmatch(entry.name)
-            if match and match[2].lower() in (*source.IMAGE_SUFFIXES, _CLIP):
-                found[match[1]] = pathlib.Path(entry.path)
-    clips = any(path.suffix.lower() == _CLIP for path in found.values())
+        names = sorted(e.name for e in entries if not image_files.is_hidden(e.name))
+    for name in sorted(names, key=lambda name: name.lower().endswith(_CLIP)):
+        path, match = place / name, _PICTURE.fullmatch(name)
+        is_clip = path.suffix.lower() == _CLIP
+        if path.is_dir():
+            continue
+        if not is_clip and (reason := image_files.passed_over_reason(name)):
+            passed_over[reason] += 1
+        elif path.exists() and not path.is_file():
+            passed_over[image_files.NOT_REGULAR] += 1
+        elif not match:
+            passed_over["pictures whose name is not dia<D>_utt<U>"] += 1
+        elif match[1] in files:
+            passed_over["pictures of an utterance that has one"] += 1
+        else:
+            files[match[1]] = path
+    clips = any(path.suffix.lower() == _CLIP for path in files.values())
     if clips and importlib.util.find_spec("av") is None:
         raise UserError(f"'{place}' has clips, and PyAV reads them: pip install 'igerg_jax[video]'")
-    return found
+    return Pictures(files, passed_over)
 
 
-def middle_frame(path: pathlib.Path) -> bytes | None:
-    """Returns the middle frame of a clip as JPEG; None without a frame, b"" for a broken clip."""
+def middle_frame(path: pathlib.Path, spoken_seconds: float = math.nan) -> bytes | None:
+    """Returns the frame in the middle of an utterance as JPEG.
+
+    Some clips run on for minutes after theirs. None without a frame, b"" for a broken clip.
+
+    Args:
+      path: a clip, which begins with the utterance.
+      spoken_seconds: how long it lasts; not a positive number = as long as the clip.
+    """
     import av
 
     try:
-        with av.open(str(path)) as clip:
+        # The format is named, since FFmpeg also has some that open other files.
+        with av.open(str(path), format="mp4") as clip:
             stream = clip.streams.video[0]
-            middle = (stream.duration or 0) // 2
+            lasts = [float(stream.duration * stream.time_base)] if stream.duration else []
+            lasts += [spoken_seconds] if spoken_seconds > 0 else []
+            middle = min(lasts, default=0.0) / 2 / stream.time_base + (stream.start_time or 0)
             chosen = None
             for frame in clip.decode(stream):
                 chosen = frame
@@ -171,14 +230,14 @@ def middle_frame(path: pathlib.Path) -> bytes | None:
             if chosen is None:
                 return None
             out = io.BytesIO()
-            chosen.to_image().save(out, "JPEG", quality=95)
+            chosen.to_image().save(out, "JPEG", quality=image_gate.JPEG_QUALITY)
             return out.getvalue()
-    except (av.error.FFmpegError, IndexError):
+    except Exception:  # FFmpeg's errors, and what their text or a picture of no size raises
         return b""
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.1.0",
     info=INFO,
     configs={
         "text": "The words and labels alone.",

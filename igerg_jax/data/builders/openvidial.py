@@ -10,7 +10,9 @@ import pathlib
 
 import numpy as np
 
+from igerg_jax.data import image_gate
 from igerg_jax.data.builders import source
+from igerg_jax.data.text_repair import decoded_line
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -82,7 +84,7 @@ class Lines:
 
     def __getitem__(self, number: int) -> str:
         start = self._ends[number - 1] + 1 if number else 0
-        return self._bytes[start : self._ends[number]].tobytes().decode(errors="replace").strip()
+        return decoded_line(self._bytes[start : self._ends[number]].tobytes()).strip()
 
 
 class EpisodeTurns(source.Turns):
@@ -101,6 +103,10 @@ class EpisodeTurns(source.Turns):
         lengths = lengths[lengths > 0]
         self._episode = np.repeat(np.arange(len(lengths)), lengths)
         self._start = np.cumsum(lengths) - lengths
+        unused = np.ones(len(lines), bool)
+        unused[ids] = False
+        what = "lines of the text are in no dialogue; they are left out"
+        self.remarks = {what: int(unused.sum())} if unused.any() else {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -139,7 +145,7 @@ class RawTurns(EpisodeTurns):
         return f"{self._split}_images/{turn_id}.jpg"
 
     def image(self, i: int) -> bytes | None:
-        return source.read_bytes(self._folder / self.image_name(int(self.ids[i])))
+        return image_gate.read_file(self._folder / self.image_name(int(self.ids[i])))
 
 
 def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
@@ -147,14 +153,14 @@ def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
     if not path.exists():
         raise UserError(f"'{path}' is missing: it says which turns make up a dialogue")
     episodes = []
-    with path.open() as file:
+    with path.open("rb") as file:  # whose lines end with "\n" alone
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 # An array at once: millions of Python integers take far more memory.
                 episode = np.array([int(i) for i in json.loads(line)], np.int64)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise UserError(f"'{path}', line {number}: not a list of turn ids") from error
             invalid = episode[(episode < 0) | (episode >= lines)]
             if len(invalid):
@@ -231,7 +237,7 @@ def _map(path: pathlib.Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
 
 
 DATASET = source.RawDataset(
-    version="1.0.0",
+    version="1.0.1",
     info=INFO,
     configs={
         f"{version}{layout}": f"OpenViDial {version}: {what}"

@@ -8,6 +8,7 @@ occurs in several splits, byte for byte, is used in one only: test before valid 
 """
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,16 +55,28 @@ def splits(
             raise UserError(f"'paired/{config}': '{name}' has no {lacking}")
     pools = divide(dialogues, faces)
     return {
-        name: PairedTurns(turns, *pools[name], seed=seed, where=f"{faces_name} for {name}")
+        name: PairedTurns(turns, pools[name], seed=seed, where=f"{faces_name} for {name}")
         for name, turns in dialogues.items()
     }
 
 
-def divide(
-    dialogues: dict[str, source.Turns], faces: dict[str, source.Turns]
-) -> dict[str, tuple[source.Turns, np.ndarray]]:
-    """Returns {split of the dialogues: (faces, int64 numbers of the usable ones)}."""
-    usable = _without_copies(faces)
+class Pool(NamedTuple):
+    """The faces that a split of dialogues may use.
+
+    Attributes:
+      faces: of one split.
+      usable: int64, their numbers.
+      remarks: on those that are not (`Turns.remarks`).
+    """
+
+    faces: source.Turns
+    usable: np.ndarray
+    remarks: dict[str, int]
+
+
+def divide(dialogues: dict[str, source.Turns], faces: dict[str, source.Turns]) -> dict[str, Pool]:
+    """Returns {split of the dialogues: its faces}."""
+    usable, remarks = _without_copies(faces)
     sharers: dict[str, list[str]] = {}
     for name in dialogues:
         held_out = [s for s in ("valid", "test") if s in faces] if name != "train" else []
@@ -73,20 +86,29 @@ def divide(
     for donor, names in sharers.items():
         digest_M = order.hash_uint64(_SALT, usable[donor])
         for i, name in enumerate(names):
-            pools[name] = (faces[donor], usable[donor][digest_M % np.uint64(len(names)) == i])
+            chosen = usable[donor][digest_M % np.uint64(len(names)) == i]
+            pools[name] = Pool(faces[donor], chosen, remarks[donor])
     return pools
 
 
-def _without_copies(faces: dict[str, source.Turns]) -> dict[str, np.ndarray]:
-    """The numbers of the faces that are in no preferred split too; without unreadable ones."""
-    usable, seen = {}, set()
+def _without_copies(
+    faces: dict[str, source.Turns],
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]:
+    """The numbers of the faces that are in no preferred split too, without empty files; remarks."""
+    usable, remarks, seen = {}, {}, set()
     for split in [s for s in ("test", "valid", "train") if s in faces]:
         images = (faces[split].image(i) or b"" for i in range(len(faces[split])))
         digests = [image and hashlib.blake2b(image, digest_size=16).digest() for image in images]
         kept = [i for i, digest in enumerate(digests) if digest and digest not in seen]
         usable[split] = np.array(kept, np.int64)
-        seen |= set(digests)
-    return usable
+        remarks[split] = {
+            "faces have no file or an empty one; no turn gets them": digests.count(b""),
+            "faces are in another split too; no turn gets them": sum(
+                map(seen.__contains__, digests)
+            ),
+        }
+        seen |= set(digests) - {b""}
+    return usable, remarks
 
 
 class PairedTurns(source.Turns):
@@ -99,12 +121,14 @@ class PairedTurns(source.Turns):
     def __init__(
         self,
         dialogues: source.Turns,
-        faces: source.Turns,
-        usable: np.ndarray,
+        pool: Pool,
         seed: int,
         where: str,
     ):
+        faces, usable, remarks = pool
         self._dialogues, self._faces = dialogues, faces
+        self.passed_over = faces.passed_over
+        self.remarks = {k: n for k, n in (*dialogues.remarks.items(), *remarks.items()) if n}
         self._emotions = dialogues.emotions
         of_faces = faces.emotions[usable]
         self._face = np.full(len(dialogues), source.NO_IMAGE, np.int64)

@@ -25,6 +25,7 @@ class Labelled(Turns):
     def __init__(self, turns: Turns, labels: dict[str, tuple[int, float]], min_confidence: float):
         self._turns, self._labels, self._min_confidence = turns, labels, min_confidence
         self.standalone = turns.standalone
+        self.passed_over, self.remarks = turns.passed_over, turns.remarks
 
     def __len__(self) -> int:
         return len(self._turns)

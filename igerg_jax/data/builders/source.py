@@ -6,24 +6,28 @@ first use.
 """
 
 import abc
+import collections
 import contextlib
+import csv
 import dataclasses
 import hashlib
+import io
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.lazy_tensorflow import tfds
+from igerg_jax.data.text_repair import decoded, repaired
 from igerg_jax.errors import UserError
 
 T = TypeVar("T")
 NO_IMAGE = -1
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # {name of a split elsewhere: its name here}
 SPLIT_OF = {"train": "train", "training": "train"}
 SPLIT_OF |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid") | {"test": "test"}
@@ -89,11 +93,16 @@ class Turns(abc.ABC):
       image_per_turn: each turn has an image of its own; otherwise none has, or `image_keys` says
         which.
       labelled: whether some turn may have an emotion.
+      passed_over: {ending such as ".txt", or another reason: how many}, of files that lie among the
+        images and are none of them.
+      remarks: {what was left out or mended, as a plural: how many}. Preparation prints both.
     """
 
     standalone = False
     image_per_turn = False
     labelled = True
+    passed_over: Mapping[str, int] = types.MappingProxyType({})
+    remarks: Mapping[str, int] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -131,8 +140,8 @@ class Turns(abc.ABC):
 class ListedTurns(Turns):
     """Turns from a list of rows (`row`), for text that fits into memory."""
 
-    def __init__(self, rows: list[dict]):
-        self._rows = rows
+    def __init__(self, rows: list[dict], remarks: Mapping[str, int] | None = None):
+        self._rows, self.remarks = rows, +collections.Counter(remarks)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -147,6 +156,7 @@ class StandaloneImages(Turns):
     Args:
       images: (name, emotion) of each.
       read: name -> the encoded image, or None where it is missing.
+      passed_over: see `Turns`.
       extra: what `Info.extra` names, the same for all.
     """
 
@@ -154,9 +164,14 @@ class StandaloneImages(Turns):
     image_per_turn = True
 
     def __init__(
-        self, images: Sequence[tuple[str, int]], read: Callable[[str], bytes | None], **extra
+        self,
+        images: Sequence[tuple[str, int]],
+        read: Callable[[str], bytes | None],
+        passed_over: Mapping[str, int] | None = None,
+        **extra,
     ):
         self._images, self._read, self._extra = images, read, extra
+        self.passed_over = +collections.Counter(passed_over)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -195,7 +210,7 @@ class RawDataset:
 
 def row(episode: int, turn: int, text: str, emotion: int = UNKNOWN, **others) -> dict:
     """What `Turns.row` returns, with a speaker, image_id and `Info.extra` among the others."""
-    named = {"episode": episode, "turn": turn, "text": text, "emotion": emotion}
+    named = {"episode": episode, "turn": turn, "text": repaired(text), "emotion": emotion}
     return named | {"speaker": "", "image_id": ""} | others
 
 
@@ -267,35 +282,26 @@ def first_existing(folder: pathlib.Path, names: Iterable[str]) -> pathlib.Path |
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def read_bytes(path: pathlib.Path) -> bytes | None:
-    """Returns a file's bytes, or None when there is no such file.
+def read_text(path: pathlib.Path) -> str:
+    """Returns a text file, decoded and repaired (`igerg_jax.data.text_repair.decoded`).
 
-    Raises UserError when it exists but cannot be read: such an image is not merely broken.
+    Raises UserError when it cannot be read.
     """
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except IsADirectoryError:
-        return b""
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot read '{path}': it is not a regular file")
+        return decoded(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
 
 
-def read_mixed(path: pathlib.Path) -> str:
-    """Returns a text file that mixes lines in UTF-8 and in Windows-1252.
-
-    Raises UserError when it cannot be read.
-    """
-
-    def decode(line: bytes) -> str:
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError:
-            return line.decode("cp1252", errors="replace")
-
-    data = (read_bytes(path) or b"").removeprefix(b"\xef\xbb\xbf")
-    return "\n".join(map(decode, data.split(b"\n")))
+def csv_rows(name: str, text: str) -> Iterator[list[str]]:
+    """Yields the rows of a CSV file's text, blank lines left out. Raises UserError."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        yield from (row for row in reader if any(map(str.strip, row)))
+    except csv.Error as error:  # a quote that is never closed
+        raise UserError(f"{name}, before line {reader.line_num}: {error}") from error
 
 
 def load_tfds(name: str, options: Options) -> dict[str, Any]:
@@ -312,7 +318,7 @@ def load_tfds(name: str, options: Options) -> dict[str, Any]:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             builder.download_and_prepare(download_config=config)
     except Exception as error:  # whatever a download or a foreign builder raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = str(error).strip().split("\n") if str(error).strip() else [type(error).__name__]
         raise UserError(
             f"TFDS cannot make '{name}' in '{folder}': {reason[0]}. It needs a network, or a copy "
             f"of the folder '{name}' that was made elsewhere (with file_format='array_record')"

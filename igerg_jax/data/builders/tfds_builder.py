@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from igerg_jax.batch import EMOTIONS
-from igerg_jax.data import builders
+from igerg_jax.data import builders, image_files
 from igerg_jax.data.builders.source import NO_IMAGE, Info, Layout, Options, Turns
-from igerg_jax.data.images import as_jpeg
+from igerg_jax.data.image_gate import BrokenImage, as_jpeg
 from igerg_jax.data.parts import progress
 
 
@@ -99,7 +99,7 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, turns: Turns) -> Iterator[tuple[int, dict]]:
         layout = builders.layout(self._dataset)
-        keys, lacking = turns.image_keys, {"missing": 0, "broken": 0}
+        keys, lacking = turns.image_keys, {"taken": 0, "missing": 0, "broken": 0}
         for i in progress(range(len(turns)), f"building {split}", "turn"):
             example = turns.row(i)
             if layout.feature_dim:
@@ -110,8 +110,8 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     data = turns.image(i)
                     try:
                         jpeg = None if data is None else as_jpeg(data)[0]
-                        lacking["missing"] += data is None
-                    except (OSError, ValueError):
+                        lacking["missing" if data is None else "taken"] += 1
+                    except BrokenImage:
                         lacking["broken"] += 1
                 if layout.images == "some":
                     example["images"] = [io.BytesIO(jpeg)] if jpeg else []
@@ -120,10 +120,11 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 else:
                     example["image"] = io.BytesIO(jpeg)
             yield i, example
-        for what, count in lacking.items():
-            if count:
-                text = f"{self._dataset}, {split}: the images of {count} turns are {what}"
-                print(text, file=sys.stderr)
+        if lacking["missing"] or lacking["broken"] or turns.passed_over:
+            line = image_files.count_line(*lacking.values(), turns.passed_over)
+            print(f"{self._dataset}, {split}: {line}", file=sys.stderr)
+        for what, count in turns.remarks.items():
+            print(f"{self._dataset}, {split}: {count:,} {what}", file=sys.stderr)
 
 
 def features(info: Info, layout: Layout) -> tfds.features.FeaturesDict:

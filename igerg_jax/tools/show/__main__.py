@@ -6,7 +6,7 @@
 The page shows the first examples of training step K (from 0): images after augmentation, tokens
 with their turns, and what each objective makes of them, masked and shuffled with that step's own
 random numbers. It is one file that works offline, on a desktop or a phone. --stats prints how long
-each split's texts are, how many images its windows have, what is truncated and what is padding.
+each split's texts are, how many images its windows have, what is cut and what is padding.
 
 Exit codes: 0; 2 = the user can mend it, as the one message says.
 """

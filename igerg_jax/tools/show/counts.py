@@ -1,49 +1,15 @@
-"""How long texts are, how many images windows have, and what is truncated or padding, as text."""
-
-from typing import NamedTuple
+"""How long texts are, how many images windows have, and what is cut or padding, as text."""
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from igerg_jax.data import mixtures, store
+from igerg_jax.data import mixtures
+from igerg_jax.data.lengths import Counts, count
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 
 _PERCENTILES = (0, 10, 50, 90, 99, 100)
 _BINS, _BAR = 8, 24  # lines of a histogram; characters of its longest bar
-
-
-class Counts(NamedTuple):
-    """Of a split's W windows, before anything is truncated to its place in a batch.
-
-    Attributes:
-      context, response: int64[W] tokens, every turn's EOS among them.
-      images: int64[W], that a window shows.
-    """
-
-    context: np.ndarray
-    response: np.ndarray
-    images: np.ndarray
-
-
-def count(split: Split, config: ConfigDict) -> Counts:
-    """Counts a split's windows; reads no image and no word."""
-    turns, last_W = split.turns, split.response_turn
-    before_W = np.minimum(config.data.context_turns, turns.turn_in_episode[last_W])
-    if split.standalone:
-        before_W = np.zeros_like(last_W)
-    first_W = last_W - before_W
-    lengths = turns.token_counts()
-    tokens = np.concatenate([[0], np.cumsum(lengths + 1)])  # a turn's, and its EOS
-    shown = np.concatenate([[0], np.cumsum(turns.image != store.NO_IMAGE)])
-    response = lengths[last_W] + 1
-    if split.standalone:
-        context = response = np.where(lengths[last_W] > 0, response, 0)
-    else:
-        context = tokens[last_W] - tokens[first_W]
-    ends = last_W + (config.data.include_response_image or split.standalone)
-    images = (shown[ends] - shown[first_W]) * config.data.use_images
-    return Counts(context, response, images)
 
 
 def describe(prepared: Prepared, config: ConfigDict) -> str:
@@ -74,7 +40,11 @@ def _describe_split(use: str, split: Split, config: ConfigDict) -> str:
         lines.append(f"\n  {name}: room for {limit} {unit}, {padding:.1%} of it padding")
         if (cut := values > limit).any():
             lost = 1 - kept.sum() / values.sum()
-            lines.append(f"    {cut.mean():.1%} are truncated, losing {lost:.1%} of the {unit}")
+            what = {"images": "windows"}.get(name, f"{name}s")
+            lines.append(
+                f"    {cut.mean():.1%} of the {what} are cut at {limit} {unit}, losing {lost:.1%} "
+                f"of the {unit}"
+            )
         marks = np.percentile(values, _PERCENTILES, method="inverted_cdf")
         shown = "  ".join(f"{p}% {int(v)}" for p, v in zip(_PERCENTILES, marks, strict=True))
         lines.append(f"    percentiles: {shown}  mean {values.mean():.1f}")

@@ -11,7 +11,6 @@ Open Peeps by Pablo Stanley, CC0 1.0, from the package `dicebear-styles`.
 import dataclasses
 import functools
 import importlib.util
-import io
 import json
 import pathlib
 import re
@@ -19,6 +18,7 @@ import re
 import resvg_py
 from PIL import Image
 
+from igerg_jax.data import image_gate
 from igerg_jax.errors import UserError
 
 CITATION = """\
@@ -92,8 +92,7 @@ def render(peep: Peep, place: Place, background: Background, pixels: int) -> Ima
     png = resvg_py.svg_to_bytes(
         svg_string=svg(peep, place, background, pixels), skip_system_fonts=True
     )
-    with Image.open(io.BytesIO(png)) as image:
-        return image.convert("RGB")
+    return image_gate.read_rgb(png)
 
 
 def svg(peep: Peep, place: Place, background: Background, pixels: int) -> str:

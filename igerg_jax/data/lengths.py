@@ -1,0 +1,61 @@
+"""How long a split's windows are, and which share of them is cut to fit into a batch."""
+
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from igerg_jax.data import store
+from igerg_jax.data.windows import Split
+
+
+class Counts(NamedTuple):
+    """Of a split's W windows, before anything is truncated to its place in a batch.
+
+    Attributes:
+      context, response: int64[W] tokens, every turn's EOS among them.
+      images: int64[W], that a window shows.
+    """
+
+    context: np.ndarray
+    response: np.ndarray
+    images: np.ndarray
+
+
+def count(split: Split, config: ConfigDict) -> Counts:
+    """Counts a split's windows; reads no image and no word."""
+    turns, last_W = split.turns, split.response_turn
+    before_W = np.minimum(config.data.context_turns, turns.turn_in_episode[last_W])
+    if split.standalone:
+        before_W = np.zeros_like(last_W)
+    first_W = last_W - before_W
+    lengths = turns.token_counts()
+    tokens = np.concatenate([[0], np.cumsum(lengths + 1)])  # a turn's, and its EOS
+    shown = np.concatenate([[0], np.cumsum(turns.image != store.NO_IMAGE)])
+    response = lengths[last_W] + 1
+    if split.standalone:
+        context = response = np.where(lengths[last_W] > 0, response, 0)
+    else:
+        context = tokens[last_W] - tokens[first_W]
+    ends = last_W + (config.data.include_response_image or split.standalone)
+    images = (shown[ends] - shown[first_W]) * config.data.use_images
+    return Counts(context, response, images)
+
+
+def cut_shares(split: Split, config: ConfigDict) -> dict[str, float]:
+    """How many of a split's contexts and responses have more tokens than a batch has room for.
+
+    Returns:
+      "contexts" and "responses": the share of them that is cut, and "context_tokens" and
+      "response_tokens": where. {} if no window has words.
+    """
+    counts, data = count(split, config), config.data
+    spoken_W = counts.response > 0
+    if not spoken_W.any():
+        return {}
+    return {
+        "contexts": float((counts.context[spoken_W] > data.context_tokens).mean()),
+        "responses": float((counts.response[spoken_W] > data.response_tokens).mean()),
+        "context_tokens": data.context_tokens,
+        "response_tokens": data.response_tokens,
+    }

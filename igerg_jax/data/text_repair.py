@@ -1,0 +1,67 @@
+"""Text files as people have them: their encodings, their lines, and characters that went wrong."""
+
+import codecs
+
+# Two marks of UTF-32 begin like those of UTF-16: they are tried first.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+# Windows-1252 has quotes, dashes and letters where Unicode has controls that print as nothing. Of
+# text that was taken for Latin-1 on its way to UTF-8, these controls remain.
+_REPAIR = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}
+
+
+def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
+    """Of codecs.register_error: what a decoder puts in place of bytes that it cannot decode."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return wrong.decode("cp1252", errors="replace"), error.end
+
+
+_WINDOWS_1252 = "igerg_jax.windows_1252"
+codecs.register_error(_WINDOWS_1252, _as_windows_1252)
+
+
+def repaired(text: str) -> str:
+    """Replaces the controls U+0080 to U+009F by what the byte means in Windows-1252.
+
+    The five bytes that mean nothing there become U+FFFD. Python counts U+0085 as white space: call
+    this before `strip`.
+    """
+    return text.translate(_REPAIR)
+
+
+def decoded(data: bytes) -> str:
+    """Decodes and repairs a text file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+
+    Without a mark, bytes that are not UTF-8 are read as Windows-1252: files mix both, even in one
+    line. UTF-16 without a mark is told by its zero bytes. Never raises.
+    """
+    for mark, encoding in _MARKS.items():
+        if data.startswith(mark) and encoding != "utf-8":
+            return repaired(data[len(mark) :].decode(encoding, errors="replace"))
+    data = data.removeprefix(codecs.BOM_UTF8)
+    for place, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros = data[place:200:2].count(0)
+        if zeros > 40 or (zeros and zeros == len(data[place:200:2])):
+            return repaired(data.decode(encoding, errors="replace"))
+    return decoded_line(data)
+
+
+def decoded_line(line: bytes) -> str:
+    """Decodes and repairs UTF-8; a byte that is not UTF-8 is one of Windows-1252."""
+    return repaired(line.decode("utf-8", errors=_WINDOWS_1252))
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text, which only "\\n" and "\\r\\n" end.
+
+    `str.splitlines` would also cut at U+0085 and U+2028, which JSON and sentences may hold.
+    """
+    found = [line.removesuffix("\r") for line in text.split("\n")]
+    return found[:-1] if not found[-1] else found
