@@ -277,6 +277,10 @@ def test_meld_shows_the_middle_of_the_utterance_not_of_its_clip(tmp_path):
     assert abs(brightness(20.0) - 20) < 6
     for unknown in (math.nan, -3.0, 0.0, 600.0):
         assert abs(brightness(unknown) - 120) < 6, unknown
+    raw_data.put(tmp_path / "train_sent_emo.csv", raw_data.meld_csv([("a", "R", "joy", 0, 0)]))
+    path.rename(raw_data.put(tmp_path / "train_splits" / "dia0_utt0.mp4", b""))
+    image = splits("meld/frames", tmp_path)["train"].image(0)  # of 5.7 seconds, says the table
+    assert np.asarray(Image.open(io.BytesIO(image))).mean() < 15
     playlist = tmp_path / "other.mp4"
     playlist.write_text(f"ffconcat version 1.0\nfile {path.name}\n")
     assert meld.middle_frame(playlist) == b""
