@@ -65,8 +65,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     text(
         "checkpoint",
         None,
-        "To evaluate, generate or chat with: a workdir, one of its checkpoints, a weights folder, or "
-        "the name of a model that comes with igerg_jax, such as small. Default: --workdir. "
+        "To evaluate, generate or chat with: a workdir, one of its checkpoints, a weights folder, "
+        "or the name of a model that comes with igerg_jax, such as small. Default: --workdir. "
         "With --checkpoint and no --workdir, results are printed and nothing is written.",
     )
     texts("context", [], "A turn's words; repeat it, oldest first.")
