@@ -36,7 +36,7 @@ function tell(error) {
   $("#problem").textContent = error ? error.message : "";
 }
 
-const percent = (p) => `${Math.round(100 * p)} %`;
+const percent = (p) => `${Math.round(100 * p)}\u00a0%`;
 const likeliest = (p) => about.emotions.reduce((a, b) => (p[b] > p[a] ? b : a));
 const faceUrl = (number, emotion) => `faces/${number}/${emotion}`;
 
@@ -44,8 +44,10 @@ function bars(probabilities) {
   const most = likeliest(probabilities);
   return about.emotions.map((emotion) => {
     const p = probabilities[emotion];
-    const meter = element("meter", { className: emotion, value: p, ariaLabel: emotion });
-    const row = element("li", {}, element("span", { textContent: emotion }), meter, element("b", { textContent: percent(p) }));
+    const length = element("i", { className: emotion });
+    length.style.width = `${100 * p}%`;
+    const bar = element("span", { className: "bar", ariaHidden: "true" }, length);
+    const row = element("li", {}, element("span", { textContent: emotion }), bar, element("b", { textContent: percent(p) }));
     if (emotion === most) row.className = "most";
     return row;
   });
