@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
 from typing import Any
@@ -102,7 +104,9 @@ def chat(config: Any, path: epath.PathLike) -> None:
     responder.compile([responder.strategy], for_each_face=False)
     print("/face FILE shows it a face; /help lists what else there is", file=sys.stderr)
     is_terminal = sys.stdin.isatty()
-    terminal_chat.run(responder, terminal_chat.typed_lines(is_terminal), print)
+    lines = terminal_chat.typed_lines(is_terminal)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C while it answers
+        terminal_chat.run(responder, lines, functools.partial(print, flush=True))
 
 
 def compile_step(config: Any, topology: str, slices: int, file: str | None, search: bool) -> None:

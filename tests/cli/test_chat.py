@@ -10,8 +10,6 @@ import talking
 
 import main
 from igerg_jax.cli import chat
-from igerg_jax.run import workdirs
-from igerg_jax.tools.weights import parameters
 
 
 class Recording:
@@ -33,15 +31,20 @@ def drawn():
     return talking.draw_model()
 
 
+@pytest.fixture(scope="module")
+def responder(drawn):
+    return drawn.make_responder()
+
+
 @pytest.fixture
-def talk(drawn, tmp_path):
+def talk(responder, tmp_path):
     """Lines -> (what was written for each, what the model was asked)."""
     (tmp_path / "face.png").write_bytes(talking.png(talking.face(0)))
 
     def run(*lines):
-        written, responder = [], Recording(drawn.responder)
-        chat.run(responder, [line.format(tmp=tmp_path) for line in lines], written.append)
-        return written, responder.asked
+        written, recording = [], Recording(responder)
+        chat.run(recording, [line.format(tmp=tmp_path) for line in lines], written.append)
+        return written, recording.asked
 
     return run
 
@@ -115,13 +118,11 @@ def test_control_d_and_control_c_end_it(monkeypatch, capsys, key):
 
 
 @pytest.mark.slow
-def test_the_command_line(drawn, tmp_path, monkeypatch, capsys):
-    drawn.tokenizer.save(tmp_path / workdirs.TOKENIZER_FILE)
-    (tmp_path / workdirs.CONFIG_FILE).write_text(drawn.config.to_json_best_effort())
-    parameters.write(tmp_path, drawn.params, drawn.config, drawn.tokenizer.digest)
+def test_the_command_line(drawn, responder, tmp_path, monkeypatch, capsys):
+    drawn.save(tmp_path)
     lines = iter(["a i q", "/quit"])
     monkeypatch.setattr(builtins, "input", lambda prompt: next(lines))
     assert main.main(["main.py", "--mode=chat", f"--checkpoint={tmp_path}"]) == 0
     out = capsys.readouterr().out
-    answer = drawn.responder.respond([("a i q", None)])
-    assert out.startswith(answer.text) and "the judge reads" in out
+    assert out.startswith(responder.respond([("a i q", None)]).text)
+    assert "the judge reads" in out

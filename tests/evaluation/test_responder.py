@@ -11,7 +11,6 @@ import talking
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.decoding import search, stream
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation.responder import Responder
 
 TURNS = [("a i q", None), ("b j r", None)]
 FACES = [talking.face(seed) for seed in range(7)]
@@ -24,13 +23,13 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def responder(drawn):
-    return drawn.responder
+    return drawn.make_responder()
 
 
 def test_nothing_that_changes_from_turn_to_turn_compiles_again(drawn, monkeypatch):
     traces, plain = [], search.generate
     monkeypatch.setattr(search, "generate", lambda *given: traces.append(1) or plain(*given))
-    responder = Responder(drawn.responder._setup, drawn.tokenizer, drawn.responder._params)
+    responder = drawn.make_responder()
     responder.compile(["greedy"], for_each_face=True)
     assert len(traces) == 2  # of one row, of seven
     responder.respond(TURNS, None, guidance=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pathlib
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,9 @@ from PIL import Image
 
 from igerg_jax.data import tokenizers
 from igerg_jax.evaluation.responder import Responder
-from igerg_jax.setup import set_up
+from igerg_jax.run import workdirs
+from igerg_jax.setup import Setup, set_up
+from igerg_jax.tools.weights import parameters
 
 WORDS = [f"{a} {b} {c}" for a in "abcdefghz" for b in "ijklmnop" for c in "qrstuvwx"]
 VOCABULARY = 288
@@ -22,8 +25,18 @@ VOCABULARY = 288
 class Drawn(NamedTuple):
     config: ConfigDict
     tokenizer: tokenizers.Tokenizer
-    params: dict
-    responder: Responder
+    setup: Setup
+    params: dict  # on the setup's device
+
+    def make_responder(self) -> Responder:
+        return Responder(self.setup, self.tokenizer, self.params)
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Leaves what a run does in its workdir."""
+        self.tokenizer.save(workdir / workdirs.TOKENIZER_FILE)
+        (workdir / workdirs.CONFIG_FILE).write_text(self.config.to_json_best_effort())
+        params = jax.device_get(self.params)
+        parameters.write(workdir, params, self.config, self.tokenizer.digest)
 
 
 def draw_model() -> Drawn:
@@ -34,8 +47,7 @@ def draw_model() -> Drawn:
     setup = set_up(config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:1])
     params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_params)
-    placed = jax.device_put(params, shardings)
-    return Drawn(config, tokenizer, params, Responder(setup, tokenizer, placed))
+    return Drawn(config, tokenizer, setup, jax.device_put(params, shardings))
 
 
 def face(seed: int, side: int = 16) -> np.ndarray:

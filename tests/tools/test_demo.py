@@ -6,8 +6,12 @@ import asyncio
 import base64
 import io
 import json
+import pathlib
 import re
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -29,12 +33,18 @@ from igerg_jax.tools.demo import __main__ as demo
 from igerg_jax.tools.demo import pictures, questions, server
 
 TURNS = [{"text": "a i q", "pixels": None}]
+ROOT = pathlib.Path(__file__).parents[2]
 ADDRESS = "http://127.0.0.1:7860"
 
 
 @pytest.fixture(scope="module")
-def responder():
-    return talking.draw_model().responder
+def drawn():
+    return talking.draw_model()
+
+
+@pytest.fixture(scope="module")
+def responder(drawn):
+    return drawn.make_responder()
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +252,29 @@ def test_it_listens_on_this_machine_alone_and_says_when_a_port_is_taken():
             demo.listen(port)
     with pytest.raises(UserError, match="65535"):
         demo.listen(70000)
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert demo.main(["demo"]) == 2
+    assert "'uvicorn': pip install -r requirements-demo.txt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_as_a_process(drawn, tmp_path):
+    """It says where it is, answers there, and ends with Ctrl-C."""
+    drawn.save(tmp_path)
+    command = [sys.executable, "-m", "igerg_jax.tools.demo", f"--checkpoint={tmp_path}", "--port=0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        about = httpx2.get(f"{found[0]}/about").json()
+        assert about["name"] == tmp_path.name and about["strategies"]
+        started = time.monotonic()
+        reply = httpx2.post(f"{found[0]}/answers", json={"turns": TURNS}, timeout=60)
+        assert reply.status_code == 200 and time.monotonic() - started < 10  # compiled before
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0 and process.stderr.read() == ""

@@ -39,7 +39,7 @@ DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 400, "height": 800}
 def address():
     """Of a server with a model that was drawn at random."""
     with demo.listen(0) as listener:
-        app = server.make_app(talking.draw_model().responder, "drawn")
+        app = server.make_app(talking.draw_model().make_responder(), "drawn")
         settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
         running = uvicorn.Server(settings)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
