@@ -99,7 +99,7 @@ def _guidance(given: Mapping[str, Any]) -> float | None:
     guidance = _of_type(given, "guidance", (int, float))
     if guidance is not None and not (math.isfinite(guidance) and 0 <= guidance <= MAX_GUIDANCE):
         raise UserError(f"the guidance must be between 0 and {MAX_GUIDANCE:g}")
-    return guidance
+    return None if guidance is None else float(guidance)
 
 
 def _draw(given: Mapping[str, Any]) -> int:
