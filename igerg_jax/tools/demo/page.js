@@ -123,6 +123,8 @@ async function openCamera() {
     return;
   }
   const dialog = $("#viewfinder"), video = $("video");
+  $("#take").disabled = true; // until there is something to take
+  video.addEventListener("loadeddata", () => { $("#take").disabled = false; }, { once: true });
   video.srcObject = stream;
   dialog.addEventListener("close", () => stream.getTracks().forEach((track) => track.stop()), { once: true });
   dialog.showModal();
@@ -131,7 +133,6 @@ async function openCamera() {
 function takePicture() {
   const video = $("video");
   const side = Math.min(video.videoWidth, video.videoHeight);
-  if (!side) return;
   const canvas = element("canvas", { width: side, height: side });
   const left = (video.videoWidth - side) / 2, top = (video.videoHeight - side) / 2;
   canvas.getContext("2d").drawImage(video, left, top, side, side, 0, 0, side, side);
