@@ -5,6 +5,7 @@
     python main.py --config=configs/pretrain.py --mode=evaluate
     python main.py --config=configs/pretrain.py --mode=generate --image=face.png --context="Hi!"
     python main.py --checkpoint=small --mode=generate --image=face.png --context="Hi!"
+    python main.py --checkpoint=small --mode=chat
 
 --config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. With
 --checkpoint, --config may be left out: it is then the one that the checkpoint was trained with. The
@@ -29,7 +30,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line, workdirs
 
-MODES = ("train", "evaluate", "generate", "compile")
+MODES = ("train", "evaluate", "generate", "chat", "compile")
 RECORDED_CONFIG = pathlib.Path(command_line.__file__).with_name("recorded_config.py")
 
 
@@ -62,8 +63,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     text(
         "checkpoint",
         None,
-        "To evaluate or generate with: a workdir, one of its checkpoints, a weights folder, or the "
-        "name of a model that comes with igerg_jax, such as small. Default: --workdir. "
+        "To evaluate, generate or chat with: a workdir, one of its checkpoints, a weights folder, "
+        "or the name of a model that comes with igerg_jax, such as small. Default: --workdir. "
         "With --checkpoint and no --workdir, results are printed and nothing is written.",
     )
     texts("context", [], "A turn's words; repeat it, oldest first.")
@@ -144,9 +145,10 @@ def run(values: flags.FlagValues) -> None:
     # These import JAX: seconds that --help and wrong flags do not cost.
     from igerg_jax.cli import modes
     from igerg_jax.parallel import processes
+    from igerg_jax.setup import enable_compilation_cache
 
     processes.start(config.distributed)
-    modes.enable_compilation_cache(config)
+    enable_compilation_cache(config)
     path = checkpoint or workdir
     try:
         if training:
@@ -157,6 +159,8 @@ def run(values: flags.FlagValues) -> None:
             modes.generate_once(config, path, *conversation, values.emotion)
         elif values.mode == "generate":
             modes.generate_samples(config, path, workdir)
+        elif values.mode == "chat":
+            modes.chat(config, path)
         else:
             modes.compile_step(config, values.topology, values.slices, values.report, values.search)
     except OSError as error:

@@ -7,6 +7,7 @@ adds the optimizer's state.
 
 import contextlib
 import dataclasses
+import os
 from typing import Any
 
 import flax.linen as nn
@@ -127,3 +128,10 @@ def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
     batch = synthetic(one_row, model.special, model.vocab_size, seed=0)
     # Not of `train.prng`: the first parameters must not depend on the mesh.
     return model.init(jax.random.key(config.seed, impl="threefry2x32"), batch)["params"]
+
+
+def enable_compilation_cache(config: Any) -> None:
+    """Keeps compiled programs between runs, unless JAX's own setting says where already."""
+    if config.compilation_cache_dir and jax.config.jax_compilation_cache_dir is None:
+        folder = os.path.expanduser(config.compilation_cache_dir)
+        jax.config.update("jax_compilation_cache_dir", folder)

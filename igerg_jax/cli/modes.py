@@ -1,7 +1,8 @@
 """The modes of main.py: what each does once the command line is parsed. Results go to stdout."""
 
+import contextlib
+import functools
 import json
-import os
 import sys
 from typing import Any
 
@@ -9,19 +10,14 @@ import jax
 from etils import epath
 
 from igerg_jax import checks, report, storage
+from igerg_jax.cli import chat as terminal_chat
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.evaluation.responder import Responder, Turn
 from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.tools.tpu_report import compile_report
 from igerg_jax.training import train_loop
-
-
-def enable_compilation_cache(config: Any) -> None:
-    """Keeps compiled programs between runs, unless JAX's own setting says where already."""
-    if config.compilation_cache_dir and jax.config.jax_compilation_cache_dir is None:
-        folder = os.path.expanduser(config.compilation_cache_dir)
-        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def train(config: Any, workdir: epath.Path) -> None:
@@ -70,7 +66,7 @@ def generate_samples(config: Any, path: epath.PathLike, workdir: epath.Path | No
 def generate_once(
     config: Any,
     path: epath.PathLike,
-    turns: list[conversation.Turn],
+    turns: list[Turn],
     response_image: str | None,
     emotion: str | None,
 ) -> None:
@@ -91,6 +87,24 @@ def generate_once(
     answer = conversation.respond(setup, tokenizer, params, turns, response_image, emotion)
     if jax.process_index() == 0:
         print(conversation.describe(answer))
+
+
+def chat(config: Any, path: epath.PathLike) -> None:
+    """Talks with a model in the terminal, until Ctrl-D or Ctrl-C."""
+    checks.check_inference(config)
+    if jax.process_count() > 1:
+        raise UserError("--mode=chat runs in one process: leave out config.distributed's keys")
+    folder = checkpoint.find(path)
+    tokenizer = trained_run.tokenizer_of(config, folder)
+    setup, params = trained_run.load(config, folder, tokenizer)
+    responder = Responder(setup, tokenizer, params)
+    print("compiling", file=sys.stderr)
+    responder.compile([responder.strategy], for_each_face=False)
+    print("/face FILE shows it a face; /help lists what else there is", file=sys.stderr)
+    is_terminal = sys.stdin.isatty()
+    lines = terminal_chat.typed_lines(is_terminal)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C while it answers
+        terminal_chat.run(responder, lines, functools.partial(print, flush=True))
 
 
 def compile_step(config: Any, topology: str, slices: int, file: str | None, search: bool) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from igerg_jax.data.prepared import Prepared  # which imports this module
 
 Encoded = tuple[bytes, tuple[int, int]]  # JPEG bytes, (height, width)
+Picture = str | pathlib.Path | bytes | np.ndarray  # a file, its bytes, or `read_pixels` of it
 
 
 def example_ids(
@@ -103,14 +104,14 @@ def window_batches(
 def single_example(
     tokenizer: Tokenizer,
     config: ConfigDict,
-    turns: Sequence[tuple[str, str | pathlib.Path | None]],
-    response_image: str | pathlib.Path | None,
+    turns: Sequence[tuple[str, Picture | None]],
+    response_image: Picture | None,
 ) -> dict[str, np.ndarray]:
     """Makes a batch of one row from a typed conversation: emotions UNKNOWN, response all PAD.
 
     Args:
-      turns: (text, image file or None), oldest first; the last context_turns of them are used.
-      response_image: image file of the turn to be generated, or None; withheld from the model if
+      turns: (text, image or None), oldest first; the last context_turns of them are used.
+      response_image: image of the turn to be generated, or None; withheld from the model if
         config.data.include_response_image is False.
 
     Raises:
@@ -124,16 +125,43 @@ def single_example(
             f"config.data.feature_dim={config.data.feature_dim}: this model reads precomputed "
             "features, so it cannot look at image files"
         )
-    files = [*(file for _, file in turns), response_image]
-    encoded = [None if f is None else image_gate.file_as_jpeg(pathlib.Path(f)) for f in files]
+    pictures = [*(picture for _, picture in turns), response_image]
+    pixels = [None if picture is None else read_pixels(picture, config) for picture in pictures]
     example = windows.Example(
         tokens=[*(np.asarray(tokenizer.encode(repaired(text)), np.int32) for text, _ in turns), ()],
-        emotions=[UNKNOWN] * len(files),
-        images=[store.NO_IMAGE if e is None else slot for slot, e in enumerate(encoded)],
+        emotions=[UNKNOWN] * len(pictures),
+        images=[store.NO_IMAGE if p is None else slot for slot, p in enumerate(pixels)],
     )
-    arrays = _encoded_arrays([example], encoded, config, tokenizer.special)
-    batch = input_graph.single_batch(arrays, _spec(config, 1), config.data.preprocessing)
-    return batch | {"response": np.full_like(batch["response"], tokenizer.special.pad)}
+    batch, slots_1xN = windows.pack([example], config, tokenizer.special)
+    images = np.zeros(*_spec(config, 1).shapes()["images"])
+    for slot in np.flatnonzero(batch["image_mask"][0]):
+        images[0, slot] = pixels[slots_1xN[0, slot]]
+    response = np.full_like(batch["response"], tokenizer.special.pad)
+    return batch | {"images": images, "response": response}
+
+
+def read_pixels(picture: Picture, config: ConfigDict) -> np.ndarray:
+    """uint8 [H, W, 3]: what the model is shown of an image, preprocessed as in evaluation.
+
+    Args:
+      picture: a file, the bytes of one, or pixels that this function has returned before.
+
+    Raises:
+      UserError: it can't be read, or the pixels are not as many as the model takes.
+    """
+    side = config.data.image_size
+    if isinstance(picture, np.ndarray):
+        if picture.shape != (side, side, 3) or picture.dtype != np.uint8:
+            raise UserError(
+                f"pixels must be uint8 [{side}, {side}, 3], not {picture.dtype} "
+                f"{list(picture.shape)}"
+            )
+        return picture
+    jpeg, size = _read_image(picture)
+    recipe = augment.plain_recipe(np.array([size], np.int32), side)
+    parts = input_graph.parts(np.array([jpeg], object), recipe, np.ones((1, 1), bool))
+    spec = dataclasses.replace(_spec(config, 1), images=1)
+    return input_graph.images(spec, config.data.preprocessing, *parts).numpy()[0, 0]
 
 
 def file_batches(
@@ -231,6 +259,15 @@ def _check_layout(split: Split, config: ConfigDict) -> None:
             f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has "
             f"{vectors if width else images}"
         )
+
+
+def _read_image(picture: str | pathlib.Path | bytes) -> Encoded:
+    if not isinstance(picture, bytes):
+        return image_gate.file_as_jpeg(pathlib.Path(picture))
+    try:
+        return image_gate.as_jpeg(picture)
+    except image_gate.BrokenImage as error:
+        raise UserError(f"cannot read the image, give a PNG or JPEG file: {error}") from error
 
 
 def _try_image(path: pathlib.Path) -> Encoded | None:

@@ -30,7 +30,7 @@ class Guidance:
     probability given the response's face and emotion, and q the one without them.
     """
 
-    guidance: float  # 0 = none: by log p
+    guidance: float | jax.Array  # 0 = none: by log p; a scalar array may differ from call to call
     guidance_floor: float  # only tokens with p >= floor * max p (arXiv:2210.15097); 0 = all
 
     @classmethod
@@ -48,12 +48,19 @@ class Guidance:
         check_constraints("generate", vars(chosen), ranges)
         return chosen
 
+    @property
+    def needs_both(self) -> bool:
+        """Whether q is needed: not where the guidance is known to be 0."""
+        return isinstance(self.guidance, jax.Array) or self.guidance > 0
+
     def combine(self, log_p_xV: jax.Array, log_q_xV: jax.Array) -> jax.Array:
         """The log-probabilities float32 [..., V] that tokens are chosen by."""
         guided_xV = log_p_xV + self.guidance * (log_p_xV - log_q_xV)
         if self.guidance_floor:
             least_x1 = log_p_xV.max(-1, keepdims=True) + jnp.log(self.guidance_floor)
             guided_xV = jnp.where(log_p_xV >= least_x1, guided_xV, log_p_xV + UNDER_THE_FLOOR)
+            if isinstance(self.guidance, jax.Array):  # no guidance, no floor
+                guided_xV = jnp.where(self.guidance > 0, guided_xV, log_p_xV)
         return jax.nn.log_softmax(guided_xV)
 
 

@@ -15,6 +15,7 @@ The decoder is told the emotion that the model sees in the response's image, or 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -63,23 +64,29 @@ class Settings(NamedTuple):
         return cls(strategies.strategy(config), Limits.of(config), Guidance.of(config))
 
 
-def make_respond(setup: Setup) -> Callable[..., Responses]:
-    """A function (params, batch, rng, rows_B=None, target_emotion_BxC=None) -> `Responses`, as
-    `config.generate` says.
+def make_respond(setup: Setup, settings: Settings | None = None) -> Callable[..., Responses]:
+    """A function (params, batch, rng, rows_B=None, target_emotion_BxC=None, guidance=None) ->
+    `Responses`, as `settings` say (default: what `config.generate` says).
 
     It compiles once per shape. It uses the batch's images and context. `rows_B`, int32, numbers
     the examples: with the key `rng` the number decides what is sampled, so that an example's
     sample is the same in any batch (default: its place in the batch). `target_emotion_BxC` are
     probabilities of the emotion to respond with (default: the one seen in the response's image).
+    `guidance`, a float32 scalar, takes the place of the settings' and may be another in every call.
     Parameters and batch are on `setup.mesh`; the result is replicated.
 
     Raises:
       UserError: as `Settings.of`.
     """
-    settings = Settings.of(setup.config)
+    settings = settings or Settings.of(setup.config)
 
-    def answer(params, batch, rng, rows_B, target_emotion_BxC):
-        return generate(setup.model, params, batch, rng, settings, rows_B, target_emotion_BxC)
+    def answer(params, batch, rng, rows_B, target_emotion_BxC, guidance):
+        now = settings
+        if guidance is not None:
+            now = settings._replace(
+                guidance=dataclasses.replace(settings.guidance, guidance=guidance)
+            )
+        return generate(setup.model, params, batch, rng, now, rows_B, target_emotion_BxC)
 
     jitted = jax.jit(answer, out_shardings=sharding.replicated(setup.mesh))
 
@@ -89,10 +96,11 @@ def make_respond(setup: Setup) -> Callable[..., Responses]:
         rng: jax.Array,
         rows_B: jax.Array | None = None,
         target_emotion_BxC: jax.Array | None = None,
+        guidance: jax.Array | None = None,
     ) -> Responses:
         inputs = {name: batch[name] for name in BATCH_ENTRIES if name in batch}
         with mesh_context(setup):
-            return jitted(params, inputs, rng, rows_B, target_emotion_BxC)
+            return jitted(params, inputs, rng, rows_B, target_emotion_BxC, guidance)
 
     return respond
 
@@ -110,11 +118,11 @@ def generate(
     strategy, limits, guidance = settings
     if rows_B is None:
         rows_B = jnp.arange(batch["context"].shape[0])
-    decoded_from = sources(model, params, batch, target_emotion_BxC, bool(guidance.guidance))
+    decoded_from = sources(model, params, batch, target_emotion_BxC, guidance.needs_both)
     candidates = strategy.candidates if isinstance(strategy, Sample) else 1
     if candidates > 1:
         decoded_from = jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), decoded_from)
-    if guidance.guidance:
+    if guidance.needs_both:
         started = start_guided(model, params, decoded_from, guidance, limits.max_tokens)
     else:
         started = stream.start(model, params, decoded_from[0], limits.max_tokens)

@@ -48,7 +48,7 @@ def refused(capsys, *arguments: str) -> str:
         ((CONFIG, "--config.train=3"), ["'config.train'", "train.steps"]),
         ((CONFIG, "--config.train.steps=many"), ["train.steps", "int", "'many'"]),
         ((CONFIG, "--config.data.use_images=maybe"), ["data.use_images", "bool", "'maybe'"]),
-        ((CONFIG, "--mode=tarin"), ["tarin", "train|evaluate|generate|compile"]),
+        ((CONFIG, "--mode=tarin"), ["tarin", "train|evaluate|generate|chat|compile"]),
         ((CONFIG, "--wrkdir=x"), ["wrkdir", "workdir"]),
         ((CONFIG, "more"), ["'more'"]),
         ((CONFIG, "--checkpoint=x"), ["--config.init_from"]),

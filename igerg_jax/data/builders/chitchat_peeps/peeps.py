@@ -112,11 +112,11 @@ def pick(split: str, emotion: int, rng: random.Random) -> drawing.Peep:
     )
 
 
-def draw(peep: drawing.Peep, rng: random.Random) -> bytes:
+def draw(peep: drawing.Peep, rng: random.Random, pixels: int = IMAGE_PIXELS) -> bytes:
     """Draws a person at a random position, size and angle on a random two-colour background.
 
     Returns:
-      A JPEG of IMAGE_PIXELS x IMAGE_PIXELS pixels, RGB; a pure function of peep and rng's state.
+      A JPEG of pixels x pixels, RGB; the same picture at any size, for one state of rng.
     """
     place = drawing.Place(
         centre=(0.5 + rng.uniform(-_SHIFT, _SHIFT), 0.5 + rng.uniform(-_SHIFT, _SHIFT)),
@@ -127,5 +127,5 @@ def draw(peep: drawing.Peep, rng: random.Random) -> bytes:
     near, far = ("#" + "".join(f"{rng.randint(40, 255):02x}" for _ in "rgb") for _ in range(2))
     background = drawing.Background(near, far, downwards=rng.random() < 0.5)
     out = io.BytesIO()
-    drawing.render(peep, place, background, IMAGE_PIXELS).save(out, "JPEG", quality=JPEG_QUALITY)
+    drawing.render(peep, place, background, pixels).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()

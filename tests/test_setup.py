@@ -1,4 +1,4 @@
-"""What main.py's modes share."""
+"""What every entry point shares."""
 
 import os
 
@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from configs import pretrain
-from igerg_jax.cli import modes
+from igerg_jax import setup
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def cache_dir():
 
     def between(config, already: str | None) -> str | None:
         jax.config.update("jax_compilation_cache_dir", already)
-        modes.enable_compilation_cache(config)
+        setup.enable_compilation_cache(config)
         return jax.config.jax_compilation_cache_dir
 
     yield between

@@ -1,0 +1,163 @@
+"""A conversation in the terminal: one line a turn.
+
+/face FILE        the face of the one who answers; /face none takes it away
+/emotion joy      the emotion to answer with; /emotion auto: the one seen in the face
+/guidance 2       how strongly face and emotion pull at the words; 0 is plain decoding
+/strategy beam    greedy, sample or beam
+/again            another answer to the last line, drawn at random
+/new              a new conversation
+/help             these lines
+/quit             ends it, as Ctrl-D and Ctrl-C do
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from igerg_jax.batch import EMOTION_ID
+from igerg_jax.decoding.strategies import STRATEGIES
+from igerg_jax.errors import UserError, check_known
+from igerg_jax.evaluation.responder import Answer, Probabilities, Responder, Turn
+
+PROMPT = "> "
+HELP = __doc__.partition("\n\n")[2].rstrip()
+AUTO, NONE = "auto", "none"
+
+
+class Chat:
+    """The conversation so far, and how it is answered."""
+
+    def __init__(self, responder: Responder):
+        self._responder = responder
+        self._turns: list[Turn] = []
+        self._face = None  # pixels
+        self._emotion: str | None = None
+        self._guidance, self._strategy = responder.guidance, responder.strategy
+        self._asked: list[Turn] = []  # what the last answer was given to
+        self._draw = 0
+        self._commands: dict[str, Callable[[str], str]] = {
+            "face": self._set_face,
+            "emotion": self._set_emotion,
+            "guidance": self._set_guidance,
+            "strategy": self._set_strategy,
+            "again": self._again,
+            "new": self._new,
+            "help": lambda _: HELP,
+        }
+
+    def reply(self, line: str) -> str:
+        """What a line is answered with, a command's effect or a response.
+
+        Raises:
+          UserError: a command or what it names is wrong. The conversation is as it was.
+        """
+        if not line.startswith("/"):
+            return self._say(line)
+        name, _, argument = line[1:].partition(" ")
+        known = [f"/{command}" for command in (*self._commands, "quit")]
+        check_known(f"/{name}", known, f"there is no command /{name}")
+        return self._commands[name](argument.strip())
+
+    def _say(self, words: str) -> str:
+        self._draw = 0
+        return self._answer([*self._turns, (words, None)], self._strategy)
+
+    def _again(self, _: str) -> str:
+        if not self._asked:
+            raise UserError("there is no answer yet: say something first")
+        self._draw += 1
+        return self._answer(self._asked, "sample")
+
+    def _answer(self, turns: list[Turn], strategy: str) -> str:
+        turns = turns[-self._responder.config.data.context_turns :]
+        answer = self._responder.respond(
+            turns, self._face, self._emotion, self._guidance, strategy, self._draw
+        )
+        self._asked = turns
+        # Without words it is no turn: the model has never been given one.
+        spoken = [(answer.text, self._face)] if answer.text.strip() else []
+        self._turns = [*turns, *spoken]
+        return describe(answer, len(turns), self._emotion)
+
+    def _set_face(self, file: str) -> str:
+        if not file:
+            raise UserError(f"name a picture: /face FILE, or /face {NONE}")
+        if file == NONE:
+            self._face = None
+            return "it answers without a face"
+        face = self._responder.read(file)
+        seen = self._responder.see(face)
+        self._face = face
+        return f"in this face it sees {_likeliest(seen)}"
+
+    def _set_emotion(self, name: str) -> str:
+        if name == AUTO:
+            self._emotion = None
+            return "it answers with the emotion that it sees in the face"
+        check_known(name, [AUTO, *EMOTION_ID], f"there is no emotion '{name}'")
+        if not self._responder.can_be_told:
+            raise UserError("this model cannot be told an emotion")
+        self._emotion = name
+        return f"it answers with {name}, whatever the face shows"
+
+    def _set_guidance(self, value: str) -> str:
+        try:
+            guidance = float(value)
+        except ValueError as error:
+            raise UserError(f"'{value}' is not a number; for instance: /guidance 2") from error
+        if not 0 <= guidance < float("inf"):
+            raise UserError(f"the guidance must be at least 0, not {value}")
+        self._guidance = guidance
+        return f"the guidance is {guidance:g}"
+
+    def _set_strategy(self, name: str) -> str:
+        check_known(name, STRATEGIES, f"there is no strategy '{name}'")
+        self._strategy = name
+        return f"the strategy is {name}"
+
+    def _new(self, _: str) -> str:
+        self._turns, self._asked = [], []
+        return "a new conversation"
+
+
+def run(responder: Responder, lines: Iterable[str], write: Callable[[str], None]) -> None:
+    """Talks until the lines end, or /quit."""
+    chat = Chat(responder)
+    for line in map(str.strip, lines):
+        if line == "/quit":
+            return
+        if not line:
+            continue
+        try:
+            write(chat.reply(line))
+        except UserError as error:
+            write(f"error: {error}")
+
+
+def typed_lines(is_terminal: bool) -> Iterator[str]:
+    """Lines from stdin until Ctrl-D or Ctrl-C; with a prompt and line editing in a terminal."""
+    if is_terminal:
+        import readline  # noqa: F401 - `input` uses it once it is imported
+    try:
+        while True:
+            yield input(PROMPT if is_terminal else "")
+    except (EOFError, KeyboardInterrupt):
+        if is_terminal:
+            print()  # the shell's prompt starts on a line of its own
+
+
+def describe(answer: Answer, turns: int, emotion: str | None) -> str:
+    """A response, and beside it what was seen in the face and what the judge reads in the words.
+
+    Args:
+      turns: how many it was given to.
+      emotion: that was named; None = the face decided.
+    """
+    seen = answer.seen[turns]
+    notes = [f"sees {_likeliest(seen)}"] if seen is not None else []
+    notes += [f"told {emotion}"] if emotion else []
+    notes += [f"the judge reads {_likeliest(answer.judge)}"]
+    return f"{answer.text or '(no words)'}\n    [{'; '.join(notes)}]"
+
+
+def _likeliest(p: Probabilities) -> str:
+    emotion = max(p, key=p.get)
+    return f"{emotion} {p[emotion]:.2f}"

@@ -1,0 +1,303 @@
+"""A trained model to talk with: it answers conversations, and is compiled only once.
+
+Behind one-off responses, the terminal chat and the demo page. Letters as in `igerg_jax.batch`;
+R = rows of one call.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from igerg_jax import lexicon
+from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
+from igerg_jax.data import pipeline
+from igerg_jax.data.pipeline import Picture
+from igerg_jax.data.tokenizers import Tokenizer
+from igerg_jax.decoding import search
+from igerg_jax.decoding.strategies import STRATEGIES
+from igerg_jax.errors import UserError, check_known
+from igerg_jax.evaluation import trained_run
+from igerg_jax.evaluation.predictions import image_probabilities, jitted, replicated_key
+from igerg_jax.evaluation.samples import by_emotion
+from igerg_jax.models import igerg
+from igerg_jax.parallel import sharding
+from igerg_jax.setup import Setup
+
+Turn = tuple[str, Picture | None]  # words, and the speaker's image or None
+Probabilities = dict[str, float]  # by emotion
+
+
+class Answer(NamedTuple):
+    """A response, and what was seen and read on the way."""
+
+    text: str
+    score: float  # log-probability, or the score that it was chosen by among several
+    seen: tuple[Probabilities | None, ...]  # [N] in each slot's image; None = the model had none
+    sequence: Probabilities | None  # of all images together; None without any
+    judge: Probabilities  # the judge's reading of the text
+    spoken: str  # the emotion that the lexicon finds in the text
+
+
+class _Row(NamedTuple):
+    """One response to generate."""
+
+    turns: Sequence[Turn]
+    response_image: Picture | None
+    emotion: str | None
+
+
+class Responder:
+    """Answers conversations with one model. Not thread-safe.
+
+    Everything is compiled once: for each strategy that is asked for, for one response and for
+    `NUM_EMOTIONS` of them. The guidance, the emotion and the faces change from call to call.
+    """
+
+    def __init__(self, setup: Setup, tokenizer: Tokenizer, params: Any):
+        """
+        Args:
+          params: on the setup's mesh.
+
+        Raises:
+          UserError: wrong `generate` settings.
+        """
+        self.config = setup.config
+        self._setup, self._tokenizer, self._params = setup, tokenizer, params
+        self._settings = search.Settings.of(setup.config)
+        self._key = replicated_key(setup)
+        self._look, self._judge = jitted(setup, _look), jitted(setup, _judge)
+        self._generators: dict[str, Callable[..., search.Responses]] = {}
+
+    @classmethod
+    def open(cls, path: epath.PathLike) -> Responder:
+        """A responder on one device, as the checkpoint under `path` was trained.
+
+        Args:
+          path: as `igerg_jax.run.checkpoint.find` takes it.
+
+        Raises:
+          UserError: there is none, or it has no tokenizer.
+        """
+        run = trained_run.open_run(path, batch_size=1, devices=jax.devices()[:1])
+        if run.tokenizer is None:
+            raise UserError(f"'{path}' was trained on synthetic batches: it has no words")
+        return cls(run.setup, run.tokenizer, run.params)
+
+    @property
+    def guidance(self) -> float:
+        """What `generate.guidance` says."""
+        return self._settings.guidance.guidance
+
+    @property
+    def strategy(self) -> str:
+        """What `generate.strategy` says."""
+        return self.config.generate.strategy
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The names that `respond` takes."""
+        return tuple(STRATEGIES)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has learnt."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self._params))
+
+    @property
+    def sees_faces(self) -> bool:
+        """Whether the model is shown the image of the turn that it writes."""
+        data = self.config.data
+        return bool(data.use_images and data.include_response_image and not data.feature_dim)
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether an emotion can be named."""
+        return self.config.model.emotion_embedding != "none"
+
+    def compile(self, strategies: Iterable[str], for_each_face: bool) -> None:
+        """Compiles, by answering once, what answers with these strategies need.
+
+        Args:
+          for_each_face: also what `respond_to_each_face` needs.
+        """
+        side = self.config.data.image_size
+        blank = np.zeros((side, side, 3), np.uint8) if self.sees_faces else None
+        for strategy in strategies:
+            self.respond([("hello", None)], blank, strategy=strategy)
+            if for_each_face and blank is not None:
+                faces = [blank] * NUM_EMOTIONS
+                self.respond_to_each_face([("hello", None)], faces, strategy=strategy)
+
+    def read(self, picture: Picture) -> np.ndarray:
+        """uint8 [H, W, 3]: what the model is shown of an image. May be given in its place.
+
+        Raises:
+          UserError: it cannot be read, or the model reads precomputed features instead.
+        """
+        if feature_dim := self.config.data.feature_dim:
+            raise UserError(
+                f"data.feature_dim={feature_dim}: this model reads precomputed features, so it "
+                "cannot look at images"
+            )
+        return pipeline.read_pixels(picture, self.config)
+
+    def see(self, picture: Picture) -> Probabilities:
+        """The emotion seen in one face on its own. Raises UserError as `read`."""
+        if not self.sees_faces:
+            raise UserError("this model is not shown the face of the one who answers")
+        # Only images are looked at. The words are there because a turn has some.
+        example = self._example(_Row([("hello", None)], self.read(picture), None))
+        batch, named_RxC, _ = self._place([example], self._named(None)[None], draw=0)
+        images_RxNxC, _, _ = jax.device_get(self._look(self._params, batch, named_RxC))
+        return by_emotion(images_RxNxC[0][example["image_mask"][0]][0])
+
+    def respond(
+        self,
+        turns: Sequence[Turn],
+        response_image: Picture | None = None,
+        emotion: str | None = None,
+        guidance: float | None = None,
+        strategy: str | None = None,
+        draw: int = 0,
+    ) -> Answer:
+        """The response to a conversation.
+
+        Args:
+          turns: oldest first; the model is given the last `data.context_turns` of them.
+          response_image: of the responding turn.
+          emotion: to respond with; None = the one seen in that image.
+          guidance: None = `generate.guidance`.
+          strategy: one of `igerg_jax.decoding.strategies.STRATEGIES`; None = `generate.strategy`.
+          draw: another number, another sample, where the strategy draws one.
+
+        Raises:
+          UserError: no words, an image that cannot be read, or a wrong choice.
+        """
+        row = _Row(turns, response_image, emotion)
+        return self._answers([row], guidance, strategy, draw)[0]
+
+    def respond_to_each_face(
+        self,
+        turns: Sequence[Turn],
+        faces: Sequence[Picture],
+        guidance: float | None = None,
+        strategy: str | None = None,
+        draw: int = 0,
+    ) -> list[Answer]:
+        """The responses to one conversation with each of `NUM_EMOTIONS` faces, in one batch."""
+        if len(faces) != NUM_EMOTIONS:
+            raise ValueError(f"{len(faces)} faces instead of {NUM_EMOTIONS}")
+        rows = [_Row(turns, face, None) for face in faces]
+        return self._answers(rows, guidance, strategy, draw)
+
+    def _answers(
+        self, rows: list[_Row], guidance: float | None, strategy: str | None, draw: int
+    ) -> list[Answer]:
+        guidance = self.guidance if guidance is None else float(guidance)
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise UserError(f"the guidance must be a number of at least 0, not {guidance}")
+        generate = self._generator(strategy or self.strategy)
+        examples = [self._example(row) for row in rows]
+        named_RxC = np.stack([self._named(row.emotion) for row in rows])
+        batch, named_RxC, rows_R = self._place(examples, named_RxC, draw)
+        images_RxNxC, sequence_RxC, target_RxC = self._look(self._params, batch, named_RxC)
+        responses = generate(
+            self._params,
+            batch,
+            self._key,
+            rows_R,
+            target_RxC if self.can_be_told else None,
+            np.float32(guidance),
+        )
+        judged_RxC = self._judge(self._params, responses.tokens_BxT)
+        got = (responses.tokens_BxT, responses.score_B, images_RxNxC, sequence_RxC, judged_RxC)
+        got = zip(*jax.device_get(got), strict=True)
+        masks_N = [example["image_mask"][0] for example in examples]
+        # Rows after the last example only fill the mesh.
+        return [self._describe(mask_N, *row) for mask_N, row in zip(masks_N, got, strict=False)]
+
+    def _generator(self, strategy: str) -> Callable[..., search.Responses]:
+        if strategy not in self._generators:
+            check_known(strategy, STRATEGIES, f"there is no strategy '{strategy}'")
+            config = self.config.copy_and_resolve_references()
+            config.generate.strategy = strategy
+            settings = search.Settings.of(config)
+            self._generators[strategy] = search.make_respond(self._setup, settings)
+        return self._generators[strategy]
+
+    def _example(self, row: _Row) -> dict[str, np.ndarray]:
+        return pipeline.single_example(self._tokenizer, self.config, row.turns, row.response_image)
+
+    def _named(self, emotion: str | None) -> np.ndarray:
+        """float32 [C]: 1 for a named emotion; all 0 for None."""
+        named_C = np.zeros(NUM_EMOTIONS, np.float32)
+        if emotion is not None:
+            check_known(emotion, EMOTIONS, f"there is no emotion '{emotion}'")
+            if not self.can_be_told:
+                raise UserError(
+                    "this model cannot be told an emotion (model.emotion_embedding='none')"
+                )
+            named_C[EMOTION_ID[emotion]] = 1
+        return named_C
+
+    def _place(
+        self, examples: list[dict[str, np.ndarray]], named_RxC: np.ndarray, draw: int
+    ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+        """The batch, `named` and the numbers of the rows, on the mesh.
+
+        Where its data shards cannot share the rows evenly, the first row fills the last shard.
+        """
+        placed = sharding.batch_sharding(self._setup.mesh)
+        shards = placed.num_devices // self._setup.mesh.shape["tensor"]
+        size = -(-len(examples) // shards) * shards
+        row_b = sharding.process_rows(placed, size)
+        row_b[row_b >= len(examples)] = 0
+        batch = {name: np.concatenate([e[name] for e in examples]) for name in examples[0]}
+        batch = {name: array[row_b] for name, array in batch.items()}
+        numbers_b = np.full(len(row_b), draw, np.int32)
+        return sharding.to_devices((batch, named_RxC[row_b], numbers_b), placed)
+
+    def _describe(
+        self,
+        image_mask_N: np.ndarray,
+        tokens_T: np.ndarray,
+        score: float,
+        images_NxC: np.ndarray,
+        sequence_C: np.ndarray,
+        judged_C: np.ndarray,
+    ) -> Answer:
+        text = self._tokenizer.decode(tokens_T)
+        seen = tuple(
+            by_emotion(p_C) if real else None
+            for p_C, real in zip(images_NxC, image_mask_N, strict=True)
+        )
+        return Answer(
+            text=text,
+            score=float(score),
+            seen=seen,
+            sequence=by_emotion(sequence_C) if image_mask_N.any() else None,
+            judge=by_emotion(judged_C),
+            spoken=EMOTIONS[lexicon.label(text)],
+        )
+
+
+def _look(
+    model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array], named_BxC: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Probabilities of (each image's emotion, the sequence's, the emotion to respond with)."""
+    images_BxNxC, sequence_BxC = image_probabilities(model, params, batch)
+    seen_BxC = igerg.target_emotion(
+        jnp.log(images_BxNxC), igerg.response_image(batch, model.special)
+    )
+    is_named_Bx1 = named_BxC.any(1, keepdims=True)
+    return images_BxNxC, sequence_BxC, jnp.where(is_named_Bx1, named_BxC, seen_BxC)
+
+
+def _judge(model: igerg.Igerg, params: Any, tokens_BxT: jax.Array) -> jax.Array:
+    """The judge's probabilities, float32 [B, C], of each response's emotion."""
+    return jax.nn.softmax(model.apply({"params": params}, tokens_BxT, method="judge_tokens"))
