@@ -35,6 +35,9 @@ class Following(NamedTuple):
     values: dict[str, float]
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
+    # Of every window that was answered: "index" in the split, "said": the emotion ids in the words,
+    # by the emotion shown.
+    windows: dict[str, list]
 
 
 def plan(split: Split, count: int) -> Plan | None:
@@ -98,7 +101,8 @@ def measure(
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
         own = {name: p[at] for name, p in probabilities.items()}
         rows.append(_row(chosen, split, w, texts_WxC[w], own, image_mask_RxN[at][0]))
-    return Following(values, confusion.tolist(), rows)
+    windows = {"index": chosen.windows_W.tolist(), "said": said_WxC.tolist()}
+    return Following(values, confusion.tolist(), rows, windows)
 
 
 def _row(

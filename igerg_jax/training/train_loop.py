@@ -36,7 +36,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, from its newest checkpoint if there is one.
 
     Writes config.json, tokenizer.model, checkpoints/, metrics.jsonl, TensorBoard events, and, at
-    the end, samples.jsonl, summary.json and report.html.
+    the end, samples.jsonl, windows.json, summary.json and report.html.
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.
@@ -218,7 +218,7 @@ class Loop:
         if self.evaluator is None:
             return None
         split = self.setup.config.data.eval_split
-        values, _ = self.evaluator.metrics(eval_params(state), split, generate=False)
+        values = self.evaluator.metrics(eval_params(state), split, generate=False).values
         self.log.write(step, {f"{split}/{name}": value for name, value in values.items()})
         shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
         logs.say(f"step {step} on {split}: {shown}")
