@@ -187,6 +187,9 @@ def test_what_is_kept_of_each_window_gives_the_figures(world):
         assert len(response["nll"]) == EXAMPLES and min(response["nll"]) > 0
         perplexity = math.exp(sum(response["nll"]) / sum(response["tokens"]))
         assert values["response_perplexity"] == pytest.approx(perplexity, rel=1e-5)
+        if name not in world.out["following_matrix"]:  # no face of some emotion
+            assert "following" not in windows and name != "test"
+            continue
         said = np.array(windows["following"]["said"])
         assert values["emotion_following"] == (said == np.arange(7)).mean()
         assert windows["following"]["index"] == following.plan(split, FOLLOWING).windows_W.tolist()

@@ -1,4 +1,4 @@
-"""All ablations in a row: a stand-in for main.py writes what a run leaves; one test really trains."""
+"""All ablations in a row: a stand-in for main.py leaves what a run does; one test really trains."""
 
 from __future__ import annotations
 
@@ -131,6 +131,14 @@ def test_a_run_that_ends_without_figures_has_failed(repository):
     assert "no summary.json" in read("silent-seed0").message
 
 
+def test_a_message_is_of_the_last_attempt(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("error: of the attempt before\n")
+    begin = log.stat().st_size
+    log.write_text(log.read_text() + "step 1\nkilled\n\n")
+    assert ablations.failure(1, log, begin) == "killed (exit code 1)"
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_told_to_stop_it_lets_the_run_save_and_goes_on_later(repository, number, code):
     (repository / "hang").write_text("")
@@ -214,7 +222,8 @@ def test_the_miniature_trains_compares_and_is_not_repeated(tmp_path, data_dir):
         assert ("following" in row.windows) == (row.name != "text_only")
         assert (pathlib.Path(row.workdir) / "report.html").exists()
     page = (tmp_path / "out" / "compare.html").read_text("utf-8")
-    assert page.count("report.html") == len(kept) and "p = " in page or "p &lt; " in page
+    assert page.count("report.html") == len(kept)
+    assert "p = " in page or "p &lt; " in page
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0 and again.stderr.count("finished before") == len(kept)
     digests = {json.loads(p.read_text())["digest"] for p in (tmp_path / "out/rows").iterdir()}
