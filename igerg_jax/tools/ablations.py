@@ -35,6 +35,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import filelock
 from absl import flags
 
 from igerg_jax.errors import RunError, UserError, check_known
@@ -336,12 +337,35 @@ def run(argv: list[str]) -> None:
     for override in overrides:
         if command_line.OVERRIDE.match(override)[1] == "seed":
             raise UserError(f"'{override}': the seeds are --seeds=0,1,2")
-    names = [name for name in values.only.split(",") if name]
+    names = list(dict.fromkeys(name for name in values.only.split(",") if name))
     if values.smoke:
         names, overrides = names or list(SMOKE_NAMES), [*SMOKE, *overrides]
     out = values.out or f"runs/ablations-{'smoke' if values.smoke else values.preset}"
     experiments = plan(names, parse_seeds(values.seeds), values.preset, overrides)
-    run_all(experiments, pathlib.Path(out).expanduser())
+    folder = pathlib.Path(out).expanduser()
+    with claimed(folder):
+        run_all(experiments, folder)
+
+
+@contextlib.contextmanager
+def claimed(folder: pathlib.Path) -> Iterator[None]:
+    """Creates a folder, and keeps other processes of this tool out of it.
+
+    Raises:
+      UserError: one is at work there, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / "lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise UserError(f"another process is at work in '{folder}'; give another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}': {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def parse_seeds(text: str) -> list[int]:

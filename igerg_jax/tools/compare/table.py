@@ -102,7 +102,9 @@ def _following(windows: Mapping[str, Any]) -> PerWindow | None:
     if not index or said_WxC.shape != (len(index), NUM_EMOTIONS):
         return None
     share_W = (said_WxC == np.arange(NUM_EMOTIONS)).mean(1)
-    return PerWindow(index, share_W, np.ones(len(index)))
+    # Numbers alone could be those of another data set's windows; its words are others.
+    key = [index, (windows.get("response") or {}).get("tokens")]
+    return PerWindow(key, share_W, np.ones(len(index)))
 
 
 TESTED = {
@@ -200,6 +202,6 @@ def _difference(one: PerWindow | None, base: PerWindow | None) -> statistics.Dif
     """None where the windows are not the same, or too few."""
     if one is None or base is None or one.key != base.key:
         return None
-    if len(one.key) < statistics.MIN_WINDOWS:
+    if len(one.value_W) < statistics.MIN_WINDOWS:
         return None
     return statistics.paired_bootstrap(one.value_W - base.value_W, one.weight_W)
