@@ -203,7 +203,7 @@ def test_shellcheck():
 
 
 def test_scripts_that_a_person_starts_are_executable():
-    for name in ("launch/local.sh", "launch/test.sh", ".ci/run"):
+    for name in ("launch/local.sh", "launch/ablations.sh", "launch/test.sh", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK), f"{name} is not executable"
 
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -37,7 +37,18 @@ from igerg_jax.evaluation.predictions import (
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup
 
+WINDOWS_FILE = "windows.json"  # in a workdir: what was measured on each window
+
 Confusion = list[list[int]]
+
+
+class Measured(NamedTuple):
+    """What `Evaluator.metrics` finds. What cannot be measured is left out."""
+
+    values: dict[str, float]
+    confusion: Confusion | None  # of image emotions; None without a labelled image
+    # Of each window, in the order of the split: "nll" of its response (nats) and its "tokens".
+    windows: dict[str, list]
 
 
 class Evaluator:
@@ -52,9 +63,7 @@ class Evaluator:
         self._guided_nll = jitted(setup, guided_nll)
         self._key = replicated_key(setup)
 
-    def metrics(
-        self, params: Any, split: str, generate: bool
-    ) -> tuple[dict[str, float], Confusion | None]:
+    def metrics(self, params: Any, split: str, generate: bool) -> Measured:
         """Metrics over the first `evaluate.examples` windows of a split.
 
         Args:
@@ -63,26 +72,24 @@ class Evaluator:
           generate: also generate responses to the first `evaluate.generated_examples` of those
             windows, and compare them with the references.
 
-        Returns:
-          ({name: value}, the confusion matrix of image emotions, or None without a labelled
-          image). What cannot be measured is left out. Every process returns the same.
+        Every process returns the same.
         """
         evaluate = self._setup.config.evaluate
         data = self._prepared.split(split)
         examples = min(evaluate.examples or data.num_windows, data.num_windows)
         to_generate = min(evaluate.generated_examples, examples) if generate else 0
-        counts: dict[str, np.ndarray] = {}
-        tokens, pending = [], None
+        totals, tokens, pending = _Totals(), [], None
         for start, batch, rows_B in self._batches(data, np.arange(examples)):
             launched = self._batch_counts(params, batch)
             if pending is not None:  # read one batch late, so that the device never waits
-                counts = _add(counts, pending)
+                totals.add(pending)
             pending = launched
             if start < to_generate:
                 responses = self._respond(params, batch, self._key, rows_B)
                 tokens.append(jax.device_get(responses.tokens_BxT)[: to_generate - start])
-        counts = _add(counts, pending)
-        values = _likelihood_metrics(counts)
+        totals.add(pending)
+        counts, windows = totals.counts, totals.windows(examples)
+        values = _likelihood_metrics(counts, float(windows["nll"].sum()))
         values["unigram_perplexity"] = metrics.unigram_perplexity(
             self._train_counts_V, counts["response_tokens"]
         )
@@ -91,7 +98,11 @@ class Evaluator:
             values |= response_metrics(texts, *_references(data, np.arange(to_generate)))
         values = {name: value for name, value in values.items() if not math.isnan(value)}
         confusion = counts["image_emotion"]
-        return values, confusion.tolist() if confusion.any() else None
+        return Measured(
+            values,
+            confusion.tolist() if confusion.any() else None,
+            {"nll": windows["nll"].round(4).tolist(), "tokens": windows["tokens"].tolist()},
+        )
 
     @functools.cached_property
     def _train_counts_V(self) -> np.ndarray:
@@ -244,8 +255,8 @@ def evaluate_run(
 
     Args:
       params: on the evaluator's mesh.
-      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl and, where the
-        words' following the face was measured, following.jsonl and answers.json to it. None: no
+      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl, windows.json
+        and, if emotion following was measured, following.jsonl and answers.json to it. None: no
         files.
 
     Returns:
@@ -260,13 +271,16 @@ def evaluate_run(
     results["text_labeller"] = None if second is None else second.held_out
     gallery: list[dict[str, Any]] = []
     answered: dict[str, Any] = {}
+    windows: dict[str, dict[str, Any]] = {}
     for name, split in final_splits(config).items():
-        values, confusion = evaluator.metrics(params, split, generate=True)
+        values, confusion, windows_of_split = evaluator.metrics(params, split, generate=True)
+        windows[name] = {"response": windows_of_split}
         followed = evaluator.following(params, split)
         if followed is not None:
             values |= followed.values
             results["following_matrix"][name] = followed.matrix
             answered[name] = followed.answers
+            windows[name]["following"] = followed.windows
             if name == "test":
                 gallery = followed.rows
         results["evaluation"][name] = values
@@ -279,6 +293,7 @@ def evaluate_run(
     rows = evaluator.samples(params, config.data.test_split, config.generate.examples)
     if jax.process_index() == 0:
         samples.write(rows, epath.Path(workdir))
+        storage.write_text(epath.Path(workdir) / WINDOWS_FILE, json.dumps(windows) + "\n")
         if gallery:
             samples.write(gallery, epath.Path(workdir), following.FILE)
         if answered:
@@ -304,22 +319,35 @@ def response_metrics(
     )
 
 
-def _add(sums: dict[str, np.ndarray], counts: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    # float64 and int64: a split's sums outgrow what float32 and int32 can count.
-    wide = {"f": np.float64, "i": np.int64}
-    counts = {name: x.astype(wide[x.dtype.kind]) for name, x in jax.device_get(counts).items()}
-    return {name: sums.get(name, 0) + x for name, x in counts.items()}
+class _Totals:
+    """What `batch_counts` returns, over the batches of a split."""
+
+    def __init__(self):
+        self.counts: dict[str, np.ndarray] = {}
+        self._windows: dict[str, list[np.ndarray]] = {"nll": [], "tokens": []}
+
+    def add(self, launched: tuple[dict[str, jax.Array], dict[str, jax.Array]]) -> None:
+        counts, windows = jax.device_get(launched)
+        for name, x in counts.items():  # a split's sums outgrow what int32 can count
+            self.counts[name] = self.counts.get(name, 0) + x.astype(np.int64)
+        for name, x_B in windows.items():
+            self._windows[name].append(x_B)
+
+    def windows(self, count: int) -> dict[str, np.ndarray]:
+        """Of the first `count` windows; the others are padding."""
+        wide = {"nll": np.float64, "tokens": np.int64}
+        return {
+            name: np.concatenate(x)[:count].astype(wide[name]) for name, x in self._windows.items()
+        }
 
 
-def _likelihood_metrics(counts: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _likelihood_metrics(counts: Mapping[str, np.ndarray], nll: float) -> dict[str, float]:
     """The metrics that need no generation."""
     values: dict[str, float] = {}
     for name in ("image_emotion", "sequence_emotion"):
         values |= metrics.classification_metrics(name, counts[name])
     values["judge_accuracy"] = metrics.accuracy(counts["judge"])
-    values["response_perplexity"] = metrics.perplexity(
-        float(counts["nll"]), float(counts["response_tokens"].sum())
-    )
+    values["response_perplexity"] = metrics.perplexity(nll, float(counts["response_tokens"].sum()))
     return values
 
 

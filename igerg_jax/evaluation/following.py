@@ -35,6 +35,9 @@ class Following(NamedTuple):
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
     answers: Mapping[str, Any]  # a split's entry of `answers.FILE`
+    # Of every window that was answered: "index" in the split, "said": the emotion ids in the words,
+    # by the emotion shown.
+    windows: dict[str, list]
 
 
 def plan(split: Split, count: int) -> Plan | None:
@@ -106,7 +109,8 @@ def measure(
         rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
     shown_R = np.tile(np.arange(NUM_EMOTIONS), len(said_WxC))
     compared = answers.compared(texts, shown_R, cut_R, split, len(said_WxC))
-    return Following(values, confusion.tolist(), rows, compared)
+    windows = {"index": chosen.windows_W.tolist(), "said": said_WxC.tolist()}
+    return Following(values, confusion.tolist(), rows, compared, windows)
 
 
 def _second_values(said_WxC: np.ndarray) -> dict[str, float]:

@@ -20,13 +20,16 @@ from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup, base_key, mesh_context
 
 
-def batch_counts(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> dict:
-    """Counts over a batch, to be summed over a split; what is unlabelled or padding adds nothing.
+def batch_counts(
+    model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Counts over a batch, to be summed over a split, and figures of each of its windows.
 
     Returns:
-      Confusion matrices int32 [C, C] (label, prediction) "image_emotion", "sequence_emotion" and
-      "judge" (of the reference response); float32 scalar "nll" (nats) over the response's tokens,
-      EOS included; and int32 [V] "response_tokens", how often each occurs.
+      (counts, to which what is unlabelled or padding adds nothing: confusion matrices int32 [C, C]
+      (label, prediction) "image_emotion", "sequence_emotion" and "judge" (of the reference
+      response), and int32 [V] "response_tokens", how often each occurs; of each window float32 [B]
+      "nll" (nats) over its response's tokens, EOS included, and int32 [B] "tokens", their number).
     """
     variables = {"params": params}
     images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
@@ -51,17 +54,17 @@ def batch_counts(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
         model.vocab_chunk_tokens,
     )
     judged_BxC = model.apply(variables, response_BxT, method="judge_tokens")
-    return {
+    counts = {
         "image_emotion": _confusion(image_logits_BxNxC, batch["image_emotion"], real_BxN),
         "sequence_emotion": _confusion(
             sequence_logits_BxC, batch["sequence_emotion"], real_BxN.any(1)
         ),
         "judge": _confusion(judged_BxC, batch["response_emotion"], spoken_BxT.any(1)),
-        "nll": tokens.loss_B.sum(),
         "response_tokens": jnp.zeros(model.vocab_size, jnp.int32)
         .at[response_BxT]
         .add(spoken_BxT.astype(jnp.int32)),
     }
+    return counts, {"nll": tokens.loss_B, "tokens": spoken_BxT.sum(1, dtype=jnp.int32)}
 
 
 def emotion_probabilities(

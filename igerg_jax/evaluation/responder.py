@@ -6,7 +6,7 @@ R = rows of one call.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ class Responder:
         self._generators: dict[str, Callable[..., search.Responses]] = {}
 
     @classmethod
-    def open(cls, path: epath.PathLike) -> Responder:
+    def open(cls, path: epath.PathLike) -> Self:
         """A responder on one device, as the checkpoint under `path` was trained.
 
         Args:

@@ -36,7 +36,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     Process 0 writes config.json, tokenizer.model (of a dataset with words), metrics.jsonl and
     TensorBoard events (tensorboard/), and a trace (profile/) if `config.profile` asks for one; all
     processes write checkpoints/. At the end come summary.json and report.html and, where there is
-    held-out data, samples.jsonl and following.jsonl (see `evaluator.evaluate_run`).
+    held-out data, samples.jsonl, windows.json and following.jsonl (see `evaluator.evaluate_run`).
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.
@@ -224,7 +224,7 @@ class Loop:
         if self.evaluator is None:
             return None
         split = self.setup.config.data.eval_split
-        values, _ = self.evaluator.metrics(eval_params(state), split, generate=False)
+        values = self.evaluator.metrics(eval_params(state), split, generate=False).values
         self.log.write(step, {f"{split}/{name}": value for name, value in values.items()})
         shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
         logs.say(f"step {step} on {split}: {shown}")

@@ -147,7 +147,7 @@ def test_generated_texts_meet_their_own_references(world, monkeypatch):
         return Responses(batch["response"], None, None)
 
     monkeypatch.setattr(world.evaluator, "_respond", knows)
-    got, _ = world.evaluator.metrics(world.params, "test", generate=True)
+    got = world.evaluator.metrics(world.params, "test", generate=True).values
     split, tokenizer = world.prepared.split("test"), world.prepared.tokenizer
     windows = [split.window(i) for i in range(GENERATED)]
     kept = world.setup.config.data.response_tokens - 1
@@ -165,10 +165,35 @@ def test_generated_texts_meet_their_own_references(world, monkeypatch):
 
 def test_without_generation_nothing_is_generated(world, monkeypatch):
     monkeypatch.setattr(world.evaluator, "_respond", None)
-    got, _ = world.evaluator.metrics(world.params, "valid", generate=False)
+    got = world.evaluator.metrics(world.params, "valid", generate=False).values
     assert set(got) == set(metrics.MEASURED_IN_TRAINING), "what evaluate.best_metric may name"
     whole = world.out["evaluation"]["valid"]
     assert got == {name: whole[name] for name in got} and "bleu_1" in whole
+
+
+def test_what_is_kept_of_each_window_gives_the_figures(world):
+    kept = json.loads((world.workdir / "windows.json").read_text())
+    assert set(kept) == {"valid", "test", "test_style"}
+    longest = world.setup.config.data.response_tokens
+    for name, windows in kept.items():
+        split, values = world.prepared.split(name), world.out["evaluation"][name]
+        lengths = [len(split.turns.tokens(turn)) + 1 for turn in split.response_turn[:EXAMPLES]]
+        response = windows["response"]
+        assert response["tokens"] == np.minimum(lengths, longest).tolist()
+        assert len(response["nll"]) == EXAMPLES and min(response["nll"]) > 0
+        perplexity = math.exp(sum(response["nll"]) / sum(response["tokens"]))
+        assert values["response_perplexity"] == pytest.approx(perplexity, rel=1e-5)
+        if name not in world.out["following_matrix"]:  # no face of some emotion
+            assert "following" not in windows and name != "test"
+            continue
+        said = np.array(windows["following"]["said"])
+        assert values["emotion_following"] == (said == np.arange(7)).mean()
+        assert windows["following"]["index"] == following.plan(split, FOLLOWING).windows_W.tolist()
+    # One window alone has the likelihood that it has among others.
+    other = world.evaluator._batches(world.prepared.split("test"), np.array([5]))
+    ((_, batch, _),) = other
+    _, alone = world.evaluator._batch_counts(world.params, batch)
+    assert kept["test"]["response"]["nll"][5] == pytest.approx(float(alone["nll"][0]), rel=1e-4)
 
 
 def test_samples_are_spread_over_the_split_and_follow_the_schema(world):
@@ -254,7 +279,7 @@ def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
     config = make_config(data_dir, data__use_images=False)
     evaluator = world.evaluator  # with what it compiled: the shapes are the same
     monkeypatch.setattr(evaluator, "_setup", dataclasses.replace(world.setup, config=config))
-    got, confusion = evaluator.metrics(world.params, "valid", generate=False)
+    got, confusion, _ = evaluator.metrics(world.params, "valid", generate=False)
     assert confusion is None and not any("emotion" in name for name in got)
     assert got["response_perplexity"] > 1 and all(map(math.isfinite, got.values()))
     (row,) = evaluator.samples(world.params, "test", 1)

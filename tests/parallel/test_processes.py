@@ -383,7 +383,7 @@ def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     setup, prepared, params = trained_run.load_with_data(with_data, run)
     evaluator = Evaluator(setup, prepared)
     summary = json.loads((run / "summary.json").read_text())
-    found, confusion = evaluator.metrics(params, "test", generate=True)
+    found, confusion, _ = evaluator.metrics(params, "test", generate=True)
     assert confusion == summary["confusion_matrix"]["test"]
     followed = evaluator.following(params, "test")
     assert followed.matrix == summary["following_matrix"]["test"]

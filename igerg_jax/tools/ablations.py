@@ -1,0 +1,393 @@
+"""Trains configs/pretrain.py and every ablation and baseline, one after another, and compares them.
+
+    python -m igerg_jax.tools.ablations [--only=full,no_images] [--seeds=0,1,2] [--preset=local]
+                                        [--out=DIR] [--config.KEY=VALUE …]
+    python -m igerg_jax.tools.ablations --smoke       # three configs in miniature
+
+launch/ablations.sh starts it too. Overrides go to every run. Names are those of the files in
+configs/ablations and configs/baselines; "full" is configs/pretrain.py. All configs have their first
+seed before any has its second.
+
+    DIR/<name>-seed<k>/             the run's workdir
+    DIR/logs/<name>-seed<k>.log     what it printed
+    DIR/rows/<name>-seed<k>.json    its figures, and what they were measured with
+    DIR/compare.html, .md, .csv     all rows of DIR side by side
+
+The same command goes on where it was stopped: finished rows are skipped, others resume. A row that
+fails is recorded, and the next one runs. Run it from the repository's root.
+Exit codes: 0; 1 = a row failed; 2 = a mistake in the command, named in one message; 130 and 143 =
+stopped by Ctrl-C or SIGTERM, the state saved.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import filelock
+from absl import flags
+
+from igerg_jax.errors import RunError, UserError, check_known
+from igerg_jax.report.templates import duration
+from igerg_jax.run import command_line, workdirs
+from igerg_jax.tools.compare import files, rows
+from igerg_jax.tools.compare.rows import DONE, FAILED, INTERRUPTED, Row
+
+FOLDERS = ("configs/ablations", "configs/baselines")
+MAX_MESSAGE = 400  # characters of a failure's message
+
+SMOKE_NAMES = ("full", "no_turn_embeddings", "text_only")
+SMOKE = tuple(
+    f"--config.{setting}"
+    for setting in """
+    data.dataset=chitchat_peeps/tiny data.extra_test_splits=() data.image_size=32
+    data.context_tokens=32 data.response_tokens=16 data.tokenizer.vocab_size=512
+    model.vision.patch_size=8 model.vision.width=32 model.vision.layers=1 model.vision.heads=2
+    model.vision.mlp_width=64
+    model.text.width=32 model.text.encoder_layers=1 model.text.decoder_layers=1 model.text.heads=2
+    model.text.mlp_width=64 model.text.max_positions=64
+    model.judge.width=16 model.judge.heads=2 model.judge.mlp_width=32 model.contrastive_width=16
+    objectives.emotional_response.consistency_start_step=2
+    objectives.emotional_response.consistency_ramp_steps=2
+    objectives.emotional_response.temperature_anneal_steps=4
+    optim.warmup_steps=2 train.batch_size=8 train.steps=6 train.log_every_steps=1
+    train.evaluate_every_steps=3 train.checkpoint_every_steps=3
+    evaluate.batch_size=16 evaluate.examples=32 evaluate.generated_examples=16
+    evaluate.following_examples=12
+    generate.strategy=greedy generate.max_tokens=8 generate.examples=4
+    """.split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One config and one seed: what becomes a row."""
+
+    name: str
+    file: str  # of the config
+    preset: str
+    seed: int
+    overrides: tuple[str, ...]
+    config: Any
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}-seed{self.seed}"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return rows.digest(workdirs.as_json(self.config))
+
+    def row(self, **fields: Any) -> Row:
+        return Row(
+            name=self.name,
+            config=self.config.name,
+            preset=self.preset,
+            seed=self.seed,
+            digest=self.digest,
+            overrides=self.overrides,
+            **fields,
+        )
+
+
+def config_files() -> dict[str, str]:
+    """{name: file} of the configs that are compared, the full one first.
+
+    Raises:
+      UserError: they are not in the current folder.
+    """
+    if not pathlib.Path("main.py").is_file() or not pathlib.Path("configs").is_dir():
+        raise UserError(
+            "run it from the repository's root: there is no main.py and no configs/ here"
+        )
+    found = {"full": "configs/pretrain.py"}
+    for folder in FOLDERS:
+        for path in sorted(pathlib.Path(folder).glob("[a-z]*.py")):
+            found[path.stem] = path.as_posix()
+    return found
+
+
+def plan(
+    names: Sequence[str], seeds: Sequence[int], preset: str, overrides: Sequence[str]
+) -> list[Experiment]:
+    """The experiments in the order in which they run; no names = all.
+
+    Raises:
+      UserError: an unknown name, preset or key, or a value that a key does not take.
+    """
+    known = config_files()
+    for name in names:
+        check_known(name, known, f"--only: '{name}' is no ablation and no baseline")
+    experiments = []
+    for seed in seeds:
+        for name in names or known:
+            arguments = [f"--config={known[name]}:{preset}", f"--config.seed={seed}", *overrides]
+            values = command_line.parse(["ablations", *arguments], command_line.new_flags)
+            experiments.append(
+                Experiment(name, known[name], preset, seed, tuple(overrides), values.config)
+            )
+    return experiments
+
+
+def earlier_rows(experiments: Sequence[Experiment], out: pathlib.Path) -> dict[str, Row]:
+    """{title: row} of the experiments that have one, finished or not.
+
+    Raises:
+      UserError: one is finished, but of another config.
+    """
+    found = {}
+    for experiment in experiments:
+        path = row_file(experiment, out)
+        if not path.exists():
+            continue
+        row = rows.of_file(path)
+        if row.digest == experiment.digest:
+            found[experiment.title] = row
+        elif row.status == DONE:
+            raise UserError(
+                f"'{path}' is of another config or other overrides; give another --out, or delete "
+                f"it and '{out / experiment.title}'"
+            )
+    return found
+
+
+def row_file(experiment: Experiment, out: pathlib.Path) -> pathlib.Path:
+    return out / rows.FOLDER / f"{experiment.title}.json"
+
+
+def run_all(experiments: Sequence[Experiment], out: pathlib.Path) -> None:
+    """Runs what is not finished, and compares all rows of `out`.
+
+    Raises:
+      UserError: `out` holds finished rows of other configs; nothing was run.
+      RunError: rows failed; the others are finished.
+      SystemExit, KeyboardInterrupt: told to stop.
+    """
+    earlier, failed = earlier_rows(experiments, out), []
+    for number, experiment in enumerate(experiments, 1):
+        before, say = earlier.get(experiment.title), f"[{number}/{len(experiments)}]"
+        if before and before.status == DONE:
+            print(f"{say} {experiment.title}: finished before", file=sys.stderr)
+            continue
+        log = out / "logs" / f"{experiment.title}.log"
+        print(f"{say} {experiment.title}: running; it prints to {log}", file=sys.stderr)
+        spent = before.wall_seconds or 0.0 if before else 0.0
+        row = run_one(experiment, out, log, spent)
+        took = duration(row.wall_seconds)
+        print(f"{say} {experiment.title}: {row.status} after {took} {row.message}", file=sys.stderr)
+        if row.status == FAILED:
+            failed.append(experiment.title)
+    print(f"comparison: {files.compare([str(out / rows.FOLDER)], out)}", file=sys.stderr)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(experiments)} rows failed: {', '.join(failed)}")
+
+
+def run_one(experiment: Experiment, out: pathlib.Path, log: pathlib.Path, spent: float) -> Row:
+    """Trains and evaluates one experiment; writes and returns its row.
+
+    Args:
+      log: the file that takes what it prints.
+      spent: seconds that earlier attempts took.
+
+    Raises:
+      SystemExit, KeyboardInterrupt: told to stop, as the child was; its row says so.
+    """
+    workdir, path = out / experiment.title, row_file(experiment, out)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    begin = log.stat().st_size if log.exists() else 0
+    command = [
+        sys.executable,
+        "main.py",
+        f"--config={experiment.file}:{experiment.preset}",
+        f"--workdir={workdir}",
+        f"--config.seed={experiment.seed}",
+        *experiment.overrides,
+    ]
+    fields: dict[str, Any] = {"commit": commit(), "jax": importlib.metadata.version("jax")}
+    start = time.perf_counter()
+    code, stopped_by = call(command, log)
+    fields["wall_seconds"] = spent + time.perf_counter() - start
+    fields["hardware"] = {"cpu": cpu_model(), "cores": cores()}
+    if workdir.is_dir():
+        fields["workdir"] = os.path.relpath(workdir, path.parent)
+    if stopped_by:
+        rows.write(experiment.row(status=INTERRUPTED, **fields), path)
+        if stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + stopped_by)
+    row = experiment.row(**_outcome(experiment, workdir, fields, code, log, begin))
+    rows.write(row, path)
+    return row
+
+
+def _outcome(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    fields: dict[str, Any],
+    code: int,
+    log: pathlib.Path,
+    begin: int,
+) -> dict[str, Any]:
+    """The fields of a row whose run has ended by itself with exit code `code`."""
+    if code:
+        return fields | {"status": FAILED, "message": failure(code, log, begin)}
+    try:
+        found = rows.results(workdir, workdirs.as_json(experiment.config))
+    except UserError as error:
+        return fields | {"status": FAILED, "message": str(error)}
+    return found | fields | {"hardware": fields["hardware"] | found["hardware"]}
+
+
+def call(command: Sequence[str], log: pathlib.Path) -> tuple[int, int]:
+    """Runs a command; returns (its exit code, the signal that it was told to stop by or 0).
+
+    Its output is added to `log`. SIGINT, SIGTERM and SIGHUP are passed on to it, and it is waited
+    for: it saves its state.
+    """
+    received: list[int] = []
+    children: list[subprocess.Popen] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        received.append(number)
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+
+    with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on), log.open("ab") as out:
+        # In a group of its own, so that Ctrl-C reaches it once, from here.
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, process_group=0)
+        children.append(child)
+        if received:  # in between
+            child.send_signal(signal.SIGTERM)
+        code = child.wait()
+    return code, received[0] if received else 0
+
+
+@contextlib.contextmanager
+def _handling(numbers: Sequence[int], handler: Any) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def failure(code: int, log: pathlib.Path, begin: int) -> str:
+    """One line on why a run failed, from what it has printed past `begin` bytes of its log."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    said = (errors or lines or ["it printed nothing"])[-1][:MAX_MESSAGE]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{said} ({how})"
+
+
+def commit() -> str:
+    """The commit of the code, with "-dirty" where files differ from it; "" without git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def cpu_model() -> str:
+    """Such as "AMD EPYC 7B13"."""
+    info = pathlib.Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    # Not on every system.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command line (the program's name first) and returns its exit code."""
+    return command_line.main(argv, __doc__, define_flags, run)
+
+
+def run(argv: list[str]) -> None:
+    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    overrides = [argument for argument in argv[1:] if command_line.OVERRIDE.match(argument)]
+    rest = [argument for argument in argv if argument not in overrides]
+    values = command_line.parse(rest, define_flags)
+    for override in overrides:
+        if command_line.OVERRIDE.match(override)[1] == "seed":
+            raise UserError(f"'{override}': the seeds are --seeds=0,1,2")
+    names = list(dict.fromkeys(name for name in values.only.split(",") if name))
+    if values.smoke:
+        names, overrides = names or list(SMOKE_NAMES), [*SMOKE, *overrides]
+    out = values.out or f"runs/ablations-{'smoke' if values.smoke else values.preset}"
+    experiments = plan(names, parse_seeds(values.seeds), values.preset, overrides)
+    folder = pathlib.Path(out).expanduser()
+    with claimed(folder):
+        run_all(experiments, folder)
+
+
+@contextlib.contextmanager
+def claimed(folder: pathlib.Path) -> Iterator[None]:
+    """Creates a folder, and keeps other processes of this tool out of it.
+
+    Raises:
+      UserError: one is at work there, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / "lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise UserError(f"another process is at work in '{folder}'; give another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}': {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,2" as numbers. Raises UserError."""
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds={text}: give whole numbers, as in --seeds=0,1,2") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"--seeds={text}: give different numbers, none below 0")
+    return seeds
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    define = functools.partial(flags.DEFINE_string, flag_values=values)
+    define("only", "", "Names of the configs to run, with commas. Default: all.")
+    define("seeds", "0", "Seeds, with commas; each config is run with each.")
+    define("preset", "local", "Preset of all configs.")
+    define("out", "", "Folder of the runs. Default: runs/ablations-PRESET.")
+    help_text = "Run three configs in miniature, on a tiny data set."
+    flags.DEFINE_boolean("smoke", False, help_text, flag_values=values)
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

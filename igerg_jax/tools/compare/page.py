@@ -1,0 +1,111 @@
+"""Renders a comparison as one page, in the style of a run's report."""
+
+import json
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
+from igerg_jax.report import charts, templates
+from igerg_jax.report.evaluation import METRICS
+from igerg_jax.report.templates import finite
+from igerg_jax.tools.compare import drawing, statistics, text
+from igerg_jax.tools.compare.rows import Row
+from igerg_jax.tools.compare.table import TESTED, Line, Table
+
+X, Y = "response_perplexity", "emotion_following"  # of the scatter
+# Keys of metrics.jsonl; an objective's name stands for its loss.
+CURVES = ("emotional_response", "image_emotion", f"valid/{X}", "valid/image_emotion_accuracy")
+
+
+def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
+    """The page, as HTML.
+
+    Args:
+      curves: the learning curves to draw, as in `CURVES`.
+      folder: where the page will lie; links to the runs' reports are relative to it.
+    """
+    numbered = dict(enumerate(table.lines))
+    both = {
+        n: (line.cells[X], line.cells[Y])
+        for n, line in numbered.items()
+        if X in line.cells and Y in line.cells
+    }
+    logs = {n: [_metrics(row) for row in line.rows] for n, line in numbered.items()}
+    followed = {n: share for n, line in numbered.items() if (share := following(line)) is not None}
+    return templates.render(
+        pathlib.Path(__file__).parent / "compare.html",
+        title=f"{len(table.lines)} configs compared",
+        table=table,
+        lines=numbered,
+        text=text,
+        tested=TESTED,
+        min_windows=statistics.MIN_WINDOWS,
+        resamples=statistics.RESAMPLES,
+        axes_of=(METRICS[X], METRICS[Y]),
+        scatter=drawing.scatter(both),
+        panels=[(key, _panel(key, logs)) for key in curves],
+        followed=followed,
+        reports={id(row): report(row, folder) for line in table.lines for row in line.rows},
+        id=id,
+        hue=lambda number: round(number * 137.508 % 360),  # neighbours differ: the golden angle
+    )
+
+
+def following(line: Line) -> list[tuple[str, float, int, int]] | None:
+    """(emotion, share of its faces that the words follow, how many, of how many) over the seeds;
+    None where it was not measured."""
+    matrices = [np.array(row.following_matrix) for row in line.rows if row.following_matrix]
+    matrices = [matrix for matrix in matrices if matrix.shape == (NUM_EMOTIONS, NUM_EMOTIONS)]
+    if not matrices:
+        return None
+    total = sum(matrices)
+    hits_C, shown_C = np.diag(total).tolist(), total.sum(1).tolist()
+    return [
+        (name, hits / shown if shown else 0.0, hits, shown)
+        for name, hits, shown in zip(EMOTIONS, hits_C, shown_C, strict=True)
+    ]
+
+
+def report(row: Row, folder: pathlib.Path) -> str:
+    """The address of a run's report.html from a page in `folder`; "" where there is none."""
+    path = pathlib.Path(row.workdir) / "report.html" if row.workdir else None
+    if path is None or not path.exists():
+        return ""
+    relative = os.path.relpath(path.resolve(), folder.resolve())
+    return urllib.parse.quote(pathlib.Path(relative).as_posix())
+
+
+def _metrics(row: Row) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl, as far as they are whole."""
+    path = pathlib.Path(row.workdir) / "metrics.jsonl"
+    records = []
+    for line in path.read_text("utf-8").splitlines() if row.workdir and path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _panel(key: str, logs: dict[int, list[list[dict]]]) -> drawing.Plot | None:
+    curves = {}
+    for number, runs in logs.items():
+        mean = drawing.mean_curve([_series(records, key) for records in runs])
+        if mean:
+            curves[number] = mean
+    return drawing.overlay(curves)
+
+
+def _series(records: list[dict], key: str) -> charts.Points:
+    """(step, value) of a key of metrics.jsonl, or of an objective's loss."""
+    values = {}
+    for record in records:
+        value = record.get(key, record.get(f"loss/{key}"))
+        if finite(value) and finite(record.get("step")):
+            values[record["step"]] = value
+    return sorted(values.items())

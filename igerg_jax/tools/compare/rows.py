@@ -1,0 +1,187 @@
+"""A row: one config and one seed, as a small JSON file or out of a run's workdir."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from igerg_jax import storage
+from igerg_jax.errors import UserError
+from igerg_jax.run import workdirs
+
+FOLDER = "rows"  # in the folder of an ablation's runs
+SPLIT = "test"  # the split, by its name in summary.json, whose windows a row keeps
+DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
+FULL = {"pretrain": "full"}  # config -> its name among its ablations
+
+# Keys that say where files are or how fast they are read: they change no figure.
+PLACE_KEYS = """
+    compilation_cache_dir data.data_dir data.bucket_copies_dir data.manual_dir
+    data.prefetch_batches data.read_threads data.prepare_workers distributed. profile.
+""".split()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is kept of a run; a key of the JSON file each. None or empty: not known.
+
+    Attributes:
+      name: short, as tables show it.
+      config: `config.name`, such as "ablations/no_images".
+      overrides: --config.KEY=VALUE as given.
+      digest: of the config, but for its seed and `PLACE_KEYS`: rows of one digest are the same
+        experiment with other seeds.
+      status: "done", "failed" or "interrupted"; `message` says why it failed.
+      commit: of the code, with "-dirty" where files differed from it.
+      hardware: {"cpu": model, "cores": number, "devices": as in summary.json}.
+      wall_seconds: of the whole command, evaluation included, over all attempts.
+      evaluation: {split: {metric: value}}, as in summary.json.
+      following_matrix: int [7, 7] of `SPLIT`, as in summary.json.
+      windows: of `SPLIT`, as in windows.json.
+      workdir: the run's folder, in the file relative to it; "" = not there.
+    """
+
+    name: str
+    config: str
+    preset: str
+    seed: int
+    digest: str = ""
+    overrides: Sequence[str] = ()
+    status: str = DONE
+    message: str = ""
+    commit: str = ""
+    jax: str = ""
+    hardware: dict[str, Any] = dataclasses.field(default_factory=dict)
+    wall_seconds: float | None = None
+    steps: int | None = None
+    examples: int | None = None
+    parameters: int | None = None
+    evaluation: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    following_matrix: list[list[int]] | None = None
+    windows: dict[str, Any] = dataclasses.field(default_factory=dict)
+    workdir: str = ""
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Row)}
+
+
+def short_name(config: str) -> str:
+    """The name of a config among its ablations: "ablations/no_images" is no_images."""
+    return FULL.get(config, config.rpartition("/")[2])
+
+
+def digest(config: dict[str, Any]) -> str:
+    """Sixteen hex digits of a config as `workdirs.as_json` returns it; see `Row`."""
+
+    def counts(key: str) -> bool:
+        places = any(key == k or (k.endswith(".") and key.startswith(k)) for k in PLACE_KEYS)
+        return key != "seed" and not places
+
+    kept = {key: value for key, value in workdirs.flatten(config).items() if counts(key)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row that a finished run has left in its folder.
+
+    Raises:
+      UserError: the run has no summary.json, or a file is not JSON.
+    """
+    summary = _json(workdir / "summary.json")
+    if not summary:
+        raise UserError(f"'{workdir}' has no summary.json: the run is not finished")
+    steps, windows = summary.get("final_step"), _json(workdir / "windows.json")
+    batch_size = (config.get("train") or {}).get("batch_size")
+    return {
+        "hardware": {"devices": summary["devices"]} if summary.get("devices") else {},
+        "wall_seconds": summary.get("wall_seconds"),
+        "steps": steps,
+        "examples": steps * batch_size if steps is not None and batch_size else None,
+        "parameters": (summary.get("parameters") or {}).get("total"),
+        "evaluation": summary.get("evaluation") or {},
+        "following_matrix": (summary.get("following_matrix") or {}).get(SPLIT),
+        "windows": windows.get(SPLIT) or {},
+    }
+
+
+def of_workdir(workdir: pathlib.Path) -> Row:
+    """The row of a run's folder. Raises UserError as `results`."""
+    config = _json(workdir / workdirs.CONFIG_FILE)
+    name = config.get("name") or workdir.name
+    return Row(
+        name=short_name(name),
+        config=name,
+        preset=config.get("preset") or "",
+        seed=config.get("seed", 0),
+        digest=digest(config),
+        workdir=str(workdir.resolve()),
+        **results(workdir, config),
+    )
+
+
+def write(row: Row, path: pathlib.Path) -> None:
+    """Writes a row, a line for each key."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in dataclasses.asdict(row).items())
+    storage.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def of_file(path: pathlib.Path) -> Row:
+    """The row in a JSON file.
+
+    Raises:
+      UserError: it is not JSON, or not a row.
+    """
+    stored = _json(path)
+    missing = [name for name in ("name", "config", "preset", "seed") if name not in stored]
+    if missing:
+        raise UserError(f"'{path}' is not a row of a comparison: it has no {', '.join(missing)}")
+    # What an older version did not keep is not known; what a newer one keeps besides is ignored.
+    row = Row(**{name: value for name, value in stored.items() if name in FIELDS})
+    workdir = (path.parent / row.workdir).resolve()
+    there = str(workdir) if row.workdir and workdir.is_dir() else ""
+    return dataclasses.replace(row, workdir=there)
+
+
+def read(paths: Sequence[str]) -> list[Row]:
+    """The rows of workdirs, row files, folders of row files and folders that hold rows/.
+
+    Raises:
+      UserError: nothing there, not a row, or the same experiment and seed twice.
+    """
+    found: dict[tuple, tuple[Row, pathlib.Path]] = {}
+    for text in paths:
+        for row, source in _read(pathlib.Path(text).expanduser()):
+            key = row.config, row.preset, row.digest, row.seed
+            if key in found:
+                raise UserError(
+                    f"'{source}' and '{found[key][1]}' are both {row.name} with seed {row.seed}: "
+                    "name one of them"
+                )
+            found[key] = row, source
+    return [row for row, _ in found.values()]
+
+
+def _read(path: pathlib.Path) -> list[tuple[Row, pathlib.Path]]:
+    if path.is_file():
+        return [(of_file(path), path)]
+    if (path / "summary.json").exists() or (path / workdirs.CONFIG_FILE).exists():
+        return [(of_workdir(path), path)]
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if not files:
+        raise UserError(f"'{path}' is no workdir, no row and no folder of rows")
+    return [(of_file(file), file) for file in files]
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file."""
+    try:
+        value = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"'{path}' is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}' holds no JSON object")
+    return value

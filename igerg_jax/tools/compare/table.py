@@ -1,0 +1,205 @@
+"""Rows to a table: one line a config, its metrics over seeds, and tests against a baseline."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from igerg_jax.batch import NUM_EMOTIONS
+from igerg_jax.errors import UserError
+from igerg_jax.metrics import Metric
+from igerg_jax.report.evaluation import METRICS
+from igerg_jax.report.templates import finite
+from igerg_jax.tools.compare import statistics
+from igerg_jax.tools.compare.rows import DONE, FULL, SPLIT, Row, short_name
+
+BASELINE = FULL["pretrain"]
+
+# The columns, in order; `igerg_jax.metrics` has their titles, directions and formats.
+COLUMNS = """
+    response_perplexity emotion_following emotion_following_distinct response_emotion_accuracy
+    image_emotion_accuracy sequence_emotion_accuracy judge_accuracy
+    dist_1 dist_2 bleu_1 bleu_2 bleu_4 rouge_l
+""".split()
+COMPUTE = ("wall_seconds", "steps", "examples", "parameters")  # fields of a row
+
+
+class PerWindow(NamedTuple):
+    """A metric on each window of one or several runs of a config."""
+
+    key: list  # what is the same where two runs have had the same windows
+    value_W: np.ndarray
+    weight_W: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """How a metric is tested: what it is on a window, and how its difference is written."""
+
+    per_window: Callable[[Mapping[str, Any]], PerWindow | None]
+    scale: Callable[[float], float]  # of the difference of weighted means
+    format: str
+
+
+class Cell(NamedTuple):
+    """A metric of a config over its seeds."""
+
+    mean: float
+    deviation: float  # NaN with one seed
+    count: int  # seeds that have it
+
+
+class Effect(NamedTuple):
+    """A config against the baseline on the same windows, `Tested.scale` applied."""
+
+    estimate: float
+    low: float
+    high: float
+    p: float
+    corrected: float  # p, by Holm's method over all configs that were compared on this metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A config: the rows of its seeds, and what they say together."""
+
+    name: str
+    rows: list[Row]  # finished, by seed
+    failed: list[Row]  # and the others
+    cells: dict[str, Cell]
+    compute: dict[str, float]  # means over the seeds
+    effects: dict[str, Effect]
+
+    @property
+    def trouble(self) -> str:
+        """What became of the seeds that have no figures; "" = nothing."""
+        parts = (f"seed {row.seed} {row.status}: {row.message}" for row in self.failed)
+        return "; ".join(part.rstrip(": ") for part in parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    metrics: list[Metric]  # the columns that any line has
+    lines: list[Line]  # the baseline first, if there is one
+    baseline: str  # its name; "" = nothing is compared
+
+
+def _response_likelihood(windows: Mapping[str, Any]) -> PerWindow | None:
+    response = windows.get("response") or {}
+    nll, tokens = response.get("nll") or [], response.get("tokens") or []
+    if not tokens or len(nll) != len(tokens):
+        return None
+    return PerWindow(tokens, np.array(nll, float), np.array(tokens, float))
+
+
+def _following(windows: Mapping[str, Any]) -> PerWindow | None:
+    following = windows.get("following") or {}
+    index, said_WxC = following.get("index") or [], np.array(following.get("said") or [])
+    if not index or said_WxC.shape != (len(index), NUM_EMOTIONS):
+        return None
+    share_W = (said_WxC == np.arange(NUM_EMOTIONS)).mean(1)
+    # Numbers alone could be those of another data set's windows; its words are others.
+    key = [index, (windows.get("response") or {}).get("tokens")]
+    return PerWindow(key, share_W, np.ones(len(index)))
+
+
+TESTED = {
+    # A difference of log-likelihoods per token is the logarithm of a ratio of perplexities.
+    "response_perplexity": Tested(_response_likelihood, math.exp, "×{:.3f}"),
+    "emotion_following": Tested(_following, lambda difference: 100 * difference, "{:+.1f} points"),
+}
+
+
+def build(rows: Iterable[Row], baseline: str | None) -> Table:
+    """The table of some rows.
+
+    Args:
+      baseline: a line's name; None = `BASELINE`, if it is there and has finished.
+
+    Raises:
+      UserError: there is no such line, or nothing of it has finished.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.config, row.preset, row.digest), []).append(row)
+    names = _names(list(groups))
+    lines = [_line(names[key], group) for key, group in groups.items()]
+    finished = [line.name for line in lines if line.rows]
+    if baseline is not None and baseline not in finished:
+        there = ", ".join(finished) or "nothing"
+        raise UserError(f"--baseline={baseline} is not among what has finished: {there}")
+    chosen = baseline or (BASELINE if BASELINE in finished else "")
+    lines.sort(key=lambda line: line.name != chosen)  # stable
+    if chosen:
+        lines = _compared(lines)
+    present = {name for line in lines for name in line.cells}
+    return Table([METRICS[name] for name in COLUMNS if name in present], lines, chosen)
+
+
+def _names(keys: Sequence[tuple[str, str, str]]) -> dict[tuple, str]:
+    """Short names of (config, preset, digest), with as much of it as tells them apart."""
+    spellings = (
+        lambda config, preset, digest: short_name(config),
+        lambda config, preset, digest: f"{short_name(config)}:{preset}",
+        lambda config, preset, digest: f"{short_name(config)}:{preset}:{digest[:6]}",
+        lambda config, preset, digest: f"{config}:{preset}:{digest}",
+    )
+    names = {}
+    for key in keys:
+        for spelling in spellings:
+            names[key] = spelling(*key)
+            if [spelling(*other) for other in keys].count(names[key]) == 1:
+                break
+    return names
+
+
+def _line(name: str, rows: list[Row]) -> Line:
+    rows = sorted(rows, key=lambda row: row.seed)
+    finished = [row for row in rows if row.status == DONE]
+    cells = {}
+    for metric in COLUMNS:
+        values = [(row.evaluation.get(SPLIT) or {}).get(metric) for row in finished]
+        values = [value for value in values if finite(value)]
+        if values:
+            cells[metric] = Cell(*statistics.mean_and_deviation(values), len(values))
+    compute = {}
+    for field in COMPUTE:
+        values = [value for row in finished if finite(value := getattr(row, field))]
+        if values:
+            compute[field] = sum(values) / len(values)
+    failed = [row for row in rows if row.status != DONE]
+    return Line(name, finished, failed, cells, compute, {})
+
+
+def _compared(lines: list[Line]) -> list[Line]:
+    """The lines, each with its effects against the first one."""
+    effects: list[dict[str, Effect]] = [{} for _ in lines]
+    for metric, tested in TESTED.items():
+        base = _over_seeds(lines[0], tested)
+        found = {i: _difference(_over_seeds(line, tested), base) for i, line in enumerate(lines)}
+        found = {i: d for i, d in found.items() if d is not None and i > 0}
+        corrected = statistics.holm([float(d.p) for d in found.values()])
+        for (i, d), p in zip(found.items(), corrected, strict=True):
+            ends = (tested.scale(float(x)) for x in (d.estimate, d.low, d.high))
+            effects[i][metric] = Effect(*ends, float(d.p), p)
+    pairs = zip(lines, effects, strict=True)
+    return [dataclasses.replace(line, effects=of_line) for line, of_line in pairs]
+
+
+def _over_seeds(line: Line, tested: Tested) -> PerWindow | None:
+    """The mean over a config's seeds; None where one lacks it or has had other windows."""
+    seeds = [tested.per_window(row.windows) for row in line.rows]
+    if not seeds or any(seed is None or seed.key != seeds[0].key for seed in seeds):
+        return None
+    return seeds[0]._replace(value_W=np.mean([seed.value_W for seed in seeds], 0))
+
+
+def _difference(one: PerWindow | None, base: PerWindow | None) -> statistics.Difference | None:
+    """None where the windows are not the same, or too few."""
+    if one is None or base is None or one.key != base.key:
+        return None
+    if len(one.value_W) < statistics.MIN_WINDOWS:
+        return None
+    return statistics.paired_bootstrap(one.value_W - base.value_W, one.weight_W)
