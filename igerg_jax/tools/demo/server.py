@@ -16,7 +16,7 @@ import asyncio
 import concurrent.futures
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -27,11 +27,9 @@ from starlette.routing import Route
 
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
+from igerg_jax.evaluation.responder import Answer, Responder
 from igerg_jax.tools.demo import pictures, questions
 from igerg_jax.tools.demo.questions import Refused
-
-if TYPE_CHECKING:
-    from igerg_jax.evaluation.responder import Answer, Responder
 
 HOSTS = ("127.0.0.1", "localhost")  # others are refused: a name that was rebound to this machine
 MAX_WAITING = 16  # requests for the model, the one that it works on included
