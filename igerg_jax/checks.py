@@ -88,13 +88,21 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
     return mesh
 
 
+def check_examples(config: Any) -> None:
+    """Raises UserError where there could be no examples to look at, on any machine."""
+    data_settings.check(config.data)
+    objectives.check(config)
+    mixtures.check_start(config)
+
+
 def check_inference(config: Any) -> None:
     """Raises UserError where a checkpoint could not be evaluated or generated with."""
     _check_evaluation(config, _check_model(config))
 
 
 def check_data(dataset: datasets.Dataset, config: Any) -> None:
-    """Raises UserError where a dataset lacks a split, or what an objective needs."""
+    """Raises UserError where a dataset does not fit the config, or lacks a split or what an
+    objective needs."""
     if config.data.dataset != datasets.SYNTHETIC:  # has everything
         mixtures.check(dataset, config)
 

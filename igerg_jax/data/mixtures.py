@@ -23,7 +23,7 @@ import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, order
+from igerg_jax.data import builders, order, store
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError, check_known
 
@@ -108,19 +108,24 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
 
-    Raises UserError for an empty or unknown split, or invalid weights.
+    Raises UserError for an empty or unknown split, or weights that make no pattern.
     """
     name, seed = config.data.train_split, config.seed
     groups = {MAIN: Stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
     for mixture_name, mixture in config.data.mixtures.items():
-        try:
-            turns = pattern(list(mixture.datasets.values()))
-        except ValueError as error:
-            raise UserError(f"config.data.mixtures.{mixture_name}: {error}") from error
+        turns = _pattern_of(mixture_name, mixture)
         seeds = [_seed(seed, mixture_name, dataset) for dataset in mixture.datasets]
         splits = [nonempty_split(prepared.datasets[dataset], name) for dataset in mixture.datasets]
         groups[mixture_name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
     return groups
+
+
+def _pattern_of(name: str, mixture: ConfigDict) -> np.ndarray:
+    """`pattern` of a mixture's weights. Raises UserError for weights that make none."""
+    try:
+        return pattern(list(mixture.datasets.values()))
+    except ValueError as error:
+        raise UserError(f"config.data.mixtures.{name}: {error}") from error
 
 
 def _seed(seed: int, *names: str) -> int:
@@ -151,8 +156,8 @@ def check_start(config: ConfigDict) -> None:
 
 
 def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = SPLIT_KEYS) -> None:
-    """Raises UserError unless the splits that `keys` of config.data name exist, and those that are
-    evaluated have an example."""
+    """Raises UserError unless the splits that `keys` of config.data name exist and fit the config,
+    and those that are evaluated have an example."""
     data = config.data
     for key in keys:
         for name in [data[key]] if isinstance(data[key], str) else data[key]:
@@ -160,6 +165,7 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
             check_known(name, prepared.split_names, what)
             if key != "train_split":
                 nonempty_split(prepared, name)
+            check_features(prepared.split(name), config)
     reported = {"valid": data.eval_split, "test": data.test_split}
     for name in data.extra_test_splits if "extra_test_splits" in keys else ():
         if reported.get(name, name) != name:
@@ -172,16 +178,33 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
 def check(prepared: Prepared, config: ConfigDict) -> None:
     """Raises UserError, before anything is compiled, for what the prepared data cannot serve.
 
-    A dataset lacks what an objective that is trained on it needs, or there is no split to evaluate.
+    A dataset that is trained on has other features than the model takes, or lacks what an objective
+    needs; or there is no split to evaluate.
     """
     check_splits(prepared, config)
     for objective, dataset in _served(config):
         split = prepared.datasets[dataset].split(config.data.train_split)
+        check_features(split, config)
         counts = prepared.datasets[dataset].summary["splits"][split.name]
         counts = counts | {"dialogues": 0 if split.standalone else split.num_windows}
         for need in objective.needs:
             if not counts[need.count]:
                 raise _lacks(objective, dataset, config, need)
+
+
+def check_features(split: Split, config: ConfigDict) -> None:
+    """Raises UserError unless a split has pixels or vectors, whichever the config says it has."""
+    wanted, width = config.data.feature_dim, split.turns.feature_dim
+    if wanted != width and (split.turns.image != store.NO_IMAGE).any():
+        images = "images, not precomputed features: set it to 0"
+        vectors = (
+            f"vectors of {width} numbers: set config.data.feature_dim={width} and "
+            "config.model.vision.kind='features'"
+        )
+        raise UserError(
+            f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has "
+            f"{vectors if width else images}"
+        )
 
 
 def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -> UserError:
@@ -203,13 +226,15 @@ def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
 
 
 def check_names(config: ConfigDict) -> None:
-    """Raises UserError for mixtures that contradict each other or name what is not there."""
+    """Raises UserError for mixtures that contradict each other, name what is not there, or have
+    weights that make no `pattern`."""
     taken: dict[str, str] = {}
     for name, mixture in config.data.mixtures.items():
         if set(mixture) != {"objectives", "datasets"} or not mixture.datasets:
             raise UserError(
                 f"config.data.mixtures.{name} needs 'objectives' and 'datasets' and nothing else"
             )
+        _pattern_of(name, mixture)
         for objective in mixture.objectives or (MAIN,):
             if objective:
                 what = f"config.data.mixtures.{name}: '{objective}' is no objective"

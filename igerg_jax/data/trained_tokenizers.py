@@ -20,10 +20,15 @@ ALL = "all"  # config.data.tokenizer.mixture: every dataset that the config name
 
 
 def find(data: ConfigDict) -> tokenizers.Tokenizer | None:
-    """The tokenizer at config.data.tokenizer.path, or trained earlier; None if there is neither."""
+    """The tokenizer at config.data.tokenizer.path, or trained earlier; None if one can be trained.
+
+    Raises UserError for a tokenizer that cannot be read, and for a kind that is not trained here.
+    """
     kind = data.tokenizer.kind
     if data.tokenizer.path:
         return tokenizers.load(kind, pathlib.Path(data.tokenizer.path).expanduser())
+    if kind != tokenizers.TRAINABLE:
+        raise UserError(f"a '{kind}' tokenizer can't be trained: set config.data.tokenizer.path")
     note = _note(data)
     if not note.exists():
         return None
@@ -33,7 +38,7 @@ def find(data: ConfigDict) -> tokenizers.Tokenizer | None:
 def find_or_train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
     """`find`, or a new tokenizer, trained on the turns in `bases`, {dataset: its folder}.
 
-    Raises UserError for a kind that is not trained here, and where there is too little text.
+    Raises UserError as `find`, and where there is too little text.
     """
     with folders.locked(folders.of_tokenizers(data)):
         return find(data) or _train(data, bases)
@@ -71,10 +76,6 @@ def _note(data: ConfigDict) -> pathlib.Path:
 
 def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
     settings = data.tokenizer
-    if settings.kind != "sentencepiece":
-        raise UserError(
-            f"a '{settings.kind}' tokenizer can't be trained: set config.data.tokenizer.path"
-        )
     weights = corpus_weights(data)
     share = settings.max_sentences / sum(weights.values())
     texts: list[str] = []

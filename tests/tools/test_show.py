@@ -210,6 +210,8 @@ def test_turns_follow_each_other_in_the_order_of_their_tokens():
         (["--out=absent/page.html"], "no folder 'absent'"),
         (["--stats", "--config.data.dataset=synthetic"], "synthetic"),
         (["--stats", "--config.data.datset=x"], "data.dataset"),
+        (["--stats", "--config.data.preprocessing=none"], "augment, imagenet"),
+        (["--stats", "--config.objectives.emotional_response.face_dropout=2"], "face_dropout=2"),
     ],
 )
 def test_errors_are_one_message_and_exit_code_2(arguments, message, capsys):

@@ -24,8 +24,9 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
+from igerg_jax import checks
 from igerg_jax.batch import UNKNOWN, group_of
-from igerg_jax.data import datasets, mixtures, prepare, store
+from igerg_jax.data import datasets, mixtures, pipeline, prepare, store
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
@@ -64,9 +65,9 @@ def run(values: flags.FlagValues) -> None:
     out = pathlib.Path(values.out).expanduser()
     if values.out and not out.parent.is_dir():
         raise UserError(f"--out: there is no folder '{out.parent}'")
-    mixtures.check_start(config)
+    checks.check_examples(config)
     prepared = prepare.prepare(config)
-    mixtures.check(prepared, config)
+    checks.check_data(prepared, config)
     if values.stats:
         print(counts.describe(prepared, config))
     if values.out:
@@ -80,8 +81,6 @@ def run(values: flags.FlagValues) -> None:
 
 def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> list[Group]:
     """The first `count` examples of a training step, of each mixture's batch."""
-    from igerg_jax.data import pipeline  # TensorFlow
-
     jax.config.update("jax_platforms", "cpu")  # a few rows; accelerators are for training
     rows_b = np.arange(count)
     tokenizer = prepared.tokenizer
