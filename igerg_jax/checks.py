@@ -1,4 +1,4 @@
-"""What is refused before anything compiles: a config alone, then a config with its prepared data.
+"""Config and data validation, run before anything compiles.
 
 Each room checks what it owns; every entry point calls one of these, which combine those checks,
 once at its start.

@@ -312,7 +312,7 @@ TEXT_METRICS = (
 
 # What a report shows, group by group: every metric of an evaluation, besides the baselines.
 GROUPS: dict[str, tuple[Metric, ...]] = {
-    "Emotion seen becomes emotion said": (
+    "Emotion following": (
         Metric("emotion_following", "Emotion following", 1, "{:.1%}",
                "The same words, answered once for a face of each emotion: share of responses in "
                "which a labeller that took no part in training finds the emotion of the face.",
@@ -329,7 +329,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("emotion_following_second_macro_f1", "Macro-F1 by the second labeller", 1, "{:.3f}",
                "Mean F1 over the emotions, by the second labeller."),
         Metric("emotion_following_macro_f1", "Emotion following macro-F1", 1, "{:.3f}",
-               "Mean F1 over the emotions: low where some emotion is said to every face."),
+               "Mean F1 over the emotions; low if the model expresses the same emotion for every "
+               "face."),
         Metric("emotion_following_distinct", "Different responses to seven faces", 1, "{:.2f}",
                "Of the seven responses to the same words, how many differ."),
     ),

@@ -1,7 +1,7 @@
 """Files that are complete or absent, on a local disk and in a bucket; and files of JSON lines.
 
-Whoever is killed while writing leaves nothing half-written under the final name. Neither etils nor
-tensorflow.io offers this. Files of JSON lines, which are appended to, may end in half a line: their
+A killed writer never leaves a partial file under the final name. Neither etils nor tensorflow.io
+offers this. Files of JSON lines, which are appended to, may end in half a line: their
 reader leaves it out.
 """
 

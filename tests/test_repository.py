@@ -22,7 +22,7 @@ SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache
 def _storeys() -> dict[str, int]:
     """{room of `igerg_jax`: its line in CONTRIBUTING.md's table}, from the ground up.
 
-    A room imports itself and those of lines above, never those of lines below or of its own.
+    A room imports itself and those of earlier lines, never those of its own line or of later ones.
     """
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.partition("| room |")[2].partition("\n\n")[0]
@@ -129,7 +129,7 @@ def test_the_table_lists_every_room():
     assert here == STOREY.keys()
 
 
-def test_no_room_imports_one_above_or_beside_it():
+def test_a_room_imports_only_lower_ones():
     upward = [
         f"{module} -> {other}"
         for module in sorted(m for m in MODULES if _within(m, "igerg_jax") and _room(m))

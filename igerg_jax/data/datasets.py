@@ -24,7 +24,7 @@ class Dataset(Protocol):
     Attributes:
       tokenizer: its vocabulary.
       split_names: the splits that can be evaluated; () for random batches, which also have no
-        text to decode. Others are `Prepared`, which the evaluation works with.
+        text to decode. Evaluation requires a `Prepared`.
     """
 
     tokenizer: Vocabulary

@@ -15,7 +15,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def positions(step: int, batch_size: int) -> np.ndarray:
-    """Returns int64[B]: the positions, each of which occurs once, of a step's examples."""
+    """Returns int64[B]: the step's positions; each is unique."""
     return np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
 
 

@@ -161,7 +161,7 @@ def run(values: flags.FlagValues) -> None:
     mixtures.check_names(config)
     if values.verify:
         count = verify(config)
-        print(f"all is well: {count} dataset{'s' if count > 1 else ''}")
+        print(f"verified {count} dataset{'s' if count > 1 else ''}")
     elif values.tokenizer:
         tokenizer, path = prepare_tokenizer(config)
         print(f"{path}: {tokenizer.vocab_size:,} ids, digest {tokenizer.digest}")

@@ -1,7 +1,7 @@
 """Responses from a model: one token per row and step, or by beam search, over a key-value cache.
 
-Each search is a first choice after the start token, then a `lax.while_loop` of "one decoder step,
-one choice" that stops when every row has ended. Letters as in `igerg_jax.batch`, and T =
+Each search picks a token after the start token, then loops over "one decoder step, one choice" in a
+`lax.while_loop` that stops when every row has ended. Letters as in `igerg_jax.batch`, and T =
 `max_tokens`.
 
 A response ends with EOS, and only PAD follows. At the last position EOS is forced, at its own

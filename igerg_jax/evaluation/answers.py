@@ -66,9 +66,9 @@ def statistics(texts: Sequence[str], cut_N: np.ndarray | None) -> dict[str, Any]
     the lexicon finds a cue, and "mean_cues", cues an answer; "repeats", the share in which
     `REPEATED_WORDS` words in a row come twice; "mostly_cues", the share in which more than half of
     the words belong to a cue; "unfinished", the share that is not `finished`; "broken_off",
-    the share that is not and was cut (None without `cut_N`): what ends of its own accord, as chats
-    often do without a mark, is not broken off; and "frequent_words",
-    [word, share of answers with it], function words left out.
+    the share that is not and was cut (None without `cut_N`): a response that chose EOS, even
+    without punctuation, is not broken off; and "frequent_words", [word, share of answers with it],
+    function words left out.
     """
     cues = [sum(lexicon.count_cues(text).values()) for text in texts]
     unfinished = np.array([not finished(text) for text in texts])

@@ -149,8 +149,8 @@ class Evaluator:
         )
 
     def at_guidance(self, guidance: float) -> Self:
-        """This evaluator, generating with another `generate.guidance`; what else is compiled
-        already is shared."""
+        """This evaluator, generating with another `generate.guidance`; other compiled functions
+        are reused."""
         config = self._setup.config.copy_and_resolve_references()
         config.generate.guidance = guidance
         other = copy.copy(self)
@@ -244,9 +244,8 @@ def evaluate_run(
 
     Args:
       params: on the evaluator's mesh.
-      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl and, where the
-        words' following the face was measured, following.jsonl and answers.json to it. None: no
-        files.
+      workdir: a path (pathlib or epath) that exists; process 0 writes samples.jsonl and, if emotion
+        following was measured, following.jsonl and answers.json to it. None: no files.
 
     Returns:
       summary.json's "evaluation", "confusion_matrix" (of image emotions), "following_matrix"

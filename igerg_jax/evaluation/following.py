@@ -90,7 +90,7 @@ def measure(
       texts: the responses; those of one window lie together, by the emotion shown.
       probabilities: of the same rows, as `predictions.emotion_probabilities` names them.
       image_mask_RxN: which images the model was given.
-      cut_R: bool, whether a response has the longest length, so that its end may not be its own.
+      cut_R: bool, whether a response has the longest length, so it may be truncated.
       second: reads the same responses for the figures whose names end with "_second".
     """
     said_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)

@@ -186,6 +186,6 @@ class Objective(abc.ABC):
         return {}
 
     def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-        """Raises UserError for a setting that has no such value, or contradicts `config.model`."""
+        """Raises UserError for an invalid setting, or one that contradicts `config.model`."""
         declared = (Range("weight", at_least=0), *self.constraints)
         check_constraints(f"objectives.{self.name}", settings, declared)

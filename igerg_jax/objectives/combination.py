@@ -1,4 +1,4 @@
-"""What combines objectives: who shares a batch, what they share on it, and their sums.
+"""Groups objectives by batch, shares their encoder passes and collects their loss terms.
 
 Objectives of one mixture (`config.data.mixtures`) share a batch. On it they share one pass of the
 vision tower, one of the encoder over the images alone, and one of the encoder over all inputs of
@@ -22,7 +22,7 @@ from igerg_jax.random_keys import batch_key, named_key
 Terms = dict[tuple[str, str], Term]
 Metrics = dict[tuple[str, str], tuple[jax.Array, jax.Array]]
 
-_IMAGES_ALONE = ""  # beside objectives' names: whose encoder input the images alone are
+_IMAGES_ALONE = ""  # a pseudo-objective, whose encoder input is the images alone
 
 
 def by_mixture(config: Any) -> dict[str, list[str]]:

@@ -149,7 +149,7 @@ def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -
     other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
     hidden_BxTxD = context.decode(response_BxT, other_BxC)
     other = context.token_loss_by_row(hidden_BxTxD, response_BxT)
-    gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(own)
+    gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(told)
     loss_B = jnp.where(used_B, jax.nn.softplus(gap_B), 0.0)
     correct_B = used_B & (gap_B < 0)
     return losses.Sums(*(x_B.sum(dtype=jnp.float32) for x_B in (loss_B, used_B, correct_B)))
@@ -158,8 +158,8 @@ def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -
 def other_emotion(context: Context) -> jax.Array:
     """int32 [B]: drawn uniformly from the six that are not the response's label."""
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 1, NUM_EMOTIONS))
-    steps_B = draw(context.row_keys("other emotion"))
-    return (context.batch["response_emotion"] + steps_B) % NUM_EMOTIONS
+    offset_B = draw(context.row_keys("other emotion"))
+    return (context.batch["response_emotion"] + offset_B) % NUM_EMOTIONS
 
 
 def likelihood_and_embeddings(

@@ -150,7 +150,7 @@ class Loaded(NamedTuple):
         if self.left:
             parts.append(f"left {workdirs.listed(self.left)}")
         if self.new:
-            parts.append(f"new, at random: {workdirs.listed(self.new)}")
+            parts.append(f"randomly initialised: {workdirs.listed(self.new)}")
         return "; ".join(parts)
 
 
@@ -289,9 +289,9 @@ def _check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None
     if run["tokenizer_digest"] not in ("", digest):  # "" = imported without one
         raise UserError(
             f"tokenizer that does not match the checkpoint: '{path}' was trained with "
-            f"{run['tokenizer_digest']}, this run has {digest}. Train anew in another workdir, or "
-            "set config.data.tokenizer.path to the tokenizer it was trained with, kept as "
-            f"prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
+            f"{run['tokenizer_digest']}, this run has {digest}. Start a new run in another "
+            "workdir, or set config.data.tokenizer.path to the tokenizer it was trained with, kept "
+            f"as prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
             "of that time"
         )
 

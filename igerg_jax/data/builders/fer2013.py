@@ -104,7 +104,7 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
             if archive.getinfo(name).file_size > image_gate.MAX_FILE_BYTES:
                 return b""
             return archive.read(name)
-        except Exception:  # of many kinds: a damaged entry, an unknown compression, a password
+        except Exception:  # of several types: a damaged entry, an unknown compression, a password
             return b""  # counted as broken, not as missing
 
     names = [n for n in archive.namelist() if not n.endswith("/") and not image_files.is_hidden(n)]
