@@ -2,7 +2,7 @@
 
     config.data.mixtures = ConfigDict({
         "faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 3.0, "meld": 1.0}},
-        "talk": {"objectives": (), "datasets": {"meld": 0.5, "daily_dialog": 0.5}},
+        "dialogues": {"objectives": (), "datasets": {"meld": 0.5, "daily_dialog": 0.5}},
     })
 
 A mixture has a batch of its own for the objectives that it names. The mixture that names none has
