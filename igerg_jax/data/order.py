@@ -19,6 +19,12 @@ def positions(step: int, batch_size: int) -> np.ndarray:
     return np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
 
 
+def evenly_spaced(count: int, total: int) -> np.ndarray:
+    """Returns int64[min(count, total)]: ascending numbers below `total`, spread evenly."""
+    count = min(count, total)
+    return np.arange(count) * total // max(count, 1)
+
+
 def examples_at(seed: int, positions_B: np.ndarray, num_examples: int) -> np.ndarray:
     """Returns int64[B]: the example, below num_examples, at each position of the endless order."""
     if num_examples < 1:

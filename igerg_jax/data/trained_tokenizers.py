@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.data import folders, store, tokenizers
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.errors import UserError, check_known
 
 ALL = "all"  # config.data.tokenizer.mixture: every dataset that the config names
@@ -103,6 +104,4 @@ def _sample(dataset: str, base: pathlib.Path, split: str, limit: int) -> list[st
     check_known(split, known, what)
     turns = store.TurnStore(base / "turns" / split, None)
     chosen = np.flatnonzero(turns.text_bytes() > 0)
-    if len(chosen) > limit:
-        chosen = chosen[np.arange(limit) * len(chosen) // limit]
-    return [turns.text(i) for i in chosen]
+    return [turns.text(i) for i in chosen[evenly_spaced(limit, len(chosen))]]

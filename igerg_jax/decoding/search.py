@@ -31,8 +31,7 @@ from igerg_jax.decoding.limits import Limits, allowed
 from igerg_jax.decoding.strategies import Beam, Sample, Strategy, TokenStrategy
 from igerg_jax.decoding.stream import Source, Started
 from igerg_jax.models import igerg
-from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, mesh_context
+from igerg_jax.setup import Setup, jitted
 
 # The arrays of a batch that a response depends on: no label, and no response.
 BATCH_ENTRIES = ("images", "features", "image_mask", "image_turn", "context", "context_turn")
@@ -78,10 +77,10 @@ def make_respond(setup: Setup) -> Callable[..., Responses]:
     """
     settings = Settings.of(setup.config)
 
-    def answer(params, batch, rng, rows_B, target_emotion_BxC):
-        return generate(setup.model, params, batch, rng, settings, rows_B, target_emotion_BxC)
+    def answer(model, params, batch, rng, rows_B, target_emotion_BxC):
+        return generate(model, params, batch, rng, settings, rows_B, target_emotion_BxC)
 
-    jitted = jax.jit(answer, out_shardings=sharding.replicated(setup.mesh))
+    compiled = jitted(setup, answer)
 
     def respond(
         params: Any,
@@ -91,8 +90,7 @@ def make_respond(setup: Setup) -> Callable[..., Responses]:
         target_emotion_BxC: jax.Array | None = None,
     ) -> Responses:
         inputs = {name: batch[name] for name in BATCH_ENTRIES if name in batch}
-        with mesh_context(setup):
-            return jitted(params, inputs, rng, rows_B, target_emotion_BxC)
+        return compiled(params, inputs, rng, rows_B, target_emotion_BxC)
 
     return respond
 

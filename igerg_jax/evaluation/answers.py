@@ -15,6 +15,7 @@ import numpy as np
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.windows import Split
 
 FILE = "answers.json"  # in a workdir
@@ -113,8 +114,7 @@ def people(split: Split, count: int) -> dict[str, dict[str, Any]]:
     chosen = []
     for emotion in range(NUM_EMOTIONS):
         of_emotion = turns[split.turns.emotion[turns] == emotion]
-        kept = min(count, len(of_emotion))
-        chosen.append(of_emotion[np.arange(kept) * len(of_emotion) // max(kept, 1)])
+        chosen.append(of_emotion[evenly_spaced(count, len(of_emotion))])
     numbers = np.concatenate(chosen)
     texts = [split.turns.text(int(turn)) for turn in numbers]
     return by_emotion(texts, split.turns.emotion[numbers], None)

@@ -12,10 +12,10 @@ from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import pipeline
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import search
-from igerg_jax.evaluation.predictions import emotion_probabilities, jitted, replicated_key
+from igerg_jax.evaluation.predictions import emotion_probabilities
 from igerg_jax.evaluation.samples import by_emotion
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup
+from igerg_jax.setup import Setup, jitted, replicated_key
 
 Turn = tuple[str, str | pathlib.Path | None]  # (words, image file or None)
 

@@ -22,20 +22,15 @@ from jax.experimental import multihost_utils
 from igerg_jax import lexicon, metrics, storage, text_labeller
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import lengths, pipeline
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
 from igerg_jax.evaluation import answers, following, samples
 from igerg_jax.evaluation.following import Following
-from igerg_jax.evaluation.predictions import (
-    batch_counts,
-    emotion_probabilities,
-    guided_nll,
-    jitted,
-    replicated_key,
-)
+from igerg_jax.evaluation.predictions import batch_counts, emotion_probabilities, guided_nll
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup
+from igerg_jax.setup import Setup, jitted, replicated_key
 
 Confusion = list[list[int]]
 
@@ -104,11 +99,10 @@ class Evaluator:
           The rows of samples.jsonl; every process returns the same.
         """
         data = self._prepared.split(split)
-        count = min(count, data.num_windows)
-        ids = np.arange(count) * data.num_windows // max(count, 1)
+        ids = evenly_spaced(count, data.num_windows)
         rows: list[dict[str, Any]] = []
         for start, batch, rows_B in self._batches(data, ids):
-            left = count - start
+            left = len(ids) - start
             tokens, probabilities, mask = self._answers(params, batch, rows_B, left)
             for i, window in enumerate(ids[start : start + len(tokens)]):
                 of_window = {name: value[i] for name, value in probabilities.items()}
@@ -168,8 +162,7 @@ class Evaluator:
           "reference_dist_2" of people's. Every process returns the same.
         """
         data, guidance = self._prepared.split(split), self._setup.config.generate.guidance
-        count = min(count, data.num_windows)
-        ids = np.arange(count) * data.num_windows // max(count, 1)
+        ids = evenly_spaced(count, data.num_windows)
         tokens, sums = [], {"generated": np.zeros(2), "response": np.zeros(2)}
         for start, batch, rows_B in self._batches(data, ids):
             generated_BxT = self._respond(params, batch, self._key, rows_B).tokens_BxT
@@ -179,9 +172,9 @@ class Evaluator:
                     params, batch, batch["response"], np.float32(guidance)
                 ),
             }
-            left = count - start
-            for name, found in jax.device_get(scored).items():
-                sums[name] += [found["nll_B"][:left].sum(), found["tokens_B"][:left].sum()]
+            left = len(ids) - start
+            for name, nll in jax.device_get(scored).items():
+                sums[name] += [nll["nll_B"][:left].sum(), nll["tokens_B"][:left].sum()]
             tokens.append(jax.device_get(generated_BxT)[:left])
         texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
         references, _ = _references(data, ids)

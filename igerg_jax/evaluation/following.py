@@ -12,6 +12,7 @@ import numpy as np
 from igerg_jax import lexicon, metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.windows import Split
 from igerg_jax.evaluation import answers, samples
 from igerg_jax.models.igerg import response_image
@@ -56,8 +57,7 @@ def plan(split: Split, count: int) -> Plan | None:
         by_emotion.append(shown[of_emotion[np.unique(image[of_emotion], return_index=True)[1]]])
     if not count or not all(map(len, by_emotion)):
         return None
-    count = min(count, len(shown))
-    windows_W = shown[np.arange(count) * len(shown) // count]
+    windows_W = shown[evenly_spaced(count, len(shown))]
     faces = []
     for window in windows_W:
         rng = np.random.default_rng(int(window))
@@ -98,9 +98,8 @@ def measure(
     values, confusion = metrics.following_metrics(said_WxC, [len({*row}) for row in texts_WxC])
     if second is not None:
         values |= _second_values(second.labels(texts).reshape(said_WxC.shape))
-    count = min(GALLERY_WINDOWS, len(said_WxC))
     rows = []
-    for w in np.arange(count) * len(said_WxC) // count:
+    for w in evenly_spaced(GALLERY_WINDOWS, len(said_WxC)):
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
         of_window = {name: p[at] for name, p in probabilities.items()}
         rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))

@@ -5,7 +5,7 @@ are scored from images and words, the decoder told the emotion that is predicted
 image. Letters as in `igerg_jax.batch`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,6 @@ from igerg_jax.decoding import search, stream
 from igerg_jax.decoding.guidance import Guidance, GuidedStream
 from igerg_jax.models import igerg
 from igerg_jax.objectives import losses
-from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, base_key, mesh_context
 
 
 def batch_counts(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> dict:
@@ -123,25 +121,6 @@ def image_probabilities(
     images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
     logits = _image_logits(model, variables, images)
     return tuple(jax.nn.softmax(x) for x in logits)
-
-
-def jitted(setup: Setup, function: Callable) -> Callable:
-    """`function(model, ...)` jitted on the setup's mesh, its result replicated on every device."""
-    compiled = jax.jit(
-        lambda *arguments: function(setup.model, *arguments),
-        out_shardings=sharding.replicated(setup.mesh),
-    )
-
-    def call(*arguments):
-        with mesh_context(setup):
-            return compiled(*arguments)
-
-    return call
-
-
-def replicated_key(setup: Setup) -> jax.Array:
-    """The run's key, on every device."""
-    return jitted(setup, lambda model: base_key(setup.config))()
 
 
 def _image_logits(model, variables, images) -> tuple[jax.Array, jax.Array]:

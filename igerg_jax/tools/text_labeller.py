@@ -203,9 +203,7 @@ def run(argv: list[str]) -> None:
     if argv[1:2] != ["train"]:
         raise UserError("say what to do: train (see --help)")
     values = command_line.parse([argv[0], *argv[2:]], _flags)
-    for name in ("datasets", "out"):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing (see --help)")
+    command_line.require(values, "datasets", "out")
     out = pathlib.Path(values.out).expanduser()
     if not out.parent.is_dir():
         raise UserError(f"--out={values.out}: there is no folder '{out.parent}'")

@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import topologies
 
 from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
@@ -56,8 +57,6 @@ def topology_devices(name: str, slices: int) -> list[Any]:
     Raises:
       UserError: libtpu is missing, or does not know the topology.
     """
-    from jax.experimental import topologies
-
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt")
     extra = {"num_slices": slices} if slices > 1 else {}
