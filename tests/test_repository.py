@@ -15,7 +15,7 @@ import tomllib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-MAX_LINES = 450
+MAX_LINES, MAX_FUNCTION_LINES = 450, 45  # of a file; of a function without its docstring
 SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "build"}
 
 
@@ -219,6 +219,20 @@ def test_files_stay_short():
     for path in _files((".py",)):
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= MAX_LINES, f"{_relative(path)} has {lines} lines; divide it"
+
+
+def test_functions_stay_short():
+    for path in SOURCES:
+        if not _relative(path).startswith("igerg_jax/"):
+            continue  # a config's keys are one long table
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                documented = ast.get_docstring(node) is not None
+                docstring = first.end_lineno - first.lineno + 1 if documented else 0
+                lines = node.end_lineno - node.lineno + 1 - docstring
+                where = f"{_relative(path)}:{node.lineno}: {node.name}"
+                assert lines <= MAX_FUNCTION_LINES, f"{where} has {lines} lines; divide it"
 
 
 def test_requirements_pin_every_declared_dependency():

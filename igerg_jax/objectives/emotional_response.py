@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.constraints import Choice, Range
@@ -170,14 +171,14 @@ def likelihood_and_embeddings(
     return losses.response(
         hidden_BxTxD,
         context.params["token_embedding"],
-        response_BxT,
-        response_BxT != context.model.special.pad,
-        fixed_judge(context.params)["embedding"],
-        context.settings["estimator"],
-        temperature(context.settings, context.step),
-        context.batch_key("gumbel"),
-        context.model.vocab_chunk_tokens,
-        lookup,
+        targets_BxT=response_BxT,
+        mask_BxT=response_BxT != context.model.special.pad,
+        judge_table_VxJ=fixed_judge(context.params)["embedding"],
+        estimator=context.settings["estimator"],
+        temperature=temperature(context.settings, context.step),
+        rng=context.batch_key("gumbel"),
+        chunk_tokens=context.model.vocab_chunk_tokens,
+        look_up=lookup,
     )
 
 
@@ -197,6 +198,7 @@ def fixed_judge(params: Mapping[str, Any]) -> Any:
 
 def consistency_weight(settings: Mapping[str, Any], step: jax.Array | int) -> jax.Array:
     """lambda(step): 0 until `consistency_start_step`, then linear to `consistency_weight`."""
+    # `optax.linear_schedule` can neither start before step 0 nor rise at once.
     steps_since_start = step - settings["consistency_start_step"]
     ramp_steps = settings["consistency_ramp_steps"]
     ramp = steps_since_start / ramp_steps if ramp_steps else steps_since_start >= 0
@@ -205,6 +207,6 @@ def consistency_weight(settings: Mapping[str, Any], step: jax.Array | int) -> ja
 
 def temperature(settings: Mapping[str, Any], step: jax.Array | int) -> jax.Array:
     """tau(step): geometric from `temperature_start` to `temperature_end`."""
-    progress = jnp.clip(step / max(settings["temperature_anneal_steps"], 1), 0.0, 1.0)
-    ratio = settings["temperature_end"] / settings["temperature_start"]
-    return settings["temperature_start"] * ratio**progress
+    start, end = settings["temperature_start"], settings["temperature_end"]
+    steps = max(settings["temperature_anneal_steps"], 1)
+    return optax.exponential_decay(start, steps, end / start, end_value=end)(step)

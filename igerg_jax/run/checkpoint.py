@@ -27,6 +27,7 @@ from igerg_jax.run import weights_folder, workdirs
 from igerg_jax.setup import Setup
 
 STATE, RUN = "state", "run"  # the two items of a checkpoint
+_AVERAGE = "ema_params"  # in a state: the moving average of its "params"
 
 _MIN_SLICE_BYTES = 1 << 20
 
@@ -180,10 +181,7 @@ def load_params(
     run = read_run(folder)
     if tokenizer_digest is not None:
         _check_tokenizer(run, tokenizer_digest, folder)
-    stored = _stored_shapes(folder)
-    averaged = any(name.startswith("ema_params/") for name in stored)
-    part = "ema_params" if averaged else "params"
-    stored = {name[len(part) + 1 :]: s for name, s in stored.items() if name.startswith(f"{part}/")}
+    part, stored = _stored_params(folder)
     wanted = flatten_dict(setup.abstract_params, sep="/")
     wanted_shapes = shapes(setup.abstract_params)
     if initial is None:
@@ -204,7 +202,7 @@ def load_params(
         params = flatten_dict(initial, sep="/") | params
     left = tuple(name for name in stored if name not in taken)
     new = tuple(name for name in wanted if name not in taken)
-    return unflatten_dict(params, sep="/"), Loaded(folder, averaged, taken, left, new)
+    return unflatten_dict(params, sep="/"), Loaded(folder, part == _AVERAGE, taken, left, new)
 
 
 def find(path: epath.PathLike) -> epath.Path:
@@ -348,6 +346,15 @@ def _stored_shapes(path: epath.Path) -> Shapes:
         return {f"params/{name}": array.shape for name, array in arrays.items()}
     with ocp.Checkpointer(_arrays()) as reader:
         return shapes(reader.metadata(path / STATE).item_metadata.tree)
+
+
+def _stored_params(path: epath.Path) -> tuple[str, Shapes]:
+    """The part of a checkpoint that inference uses, and its parameters' shapes: the moving average
+    where there is one, else "params"."""
+    stored = _stored_shapes(path)
+    part = _AVERAGE if any(name.startswith(f"{_AVERAGE}/") for name in stored) else "params"
+    prefix = f"{part}/"
+    return part, {n.removeprefix(prefix): s for n, s in stored.items() if n.startswith(prefix)}
 
 
 def _restore(path: epath.Path, wanted: Any) -> Any:
