@@ -91,21 +91,21 @@ def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, floa
 
 
 def following_metrics(
-    said_WxC: np.ndarray, different_W: Sequence[int]
+    expressed_WxC: np.ndarray, different_W: Sequence[int]
 ) -> tuple[dict[str, float], np.ndarray]:
     """Of responses to W windows, each with a face of every emotion in turn.
 
     Args:
-      said_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
+      expressed_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
       different_W: how many of a window's responses differ.
 
     Returns:
       ({"emotion_following": the share of responses with the emotion shown, "…_standard_error",
       "…_macro_f1", "…_distinct" and "…_chance"}, the confusion matrix: emotions shown in rows).
     """
-    shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), said_WxC.shape)
-    share_W = (said_WxC == shown_WxC).mean(axis=1)
-    confusion = confusion_matrix(shown_WxC, said_WxC)
+    shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), expressed_WxC.shape)
+    share_W = (expressed_WxC == shown_WxC).mean(axis=1)
+    confusion = confusion_matrix(shown_WxC, expressed_WxC)
     name = "emotion_following"
     return {
         name: accuracy(confusion),

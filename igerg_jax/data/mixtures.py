@@ -62,11 +62,12 @@ class Stream:
         source_B = self.pattern[place_B]
         ids_B = np.empty_like(source_B)
         for s in np.unique(source_B):
-            mine, here_B = self.pattern == s, source_B == s
+            of_split, selected_B = self.pattern == s, source_B == s
             # The number of this split's examples before each position.
-            before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
+            earlier = np.cumsum(of_split) - of_split
+            before_B = rounds_B[selected_B] * of_split.sum() + earlier[place_B[selected_B]]
             windows = self.splits[s].num_windows
-            ids_B[here_B] = order.examples_at(self.seeds[s], before_B, windows)
+            ids_B[selected_B] = order.examples_at(self.seeds[s], before_B, windows)
         return source_B, ids_B
 
 
@@ -94,14 +95,14 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     if length > _LONGEST:
         raise ValueError(f"the ratio needs {length} examples to be exact; round the weights")
     counts = np.array([count // divisor for count in counts], np.int64)
-    out, taken = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
+    out, emitted = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
     unit = max(2 * len(counts) - 2, 1)  # exact arithmetic: lags in units of 1 / (unit * length)
     for place in range(length):
-        lag = (counts * (place + 1) - taken * length) * unit
+        lag = (counts * (place + 1) - emitted * length) * unit
         spare = ((unit - 1) * length - lag) / counts  # places until its deadline
         chosen = int(np.argmin(np.where(lag >= length, spare, np.inf)))
         out[place] = chosen
-        taken[chosen] += 1
+        emitted[chosen] += 1
     return out
 
 
@@ -228,7 +229,7 @@ def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
 def check_names(config: ConfigDict) -> None:
     """Raises UserError for mixtures that contradict each other, name what is not there, or have
     weights that make no `pattern`."""
-    taken: dict[str, str] = {}
+    mixture_of: dict[str, str] = {}
     for name, mixture in config.data.mixtures.items():
         if set(mixture) != {"objectives", "datasets"} or not mixture.datasets:
             raise UserError(
@@ -239,9 +240,10 @@ def check_names(config: ConfigDict) -> None:
             if objective:
                 what = f"config.data.mixtures.{name}: '{objective}' is no objective"
                 check_known(objective, config.objectives, what)
-            if objective in taken:
+            if objective in mixture_of:
                 what = f"objective '{objective}'" if objective else "what no other names"
                 raise UserError(
-                    f"config.data.mixtures: both '{taken[objective]}' and '{name}' serve {what}"
+                    f"config.data.mixtures: both '{mixture_of[objective]}' and '{name}' serve "
+                    f"{what}"
                 )
-            taken[objective] = name
+            mixture_of[objective] = name

@@ -32,8 +32,8 @@ def examples_at(seed: int, positions_B: np.ndarray, num_examples: int) -> np.nda
     epochs_B, within_B = np.divmod(positions_B, num_examples)
     out_B = np.empty_like(within_B)
     for epoch in np.unique(epochs_B):  # rarely more than two
-        here_B = epochs_B == epoch
-        out_B[here_B] = permute(seed, int(epoch), within_B[here_B], num_examples)
+        selected_B = epochs_B == epoch
+        out_B[selected_B] = permute(seed, int(epoch), within_B[selected_B], num_examples)
     return out_B
 
 

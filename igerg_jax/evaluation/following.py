@@ -93,23 +93,23 @@ def measure(
       cut_R: bool, whether a response has the longest length, so it may be truncated.
       second: reads the same responses for the figures whose names end with "_second".
     """
-    said_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
-    texts_WxC = np.array(texts, object).reshape(said_WxC.shape)
-    values, confusion = metrics.following_metrics(said_WxC, [len({*row}) for row in texts_WxC])
+    expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
+    texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
+    values, confusion = metrics.following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
     if second is not None:
-        values |= _second_values(second.labels(texts).reshape(said_WxC.shape))
+        values |= _second_values(second.labels(texts).reshape(expressed_WxC.shape))
     rows = []
-    for w in evenly_spaced(GALLERY_WINDOWS, len(said_WxC)):
+    for w in evenly_spaced(GALLERY_WINDOWS, len(expressed_WxC)):
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
         of_window = {name: p[at] for name, p in probabilities.items()}
         rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
-    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(said_WxC))
-    compared = answers.compared(texts, shown_R, cut_R, split, len(said_WxC))
+    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(expressed_WxC))
+    compared = answers.compared(texts, shown_R, cut_R, split, len(expressed_WxC))
     return Following(values, confusion.tolist(), rows, compared)
 
 
-def _second_values(said_WxC: np.ndarray) -> dict[str, float]:
-    values, _ = metrics.following_metrics(said_WxC, np.ones(len(said_WxC)))
+def _second_values(expressed_WxC: np.ndarray) -> dict[str, float]:
+    values, _ = metrics.following_metrics(expressed_WxC, np.ones(len(expressed_WxC)))
     name = "emotion_following"
     return {
         f"{name}_second": values[name],

@@ -72,8 +72,8 @@ class EncoderInput(NamedTuple):
 
     text: TextSide | None
     images: ImageSide | None
-    asked_BxS: jax.Array | None = None  # text positions that the objective asks for
-    withheld_B: jax.Array | None = None  # examples whose response's image it withholds
+    predicted_BxS: jax.Array | None = None  # text positions to predict
+    face_dropped_B: jax.Array | None = None  # examples without the response's image
 
 
 @dataclasses.dataclass(frozen=True)

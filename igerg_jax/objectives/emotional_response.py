@@ -62,10 +62,10 @@ class EmotionalResponse(Objective):
         if not rate:
             return EncoderInput(context.text, images)
         draw = jax.vmap(lambda key: jax.random.bernoulli(key, rate))
-        withheld_B = draw(context.row_keys("face dropout"))
-        hidden_BxN = response_image(context.batch, context.model.special) & withheld_B[:, None]
+        face_dropped_B = draw(context.row_keys("face dropout"))
+        hidden_BxN = response_image(context.batch, context.model.special) & face_dropped_B[:, None]
         images = images._replace(mask_BxN=images.mask_BxN & ~hidden_BxN)
-        return EncoderInput(context.text, images, withheld_B=withheld_B)
+        return EncoderInput(context.text, images, face_dropped_B=face_dropped_B)
 
     def loss(self, context: Context) -> Result:
         response_BxT = context.batch["response"]
@@ -106,7 +106,7 @@ class EmotionalResponse(Objective):
 
 def _told_lines(row: Row) -> list[Line]:
     """What the decoder is told, and what is withheld from this row."""
-    if row.encoder_input.withheld_B:
+    if row.encoder_input.face_dropped_B:
         return [Line("The response's image and emotion are withheld. The decoder is told", [])]
     if row.model.emotion_embedding == "none":
         return []
@@ -123,16 +123,16 @@ def told_emotion(context: Context) -> jax.Array:
 
     All 0 where there is none, and where it is withheld.
     """
-    batch, withheld_B = context.batch, context.encoder_input.withheld_B
+    batch, face_dropped_B = context.batch, context.encoder_input.face_dropped_B
     if context.settings["emotion_source"] == "label":
         emotion_BxC = jax.nn.one_hot(batch["response_emotion"], NUM_EMOTIONS)
     else:
         logits_BxNxC = context.apply("image_emotion_logits", context.image_encoding)
         shown_BxN = response_image(batch, context.model.special)
         emotion_BxC = target_emotion(jax.lax.stop_gradient(logits_BxNxC), shown_BxN)
-    if withheld_B is None:
+    if face_dropped_B is None:
         return emotion_BxC
-    return jnp.where(withheld_B[:, None], 0.0, emotion_BxC)
+    return jnp.where(face_dropped_B[:, None], 0.0, emotion_BxC)
 
 
 def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -> losses.Sums:

@@ -140,18 +140,18 @@ class Loaded(NamedTuple):
     """What `load_params` took from a checkpoint; parameter names have slashes."""
 
     path: epath.Path  # of the checkpoint
-    averaged: bool  # the moving average was taken, not the last parameters
-    taken: tuple[str, ...]
-    left: tuple[str, ...]  # in the checkpoint, but absent from the model or of another shape there
-    new: tuple[str, ...]  # in the model alone: as initialised
+    averaged: bool  # from the moving average, not the last parameters
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...]  # absent from the model, or of another shape there
+    initialised: tuple[str, ...]  # in the model alone
 
     def describe(self) -> str:
         source = "moving average" if self.averaged else "parameters"
-        parts = [f"took {len(self.taken)} arrays of the {source} in {self.path}"]
-        if self.left:
-            parts.append(f"left {workdirs.listed(self.left)}")
-        if self.new:
-            parts.append(f"randomly initialised: {workdirs.listed(self.new)}")
+        parts = [f"took {len(self.loaded)} arrays of the {source} in {self.path}"]
+        if self.skipped:
+            parts.append(f"skipped {workdirs.listed(self.skipped)}")
+        if self.initialised:
+            parts.append(f"randomly initialised: {workdirs.listed(self.initialised)}")
         return "; ".join(parts)
 
 
@@ -188,21 +188,22 @@ def load_params(
         _check_same_model(run, setup.config, folder)
         # A checkpoint may hold more than this model uses.
         _check_same({n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder)
-    taken = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
-    if not taken:
+    loaded = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
+    if not loaded:
         raise UserError(
             f"no parameter of '{folder}' has a name and shape of this model; "
             "start from a checkpoint of the same preset"
         )
     if initial is not None:
-        _check_same_function(run, setup.config, taken, folder)
-    chosen = unflatten_dict({name: wanted[name] for name in taken}, sep="/")
+        _check_same_function(run, setup.config, loaded, folder)
+    chosen = unflatten_dict({name: wanted[name] for name in loaded}, sep="/")
     params = flatten_dict(_restore(folder, {part: chosen})[part], sep="/")
     if initial is not None:
         params = flatten_dict(initial, sep="/") | params
-    left = tuple(name for name in stored if name not in taken)
-    new = tuple(name for name in wanted if name not in taken)
-    return unflatten_dict(params, sep="/"), Loaded(folder, part == _AVERAGE, taken, left, new)
+    skipped = tuple(name for name in stored if name not in loaded)
+    initialised = tuple(name for name in wanted if name not in loaded)
+    record = Loaded(folder, part == _AVERAGE, loaded, skipped, initialised)
+    return unflatten_dict(params, sep="/"), record
 
 
 def find(path: epath.PathLike) -> epath.Path:
@@ -268,13 +269,13 @@ _FUNCTION_KEYS = {
 }
 
 
-def _check_same_function(run: dict, config: Any, taken: tuple[str, ...], path: epath.Path) -> None:
+def _check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: epath.Path) -> None:
     stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
     different = [
         f"{key} (there {stored[key]}, here {here[key]})"
         for key, prefix in _FUNCTION_KEYS.items()
         if stored.get(key, here[key]) != here[key]
-        and any(name.startswith(prefix) for name in taken)
+        and any(name.startswith(prefix) for name in loaded)
     ]
     if different:
         raise UserError(

@@ -36,7 +36,7 @@ from igerg_jax.evaluation.evaluator import Evaluator
 from igerg_jax.run import checkpoint, command_line, workdirs
 
 FILE = "guidance.json"  # in a workdir
-OF_ANSWERS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broken_off")
+RESPONSE_STATISTICS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broken_off")
 
 
 def measure(
@@ -64,13 +64,13 @@ def measure(
             )
         fluency = guided.fluency(params, split, windows)
         of_model, of_people = (followed.answers[k][answers.ALL] for k in ("model", "people"))
-        people = {name: of_people[name] for name in OF_ANSWERS}
+        people = {name: of_people[name] for name in RESPONSE_STATISTICS}
         people["dist_2"] = fluency["reference_dist_2"]
         points.append(
             {"guidance": value}
             | followed.values
             | fluency
-            | {name: of_model[name] for name in OF_ANSWERS}
+            | {name: of_model[name] for name in RESPONSE_STATISTICS}
         )
     shown = sum(followed.matrix[0])
     return {"following_windows": shown, "points": points, "people": people}
@@ -98,7 +98,7 @@ def run(argv: list[str]) -> None:
         raise UserError(f"no split '{split}'; there are: {', '.join(dataset.split_names)}")
     evaluator = Evaluator(setup, dataset)
     second = evaluator.second_labeller
-    found = {
+    measured = {
         "checkpoint": folder.name,
         "split": split,
         "windows": min(windows, dataset.split(split).num_windows),
@@ -107,9 +107,9 @@ def run(argv: list[str]) -> None:
     }
     if jax.process_index():
         return
-    storage.write_text(workdir / FILE, json.dumps(found, indent=1) + "\n")
+    storage.write_text(workdir / FILE, json.dumps(measured, indent=1) + "\n")
     print(f"report: {report.write_report(workdir)}", file=sys.stderr)
-    print(describe(found["points"]))
+    print(describe(measured["points"]))
 
 
 def describe(points: Sequence[dict[str, Any]]) -> str:

@@ -43,7 +43,7 @@ RESPONSE = "objectives__emotional_response__"
 
 def test_face_dropout_hides_the_image_and_the_emotion_of_whole_examples():
     config, batch, context = told(**{f"{RESPONSE}face_dropout": 0.4})
-    hidden_B = np.asarray(context.encoder_input.withheld_B)
+    hidden_B = np.asarray(context.encoder_input.face_dropped_B)
     assert 0.2 < hidden_B.mean() < 0.6
     shown = igerg.response_image(batch, SPECIAL)
     assert 0 < (shown.any(1) & hidden_B).sum() < shown.any(1).sum()
@@ -53,13 +53,13 @@ def test_face_dropout_hides_the_image_and_the_emotion_of_whole_examples():
     np.testing.assert_array_equal(emotional_response.told_emotion(context), label)
     # Keyed by the row: the same alone as among others.
     last = {name: array[-8:] for name, array in batch.items()}
-    alone = context_of(config, last, jnp.arange(56, 64)).encoder_input.withheld_B
+    alone = context_of(config, last, jnp.arange(56, 64)).encoder_input.face_dropped_B
     np.testing.assert_array_equal(alone, hidden_B[-8:])
 
 
 def test_without_dropout_nothing_is_withheld():
     _, batch, context = told(**{f"{RESPONSE}face_dropout": 0.0})
-    assert context.encoder_input.withheld_B is None
+    assert context.encoder_input.face_dropped_B is None
     np.testing.assert_array_equal(context.encoder_input.images.mask_BxN, batch["image_mask"])
 
 
@@ -108,7 +108,7 @@ def test_the_contrast_is_its_formula_over_all_seven_emotions():
         picked = np.take_along_axis(np.asarray(log_p), response[..., None], axis=-1)[..., 0]
         log_p_BxC[:, emotion] = (picked * mask).sum(1)
     label, other = batch["response_emotion"], np.asarray(emotional_response.other_emotion(context))
-    used = (label != UNKNOWN) & mask.any(1) & ~np.asarray(context.encoder_input.withheld_B)
+    used = (label != UNKNOWN) & mask.any(1) & ~np.asarray(context.encoder_input.face_dropped_B)
     rows = np.arange(64)
     gap = (log_p_BxC[rows, other] - log_p_BxC[rows, label])[used]
     emotion = emotional_response.told_emotion(context)
