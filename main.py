@@ -105,8 +105,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UserError("--emotion goes with --mode=generate and a --context to answer")
     if values.emotion and values.config.model.emotion_embedding == "none":
         raise UserError(
-            "this model cannot be told an emotion (model.emotion_embedding='none'); leave "
-            f"--emotion={values.emotion} out"
+            "this model cannot be conditioned on an emotion (model.emotion_embedding='none'); "
+            f"leave --emotion={values.emotion} out"
         )
     compiling = values.topology or values.report or values.search or values.slices != 1
     if values.mode != "compile" and compiling:

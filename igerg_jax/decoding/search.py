@@ -10,7 +10,7 @@ log-probability (fairseq's rule, and how training truncates responses; Hugging F
 the model's own log-probabilities, guided where there is guidance, before those rules, temperatures
 and filters. A row's result depends on that row alone.
 
-The decoder is told the emotion that the model sees in the response's image, or one that is named.
+The decoder is conditioned on the emotion seen in the response's image, or on one that is named.
 """
 
 from __future__ import annotations

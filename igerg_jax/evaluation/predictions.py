@@ -1,8 +1,8 @@
 """What a model predicts for a batch: emotion probabilities, and the counts behind the metrics.
 
 The emotions of images are predicted from images alone, as in the single-modal objectives; responses
-are scored from images and words, the decoder told the emotion that is predicted for the response's
-image. Letters as in `igerg_jax.batch`.
+are scored from images and words, the decoder conditioned on the emotion that is predicted for the
+response's image. Letters as in `igerg_jax.batch`.
 """
 
 from collections.abc import Mapping

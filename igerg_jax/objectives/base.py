@@ -122,7 +122,7 @@ class Context:
     ) -> jax.Array:
         """The decoder's output [B, T, D] on `encoding`, given the targets before each position.
 
-        With another emotion (None = not told), the same dropout.
+        With another emotion (None = conditioned on none), the same dropout.
         """
         return self.apply(
             "decode",

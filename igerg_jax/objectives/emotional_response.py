@@ -2,9 +2,9 @@
 
     MLE + w * softplus(log p(r | e') - log p(r | e)) + lambda(step) * CE(C(e_1..T), y)
 
-The decoder is told the response's emotion. With log p(r | e) the log-probability of the whole
-response under the emotion e that it is told, the second term, the contrast, makes the response
-less likely under another emotion e', drawn for each example. Some examples are shown neither the
+The decoder is conditioned on the response's emotion. With log p(r | e) the log-probability of the
+whole response conditioned on the emotion e, the second term, the contrast, makes the response less
+likely under another emotion e', drawn for each example. Some examples are shown neither the
 response's image nor its emotion: what is decoded for them is what guidance steers away from.
 
 In the third term, C is the judge, y the response's emotion, and e_1..T stands for the generated
@@ -69,7 +69,7 @@ class EmotionalResponse(Objective):
 
     def loss(self, context: Context) -> Result:
         response_BxT = context.batch["response"]
-        emotion_BxC = told_emotion(context)
+        emotion_BxC = conditioning_emotion(context)
         hidden_BxTxD = context.decode(response_BxT, emotion_BxC)
         result = Result({}, {})
         if context.settings["consistency_weight"]:
@@ -89,9 +89,9 @@ class EmotionalResponse(Objective):
         weight = settings["contrast_weight"]
         if weight and model["emotion_embedding"] == "none":
             raise UserError(
-                f"objectives.{self.name}.contrast_weight={weight} contrasts what the decoder is "
-                "told, and model.emotion_embedding='none' tells it nothing: set the weight to 0, "
-                "or the embedding to 'both'"
+                f"objectives.{self.name}.contrast_weight={weight} contrasts emotions that the "
+                "decoder is conditioned on, and with model.emotion_embedding='none' it is "
+                "conditioned on none: set the weight to 0, or the embedding to 'both'"
             )
 
     def show(self, row: Row) -> list[Line]:
@@ -99,27 +99,27 @@ class EmotionalResponse(Objective):
         return [
             row.encoder_line(),
             *row.decoder_lines(row.arrays["response"]),
-            *_told_lines(row),
+            *_conditioning_lines(row),
             Line("in words in which the judge finds", [], emotion),
         ]
 
 
-def _told_lines(row: Row) -> list[Line]:
-    """What the decoder is told, and what is withheld from this row."""
+def _conditioning_lines(row: Row) -> list[Line]:
+    """What the decoder is conditioned on, and what is withheld from this row."""
     if row.encoder_input.face_dropped_B:
-        return [Line("The response's image and emotion are withheld. The decoder is told", [])]
+        return [Line("The response's image and emotion are withheld: no emotion conditions it", [])]
     if row.model.emotion_embedding == "none":
         return []
     if row.settings["emotion_source"] == "label":
         label = ((-1, int(row.arrays["response_emotion"])),)
-        return [Line("The decoder is told the emotion", [], label)]
+        return [Line("The decoder is conditioned on the emotion", [], label)]
     response_turn = row.arrays["context_turn"].max() + 1
     image = tuple(pair for pair in row.image_emotions() if pair[0] == response_turn)
-    return [Line("The decoder is told what the model sees in the image labelled", [], image)]
+    return [Line("The decoder is conditioned on what is seen in the image labelled", [], image)]
 
 
-def told_emotion(context: Context) -> jax.Array:
-    """float32 [B, C], what the decoder is told: one-hot labels, or the image head's prediction.
+def conditioning_emotion(context: Context) -> jax.Array:
+    """float32 [B, C]: one-hot labels, or the image head's prediction.
 
     All 0 where there is none, and where it is withheld.
     """
@@ -136,21 +136,21 @@ def told_emotion(context: Context) -> jax.Array:
 
 
 def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -> losses.Sums:
-    """softplus(log p(response | another emotion) - log p(response | the one told)).
+    """softplus(log p(response | another emotion) - log p(response | its own)).
 
-    Over the labelled examples that are told an emotion; correct is a response that is likelier
-    under it than under the other.
+    Over the labelled examples that are conditioned on an emotion; correct is a response that is
+    likelier under it than under the other.
 
     Args:
-      emotion_BxC: what the decoder is told (`told_emotion`).
-      tokens: the response's likelihood, told that.
+      emotion_BxC: `conditioning_emotion`.
+      tokens: the response's likelihood under it.
     """
     response_BxT, label_B = context.batch["response"], context.batch["response_emotion"]
     used_B = (label_B != UNKNOWN) & (emotion_BxC.sum(1) > 0) & (tokens.count_B > 0)
     other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
     hidden_BxTxD = context.decode(response_BxT, other_BxC)
     other = context.token_loss_by_row(hidden_BxTxD, response_BxT)
-    gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(told)
+    gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(own)
     loss_B = jnp.where(used_B, jax.nn.softplus(gap_B), 0.0)
     correct_B = used_B & (gap_B < 0)
     return losses.Sums(*(x_B.sum(dtype=jnp.float32) for x_B in (loss_B, used_B, correct_B)))

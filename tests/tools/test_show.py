@@ -106,12 +106,12 @@ def test_what_is_shown_is_what_the_training_step_encodes(prepared, tiny_config, 
         response = pieces(tokenizer, batch["response"][row])
         given, written = (shown(example.objectives["emotional_response"], i) for i in (1, 2))
         assert written == response and given == ["</s>", *response[:-1]]
-        told = example.objectives["emotional_response"][3]
+        conditioned = example.objectives["emotional_response"][3]
         withheld = bool(np.asarray(inputs["emotional_response"].face_dropped_B)[row])
-        assert told.emotions == (() if withheld else ((-1, example.response_emotion),))
-        assert ("withheld" in told.caption) == withheld
+        assert conditioned.emotions == (() if withheld else ((-1, example.response_emotion),))
+        assert ("withheld" in conditioned.caption) == withheld
     captions = [e.objectives["emotional_response"][3].caption for e in group.examples]
-    assert len(set(captions)) == 2, "one is told an emotion, from another it is withheld"
+    assert len(set(captions)) == 2, "one is given an emotion, from another it is withheld"
     # Another step masks other words.
     other = show.collect(prepared, tiny_config, STEP + 100, COUNT)[0].examples
     assert [e.objectives for e in other] != [e.objectives for e in group.examples]
