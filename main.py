@@ -14,7 +14,7 @@ files, named in one message; 3 = compiled, but does not fit the device; 1 = the 
 
 Conversations, with --mode=generate: give each turn as a --context, oldest first, and each turn's
 face as an --image in the same order (--image= for a turn without one). One --image more than there
-are turns is the face of the one who answers; --emotion=joy names the emotion to answer with,
+are turns is the face of the responder; --emotion=joy names the emotion to respond with,
 whatever that face shows.
 """
 
@@ -72,7 +72,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         "emotion",
         None,
         EMOTIONS,
-        "The emotion to answer with. Default: the one seen in the answering turn's image.",
+        "The emotion to respond with. Default: the one seen in the response's image.",
         flag_values=values,
     )
     text(
@@ -102,7 +102,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
     if values.emotion and not (values.mode == "generate" and values.context):
-        raise UserError("--emotion goes with --mode=generate and a --context to answer")
+        raise UserError("--emotion goes with --mode=generate and a --context to respond to")
     if values.emotion and values.config.model.emotion_embedding == "none":
         raise UserError(
             "this model cannot be conditioned on an emotion (model.emotion_embedding='none'); "

@@ -3,7 +3,8 @@
 What the words alone can teach, with the same model, data and remaining objectives.
 With no face to take it from, no emotion conditions the decoder, and there is no face to withhold:
 the contrast, face dropout and guidance are off. `masked_multimodal` keeps its masked words; its
-image term is empty. `baselines/text_only.py` is the stricter comparison, without any pre-training objective.
+image term is empty. `baselines/text_only.py` is the stricter comparison, without any pre-training
+objective.
 
     python main.py --config=configs/ablations/no_images.py[:preset]
 """

@@ -236,7 +236,7 @@ def test_an_answer_with_a_named_emotion(world):
     assert len({a["score"] for a in (*conditioned.values(), answer())}) == 3
     for emotion, given in conditioned.items():
         assert given["target_emotion"] == emotion
-        assert f"the emotion to answer with: {emotion}" in conversation.describe(given)
+        assert f"the emotion to respond with: {emotion}" in conversation.describe(given)
 
 
 def test_one_answer_without_any_image(world):
