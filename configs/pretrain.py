@@ -220,8 +220,8 @@ def _local() -> ConfigDict:
             batch_size=64,  # windows
             examples=512,  # windows from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
-            following_examples=48,  # at the end, answered once for each of seven faces; 0 = off
-            # File of igerg_jax.tools.text_labeller, which reads the same answers; "" = none.
+            following_examples=48,  # at the end, with each of seven faces in turn; 0 = off
+            # File of igerg_jax.tools.text_labeller, which reads the same responses; "" = none.
             text_labeller="",
             best_metric="response_perplexity",
             best_mode="min",  # min, max

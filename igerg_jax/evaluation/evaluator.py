@@ -26,7 +26,7 @@ from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
-from igerg_jax.evaluation import answers, following, samples
+from igerg_jax.evaluation import following, response_statistics, samples
 from igerg_jax.evaluation.following import Following
 from igerg_jax.evaluation.predictions import batch_counts, emotion_probabilities, guided_nll
 from igerg_jax.parallel import sharding
@@ -103,7 +103,7 @@ class Evaluator:
         rows: list[dict[str, Any]] = []
         for start, batch, rows_B in self._batches(data, ids):
             left = len(ids) - start
-            tokens, probabilities, mask = self._answers(params, batch, rows_B, left)
+            tokens, probabilities, mask = self._responses(params, batch, rows_B, left)
             for i, window in enumerate(ids[start : start + len(tokens)]):
                 of_window = {name: value[i] for name, value in probabilities.items()}
                 text = self._prepared.tokenizer.decode(tokens[i])
@@ -111,7 +111,7 @@ class Evaluator:
         return rows
 
     def following(self, params: Any, split: str) -> Following | None:
-        """Answers `evaluate.following_examples` windows of a split once for each of seven faces.
+        """Responds to `evaluate.following_examples` windows of a split, with each of seven faces.
 
         Returns:
           None where that is 0, where the model is not shown the response's image, and where the
@@ -126,7 +126,7 @@ class Evaluator:
         ids, face_ids = np.repeat(chosen.windows_W, NUM_EMOTIONS), chosen.faces_WxC.ravel()
         texts, probabilities, masks, cut = [], [], [], []
         for start, batch, rows_B in self._batches(data, ids, face_ids):
-            tokens, of_rows, mask = self._answers(params, batch, rows_B, len(ids) - start)
+            tokens, of_rows, mask = self._responses(params, batch, rows_B, len(ids) - start)
             texts += [self._prepared.tokenizer.decode(row) for row in tokens]
             probabilities.append(of_rows)
             masks.append(mask)
@@ -188,7 +188,7 @@ class Evaluator:
         """`lengths.cut_shares` of a split: its metrics are of what is left of the words."""
         return lengths.cut_shares(self._prepared.split(split), self._setup.config)
 
-    def _answers(
+    def _responses(
         self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """Of at most `count` rows: response tokens, emotion probabilities, image masks."""
@@ -251,14 +251,14 @@ def evaluate_run(
     results: dict[str, Any] = {kind: {} for kind in kinds}
     results["text_labeller"] = None if second is None else second.held_out
     gallery: list[dict[str, Any]] = []
-    answered: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     for name, split in final_splits(config).items():
         values, confusion = evaluator.metrics(params, split, generate=True)
         followed = evaluator.following(params, split)
         if followed is not None:
             values |= followed.values
             results["following_matrix"][name] = followed.matrix
-            answered[name] = followed.answers
+            statistics[name] = followed.answers
             if name == "test":
                 gallery = followed.rows
         results["evaluation"][name] = values
@@ -273,9 +273,9 @@ def evaluate_run(
         samples.write(rows, epath.Path(workdir))
         if gallery:
             samples.write(gallery, epath.Path(workdir), following.FILE)
-        if answered:
-            text = json.dumps(answered, indent=1, ensure_ascii=False)
-            storage.write_text(epath.Path(workdir) / answers.FILE, text + "\n")
+        if statistics:
+            text = json.dumps(statistics, indent=1, ensure_ascii=False)
+            storage.write_text(epath.Path(workdir) / response_statistics.FILE, text + "\n")
     return results
 
 
@@ -286,7 +286,7 @@ def response_metrics(
 
     Args:
       texts: the generated responses.
-      references: what people answered.
+      references: people's own.
       emotions: the labelled emotion of each reference, int [len(texts)], UNKNOWN = none.
     """
     spoken = np.array([lexicon.label(text) for text in texts], np.int64)

@@ -14,7 +14,7 @@ from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
 from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.windows import Split
-from igerg_jax.evaluation import answers, samples
+from igerg_jax.evaluation import response_statistics, samples
 from igerg_jax.models.igerg import response_image
 from igerg_jax.text_labeller import TextLabeller
 
@@ -23,7 +23,7 @@ GALLERY_WINDOWS = 6  # lines of the file
 
 
 class Plan(NamedTuple):
-    """Which windows are answered, and whose response's image is shown in each, by emotion."""
+    """Which windows are responded to, and whose response's image is shown in each, by emotion."""
 
     windows_W: np.ndarray
     faces_WxC: np.ndarray  # also windows: of each, the response's image
@@ -35,7 +35,7 @@ class Following(NamedTuple):
     values: dict[str, float]
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
-    answers: Mapping[str, Any]  # a split's entry of `answers.FILE`
+    answers: Mapping[str, Any]  # a split's entry of `response_statistics.FILE`
 
 
 def plan(split: Split, count: int) -> Plan | None:
@@ -104,7 +104,7 @@ def measure(
         of_window = {name: p[at] for name, p in probabilities.items()}
         rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
     shown_R = np.tile(np.arange(NUM_EMOTIONS), len(expressed_WxC))
-    compared = answers.compared(texts, shown_R, cut_R, split, len(expressed_WxC))
+    compared = response_statistics.compared(texts, shown_R, cut_R, split, len(expressed_WxC))
     return Following(values, confusion.tolist(), rows, compared)
 
 
