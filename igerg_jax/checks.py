@@ -14,11 +14,10 @@ from jax.sharding import Mesh
 from igerg_jax import objectives, optim, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.constraints import Range, check_constraints
-from igerg_jax.data import datasets, mixtures
-from igerg_jax.data import settings as data_settings
+from igerg_jax.data import config_checks, datasets, mixtures
 from igerg_jax.decoding import search
 from igerg_jax.errors import UserError
-from igerg_jax.models import settings as model_settings
+from igerg_jax.models import settings
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
 from igerg_jax.setup import base_key, set_up
@@ -90,7 +89,7 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
 
 def check_examples(config: Any) -> None:
     """Raises UserError where there could be no examples to look at, on any machine."""
-    data_settings.check(config.data)
+    config_checks.check(config.data)
     objectives.check(config)
     mixtures.check_start(config)
 
@@ -122,8 +121,8 @@ def check_evaluation_data(
 
 
 def _check_model(config: Any, devices: Any | None = None) -> Mesh:
-    data_settings.check(config.data)
-    check_constraints("model", config.model, model_settings.RANGES)
+    config_checks.check(config.data)
+    check_constraints("model", config.model, settings.RANGES)
     dtype = config.model.compute_dtype
     try:
         jnp.dtype(dtype)

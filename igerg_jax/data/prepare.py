@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 
 from igerg_jax.data import (
     builders,
+    config_checks,
     folders,
     mixtures,
     parts,
-    settings,
     tokenizers,
     trained_tokenizers,
     write,
@@ -157,7 +157,7 @@ def run(values: flags.FlagValues) -> None:
             config.data[name] = values[name].value
     if values.verify and values.tokenizer:
         raise UserError("--verify and --tokenizer do not go together")
-    settings.check(config.data)
+    config_checks.check(config.data)
     mixtures.check_names(config)
     if values.verify:
         count = verify(config)
