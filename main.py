@@ -25,6 +25,7 @@ import sys
 
 from absl import flags
 
+from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line, workdirs
@@ -129,7 +130,7 @@ def run(values: flags.FlagValues) -> None:
     config, checkpoint, training = values.config, values.checkpoint, values.mode == "train"
     if training and checkpoint:
         raise UserError("to train from a checkpoint, give --config.init_from, not --checkpoint")
-    workdir = workdirs.parse(values.workdir) if values.workdir else None
+    workdir = storage.parse_path(values.workdir) if values.workdir else None
     if workdir is None and (training or not checkpoint):
         workdir = workdirs.default(config)
     conversation = None

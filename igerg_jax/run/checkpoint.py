@@ -315,7 +315,7 @@ def _check_same(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
 
 def absolute(path: epath.PathLike) -> epath.Path:
     """The absolute path that Orbax needs."""
-    path = workdirs.parse(os.fspath(path))
+    path = storage.parse_path(os.fspath(path))
     return path if storage.is_bucket(path) else path.resolve()
 
 

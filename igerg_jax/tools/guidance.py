@@ -82,7 +82,7 @@ def run(argv: list[str]) -> None:
     """Does what a command line asks for. Raises UserError for what is wrong with it."""
     values = command_line.parse(argv, _flags)
     command_line.require(values, "workdir")
-    guidance, workdir = _guidance(values.guidance), workdirs.parse(values.workdir)
+    guidance, workdir = _guidance(values.guidance), storage.parse_path(values.workdir)
     if not (workdir / workdirs.CHECKPOINTS).is_dir():
         raise UserError(f"--workdir={values.workdir} is no run's folder: it has no checkpoints")
     folder = checkpoint.find(workdir)
