@@ -106,7 +106,7 @@ class EmotionalResponse(Objective):
 
 def _conditioning_lines(row: Row) -> list[Line]:
     """What the decoder is conditioned on, and what is withheld from this row."""
-    if row.encoder_input.face_dropped_B:
+    if row.encoder_input.face_dropped:
         return [Line("The response's image and emotion are withheld: no emotion conditions it", [])]
     if row.model.emotion_embedding == "none":
         return []

@@ -41,8 +41,8 @@ class MaskedMultimodal(base.Objective):
         return one_term(predict_masked(context), "tokens") | images
 
     def show(self, row: Row) -> list[Line]:
-        target_S, given_S = row.arrays["context"], row.encoder_input.text.tokens_BxS
-        masked_S = row.encoder_input.predicted_BxS
+        target_S, given_S = row.arrays["context"], row.encoder_input.tokens_S
+        masked_S = row.encoder_input.predicted_S
         kinds_S = np.where(masked_S, np.where(given_S == target_S, "kept", "random"), "")
         limit = most_predicted(row.settings, len(target_S))
         position_M = np.flatnonzero(masked_S)[:limit]
