@@ -15,7 +15,7 @@ files, named in one message; 3 = compiled, but does not fit the device; 1 = the 
 
 Conversations, with --mode=generate: give each turn as a --context, oldest first, and each turn's
 face as an --image in the same order (--image= for a turn without one). One --image more than there
-are turns is the face of the one who answers; --emotion=joy names the emotion to answer with,
+are turns is the face of the responder; --emotion=joy names the emotion to respond with,
 whatever that face shows.
 """
 
@@ -26,6 +26,7 @@ import sys
 
 from absl import flags
 
+from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line, workdirs
@@ -73,7 +74,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         "emotion",
         None,
         EMOTIONS,
-        "The emotion to answer with. Default: the one seen in the answering turn's image.",
+        "The emotion to respond with. Default: the one seen in the response's image.",
         flag_values=values,
     )
     text(
@@ -103,11 +104,11 @@ def parse(argv: list[str]) -> flags.FlagValues:
     if values.mode != "generate" and (values.context or values.image):
         raise UserError("--context and --image go with --mode=generate")
     if values.emotion and not (values.mode == "generate" and values.context):
-        raise UserError("--emotion goes with --mode=generate and a --context to answer")
+        raise UserError("--emotion goes with --mode=generate and a --context to respond to")
     if values.emotion and values.config.model.emotion_embedding == "none":
         raise UserError(
-            "this model cannot be told an emotion (model.emotion_embedding='none'); leave "
-            f"--emotion={values.emotion} out"
+            "this model cannot be conditioned on an emotion (model.emotion_embedding='none'); "
+            f"leave --emotion={values.emotion} out"
         )
     compiling = values.topology or values.report or values.search or values.slices != 1
     if values.mode != "compile" and compiling:
@@ -130,7 +131,7 @@ def run(values: flags.FlagValues) -> None:
     config, checkpoint, training = values.config, values.checkpoint, values.mode == "train"
     if training and checkpoint:
         raise UserError("to train from a checkpoint, give --config.init_from, not --checkpoint")
-    workdir = workdirs.parse(values.workdir) if values.workdir else None
+    workdir = storage.parse_path(values.workdir) if values.workdir else None
     if workdir is None and (training or not checkpoint):
         workdir = workdirs.default(config)
     conversation = None

@@ -1,7 +1,7 @@
 """Pre-training: every key that the code reads, and the presets.
 
     python main.py --config=configs/pretrain.py            # "local": minutes on a 2-core CPU
-    python main.py --config=configs/pretrain.py:base       # or paper, large, xl
+    python main.py --config=configs/pretrain.py:base       # or small, paper, large, xl
 
 `_local` sets every key; each other preset is a small function that changes only what differs.
 The code holds no defaults: a key that is not here does not exist, and a misspelt override is
@@ -58,7 +58,7 @@ def _local() -> ConfigDict:
             data_dir="~/.cache/igerg_jax",  # prepared data; gs://… if prepared beforehand
             bucket_copies_dir="~/.cache/igerg_jax/buckets",  # each host's copy of a gs:// data_dir
             manual_dir="",  # folder of files that you must download yourself
-            labels=dict(path="", min_confidence=0.6),  # pseudo-labels for unlabelled images
+            labels=dict(path="", min_confidence=0.6),  # pseudo-labels; confidence in 0..1
             mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}
             train_split="train",
             eval_split="valid",  # evaluated during training
@@ -132,9 +132,11 @@ def _local() -> ConfigDict:
             ),
             judge=dict(width=64, layers=1, heads=4, mlp_width=128),
             turn_embeddings=True,  # tie each image to its turn's words
-            # Where the decoder is told the emotion to respond with: none, input, output, both.
+            # Where the decoder is conditioned on the response's emotion: none, input, output, both.
             emotion_embedding="both",
-            emotion_scale=3.0,  # of its vectors; higher binds sooner, and disturbs the words more
+            # Scale of the emotion vectors; raise it if responses ignore the emotion, lower it if
+            # they get garbled.
+            emotion_scale=3.0,
             contrastive_width=64,  # of the vectors that image_text_contrastive compares
             vocab_chunk_tokens=20,  # positions per chunk of float32 logits; lower saves memory
         )
@@ -152,18 +154,20 @@ def _local() -> ConfigDict:
             masked_multimodal=dict(weight=1.0, mask_fraction=0.15, max_fraction=0.25),
             emotional_response=dict(
                 weight=1.0,
-                # What the decoder is told in training: label (the response's own emotion),
+                # What the decoder is conditioned on in training: label (the response's emotion),
                 # predicted (what the model sees in the response's image).
                 emotion_source="label",
                 face_dropout=0.2,  # examples without the response's image and emotion: for guidance
-                contrast_weight=0.3,  # of likelier under the own emotion than another; 0 = none
+                # Weight of the contrast: the response is likelier under its own emotion than under
+                # another; 0 = off.
+                contrast_weight=0.3,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
                 consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
                 consistency_ramp_steps=200,  # steps over which lambda rises linearly
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
-                temperature_anneal_steps=800,
+                temperature_anneal_steps=800,  # the local preset stops after 700, at 0.55
             ),
             image_text_contrastive=dict(
                 weight=0.1,
@@ -184,10 +188,11 @@ def _local() -> ConfigDict:
             initial_learning_rate=1e-7,  # where warm-up starts
             final_learning_rate=1e-5,  # where cosine ends
             warmup_steps=100,
-            b1=0.9,
-            b2=0.98,
-            eps=1e-8,
-            weight_decay=0.01,
+            # The next three are not read by adafactor, and eps not by lion.
+            b1=0.9,  # decay rate of the gradient's moving average
+            b2=0.98,  # of its square's; with lion, of the average that is kept
+            eps=1e-8,  # added to the root of the latter
+            weight_decay=0.01,  # per step, times the learning rate
             clip_norm=1.0,  # global gradient norm; 0 = no clipping
             ema_decay=0.0,  # of a moving average of the parameters; 0 = none
         )
@@ -200,8 +205,8 @@ def _local() -> ConfigDict:
             steps=700,
             accumulate_steps=1,  # raise to fit the global batch into less memory
             log_every_steps=10,
-            evaluate_every_steps=350,
-            checkpoint_every_steps=350,
+            evaluate_every_steps=350,  # 0 = only at the end
+            checkpoint_every_steps=350,  # 0 = only when it evaluates
             keep_checkpoints=2,  # the most recent; the best by evaluate.best_metric is kept too
             max_consecutive_skips=10,  # steps with a non-finite loss or gradient before giving up
             stall_seconds=600,  # dump all stacks when no step ends for this long; 0 = never
@@ -212,11 +217,11 @@ def _local() -> ConfigDict:
     # Evaluation, during training and with --mode=evaluate.
     config.evaluate = ConfigDict(
         dict(
-            batch_size=64,  # examples
-            examples=512,  # from the start of the split; 0 = all
+            batch_size=64,  # windows
+            examples=512,  # windows from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
-            following_examples=48,  # at the end, answered once for each of seven faces; 0 = off
-            # File of igerg_jax.tools.text_labeller, which reads the same answers; "" = none.
+            following_examples=48,  # at the end, with each of seven faces in turn; 0 = off
+            # File of igerg_jax.tools.text_labeller, which reads the same responses; "" = none.
             text_labeller="",
             best_metric="response_perplexity",
             best_mode="min",  # min, max
@@ -227,7 +232,7 @@ def _local() -> ConfigDict:
     config.generate = ConfigDict(
         dict(
             strategy="beam",  # greedy, sample, beam
-            max_tokens=20,
+            max_tokens=20,  # EOS included; at most text.max_positions
             beams=5,  # with beam
             length_penalty=1.0,  # with beams or candidates; higher favours longer responses
             candidates=1,  # with sample: this many are drawn and the likeliest is kept
@@ -235,7 +240,8 @@ def _local() -> ConfigDict:
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off
             guidance=1.0,  # away from responses without the face and its emotion; 0 = off
-            guidance_floor=0.1,  # only tokens of at least this part of the likeliest's p; 0 = all
+            # Only tokens of at least this fraction of the top token's probability; 0 = all.
+            guidance_floor=0.1,
             no_repeat_ngram=3,  # no n-gram of this many tokens twice in a response; 0 = off
             examples=64,  # responses that a run writes to samples.jsonl
         )
@@ -383,7 +389,7 @@ def _pretrain_sizes(config: ConfigDict) -> None:
 
 
 def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
-    """What every preset but local shares: longer contexts, schedules and intervals."""
+    """What paper, base, large and xl share: longer contexts, schedules and intervals."""
     config.data.update(context_turns=5, extra_test_splits=())
     config.data.augment.crop_min_area = 0.8
     # One scan over layers keeps compile time flat with depth. (Unrolling is faster for two.)

@@ -1,4 +1,4 @@
-"""What is refused before anything compiles: a config alone, then a config with its prepared data.
+"""Config and data validation, run before anything compiles.
 
 Each room checks what it owns; every entry point calls one of these, which combine those checks,
 once at its start.
@@ -14,11 +14,10 @@ from jax.sharding import Mesh
 from igerg_jax import objectives, optim, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.constraints import Range, check_constraints
-from igerg_jax.data import datasets, mixtures
-from igerg_jax.data import settings as data_settings
+from igerg_jax.data import config_checks, datasets, mixtures
 from igerg_jax.decoding import search
 from igerg_jax.errors import UserError
-from igerg_jax.models import settings as model_settings
+from igerg_jax.models import settings
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
 from igerg_jax.setup import base_key, set_up
@@ -88,13 +87,21 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
     return mesh
 
 
+def check_examples(config: Any) -> None:
+    """Raises UserError where there could be no examples to look at, on any machine."""
+    config_checks.check(config.data)
+    objectives.check(config)
+    mixtures.check_start(config)
+
+
 def check_inference(config: Any) -> None:
     """Raises UserError where a checkpoint could not be evaluated or generated with."""
     _check_evaluation(config, _check_model(config))
 
 
 def check_data(dataset: datasets.Dataset, config: Any) -> None:
-    """Raises UserError where a dataset lacks a split, or what an objective needs."""
+    """Raises UserError where a dataset does not fit the config, or lacks a split or what an
+    objective needs."""
     if config.data.dataset != datasets.SYNTHETIC:  # has everything
         mixtures.check(dataset, config)
 
@@ -114,8 +121,8 @@ def check_evaluation_data(
 
 
 def _check_model(config: Any, devices: Any | None = None) -> Mesh:
-    data_settings.check(config.data)
-    check_constraints("model", config.model, model_settings.RANGES)
+    config_checks.check(config.data)
+    check_constraints("model", config.model, settings.RANGES)
     dtype = config.model.compute_dtype
     try:
         jnp.dtype(dtype)

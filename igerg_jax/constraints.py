@@ -22,7 +22,7 @@ class Choice(NamedTuple):
     values: tuple[str, ...]
 
     def check(self, group: str, settings: Mapping[str, Any]) -> None:
-        """Raises UserError unless `settings`, the config's group of that name, has one of them."""
+        """Raises UserError unless the value in `settings`, the config's group, is allowed."""
         check_choice(f"{group}.{self.setting}", value_of(settings, self.setting), self.values)
 
 
@@ -36,7 +36,7 @@ class Range(NamedTuple):
     below: float | None = None
 
     def check(self, group: str, settings: Mapping[str, Any]) -> None:
-        """Raises UserError unless `settings`, the config's group of that name, has such a number.
+        """Raises UserError unless the value in `settings`, the config's group, is within range.
 
         The message names the key, the value and the range.
         """
@@ -66,7 +66,7 @@ class Range(NamedTuple):
 def check_constraints(
     group: str, settings: Mapping[str, Any], declared: Iterable[Choice | Range]
 ) -> None:
-    """Raises UserError for the first setting that has no allowed value."""
+    """Raises UserError for the first setting whose value is not allowed."""
     for setting in declared:
         setting.check(group, settings)
 

@@ -91,21 +91,21 @@ def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, floa
 
 
 def following_metrics(
-    said_WxC: np.ndarray, different_W: Sequence[int]
+    expressed_WxC: np.ndarray, different_W: Sequence[int]
 ) -> tuple[dict[str, float], np.ndarray]:
     """Of responses to W windows, each with a face of every emotion in turn.
 
     Args:
-      said_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
+      expressed_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
       different_W: how many of a window's responses differ.
 
     Returns:
       ({"emotion_following": the share of responses with the emotion shown, "…_standard_error",
       "…_macro_f1", "…_distinct" and "…_chance"}, the confusion matrix: emotions shown in rows).
     """
-    shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), said_WxC.shape)
-    share_W = (said_WxC == shown_WxC).mean(axis=1)
-    confusion = confusion_matrix(shown_WxC, said_WxC)
+    shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), expressed_WxC.shape)
+    share_W = (expressed_WxC == shown_WxC).mean(axis=1)
+    confusion = confusion_matrix(shown_WxC, expressed_WxC)
     name = "emotion_following"
     return {
         name: accuracy(confusion),
@@ -312,7 +312,7 @@ TEXT_METRICS = (
 
 # What a report shows, group by group: every metric of an evaluation, besides the baselines.
 GROUPS: dict[str, tuple[Metric, ...]] = {
-    "Emotion seen becomes emotion said": (
+    "Emotion following": (
         Metric("emotion_following", "Emotion following", 1, "{:.1%}",
                "The same words, answered once for a face of each emotion: share of responses in "
                "which a labeller that took no part in training finds the emotion of the face.",
@@ -329,7 +329,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("emotion_following_second_macro_f1", "Macro-F1 by the second labeller", 1, "{:.3f}",
                "Mean F1 over the emotions, by the second labeller."),
         Metric("emotion_following_macro_f1", "Emotion following macro-F1", 1, "{:.3f}",
-               "Mean F1 over the emotions: low where some emotion is said to every face."),
+               "Mean F1 over the emotions; low if the model expresses the same emotion for every "
+               "face."),
         Metric("emotion_following_distinct", "Different responses to seven faces", 1, "{:.2f}",
                "Of the seven responses to the same words, how many differ."),
     ),

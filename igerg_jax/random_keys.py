@@ -11,7 +11,7 @@ import jax
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
-    """The key of what `name` names: another one for every name."""
+    """Folds a hash of `name` into `key`."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 

@@ -8,6 +8,7 @@ adds the optimizer's state.
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -119,6 +120,25 @@ def mesh_context(setup: Setup):
 def base_key(config: Any) -> jax.Array:
     """The key that everything random in a run is folded from."""
     return jax.random.key(config.seed, impl=config.train.prng)
+
+
+def jitted(setup: Setup, function: Callable) -> Callable:
+    """`function(model, ...)` jitted on the setup's mesh, its result replicated on every device."""
+    compiled = jax.jit(
+        lambda *arguments: function(setup.model, *arguments),
+        out_shardings=sharding.replicated(setup.mesh),
+    )
+
+    def call(*arguments):
+        with mesh_context(setup):
+            return compiled(*arguments)
+
+    return call
+
+
+def replicated_key(setup: Setup) -> jax.Array:
+    """The run's key, on every device."""
+    return jitted(setup, lambda model: base_key(setup.config))()
 
 
 def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:

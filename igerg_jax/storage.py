@@ -1,11 +1,12 @@
-"""Files that are complete or absent, on a local disk and in a bucket; and files of JSON lines.
+"""Paths as people type them; files that are complete or absent; and files of JSON lines.
 
-Whoever is killed while writing leaves nothing half-written under the final name. Neither etils nor
-tensorflow.io offers this. Files of JSON lines, which are appended to, may end in half a line: their
-reader leaves it out.
+A killed writer never leaves a partial file under the final name, on a local disk or in a bucket.
+Neither etils nor tensorflow.io offers this. Files of JSON lines, which are appended to, may end in
+half a line: their reader leaves it out.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -13,8 +14,26 @@ from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
+from igerg_jax.errors import UserError
+
 Path = TypeVar("Path", bound=os.PathLike)
 UNFINISHED = "unfinished-"  # prefix of temporary names; a killed process leaves such files behind
+
+
+def parse_path(text: str) -> epath.Path:
+    """A path as typed: "~" is the home folder, gs:// a bucket of Google Cloud Storage.
+
+    Raises:
+      UserError: unknown storage, or its package is not installed.
+    """
+    scheme, colon, _ = text.partition("://")
+    if not colon:
+        return epath.Path(text).expanduser()
+    if scheme != "gs":
+        raise UserError(f"'{text}': paths are local, or gs://BUCKET/FOLDER")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"'{text}': gs:// needs gcsfs: pip install -r requirements-gcs.txt")
+    return epath.Path(text)
 
 
 def is_bucket(path: epath.PathLike) -> bool:

@@ -23,6 +23,9 @@ STEP = {
     "model__judge__heads=3": "does not divide into heads=3",
     "data__feature_dim=0": "feature_dim",
     "objectives__emotional_response__estimator='x'": "estimator 'x' is not one of expected",
+    "data__preprocessing='none'": r"data\.preprocessing 'none' is not one of augment, imagenet",
+    "data__tokenizer__kind='bert'": r"data\.tokenizer\.kind 'bert' is not one of sentencepiece, b",
+    "data__tokenizer__model_type='word'": r"model_type 'word' is not one of unigram, bpe",
     "optim__name='adam'": "optim.name 'adam' is not one of adamw, lion, adafactor",
     "optim__schedule='linear'": "optim.schedule 'linear' is not one of cosine",
     "optim__first_moment_dtype='int8'": "first_moment_dtype 'int8'",
@@ -41,6 +44,9 @@ TRAINING = {
     "evaluate__best_mode='most'": "evaluate.best_mode 'most' is not one of min, max",
     "train__keep_checkpoints=0": "train.keep_checkpoints=0",
     "data__dataset='imagenet'": "imagenet",
+    "data__mixtures={'odd': {'objectives': (), 'datasets': {'chitchat_peeps': 0.0}}}": (
+        "mixtures.odd: weights must be positive numbers"
+    ),
     "init_from='nowhere'": "no checkpoint in .*nowhere",
     "model__vision__frozen=True": r"model\.vision\.frozen=True.*--config\.init_from",
 }

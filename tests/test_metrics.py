@@ -36,8 +36,8 @@ def test_classification_by_hand():
 
 def test_following_by_hand():
     """Two windows: one follows every face, one says joy (3) to all."""
-    said_WxC = np.stack([np.arange(NUM_EMOTIONS), np.full(NUM_EMOTIONS, 3)])
-    values, confusion = metrics.following_metrics(said_WxC, [7, 1])
+    expressed_WxC = np.stack([np.arange(NUM_EMOTIONS), np.full(NUM_EMOTIONS, 3)])
+    values, confusion = metrics.following_metrics(expressed_WxC, [7, 1])
     assert values["emotion_following"] == pytest.approx((7 + 1) / 14)
     assert values["emotion_following_distinct"] == 4
     assert values["emotion_following_chance"] == pytest.approx(1 / 7)

@@ -15,14 +15,14 @@ import tomllib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-MAX_LINES = 450
+MAX_LINES, MAX_FUNCTION_LINES = 450, 45  # of a file; of a function without its docstring
 SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "build"}
 
 
 def _storeys() -> dict[str, int]:
     """{room of `igerg_jax`: its line in CONTRIBUTING.md's table}, from the ground up.
 
-    A room imports itself and those of lines above, never those of lines below or of its own.
+    A room imports itself and those of earlier lines, never those of its own line or of later ones.
     """
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.partition("| room |")[2].partition("\n\n")[0]
@@ -70,22 +70,27 @@ def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-def _import_nodes(tree: ast.AST, into_functions: bool) -> list[ast.Import | ast.ImportFrom]:
+def _import_nodes(
+    tree: ast.AST, into_functions: bool, types: bool
+) -> list[ast.Import | ast.ImportFrom]:
     nodes = []
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             nodes.append(node)
             continue
         function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if not _is_type_checking(node) and (into_functions or not function):
-            nodes += _import_nodes(node, into_functions)
+        if (types or not _is_type_checking(node)) and (into_functions or not function):
+            nodes += _import_nodes(node, into_functions, types)
     return nodes
 
 
-def _imports(path: pathlib.Path, into_functions: bool = True) -> set[str]:
-    """Absolute names of the modules that a file imports; of a package's members, the member."""
+def _imports(path: pathlib.Path, into_functions: bool = True, types: bool = False) -> set[str]:
+    """Absolute names of the modules that a file imports; of a package's members, the member.
+
+    With `types`, those that it imports for type checkers alone are among them.
+    """
     names = set()
-    for node in _import_nodes(ast.parse(path.read_text(encoding="utf-8")), into_functions):
+    for node in _import_nodes(ast.parse(path.read_text(encoding="utf-8")), into_functions, types):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
             continue
@@ -129,12 +134,13 @@ def test_the_table_lists_every_room():
     assert here == STOREY.keys()
 
 
-def test_no_room_imports_one_above_or_beside_it():
+def test_a_room_imports_only_lower_ones():
     upward = [
-        f"{module} -> {other}"
-        for module in sorted(m for m in MODULES if _within(m, "igerg_jax") and _room(m))
-        for other in sorted(m for m in GRAPH[module] if _room(m))
-        if _room(other) != _room(module) and STOREY[_room(other)] >= STOREY[_room(module)]
+        f"{_module(path)} -> {other}"
+        for path in SOURCES
+        if (room := _room(_module(path)))
+        for other in sorted(GRAPH[_module(path)] | _imports(path, types=True) & MODULES)
+        if _room(other) not in ("", room) and STOREY[_room(other)] >= STOREY[room]
     ]
     assert not upward, "\n".join(upward)
 
@@ -219,6 +225,20 @@ def test_files_stay_short():
     for path in _files((".py",)):
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= MAX_LINES, f"{_relative(path)} has {lines} lines; divide it"
+
+
+def test_functions_stay_short():
+    for path in SOURCES:
+        if not _relative(path).startswith("igerg_jax/"):
+            continue  # a config's keys are one long table
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                documented = ast.get_docstring(node) is not None
+                docstring = first.end_lineno - first.lineno + 1 if documented else 0
+                lines = node.end_lineno - node.lineno + 1 - docstring
+                where = f"{_relative(path)}:{node.lineno}: {node.name}"
+                assert lines <= MAX_FUNCTION_LINES, f"{where} has {lines} lines; divide it"
 
 
 def test_requirements_pin_every_declared_dependency():

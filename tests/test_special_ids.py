@@ -1,6 +1,6 @@
 """Special ids are the tokenizer's: nothing assumes that PAD is 0, or any other number.
 
-Numbering the vocabulary anew, and the embeddings' rows with it, must change no loss and no
+Renumbering the vocabulary, and the embeddings' rows with it, must change no loss and no
 response but for the numbers; and the whole of a run works with BART's ids.
 """
 
@@ -164,7 +164,7 @@ def test_generate_finds_the_tokenizer_that_the_run_kept(run, capsys):
     config, workdir = run
     config = config.copy_and_resolve_references()
     config.data.tokenizer.update(kind="sentencepiece", path="", vocab_size=512)
-    modes.talk(config, workdir, [("Hi! 😀", None)], None)
+    modes.generate_once(config, workdir, [("Hi! 😀", None)], None, None)
     out = capsys.readouterr().out
     assert out.startswith("Hi! 😀\n") and "response: " in out
     kept = trained_run.tokenizer_of(config, checkpoint.find(workdir))

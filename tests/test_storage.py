@@ -1,5 +1,6 @@
-"""Files are complete or absent."""
+"""Files are complete or absent; paths as people type them."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import pytest
 from etils import epath
 
 from igerg_jax import storage
+from igerg_jax.errors import UserError
 
 
 def test_readers_see_the_old_content_until_all_is_written(tmp_path):
@@ -54,3 +56,23 @@ def test_json_lines_that_cannot_be_read_are_counted_and_left_out(tmp_path):
     path.write_bytes(b"\n".join([good[0], bad[0], b"", good[1] + b"\r", *bad[1:]]))
     assert storage.read_json_lines(path) == (objects, 4)
     assert storage.read_json_lines(tmp_path / "absent.jsonl") == ([], 0)
+
+
+def test_paths_are_local_or_in_a_bucket(monkeypatch):
+    assert storage.parse_path("~/runs") == epath.Path(os.path.expanduser("~/runs"))
+    assert not storage.is_bucket(storage.parse_path("runs/one"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    path = storage.parse_path("gs://bucket/runs") / "one"
+    assert os.fspath(path) == "gs://bucket/runs/one" and storage.is_bucket(path)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "hdfs://x", "gcs://bucket"])
+def test_other_storage_is_refused(place):
+    with pytest.raises(UserError, match="paths are local, or gs://"):
+        storage.parse_path(place)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-gcs.txt"):
+        storage.parse_path("gs://bucket/run")

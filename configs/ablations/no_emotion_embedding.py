@@ -1,4 +1,4 @@
-"""Without emotion embeddings: the decoder is not told which emotion to respond with.
+"""Without emotion embeddings: the decoder is not conditioned on an emotion.
 
 The response's face reaches it through the encoder alone. Without them there is nothing to contrast
 either. Examples without the response's face stay, and guidance with them.

@@ -1,6 +1,6 @@
 """Without the contrast: the response need not be likelier under its own emotion than another.
 
-The decoder is still told the emotion, and may ignore it.
+The decoder is still conditioned on the emotion, and may ignore it.
 
     python main.py --config=configs/ablations/no_face_contrast.py[:preset]
 """

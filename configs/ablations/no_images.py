@@ -1,9 +1,10 @@
 """Without images: every image is masked out, and objectives that need one are off.
 
 What the words alone can teach, with the same model, data and remaining objectives.
-With no face to take it from, no emotion is told, and there is no face to withhold: the contrast,
-face dropout and guidance are off. `masked_multimodal` keeps its masked words; its image term is
-empty. `baselines/text_only.py` is the stricter comparison, without any pre-training objective.
+With no face to take it from, no emotion conditions the decoder, and there is no face to withhold:
+the contrast, face dropout and guidance are off. `masked_multimodal` keeps its masked words; its
+image term is empty. `baselines/text_only.py` is the stricter comparison, without any pre-training
+objective.
 
     python main.py --config=configs/ablations/no_images.py[:preset]
 """

@@ -1,8 +1,8 @@
 """Without the response's own image: the model does not see the face that goes with its response.
 
 The original provides it. A chatbot has to choose the emotion of its response without it.
-With no face to take it from, no emotion is told, and there is no face to withhold: the contrast,
-face dropout and guidance are off.
+With no face to take it from, no emotion conditions the decoder, and there is no face to withhold:
+the contrast, face dropout and guidance are off.
 
     python main.py --config=configs/ablations/no_response_image.py[:preset]
 """

@@ -1,6 +1,6 @@
 """A conversation in the terminal: one line a turn.
 
-/face FILE        the face of the one who answers; /face none takes it away
+/face FILE        the face of the responder; /face none takes it away
 /emotion joy      the emotion to answer with; /emotion auto: the one seen in the face
 /guidance 2       how strongly face and emotion pull at the words; 0 is plain decoding
 /strategy beam    greedy, sample or beam

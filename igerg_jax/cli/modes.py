@@ -78,7 +78,7 @@ def generate_once(
     checks.check_inference(config)
     if response_image and not config.data.include_response_image:
         raise UserError(
-            "this config does not show the model the answering turn's image "
+            "this config does not show the model the response's image "
             "(data.include_response_image=False); leave the last --image out"
         )
     folder = checkpoint.find(path)

@@ -9,11 +9,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax import batch
+from igerg_jax import batch, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, SpecialIds
 from igerg_jax.data import bucket, prepare
 from igerg_jax.data.tokenizers import Vocabulary
-from igerg_jax.run import workdirs
 
 SYNTHETIC = "synthetic"  # config.data.dataset: random batches, no data and no TensorFlow
 
@@ -24,7 +23,7 @@ class Dataset(Protocol):
     Attributes:
       tokenizer: its vocabulary.
       split_names: the splits that can be evaluated; () for random batches, which also have no
-        text to decode. Others are `Prepared`, which the evaluation works with.
+        text to decode. Evaluation requires a `Prepared`.
     """
 
     tokenizer: Vocabulary
@@ -83,4 +82,4 @@ def open_dataset(config: ConfigDict) -> Dataset:
     """
     if config.data.dataset == SYNTHETIC:
         return SyntheticDataset(config.data)
-    return prepare.prepare(bucket.fetched(config, workdirs.parse(config.data.data_dir)))
+    return prepare.prepare(bucket.fetched(config, storage.parse_path(config.data.data_dir)))

@@ -13,7 +13,7 @@ from igerg_jax.errors import UserError
 NOT_REGULAR, CYCLE = "pipes, devices or sockets", "links back to a folder above them"
 
 
-class Found(NamedTuple):
+class ImageListing(NamedTuple):
     """What is below a folder.
 
     Attributes:
@@ -26,18 +26,18 @@ class Found(NamedTuple):
     passed_over: collections.Counter[str]
 
 
-def find(folder: pathlib.Path, chosen: Callable[[str], bool] = lambda name: True) -> Found:
+def find(folder: pathlib.Path, chosen: Callable[[str], bool] = lambda name: True) -> ImageListing:
     """Finds the images at any depth; follows links to folders, except back to a folder above.
 
     Files whose name `chosen` does not choose count as nothing.
     Names that begin with a dot are ignored: they belong to systems, such as macOS's "._a.jpg".
     Raises UserError when a folder cannot be read.
     """
-    found = Found([], collections.Counter())
+    listing = ImageListing([], collections.Counter())
     real = folder.resolve()
     above = [_identity(parent) for parent in real.parents]
-    _search(folder, "", above, chosen, found)
-    return found
+    _search(folder, "", above, chosen, listing)
+    return listing
 
 
 def passed_over_reason(name: str) -> str:
@@ -70,13 +70,13 @@ def _search(
     prefix: str,
     above: list[tuple[int, int]],
     chosen: Callable[[str], bool],
-    found: Found,
+    listing: ImageListing,
 ) -> None:
-    """Adds what is in `folder` to `found`; `above` are the folders that lead to it."""
+    """Adds what is in `folder` to `listing`; `above` are the folders that lead to it."""
     try:
         here = _identity(folder)
         if here in above:
-            found.passed_over[CYCLE] += 1
+            listing.passed_over[CYCLE] += 1
             return
         with os.scandir(folder) as entries:
             listed: Iterable[os.DirEntry] = sorted(entries, key=lambda entry: entry.name)
@@ -91,12 +91,12 @@ def _search(
             mode = stat.S_IFREG
         name = prefix + entry.name
         if stat.S_ISDIR(mode):
-            _search(folder / entry.name, f"{name}/", [*above, here], chosen, found)
+            _search(folder / entry.name, f"{name}/", [*above, here], chosen, listing)
         elif not chosen(name):
             continue
         elif reason := passed_over_reason(entry.name):
-            found.passed_over[reason] += 1
+            listing.passed_over[reason] += 1
         elif not stat.S_ISREG(mode):
-            found.passed_over[NOT_REGULAR] += 1
+            listing.passed_over[NOT_REGULAR] += 1
         else:
-            found.names.append(name)
+            listing.names.append(name)

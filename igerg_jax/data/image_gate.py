@@ -65,9 +65,9 @@ class BrokenImage(ValueError):
 
 
 def read_file(path: pathlib.Path) -> bytes | None:
-    """Returns a file's bytes; None without such a file; b"" for what no image can be in.
+    """Returns a file's bytes; None without such a file; b"" if the path cannot hold an image.
 
-    That is a folder, a pipe, a device or a socket, which are not opened, and a file of more than
+    Such paths are folders, pipes, devices and sockets, which are not opened, and files of more than
     MAX_FILE_BYTES. Raises UserError when the file exists but cannot be read: such an image is not
     merely broken.
     """
@@ -100,8 +100,8 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
     """Returns (JPEG bytes, (height, width)) of an encoded image as it is meant to be seen.
 
     The bytes are `data` itself if that is an upright JPEG in RGB or grey (the decoder returns three
-    channels anyway); whatever else is encoded anew, since TensorFlow, which decodes them, heeds no
-    orientation. Raises BrokenImage.
+    channels anyway); anything else is re-encoded, because TensorFlow ignores EXIF orientation.
+    Raises BrokenImage.
     """
     with _breaking():
         image = _open(data)
@@ -133,7 +133,7 @@ def file_as_jpeg(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
 
 @contextlib.contextmanager
 def _breaking() -> Iterator[None]:
-    """Turns whatever an image raises into BrokenImage: Pillow's readers raise many kinds."""
+    """Turns whatever Pillow's readers raise, which is of several types, into BrokenImage."""
     try:
         yield
     except BrokenImage:

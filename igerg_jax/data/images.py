@@ -21,7 +21,7 @@ class Files(NamedTuple):
 
     Attributes:
       names: below the folder, with slashes, sorted.
-      passed_over: how many others there are, as in `image_files.Found`.
+      passed_over: how many others there are, as in `image_files.ImageListing`.
     """
 
     folder: pathlib.Path

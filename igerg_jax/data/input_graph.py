@@ -46,7 +46,7 @@ def batches(
       config: `data` is read: preprocessing, read_threads, prefetch_batches.
     """
     failures: list[Exception] = []
-    # Spares autograph the search for Python control flow, of which there is none.
+    # Skips autograph: there is no Python control flow to convert.
     untraced = tf.autograph.experimental.do_not_convert
 
     def join(batches: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:

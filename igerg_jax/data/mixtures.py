@@ -2,7 +2,7 @@
 
     config.data.mixtures = ConfigDict({
         "faces": {"objectives": ("image_emotion",), "datasets": {"fer2013": 3.0, "meld": 1.0}},
-        "talk": {"objectives": (), "datasets": {"meld": 0.5, "daily_dialog": 0.5}},
+        "dialogues": {"objectives": (), "datasets": {"meld": 0.5, "daily_dialog": 0.5}},
     })
 
 A mixture has a batch of its own for the objectives that it names. The mixture that names none has
@@ -23,7 +23,7 @@ import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, order
+from igerg_jax.data import builders, order, store
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError, check_known
 
@@ -62,11 +62,12 @@ class Stream:
         source_B = self.pattern[place_B]
         ids_B = np.empty_like(source_B)
         for s in np.unique(source_B):
-            mine, here_B = self.pattern == s, source_B == s
+            of_split, selected_B = self.pattern == s, source_B == s
             # The number of this split's examples before each position.
-            before_B = rounds_B[here_B] * mine.sum() + (np.cumsum(mine) - mine)[place_B[here_B]]
+            earlier = np.cumsum(of_split) - of_split
+            before_B = rounds_B[selected_B] * of_split.sum() + earlier[place_B[selected_B]]
             windows = self.splits[s].num_windows
-            ids_B[here_B] = order.examples_at(self.seeds[s], before_B, windows)
+            ids_B[selected_B] = order.examples_at(self.seeds[s], before_B, windows)
         return source_B, ids_B
 
 
@@ -94,33 +95,38 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     if length > _LONGEST:
         raise ValueError(f"the ratio needs {length} examples to be exact; round the weights")
     counts = np.array([count // divisor for count in counts], np.int64)
-    out, taken = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
+    out, emitted = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
     unit = max(2 * len(counts) - 2, 1)  # exact arithmetic: lags in units of 1 / (unit * length)
     for place in range(length):
-        lag = (counts * (place + 1) - taken * length) * unit
+        lag = (counts * (place + 1) - emitted * length) * unit
         spare = ((unit - 1) * length - lag) / counts  # places until its deadline
         chosen = int(np.argmin(np.where(lag >= length, spare, np.inf)))
         out[place] = chosen
-        taken[chosen] += 1
+        emitted[chosen] += 1
     return out
 
 
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
 
-    Raises UserError for an empty or unknown split, or invalid weights.
+    Raises UserError for an empty or unknown split, or weights that make no pattern.
     """
     name, seed = config.data.train_split, config.seed
     groups = {MAIN: Stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
     for mixture_name, mixture in config.data.mixtures.items():
-        try:
-            turns = pattern(list(mixture.datasets.values()))
-        except ValueError as error:
-            raise UserError(f"config.data.mixtures.{mixture_name}: {error}") from error
+        turns = _pattern_of(mixture_name, mixture)
         seeds = [_seed(seed, mixture_name, dataset) for dataset in mixture.datasets]
         splits = [nonempty_split(prepared.datasets[dataset], name) for dataset in mixture.datasets]
         groups[mixture_name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
     return groups
+
+
+def _pattern_of(name: str, mixture: ConfigDict) -> np.ndarray:
+    """`pattern` of a mixture's weights. Raises UserError for weights that make none."""
+    try:
+        return pattern(list(mixture.datasets.values()))
+    except ValueError as error:
+        raise UserError(f"config.data.mixtures.{name}: {error}") from error
 
 
 def _seed(seed: int, *names: str) -> int:
@@ -151,8 +157,8 @@ def check_start(config: ConfigDict) -> None:
 
 
 def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = SPLIT_KEYS) -> None:
-    """Raises UserError unless the splits that `keys` of config.data name exist, and those that are
-    evaluated have an example."""
+    """Raises UserError unless the splits that `keys` of config.data name exist and fit the config,
+    and those that are evaluated have an example."""
     data = config.data
     for key in keys:
         for name in [data[key]] if isinstance(data[key], str) else data[key]:
@@ -160,6 +166,7 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
             check_known(name, prepared.split_names, what)
             if key != "train_split":
                 nonempty_split(prepared, name)
+            check_features(prepared.split(name), config)
     reported = {"valid": data.eval_split, "test": data.test_split}
     for name in data.extra_test_splits if "extra_test_splits" in keys else ():
         if reported.get(name, name) != name:
@@ -172,16 +179,33 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
 def check(prepared: Prepared, config: ConfigDict) -> None:
     """Raises UserError, before anything is compiled, for what the prepared data cannot serve.
 
-    A dataset lacks what an objective that is trained on it needs, or there is no split to evaluate.
+    A dataset that is trained on has other features than the model takes, or lacks what an objective
+    needs; or there is no split to evaluate.
     """
     check_splits(prepared, config)
     for objective, dataset in _served(config):
         split = prepared.datasets[dataset].split(config.data.train_split)
+        check_features(split, config)
         counts = prepared.datasets[dataset].summary["splits"][split.name]
         counts = counts | {"dialogues": 0 if split.standalone else split.num_windows}
         for need in objective.needs:
             if not counts[need.count]:
                 raise _lacks(objective, dataset, config, need)
+
+
+def check_features(split: Split, config: ConfigDict) -> None:
+    """Raises UserError unless a split has pixels or vectors, whichever the config says it has."""
+    wanted, width = config.data.feature_dim, split.turns.feature_dim
+    if wanted != width and (split.turns.image != store.NO_IMAGE).any():
+        images = "images, not precomputed features: set it to 0"
+        vectors = (
+            f"vectors of {width} numbers: set config.data.feature_dim={width} and "
+            "config.model.vision.kind='features'"
+        )
+        raise UserError(
+            f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has "
+            f"{vectors if width else images}"
+        )
 
 
 def _lacks(objective: Objective, dataset: str, config: ConfigDict, need: Need) -> UserError:
@@ -203,20 +227,23 @@ def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
 
 
 def check_names(config: ConfigDict) -> None:
-    """Raises UserError for mixtures that contradict each other or name what is not there."""
-    taken: dict[str, str] = {}
+    """Raises UserError for mixtures that contradict each other, name what is not there, or have
+    weights that make no `pattern`."""
+    mixture_of: dict[str, str] = {}
     for name, mixture in config.data.mixtures.items():
         if set(mixture) != {"objectives", "datasets"} or not mixture.datasets:
             raise UserError(
                 f"config.data.mixtures.{name} needs 'objectives' and 'datasets' and nothing else"
             )
+        _pattern_of(name, mixture)
         for objective in mixture.objectives or (MAIN,):
             if objective:
                 what = f"config.data.mixtures.{name}: '{objective}' is no objective"
                 check_known(objective, config.objectives, what)
-            if objective in taken:
+            if objective in mixture_of:
                 what = f"objective '{objective}'" if objective else "what no other names"
                 raise UserError(
-                    f"config.data.mixtures: both '{taken[objective]}' and '{name}' serve {what}"
+                    f"config.data.mixtures: both '{mixture_of[objective]}' and '{name}' serve "
+                    f"{what}"
                 )
-            taken[objective] = name
+            mixture_of[objective] = name

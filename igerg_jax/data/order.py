@@ -15,8 +15,14 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def positions(step: int, batch_size: int) -> np.ndarray:
-    """Returns int64[B]: the positions, each of which occurs once, of a step's examples."""
+    """Returns int64[B]: the step's positions; each is unique."""
     return np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
+
+
+def evenly_spaced(count: int, total: int) -> np.ndarray:
+    """Returns int64[min(count, total)]: ascending numbers below `total`, spread evenly."""
+    count = min(count, total)
+    return np.arange(count) * total // max(count, 1)
 
 
 def examples_at(seed: int, positions_B: np.ndarray, num_examples: int) -> np.ndarray:
@@ -26,8 +32,8 @@ def examples_at(seed: int, positions_B: np.ndarray, num_examples: int) -> np.nda
     epochs_B, within_B = np.divmod(positions_B, num_examples)
     out_B = np.empty_like(within_B)
     for epoch in np.unique(epochs_B):  # rarely more than two
-        here_B = epochs_B == epoch
-        out_B[here_B] = permute(seed, int(epoch), within_B[here_B], num_examples)
+        selected_B = epochs_B == epoch
+        out_B[selected_B] = permute(seed, int(epoch), within_B[selected_B], num_examples)
     return out_B
 
 

@@ -88,8 +88,8 @@ def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
     ]
     sums = _sha256_of(paths, workers, "checksums")
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": found}
-        for path, found in zip(paths, sums, strict=True)
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(paths, sums, strict=True)
     }
     storage.write_text(folder / MANIFEST, json.dumps(files, indent=1) + "\n")
 

@@ -21,7 +21,7 @@ from igerg_jax.data import augment, image_gate, input_graph, mixtures, order, st
 from igerg_jax.data.text_repair import repaired
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
-from igerg_jax.errors import UserError, check_known
+from igerg_jax.errors import UserError
 
 if TYPE_CHECKING:
     from igerg_jax.data.prepared import Prepared  # which imports this module
@@ -45,7 +45,8 @@ def train_batches(
 
     Args:
       prepared: the dataset, with those of the mixtures; reads config.data.train_split of each.
-      config: `seed`, `train.batch_size` (of the global batch) and `data` are read.
+      config: `seed`, `train.batch_size` (of the global batch) and `data` are read; it fits the
+        data (`mixtures.check`).
       rows_b: int64[B'], rows of the global batch (`sharding.process_rows`).
 
     Returns:
@@ -64,9 +65,6 @@ def train_batches(
         return _read_arrays(examples, stream.splits, source_b, positions_b, config, special)
 
     streams = mixtures.streams(prepared, config)
-    for stream in streams.values():
-        for split in stream.splits:
-            _check_layout(split, config)
     groups = {group: functools.partial(fetch, stream) for group, stream in streams.items()}
     steps = range(start_step, np.iinfo(np.int64).max)
     return input_graph.batches(steps, groups, _spec(config, len(rows_b)), config)
@@ -80,10 +78,9 @@ def window_batches(
     Row r of batch k is window_ids[k * config.evaluate.batch_size + rows_b[r]]; int64[B'] rows_b
     ascend. Every process yields equally many batches. Rows past the last id are padding: images
     masked, labels UNKNOWN, context and response PAD. `num_real` counts the other rows, which come
-    first. Raises UserError as `train_batches`.
+    first. The config fits the split (`mixtures.check_splits`). Raises UserError as `train_batches`.
     """
     chosen = mixtures.nonempty_split(prepared, split)
-    _check_layout(chosen, config)
     size, source_b = config.evaluate.batch_size, np.zeros(len(rows_b), np.int64)
 
     def ids_of(step: int) -> np.ndarray:
@@ -243,22 +240,6 @@ def _encoded_arrays(
     jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
     recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
     return *batch.values(), *input_graph.parts(jpegs_M, recipe, batch["image_mask"])
-
-
-def _check_layout(split: Split, config: ConfigDict) -> None:
-    kind = config.data.preprocessing
-    check_known(kind, input_graph.PREPROCESSING, f"config.data.preprocessing is '{kind}'")
-    wanted, width = config.data.feature_dim, split.turns.feature_dim
-    if wanted != width and (split.turns.image != store.NO_IMAGE).any():
-        images = "images, not precomputed features: set it to 0"
-        vectors = (
-            f"vectors of {width} numbers: set config.data.feature_dim={width} and "
-            "config.model.vision.kind='features'"
-        )
-        raise UserError(
-            f"config.data.feature_dim={wanted}, but split '{split.name}' of the data has "
-            f"{vectors if width else images}"
-        )
 
 
 def _read_image(picture: str | pathlib.Path | bytes) -> Encoded:

@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 
 from igerg_jax.data import (
     builders,
+    config_checks,
     folders,
     mixtures,
     parts,
-    settings,
     tokenizers,
     trained_tokenizers,
     write,
@@ -157,11 +157,11 @@ def run(values: flags.FlagValues) -> None:
             config.data[name] = values[name].value
     if values.verify and values.tokenizer:
         raise UserError("--verify and --tokenizer do not go together")
-    settings.check(config.data)
+    config_checks.check(config.data)
     mixtures.check_names(config)
     if values.verify:
         count = verify(config)
-        print(f"all is well: {count} dataset{'s' if count > 1 else ''}")
+        print(f"verified {count} dataset{'s' if count > 1 else ''}")
     elif values.tokenizer:
         tokenizer, path = prepare_tokenizer(config)
         print(f"{path}: {tokenizer.vocab_size:,} ids, digest {tokenizer.digest}")

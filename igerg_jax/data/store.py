@@ -160,7 +160,7 @@ class TurnStore:
       image_height_width: int32[records, 2] pixels; empty with vectors.
       feature_dim: F, 0 with images.
       token_ids: int32[tokens of the split], memory-mapped.
-      token_offsets: int64[turns + 1]: turn i has the ids from the i-th to the one after it.
+      token_offsets: int64[turns + 1]; turn i's ids are [offsets[i], offsets[i + 1]).
     """
 
     def __init__(self, turns: pathlib.Path, tokens: pathlib.Path | None):

@@ -63,5 +63,5 @@ def lines(text: str) -> list[str]:
 
     `str.splitlines` would also cut at U+0085 and U+2028, which JSON and sentences may hold.
     """
-    found = [line.removesuffix("\r") for line in text.split("\n")]
-    return found[:-1] if not found[-1] else found
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if not lines[-1] else lines

@@ -20,6 +20,8 @@ from igerg_jax.data.byte_level_bpe import ByteLevelBpeTokenizer
 from igerg_jax.errors import UserError, check_known
 
 MASK_PIECE = "<mask>"
+TRAINABLE = "sentencepiece"  # the one of `KINDS` that is trained here
+MODEL_TYPES = ("unigram", "bpe")  # config.data.tokenizer.model_type
 
 
 class Vocabulary(Protocol):
@@ -127,7 +129,7 @@ def train_sentencepiece(
     """Trains a model, deterministically for the same sentences in the same order.
 
     With `byte_fallback` every byte is a piece, so that no text is unknown; that takes the first 261
-    ids. `model_type` is "unigram" or "bpe"; `vocab_size` includes the special ids.
+    ids. `model_type` is one of `MODEL_TYPES`; `vocab_size` includes the special ids.
 
     Raises:
       UserError: SentencePiece fails, for instance because the text has too few words.

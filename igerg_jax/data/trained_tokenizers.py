@@ -14,16 +14,22 @@ from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.data import folders, store, tokenizers
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.errors import UserError, check_known
 
 ALL = "all"  # config.data.tokenizer.mixture: every dataset that the config names
 
 
 def find(data: ConfigDict) -> tokenizers.Tokenizer | None:
-    """The tokenizer at config.data.tokenizer.path, or trained earlier; None if there is neither."""
+    """The tokenizer at config.data.tokenizer.path, or trained earlier; None if one can be trained.
+
+    Raises UserError for a tokenizer that cannot be read, and for a kind that is not trained here.
+    """
     kind = data.tokenizer.kind
     if data.tokenizer.path:
         return tokenizers.load(kind, pathlib.Path(data.tokenizer.path).expanduser())
+    if kind != tokenizers.TRAINABLE:
+        raise UserError(f"a '{kind}' tokenizer can't be trained: set config.data.tokenizer.path")
     note = _note(data)
     if not note.exists():
         return None
@@ -33,7 +39,7 @@ def find(data: ConfigDict) -> tokenizers.Tokenizer | None:
 def find_or_train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
     """`find`, or a new tokenizer, trained on the turns in `bases`, {dataset: its folder}.
 
-    Raises UserError for a kind that is not trained here, and where there is too little text.
+    Raises UserError as `find`, and where there is too little text.
     """
     with folders.locked(folders.of_tokenizers(data)):
         return find(data) or _train(data, bases)
@@ -71,10 +77,6 @@ def _note(data: ConfigDict) -> pathlib.Path:
 
 def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:
     settings = data.tokenizer
-    if settings.kind != "sentencepiece":
-        raise UserError(
-            f"a '{settings.kind}' tokenizer can't be trained: set config.data.tokenizer.path"
-        )
     weights = corpus_weights(data)
     share = settings.max_sentences / sum(weights.values())
     texts: list[str] = []
@@ -102,6 +104,4 @@ def _sample(dataset: str, base: pathlib.Path, split: str, limit: int) -> list[st
     check_known(split, known, what)
     turns = store.TurnStore(base / "turns" / split, None)
     chosen = np.flatnonzero(turns.text_bytes() > 0)
-    if len(chosen) > limit:
-        chosen = chosen[np.arange(limit) * len(chosen) // limit]
-    return [turns.text(i) for i in chosen]
+    return [turns.text(i) for i in chosen[evenly_spaced(limit, len(chosen))]]

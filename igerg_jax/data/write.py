@@ -234,19 +234,19 @@ def _first_broken(
     return {split.row(int(first_turns[i]))["image_id"]: str(reason) for i, reason in pairs}
 
 
-def _report(dataset: str, counts: dict[str, dict]) -> None:
+def _report(dataset: str, splits: dict[str, dict]) -> None:
     """Reports on stderr how many images were taken and how many not, and what else was left out."""
     has_files = builders.find(dataset)[0].reads_manual_dir
-    for split, found in counts.items():
-        missing, broken = found["missing_images"], found["broken_images"]
-        others = found["passed_over"]
-        taken = found["images"]
+    for split, counts in splits.items():
+        missing, broken = counts["missing_images"], counts["broken_images"]
+        others = counts["passed_over"]
+        taken = counts["images"]
         if missing or broken or others or (has_files and taken):
             line = image_files.count_line(taken, missing, broken, others)
             print(f"{dataset}, {split}: {line}", file=sys.stderr)
-        for name, reason in found["first_broken"].items():
+        for name, reason in counts["first_broken"].items():
             print(f"{dataset}, {split}: broken: {name}: {reason}", file=sys.stderr)
-        for what, count in found["remarks"].items():
+        for what, count in counts["remarks"].items():
             print(f"{dataset}, {split}: {count:,} {what}", file=sys.stderr)
 
 

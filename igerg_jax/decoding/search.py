@@ -1,7 +1,7 @@
 """Responses from a model: one token per row and step, or by beam search, over a key-value cache.
 
-Each search is a first choice after the start token, then a `lax.while_loop` of "one decoder step,
-one choice" that stops when every row has ended. Letters as in `igerg_jax.batch`, and T =
+Each search picks a token after the start token, then loops over "one decoder step, one choice" in a
+`lax.while_loop` that stops when every row has ended. Letters as in `igerg_jax.batch`, and T =
 `max_tokens`.
 
 A response ends with EOS, and only PAD follows. At the last position EOS is forced, at its own
@@ -10,7 +10,7 @@ log-probability (fairseq's rule, and how training truncates responses; Hugging F
 the model's own log-probabilities, guided where there is guidance, before those rules, temperatures
 and filters. A row's result depends on that row alone.
 
-The decoder is told the emotion that the model sees in the response's image, or one that is named.
+The decoder is conditioned on the emotion seen in the response's image, or on one that is named.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from igerg_jax.decoding.limits import Limits, allowed
 from igerg_jax.decoding.strategies import Beam, Sample, Strategy, TokenStrategy
 from igerg_jax.decoding.stream import Source, Started
 from igerg_jax.models import igerg
-from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, mesh_context
+from igerg_jax.setup import Setup, jitted
 
 # The arrays of a batch that a response depends on: no label, and no response.
 BATCH_ENTRIES = ("images", "features", "image_mask", "image_turn", "context", "context_turn")
@@ -80,15 +79,15 @@ def make_respond(setup: Setup, settings: Settings | None = None) -> Callable[...
     """
     settings = settings or Settings.of(setup.config)
 
-    def answer(params, batch, rng, rows_B, target_emotion_BxC, guidance):
+    def answer(model, params, batch, rng, rows_B, target_emotion_BxC, guidance):
         now = settings
         if guidance is not None:
             now = settings._replace(
                 guidance=dataclasses.replace(settings.guidance, guidance=guidance)
             )
-        return generate(setup.model, params, batch, rng, now, rows_B, target_emotion_BxC)
+        return generate(model, params, batch, rng, now, rows_B, target_emotion_BxC)
 
-    jitted = jax.jit(answer, out_shardings=sharding.replicated(setup.mesh))
+    compiled = jitted(setup, answer)
 
     def respond(
         params: Any,
@@ -99,8 +98,7 @@ def make_respond(setup: Setup, settings: Settings | None = None) -> Callable[...
         guidance: jax.Array | None = None,
     ) -> Responses:
         inputs = {name: batch[name] for name in BATCH_ENTRIES if name in batch}
-        with mesh_context(setup):
-            return jitted(params, inputs, rng, rows_B, target_emotion_BxC, guidance)
+        return compiled(params, inputs, rng, rows_B, target_emotion_BxC, guidance)
 
     return respond
 

@@ -15,7 +15,7 @@ from igerg_jax.models.layers import DecoderCache, KeyValue
 
 
 class Source(NamedTuple):
-    """What a stream decodes from: an encoder output, and the emotion that the decoder is told."""
+    """What a stream decodes from: an encoder output, and the emotion that conditions it."""
 
     encoded: Encoded
     target_emotion_BxC: jax.Array | None = None

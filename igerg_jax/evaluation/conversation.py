@@ -57,9 +57,9 @@ def describe(answer: dict[str, Any]) -> str:
         lines += [turn["text"], f"    seen: {likeliest_first(turn['seen'])}"]
     if answer["response_image"]:
         seen = likeliest_first(answer["response_image"]["seen"])
-        lines += ["(the one who answers)", f"    seen: {seen}"]
+        lines += ["(the responder)", f"    seen: {seen}"]
     if answer["target_emotion"]:
-        lines.append(f"the emotion to answer with: {answer['target_emotion']}")
+        lines.append(f"the emotion to respond with: {answer['target_emotion']}")
     if answer["sequence_emotion"]:
         lines.append(f"all images together: {likeliest_first(answer['sequence_emotion'])}")
     lines.append(f"response: {answer['response']}")

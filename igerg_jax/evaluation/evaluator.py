@@ -22,20 +22,15 @@ from jax.experimental import multihost_utils
 from igerg_jax import lexicon, metrics, storage, text_labeller
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import lengths, pipeline
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
-from igerg_jax.evaluation import answers, following, samples
+from igerg_jax.evaluation import following, response_statistics, samples
 from igerg_jax.evaluation.following import Following
-from igerg_jax.evaluation.predictions import (
-    batch_counts,
-    emotion_probabilities,
-    guided_nll,
-    jitted,
-    replicated_key,
-)
+from igerg_jax.evaluation.predictions import batch_counts, emotion_probabilities, guided_nll
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup
+from igerg_jax.setup import Setup, jitted, replicated_key
 
 WINDOWS_FILE = "windows.json"  # in a workdir: what was measured on each window
 
@@ -115,12 +110,11 @@ class Evaluator:
           The rows of samples.jsonl; every process returns the same.
         """
         data = self._prepared.split(split)
-        count = min(count, data.num_windows)
-        ids = np.arange(count) * data.num_windows // max(count, 1)
+        ids = evenly_spaced(count, data.num_windows)
         rows: list[dict[str, Any]] = []
         for start, batch, rows_B in self._batches(data, ids):
-            left = count - start
-            tokens, probabilities, mask = self._answers(params, batch, rows_B, left)
+            left = len(ids) - start
+            tokens, probabilities, mask = self._responses(params, batch, rows_B, left)
             for i, window in enumerate(ids[start : start + len(tokens)]):
                 of_window = {name: value[i] for name, value in probabilities.items()}
                 text = self._prepared.tokenizer.decode(tokens[i])
@@ -128,7 +122,7 @@ class Evaluator:
         return rows
 
     def following(self, params: Any, split: str) -> Following | None:
-        """Answers `evaluate.following_examples` windows of a split once for each of seven faces.
+        """Responds to `evaluate.following_examples` windows of a split, with each of seven faces.
 
         Returns:
           None where that is 0, where the model is not shown the response's image, and where the
@@ -143,7 +137,7 @@ class Evaluator:
         ids, face_ids = np.repeat(chosen.windows_W, NUM_EMOTIONS), chosen.faces_WxC.ravel()
         texts, probabilities, masks, cut = [], [], [], []
         for start, batch, rows_B in self._batches(data, ids, face_ids):
-            tokens, of_rows, mask = self._answers(params, batch, rows_B, len(ids) - start)
+            tokens, of_rows, mask = self._responses(params, batch, rows_B, len(ids) - start)
             texts += [self._prepared.tokenizer.decode(row) for row in tokens]
             probabilities.append(of_rows)
             masks.append(mask)
@@ -160,8 +154,8 @@ class Evaluator:
         )
 
     def at_guidance(self, guidance: float) -> Self:
-        """This evaluator, generating with another `generate.guidance`; what else is compiled
-        already is shared."""
+        """This evaluator, generating with another `generate.guidance`; other compiled functions
+        are reused."""
         config = self._setup.config.copy_and_resolve_references()
         config.generate.guidance = guidance
         other = copy.copy(self)
@@ -179,8 +173,7 @@ class Evaluator:
           "reference_dist_2" of people's. Every process returns the same.
         """
         data, guidance = self._prepared.split(split), self._setup.config.generate.guidance
-        count = min(count, data.num_windows)
-        ids = np.arange(count) * data.num_windows // max(count, 1)
+        ids = evenly_spaced(count, data.num_windows)
         tokens, sums = [], {"generated": np.zeros(2), "response": np.zeros(2)}
         for start, batch, rows_B in self._batches(data, ids):
             generated_BxT = self._respond(params, batch, self._key, rows_B).tokens_BxT
@@ -190,9 +183,9 @@ class Evaluator:
                     params, batch, batch["response"], np.float32(guidance)
                 ),
             }
-            left = count - start
-            for name, found in jax.device_get(scored).items():
-                sums[name] += [found["nll_B"][:left].sum(), found["tokens_B"][:left].sum()]
+            left = len(ids) - start
+            for name, nll in jax.device_get(scored).items():
+                sums[name] += [nll["nll_B"][:left].sum(), nll["tokens_B"][:left].sum()]
             tokens.append(jax.device_get(generated_BxT)[:left])
         texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
         references, _ = _references(data, ids)
@@ -206,7 +199,7 @@ class Evaluator:
         """`lengths.cut_shares` of a split: its metrics are of what is left of the words."""
         return lengths.cut_shares(self._prepared.split(split), self._setup.config)
 
-    def _answers(
+    def _responses(
         self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """Of at most `count` rows: response tokens, emotion probabilities, image masks."""
@@ -270,7 +263,7 @@ def evaluate_run(
     results: dict[str, Any] = {kind: {} for kind in kinds}
     results["text_labeller"] = None if second is None else second.held_out
     gallery: list[dict[str, Any]] = []
-    answered: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     windows: dict[str, dict[str, Any]] = {}
     for name, split in final_splits(config).items():
         values, confusion, windows_of_split = evaluator.metrics(params, split, generate=True)
@@ -279,7 +272,7 @@ def evaluate_run(
         if followed is not None:
             values |= followed.values
             results["following_matrix"][name] = followed.matrix
-            answered[name] = followed.answers
+            statistics[name] = followed.answers
             windows[name]["following"] = followed.windows
             if name == "test":
                 gallery = followed.rows
@@ -296,9 +289,9 @@ def evaluate_run(
         storage.write_text(epath.Path(workdir) / WINDOWS_FILE, json.dumps(windows) + "\n")
         if gallery:
             samples.write(gallery, epath.Path(workdir), following.FILE)
-        if answered:
-            text = json.dumps(answered, indent=1, ensure_ascii=False)
-            storage.write_text(epath.Path(workdir) / answers.FILE, text + "\n")
+        if statistics:
+            text = json.dumps(statistics, indent=1, ensure_ascii=False)
+            storage.write_text(epath.Path(workdir) / response_statistics.FILE, text + "\n")
     return results
 
 
@@ -309,7 +302,7 @@ def response_metrics(
 
     Args:
       texts: the generated responses.
-      references: what people answered.
+      references: people's own.
       emotions: the labelled emotion of each reference, int [len(texts)], UNKNOWN = none.
     """
     spoken = np.array([lexicon.label(text) for text in texts], np.int64)

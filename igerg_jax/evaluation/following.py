@@ -12,8 +12,9 @@ import numpy as np
 from igerg_jax import lexicon, metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.windows import Split
-from igerg_jax.evaluation import answers, samples
+from igerg_jax.evaluation import response_statistics, samples
 from igerg_jax.models.igerg import response_image
 from igerg_jax.text_labeller import TextLabeller
 
@@ -22,7 +23,7 @@ GALLERY_WINDOWS = 6  # lines of the file
 
 
 class Plan(NamedTuple):
-    """Which windows are answered, and whose response's image is shown in each, by emotion."""
+    """Which windows are responded to, and whose response's image is shown in each, by emotion."""
 
     windows_W: np.ndarray
     faces_WxC: np.ndarray  # also windows: of each, the response's image
@@ -34,7 +35,7 @@ class Following(NamedTuple):
     values: dict[str, float]
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
-    answers: Mapping[str, Any]  # a split's entry of `answers.FILE`
+    answers: Mapping[str, Any]  # a split's entry of `response_statistics.FILE`
     # Of every window that was answered: "index" in the split, "said": the emotion ids in the words,
     # by the emotion shown.
     windows: dict[str, list]
@@ -59,8 +60,7 @@ def plan(split: Split, count: int) -> Plan | None:
         by_emotion.append(shown[of_emotion[np.unique(image[of_emotion], return_index=True)[1]]])
     if not count or not all(map(len, by_emotion)):
         return None
-    count = min(count, len(shown))
-    windows_W = shown[np.arange(count) * len(shown) // count]
+    windows_W = shown[evenly_spaced(count, len(shown))]
     faces = []
     for window in windows_W:
         rng = np.random.default_rng(int(window))
@@ -93,28 +93,27 @@ def measure(
       texts: the responses; those of one window lie together, by the emotion shown.
       probabilities: of the same rows, as `predictions.emotion_probabilities` names them.
       image_mask_RxN: which images the model was given.
-      cut_R: bool, whether a response has the longest length, so that its end may not be its own.
+      cut_R: bool, whether a response has the longest length, so it may be truncated.
       second: reads the same responses for the figures whose names end with "_second".
     """
-    said_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
-    texts_WxC = np.array(texts, object).reshape(said_WxC.shape)
-    values, confusion = metrics.following_metrics(said_WxC, [len({*row}) for row in texts_WxC])
+    expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
+    texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
+    values, confusion = metrics.following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
     if second is not None:
-        values |= _second_values(second.labels(texts).reshape(said_WxC.shape))
-    count = min(GALLERY_WINDOWS, len(said_WxC))
+        values |= _second_values(second.labels(texts).reshape(expressed_WxC.shape))
     rows = []
-    for w in np.arange(count) * len(said_WxC) // count:
+    for w in evenly_spaced(GALLERY_WINDOWS, len(expressed_WxC)):
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
         of_window = {name: p[at] for name, p in probabilities.items()}
         rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
-    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(said_WxC))
-    compared = answers.compared(texts, shown_R, cut_R, split, len(said_WxC))
-    windows = {"index": chosen.windows_W.tolist(), "said": said_WxC.tolist()}
+    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(expressed_WxC))
+    compared = response_statistics.compared(texts, shown_R, cut_R, split, len(expressed_WxC))
+    windows = {"index": chosen.windows_W.tolist(), "said": expressed_WxC.tolist()}
     return Following(values, confusion.tolist(), rows, compared, windows)
 
 
-def _second_values(said_WxC: np.ndarray) -> dict[str, float]:
-    values, _ = metrics.following_metrics(said_WxC, np.ones(len(said_WxC)))
+def _second_values(expressed_WxC: np.ndarray) -> dict[str, float]:
+    values, _ = metrics.following_metrics(expressed_WxC, np.ones(len(expressed_WxC)))
     name = "emotion_following"
     return {
         f"{name}_second": values[name],

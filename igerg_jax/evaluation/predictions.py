@@ -1,11 +1,11 @@
 """What a model predicts for a batch: emotion probabilities, and the counts behind the metrics.
 
 The emotions of images are predicted from images alone, as in the single-modal objectives; responses
-are scored from images and words, the decoder told the emotion that is predicted for the response's
-image. Letters as in `igerg_jax.batch`.
+are scored from images and words, the decoder conditioned on the emotion that is predicted for the
+response's image. Letters as in `igerg_jax.batch`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,6 @@ from igerg_jax.decoding import search, stream
 from igerg_jax.decoding.guidance import Guidance, GuidedStream
 from igerg_jax.models import igerg
 from igerg_jax.objectives import losses
-from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, base_key, mesh_context
 
 
 def batch_counts(
@@ -126,25 +124,6 @@ def image_probabilities(
     images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
     logits = _image_logits(model, variables, images)
     return tuple(jax.nn.softmax(x) for x in logits)
-
-
-def jitted(setup: Setup, function: Callable) -> Callable:
-    """`function(model, ...)` jitted on the setup's mesh, its result replicated on every device."""
-    compiled = jax.jit(
-        lambda *arguments: function(setup.model, *arguments),
-        out_shardings=sharding.replicated(setup.mesh),
-    )
-
-    def call(*arguments):
-        with mesh_context(setup):
-            return compiled(*arguments)
-
-    return call
-
-
-def replicated_key(setup: Setup) -> jax.Array:
-    """The run's key, on every device."""
-    return jitted(setup, lambda model: base_key(setup.config))()
 
 
 def _image_logits(model, variables, images) -> tuple[jax.Array, jax.Array]:

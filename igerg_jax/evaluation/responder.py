@@ -22,11 +22,11 @@ from igerg_jax.decoding import search
 from igerg_jax.decoding.strategies import STRATEGIES
 from igerg_jax.errors import UserError, check_known
 from igerg_jax.evaluation import trained_run
-from igerg_jax.evaluation.predictions import image_probabilities, jitted, replicated_key
+from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.evaluation.samples import by_emotion
 from igerg_jax.models import igerg
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup
+from igerg_jax.setup import Setup, jitted, replicated_key
 
 Turn = tuple[str, Picture | None]  # words, and the speaker's image or None
 Probabilities = dict[str, float]  # by emotion
@@ -149,7 +149,7 @@ class Responder:
     def see(self, picture: Picture) -> Probabilities:
         """The emotion seen in one face on its own. Raises UserError as `read`."""
         if not self.sees_faces:
-            raise UserError("this model is not shown the face of the one who answers")
+            raise UserError("this model is not shown the face of the responder")
         # Only images are looked at. The words are there because a turn has some.
         example = self._example(_Row([("hello", None)], self.read(picture), None))
         batch, named_RxC, _ = self._place([example], self._named(None)[None], draw=0)

@@ -115,6 +115,6 @@ def tokenizer_of(config: Any, folder: epath.Path) -> Any:
     dataset = datasets.open_dataset(config)
     if not dataset.split_names:
         raise UserError(
-            f"data.dataset is '{config.data.dataset}': there are no words to answer with"
+            f"data.dataset is '{config.data.dataset}': there are no words to respond with"
         )
     return dataset.tokenizer

@@ -23,7 +23,7 @@ from igerg_jax.models.settings import JudgeSettings, TextSettings
 
 IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
 
-# Where the decoder is told an emotion: nowhere, at its input, at its output, or at both.
+# Where the decoder is conditioned on an emotion: nowhere, at its input, at its output, or at both.
 EMOTION_EMBEDDINGS = ("none", "input", "output", "both")
 
 
@@ -63,10 +63,10 @@ def response_image(batch: Mapping[str, jax.Array], special: SpecialIds) -> jax.A
 
 
 def target_emotion(image_logits_BxNxC: jax.Array, response_image_BxN: jax.Array) -> jax.Array:
-    """What the decoder is told where nobody names an emotion, float32 [B, C].
+    """What the decoder is conditioned on where nobody names an emotion, float32 [B, C].
 
-    The probabilities that `Igerg.image_emotion_logits` gives the response's image; all 0, which is
-    "not told", without one.
+    The probabilities that `Igerg.image_emotion_logits` gives the response's image; all 0, which
+    conditions on nothing, without one.
     """
     p_BxNxC = jax.nn.softmax(image_logits_BxNxC)
     return jnp.where(response_image_BxN[..., None], p_BxNxC, 0.0).sum(1)
@@ -98,8 +98,8 @@ class Igerg(nn.Module):
       tokens_per_image: K.
       vision_frozen: whether the tower gets no gradient.
       turn_embeddings: whether an image and its turn's words share a learned vector.
-      emotion_embedding: one of `EMOTION_EMBEDDINGS`: where the decoder is told its target emotion,
-        by learned vectors that are added at every position.
+      emotion_embedding: one of `EMOTION_EMBEDDINGS`: where the decoder is conditioned on its target
+        emotion, by learned vectors that are added at every position.
       emotion_scale: of those vectors, which start as small as any other embedding.
       contrastive_width: G.
       vocab_chunk_tokens: sequence positions whose [B, chunk, V] logits exist at once.
@@ -167,8 +167,8 @@ class Igerg(nn.Module):
         self.image_emotion_logits(encoded)
         self.sequence_emotion_logits(encoded)
         self.masked_token_hidden(encoded.text_BxSxD)
-        not_told_BxC = jnp.zeros((batch["response"].shape[0], NUM_EMOTIONS))
-        self.decode(batch["response"], encoded.hidden_BxLxD, encoded.mask_BxL, not_told_BxC)
+        no_emotion_BxC = jnp.zeros((batch["response"].shape[0], NUM_EMOTIONS))
+        self.decode(batch["response"], encoded.hidden_BxLxD, encoded.mask_BxL, no_emotion_BxC)
         self.judge_tokens(batch["response"])
         self.contrastive_vectors(encoded, encoded)
 
@@ -276,11 +276,11 @@ class Igerg(nn.Module):
 
         Args:
           target_emotion_BxC: probabilities of the emotion to respond with; all 0, or None, where
-            the decoder is not told one. `emotion_embedding` "none" ignores it.
+            the decoder is conditioned on none. `emotion_embedding` "none" ignores it.
         """
         x_BxTxD = self._decoder_input(tokens_BxT, 0, target_emotion_BxC)
         hidden, _ = self.decoder(x_BxTxD, encoded_BxLxD, encoded_mask_BxL, None, None, False)
-        return self._told("output", hidden, target_emotion_BxC)
+        return self._condition("output", hidden, target_emotion_BxC)
 
     def start_decoding(
         self,
@@ -299,7 +299,7 @@ class Igerg(nn.Module):
         hidden, cache = self.decoder(x_BxPxD, encoded_BxLxD, encoded_mask_BxL, None, None, True)
         room = ((0, 0), (0, 0), (0, max_tokens - tokens_BxP.shape[1]), (0, 0), (0, 0))
         past = KeyValue(*(jnp.pad(leaf, room) for leaf in cache.self_attention))
-        hidden = self._told("output", hidden, target_emotion_BxC)
+        hidden = self._condition("output", hidden, target_emotion_BxC)
         return hidden, DecoderCache(past, cache.cross_attention)
 
     def decode_step(
@@ -313,9 +313,9 @@ class Igerg(nn.Module):
         """Decodes one more token, at `position` (int32 scalar): ([B, 1, D], the updated cache)."""
         x_Bx1xD = self._decoder_input(tokens_Bx1, position, target_emotion_BxC)
         hidden, cache = self.decoder(x_Bx1xD, None, encoded_mask_BxL, cache, position, True)
-        return self._told("output", hidden, target_emotion_BxC), cache
+        return self._condition("output", hidden, target_emotion_BxC), cache
 
-    def _told(self, place: str, x_BxTxD: jax.Array, target_emotion_BxC) -> jax.Array:
+    def _condition(self, place: str, x_BxTxD: jax.Array, target_emotion_BxC) -> jax.Array:
         """`x` with the target emotion's vector added at every position."""
         if target_emotion_BxC is None or place not in self.emotion_tables:
             return x_BxTxD
@@ -331,7 +331,7 @@ class Igerg(nn.Module):
         x = self.decoder_embedding_norm(
             lookup(self.token_embedding_VxD, tokens_BxT) + positions_TxD[None]
         )
-        x = self._told("input", x.astype(self.dtype), target_emotion_BxC)
+        x = self._condition("input", x.astype(self.dtype), target_emotion_BxC)
         return shard_activations(self._dropout(x))
 
     def judge_tokens(self, tokens_BxT: jax.Array) -> jax.Array:

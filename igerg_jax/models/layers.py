@@ -151,7 +151,7 @@ class DecoderLayer(nn.Module):
 def stack(
     layer: type[nn.Module], settings: StackSettings, *fields, scanned: int, broadcast: int
 ) -> nn.Module:
-    """ "layers": `layer(settings, *fields)`, `settings.layers` times over.
+    """`layer(settings, *fields)`, `settings.layers` times over; the module is named "layers".
 
     Parameters get a leading layer axis either way.
 

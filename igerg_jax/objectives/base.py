@@ -72,8 +72,8 @@ class EncoderInput(NamedTuple):
 
     text: TextSide | None
     images: ImageSide | None
-    asked_BxS: jax.Array | None = None  # text positions that the objective asks for
-    withheld_B: jax.Array | None = None  # examples whose response's image it withholds
+    predicted_BxS: jax.Array | None = None  # text positions to predict
+    face_dropped_B: jax.Array | None = None  # examples without the response's image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Context:
     ) -> jax.Array:
         """The decoder's output [B, T, D] on `encoding`, given the targets before each position.
 
-        With another emotion (None = not told), the same dropout.
+        With another emotion (None = conditioned on none), the same dropout.
         """
         return self.apply(
             "decode",
@@ -186,6 +186,6 @@ class Objective(abc.ABC):
         return {}
 
     def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-        """Raises UserError for a setting that has no such value, or contradicts `config.model`."""
+        """Raises UserError for an invalid setting, or one that contradicts `config.model`."""
         declared = (Range("weight", at_least=0), *self.constraints)
         check_constraints(f"objectives.{self.name}", settings, declared)

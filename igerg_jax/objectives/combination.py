@@ -1,4 +1,4 @@
-"""What combines objectives: who shares a batch, what they share on it, and their sums.
+"""Groups objectives by batch, shares their encoder passes and collects their loss terms.
 
 Objectives of one mixture (`config.data.mixtures`) share a batch. On it they share one pass of the
 vision tower, one of the encoder over the images alone, and one of the encoder over all inputs of
@@ -22,7 +22,7 @@ from igerg_jax.random_keys import batch_key, named_key
 Terms = dict[tuple[str, str], Term]
 Metrics = dict[tuple[str, str], tuple[jax.Array, jax.Array]]
 
-_IMAGES_ALONE = ""  # beside objectives' names: whose encoder input the images alone are
+_IMAGES_ALONE = ""  # a pseudo-objective, whose encoder input is the images alone
 
 
 def by_mixture(config: Any) -> dict[str, list[str]]:
@@ -57,14 +57,16 @@ def sums(
         rows_B = jnp.arange(batch["image_mask"].shape[0])
     terms, metrics = {}, {}
     for mixture, names in by_mixture(config).items():
-        own_batch = group_of(batch, mixture)
+        mixture_batch = group_of(batch, mixture)
         shared_key = named_key(key, f"shared/{mixture}")
         visual_key = batch_key(named_key(shared_key, "visual tokens"), rows_B)
         visual_BxNxKxD = model.apply(
-            {"params": params}, own_batch, method="visual_tokens", rngs={"dropout": visual_key}
+            {"params": params}, mixture_batch, method="visual_tokens", rngs={"dropout": visual_key}
         )
-        given = contexts(config, model, own_batch, key, step, rows_B, names, visual_BxNxKxD)
-        for name, context in with_encodings(given, params, shared_key).items():
+        by_objective = contexts(
+            config, model, mixture_batch, key, step, rows_B, names, visual_BxNxKxD
+        )
+        for name, context in with_encodings(by_objective, params, shared_key).items():
             result = OBJECTIVES[name].loss(context)
             terms |= {(name, part): term for part, term in result.terms.items()}
             metrics |= {(name, part): value for part, value in result.metrics.items()}
@@ -87,13 +89,13 @@ def contexts(
       batch: of the mixture that the objectives `names` share.
       key: of the step.
     """
-    given = {}
+    by_objective = {}
     for name in names:
-        settings, own_key = config.objectives[name].to_dict(), named_key(key, name)
-        context = Context(model, batch, rows_B, settings, step, own_key, visual_BxNxKxD)
+        settings, objective_key = config.objectives[name].to_dict(), named_key(key, name)
+        context = Context(model, batch, rows_B, settings, step, objective_key, visual_BxNxKxD)
         encoder_input = OBJECTIVES[name].encoder_input(context)
-        given[name] = dataclasses.replace(context, encoder_input=encoder_input)
-    return given
+        by_objective[name] = dataclasses.replace(context, encoder_input=encoder_input)
+    return by_objective
 
 
 def with_encodings(

@@ -91,7 +91,7 @@ def shuffle_turns(
 ) -> tuple[jax.Array, jax.Array]:
     """Puts a row's turns in random order (BART's sentence permutation, with turns).
 
-    Turns are numbered anew in their new order; their old numbers would tell the answer.
+    Turns are renumbered in their new order; their old numbers would tell the answer.
     """
     length = tokens_BxS.shape[1]
 

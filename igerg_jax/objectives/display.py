@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from igerg_jax.models.igerg import Igerg
-    from igerg_jax.objectives.base import EncoderInput
+from igerg_jax.models.igerg import Igerg
 
 
 class Token(NamedTuple):
@@ -35,12 +33,22 @@ class Line(NamedTuple):
     emotions: tuple[tuple[int, int], ...] = ()
 
 
+class RowInput(NamedTuple):
+    """What the encoder is given of one example for an objective (`base.EncoderInput`)."""
+
+    has_images: bool
+    tokens_S: np.ndarray | None = None  # None, as turn_S, without text
+    turn_S: np.ndarray | None = None
+    predicted_S: np.ndarray | None = None  # bool
+    face_dropped: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One example, as an objective receives it: arrays have no batch axis."""
 
     arrays: Mapping[str, np.ndarray]  # of the batch
-    encoder_input: EncoderInput | None  # of the objective; None where it has none
+    encoder_input: RowInput | None  # of the objective; None where it has none
     settings: Mapping[str, Any]  # the keys of `config.objectives.<name>`
     model: Igerg
     tokenizer: Any  # has `special`, a `SpecialIds`, and `piece(id)`, a token's text
@@ -61,13 +69,12 @@ class Row:
 
     def encoder_line(self, kinds_S=None) -> Line:
         """What the encoder is given for this objective."""
-        images, text = self.encoder_input.images, self.encoder_input.text
-        if text is None:
+        given = self.encoder_input
+        if given.tokens_S is None:
             return Line("The encoder is given the images alone", [])
-        beside = "no images, and" if images is None else "the images and"
-        return Line(
-            f"The encoder is given {beside}", self.tokens(text.tokens_BxS, text.turn_BxS, kinds_S)
-        )
+        beside = "the images and" if given.has_images else "no images, and"
+        tokens = self.tokens(given.tokens_S, given.turn_S, kinds_S)
+        return Line(f"The encoder is given {beside}", tokens)
 
     def decoder_lines(self, target_T: np.ndarray, turn_T=None) -> list[Line]:
         """The decoder's input and its targets."""

@@ -2,9 +2,9 @@
 
     MLE + w * softplus(log p(r | e') - log p(r | e)) + lambda(step) * CE(C(e_1..T), y)
 
-The decoder is told the response's emotion. With log p(r | e) the log-probability of the whole
-response under the emotion e that it is told, the second term, the contrast, makes the response
-less likely under another emotion e', drawn for each example. Some examples are shown neither the
+The decoder is conditioned on the response's emotion. With log p(r | e) the log-probability of the
+whole response conditioned on the emotion e, the second term, the contrast, makes the response less
+likely under another emotion e', drawn for each example. Some examples are shown neither the
 response's image nor its emotion: what is decoded for them is what guidance steers away from.
 
 In the third term, C is the judge, y the response's emotion, and e_1..T stands for the generated
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.constraints import Choice, Range
@@ -61,14 +62,14 @@ class EmotionalResponse(Objective):
         if not rate:
             return EncoderInput(context.text, images)
         draw = jax.vmap(lambda key: jax.random.bernoulli(key, rate))
-        withheld_B = draw(context.row_keys("face dropout"))
-        hidden_BxN = response_image(context.batch, context.model.special) & withheld_B[:, None]
+        face_dropped_B = draw(context.row_keys("face dropout"))
+        hidden_BxN = response_image(context.batch, context.model.special) & face_dropped_B[:, None]
         images = images._replace(mask_BxN=images.mask_BxN & ~hidden_BxN)
-        return EncoderInput(context.text, images, withheld_B=withheld_B)
+        return EncoderInput(context.text, images, face_dropped_B=face_dropped_B)
 
     def loss(self, context: Context) -> Result:
         response_BxT = context.batch["response"]
-        emotion_BxC = told_emotion(context)
+        emotion_BxC = conditioning_emotion(context)
         hidden_BxTxD = context.decode(response_BxT, emotion_BxC)
         result = Result({}, {})
         if context.settings["consistency_weight"]:
@@ -88,9 +89,9 @@ class EmotionalResponse(Objective):
         weight = settings["contrast_weight"]
         if weight and model["emotion_embedding"] == "none":
             raise UserError(
-                f"objectives.{self.name}.contrast_weight={weight} contrasts what the decoder is "
-                "told, and model.emotion_embedding='none' tells it nothing: set the weight to 0, "
-                "or the embedding to 'both'"
+                f"objectives.{self.name}.contrast_weight={weight} contrasts emotions that the "
+                "decoder is conditioned on, and with model.emotion_embedding='none' it is "
+                "conditioned on none: set the weight to 0, or the embedding to 'both'"
             )
 
     def show(self, row: Row) -> list[Line]:
@@ -98,51 +99,51 @@ class EmotionalResponse(Objective):
         return [
             row.encoder_line(),
             *row.decoder_lines(row.arrays["response"]),
-            *_told_lines(row),
+            *_conditioning_lines(row),
             Line("in words in which the judge finds", [], emotion),
         ]
 
 
-def _told_lines(row: Row) -> list[Line]:
-    """What the decoder is told, and what is withheld from this row."""
-    if row.encoder_input.withheld_B:
-        return [Line("The response's image and emotion are withheld. The decoder is told", [])]
+def _conditioning_lines(row: Row) -> list[Line]:
+    """What the decoder is conditioned on, and what is withheld from this row."""
+    if row.encoder_input.face_dropped:
+        return [Line("The response's image and emotion are withheld: no emotion conditions it", [])]
     if row.model.emotion_embedding == "none":
         return []
     if row.settings["emotion_source"] == "label":
         label = ((-1, int(row.arrays["response_emotion"])),)
-        return [Line("The decoder is told the emotion", [], label)]
+        return [Line("The decoder is conditioned on the emotion", [], label)]
     response_turn = row.arrays["context_turn"].max() + 1
     image = tuple(pair for pair in row.image_emotions() if pair[0] == response_turn)
-    return [Line("The decoder is told what the model sees in the image labelled", [], image)]
+    return [Line("The decoder is conditioned on what is seen in the image labelled", [], image)]
 
 
-def told_emotion(context: Context) -> jax.Array:
-    """float32 [B, C], what the decoder is told: one-hot labels, or the image head's prediction.
+def conditioning_emotion(context: Context) -> jax.Array:
+    """float32 [B, C]: one-hot labels, or the image head's prediction.
 
     All 0 where there is none, and where it is withheld.
     """
-    batch, withheld_B = context.batch, context.encoder_input.withheld_B
+    batch, face_dropped_B = context.batch, context.encoder_input.face_dropped_B
     if context.settings["emotion_source"] == "label":
         emotion_BxC = jax.nn.one_hot(batch["response_emotion"], NUM_EMOTIONS)
     else:
         logits_BxNxC = context.apply("image_emotion_logits", context.image_encoding)
         shown_BxN = response_image(batch, context.model.special)
         emotion_BxC = target_emotion(jax.lax.stop_gradient(logits_BxNxC), shown_BxN)
-    if withheld_B is None:
+    if face_dropped_B is None:
         return emotion_BxC
-    return jnp.where(withheld_B[:, None], 0.0, emotion_BxC)
+    return jnp.where(face_dropped_B[:, None], 0.0, emotion_BxC)
 
 
 def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -> losses.Sums:
-    """softplus(log p(response | another emotion) - log p(response | the one told)).
+    """softplus(log p(response | another emotion) - log p(response | its own)).
 
-    Over the labelled examples that are told an emotion; correct is a response that is likelier
-    under it than under the other.
+    Over the labelled examples that are conditioned on an emotion; correct is a response that is
+    likelier under it than under the other.
 
     Args:
-      emotion_BxC: what the decoder is told (`told_emotion`).
-      tokens: the response's likelihood, told that.
+      emotion_BxC: `conditioning_emotion`.
+      tokens: the response's likelihood under it.
     """
     response_BxT, label_B = context.batch["response"], context.batch["response_emotion"]
     used_B = (label_B != UNKNOWN) & (emotion_BxC.sum(1) > 0) & (tokens.count_B > 0)
@@ -158,8 +159,8 @@ def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -
 def other_emotion(context: Context) -> jax.Array:
     """int32 [B]: drawn uniformly from the six that are not the response's label."""
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 1, NUM_EMOTIONS))
-    steps_B = draw(context.row_keys("other emotion"))
-    return (context.batch["response_emotion"] + steps_B) % NUM_EMOTIONS
+    offset_B = draw(context.row_keys("other emotion"))
+    return (context.batch["response_emotion"] + offset_B) % NUM_EMOTIONS
 
 
 def likelihood_and_embeddings(
@@ -170,14 +171,14 @@ def likelihood_and_embeddings(
     return losses.response(
         hidden_BxTxD,
         context.params["token_embedding"],
-        response_BxT,
-        response_BxT != context.model.special.pad,
-        fixed_judge(context.params)["embedding"],
-        context.settings["estimator"],
-        temperature(context.settings, context.step),
-        context.batch_key("gumbel"),
-        context.model.vocab_chunk_tokens,
-        lookup,
+        targets_BxT=response_BxT,
+        mask_BxT=response_BxT != context.model.special.pad,
+        judge_table_VxJ=fixed_judge(context.params)["embedding"],
+        estimator=context.settings["estimator"],
+        temperature=temperature(context.settings, context.step),
+        rng=context.batch_key("gumbel"),
+        chunk_tokens=context.model.vocab_chunk_tokens,
+        look_up=lookup,
     )
 
 
@@ -197,6 +198,7 @@ def fixed_judge(params: Mapping[str, Any]) -> Any:
 
 def consistency_weight(settings: Mapping[str, Any], step: jax.Array | int) -> jax.Array:
     """lambda(step): 0 until `consistency_start_step`, then linear to `consistency_weight`."""
+    # `optax.linear_schedule` can neither start before step 0 nor rise at once.
     steps_since_start = step - settings["consistency_start_step"]
     ramp_steps = settings["consistency_ramp_steps"]
     ramp = steps_since_start / ramp_steps if ramp_steps else steps_since_start >= 0
@@ -205,6 +207,6 @@ def consistency_weight(settings: Mapping[str, Any], step: jax.Array | int) -> ja
 
 def temperature(settings: Mapping[str, Any], step: jax.Array | int) -> jax.Array:
     """tau(step): geometric from `temperature_start` to `temperature_end`."""
-    progress = jnp.clip(step / max(settings["temperature_anneal_steps"], 1), 0.0, 1.0)
-    ratio = settings["temperature_end"] / settings["temperature_start"]
-    return settings["temperature_start"] * ratio**progress
+    start, end = settings["temperature_start"], settings["temperature_end"]
+    steps = max(settings["temperature_anneal_steps"], 1)
+    return optax.exponential_decay(start, steps, end / start, end_value=end)(step)

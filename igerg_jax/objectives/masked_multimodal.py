@@ -34,19 +34,19 @@ class MaskedMultimodal(base.Objective):
             model.vocab_size,
         )
         text = context.text._replace(tokens_BxS=tokens_BxS)
-        return EncoderInput(text, context.images, asked_BxS=masked_BxS)
+        return EncoderInput(text, context.images, predicted_BxS=masked_BxS)
 
     def loss(self, context: Context) -> Result:
         images = one_term(classify_images(context, context.encoding), "images")
         return one_term(predict_masked(context), "tokens") | images
 
     def show(self, row: Row) -> list[Line]:
-        target_S, given_S = row.arrays["context"], row.encoder_input.text.tokens_BxS
-        masked_S = row.encoder_input.asked_BxS
+        target_S, given_S = row.arrays["context"], row.encoder_input.tokens_S
+        masked_S = row.encoder_input.predicted_S
         kinds_S = np.where(masked_S, np.where(given_S == target_S, "kept", "random"), "")
         limit = most_predicted(row.settings, len(target_S))
-        place_M = np.flatnonzero(masked_S)[:limit]
-        asked = row.tokens(target_S[place_M], row.arrays["context_turn"][place_M])
+        position_M = np.flatnonzero(masked_S)[:limit]
+        asked = row.tokens(target_S[position_M], row.arrays["context_turn"][position_M])
         return [
             row.encoder_line(kinds_S),
             Line("and has to fill in", asked),
@@ -59,14 +59,14 @@ def predict_masked(context: Context) -> losses.Sums:
 
     Only those positions meet the vocabulary, so a step's cost has a bound below S.
     """
-    target_BxS, masked_BxS = context.batch["context"], context.encoder_input.asked_BxS
+    target_BxS, masked_BxS = context.batch["context"], context.encoder_input.predicted_BxS
     limit = most_predicted(context.settings, target_BxS.shape[1])
-    place_BxM = jnp.argsort(~masked_BxS, axis=1, stable=True)[:, :limit]
+    position_BxM = jnp.argsort(~masked_BxS, axis=1, stable=True)[:, :limit]
 
     def take(x_BxS: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x_BxS, place_BxM, axis=1)
+        return jnp.take_along_axis(x_BxS, position_BxM, axis=1)
 
-    text_BxMxD = jnp.take_along_axis(context.encoding.text_BxSxD, place_BxM[..., None], axis=1)
+    text_BxMxD = jnp.take_along_axis(context.encoding.text_BxSxD, position_BxM[..., None], axis=1)
     hidden_BxMxD = context.apply("masked_token_hidden", text_BxMxD)
     return context.token_loss(hidden_BxMxD, take(target_BxS), take(masked_BxS))
 

@@ -1,4 +1,4 @@
-"""Starting one run on several processes: explicit, with a timeout, and loud when it fails.
+"""Joins the processes of a distributed run, with a timeout and a readable error.
 
 `config.distributed` says which processes make up a run. Nothing is guessed: a run that was meant
 for a pod and trains on one of its hosts alone would cost days. Nothing here may touch a device
@@ -27,7 +27,7 @@ _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
 
 # Environments that hold several processes: name -> how many, from the environment.
-_EVIDENCE = {
+_PROCESS_COUNTS = {
     "slurm": lambda env: int(env.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in env else 1,
     "gketpu": lambda env: len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")),
     "ompi": lambda env: int(env.get("OMPI_COMM_WORLD_SIZE", "1")),
@@ -112,16 +112,16 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
 
 
 def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None:
-    """Raises UserError where a run of one process is hardly what was meant."""
+    """Raises UserError if the environment suggests several processes but the config says one."""
     if count > 1 or index > 0:
         raise UserError(
             f"distributed.process_count={count} and process_index={index} need a "
             "distributed.coordinator_address, HOST:PORT of process 0"
         )
-    for name, how_many in _EVIDENCE.items():
-        if count == -1 and (found := how_many(environment)) > 1:
+    for name, how_many in _PROCESS_COUNTS.items():
+        if count == -1 and (process_count := how_many(environment)) > 1:
             raise UserError(
-                f"this is one of {found} processes ({name}): say "
+                f"this is one of {process_count} processes ({name}): say "
                 f"--config.distributed.cluster={name} to train on all of them, or "
                 "--config.distributed.process_count=1 to train here alone"
             )

@@ -1,4 +1,4 @@
-"""Writes a run's report anew: `python -m igerg_jax.report WORKDIR`."""
+"""Rewrites a run's report: `python -m igerg_jax.report WORKDIR`."""
 
 import sys
 

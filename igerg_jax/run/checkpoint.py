@@ -27,6 +27,7 @@ from igerg_jax.run import weights_folder, workdirs
 from igerg_jax.setup import Setup
 
 STATE, RUN = "state", "run"  # the two items of a checkpoint
+_AVERAGE = "ema_params"  # in a state: the moving average of its "params"
 
 _MIN_SLICE_BYTES = 1 << 20
 
@@ -139,18 +140,18 @@ class Loaded(NamedTuple):
     """What `load_params` took from a checkpoint; parameter names have slashes."""
 
     path: epath.Path  # of the checkpoint
-    averaged: bool  # the moving average was taken, not the last parameters
-    taken: tuple[str, ...]
-    left: tuple[str, ...]  # in the checkpoint, but absent from the model or of another shape there
-    new: tuple[str, ...]  # in the model alone: as initialised
+    averaged: bool  # from the moving average, not the last parameters
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...]  # absent from the model, or of another shape there
+    initialised: tuple[str, ...]  # in the model alone
 
     def describe(self) -> str:
         source = "moving average" if self.averaged else "parameters"
-        parts = [f"took {len(self.taken)} arrays of the {source} in {self.path}"]
-        if self.left:
-            parts.append(f"left {workdirs.listed(self.left)}")
-        if self.new:
-            parts.append(f"new, at random: {workdirs.listed(self.new)}")
+        parts = [f"took {len(self.loaded)} arrays of the {source} in {self.path}"]
+        if self.skipped:
+            parts.append(f"skipped {workdirs.listed(self.skipped)}")
+        if self.initialised:
+            parts.append(f"randomly initialised: {workdirs.listed(self.initialised)}")
         return "; ".join(parts)
 
 
@@ -180,31 +181,29 @@ def load_params(
     run = read_run(folder)
     if tokenizer_digest is not None:
         _check_tokenizer(run, tokenizer_digest, folder)
-    stored = _stored_shapes(folder)
-    averaged = any(name.startswith("ema_params/") for name in stored)
-    part = "ema_params" if averaged else "params"
-    stored = {name[len(part) + 1 :]: s for name, s in stored.items() if name.startswith(f"{part}/")}
+    part, stored = _stored_params(folder)
     wanted = flatten_dict(setup.abstract_params, sep="/")
     wanted_shapes = shapes(setup.abstract_params)
     if initial is None:
         _check_same_model(run, setup.config, folder)
         # A checkpoint may hold more than this model uses.
         _check_same({n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder)
-    taken = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
-    if not taken:
+    loaded = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
+    if not loaded:
         raise UserError(
             f"no parameter of '{folder}' has a name and shape of this model; "
             "start from a checkpoint of the same preset"
         )
     if initial is not None:
-        _check_same_function(run, setup.config, taken, folder)
-    chosen = unflatten_dict({name: wanted[name] for name in taken}, sep="/")
+        _check_same_function(run, setup.config, loaded, folder)
+    chosen = unflatten_dict({name: wanted[name] for name in loaded}, sep="/")
     params = flatten_dict(_restore(folder, {part: chosen})[part], sep="/")
     if initial is not None:
         params = flatten_dict(initial, sep="/") | params
-    left = tuple(name for name in stored if name not in taken)
-    new = tuple(name for name in wanted if name not in taken)
-    return unflatten_dict(params, sep="/"), Loaded(folder, averaged, taken, left, new)
+    skipped = tuple(name for name in stored if name not in loaded)
+    initialised = tuple(name for name in wanted if name not in loaded)
+    record = Loaded(folder, part == _AVERAGE, loaded, skipped, initialised)
+    return unflatten_dict(params, sep="/"), record
 
 
 def find(path: epath.PathLike) -> epath.Path:
@@ -270,13 +269,13 @@ _FUNCTION_KEYS = {
 }
 
 
-def _check_same_function(run: dict, config: Any, taken: tuple[str, ...], path: epath.Path) -> None:
+def _check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: epath.Path) -> None:
     stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
     different = [
         f"{key} (there {stored[key]}, here {here[key]})"
         for key, prefix in _FUNCTION_KEYS.items()
         if stored.get(key, here[key]) != here[key]
-        and any(name.startswith(prefix) for name in taken)
+        and any(name.startswith(prefix) for name in loaded)
     ]
     if different:
         raise UserError(
@@ -289,9 +288,9 @@ def _check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None
     if run["tokenizer_digest"] not in ("", digest):  # "" = imported without one
         raise UserError(
             f"tokenizer that does not match the checkpoint: '{path}' was trained with "
-            f"{run['tokenizer_digest']}, this run has {digest}. Train anew in another workdir, or "
-            "set config.data.tokenizer.path to the tokenizer it was trained with, kept as "
-            f"prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
+            f"{run['tokenizer_digest']}, this run has {digest}. Start a new run in another "
+            "workdir, or set config.data.tokenizer.path to the tokenizer it was trained with, kept "
+            f"as prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
             "of that time"
         )
 
@@ -316,7 +315,7 @@ def _check_same(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
 
 def absolute(path: epath.PathLike) -> epath.Path:
     """The absolute path that Orbax needs."""
-    path = workdirs.parse(os.fspath(path))
+    path = storage.parse_path(os.fspath(path))
     return path if storage.is_bucket(path) else path.resolve()
 
 
@@ -348,6 +347,15 @@ def _stored_shapes(path: epath.Path) -> Shapes:
         return {f"params/{name}": array.shape for name, array in arrays.items()}
     with ocp.Checkpointer(_arrays()) as reader:
         return shapes(reader.metadata(path / STATE).item_metadata.tree)
+
+
+def _stored_params(path: epath.Path) -> tuple[str, Shapes]:
+    """The part of a checkpoint that inference uses, and its parameters' shapes: the moving average
+    where there is one, else "params"."""
+    stored = _stored_shapes(path)
+    part = _AVERAGE if any(name.startswith(f"{_AVERAGE}/") for name in stored) else "params"
+    prefix = f"{part}/"
+    return part, {n.removeprefix(prefix): s for n, s in stored.items() if n.startswith(prefix)}
 
 
 def _restore(path: epath.Path, wanted: Any) -> Any:

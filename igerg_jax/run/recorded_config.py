@@ -10,12 +10,13 @@ import json
 
 from ml_collections import ConfigDict
 
+from igerg_jax import storage
 from igerg_jax.run import weights_folder, workdirs
 
 
 def get_config(checkpoint: str) -> ConfigDict:
     """Returns the config recorded with `checkpoint`. Raises ValueError where there is none."""
-    folder = workdirs.parse(checkpoint)
+    folder = storage.parse_path(checkpoint)
     if not folder.exists():
         folder = weights_folder.shipped(checkpoint) or folder
     if weights_folder.is_weights_folder(folder):

@@ -3,7 +3,6 @@
 Imports nothing heavy.
 """
 
-import importlib.util
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -49,22 +48,6 @@ _SHOWN = 6  # names that a message lists before it only counts
 def default(config: Any) -> epath.Path:
     """runs/<name>-<preset>, a slash in the name written as a dash."""
     return epath.Path("runs") / f"{config.name.replace('/', '-')}-{config.preset}"
-
-
-def parse(text: str) -> epath.Path:
-    """A path as typed: "~" is the home folder, gs:// a bucket of Google Cloud Storage.
-
-    Raises:
-      UserError: unknown storage, or its package is not installed.
-    """
-    scheme, colon, _ = text.partition("://")
-    if not colon:
-        return epath.Path(text).expanduser()
-    if scheme != "gs":
-        raise UserError(f"'{text}': paths are local, or gs://BUCKET/FOLDER")
-    if importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"'{text}': gs:// needs gcsfs: pip install -r requirements-gcs.txt")
-    return epath.Path(text)
 
 
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:

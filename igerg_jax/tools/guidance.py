@@ -2,7 +2,7 @@
 
     python -m igerg_jax.tools.guidance --workdir=RUN --guidance=0,0.5,1,2,4
 
-RUN is a run's folder; its newest checkpoint answers windows of a split once for each value of
+RUN is a run's folder; its newest checkpoint responds to windows of a split once for each value of
 generate.guidance, all else as the run was configured. RUN/guidance.json gets one entry a value, and
 RUN/report.html shows them. --text_labeller names the file of a second labeller (else the run's own
 evaluate.text_labeller). Each value compiles one program. Exit codes: 0; 2 = a mistake in the
@@ -31,24 +31,24 @@ from absl import flags
 
 from igerg_jax import checks, report, storage
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation import answers, trained_run
+from igerg_jax.evaluation import response_statistics, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator
 from igerg_jax.run import checkpoint, command_line, workdirs
 
 FILE = "guidance.json"  # in a workdir
-OF_ANSWERS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broken_off")
+RESPONSE_STATISTICS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broken_off")
 
 
 def measure(
     evaluator: Evaluator, params: Any, split: str, guidance: Sequence[float], windows: int
 ) -> dict[str, Any]:
-    """`FILE`'s "points", one for each value of guidance, "people", their own answers' figures, and
-    "following_windows", how many were answered with seven faces.
+    """`FILE`'s "points", one for each value of guidance, "people", their own responses' figures,
+    and "following_windows", how many were shown with seven faces.
 
     Args:
       params: on the evaluator's mesh.
-      windows: that are answered with their own face, for the figures other than following;
-        `evaluate.following_examples` are answered with seven.
+      windows: that are shown with their own face, for the figures other than following;
+        `evaluate.following_examples` are shown with seven.
 
     Raises:
       UserError: the split's windows have no face of every emotion to show.
@@ -63,14 +63,16 @@ def measure(
                 "evaluate.following_examples is 0: there is no following to measure"
             )
         fluency = guided.fluency(params, split, windows)
-        of_model, of_people = (followed.answers[k][answers.ALL] for k in ("model", "people"))
-        people = {name: of_people[name] for name in OF_ANSWERS}
+        of_model, of_people = (
+            followed.answers[k][response_statistics.ALL] for k in ("model", "people")
+        )
+        people = {name: of_people[name] for name in RESPONSE_STATISTICS}
         people["dist_2"] = fluency["reference_dist_2"]
         points.append(
             {"guidance": value}
             | followed.values
             | fluency
-            | {name: of_model[name] for name in OF_ANSWERS}
+            | {name: of_model[name] for name in RESPONSE_STATISTICS}
         )
     shown = sum(followed.matrix[0])
     return {"following_windows": shown, "points": points, "people": people}
@@ -79,9 +81,8 @@ def measure(
 def run(argv: list[str]) -> None:
     """Does what a command line asks for. Raises UserError for what is wrong with it."""
     values = command_line.parse(argv, _flags)
-    if not values.workdir:
-        raise UserError("--workdir is missing (see --help)")
-    guidance, workdir = _guidance(values.guidance), workdirs.parse(values.workdir)
+    command_line.require(values, "workdir")
+    guidance, workdir = _guidance(values.guidance), storage.parse_path(values.workdir)
     if not (workdir / workdirs.CHECKPOINTS).is_dir():
         raise UserError(f"--workdir={values.workdir} is no run's folder: it has no checkpoints")
     folder = checkpoint.find(workdir)
@@ -99,7 +100,7 @@ def run(argv: list[str]) -> None:
         raise UserError(f"no split '{split}'; there are: {', '.join(dataset.split_names)}")
     evaluator = Evaluator(setup, dataset)
     second = evaluator.second_labeller
-    found = {
+    measured = {
         "checkpoint": folder.name,
         "split": split,
         "windows": min(windows, dataset.split(split).num_windows),
@@ -108,9 +109,9 @@ def run(argv: list[str]) -> None:
     }
     if jax.process_index():
         return
-    storage.write_text(workdir / FILE, json.dumps(found, indent=1) + "\n")
+    storage.write_text(workdir / FILE, json.dumps(measured, indent=1) + "\n")
     print(f"report: {report.write_report(workdir)}", file=sys.stderr)
-    print(describe(found["points"]))
+    print(describe(measured["points"]))
 
 
 def describe(points: Sequence[dict[str, Any]]) -> str:
@@ -148,13 +149,13 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
     define("workdir", help="A run's folder.")
     define("text_labeller", help="File of igerg_jax.tools.text_labeller.")
-    define("split", help="Split to answer; default the run's data.test_split.")
+    define("split", help="Split to respond to; default the run's data.test_split.")
     strengths = ["0", "0.5", "1", "2", "4"]
     flags.DEFINE_list("guidance", strengths, "Values of generate.guidance.", flag_values=values)
     number = functools.partial(flags.DEFINE_integer, default=None, lower_bound=1)
     number(
         "windows",
-        help="Windows to answer; default evaluate.following_examples with seven faces, and "
+        help="Windows to respond to; default evaluate.following_examples with seven faces, and "
         "evaluate.generated_examples with their own.",
         flag_values=values,
     )

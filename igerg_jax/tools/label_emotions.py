@@ -38,7 +38,7 @@ from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.parallel import sharding
 from igerg_jax.run import command_line
-from igerg_jax.setup import mesh_context
+from igerg_jax.setup import jitted
 
 PLAN, SUMMARY = "plan.json", "summary.json"
 Labels = Iterator[tuple[str, np.ndarray | None]]  # (name, float32[7], or None where broken)
@@ -127,17 +127,16 @@ def predict(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
     """Yields every name with its probabilities; the device runs one batch while another is read."""
     placed = sharding.batch_sharding(run.setup.mesh)
 
-    def probabilities(params, batch):
-        return image_probabilities(run.setup.model, params, batch)[0][:, 0]
+    def of_the_image(model, params, batch):
+        return image_probabilities(model, params, batch)[0][:, 0]
 
-    jitted = jax.jit(probabilities, out_shardings=sharding.replicated(run.setup.mesh))
+    probabilities = jitted(run.setup, of_the_image)
     paths, names = [folder / name for name in names], iter(names)
 
     def launched() -> Iterator[tuple[np.ndarray, jax.Array]]:
         for batch in pipeline.file_batches(paths, run.setup.model.special, run.config):
             images = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
-            with mesh_context(run.setup):
-                p_BxC = jitted(run.params, sharding.to_devices(images, placed))
+            p_BxC = probabilities(run.params, sharding.to_devices(images, placed))
             yield batch["image_mask"][:, 0], p_BxC
 
     # Pairs, so that the next batch is launched before this one is waited for.

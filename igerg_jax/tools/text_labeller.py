@@ -93,10 +93,10 @@ def train(
 
 def read(dataset: str, options: Options) -> dict[str, Texts]:
     """{split: labelled texts} of a dataset. Raises UserError for one without labelled words."""
-    found = {name: _labelled(turns) for name, turns in builders.splits(dataset, options).items()}
-    if "train" not in found or not found["train"].texts:
+    parts = {name: _labelled(turns) for name, turns in builders.splits(dataset, options).items()}
+    if "train" not in parts or not parts["train"].texts:
         raise UserError(f"'{dataset}' has no train part with labelled words; leave it out")
-    return {name: part for name, part in found.items() if part.texts}
+    return {name: part for name, part in parts.items() if part.texts}
 
 
 def _labelled(turns: Turns) -> Texts:
@@ -182,12 +182,12 @@ def figures(labeller: TextLabeller, part: Texts) -> dict[str, float]:
     """How well a labeller does on labelled texts."""
     from sklearn.metrics import f1_score
 
-    found_N = labeller.labels(part.texts)
-    confusion = metrics.confusion_matrix(part.emotion_N, found_N)
+    predicted_N = labeller.labels(part.texts)
+    confusion = metrics.confusion_matrix(part.emotion_N, predicted_N)
     return {
         "examples": len(part.texts),
         "accuracy": round(metrics.accuracy(confusion), 4),
-        "weighted_f1": round(float(f1_score(part.emotion_N, found_N, average="weighted")), 4),
+        "weighted_f1": round(float(f1_score(part.emotion_N, predicted_N, average="weighted")), 4),
         "macro_f1": round(metrics.macro_f1(confusion), 4),
         "majority_rate": round(metrics.majority_rate(confusion), 4),
     }
@@ -203,9 +203,7 @@ def run(argv: list[str]) -> None:
     if argv[1:2] != ["train"]:
         raise UserError("say what to do: train (see --help)")
     values = command_line.parse([argv[0], *argv[2:]], _flags)
-    for name in ("datasets", "out"):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing (see --help)")
+    command_line.require(values, "datasets", "out")
     out = pathlib.Path(values.out).expanduser()
     if not out.parent.is_dir():
         raise UserError(f"--out={values.out}: there is no folder '{out.parent}'")

@@ -114,12 +114,23 @@ def loss_gradient(
     gradient = jax.grad(loss, has_aux=True)
     if parts == 1:
         grads, (terms, metrics) = gradient(params, batch, rows_B)
-        return grads, _named(config, terms, metrics)
+    else:
+        whole = (dict(batch), rows_B)
+        grads, terms, metrics = _accumulated(gradient, sums, params, whole, parts)
+    return grads, _named(config, terms, metrics)
 
+
+def _accumulated(
+    gradient: Callable, sums: Callable, params: Any, whole: tuple[dict, jax.Array], parts: int
+) -> tuple[Any, combination.Terms, combination.Metrics]:
+    """(gradient, terms, metrics) over a batch and its rows, `whole`, in as many parts.
+
+    Args:
+      gradient: `loss_gradient`'s, of (params, batch, rows_B, counts).
+      sums: the same of (params, batch, rows_B).
+    """
     # Examples i, i + parts, ... go together: each device then divides its own rows.
-    micro = jax.tree.map(
-        lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (dict(batch), rows_B)
-    )
+    micro = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), whole)
     shapes = jax.eval_shape(sums, params, *jax.tree.map(lambda x: x[0], micro))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
 
@@ -138,7 +149,7 @@ def loss_gradient(
     start = (jax.tree.map(jnp.zeros_like, params), _unscaled(zeros[0]), zeros[1])
     (grads, terms, metrics), scales = jax.lax.scan(accumulate, start, micro)
     terms = {name: term._replace(scale=scales[name][0]) for name, term in terms.items()}
-    return grads, _named(config, terms, metrics)
+    return grads, terms, metrics
 
 
 def _counts(terms: combination.Terms) -> dict[tuple[str, str], jax.Array]:

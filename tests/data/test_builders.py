@@ -16,7 +16,7 @@ from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import builders
 from igerg_jax.data.builders import source, tfds_builder
-from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
+from igerg_jax.data.builders.chitchat import episodes, faces
 from igerg_jax.errors import UserError
 
 
@@ -136,7 +136,7 @@ def test_long_turns_keep_whole_messages():
 def test_splits_do_not_depend_on_the_process():
     """Python's own hash of a string does."""
     code = """
-from igerg_jax.data.builders.chitchat_openmoji import episodes
+from igerg_jax.data.builders.chitchat import episodes
 print([episodes.split_of(str(i)) for i in range(100)])
 """
     found = {

@@ -18,10 +18,12 @@ from PIL import Image
 from igerg_jax.batch import EMOTION_ID, EMOTIONS
 from igerg_jax.data import builders
 from igerg_jax.data.builders import source, tfds_builder
-from igerg_jax.data.builders.chitchat_openmoji import faces as open_moji
-from igerg_jax.data.builders.chitchat_peeps import drawing, peeps, pictures
+from igerg_jax.data.builders.chitchat import faces as open_moji
+from igerg_jax.data.builders.chitchat_peeps import drawing, peeps
 from igerg_jax.errors import UserError
+from igerg_jax.tools import draw_faces
 
+WHITE = drawing.Background(near="#ffffff", far="#ffffff", downwards=True)
 PERSON = drawing.Peep("short2", "smile", "", "", skin="#edb98a", hair="#a55728", clothing="#8fa7df")
 HELD_OUT = ("valid", "test")
 
@@ -48,7 +50,7 @@ def with_parts(**parts):
 
 
 def pixels(peep, side=64):
-    return np.asarray(drawing.render(peep, drawing.UPRIGHT, drawing.WHITE, side), int)
+    return np.asarray(drawing.render(peep, drawing.UPRIGHT, WHITE, side), int)
 
 
 def test_no_person_and_no_chat_is_in_two_splits(rows):
@@ -227,7 +229,7 @@ def test_every_attribute_of_a_face_varies():
 
 def test_a_mirrored_face_is_mirrored():
     place = drawing.Place((0.5, 0.5), scale=1.0, degrees=0.0, mirrored=True)
-    mirrored = np.asarray(drawing.render(PERSON, place, drawing.WHITE, 64), int)
+    mirrored = np.asarray(drawing.render(PERSON, place, WHITE, 64), int)
     assert np.abs(mirrored[:, ::-1] - pixels(PERSON)).mean() < 1
 
 
@@ -265,7 +267,7 @@ def test_a_missing_package_is_reported_with_its_name(monkeypatch):
 
 
 def test_the_sheet_shows_every_expression_once():
-    shown = [expression for _, entries in pictures.sheet_rows() for expression, _ in entries]
+    shown = [expression for _, entries in draw_faces.sheet_rows() for expression, _ in entries]
     used = {e for by in peeps.EXPRESSIONS.values() for listed in by.values() for e in listed}
     assert len(shown) == len(set(shown))
     assert set(shown) == used | set(drawing.names("expression"))
@@ -276,7 +278,7 @@ def test_the_documented_faces_are_those_that_the_command_draws():
     for emotion in EMOTIONS:
         with (
             Image.open(folder / f"{emotion}.jpg") as kept,
-            Image.open(io.BytesIO(pictures.example(emotion))) as drawn,
+            Image.open(io.BytesIO(draw_faces.example(emotion))) as drawn,
         ):
             difference = np.asarray(kept, int) - np.asarray(drawn, int)
         assert np.abs(difference).mean() < 4, emotion  # JPEG libraries differ a little

@@ -237,6 +237,22 @@ def test_evaluation_refuses_splits_before_a_checkpoint_is_read(
         trained_run.load_with_data(tiny_config, "run")
 
 
+@pytest.mark.parametrize("of_mixture", [False, True])
+def test_data_of_another_width_are_refused_before_anything_compiles(mixed, of_mixture):
+    """The main dataset's, and those of a mixture that alone is trained on."""
+    prepared = prepare.prepare(mixed)
+    checks.check_data(prepared, mixed)
+    if of_mixture:
+        turns = prepared.datasets["fer2013"].split("train").turns
+        turns.feature_dim = 16
+        message = r"set config\.data\.feature_dim=16"
+    else:
+        mixed.data.feature_dim = 16
+        message = r"feature_dim=16, but split 'train' .* images, not precomputed features"
+    with pytest.raises(UserError, match=message):
+        checks.check_data(prepared, mixed)
+
+
 def test_a_split_without_an_example_is_refused(tiny_config):
     prepared = prepare.prepare(tiny_config)
     empty = types.SimpleNamespace(num_windows=0)
@@ -261,6 +277,7 @@ def test_a_split_without_an_example_is_refused(tiny_config):
             {n: {"objectives": (), "datasets": {"meld": 1}} for n in "ab"},
             "both 'a' and 'b' serve what no other names",
         ),
+        ({"a": {"objectives": (), "datasets": {"meld": -1}}}, "mixtures.a: weights must be posit"),
     ],
 )
 def test_mixtures_that_contradict_themselves(tiny_config, changes, message):

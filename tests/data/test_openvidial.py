@@ -9,6 +9,7 @@ import pytest
 import raw_data
 
 from igerg_jax import batch as batch_lib
+from igerg_jax import checks
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.data import builders, folders, pipeline, prepare
 from igerg_jax.data.builders import source, tfds_builder
@@ -165,8 +166,9 @@ def test_batches_of_vectors(tmp_path, tiny_config):
     batch = next(pipeline.train_batches(prepared, config, 0, np.arange(4)))
     batch_lib.check(batch, spec)
     config.data.feature_dim = 0
-    with pytest.raises(UserError, match=r"set config\.data\.feature_dim=1000"):
-        pipeline.train_batches(prepared, config, 0, np.arange(4))
+    for check in (checks.check_data, checks.check_evaluation_data):
+        with pytest.raises(UserError, match=r"set config\.data\.feature_dim=1000"):
+            check(prepared, config)
 
 
 def test_processed_files_that_contradict_each_other(tmp_path):

@@ -225,9 +225,6 @@ def test_imagenet_preprocessing_is_what_training_and_evaluation_see(prepared, ti
     jpeg = split.turns.read_images(images_BxN[row, slot][None])[0]
     expected = imagenet_crop(jpeg, tiny_config.data.image_size)
     np.testing.assert_array_equal(batch["images"][row, slot], expected)
-    tiny_config.data.preprocessing = "none"
-    with pytest.raises(UserError, match="augment, imagenet"):
-        take(prepared, tiny_config, 1)
 
 
 def test_masked_slots_are_empty(prepared, tiny_config):
@@ -394,9 +391,6 @@ def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
             single(prepared.tokenizer, tiny_config, [("hi", None)], tmp_path / name)
     with pytest.raises(UserError, match="no split 'dev'"):
         batches_of.first_windows(prepared, "dev", tiny_config, rows_of(tiny_config))
-    tiny_config.data.feature_dim = 16
-    with pytest.raises(UserError, match="feature_dim=16"):
-        take(prepared, tiny_config, 1)
 
 
 def test_an_image_shown_by_no_slot_is_never_read(prepared, tiny_config, monkeypatch):

@@ -53,7 +53,7 @@ def test_prepares_prints_and_verifies(raw, capsys, tmp_path):
     assert train == ["paired/meld+fer2013", "train", "152", "114", "56", "0", "0", "152"]
     before = files(tmp_path / "data")
     code, out, err = called(capsys, *SMALL, *raw, "--verify")
-    assert (code, out) == (0, "all is well: 1 dataset\n"), err
+    assert (code, out) == (0, "verified 1 dataset\n"), err
     assert files(tmp_path / "data") == before
 
 

@@ -1,4 +1,4 @@
-"""Guided decoding, and told emotions, against full forward passes that are combined in NumPy."""
+"""Guidance, and conditioning on emotions, against full forward passes combined in NumPy."""
 
 import functools
 
@@ -46,7 +46,7 @@ STRATEGIES = pytest.mark.parametrize(
 
 
 class Guided:
-    """A model that is told emotions, a batch in which every response has an image, and its parts.
+    """A model with emotion embeddings, a batch whose responses all have an image, and its parts.
 
     `expected` decodes by a full forward pass of each stream a step, combined in NumPy.
     """
@@ -223,10 +223,10 @@ def test_a_named_emotion_takes_the_place_of_the_one_seen(guided):
     plain = guided.respond(GREEDY, 1.0)
     np.testing.assert_array_equal(same.tokens_BxT, plain.tokens_BxT)
     joy, fear = (np.tile(np.eye(7, dtype=np.float32)[e], (ROWS, 1)) for e in (3, 1))
-    told = [guided.respond(GREEDY, 1.0, emotion=e).tokens_BxT for e in (joy, fear)]
-    assert (told[0] != told[1]).any(1).mean() > 0.2
-    log_p = guided.guided(told[0], 1.0, 0.0, joy)
-    for tokens, log_p_TxV in zip(told[0], log_p, strict=True):
+    conditioned = [guided.respond(GREEDY, 1.0, emotion=e).tokens_BxT for e in (joy, fear)]
+    assert (conditioned[0] != conditioned[1]).any(1).mean() > 0.2
+    log_p = guided.guided(conditioned[0], 1.0, 0.0, joy)
+    for tokens, log_p_TxV in zip(conditioned[0], log_p, strict=True):
         assert tokens[0] == allowed(log_p_TxV[0], 0).argmax()
 
 

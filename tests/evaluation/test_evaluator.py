@@ -92,7 +92,7 @@ def test_scores_are_the_objectives_own(world):
     config.evaluate.batch_size = 1
     params, key = jax.device_put(jax.device_get(world.params)), jax.random.key(0)
     names = ("image_emotion", "sequence_emotion", "text_emotion", "emotional_response")
-    # Told what evaluation tells: the emotion that is seen in the response's image.
+    # Conditioned as in evaluation: on the emotion that is seen in the response's image.
     config.objectives.emotional_response.update(
         consistency_weight=0.0, emotion_source="predicted", face_dropout=0.0, contrast_weight=0.0
     )
@@ -251,17 +251,17 @@ def test_one_answer_is_the_samples_answer(world, tmp_path):
 
 
 def test_an_answer_with_a_named_emotion(world):
-    """It is said which, and what is decoded is that of a batch that is told it."""
+    """It is said which, and what is decoded is that of a batch conditioned on it."""
     turns = [("Hello there!", None)]
     answer = functools.partial(
         conversation.respond, world.setup, world.prepared.tokenizer, world.params, turns, None
     )
-    told = {emotion: answer(emotion) for emotion in ("joy", "fear")}
+    conditioned = {emotion: answer(emotion) for emotion in ("joy", "fear")}
     assert answer()["target_emotion"] is None
-    assert len({a["score"] for a in (*told.values(), answer())}) == 3
-    for emotion, given in told.items():
+    assert len({a["score"] for a in (*conditioned.values(), answer())}) == 3
+    for emotion, given in conditioned.items():
         assert given["target_emotion"] == emotion
-        assert f"the emotion to answer with: {emotion}" in conversation.describe(given)
+        assert f"the emotion to respond with: {emotion}" in conversation.describe(given)
 
 
 def test_one_answer_without_any_image(world):

@@ -250,8 +250,8 @@ def decoded(params, tokens, memory, mask, emotion, **changes):
 
 
 @pytest.mark.parametrize("place", igerg.EMOTION_EMBEDDINGS)
-def test_a_told_emotion_changes_what_is_decoded_and_none_adds_nothing(place):
-    """By where it is told: other vectors, other outputs; "not told" is no vector at all."""
+def test_a_target_emotion_changes_what_is_decoded_and_none_adds_nothing(place):
+    """By where it is added: other vectors, other outputs; without one there is no vector at all."""
     config = small.make_config(model__text__decoder_layers=2, model__emotion_embedding=place)
     model, batch = small.make_model(config), small.make_batch(config)
     params = small.make_params(model, batch)
@@ -261,20 +261,24 @@ def test_a_told_emotion_changes_what_is_decoded_and_none_adds_nothing(place):
     rng = np.random.default_rng(0)
     memory, mask = rng.standard_normal((4, 9, D)).astype(np.float32), np.ones((4, 9), bool)
     given = params, batch["response"][:4], memory, mask
-    not_told = decoded(*given, None, model__emotion_embedding=place)
+    unconditioned = decoded(*given, None, model__emotion_embedding=place)
     nothing = np.zeros((4, NUM_EMOTIONS), np.float32)
-    untold = decoded(*given, nothing, model__emotion_embedding=place)
-    np.testing.assert_allclose(untold, not_told, rtol=1e-4, atol=1e-5)
-    told = nothing.copy()
-    told[:2, 3] = 1.0  # two of four rows
-    found = np.abs(decoded(*given, told, model__emotion_embedding=place) - not_told).max((1, 2))
+    of_zeros = decoded(*given, nothing, model__emotion_embedding=place)
+    np.testing.assert_allclose(of_zeros, unconditioned, rtol=1e-4, atol=1e-5)
+    conditioned = nothing.copy()
+    conditioned[:2, 3] = 1.0  # two of four rows
+    found = np.abs(
+        decoded(*given, conditioned, model__emotion_embedding=place) - unconditioned
+    ).max((1, 2))
     np.testing.assert_array_equal(found > 1e-3, np.array([1, 1, 0, 0], bool) & (place != "none"))
     # At the output it is the vector itself, at the scale that the config gives.
     if place == "output":
-        double = decoded(*given, told, model__emotion_embedding=place, model__emotion_scale=6.0)
+        double = decoded(
+            *given, conditioned, model__emotion_embedding=place, model__emotion_scale=6.0
+        )
         vector = params["emotion_output_embedding"][3]
         np.testing.assert_allclose(
-            (double - not_told)[0], np.broadcast_to(6.0 * vector, (6, D)), rtol=1e-4, atol=1e-4
+            (double - unconditioned)[0], np.broadcast_to(6.0 * vector, (6, D)), rtol=1e-4, atol=1e-4
         )
 
 

@@ -124,7 +124,7 @@ def test_every_objective_counts_its_own_items(whole):
     assert counts["emotional_response", "tokens"] == (response != SPECIAL.pad).sum()
     rows = ("sequence_emotion", ""), ("text_emotion", ""), ("image_text_contrastive", "")
     assert all(counts[name] == 8 for name in (*rows, ("emotional_response", "emotion")))
-    assert 4 <= counts["emotional_response", "contrast"] < 8, "some rows are told no emotion"
+    assert 4 <= counts["emotional_response", "contrast"] < 8, "some rows are conditioned on none"
     words = (context != SPECIAL.pad) & (context != SPECIAL.eos)
     assert 0 < counts["masked_multimodal", "tokens"] < words.sum()
     assert all(np.isfinite(mean) and mean > 0 for mean in means.values())
@@ -206,9 +206,9 @@ def test_the_contrast_teaches_the_decoder_what_the_emotions_are():
     names = ["decoder", "token_embedding", "emotion_input_embedding", "emotion_output_embedding"]
     for name in (*names, "encoder"):
         assert small.largest(by_params[name]) > 1e-5, name
-    for name in names[2:]:  # the told and the other emotion, and none that is neither
+    for name in names[2:]:  # the own and the other emotion, and none that is neither
         assert 2 <= (np.abs(by_params[name]).max(1) > 0).sum() <= 7
-    assert not small.largest(by_params["emotion_head"]), "the label is told, not what is seen"
+    assert not small.largest(by_params["emotion_head"]), "the label conditions, not what is seen"
     assert not small.largest(by_params["judge_network"]) and by_features.any()
 
 

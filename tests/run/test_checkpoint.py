@@ -179,7 +179,7 @@ def test_loads_parameters_from_a_workdir_its_checkpoints_or_one_step(saved, wher
     small.assert_trees_equal(params, state.params)
     shardings = [leaf.sharding for leaf in jax.tree.leaves(params)]
     assert shardings == [leaf.sharding for leaf in jax.tree.leaves(setup.abstract_state.params)]
-    assert (len(loaded.taken), loaded.left, loaded.new) == (len(shardings), (), ())
+    assert (len(loaded.loaded), loaded.skipped, loaded.initialised) == (len(shardings), (), ())
 
 
 def test_finds_a_relative_path(saved, monkeypatch):
@@ -205,13 +205,13 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(saved):
     params, loaded = load_params(folder, setup, initial)
     other = ("contrastive_image/bias", "contrastive_image/kernel")
     other += ("contrastive_text/bias", "contrastive_text/kernel", "turn_embedding")
-    assert loaded.new == loaded.left == other
+    assert loaded.initialised == loaded.skipped == other
     for name in ("turn_embedding", "contrastive_text"):
         small.assert_trees_equal(params[name], initial[name])
     for name in params.keys() - {"turn_embedding", "contrastive_text", "contrastive_image"}:
         small.assert_trees_equal(params[name], state.params[name])
     described = loaded.describe()
-    assert f"took {len(loaded.taken)} arrays" in described
+    assert f"took {len(loaded.loaded)} arrays" in described
     assert "turn_embedding" in described.split("left")[1].split("new")[0]
     assert "turn_embedding" in described.split("new")[1]
 

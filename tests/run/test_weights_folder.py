@@ -51,7 +51,7 @@ def test_training_can_start_from_it_and_refuses_another_model(exported):
     config, params, out = exported
     setup = set_up(config, VOCABULARY, small.SPECIAL)
     taken, loaded = checkpoint.load_params(out, setup, initial=setup.abstract_params)
-    assert loaded.new == loaded.left == ()
+    assert loaded.initialised == loaded.skipped == ()
     assert jax.tree.structure(taken) == jax.tree.structure(params)
     other = config.copy_and_resolve_references()
     other.model.text.encoder_layers += 1

@@ -98,7 +98,7 @@ def test_what_is_shown_is_what_the_training_step_encodes(prepared, tiny_config, 
             line = example.objectives[name][0]
             assert [t.piece for t in line.tokens] == pieces(tokenizer, text.tokens_BxS), name
             assert [t.turn for t in line.tokens] == text.turn_BxS[: len(line.tokens)].tolist()
-        masked = np.asarray(inputs["masked_multimodal"].asked_BxS)[row]
+        masked = np.asarray(inputs["masked_multimodal"].predicted_BxS)[row]
         asked = pieces(tokenizer, batch["context"][row][masked])
         fraction = tiny_config.objectives.masked_multimodal.max_fraction
         limit = int(np.ceil(fraction * len(masked)))
@@ -106,12 +106,12 @@ def test_what_is_shown_is_what_the_training_step_encodes(prepared, tiny_config, 
         response = pieces(tokenizer, batch["response"][row])
         given, written = (shown(example.objectives["emotional_response"], i) for i in (1, 2))
         assert written == response and given == ["</s>", *response[:-1]]
-        told = example.objectives["emotional_response"][3]
-        withheld = bool(np.asarray(inputs["emotional_response"].withheld_B)[row])
-        assert told.emotions == (() if withheld else ((-1, example.response_emotion),))
-        assert ("withheld" in told.caption) == withheld
+        conditioned = example.objectives["emotional_response"][3]
+        withheld = bool(np.asarray(inputs["emotional_response"].face_dropped_B)[row])
+        assert conditioned.emotions == (() if withheld else ((-1, example.response_emotion),))
+        assert ("withheld" in conditioned.caption) == withheld
     captions = [e.objectives["emotional_response"][3].caption for e in group.examples]
-    assert len(set(captions)) == 2, "one is told an emotion, from another it is withheld"
+    assert len(set(captions)) == 2, "one is given an emotion, from another it is withheld"
     # Another step masks other words.
     other = show.collect(prepared, tiny_config, STEP + 100, COUNT)[0].examples
     assert [e.objectives for e in other] != [e.objectives for e in group.examples]
@@ -210,6 +210,8 @@ def test_turns_follow_each_other_in_the_order_of_their_tokens():
         (["--out=absent/page.html"], "no folder 'absent'"),
         (["--stats", "--config.data.dataset=synthetic"], "synthetic"),
         (["--stats", "--config.data.datset=x"], "data.dataset"),
+        (["--stats", "--config.data.preprocessing=none"], "augment, imagenet"),
+        (["--stats", "--config.objectives.emotional_response.face_dropout=2"], "face_dropout=2"),
     ],
 )
 def test_errors_are_one_message_and_exit_code_2(arguments, message, capsys):

@@ -54,7 +54,7 @@ def version(dataset: str) -> str:
 
 
 def info(dataset: str) -> Info:
-    """Returns the dataset's description; whose it is, from the datasets that it combines."""
+    """Returns the dataset's description, with citation and licence of the datasets it combines."""
     raw, config = find(dataset)
     combined = [info(name) for name in raw.combines(config)]
     if not combined:

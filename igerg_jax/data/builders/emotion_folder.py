@@ -78,18 +78,18 @@ def _from_folders(
 ) -> tuple[dict[str, list[tuple[str, int]]], dict[str, collections.Counter[str]]]:
     """({split: (name, emotion) of its images}, {split: what was passed over})."""
     mapping = read_mapping(folder / MAPPING)
-    found = labelled_folders.find(folder, lambda name: mapping.get(name, emotion_id(name)))
-    if found.strange:
+    labelled = labelled_folders.find(folder, lambda name: mapping.get(name, emotion_id(name)))
+    if strange := sorted(labelled.strange):
         raise UserError(
-            f"'{folder}': which emotions are {', '.join(map(repr, sorted(found.strange)))}? Write "
-            f'{MAPPING} there, such as {{"{min(found.strange)}": "joy"}}; the emotions are '
+            f"'{folder}': which emotions are {', '.join(map(repr, strange))}? Write "
+            f'{MAPPING} there, such as {{"{strange[0]}": "joy"}}; the emotions are '
             f"{', '.join(EMOTIONS)}, and null for none of them"
         )
     images = {
         split: [(name, emotions[name]) for name in source.mixed_order(emotions)]
-        for split, emotions in found.emotions.items()
+        for split, emotions in labelled.emotions.items()
     }
-    return images, found.passed_over
+    return images, labelled.passed_over
 
 
 def read_mapping(path: pathlib.Path) -> dict[str, int]:
@@ -131,10 +131,10 @@ def _from_list(
     place = folder / "Image" / ("aligned" if aligned else "original")
     if not place.is_dir() or not images:
         return images, {}
-    found = image_files.find(place)
+    listing = image_files.find(place)
     listed = {name.rpartition("/")[2] for faces in images.values() for name, _ in faces}
-    found.passed_over["images that are not in the list"] = len(set(found.names) - listed)
-    return images, {next(iter(images)): found.passed_over}
+    listing.passed_over["images that are not in the list"] = len(set(listing.names) - listed)
+    return images, {next(iter(images)): listing.passed_over}
 
 
 DATASET = source.RawDataset(

@@ -81,8 +81,8 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
         return _from_csv(table.name, source.read_text(table), votes)
     if (folder / "fer2013.zip").exists():
         return _from_zip(folder / "fer2013.zip")
-    found = labelled_folders.find(folder, emotion_id)
-    return _faces(found, lambda name: image_gate.read_file(folder / name))
+    labelled = labelled_folders.find(folder, emotion_id)
+    return _faces(labelled, lambda name: image_gate.read_file(folder / name))
 
 
 def _has_faces(folder: pathlib.Path) -> bool:
@@ -104,7 +104,7 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
             if archive.getinfo(name).file_size > image_gate.MAX_FILE_BYTES:
                 return b""
             return archive.read(name)
-        except Exception:  # of many kinds: a damaged entry, an unknown compression, a password
+        except Exception:  # of several types: a damaged entry, an unknown compression, a password
             return b""  # counted as broken, not as missing
 
     names = [n for n in archive.namelist() if not n.endswith("/") and not image_files.is_hidden(n)]
@@ -116,18 +116,18 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
             return _from_csv(tables[0], text_repair.decoded(archive.read(tables[0])), None)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise UserError(f"'{path}': cannot read {tables[0]}: {error}") from error
-    found = labelled_folders.Labelled({}, {}, collections.Counter())
+    labelled = labelled_folders.Labelled({}, {}, collections.Counter())
     reasons = {name: image_files.passed_over_reason(name) for name in names}
     labelled_folders.sort_into(
-        found, [n for n, reason in reasons.items() if not reason], emotion_id
+        labelled, [n for n, reason in reasons.items() if not reason], emotion_id
     )
-    others = found.passed_over.setdefault("train", collections.Counter())
+    others = labelled.passed_over.setdefault("train", collections.Counter())
     others.update(reason for reason in reasons.values() if reason)
-    return _faces(found, read)
+    return _faces(labelled, read)
 
 
 def _faces(
-    found: labelled_folders.Labelled, read: Callable[[str], bytes | None]
+    labelled: labelled_folders.Labelled, read: Callable[[str], bytes | None]
 ) -> dict[str, source.Turns]:
     """The faces of folders or of an archive, by the split that is right for FER2013.
 
@@ -135,8 +135,8 @@ def _faces(
     for the public one; unless there is a folder for validation.
     """
     faces: dict[str, list[tuple[str, int]]] = {split: [] for split in _SPLIT_OF.values()}
-    has_valid = "valid" in found.emotions
-    for folder_split, emotions in found.emotions.items():
+    has_valid = "valid" in labelled.emotions
+    for folder_split, emotions in labelled.emotions.items():
         default = "valid" if folder_split == "test" and not has_valid else folder_split
         for name in source.mixed_order(emotions):
             usage = name.rpartition("/")[2].split("_")[0]
@@ -145,7 +145,7 @@ def _faces(
         raise INFO.missing("there is no FER2013 face")
     first = next(split for split, images in faces.items() if images)
     passed_over = collections.defaultdict(collections.Counter)
-    for split, counts in found.passed_over.items():
+    for split, counts in labelled.passed_over.items():
         place = "valid" if split == "test" and not has_valid else split
         passed_over[place if faces[place] else first].update(counts)
     return {

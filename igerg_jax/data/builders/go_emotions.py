@@ -1,6 +1,6 @@
 """GoEmotions: Reddit comments, each an example by itself, with the published mapping to seven.
 
-A comment whose labels all map to one of the seven has that emotion, others are unlabelled.
+A comment whose labels all map to one of the seven has that emotion; others are unlabelled.
 """
 
 from typing import Any

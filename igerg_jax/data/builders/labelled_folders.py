@@ -39,10 +39,10 @@ def find(folder: pathlib.Path, emotion_of: Callable[[str], int | None]) -> Label
     """
     labelled = Labelled({}, {}, collections.Counter())
     for place in split_folders(folder):
-        found = image_files.find(folder / place)
-        sort_into(labelled, [f"{place}/{name}" for name in found.names], emotion_of)
+        listing = image_files.find(folder / place)
+        sort_into(labelled, [f"{place}/{name}" for name in listing.names], emotion_of)
         labelled.passed_over.setdefault(SPLIT_OF[place.lower()], collections.Counter()).update(
-            found.passed_over
+            listing.passed_over
         )
     return labelled
 

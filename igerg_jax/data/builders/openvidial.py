@@ -165,8 +165,8 @@ def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
             invalid = episode[(episode < 0) | (episode >= lines)]
             if len(invalid):
                 raise UserError(
-                    f"'{path}', line {number}: turn {invalid[0]} is no line of the {lines} of the "
-                    "text"
+                    f"'{path}', line {number}: turn {invalid[0]} is out of range: the text has "
+                    f"{lines} lines"
                 )
             episodes.append(episode)
     return episodes

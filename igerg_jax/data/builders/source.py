@@ -190,7 +190,7 @@ class RawDataset:
 
     Attributes:
       version: of what is read. Raise it with every change of that: prepared data is keyed by it.
-      info: what it is, whose it is, and which files it needs.
+      info: what it is, its licence, and which files it needs.
       configs: {config: description}, the first being the default; empty if any name is valid.
       layout: config -> what its turns hold.
       splits: (config, options) -> {split: turns}, train first; raises UserError when files are

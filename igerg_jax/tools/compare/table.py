@@ -96,10 +96,10 @@ def _response_likelihood(windows: Mapping[str, Any]) -> PerWindow | None:
 
 def _following(windows: Mapping[str, Any]) -> PerWindow | None:
     following = windows.get("following") or {}
-    index, said_WxC = following.get("index") or [], np.array(following.get("said") or [])
-    if not index or said_WxC.shape != (len(index), NUM_EMOTIONS):
+    index, expressed_WxC = following.get("index") or [], np.array(following.get("said") or [])
+    if not index or expressed_WxC.shape != (len(index), NUM_EMOTIONS):
         return None
-    share_W = (said_WxC == np.arange(NUM_EMOTIONS)).mean(1)
+    share_W = (expressed_WxC == np.arange(NUM_EMOTIONS)).mean(1)
     # Numbers alone could be those of another data set's windows; its words are others.
     key = [index, (windows.get("response") or {}).get("tokens")]
     return PerWindow(key, share_W, np.ones(len(index)))

@@ -11,7 +11,7 @@ function element(tag, properties = {}, ...children) {
 
 let about;
 let set = 0; // of drawn faces
-let face = null; // {url, label, pixels, seen}: of the one who answers
+let face = null; // {url, label, pixels, seen}: of the responder
 let faceRequest = 0; // the last one asked for: an earlier one that comes later is dropped
 let turns = []; // {text, mine, face, answer, options}
 let draw = 0;

@@ -24,15 +24,16 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
+from igerg_jax import checks
 from igerg_jax.batch import UNKNOWN, group_of
-from igerg_jax.data import datasets, mixtures, prepare, store
+from igerg_jax.data import datasets, mixtures, pipeline, prepare, store
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError
 from igerg_jax.objectives import OBJECTIVES, combination
-from igerg_jax.objectives.base import Context
-from igerg_jax.objectives.display import Line, Row
+from igerg_jax.objectives.base import Context, EncoderInput
+from igerg_jax.objectives.display import Line, Row, RowInput
 from igerg_jax.run import command_line
 from igerg_jax.setup import build_model
 from igerg_jax.tools.show import counts, page
@@ -64,9 +65,9 @@ def run(values: flags.FlagValues) -> None:
     out = pathlib.Path(values.out).expanduser()
     if values.out and not out.parent.is_dir():
         raise UserError(f"--out: there is no folder '{out.parent}'")
-    mixtures.check_start(config)
+    checks.check_examples(config)
     prepared = prepare.prepare(config)
-    mixtures.check(prepared, config)
+    checks.check_data(prepared, config)
     if values.stats:
         print(counts.describe(prepared, config))
     if values.out:
@@ -80,8 +81,6 @@ def run(values: flags.FlagValues) -> None:
 
 def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> list[Group]:
     """The first `count` examples of a training step, of each mixture's batch."""
-    from igerg_jax.data import pipeline  # TensorFlow
-
     jax.config.update("jax_platforms", "cpu")  # a few rows; accelerators are for training
     rows_b = np.arange(count)
     tokenizer = prepared.tokenizer
@@ -120,13 +119,27 @@ def _lines(
     arrays: Mapping[str, np.ndarray], i: int, contexts: Mapping[str, Context], tokenizer: Tokenizer
 ) -> dict[str, list[Line]]:
     """What each objective receives of row `i` of a batch."""
-    inputs = {name: context.encoder_input for name, context in contexts.items()}
-    row, row_inputs = jax.tree.map(lambda x: np.asarray(x)[i], (dict(arrays), inputs))
-    rows = {
-        name: Row(row, row_inputs[name], context.settings, context.model, tokenizer)
-        for name, context in contexts.items()
-    }
-    return {name: OBJECTIVES[name].show(row) for name, row in rows.items()}
+    row = {name: np.asarray(array)[i] for name, array in arrays.items()}
+    lines = {}
+    for name, context in contexts.items():
+        given = _row_input(context.encoder_input, i)
+        shown = Row(row, given, context.settings, context.model, tokenizer)
+        lines[name] = OBJECTIVES[name].show(shown)
+    return lines
+
+
+def _row_input(given: EncoderInput | None, i: int) -> RowInput | None:
+    """Row `i` of what the encoder is given for an objective."""
+    if given is None:
+        return None
+    given = jax.tree.map(lambda x: np.asarray(x)[i], given)
+    return RowInput(
+        has_images=given.images is not None,
+        tokens_S=None if given.text is None else given.text.tokens_BxS,
+        turn_S=None if given.text is None else given.text.turn_BxS,
+        predicted_S=given.predicted_BxS,
+        face_dropped=bool(given.face_dropped_B),
+    )
 
 
 def _slots(

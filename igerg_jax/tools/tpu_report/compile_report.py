@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import topologies
 
 from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
@@ -56,8 +57,6 @@ def topology_devices(name: str, slices: int) -> list[Any]:
     Raises:
       UserError: libtpu is missing, or does not know the topology.
     """
-    from jax.experimental import topologies
-
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("--topology needs XLA's TPU compiler: pip install -r requirements-tpu.txt")
     extra = {"num_slices": slices} if slices > 1 else {}
@@ -65,7 +64,7 @@ def topology_devices(name: str, slices: int) -> list[Any]:
         extra["chip_config_name"] = "megacore"  # both cores are one device, as at run time
     try:
         return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
-    except Exception as error:  # libtpu raises many kinds
+    except Exception as error:  # libtpu raises several exception types
         raise UserError(
             f"topology '{name}': {str(error).splitlines()[0]} (examples: v5e:2x4, v5e:16x16, "
             "v5p:8x8x8, v6e:16x16, v4:4x4x4)"
@@ -123,7 +122,7 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
 
 
 def _compile(lowered: Any, aside: bool) -> tuple[Any, str]:
-    """(the compiled step, its HLO text); compiled anew, since the time that it takes is reported.
+    """(the compiled step, its HLO text); never from a cache: the time it takes is reported.
 
     With `aside` the compiler dumps the text into a file, because jaxlib cannot parse every program
     of libtpu (seen for v5p: an async-update with three operands).

@@ -39,6 +39,7 @@ def run(argv: list[str]) -> None:
     if command == ["import"]:
         values = command_line.parse(rest, _import_flags)
         command_line.require(values, "out")
+        # It imports JAX, as the modules of FORMATS do: seconds that --help does not cost.
         from igerg_jax.tools.weights import importing
 
         parts = values.text, values.vision

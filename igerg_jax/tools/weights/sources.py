@@ -147,7 +147,7 @@ def _safetensors(paths: list[pathlib.Path]) -> Opened:
             raise _corrupt(path, error) from error
 
     def read(name: str) -> np.ndarray:
-        # Opened anew each time: pages that were read do not stay mapped.
+        # Reopened each time: pages that were read do not stay mapped.
         with safetensors.safe_open(where[name], "np") as file:
             return file.get_tensor(name)
 
@@ -200,7 +200,7 @@ def _torch(paths: list[pathlib.Path]) -> Opened:
             # Only zip files can be mapped; before 2020 there were others.
             mapped = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # torch raises many kinds
+    except Exception as error:  # torch raises several exception types
         raise _corrupt(path, error) from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if (

@@ -4,7 +4,7 @@ import random
 
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
+from igerg_jax.data.builders.chitchat import episodes, faces
 from igerg_jax.data.builders.chitchat_peeps import drawing, peeps
 
 INFO = source.Info(

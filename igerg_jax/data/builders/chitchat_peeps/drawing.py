@@ -84,7 +84,6 @@ class Background:
 
 
 UPRIGHT = Place(centre=(0.5, 0.5), scale=1.0, degrees=0.0, mirrored=False)
-WHITE = Background(near="#ffffff", far="#ffffff", downwards=True)
 
 
 def render(peep: Peep, place: Place, background: Background, pixels: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Statistics of answers, made by hand."""
+"""Statistics of responses, made by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS
-from igerg_jax.evaluation import answers
+from igerg_jax.evaluation import response_statistics
 
 
 def test_the_share_of_words_that_belong_to_cues():
@@ -27,11 +27,15 @@ def test_the_share_of_words_that_belong_to_cues():
         assert lexicon.cue_words_share(text) == pytest.approx(share), text
 
 
-def test_an_answer_that_says_two_words_twice_repeats_itself():
-    assert answers.repeats("scary of scary of the") and answers.repeats("so so so sad")
-    assert answers.repeats("It’s fine, it's fine.")
-    assert not answers.repeats("so so sad") and not answers.repeats("you know that I know you")
-    assert not answers.repeats("") and not answers.repeats("wow")
+def test_a_response_that_says_two_words_twice_repeats_itself():
+    assert response_statistics.repeats("scary of scary of the") and response_statistics.repeats(
+        "so so so sad"
+    )
+    assert response_statistics.repeats("It’s fine, it's fine.")
+    assert not response_statistics.repeats("so so sad") and not response_statistics.repeats(
+        "you know that I know you"
+    )
+    assert not response_statistics.repeats("") and not response_statistics.repeats("wow")
 
 
 @pytest.mark.parametrize(
@@ -44,12 +48,12 @@ def test_an_answer_that_says_two_words_twice_repeats_itself():
     ],
 )  # fmt: skip
 def test_which_answers_end(text, whole):
-    assert answers.finished(text) == whole
+    assert response_statistics.finished(text) == whole
 
 
 def test_statistics_by_hand():
     texts = ["I hate hate hate", "I hate it.", "I hate it.", "Table legs of the table legs of"]
-    found = answers.statistics(texts, np.array([True, False, True, True]))
+    found = response_statistics.statistics(texts, np.array([True, False, True, True]))
     assert found == {
         "answers": 4,
         "distinct": 3,
@@ -61,21 +65,21 @@ def test_statistics_by_hand():
         "broken_off": 2 / 4,  # the first and the last; the third was cut at its end
         "frequent_words": [["hate", 3 / 4], ["legs", 1 / 4], ["table", 1 / 4]],
     }
-    found = answers.statistics(texts, np.array([False, False, True, True]))
+    found = response_statistics.statistics(texts, np.array([False, False, True, True]))
     assert found["unfinished"] == 2 / 4 and found["broken_off"] == 1 / 4
-    assert answers.statistics(texts, None)["broken_off"] is None
+    assert response_statistics.statistics(texts, None)["broken_off"] is None
 
 
 def test_frequent_words_are_few_and_leave_function_words_out():
     texts = ["I don't think that it's you", *(f"word{i} wow" for i in range(20))]
-    found = answers.frequent_words(texts)
-    assert found[0] == ["wow", 20 / 21] and len(found) == answers.TOP_WORDS
-    assert answers.frequent_words(texts[:1]) == []
+    found = response_statistics.frequent_words(texts)
+    assert found[0] == ["wow", 20 / 21] and len(found) == response_statistics.TOP_WORDS
+    assert response_statistics.frequent_words(texts[:1]) == []
 
 
 def test_by_emotion_counts_the_answers_of_each():
     texts, emotion_N = ["a b", "c d", "e f"], np.array([3, 3, 0])
-    found = answers.by_emotion(texts, emotion_N, None)
+    found = response_statistics.by_emotion(texts, emotion_N, None)
     assert {name: of["answers"] for name, of in found.items()} == {
         EMOTIONS[3]: 2, EMOTIONS[0]: 1, "all": 3,
     }  # fmt: skip
@@ -85,7 +89,7 @@ def test_people_answer_as_often_as_the_model_with_their_own_emotion():
     emotion = np.array([EMOTION_ID["joy"]] * 10 + [EMOTION_ID["anger"]] * 2 + [-1, -1])
     turns = types.SimpleNamespace(emotion=emotion, text=lambda i: f"turn{i} of{emotion[i]}")
     split = types.SimpleNamespace(response_turn=np.arange(1, 14), turns=turns)
-    found = answers.people(split, 4)
+    found = response_statistics.people(split, 4)
     assert {name: of["answers"] for name, of in found.items()} == {"joy": 4, "anger": 2, "all": 6}
     assert found["joy"]["distinct"] == 4
     words = [word for word, _ in found["joy"]["frequent_words"]]

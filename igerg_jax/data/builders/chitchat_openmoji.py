@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from igerg_jax.data.builders import source
-from igerg_jax.data.builders.chitchat_openmoji import episodes, faces
+from igerg_jax.data.builders.chitchat import episodes, faces
 
 INFO = source.Info(
     description="""\

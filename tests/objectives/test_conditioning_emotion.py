@@ -1,4 +1,4 @@
-"""What the decoder is told in training, from whom a face is withheld, and the contrast."""
+"""What the decoder is conditioned on, from whom a face is withheld, and the contrast."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def context_of(config, batch, rows_B=None):
     return combination.with_encodings(contexts, PARAMS, key)["emotional_response"]
 
 
-def told(**changes):
+def conditioned(**changes):
     """(config, batch, context) in which most responses have an image."""
     config = small.make_config(**changes)
     batch = small.make_batch(config, seed=5, batch_size=64)
@@ -42,33 +42,33 @@ RESPONSE = "objectives__emotional_response__"
 
 
 def test_face_dropout_hides_the_image_and_the_emotion_of_whole_examples():
-    config, batch, context = told(**{f"{RESPONSE}face_dropout": 0.4})
-    hidden_B = np.asarray(context.encoder_input.withheld_B)
+    config, batch, context = conditioned(**{f"{RESPONSE}face_dropout": 0.4})
+    hidden_B = np.asarray(context.encoder_input.face_dropped_B)
     assert 0.2 < hidden_B.mean() < 0.6
     shown = igerg.response_image(batch, SPECIAL)
     assert 0 < (shown.any(1) & hidden_B).sum() < shown.any(1).sum()
     expected = batch["image_mask"] & ~(shown & hidden_B[:, None])
     np.testing.assert_array_equal(context.encoder_input.images.mask_BxN, expected)
     label = np.eye(7)[batch["response_emotion"]] * ~hidden_B[:, None]
-    np.testing.assert_array_equal(emotional_response.told_emotion(context), label)
+    np.testing.assert_array_equal(emotional_response.conditioning_emotion(context), label)
     # Keyed by the row: the same alone as among others.
     last = {name: array[-8:] for name, array in batch.items()}
-    alone = context_of(config, last, jnp.arange(56, 64)).encoder_input.withheld_B
+    alone = context_of(config, last, jnp.arange(56, 64)).encoder_input.face_dropped_B
     np.testing.assert_array_equal(alone, hidden_B[-8:])
 
 
 def test_without_dropout_nothing_is_withheld():
-    _, batch, context = told(**{f"{RESPONSE}face_dropout": 0.0})
-    assert context.encoder_input.withheld_B is None
+    _, batch, context = conditioned(**{f"{RESPONSE}face_dropout": 0.0})
+    assert context.encoder_input.face_dropped_B is None
     np.testing.assert_array_equal(context.encoder_input.images.mask_BxN, batch["image_mask"])
 
 
-def test_a_predicted_emotion_is_what_evaluation_tells_and_has_no_gradient():
+def test_a_predicted_emotion_is_the_one_of_evaluation_and_has_no_gradient():
     changes = {f"{RESPONSE}emotion_source": "predicted", f"{RESPONSE}face_dropout": 0.0}
-    _, batch, context = told(**changes)
+    _, batch, context = conditioned(**changes)
     logits = context.apply("image_emotion_logits", context.image_encoding)
     expected = igerg.target_emotion(logits, igerg.response_image(batch, SPECIAL))
-    got = emotional_response.told_emotion(context)
+    got = emotional_response.conditioning_emotion(context)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     seen = igerg.response_image(batch, SPECIAL).any(1)
     np.testing.assert_allclose(got.sum(1), seen, atol=1e-5)
@@ -76,13 +76,13 @@ def test_a_predicted_emotion_is_what_evaluation_tells_and_has_no_gradient():
 
     def probability(params):
         changed = dataclasses.replace(context, params=params)
-        return emotional_response.told_emotion(changed)[:, 0].sum()
+        return emotional_response.conditioning_emotion(changed)[:, 0].sum()
 
     assert not small.largest(jax.grad(probability)(PARAMS))
 
 
 def test_the_other_emotion_is_uniform_among_six_and_the_rows_own():
-    _, batch, _ = told()
+    _, batch, _ = conditioned()
     many = {name: np.repeat(array[:1], 3000, axis=0) for name, array in batch.items()}
     draw = Context(MODEL, many, jnp.arange(3000), {}, 0, jax.random.key(0))
     other_B = np.asarray(emotional_response.other_emotion(draw))
@@ -97,7 +97,7 @@ def test_the_other_emotion_is_uniform_among_six_and_the_rows_own():
 
 def test_the_contrast_is_its_formula_over_all_seven_emotions():
     """Each response's log-probability under every emotion, by a plain softmax; then the formula."""
-    _, batch, context = told()
+    _, batch, context = conditioned()
     batch["response_emotion"][:5] = UNKNOWN
     batch["response"][5:9] = SPECIAL.pad
     response, mask = batch["response"], batch["response"] != SPECIAL.pad
@@ -108,10 +108,10 @@ def test_the_contrast_is_its_formula_over_all_seven_emotions():
         picked = np.take_along_axis(np.asarray(log_p), response[..., None], axis=-1)[..., 0]
         log_p_BxC[:, emotion] = (picked * mask).sum(1)
     label, other = batch["response_emotion"], np.asarray(emotional_response.other_emotion(context))
-    used = (label != UNKNOWN) & mask.any(1) & ~np.asarray(context.encoder_input.withheld_B)
+    used = (label != UNKNOWN) & mask.any(1) & ~np.asarray(context.encoder_input.face_dropped_B)
     rows = np.arange(64)
     gap = (log_p_BxC[rows, other] - log_p_BxC[rows, label])[used]
-    emotion = emotional_response.told_emotion(context)
+    emotion = emotional_response.conditioning_emotion(context)
     tokens = context.token_loss_by_row(context.decode(response, emotion), response)
     got = emotional_response.contrast(context, emotion, tokens)
     assert 20 < used.sum() < 56 and (gap > 0).any() and (gap < 0).any()

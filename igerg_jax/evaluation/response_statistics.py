@@ -1,7 +1,7 @@
-"""How answers carry an emotion: by what they say, or by heaping up words that a judge counts.
+"""How responses carry an emotion: by what they say, or by heaping up words that a judge counts.
 
 A model that is rewarded for an emotion in its words can learn the judge's cues instead ("hate hate
-hate"). These statistics show it, by the emotion shown and beside people's answers.
+hate"). These statistics show it, by the emotion shown and beside people's responses.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
+from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.windows import Split
 
 FILE = "answers.json"  # in a workdir
 ALL = "all"
 TOP_WORDS = 6
-REPEATED_WORDS = 2  # an answer repeats itself where this many words in a row come twice
-MOSTLY = 0.5  # an answer is mostly cues where more than this share of its words belongs to one
+REPEATED_WORDS = 2  # a response repeats itself where this many words in a row come twice
+MOSTLY = 0.5  # a response is mostly cues where more than this share of its words belongs to one
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _EMOTICON_LAST = re.compile(f"(?:{'|'.join(lexicon.EMOTICONS.values())})$")
 _CLOSERS = "\"'”’)]*"  # of quotations, asides and actions
@@ -44,10 +45,10 @@ _FUNCTION_WORDS = frozenset(
 def by_emotion(
     texts: Sequence[str], emotion_N: np.ndarray, cut_N: np.ndarray | None
 ) -> dict[str, dict[str, Any]]:
-    """{emotion, or `ALL`: `statistics` of the answers to it}; an emotion without any is left out.
+    """{emotion, or `ALL`: `statistics` of the responses to it}; an emotion without any is left out.
 
     Args:
-      emotion_N: the emotion that each answer was to carry.
+      emotion_N: the emotion that each response was to carry.
       cut_N: bool, whether each was cut at the longest length; None where nothing cuts.
     """
     groups = {EMOTIONS[e]: np.flatnonzero(emotion_N == e) for e in range(NUM_EMOTIONS)}
@@ -60,15 +61,15 @@ def by_emotion(
 
 
 def statistics(texts: Sequence[str], cut_N: np.ndarray | None) -> dict[str, Any]:
-    """Of some answers (at least one):
+    """Of some responses (at least one):
 
     "answers" and "distinct", how many and how many different ones; "with_cue", the share in which
-    the lexicon finds a cue, and "mean_cues", cues an answer; "repeats", the share in which
+    the lexicon finds a cue, and "mean_cues", cues a response; "repeats", the share in which
     `REPEATED_WORDS` words in a row come twice; "mostly_cues", the share in which more than half of
     the words belong to a cue; "unfinished", the share that is not `finished`; "broken_off",
-    the share that is not and was cut (None without `cut_N`): what ends of its own accord, as chats
-    often do without a mark, is not broken off; and "frequent_words",
-    [word, share of answers with it], function words left out.
+    the share that is not and was cut (None without `cut_N`): a response that chose EOS, even
+    without punctuation, is not broken off; and "frequent_words", [word, share of responses with
+    it], function words left out.
     """
     cues = [sum(lexicon.count_cues(text).values()) for text in texts]
     unfinished = np.array([not finished(text) for text in texts])
@@ -107,14 +108,13 @@ def frequent_words(texts: Sequence[str]) -> list[list[Any]]:
 
 
 def people(split: Split, count: int) -> dict[str, dict[str, Any]]:
-    """`by_emotion` of people's own answers in a split: at most `count` of each labelled emotion,
-    spread evenly over the split, so that a model's `count` answers to each can be compared."""
+    """`by_emotion` of people's own responses in a split: at most `count` of each labelled emotion,
+    spread evenly over the split, so that a model's `count` responses to each can be compared."""
     turns = split.response_turn
     chosen = []
     for emotion in range(NUM_EMOTIONS):
         of_emotion = turns[split.turns.emotion[turns] == emotion]
-        kept = min(count, len(of_emotion))
-        chosen.append(of_emotion[np.arange(kept) * len(of_emotion) // max(kept, 1)])
+        chosen.append(of_emotion[evenly_spaced(count, len(of_emotion))])
     numbers = np.concatenate(chosen)
     texts = [split.turns.text(int(turn)) for turn in numbers]
     return by_emotion(texts, split.turns.emotion[numbers], None)
@@ -123,7 +123,7 @@ def people(split: Split, count: int) -> dict[str, dict[str, Any]]:
 def compared(
     texts: Sequence[str], emotion_N: np.ndarray, cut_N: np.ndarray, split: Split, count: int
 ) -> Mapping[str, dict[str, dict[str, Any]]]:
-    """A split's entry of `FILE`: {"model": `by_emotion` of answers, "people": of people's own}."""
+    """A split's entry of `FILE`: {"model": `by_emotion` of its responses, "people": of theirs}."""
     return {"model": by_emotion(texts, emotion_N, cut_N), "people": people(split, count)}
 
 

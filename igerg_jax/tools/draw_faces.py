@@ -1,6 +1,6 @@
 """Draws the pictures in docs/faces: a sheet of all expressions, and one face of each emotion.
 
-    python -m igerg_jax.data.builders.chitchat_peeps.pictures docs/faces
+    python -m igerg_jax.tools.draw_faces docs/faces
 
 open_peeps.png shows which label each expression got. Captions are black for train, blue for valid
 and red for test. joy.jpg and the others are images such as the model is trained on, for

@@ -1,10 +1,14 @@
-"""What the numbers under `config.data` may be."""
+"""What the values under `config.data` may be."""
 
 from ml_collections import ConfigDict
 
-from igerg_jax.constraints import Range, check_constraints
+from igerg_jax.constraints import Choice, Range, check_constraints
+from igerg_jax.data import input_graph, tokenizers
 
-RANGES = (
+CONSTRAINTS = (
+    Choice("preprocessing", input_graph.PREPROCESSING),
+    Choice("tokenizer.kind", tuple(tokenizers.KINDS)),
+    Choice("tokenizer.model_type", tokenizers.MODEL_TYPES),
     Range("labels.min_confidence", at_least=0, at_most=1),
     Range("context_turns", at_least=1),
     Range("context_tokens", at_least=2),  # a token and its EOS
@@ -22,5 +26,5 @@ RANGES = (
 
 
 def check(data: ConfigDict) -> None:
-    """Raises UserError for a number that is out of its range; the message names the key."""
-    check_constraints("data", data, RANGES)
+    """Raises UserError for a value that is not allowed; the message names the key."""
+    check_constraints("data", data, CONSTRAINTS)

@@ -1,0 +1,1 @@
+"""What the datasets of `chitchat-dataset` share: their episodes, and OpenMoji faces."""
