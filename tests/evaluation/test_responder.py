@@ -7,7 +7,8 @@ import pytest
 import talking
 
 from igerg_jax.batch import EMOTIONS
-from igerg_jax.decoding import search, stream
+from igerg_jax.decoding import search
+from igerg_jax.decoding.guidance import Guidance
 from igerg_jax.errors import UserError
 
 TURNS = [("a i q", None), ("b j r", None)]
@@ -61,9 +62,9 @@ def test_guidance_may_differ_from_call_to_call(responder):
     rng = np.random.default_rng(0)
     log_p, log_q = jax.nn.log_softmax(jnp.asarray(rng.standard_normal((2, 3, 9)) * 3))
     for guidance in (0.0, 0.5, 2.0):
-        later = stream.Guidance(jnp.float32(guidance), 0.3)
+        later = Guidance(jnp.float32(guidance), 0.3)
         assert later.needs_both
-        fixed = stream.Guidance(guidance, 0.3)
+        fixed = Guidance(guidance, 0.3)
         expected = fixed.combine(log_p, log_q) if fixed.needs_both else log_p
         np.testing.assert_allclose(later.combine(log_p, log_q), expected, atol=1e-5)
     scores = [responder.respond(TURNS, FACES[0], guidance=g).score for g in (0, 1, 3)]
