@@ -304,11 +304,19 @@ def test_following_reads_the_answers_to_the_faces(world):
     assert values["emotion_following_chance"] == pytest.approx(1 / 7)
 
 
+def _response_emotions(world, split):
+    turns = world.prepared.split(split)
+    return turns.turns.emotion[turns.response_turn]
+
+
 def test_the_answers_to_the_faces_are_counted_beside_peoples(world):
     found = json.loads((world.workdir / "answers.json").read_text())["test"]
     for who in ("model", "people"):
         assert set(found[who]) == {*EMOTIONS, "all"}
-        assert [found[who][emotion]["answers"] for emotion in EMOTIONS] == [FOLLOWING] * 7
+    assert [found["model"][emotion]["answers"] for emotion in EMOTIONS] == [FOLLOWING] * 7
+    with_label = np.bincount(_response_emotions(world, "test"), minlength=7)
+    expected = np.minimum(with_label, FOLLOWING).tolist()
+    assert [found["people"][emotion]["answers"] for emotion in EMOTIONS] == expected
     shown = {emotion: [] for emotion in EMOTIONS}
     for row in world.following:
         for response in row["responses"]:
