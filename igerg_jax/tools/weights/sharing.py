@@ -4,8 +4,7 @@ import ml_dtypes
 from etils import epath
 
 from igerg_jax.data import tokenizers
-from igerg_jax.evaluation import trained_run
-from igerg_jax.run import checkpoint, weights_folder, workdirs
+from igerg_jax.run import checkpoint, command_line, weights_folder, workdirs
 from igerg_jax.tools.weights import parameters
 
 
@@ -18,7 +17,7 @@ def export(path: str, out: str) -> str:
     Raises:
       UserError: no checkpoint there, or `out` is not empty.
     """
-    folder = epath.Path(trained_run.new_folder(out))
+    folder = epath.Path(command_line.new_folder(out))
     source = checkpoint.find(path)
     run, arrays = parameters.read(source)
     folder.mkdir(parents=True, exist_ok=True)
