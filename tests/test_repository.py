@@ -241,6 +241,46 @@ def test_functions_stay_short():
                 assert lines <= MAX_FUNCTION_LINES, f"{where} has {lines} lines; divide it"
 
 
+def _bound(nodes: list[ast.AST]) -> set[str]:
+    """Every name that a file binds, at whatever level, but by importing it."""
+    names = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    names |= {n.id for n in nodes if isinstance(n, ast.Name) and type(n.ctx) is ast.Store}
+    return names | {n.arg for n in nodes if isinstance(n, ast.arg)}
+
+
+def test_what_files_use_of_our_modules_is_there():
+    """Code that no quick test runs, too: a name that a module lost is found."""
+    nodes_of = {
+        path: list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        for path in _files((".py",))
+    }
+    there = {
+        _module(path): _bound(nodes_of[path])
+        | {
+            (n.asname or n.name).partition(".")[0]
+            for n in nodes_of[path]
+            if isinstance(n, ast.alias)
+        }
+        for path in SOURCES
+    }
+    for path, nodes in nodes_of.items():
+        modules = {
+            alias.asname or alias.name: f"{node.module}.{alias.name}"
+            for node in nodes
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for name in _bound(nodes):
+            modules.pop(name, None)
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = modules.get(node.value.id)
+                known = there.get(module, {node.attr}) | {"__doc__", "__file__"}
+                if f"{module}.{node.attr}" not in MODULES:
+                    where = f"{_relative(path)}:{node.lineno}"
+                    assert node.attr in known, f"{where}: {module} has no '{node.attr}'"
+
+
 def test_requirements_pin_every_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = project["dependencies"] + project["optional-dependencies"]["test"]
