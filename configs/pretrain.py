@@ -267,7 +267,7 @@ def _local() -> ConfigDict:
 
 
 def _small(config: ConfigDict) -> None:
-    """A model worth talking to, on all of the embedded chats: two hours on a 2-core CPU."""
+    """A model worth talking to, on all of the embedded chats: an hour and a half on a 2-core CPU."""
     # Without these three, which its responses need least, a step takes less than half the time.
     for name in ("text_denoising", "masked_multimodal", "image_text_contrastive"):
         config.objectives[name].weight = 0.0

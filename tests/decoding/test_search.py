@@ -375,7 +375,7 @@ def test_a_new_strategy_is_one_class_and_one_line(world, monkeypatch):
     assert (tokens_BxT != search.make_respond(setup)(*arguments).tokens_BxT).any()
     assert (np.asarray(tokens_BxT) == EOS).sum(1).tolist() == [1] * ROWS
     setup.config.generate.update(strategy="min_p", min_p=1.5)
-    with pytest.raises(UserError, match=r"min_p=1.5 must be in"):
+    with pytest.raises(UserError, match=r"min_p=1.5 must be at least 0 and at most 1"):
         search.make_respond(setup)
 
 
