@@ -31,10 +31,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pytest
+import talking
 from ml_collections import ConfigDict
 
 from configs import pretrain
 from igerg_jax import batch as batch_lib
+from igerg_jax.evaluation.responder import Responder
 
 
 def pytest_collection_modifyitems(config, items):
@@ -51,6 +53,18 @@ def pytest_collection_modifyitems(config, items):
 def data_dir(tmp_path_factory) -> pathlib.Path:
     """One folder for all datasets that a test session prepares."""
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> talking.Drawn:
+    """The smallest model, drawn at random."""
+    return talking.draw_model()
+
+
+@pytest.fixture(scope="module")
+def responder(drawn) -> Responder:
+    """Talks with the model of `drawn`."""
+    return drawn.make_responder()
 
 
 @pytest.fixture

@@ -21,5 +21,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.use_images = False
     for name in ("image_emotion", "sequence_emotion", "image_text_contrastive"):
         config.objectives[name].weight = 0.0
-    pretrain.never_tell_an_emotion(config)
+    pretrain.without_emotion_conditioning(config)
     return config

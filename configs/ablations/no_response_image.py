@@ -17,5 +17,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config = pretrain.get_config(preset)
     config.name = "ablations/no_response_image"
     config.data.include_response_image = False
-    pretrain.never_tell_an_emotion(config)
+    pretrain.without_emotion_conditioning(config)
     return config

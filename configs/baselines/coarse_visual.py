@@ -29,5 +29,5 @@ def get_config(preset: str = "") -> ConfigDict:
     for name, settings in config.objectives.items():
         settings.weight = 1.0 if name == "emotional_response" else 0.0
     config.objectives.emotional_response.consistency_weight = 0.0
-    pretrain.never_tell_an_emotion(config)
+    pretrain.without_emotion_conditioning(config)
     return config

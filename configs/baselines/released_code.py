@@ -27,7 +27,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.model.turn_embeddings = False
     config.model.vision.tokens_per_image = 1
     config.model.text.norm_first = False
-    pretrain.never_tell_an_emotion(config)
+    pretrain.without_emotion_conditioning(config)
     for name, settings in config.objectives.items():
         settings.weight = 1.0 if name in TASKS else 0.0
     config.objectives.emotional_response.update(

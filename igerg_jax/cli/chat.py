@@ -93,8 +93,8 @@ class Chat:
             self._emotion = None
             return "it answers with the emotion that it sees in the face"
         check_known(name, [AUTO, *EMOTION_ID], f"there is no emotion '{name}'")
-        if not self._responder.can_be_told:
-            raise UserError("this model cannot be told an emotion")
+        if not self._responder.can_be_conditioned:
+            raise UserError("this model cannot be conditioned on an emotion")
         self._emotion = name
         return f"it answers with {name}, whatever the face shows"
 

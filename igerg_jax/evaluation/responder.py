@@ -115,7 +115,7 @@ class Responder:
         return bool(data.use_images and data.include_response_image and not data.feature_dim)
 
     @property
-    def can_be_told(self) -> bool:
+    def can_be_conditioned(self) -> bool:
         """Whether an emotion can be named."""
         return self.config.model.emotion_embedding != "none"
 
@@ -211,7 +211,7 @@ class Responder:
             batch,
             self._key,
             rows_R,
-            target_RxC if self.can_be_told else None,
+            target_RxC if self.can_be_conditioned else None,
             np.float32(guidance),
         )
         judged_RxC = self._judge(self._params, responses.tokens_BxT)
@@ -238,9 +238,10 @@ class Responder:
         named_C = np.zeros(NUM_EMOTIONS, np.float32)
         if emotion is not None:
             check_known(emotion, EMOTIONS, f"there is no emotion '{emotion}'")
-            if not self.can_be_told:
+            if not self.can_be_conditioned:
                 raise UserError(
-                    "this model cannot be told an emotion (model.emotion_embedding='none')"
+                    "this model cannot be conditioned on an emotion "
+                    "(model.emotion_embedding='none')"
                 )
             named_C[EMOTION_ID[emotion]] = 1
         return named_C

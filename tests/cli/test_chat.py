@@ -24,16 +24,6 @@ class Recording:
         return self._responder.respond(*arguments)
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    return talking.draw_model()
-
-
-@pytest.fixture(scope="module")
-def responder(drawn):
-    return drawn.make_responder()
-
-
 @pytest.fixture
 def talk(responder, tmp_path):
     """Lines -> (what was written for each, what the model was asked)."""

@@ -15,16 +15,6 @@ TURNS = [("a i q", None), ("b j r", None)]
 FACES = [talking.face(seed) for seed in range(7)]
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    return talking.draw_model()
-
-
-@pytest.fixture(scope="module")
-def responder(drawn):
-    return drawn.make_responder()
-
-
 def test_nothing_that_changes_from_turn_to_turn_compiles_again(drawn, monkeypatch):
     traces, plain = [], search.generate
     monkeypatch.setattr(search, "generate", lambda *given: traces.append(1) or plain(*given))

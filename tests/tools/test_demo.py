@@ -36,16 +36,6 @@ ADDRESS = "http://127.0.0.1:7860"
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    return talking.draw_model()
-
-
-@pytest.fixture(scope="module")
-def responder(drawn):
-    return drawn.make_responder()
-
-
-@pytest.fixture(scope="module")
 def client(responder):
     app = server.make_app(responder, "drawn")
     return TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)

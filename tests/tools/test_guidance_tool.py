@@ -1,39 +1,21 @@
 """What guidance buys and costs, on a tiny run."""
 
-from __future__ import annotations
-
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
+import random_run
 import small
-from etils import epath
 
 from igerg_jax import text_labeller
 from igerg_jax.batch import EMOTIONS
-from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding import search
 from igerg_jax.run import checkpoint
 from igerg_jax.text_labeller import TextLabeller
 from igerg_jax.tools import guidance
-from igerg_jax.training import train_state
 
 STRENGTHS, WINDOWS, BATCH = (0.0, 4.0), 3, 8
-
-
-def make_run(config, folder) -> None:
-    """A checkpoint of a random model."""
-    tokenizer = prepare(config).tokenizer
-    setup = train_state.set_up_training(
-        config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:1]
-    )
-    params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
-    checkpoints = checkpoint.Checkpoints(epath.Path(folder), config, tokenizer.digest)
-    checkpoints.save(train_state.new_state(config, setup.optimizer, params))
-    checkpoints.close()
-    tokenizer.save(folder / "tokenizer.model")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +29,7 @@ def world(data_dir, tmp_path_factory):
     config.model.text.max_positions = 24
     config.evaluate.batch_size = BATCH
     config.generate.update(strategy="greedy", max_tokens=8, guidance_floor=0.0)
-    make_run(config, folder)
+    random_run.save(config, folder)
     second = TextLabeller(
         words=("the",),
         characters=(),

@@ -7,17 +7,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import random_run
 import small
-from etils import epath
 
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import builders, parts, pipeline
 from igerg_jax.data.images import find_files
-from igerg_jax.data.prepare import prepare
 from igerg_jax.evaluation import evaluator, trained_run
-from igerg_jax.run import checkpoint
 from igerg_jax.tools import label_emotions
-from igerg_jax.training import train_state
 
 IMAGES, BATCH, PART = 21, 8, 10
 BROKEN = ("train_images/3.jpg", "train_images/5.jpg")
@@ -38,16 +35,7 @@ class World:
 
     def __init__(self, config, folder: pathlib.Path):
         self.config, self.folder = config, folder
-        self.prepared = prepare(config)
-        tokenizer = self.prepared.tokenizer
-        setup = train_state.set_up_training(
-            config, tokenizer.vocab_size, tokenizer.special, jax.devices()[:1]
-        )
-        params = small.make_params(setup.model, small.make_batch(config, batch_size=1), spread=0.5)
-        checkpoints = checkpoint.Checkpoints(epath.Path(folder), config, tokenizer.digest)
-        checkpoints.save(train_state.new_state(config, setup.optimizer, params))
-        checkpoints.close()
-        tokenizer.save(folder / "tokenizer.model")
+        self.prepared = random_run.save(config, folder)
         self.raw = folder / "openvidial"
         split = self.prepared.split("train")
         for name, count in (("train", IMAGES - 5), ("valid", 3), ("test", 2)):

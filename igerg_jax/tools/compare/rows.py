@@ -107,14 +107,16 @@ def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_workdir(workdir: pathlib.Path) -> Row:
-    """The row of a run's folder. Raises UserError as `results`."""
+    """The row of a run's folder. Raises UserError as `results`, and without a run's config."""
     config = _json(workdir / workdirs.CONFIG_FILE)
+    if "seed" not in config:
+        raise UserError(f"'{workdir}' has no {workdirs.CONFIG_FILE} of a run")
     name = config.get("name") or workdir.name
     return Row(
         name=short_name(name),
         config=name,
         preset=config.get("preset") or "",
-        seed=config.get("seed", 0),
+        seed=config["seed"],
         digest=digest(config),
         workdir=str(workdir.resolve()),
         **results(workdir, config),

@@ -274,7 +274,7 @@ function restart() {
 function showOptions() {
   const chip = (value, text) => {
     const input = element("input", { type: "radio", name: "emotion", value, className: "unseen", checked: !value });
-    input.disabled = Boolean(value) && !about.can_be_told;
+    input.disabled = Boolean(value) && !about.can_be_conditioned;
     const label = element("label", {}, input);
     if (value) label.append(element("i", { className: `dot ${value}`, ariaHidden: "true" }));
     label.append(text);

@@ -94,7 +94,7 @@ class Demo:
                 "guidance": responder.guidance,
                 "context_turns": responder.config.data.context_turns,
                 "sees_faces": responder.sees_faces,
-                "can_be_told": responder.can_be_told,
+                "can_be_conditioned": responder.can_be_conditioned,
                 "face_sets": pictures.FACE_SETS,
                 "max_bytes": questions.MAX_BYTES,
             }
