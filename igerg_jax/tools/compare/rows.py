@@ -109,6 +109,7 @@ def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
 def of_workdir(workdir: pathlib.Path) -> Row:
     """The row of a run's folder. Raises UserError as `results`, and without a run's config."""
     config = _json(workdir / workdirs.CONFIG_FILE)
+    finished = results(workdir, config)
     if "seed" not in config:
         raise UserError(f"'{workdir}' has no {workdirs.CONFIG_FILE} of a run")
     name = config.get("name") or workdir.name
@@ -119,7 +120,7 @@ def of_workdir(workdir: pathlib.Path) -> Row:
         seed=config["seed"],
         digest=digest(config),
         workdir=str(workdir.resolve()),
-        **results(workdir, config),
+        **finished,
     )
 
 
