@@ -4,6 +4,7 @@ Behind one-off responses, the terminal chat and the demo page. Letters as in `ig
 R = rows of one call.
 """
 
+import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
@@ -127,6 +129,11 @@ class Responder:
         """
         side = self.config.data.image_size
         blank = np.zeros((side, side, 3), np.uint8) if self.sees_faces else None
+        if blank is not None:
+            # Encoded, since reading one imports TensorFlow: the first visitor would wait for it.
+            png = io.BytesIO()
+            Image.fromarray(blank).save(png, "PNG")
+            self.see(png.getvalue())
         for strategy in strategies:
             self.respond([("hello", None)], blank, strategy=strategy)
             if for_each_face and blank is not None:
