@@ -66,7 +66,7 @@ def _local() -> ConfigDict:
             extra_test_splits=("test_style",),  # evaluated at the end too; () if there are none
             context_turns=3,  # previous turns given as text; one image per turn
             context_tokens=40,  # per example; raise with context_turns
-            response_tokens=20,  # longer responses are truncated
+            response_tokens=28,  # longer responses are truncated: one in ten
             include_response_image=True,  # as in the original; False for a chatbot
             use_images=True,  # False masks out every image
             image_size=64,  # pixels per side
@@ -138,7 +138,7 @@ def _local() -> ConfigDict:
             # they get garbled.
             emotion_scale=3.0,
             contrastive_width=64,  # of the vectors that image_text_contrastive compares
-            vocab_chunk_tokens=20,  # positions per chunk of float32 logits; lower saves memory
+            vocab_chunk_tokens=28,  # positions per chunk of float32 logits; lower saves memory
         )
     )
 
@@ -149,7 +149,8 @@ def _local() -> ConfigDict:
             sequence_emotion=dict(weight=1.0),
             # BART's infilling: the fraction of words hidden, and the mean span length.
             text_denoising=dict(weight=1.0, mask_fraction=0.3, mean_span_tokens=3.0),
-            text_emotion=dict(weight=1.0),
+            # mixed_weight: of the same loss on corrupted and mixed embeddings; 0 = off.
+            text_emotion=dict(weight=1.0, mixed_weight=0.0),
             # BERT's masking; max_fraction of context_tokens caps the positions that are predicted.
             masked_multimodal=dict(weight=1.0, mask_fraction=0.15, max_fraction=0.25),
             emotional_response=dict(
@@ -165,6 +166,8 @@ def _local() -> ConfigDict:
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
                 consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
                 consistency_ramp_steps=200,  # steps over which lambda rises linearly
+                # Scales each example's term by how surely the judge reads people's own response.
+                consistency_trust=False,
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
                 temperature_anneal_steps=800,  # the local preset stops after 700, at 0.55
@@ -231,18 +234,19 @@ def _local() -> ConfigDict:
     # Decoding.
     config.generate = ConfigDict(
         dict(
-            strategy="beam",  # greedy, sample, beam
-            max_tokens=20,  # EOS included; at most text.max_positions
+            # Beams follow the face as well, but answer many words with the same few.
+            strategy="sample",  # greedy, sample, beam
+            max_tokens=28,  # EOS included; at most text.max_positions
             beams=5,  # with beam
             length_penalty=1.0,  # with beams or candidates; higher favours longer responses
-            candidates=1,  # with sample: this many are drawn and the likeliest is kept
-            temperature=1.0,  # with sample, as are top_k and top_p
+            candidates=4,  # with sample: this many are drawn and the likeliest is kept
+            temperature=0.7,  # with sample, as are top_k and top_p
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off
-            guidance=1.0,  # away from responses without the face and its emotion; 0 = off
+            guidance=1.5,  # away from responses without the face and its emotion; 0 = off
             # Only tokens of at least this fraction of the top token's probability; 0 = all.
             guidance_floor=0.1,
-            no_repeat_ngram=3,  # no n-gram of this many tokens twice in a response; 0 = off
+            no_repeat_ngram=2,  # no n-gram of this many tokens twice in a response; 0 = off
             examples=64,  # responses that a run writes to samples.jsonl
         )
     )
@@ -279,7 +283,7 @@ def _small(config: ConfigDict) -> None:
             "datasets": {"chitchat_peeps": 1, "chitchat_peeps/all": 2},
         }
     }
-    config.data.update(context_tokens=64, response_tokens=28)
+    config.data.context_tokens = 64
     config.data.augment.update(crop_min_area=0.9, colour_jitter=0.3)
     config.data.tokenizer.mixture = "all"
     config.model.vision.update(width=96, layers=3, heads=4, mlp_width=384)
@@ -287,7 +291,6 @@ def _small(config: ConfigDict) -> None:
         width=192, encoder_layers=3, decoder_layers=3, heads=4, mlp_width=768, dropout_rate=0.1
     )
     config.model.judge.update(width=96, layers=2, heads=4, mlp_width=384)
-    config.model.vocab_chunk_tokens = 28
     config.objectives.emotional_response.update(
         consistency_start_step=1200, consistency_ramp_steps=800, temperature_anneal_steps=4000
     )
@@ -298,10 +301,7 @@ def _small(config: ConfigDict) -> None:
         evaluate_every_steps=1300,
         checkpoint_every_steps=250,
     )
-    # Chosen on valid: beams follow the face as well, but answer many words with the same few.
-    config.generate.update(
-        strategy="sample", max_tokens=28, candidates=4, temperature=0.7, no_repeat_ngram=1
-    )
+    config.generate.update(guidance=1.0, no_repeat_ngram=1)  # chosen on valid
 
 
 def _paper(config: ConfigDict) -> None:
@@ -325,6 +325,8 @@ def _paper(config: ConfigDict) -> None:
         max_positions=1024,
     )
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
+    config.model.vocab_chunk_tokens = 16
+    _beam_search(config)
     without_emotion_conditioning(config)
     config.objectives.image_text_contrastive.weight = 0.0
     config.optim.update(
@@ -389,7 +391,15 @@ def _pretrain_sizes(config: ConfigDict) -> None:
     config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
     config.model.contrastive_width = 512
     config.model.vocab_chunk_tokens = 64
+    _beam_search(config)
     config.optim.update(peak_learning_rate=3e-4, warmup_steps=4000, weight_decay=0.05)
+
+
+def _beam_search(config: ConfigDict) -> None:
+    """As in the original: the likeliest of five beams."""
+    config.generate.update(
+        strategy="beam", max_tokens=32, candidates=1, guidance=1.0, no_repeat_ngram=3
+    )
 
 
 def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:

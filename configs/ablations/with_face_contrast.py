@@ -1,0 +1,17 @@
+"""Nothing that binds the words to the face but the contrast, and the embedding that it contrasts.
+
+python main.py --config=configs/ablations/with_face_contrast.py[:preset]
+"""
+
+from ml_collections import ConfigDict
+
+from configs.ablations import no_binding
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns `no_binding.get_config(preset)` with this one change."""
+    config = no_binding.get_config(preset)
+    config.name = "ablations/with_face_contrast"
+    config.model.emotion_embedding = "both"
+    config.objectives.emotional_response.contrast_weight = 0.3
+    return config
