@@ -96,7 +96,7 @@ def tiny_config(data_dir) -> ConfigDict:
         batch_size=8, steps=4, log_every_steps=1, evaluate_every_steps=4, checkpoint_every_steps=2
     )
     config.evaluate.update(batch_size=8, examples=16, following_examples=2)
-    config.generate.update(max_tokens=8, beams=2, examples=4)
+    config.generate.update(max_tokens=8, candidates=2, examples=4)
     return config
 
 

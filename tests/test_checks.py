@@ -35,7 +35,7 @@ INFERENCE = {
     "mesh__fsdp=3": "fsdp=3.*8 devices",
     "evaluate__batch_size=30": r"evaluate\.batch_size=30",
     "generate__strategy='argmax'": "generate.strategy 'argmax'",
-    "generate__beams=0": "generate.beams=0",
+    "generate__no_repeat_ngram=-1": "generate.no_repeat_ngram=-1",
     "generate__max_tokens=17": "generate.max_tokens=17",
     "model__text__remat='most'": "'most'",
     "model__compute_dtype='float15'": "model.compute_dtype='float15'",
@@ -172,11 +172,11 @@ def test_data_are_not_prepared_for_a_bad_config(tmp_path, monkeypatch):
         pytest.fail("data were prepared")
 
     monkeypatch.setattr(modes.trained_run.datasets, "open_dataset", fail)
-    config, workdir = make_config(generate__beams=0), modes.epath.Path(tmp_path) / "run"
+    config, workdir = make_config(generate__no_repeat_ngram=-1), modes.epath.Path(tmp_path) / "run"
     for mode in (modes.train, modes.evaluate, modes.generate_samples):
-        with pytest.raises(UserError, match=r"generate\.beams=0"):
+        with pytest.raises(UserError, match=r"generate\.no_repeat_ngram=-1"):
             mode(config, *(() if mode is modes.train else (workdir,)), workdir)
-    with pytest.raises(UserError, match=r"generate\.beams=0"):
+    with pytest.raises(UserError, match=r"generate\.no_repeat_ngram=-1"):
         modes.generate_once(config, workdir, [("Hi!", None)], None, None)
     with pytest.raises(UserError, match=r"optim\.name 'adam'"):
         modes.compile_step(make_config(optim__name="adam"), "", 1, None, False)

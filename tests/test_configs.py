@@ -120,7 +120,10 @@ def test_an_ablation_changes_little_and_something(name, preset):
         "objectives",
         "generate",
     }, "sizes, schedule and seed are those of pre-training"
-    same = {"ablations/estimator_straight_through": set(pretrain.PRESETS)}
+    same = {
+        "ablations/estimator_straight_through": set(pretrain.PRESETS),
+        "ablations/with_consistency": {"paper"},
+    }
     off = {
         "paper": "image_text_contrastive emotion_embedding face_contrast face_dropout",
         "small": "image_text_contrastive text_denoising masked_multimodal",

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from configs import pretrain
 from igerg_jax import batch as batch_lib
 from igerg_jax.models.igerg import Igerg
+from igerg_jax.objectives import combination
+from igerg_jax.objectives.base import Context
 from igerg_jax.setup import build_model
 
 SPECIAL = batch_lib.SENTENCEPIECE_IDS
@@ -35,6 +37,7 @@ def make_config(**changes) -> ConfigDict:
     config.objectives.emotional_response.update(
         consistency_weight=1.0, consistency_start_step=-1, consistency_ramp_steps=1
     )
+    config.generate.update(strategy="beam", candidates=1, temperature=1.0, no_repeat_ngram=3)
     config.train.update(batch_size=8, steps=20)
     config.optim.update(warmup_steps=4, initial_learning_rate=1e-7, peak_learning_rate=1e-3)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
@@ -105,3 +108,12 @@ def assert_trees_equal(actual, expected) -> None:
 def largest(tree) -> float:
     """The largest absolute value anywhere in a tree."""
     return max(float(np.abs(leaf).max(initial=0.0)) for leaf in flat(tree).values())
+
+
+def encoded_context(config: ConfigDict, params, batch, name: str, rows_B=None) -> Context:
+    """What the objective of that name is given of a batch, encoded."""
+    rows_B = jnp.arange(len(batch["context"])) if rows_B is None else rows_B
+    model, key = make_model(config), jax.random.key(0)
+    visual = model.apply({"params": params}, batch, method="visual_tokens")
+    contexts = combination.contexts(config, model, batch, key, 0, rows_B, [name], visual)
+    return combination.with_encodings(contexts, params, key)[name]

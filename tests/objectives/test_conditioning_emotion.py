@@ -12,7 +12,7 @@ from igerg_jax import objectives
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.errors import UserError
 from igerg_jax.models import igerg
-from igerg_jax.objectives import combination, emotional_response
+from igerg_jax.objectives import emotional_response
 from igerg_jax.objectives.base import Context
 
 MODEL = small.make_model(small.make_config())
@@ -21,13 +21,7 @@ PARAMS = small.make_params(MODEL, small.make_batch(small.make_config()))
 
 
 def context_of(config, batch, rows_B=None):
-    """The response objective's context of a batch, encoded."""
-    rows_B = jnp.arange(len(batch["context"])) if rows_B is None else rows_B
-    key, names = jax.random.key(0), ["emotional_response"]
-    model = small.make_model(config)
-    visual = model.apply({"params": PARAMS}, batch, method="visual_tokens")
-    contexts = combination.contexts(config, model, batch, key, 0, rows_B, names, visual)
-    return combination.with_encodings(contexts, PARAMS, key)["emotional_response"]
+    return small.encoded_context(config, PARAMS, batch, "emotional_response", rows_B)
 
 
 def conditioned(**changes):
