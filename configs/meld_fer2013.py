@@ -1,6 +1,6 @@
 """Real words and real faces: MELD's dialogues, each turn with a FER2013 face of its emotion.
 
-    python -m igerg_jax.data.prepare --config=configs/meld_fer2013.py --manual_dir=DIR
+    igerg prepare --config=configs/meld_fer2013.py --manual_dir=DIR
     python main.py --config=configs/meld_fer2013.py --config.data.manual_dir=DIR
 
 DIR holds MELD's train_sent_emo.csv and dev_sent_emo.csv (or its folder MELD.Raw) and

@@ -1,3 +1,3 @@
 """Emotion-aware vision-language pre-training in JAX: emotion seen becomes emotion said."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

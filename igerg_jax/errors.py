@@ -1,6 +1,8 @@
-"""The exceptions that main.py turns into one message."""
+"""The exceptions that a command turns into one message, and what such messages name."""
 
-from collections.abc import Iterable
+import difflib
+import re
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -14,8 +16,21 @@ def check_known(name: str, known: Iterable[str], what: str) -> None:
         raise UserError(f"{what}; there are: {', '.join(known)}")
 
 
+def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
+    """The names most like `name`, as a whole or by their last part."""
+
+    def last(path: str) -> str:
+        return re.split(r"[./]", path.removesuffix(".py"))[-1]
+
+    def likeness(other: str) -> float:
+        pairs = [(name, other), (last(name), last(other))]
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return sorted(names, key=likeness, reverse=True)[:count]
+
+
 class RunError(RuntimeError):
-    """A run that cannot go on. The message says why; main.py prints it and exits with 1."""
+    """A run that cannot go on. The message says why; the command prints it and exits with 1."""
 
 
 class OutOfMemory(RuntimeError):

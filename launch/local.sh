@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates .venv on the first run, then trains on this machine:
+# Creates .venv on the first run, with the command igerg, then trains on this machine:
 #
 #   ./launch/local.sh                                  # the "local" preset: minutes on 2 cores
 #   ./launch/local.sh --config.train.steps=1000        # accepts any flag of main.py
@@ -9,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
 ensure_venv requirements.txt
+ensure_igerg
 # A step allocates and frees about 200 MB: 50,000 page faults with 4 KiB pages, 500 with 2 MiB pages
 # (counted). glibc before 2.35 and other C libraries ignore this setting.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}

@@ -3,6 +3,7 @@
 #
 #   ensure_venv FILE...   creates .venv with a supported Python and installs these requirement
 #                         files into it; does nothing if that has been done already.
+#   ensure_igerg          puts the command .venv/bin/igerg there, which runs this folder's code.
 
 MIN_PYTHON="(3, 11)"   # inclusive
 BELOW_PYTHON="(3, 14)" # exclusive: the pinned requirements are tested below it
@@ -68,4 +69,15 @@ sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>
   echo "Installing ${missing[*]} into .venv" >&2
   install "${missing[@]}"
   for file in "${missing[@]}"; do stamp_of "$file" >".venv/installed-$file"; done
+}
+
+# Nothing else needs it: without an index for the build backend, say so and go on.
+ensure_igerg() {
+  if [[ "$(cat .venv/installed-igerg 2>/dev/null)" == "$(stamp_of pyproject.toml)" ]]; then return; fi
+  if UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; then
+    stamp_of pyproject.toml >.venv/installed-igerg
+  else
+    echo "Could not install the command igerg; .venv/bin/python main.py does without it." >&2
+  fi
 }

@@ -15,12 +15,11 @@ import pytest
 import small
 from etils import epath
 
-import main
 from configs import pretrain
 from igerg_jax import batch as batch_lib
 from igerg_jax import storage
 from igerg_jax.batch import SpecialIds
-from igerg_jax.cli import modes
+from igerg_jax.cli import main, modes
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
 from igerg_jax.decoding import search, strategies

@@ -1,4 +1,4 @@
-"""The modes of main.py: what each does once the command line is parsed. Results go to stdout."""
+"""What each mode does once the command line is parsed. Results go to stdout."""
 
 import contextlib
 import functools

@@ -54,8 +54,8 @@ def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Pa
     if not (source / "turns" / parts.MANIFEST).exists() and not (base / "turns").is_dir():
         raise UserError(
             f"there is no prepared '{dataset}' in '{source}' (config.data.data_dir): prepare it "
-            "with a local data_dir and the same --config.data.* (python -m igerg_jax.data.prepare "
-            f"--help), then copy it: gcloud storage rsync -r LOCAL/prepared {place}/prepared"
+            "with a local data_dir and the same --config.data.* (igerg prepare --help), then "
+            f"copy it: gcloud storage rsync -r LOCAL/prepared {place}/prepared"
         )
     for folder in source.iterdir():
         if (base / folder.name).is_dir() or not (folder / parts.MANIFEST).exists():

@@ -1,8 +1,8 @@
 """Prepares datasets: tokenised turns that can be read at random, written to disk once.
 
-    python -m igerg_jax.data.prepare --config=configs/pretrain.py [--config.data.dataset=meld ...]
-    python -m igerg_jax.data.prepare --config=... --tokenizer     # only trains the tokenizer
-    python -m igerg_jax.data.prepare --config=... --verify        # changes nothing
+    igerg prepare --config=configs/pretrain.py [--config.data.dataset=meld ...]
+    igerg prepare --config=... --tokenizer     # only trains the tokenizer
+    igerg prepare --config=... --verify        # changes nothing
 
 Prepares every dataset that the config names, in one process per core (config.data.prepare_workers),
 and prints the counts. Training prepares whatever is not prepared yet. After a kill, the same

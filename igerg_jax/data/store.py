@@ -229,7 +229,7 @@ class TurnStore:
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"cannot read images in '{self._folder}': {error}. To see which files are damaged, "
-                "run python -m igerg_jax.data.prepare --verify"
+                "run 'igerg prepare --verify'"
             ) from error
 
     def read_features(self, records: Sequence[int]) -> np.ndarray:

@@ -1,22 +1,27 @@
-"""Rewrites a run's report: `python -m igerg_jax.report WORKDIR`."""
+"""Rewrites a run's report: `igerg report WORKDIR`."""
 
 import sys
 
 from igerg_jax.errors import UserError
 from igerg_jax.report import write_report
 
+USAGE = "igerg report WORKDIR    rewrites WORKDIR/report.html, of a run that is over or still going"
 
-def main(arguments: list[str]) -> int | str:
-    """Returns what `sys.exit` takes: 0, 2 for bad input, or the usage."""
-    if len(arguments) != 1:
-        return "usage: python -m igerg_jax.report WORKDIR"
+
+def main(argv: list[str]) -> int:
+    """Runs a command line (the program's name first) and returns its exit code."""
+    if "--help" in argv or "-h" in argv:
+        print(USAGE)
+        return 0
     try:
-        print(write_report(arguments[0]))
+        if len(argv) != 2:
+            raise UserError(f"name one workdir: {USAGE}")
+        print(write_report(argv[1]))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv))

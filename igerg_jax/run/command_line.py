@@ -1,11 +1,10 @@
-"""Command lines with a config, as main.py and the tools parse them.
+"""Command lines with a config, as the modes and the tools parse them.
 
---config=FILE[:PRESET] is one of configs/*.py; --config.KEY=VALUE changes one of its keys. A mistake
+--config=FILE[:PRESET] is a config file; --config.KEY=VALUE changes one of its keys. A mistake
 is one message on stderr and exit code 2. Imports nothing heavy.
 """
 
 import difflib
-import importlib.util
 import itertools
 import os
 import pathlib
@@ -14,12 +13,14 @@ import sys
 from collections.abc import Callable
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from igerg_jax.errors import OutOfMemory, RunError, UserError
+from igerg_jax.errors import OutOfMemory, RunError, UserError, nearest
+from igerg_jax.run import config_files, config_keys
 from igerg_jax.run.workdirs import flatten
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
 MODULE_LINE = re.compile(r"^\S+:\n", re.MULTILINE)  # absl says which file defines a flag
 
 
@@ -39,12 +40,11 @@ def main(
       failed: called with the exit code before a failure is returned or raised.
     """
     quieten()
-    if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
-        ours = define_flags(argv).get_help().partition("\nabsl.flags:")[0]
-        print(doc + MODULE_LINE.sub("", ours))
-        return 0
     try:
-        run(argv)
+        if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
+            print(help_text(argv, doc, define_flags(argv)))
+        else:
+            run(argv)
         return 0
     except (UserError, OutOfMemory, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,6 +57,16 @@ def main(
         raise
     failed(code)
     return code
+
+
+def help_text(argv: list[str], doc: str, values: flags.FlagValues) -> str:
+    """`doc`, then the flags, and the config's keys where there is --config."""
+    text = doc + MODULE_LINE.sub("", values.get_help().partition("\nabsl.flags:")[0])
+    if "config" not in values:
+        return text
+    chosen = argument(argv, "config") or config_files.DEFAULT
+    keys = config_keys.listed(config_files.load(chosen))
+    return f"{text}\n\nThe keys of {chosen} ('igerg config' says what they mean):\n\n{keys}"
 
 
 def quieten() -> None:
@@ -86,16 +96,56 @@ def parse(
     Raises:
       UserError: whatever is wrong with them.
     """
+    argv = with_config_found(argv)
     values = define_flags(argv)
     if "config" in values:
         check_config(argv)
     try:
         rest = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        hint = meant(error.flagname, error.flagvalue.partition("=")[2], values)
+        raise UserError(f"unknown flag --{error.flagname}{hint}") from error
     except flags.Error as error:
         raise UserError(explain(str(error), argv)) from error
     if rest[1:]:
-        raise UserError(f"'{rest[1]}' is not a flag; write --name=value (see --help)")
+        name, _, value = rest[1].partition("=")
+        hint = meant(name, value, values) if value else "; write --name=value (see --help)"
+        raise UserError(f"'{rest[1]}' is not a flag{hint}")
     return values
+
+
+def with_recorded_config(argv: list[str]) -> list[str]:
+    """The command line; where it has a --checkpoint and no --config, with that of its run."""
+    checkpoint = argument(argv, "checkpoint")
+    if checkpoint is None or argument(argv, "config") is not None:
+        return argv
+    return [argv[0], f"--config={RECORDED_CONFIG}:{checkpoint}", *argv[1:]]
+
+
+def with_config_found(argv: list[str]) -> list[str]:
+    """The command line, the path of its --config being that of a file.
+
+    Raises:
+      UserError: there is no such config file.
+    """
+    for i, text in enumerate(argv[1:], 1):
+        if re.fullmatch("--?config(=.*)?", text, re.DOTALL):
+            _, equals, value = text.partition("=")
+            end = i + (1 if equals else 2)
+            found = config_files.find(value if equals else "".join(argv[i + 1 : end]))
+            return [*argv[:i], f"--config={found}", *argv[end:]]
+    return argv
+
+
+def meant(name: str, value: str, values: flags.FlagValues) -> str:
+    """For a message: the flags or config keys that an unknown flag may have been meant for."""
+    name = name.replace("-", "_")
+    found = difflib.get_close_matches(name, [flag for flag in values if "." not in flag])
+    if not found and "config" in values:
+        found = [f"config.{key}" for key in config_keys.like(name, list(flatten(values.config)))]
+    equals = f"={value}" if value else ""
+    listed = " or ".join(f"--{flag}{equals}" for flag in found)
+    return f"; did you mean {listed}?" if listed else " (see --help)"
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
@@ -124,7 +174,7 @@ def new_folder(out: str) -> pathlib.Path:
 
 def check_config(argv: list[str]) -> None:
     """Refuses an unknown config file, preset or key; the message names what is like it."""
-    config = load_config(config_argument(argv))
+    config = config_files.load(config_argument(argv))
     keys = list(flatten(config))
     for argument in argv[1:]:
         match = OVERRIDE.match(argument)
@@ -153,42 +203,11 @@ def argument(argv: list[str], flag: str) -> str | None:
     return None
 
 
-def load_config(argument: str) -> ConfigDict:
-    """What the config file FILE[:PRESET] returns."""
-    file, _, preset = argument.partition(":")
-    path = pathlib.Path(file)
-    if not path.is_file() or path.suffix != ".py":
-        there = sorted(pathlib.Path("configs").rglob("[a-z]*.py"))
-        close = nearest(file, [p.as_posix() for p in there])
-        hint = f"; there are: {', '.join(close)} …" if close else ""
-        raise UserError(f"config file '{file}' does not exist{hint}")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    try:
-        return module.get_config(preset)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
-
-
-def nearest(name: str, names: list[str], count: int = 3) -> list[str]:
-    """The names most like `name`, as a whole or by their last part."""
-
-    def last(path: str) -> str:
-        return re.split(r"[./]", path.removesuffix(".py"))[-1]
-
-    def likeness(other: str) -> float:
-        pairs = [(name, other), (last(name), last(other))]
-        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    return sorted(names, key=likeness, reverse=True)[:count]
-
-
 def explain(message: str, argv: list[str]) -> str:
     """absl's message; about the value of a config key, the type that the key takes."""
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
     if not match:
         return f"{message} (see --help)"
-    default = flatten(load_config(config_argument(argv)))[match[1]]
+    default = flatten(config_files.load(config_argument(argv)))[match[1]]
     kind = type(default).__name__
     return f"--config.{match[1]} takes {kind} values such as {default!r}, not '{match[2]}'"

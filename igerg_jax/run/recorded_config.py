@@ -1,9 +1,10 @@
 """The config file for --config that reads the config a checkpoint was trained with.
 
-    python main.py --checkpoint=small --mode=generate --context="Hi!"
+    igerg generate --checkpoint=small --context="Hi!"
 
-main.py takes it where --checkpoint comes without --config; the "preset" is the checkpoint: a
-workdir, one of its checkpoints, a weights folder, or the name of one that comes with igerg_jax.
+`command_line.with_recorded_config` takes it where --checkpoint comes without --config; the "preset"
+is the checkpoint: a workdir, one of its checkpoints, a weights folder, or the name of one that
+comes with igerg_jax.
 """
 
 import json

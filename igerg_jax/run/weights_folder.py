@@ -6,8 +6,8 @@
     README.md           the model card, where somebody wrote one
 
 A weights folder may be given wherever a checkpoint's parameters are read: --checkpoint and
---config.init_from. `python -m igerg_jax.tools.weights export --format=safetensors` writes one. Some
-come with this package, and are known by their name alone.
+--config.init_from. `igerg weights export --format=safetensors` writes one. Some come with this
+package, and are known by their name alone.
 """
 
 import json

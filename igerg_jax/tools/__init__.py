@@ -1,1 +1,1 @@
-"""Command-line tools beside main.py."""
+"""Command-line tools beside the modes."""

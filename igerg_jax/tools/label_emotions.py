@@ -1,6 +1,6 @@
 """Labels images with the emotions that a trained model sees in them.
 
-    python -m igerg_jax.tools.label_emotions --checkpoint=RUN --images=DIR --out=DIR
+    igerg label --checkpoint=RUN --images=DIR --out=DIR
 
 --checkpoint is a workdir or one of its checkpoints. --images is a folder, read at any depth, or a
 quoted pattern such as 'frames/*/*.jpg'. Give a dataset's own folder (OpenViDial's, the one with

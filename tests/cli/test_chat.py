@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import talking
 
-import main
-from igerg_jax.cli import chat
+from igerg_jax.cli import chat, main
 
 
 class Recording:

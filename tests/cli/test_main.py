@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import main
 from configs import pretrain
+from igerg_jax.cli import main
 from igerg_jax.errors import OutOfMemory, RunError, UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.run import workdirs

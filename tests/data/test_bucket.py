@@ -36,7 +36,7 @@ def run(code: str, environment: dict[str, str], *arguments: str) -> str:
 TRAIN = """
 import sys
 sys.modules["tensorflow"] = None  # its writer of events has a client of its own
-import main
+from igerg_jax.cli import main
 command = ["main.py", f"--config={sys.argv[1]}", "--workdir=gs://bucket/runs/one"]
 assert main.main([*command, "--config.train.steps=3", "--config.profile.after_steps=1",
                   "--config.profile.steps=1"]) == 0

@@ -1,4 +1,4 @@
-"""`python -m igerg_jax.data.prepare`: what it prints and refuses, a real kill, what it verifies."""
+"""`igerg prepare`: what it prints and refuses, a real kill, what it verifies."""
 
 import functools
 import json

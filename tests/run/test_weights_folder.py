@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small
 
-import main
+from igerg_jax.cli import main
 from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run

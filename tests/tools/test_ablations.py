@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from igerg_jax.run import command_line
+from igerg_jax.run import config_files
 from igerg_jax.tools import ablations
 from igerg_jax.tools.compare import rows
 
@@ -204,7 +204,7 @@ def test_the_real_configs_have_names_of_their_own(monkeypatch):
     there = [p for folder in ablations.FOLDERS for p in (ROOT / folder).glob("[a-z]*.py")]
     assert len(files) == len(there) + 1 and len(there) >= 20
     for name, file in files.items():
-        assert rows.short_name(command_line.load_config(f"{file}:local").name) == name
+        assert rows.short_name(config_files.load(f"{file}:local").name) == name
     planned = ablations.plan(list(ablations.SMOKE_NAMES), [0], "local", ablations.SMOKE)
     assert [experiment.name for experiment in planned] == list(ablations.SMOKE_NAMES)
     for experiment in planned:

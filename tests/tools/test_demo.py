@@ -245,7 +245,7 @@ def test_it_listens_on_this_machine_alone_and_says_when_a_port_is_taken():
 def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert demo.main(["demo"]) == 2
-    assert "'uvicorn': pip install -r requirements-demo.txt" in capsys.readouterr().err
+    assert "'uvicorn': pip install starlette uvicorn" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Compares runs: one page, and Markdown or CSV.
 
-    python -m igerg_jax.tools.compare RUN RUN … [--baseline=NAME] [--out=compare.html]
-    python -m igerg_jax.tools.compare docs/results/local --out= --markdown
+    igerg compare RUN RUN … [--baseline=NAME] [--out=compare.html]
+    igerg compare docs/results/local --out= --markdown
 
 A RUN is a workdir, the JSON file of a row, or a folder of such files, as launch/ablations.sh
 writes them. Runs of one config with several seeds are one line: mean ± standard deviation. Against

@@ -1,11 +1,11 @@
 """A page on this machine where one talks with a trained model.
 
-    python -m igerg_jax.tools.demo [--checkpoint=small] [--port=7860]
+    igerg demo [--checkpoint=small] [--port=7860]
 
 --checkpoint is a workdir, one of its checkpoints, a weights folder, or the name of a model that
 comes with igerg_jax. The page is served on the loopback interface alone, loads nothing from
 elsewhere, and nothing that is typed or shown to it leaves the machine or is kept. It needs
-`pip install -r requirements-demo.txt`. Ctrl-C ends it.
+the extra `demo`: `pip install starlette uvicorn`. Ctrl-C ends it.
 
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
@@ -46,7 +46,7 @@ def run(values: flags.FlagValues) -> None:
         from igerg_jax.tools.demo import server
     except ModuleNotFoundError as error:
         raise UserError(
-            f"the demo needs the package '{error.name}': pip install -r requirements-demo.txt"
+            f"the demo needs the package '{error.name}': pip install starlette uvicorn"
         ) from error
     with listen(values.port) as listener:  # before the model, which takes longer
         address = f"http://{LOOPBACK}:{listener.getsockname()[1]}"

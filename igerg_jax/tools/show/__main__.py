@@ -1,7 +1,7 @@
 """One page that shows what each objective really receives, and counts of what there is.
 
-    python -m igerg_jax.tools.show --config=configs/pretrain.py --out=show.html [--step=K]
-    python -m igerg_jax.tools.show --config=configs/pretrain.py --stats
+    igerg show --config=configs/pretrain.py --out=show.html [--step=K]
+    igerg show --config=configs/pretrain.py --stats
 
 The page shows the first examples of training step K (from 0): images after augmentation, tokens
 with their turns, and what each objective makes of them, masked and shuffled with that step's own

@@ -1,6 +1,6 @@
 """What a training step needs on a machine that is not here: memory, time, communication.
 
-    python main.py --config=configs/pretrain.py:large --mode=compile --topology=v5e:16x16
+    igerg compile --config=configs/pretrain.py:large --topology=v5e:16x16
 
 XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt), and compiles the very
 step that trains. The report has two estimates of the step's time:

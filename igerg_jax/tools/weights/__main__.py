@@ -1,8 +1,8 @@
 """Pre-trained weights in, and a run's weights out.
 
-    python -m igerg_jax.tools.weights import --config=configs/pretrain.py:paper \\
+    igerg weights import --config=configs/pretrain.py:paper \\
         --text=DIR --vision=DIR --out=DIR
-    python -m igerg_jax.tools.weights export --format=hf --checkpoint=RUN --out=DIR
+    igerg weights export --format=hf --checkpoint=RUN --out=DIR
 
 import: --text is a folder of BART, --vision one of ViT, SigLIP or ResNet-50 (docs/weights.md lists
 what else); both are on this machine already: nothing is fetched. Training then starts with

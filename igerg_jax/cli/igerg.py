@@ -1,0 +1,92 @@
+"""The command `igerg`: a table of what it does, each a module with a command line of its own."""
+
+import difflib
+import importlib
+import sys
+from typing import NamedTuple
+
+import igerg_jax
+from igerg_jax import environment
+
+
+class Command(NamedTuple):
+    """A module with `main(argv)`, argv[0] being the program's name, which returns the exit code."""
+
+    module: str
+    summary: str
+    mode: str = ""  # of `igerg_jax.cli.main`, which has several
+
+
+COMMANDS = {
+    "train": Command("igerg_jax.cli.main", "Train a model, or resume a run.", "train"),
+    "evaluate": Command("igerg_jax.cli.main", "Evaluate a checkpoint.", "evaluate"),
+    "generate": Command(
+        "igerg_jax.cli.main", "Respond to a conversation, or to the test split.", "generate"
+    ),
+    "chat": Command("igerg_jax.cli.main", "Talk with a model in the terminal.", "chat"),
+    "demo": Command("igerg_jax.tools.demo.__main__", "Talk with a model on a page in a browser."),
+    "compare": Command("igerg_jax.tools.compare.__main__", "Compare runs: a page or a table."),
+    "report": Command("igerg_jax.report.__main__", "Rewrite the report of a run."),
+    "compile": Command(
+        "igerg_jax.cli.main",
+        "Compile the training step; print its memory, FLOPs and times.",
+        "compile",
+    ),
+    "prepare": Command("igerg_jax.data.prepare", "Prepare data ahead of training."),
+    "show": Command("igerg_jax.tools.show.__main__", "Show what each objective receives."),
+    "label": Command(
+        "igerg_jax.tools.label_emotions", "Label images with the emotions seen in them."
+    ),
+    "weights": Command("igerg_jax.tools.weights.__main__", "Import and export weights."),
+    "config": Command("igerg_jax.cli.config", "Print a config's keys and what they mean."),
+}
+HELP = """igerg_jax {version}: vision-language models that respond with emotion.
+
+    igerg COMMAND [--FLAG=VALUE …]       igerg COMMAND --help says which flags there are
+
+{commands}
+
+The first steps:
+
+    igerg chat --checkpoint=small                    # a model that comes with the package
+    igerg train --config=configs/pretrain.py         # minutes on a CPU
+    igerg train --config=mine.py:PRESET --config.train.steps=2000"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line (default: this process's) and returns its exit code."""
+    environment.check()  # before imports that fail without it
+    words = sys.argv[1:] if argv is None else argv[1:]
+    if not words or words[0] in ("help", "-h", "--help", "--helpfull"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(igerg_jax.__version__)
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        print(f"error: {unknown(name)}", file=sys.stderr)
+        return 2
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    options = {"mode": command.mode, "summary": command.summary} if command.mode else {}
+    return module.main([f"igerg {name}", *rest], **options)
+
+
+def help_text() -> str:
+    """What `igerg --help` prints."""
+    lines = [f"    {name:10}{command.summary}" for name, command in COMMANDS.items()]
+    return HELP.format(version=igerg_jax.__version__, commands="\n".join(lines))
+
+
+def unknown(word: str) -> str:
+    """The message about a first word that is no command."""
+    if word.startswith("-"):
+        return f"say first what to do, as in 'igerg train {word}' (see igerg --help)"
+    near = difflib.get_close_matches(word, COMMANDS, 1)
+    hint = f"did you mean 'igerg {near[0]}'?" if near else f"there are: {', '.join(COMMANDS)}"
+    return f"'{word}' is no command of igerg; {hint}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Config files: where --config=FILE[:PRESET] is found, and what it returns.
+
+FILE is a path; where there is no such file, configs/… is one of those that come with igerg_jax.
+A config file of one's own may be anywhere, and starts from one of ours by
+`from configs import pretrain`. Imports nothing heavy.
+"""
+
+import importlib.machinery
+import importlib.util
+import pathlib
+import sys
+
+from ml_collections import ConfigDict
+
+from igerg_jax.errors import UserError, nearest
+
+_PACKAGE = pathlib.Path(__file__).parent.parent
+# `pip install` puts the repository's configs/ into the package.
+PACKAGED = next(
+    folder
+    for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+    if (folder / "pretrain.py").is_file()
+)
+DEFAULT = "configs/pretrain.py"
+
+
+def find(argument: str) -> str:
+    """FILE[:PRESET] with the path of a file that exists. Raises UserError where there is none."""
+    file, colon, preset = argument.partition(":")
+    path = pathlib.Path(file)
+    if not path.exists() and path.parts[:1] == ("configs",):
+        path = PACKAGED.parent / file
+    if not path.is_file() or path.suffix != ".py":
+        there = [p.relative_to(PACKAGED.parent).as_posix() for p in PACKAGED.rglob("[a-z]*.py")]
+        close = ", ".join(nearest(file, sorted(there)))
+        raise UserError(f"config file '{file}' does not exist; there are: {close} …")
+    return f"{path}{colon}{preset}"
+
+
+def load(argument: str) -> ConfigDict:
+    """What the config file FILE[:PRESET] returns. Raises UserError: no such file or preset."""
+    file, _, preset = find(argument).partition(":")
+    let_import_configs(pathlib.Path(file))
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    assert spec is not None and spec.loader is not None  # a .py file has them
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.get_config(preset)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def let_import_configs(file: pathlib.Path) -> None:
+    """Makes `from configs import NAME` work in a config file, wherever it is.
+
+    NAME is in the folder `configs` that the file is in, if there is one, or comes with igerg_jax.
+    """
+    own = [folder for folder in file.resolve().parents if folder.name == "configs"][:1]
+    spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
+    package = sys.modules.setdefault("configs", importlib.util.module_from_spec(spec))
+    package.__path__ = list(dict.fromkeys(map(str, [*own, PACKAGED])))

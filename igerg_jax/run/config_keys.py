@@ -1,0 +1,132 @@
+"""The keys of configs, and what the comments of configs/pretrain.py say about them."""
+
+import ast
+import difflib
+import io
+import textwrap
+import tokenize
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from igerg_jax.run import config_files
+from igerg_jax.run.workdirs import flatten
+
+MISSING = "not there"
+
+
+class Key(NamedTuple):
+    """A key as `_local` of configs/pretrain.py sets it."""
+
+    name: str  # dotted, without "config."
+    lines: range  # of the file
+    above: list[str]  # lines of comments between the last key and this
+    beside: str  # a comment on its own line
+
+
+def documented() -> list[Key]:
+    """Every key of configs/pretrain.py in the file's order, with its comments."""
+    source = (config_files.PACKAGED / "pretrain.py").read_text(encoding="utf-8")
+    functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+    local = next(function for function in functions if function.name == "_local")
+    keys = []
+    for node in local.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            keys += _keys(ast.unparse(node.targets[0]).removeprefix("config."), node, node.value)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        line, comment = token.start[0], token.string.removeprefix("#").strip()
+        if token.type != tokenize.COMMENT or not keys[0].lines[0] - 1 <= line <= local.end_lineno:
+            continue
+        if token.line.lstrip().startswith("#"):
+            next(key for key in keys if key.lines[0] > line).above.append(comment)
+        else:
+            i = next(i for i, key in enumerate(keys) if line in key.lines)
+            keys[i] = keys[i]._replace(beside=comment)
+    return keys
+
+
+def _keys(name: str, node: ast.stmt | ast.keyword, value: ast.expr) -> list[Key]:
+    """The keys that setting `name` to an expression sets: those of a ConfigDict or dict."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) in ("dict", "ConfigDict"):
+        if value.args:
+            return _keys(name, node, value.args[0])
+        return [
+            key
+            for keyword in value.keywords
+            for key in _keys(f"{name}.{keyword.arg}", keyword, keyword.value)
+        ]
+    return [Key(name, range(node.lineno, (node.end_lineno or node.lineno) + 1), [], "")]
+
+
+def describe(config: ConfigDict) -> str:
+    """Every key with its value and its comments, for people."""
+    values, lines, group = _values(config), [], ""
+    for key in documented():
+        if key.name not in values:
+            continue
+        first, group = group, key.name.split(".")[0] if "." in key.name else "config"
+        if first and first != group:
+            lines.append("")
+        lines += [f"# {line}" for line in key.above]
+        beside = f"  # {key.beside}" if key.beside else ""
+        lines.append(f"{key.name} = {values.pop(key.name)!r}{beside}")
+    return "\n".join(lines + [f"{name} = {value!r}" for name, value in values.items()])
+
+
+def differences(config: ConfigDict, base: ConfigDict) -> str:
+    """The keys in which two configs differ, with both values; their names aside."""
+    ours, theirs = _values(config), _values(base)
+    lines = []
+    for name in dict.fromkeys([*theirs, *ours]):
+        here, there = (repr(v[name]) if name in v else MISSING for v in (ours, theirs))
+        if here != there and name not in ("name", "preset"):
+            lines.append(f"{name} = {here}  # {base.name}:{base.preset} has {there}")
+    return "\n".join(lines) or f"as {base.name}:{base.preset}"
+
+
+def listed(config: ConfigDict) -> str:
+    """KEY=VALUE of every key, those of a group together, for --help."""
+    groups: dict[str, list[str]] = {}
+    for name, value in _values(config).items():
+        group, dot, last = name.rpartition(".")
+        groups.setdefault(f"--config.{group}{dot}", []).append(f"{last}={value!r}")
+    return "\n".join(
+        textwrap.fill(
+            " ".join([f"{group}…", *(setting.replace(" ", "\xa0") for setting in settings)]),
+            width=100,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ).replace("\xa0", " ")
+        for group, settings in groups.items()
+    )
+
+
+def like(name: str, keys: list[str]) -> list[str]:
+    """The keys that a person may mean by `name`: at most three, those of the training loop first.
+
+    They are called so, or are spelt much like it, or have it as words of their names.
+    """
+    last = {key: key.rpartition(".")[2] for key in keys}
+    same = [key for key in keys if name in (key, last[key])]
+    within = [key for key in keys if f"_{name}_" in f"_{last[key]}_"]
+    near = difflib.get_close_matches(name, set(last.values()), 1, cutoff=0.75)
+    found = same or [key for key in keys if last[key] in near] or within
+    return sorted(found, key=lambda key: not key.startswith("train."))[:3]
+
+
+def _values(config: ConfigDict) -> dict[str, Any]:
+    """{dotted key: value}; data.mixtures, the keys under which a user names, is one value."""
+    values = {k: v for k, v in flatten(config).items() if not k.startswith("data.mixtures.")}
+    mixtures = config.to_dict().get("data", {}).get("mixtures")
+    if mixtures is not None:
+        values["data.mixtures"] = mixtures
+    return {name: _with_tuples(value) for name, value in values.items()}
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value with tuples for lists, which a config that is read from JSON has."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

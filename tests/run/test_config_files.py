@@ -1,0 +1,91 @@
+"""Config files are found from any folder, and may start from those that come with the package."""
+
+import subprocess
+import sys
+
+import pytest
+
+from igerg_jax.errors import UserError
+from igerg_jax.run import command_line, config_files
+
+OWN = """
+from configs import pretrain
+
+def get_config(preset=""):
+    config = pretrain.get_config(preset)
+    config.name = "own"
+    config.train.steps = 7
+    return config
+"""
+
+
+def loaded(argument: str, *keys: str) -> list[str]:
+    """Values of a config, loaded by a process of its own in the current folder."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(config_files.PACKAGED.parent)!r}]
+from igerg_jax.run import config_files
+config = config_files.load({argument!r})
+print(*(config[key] for key in {keys!r}), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_ours_are_found_from_any_folder():
+    assert config_files.load("configs/pretrain.py:small").preset == "small"
+    assert config_files.load("configs/ablations/no_images.py").name == "ablations/no_images"
+
+
+def test_a_file_that_is_there_comes_first(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "pretrain.py").write_text(OWN.replace("from configs import", "import"))
+    assert config_files.find("configs/pretrain.py:small") == "configs/pretrain.py:small"
+    found = config_files.find("configs/finetune.py")
+    assert found == str(config_files.PACKAGED / "finetune.py")
+
+
+def test_a_config_of_ones_own_starts_from_ours(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    assert loaded("mine.py:small", "name", "preset") == ["own", "small"]
+
+
+def test_in_a_folder_configs_neighbours_come_before_ours(tmp_path):
+    inside = tmp_path / "configs" / "deep"
+    inside.mkdir(parents=True)
+    source = OWN.replace("import pretrain", "import pretrain, neighbour")
+    (inside / "mine.py").write_text(source.replace('"own"', "neighbour.NAME"))
+    (tmp_path / "configs" / "neighbour.py").write_text("NAME = 'beside'")
+    assert loaded("configs/deep/mine.py", "name", "seed") == ["beside", "0"]
+    (tmp_path / "configs" / "pretrain.py").write_text("""
+from ml_collections import ConfigDict
+
+def get_config(preset=""):
+    return ConfigDict(dict(seed=9, train=dict(steps=0)))
+""")
+    assert loaded("configs/deep/mine.py", "name", "seed") == ["beside", "9"]
+
+
+@pytest.mark.parametrize("argument", ["configs/pretrian.py", "pretrain", "configs", "configs/../x"])
+def test_names_ours_where_there_is_none(argument):
+    with pytest.raises(UserError, match=r"does not exist; there are: .*configs/.*\.py"):
+        config_files.load(argument)
+
+
+def test_the_config_is_found_in_a_command_line():
+    path = f"--config={config_files.PACKAGED}/pretrain.py:small"
+    for given in (
+        ["--config=configs/pretrain.py:small"],
+        ["--config", "configs/pretrain.py:small"],
+    ):
+        argv = ["igerg", "--a=1", *given, "--config.seed=2"]
+        assert command_line.with_config_found(argv) == ["igerg", "--a=1", path, "--config.seed=2"]
+    assert command_line.with_config_found(["igerg", "--config.seed=2"])[1:] == ["--config.seed=2"]
+    with pytest.raises(UserError, match="config file '' does not exist"):
+        command_line.with_config_found(["igerg", "--config"])
