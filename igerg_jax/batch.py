@@ -74,7 +74,7 @@ class BatchSpec:
         boolean, integer = np.dtype(np.bool_), np.dtype(np.int32)
         features = ((b, n, self.feature_dim), np.dtype(np.float32))
         pixels = ((b, n, self.image_size, self.image_size, 3), np.dtype(np.uint8))
-        one_group = {
+        one_group: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             **({"features": features} if self.feature_dim else {"images": pixels}),
             "image_mask": ((b, n), boolean),  # True = real
             "image_turn": ((b, n), integer),  # 0 = oldest turn in the window

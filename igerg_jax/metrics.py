@@ -169,7 +169,7 @@ def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, f
     for metric in TEXT_METRICS:
         if metric.of_pairs:
             values[metric.name] = metric.of_pairs(texts, references)
-        else:
+        elif metric.of_texts:
             values[metric.name] = metric.of_texts(texts)
             values[f"reference_{metric.name}"] = metric.of_texts(references)
     return values

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +17,7 @@ from etils import epath
 
 from igerg_jax.errors import UserError
 
-Path = TypeVar("Path", bound=os.PathLike)
+Path = TypeVar("Path", epath.Path, pathlib.Path)
 UNFINISHED = "unfinished-"  # prefix of temporary names; a killed process leaves such files behind
 
 

@@ -17,7 +17,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,13 @@ class TextLabeller:
     coefficients_FxC: np.ndarray
     intercepts_C: np.ndarray
     held_out: Mapping[str, Mapping[str, Mapping[str, float]]]
+    _blocks: Sequence[tuple[Callable[[str], Iterable[str]], dict[str, int]]] = dataclasses.field(
+        init=False, repr=False, compare=False
+    )
 
-    def __post_init__(self):
-        blocks, start = [], 0
+    def __post_init__(self) -> None:
+        blocks: list[tuple[Callable[[str], Iterable[str]], dict[str, int]]] = []
+        start = 0
         for ngrams, names in ((word_ngrams, self.words), (character_ngrams, self.characters)):
             blocks.append((ngrams, {name: start + i for i, name in enumerate(names)}))
             start += len(names)
@@ -113,7 +117,7 @@ def write(path: epath.PathLike, labeller: TextLabeller) -> None:
         "held_out": np.array(json.dumps(labeller.held_out)),
     }
     with storage.replacing(epath.Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # NumPy's stubs
 
 
 def read(path: epath.PathLike) -> TextLabeller:

@@ -46,6 +46,13 @@ def test_the_command_is_declared():
     assert entry == ("igerg", "igerg_jax.cli.igerg:main") and callable(igerg.main)
 
 
+def test_its_version_is_told_alike_everywhere():
+    for file in ("CITATION.cff", "CHANGELOG.md"):
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        heads = [line for line in lines if line.startswith(("version: ", "## "))]
+        assert heads[0].split()[-1] == igerg_jax.__version__, file
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> pathlib.Path:
     """A virtual environment with a built wheel; all that it needs comes from this one."""
@@ -81,6 +88,8 @@ def test_an_installed_command_trains_and_talks_in_an_empty_folder(installed, tmp
     assert list(tmp_path.iterdir()) == []
     small = """model.vision.width=16 model.vision.heads=2 model.vision.mlp_width=32
         model.text.width=16 model.text.heads=2 model.text.mlp_width=32 model.judge.width=16
+        objectives.text_denoising.weight=0 objectives.masked_multimodal.weight=0
+        objectives.image_text_contrastive.weight=0 objectives.sequence_emotion.weight=0
         optim.warmup_steps=1 evaluate.batch_size=8 evaluate.examples=8
         evaluate.generated_examples=8 evaluate.following_examples=0 generate.examples=8
         generate.strategy=greedy train.batch_size=8 train.log_every_steps=1"""

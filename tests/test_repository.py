@@ -16,7 +16,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAX_LINES, MAX_FUNCTION_LINES = 450, 45  # of a file; of a function without its docstring
-SKIPPED = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "build"}
+SKIPPED = {".git", ".venv", "runs", "build", "dist", "__pycache__"}
+SKIPPED |= {".pytest_cache", ".ruff_cache", ".mypy_cache"}
 
 
 def _storeys() -> dict[str, int]:
@@ -187,6 +188,13 @@ for name in {modules!r}:
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["lint", "format"])
 def test_ruff(arguments):
     command = [sys.executable, "-m", "ruff", *arguments, "."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_types():
+    command = [sys.executable, "-m", "mypy"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -12,6 +12,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+
 from igerg_jax.batch import EMOTION_ID
 from igerg_jax.decoding.strategies import STRATEGIES
 from igerg_jax.errors import UserError, check_known
@@ -28,7 +30,7 @@ class Chat:
     def __init__(self, responder: Responder):
         self._responder = responder
         self._turns: list[Turn] = []
-        self._face = None  # pixels
+        self._face: np.ndarray | None = None  # pixels
         self._emotion: str | None = None
         self._guidance, self._strategy = responder.guidance, responder.strategy
         self._asked: list[Turn] = []  # what the last answer was given to
@@ -159,5 +161,5 @@ def describe(answer: Answer, turns: int, emotion: str | None) -> str:
 
 
 def _likeliest(p: Probabilities) -> str:
-    emotion = max(p, key=p.get)
+    emotion = max(p, key=lambda name: p[name])
     return f"{emotion} {p[emotion]:.2f}"

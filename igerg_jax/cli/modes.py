@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def generate_samples(config: Any, path: epath.PathLike, workdir: epath.Path | No
 def generate_once(
     config: Any,
     path: epath.PathLike,
-    turns: list[Turn],
+    turns: Sequence[Turn],
     response_image: str | None,
     emotion: str | None,
 ) -> None:

@@ -62,7 +62,7 @@ def answers(splits: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
       {title of the split: groups {"emotion", "rows" {"who", "cells", "words"}}}: `cells` as texts,
       one for each of `ANSWERS`, `words` as (word, share of answers).
     """
-    tables = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     for title, of_split in reversed(by_split(splits).items()):
         tables[title] = []
         for emotion in (*EMOTIONS, "all"):

@@ -18,7 +18,8 @@ def by_split(values: Mapping[str, Any] | None) -> dict[str, Any]:
     "valid" comes first and "test" last; a run may have evaluated splits of any other name.
     """
     place = {"valid": 0, "test": 2}
-    names = sorted((name for name in values or {} if values[name]), key=lambda n: place.get(n, 1))
+    values = values or {}
+    names = sorted((name for name in values if values[name]), key=lambda n: place.get(n, 1))
     return {TITLES.get(name, f"Split '{name}'"): values[name] for name in names}
 
 
@@ -39,11 +40,11 @@ def headline(evaluation: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
             continue
         value, (other, label) = values[metric.name], metric.baseline
         worse = falls_short(metric, values)
-        bars = [("this model", value, "ours worse" if worse else "ours")]
+        known = [("this model", value, "ours worse" if worse else "ours")]
         if finite(values.get(other)):
-            bars.append((label, values[other], "base"))
-        scale = max(1.0 if "%" in metric.format else 0.0, *(bar[1] for bar in bars), 1e-9)
-        bars = [(text, number, number / scale, kind) for text, number, kind in bars]
+            known.append((label, values[other], "base"))
+        scale = max(1.0 if "%" in metric.format else 0.0, *(bar[1] for bar in known), 1e-9)
+        bars = [(text, number, number / scale, kind) for text, number, kind in known]
         figures.append({"metric": metric, "value": value, "bars": bars, "worse": worse})
     return figures
 
@@ -51,8 +52,9 @@ def headline(evaluation: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
 def falls_short(metric: Metric, values: Mapping[str, Any]) -> bool:
     """Whether a value is no better than its baseline; not where either is absent."""
     value, baseline = values.get(metric.name), values.get(metric.baseline[0])
-    both = finite(value) and finite(baseline)
-    return both and bool(metric.better) and (value - baseline) * metric.better <= 0
+    if value is None or baseline is None or not (finite(value) and finite(baseline)):
+        return False
+    return bool(metric.better) and (value - baseline) * metric.better <= 0
 
 
 def metric_groups(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -90,7 +92,7 @@ def _metric_row(
     }
 
 
-def cuts(shares: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def cuts(shares: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
     """{split's title: its values of summary.json's "cut"}, where all of them are numbers."""
     names = ("contexts", "responses", "context_tokens", "response_tokens")
     return {
@@ -106,7 +108,7 @@ def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, A
     Returns:
       {title: rows {"name" of the label, "total", "cells" = (count, share of the row) a prediction}}
     """
-    tables = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     for title, matrix in reversed(by_split(matrices).items()):
         tables[title] = []
         for name, counts in zip(EMOTIONS, matrix, strict=True):

@@ -61,7 +61,8 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return False
-        score = (metrics or {}).get(self._config.evaluate.best_metric, math.nan)
+        metrics = metrics or {}
+        score = metrics.get(self._config.evaluate.best_metric, math.nan)
         record = run_record(self._config, step, self._tokenizer_digest)
         items = {STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(record)}
         return self._manager.save(
@@ -262,8 +263,8 @@ def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> Non
 
 # Keys that change what the parameters compute, but not their names or shapes.
 _FUNCTION_KEYS = {
-    "model.vision.gelu": "vision_tower/vit/",
-    "model.vision.norm_epsilon": "vision_tower/vit/",
+    "model.vision.gelu": ("vision_tower/vit/",),
+    "model.vision.norm_epsilon": ("vision_tower/vit/",),
     "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
     "model.emotion_scale": ("emotion_input_embedding", "emotion_output_embedding"),
 }

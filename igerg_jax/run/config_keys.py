@@ -29,13 +29,15 @@ def documented() -> list[Key]:
     source = (config_files.PACKAGED / "pretrain.py").read_text(encoding="utf-8")
     functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
     local = next(function for function in functions if function.name == "_local")
-    keys = []
+    keys: list[Key] = []
     for node in local.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             keys += _keys(ast.unparse(node.targets[0]).removeprefix("config."), node, node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         line, comment = token.start[0], token.string.removeprefix("#").strip()
-        if token.type != tokenize.COMMENT or not keys[0].lines[0] - 1 <= line <= local.end_lineno:
+        if token.type != tokenize.COMMENT or line not in range(
+            local.lineno, (local.end_lineno or 0) + 1
+        ):
             continue
         if token.line.lstrip().startswith("#"):
             next(key for key in keys if key.lines[0] > line).above.append(comment)

@@ -66,10 +66,11 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir") from error
     if training:
-        free, groups, fixed = FREE_KEYS, "", objectives.fixed_keys(config)
+        fixed = objectives.fixed_keys(config)
+        different = _differences(stored, as_json(config), FREE_KEYS, "", fixed)
     else:
-        free, groups, fixed = FREE_KEYS + FREE_MODEL_KEYS, ("model.", "data."), ()
-    different = _differences(stored, as_json(config), free, groups, fixed)
+        free = FREE_KEYS + FREE_MODEL_KEYS
+        different = _differences(stored, as_json(config), free, ("model.", "data."))
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
@@ -97,7 +98,7 @@ def as_json(config: Any) -> dict[str, Any]:
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{dotted key: value} of nested dicts or of a ConfigDict; empty groups are left out."""
     # flax.traverse_util imports JAX: seconds for every message about a wrong flag.
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         is_group = hasattr(value, "items")
         flat |= flatten(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
