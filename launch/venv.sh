@@ -74,7 +74,8 @@ sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>
 # Nothing else needs it: without an index for the build backend, say so and go on.
 ensure_igerg() {
   if [[ "$(cat .venv/installed-igerg 2>/dev/null)" == "$(stamp_of pyproject.toml)" ]]; then return; fi
-  if UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . ||
+  if UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . \
+    2>/dev/null ||
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; then
     stamp_of pyproject.toml >.venv/installed-igerg
   else
