@@ -3,7 +3,6 @@
 Imports the standard library alone, and is written so that much older Pythons can read it.
 """
 
-import importlib.util
 import sys
 
 MIN_PYTHON = (3, 11)  # as pyproject.toml has it
@@ -23,6 +22,8 @@ def problem():
     if tuple(sys.version_info[:2]) < MIN_PYTHON:
         lack = "is " + sys.version.split()[0] + ", and Python 3.11 or newer is needed"
     else:
+        import importlib.util  # which Python 2 lacks
+
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if not missing:
             return ""
