@@ -161,7 +161,7 @@ def _local() -> ConfigDict:
                 face_dropout=0.2,  # examples without the response's image and emotion: for guidance
                 # Weight of the contrast: the response is likelier under its own emotion than under
                 # another; 0 = off.
-                contrast_weight=0.3,
+                contrast_weight=0.1,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
                 consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
@@ -292,7 +292,10 @@ def _small(config: ConfigDict) -> None:
     )
     config.model.judge.update(width=96, layers=2, heads=4, mlp_width=384)
     config.objectives.emotional_response.update(
-        consistency_start_step=1200, consistency_ramp_steps=800, temperature_anneal_steps=4000
+        contrast_weight=0.3,
+        consistency_start_step=1200,
+        consistency_ramp_steps=800,
+        temperature_anneal_steps=4000,
     )
     config.optim.update(peak_learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.998)
     config.train.update(

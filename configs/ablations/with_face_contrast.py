@@ -13,5 +13,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config = no_binding.get_config(preset)
     config.name = "ablations/with_face_contrast"
     config.model.emotion_embedding = "both"
-    config.objectives.emotional_response.contrast_weight = 0.3
+    config.objectives.emotional_response.contrast_weight = 0.1
     return config
