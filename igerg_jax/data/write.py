@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.data import builders, image_files, parts, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
 from igerg_jax.data.windows import window_ends
@@ -57,7 +57,7 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
         summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
         (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         _report(dataset, counts)
-    return _complete(partial, base / "turns", workers)
+    return _complete(partial, base / "turns")
 
 
 def tokens(
@@ -78,7 +78,7 @@ def tokens(
         for name in splits:
             paths = _all(partial, name, "tokens")
             store.merge_columns(partial / name, paths, "token_lengths", "tokens")
-    return _complete(partial, base / tokenizer.digest, workers)
+    return _complete(partial, base / tokenizer.digest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,15 +115,15 @@ def _claim(partial: pathlib.Path, plan: dict) -> None:
 
 def _is_complete(partial: pathlib.Path) -> bool:
     """Whether everything is written: the checksums come last."""
-    return (partial / parts.MANIFEST).exists()
+    return (partial / manifests.FILE).exists()
 
 
-def _complete(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
+def _complete(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
     if not _is_complete(partial):
         for path in partial.rglob(f"{storage.UNFINISHED}*"):
             path.unlink()
-        parts.write_manifest(partial, workers, without="parts")
+        parts.write_manifest(partial, without="parts")
     shutil.rmtree(partial / "parts", ignore_errors=True)
     partial.rename(folder)
     return folder
@@ -250,9 +250,9 @@ def _report(dataset: str, splits: dict[str, dict]) -> None:
             print(f"{dataset}, {split}: {count:,} {what}", file=sys.stderr)
 
 
-def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
+def verify(base: pathlib.Path, folder: pathlib.Path) -> list[str]:
     """Checks checksums and counts of base/turns and of `folder`; returns a line per defect."""
-    damaged = parts.check_manifest(base / "turns", workers) + parts.check_manifest(folder, workers)
+    damaged = parts.check_manifest(base / "turns") + parts.check_manifest(folder)
     if damaged:
         return damaged
     summary = json.loads((base / "turns" / "summary.json").read_text())
