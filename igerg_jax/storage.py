@@ -6,10 +6,12 @@ half a line: their reader leaves it out.
 """
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -63,6 +65,29 @@ def write_text(path: Path, text: str) -> None:
     """Replaces the content of `path` by `text`, in UTF-8; readers see the old or the new one."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it came from, says that a disk or quota is full."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True  # TensorStore and ArrayRecord have no exceptions of their own for it
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def full(folder: epath.PathLike) -> str:
+    """ "the disk of 'FOLDER' is full (3 MB are free)"."""
+    place = pathlib.Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    return f"the disk of '{folder}' is full ({megabytes(shutil.disk_usage(place).free)} are free)"
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
 class JsonLines(NamedTuple):
