@@ -67,6 +67,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_json_object(path: epath.PathLike) -> dict[str, Any]:
+    """The object in a .json file; {} where there is no file. Raises UserError for anything else."""
+    path = epath.Path(path)
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}' is JSON, but no object; delete it or run again")
+    return value
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether an exception, or one that it came from, says that a disk or quota is full."""
     while error is not None:

@@ -63,7 +63,7 @@ def check(path: epath.Path) -> None:
     Raises:
       DamagedCheckpoint: a file is missing, cut or changed, or it was never finished.
     """
-    problems = [text for text in _told_to_all("; ".join(_problems(path)[:3])) if text]
+    problems = [text for text in told_to_all("; ".join(_problems(path)[:3])) if text]
     if problems:
         others = [step for step in steps(path.parent) if str(step) != path.name]
         there = f", or another one ({', '.join(map(str, others))})" if others else ""
@@ -116,7 +116,7 @@ def set_aside(path: epath.Path) -> epath.Path:
     target = path.parent.parent / "damaged_checkpoints" / path.name
     while target.exists():
         target = target.with_name(f"{target.name}-again")
-    _told_to_all("")  # all have looked
+    told_to_all("")  # all have looked
     if jax.process_index() == 0:
         if storage.is_bucket(path):
             import gcsfs
@@ -125,11 +125,11 @@ def set_aside(path: epath.Path) -> epath.Path:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
-    _told_to_all("")
+    told_to_all("")
     return target
 
 
-def _told_to_all(text: str) -> list[str]:
+def told_to_all(text: str) -> list[str]:
     """What each process of the run says here."""
     if jax.process_count() == 1:
         return [text]

@@ -138,7 +138,7 @@ def test_also_where_there_are_no_checksums(workdir, setup, capsys, name, fault):
         (newest / name).rmtree()
     else:
         FAULTS[fault](newest / name)
-    with pytest.raises(DamagedCheckpoint, match="checkpoints/6' (cannot be read|is damaged)"):
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/6' (cannot be read|is damaged)"):
         load_params(workdir, setup)
     assert int(restore(workdir, setup).step) == 3
     assert "going on from step 3" in said(capsys)[-1]
@@ -179,7 +179,7 @@ def test_a_run_of_several_processes_agrees(workdir, monkeypatch):
             patch.setattr(jax, "process_index", lambda i=index: i)
             patch.setattr(
                 integrity,
-                "_told_to_all",
+                "told_to_all",
                 lambda text, i=index: told.__setitem__(i, text) or [text],
             )
             with contextlib.suppress(DamagedCheckpoint):
