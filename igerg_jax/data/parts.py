@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import sys
 import threading
 import time
@@ -66,6 +67,29 @@ def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator[None]:
+    """Says how much room `total` parts, whose files go to folder/parts, need where there is none.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not storage.is_full(error):
+            raise
+        size = sum(facts["bytes"] for facts in manifests.found(folder).values())
+        done = len(list((folder / "parts").rglob("*.npz")))
+        # A part did not fit into what is free; those that are done may be smaller.
+        needed = max(shutil.disk_usage(folder).free, (total - done) * size / max(done, 1))
+        raise UserError(
+            f"{storage.full(folder)} while {label}: {done} of {total} parts are written and take "
+            f"{storage.megabytes(size)}; the rest needs over {storage.megabytes(needed)}. Make "
+            "room, then repeat the command: what is finished is kept"
+        ) from error
 
 
 def _end_with_parent() -> None:

@@ -40,8 +40,10 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
     plan = {"format": store.FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
     _claim(partial, plan | {"splits": sizes})
     if not _is_complete(partial):
-        jobs = []
+        jobs, total = [], 0
         for name, (num_turns, num_images) in sizes.items():
+            total += len(parts.borders(num_turns, PART_TURNS))
+            total += len(parts.borders(num_images, PART_IMAGES))
             for part in _missing(partial, name, "text", num_turns, PART_TURNS):
                 jobs.append(functools.partial(_write_text, part, dataset, options))
             write = _write_features if vectors and num_images else _write_images
@@ -50,10 +52,12 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
         # Starting processes takes longer than a few thousand turns.
         small = sum(num_turns for num_turns, _ in sizes.values()) < PART_IMAGES and not vectors
         workers = 1 if small else workers
-        parts.run(jobs, workers, f"preparing {dataset}")
-        counts = {
-            name: _merge_turns(partial, name, turns, vectors) for name, (turns, _) in splits.items()
-        }
+        with parts.naming_a_full_disk(partial, f"preparing {dataset}", total):
+            parts.run(jobs, workers, f"preparing {dataset}")
+            counts = {
+                name: _merge_turns(partial, name, turns, vectors)
+                for name, (turns, _) in splits.items()
+            }
         summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
         (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         _report(dataset, counts)
@@ -70,14 +74,16 @@ def tokens(
         splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
         model, words = partial / "tokenizer.model", base / "turns"
         tokenizer.save(model)
-        jobs = []
+        jobs, total = [], 0
         for name, counts in splits.items():
+            total += len(parts.borders(counts["turns"], PART_TURNS))
             for part in _missing(partial, name, "tokens", counts["turns"], PART_TURNS):
                 jobs.append(functools.partial(_write_tokens, part, words / name, kind, model))
-        parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising")
-        for name in splits:
-            paths = _all(partial, name, "tokens")
-            store.merge_columns(partial / name, paths, "token_lengths", "tokens")
+        with parts.naming_a_full_disk(partial, "tokenising", total):
+            parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising")
+            for name in splits:
+                paths = _all(partial, name, "tokens")
+                store.merge_columns(partial / name, paths, "token_lengths", "tokens")
     return _complete(partial, base / tokenizer.digest)
 
 
