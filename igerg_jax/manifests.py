@@ -99,11 +99,8 @@ def found(folder: epath.PathLike) -> Files:
         root = pathlib.Path(folder)
         paths = sorted(path for path in root.rglob("*") if path.is_file())
         return {p.relative_to(root).as_posix(): {"bytes": p.stat().st_size} for p in paths}
-    import gcsfs  # installed where there is such a path
-
-    bucket, root = gcsfs.GCSFileSystem(), os.fspath(folder).removeprefix("gs://").rstrip("/")
-    bucket.invalidate_cache()  # others write there too
-    objects = bucket.find(root, detail=True)
+    root = os.fspath(folder).removeprefix("gs://").rstrip("/")
+    objects = storage.bucket_files().find(root, detail=True)
     return {
         name.removeprefix(f"{root}/"): {"bytes": facts["size"]}
         | {key: facts[key] for key in ("crc32c",) if key in facts}

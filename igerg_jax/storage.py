@@ -44,6 +44,16 @@ def is_bucket(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def bucket_files() -> Any:
+    """The gcsfs file system that epath uses (fsspec keeps one for the same arguments), after it has
+    forgotten its listings: others write there too."""
+    import fsspec  # installed where there is a path in a bucket
+
+    files = fsspec.filesystem("gcs", finalize_on_close=True)
+    files.invalidate_cache()
+    return files
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`, and renames it to `path` unless the block raises.

@@ -119,13 +119,13 @@ def set_aside(path: epath.Path) -> epath.Path:
     told_to_all("")  # all have looked
     if jax.process_index() == 0:
         if storage.is_bucket(path):
-            import gcsfs
-
-            gcsfs.GCSFileSystem().mv(str(path), str(target), recursive=True)
+            storage.bucket_files().mv(str(path), str(target), recursive=True)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
     told_to_all("")
+    if storage.is_bucket(path):
+        storage.bucket_files()  # every process forgets what was there
     return target
 
 

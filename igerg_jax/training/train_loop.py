@@ -186,12 +186,12 @@ def saved_state(
     """The state to continue from, and the step that the run resumes at.
 
     Returns:
-      (the newest checkpoint's state, its step); in a new run (a state with the parameters of
+      (the newest whole checkpoint's state, its step); in a new run (a state with the parameters of
       `init_from`, None), or (None, None) where they are to be initialised at random.
     """
-    step = checkpoints.latest_step()
-    if step is not None:
-        return checkpoints.restore(setup.abstract_state), step
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(setup.abstract_state)
+        return state, int(state.step)
     config = setup.config
     if not config.init_from:
         return None, None

@@ -27,7 +27,7 @@ def run(code: str, environment: dict[str, str], *arguments: str) -> str:
         env=os.environ | environment | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

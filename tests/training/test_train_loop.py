@@ -17,7 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import pretrain
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
 from igerg_jax.errors import RunError, UserError
@@ -229,6 +229,26 @@ def test_what_was_killed_before_its_summary_is_evaluated_and_adds_up(config, fol
     assert again["examples_per_second"] == pytest.approx(finished.summary["examples_per_second"])
     assert again["wall_seconds"] > finished.summary["wall_seconds"]
     assert again["objectives"] == finished.summary["objectives"]
+
+
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
+    config, folder, finished, capsys
+):
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+    (folder / "summary.json").unlink()
+    newest = folder / "checkpoints" / str(STEPS)
+    name = max(manifests.read(newest), key=lambda name: manifests.read(newest)[name]["bytes"])
+    data = bytearray((newest / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / name).write_bytes(data)
+    summary = train_loop.run(config, folder)
+    assert f"checkpoints/{STEPS}' is damaged: {name}" in capsys.readouterr().err
+    assert (summary["resumed_from"], summary["final_step"]) == (4, STEPS)
+    assert summary["history"]["lost_steps"] == STEPS - 4
+    assert [line["step"] for line in logged(folder)] == [1, 2, 4, 5, 6]
+    expected, again = (final_state(config, at) for at in (finished.folder, folder))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
 def test_a_workdir_in_use_is_refused_by_name_until_its_process_is_gone(config, folder):
