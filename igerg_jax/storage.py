@@ -6,10 +6,12 @@ half a line: their reader leaves it out.
 """
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,6 +44,16 @@ def is_bucket(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def bucket_files() -> Any:
+    """The gcsfs file system that epath uses (fsspec keeps one for the same arguments), after it has
+    forgotten its listings: others write there too."""
+    import fsspec  # installed where there is a path in a bucket
+
+    files = fsspec.filesystem("gcs", finalize_on_close=True)
+    files.invalidate_cache()
+    return files
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`, and renames it to `path` unless the block raises.
@@ -63,6 +75,43 @@ def write_text(path: Path, text: str) -> None:
     """Replaces the content of `path` by `text`, in UTF-8; readers see the old or the new one."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json_object(path: epath.PathLike) -> dict[str, Any]:
+    """The object in a .json file; {} where there is no file. Raises UserError for anything else."""
+    path = epath.Path(path)
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}' is JSON, but no object; delete it or run again")
+    return value
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it came from, says that a disk or quota is full."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True  # TensorStore and ArrayRecord have no exceptions of their own for it
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def full(folder: epath.PathLike) -> str:
+    """ "the disk of 'FOLDER' is full (3 MB are free)"."""
+    place = pathlib.Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    return f"the disk of '{folder}' is full ({megabytes(shutil.disk_usage(place).free)} are free)"
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
 class JsonLines(NamedTuple):

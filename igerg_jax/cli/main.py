@@ -23,23 +23,23 @@ class Mode(NamedTuple):
 
 MODES = {
     "train": Mode(
-        ("workdir",),
+        ("workdir", "run"),
         (
             '--config=configs/pretrain.py                      # "local": minutes on a CPU',
             "--config=configs/pretrain.py:base --config.data.dataset=synthetic",
         ),
     ),
-    "evaluate": Mode(("workdir", "checkpoint"), ("--config=configs/pretrain.py",)),
+    "evaluate": Mode(("workdir", "run", "checkpoint"), ("--config=configs/pretrain.py",)),
     "generate": Mode(
-        ("workdir", "checkpoint", "context", "image", "emotion"),
+        ("workdir", "run", "checkpoint", "context", "image", "emotion"),
         (
             '--config=configs/pretrain.py --image=face.png --context="Hi!"',
             '--checkpoint=small --image=face.png --context="Hi!"',
         ),
     ),
-    "chat": Mode(("workdir", "checkpoint"), ("--checkpoint=small",)),
+    "chat": Mode(("workdir", "run", "checkpoint"), ("--checkpoint=small",)),
     "compile": Mode(
-        ("workdir", "checkpoint", "topology", "slices", "report", "search"),
+        ("workdir", "run", "checkpoint", "topology", "slices", "report", "search"),
         ("--config=configs/pretrain.py:large --topology=v5e:16x16",),
     ),
 }
@@ -108,6 +108,7 @@ def define_flags(argv: list[str], mode: str = "") -> flags.FlagValues:
         None,
         "Folder of the run: checkpoints, metrics, report. Default: runs/<config>-<preset>.",
     )
+    text("run", None, "Name of the run: short for --workdir=runs/NAME.")
     text(
         "checkpoint",
         None,
@@ -157,8 +158,13 @@ def parse(argv: list[str], mode: str = "") -> flags.FlagValues:
     if mode and command_line.argument(argv, "mode") is not None:
         raise UserError(f"{argv[0]} is a mode of its own: leave --mode out")
     argv = [argv[0], f"--mode={mode}", *argv[1:]] if mode else argv
-    values = command_line.parse(command_line.with_recorded_config(argv), define_flags)
+    argv = command_line.with_recorded_config(command_line.expanded(argv))
+    values = command_line.parse(argv, define_flags)
     check_flags_of_mode(values)
+    if values.run is not None:
+        if values.workdir is not None:
+            raise UserError("--run and --workdir both say where the run is: leave one out")
+        values.workdir = str(workdirs.named(values.run))
     if values.emotion and not values.context:
         raise UserError("--emotion goes with a --context to respond to")
     if values.emotion and values.config.model.emotion_embedding == "none":
@@ -232,8 +238,12 @@ def pair_turns(
     Raises:
       UserError: a turn without words, too many images, or a file that is not an image.
     """
+    from igerg_jax.data import text_repair
+
     if not contexts or not all(words.strip() for words in contexts):
         raise UserError('the context is empty; give each turn\'s words: --context="…"')
+    for words in contexts:
+        text_repair.check_text(words)
     if len(images) > len(contexts) + 1:
         raise UserError(
             f"{len(images)} --image for {len(contexts)} --context: there may be one per turn, "

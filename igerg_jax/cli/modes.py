@@ -137,6 +137,6 @@ def compile_step(config: Any, topology: str, slices: int, file: str | None, sear
 def update_summary(workdir: epath.Path, config: Any, results: dict[str, Any]) -> None:
     """Puts a new evaluation into summary.json; the rest of it stays."""
     path = workdir / "summary.json"
-    old = json.loads(path.read_text()) if path.exists() else {}
+    old = storage.read_json_object(path)
     summary = {"name": config.name, "preset": config.preset} | old | results
     storage.write_text(path, json.dumps(summary, indent=2) + "\n")

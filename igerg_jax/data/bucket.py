@@ -8,7 +8,6 @@ its disk, mount the bucket (Cloud Storage FUSE, Filestore) and pass the mounted 
 import concurrent.futures
 import contextlib
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -18,7 +17,7 @@ import tempfile
 from etils import epath
 from ml_collections import ConfigDict
 
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.data import folders, parts
 from igerg_jax.errors import UserError
 
@@ -51,21 +50,21 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
 def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Path) -> None:
     """Copies the complete folders of a prepared dataset (turns, and tokens of each tokenizer) that
     are not on the disk yet."""
-    if not (source / "turns" / parts.MANIFEST).exists() and not (base / "turns").is_dir():
+    if not (source / "turns" / manifests.FILE).exists() and not (base / "turns").is_dir():
         raise UserError(
             f"there is no prepared '{dataset}' in '{source}' (config.data.data_dir): prepare it "
             "with a local data_dir and the same --config.data.* (igerg prepare --help), then "
             f"copy it: gcloud storage rsync -r LOCAL/prepared {place}/prepared"
         )
     for folder in source.iterdir():
-        if (base / folder.name).is_dir() or not (folder / parts.MANIFEST).exists():
+        if (base / folder.name).is_dir() or not (folder / manifests.FILE).exists():
             continue
         base.mkdir(parents=True, exist_ok=True)
         # On the same file system, so that a rename makes it appear all at once.
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="copy-", dir=base))
         try:
-            files = json.loads((folder / parts.MANIFEST).read_text())
-            pairs = [(folder / name, scratch / name) for name in (*files, parts.MANIFEST)]
+            files = _listed(folder)
+            pairs = [(folder / name, scratch / name) for name in (*files, manifests.FILE)]
             _copy(pairs, f"copying {dataset}")
             for name, about in files.items():
                 if (scratch / name).stat().st_size != about["bytes"]:
@@ -75,6 +74,15 @@ def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Pa
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     print(f"{dataset}: a copy of {source} in {base}", file=sys.stderr)
+
+
+def _listed(folder: epath.Path) -> manifests.Files:
+    try:
+        return manifests.read(folder)
+    except ValueError as error:
+        raise UserError(
+            f"'{folder / manifests.FILE}' is damaged ({error}): copy the folder there again"
+        ) from error
 
 
 def _copy(pairs: list[tuple[epath.Path, pathlib.Path]], label: str) -> None:

@@ -17,6 +17,7 @@ import tokenizers
 
 from igerg_jax.batch import SpecialIds
 from igerg_jax.data import text_repair
+from igerg_jax.data.text_repair import check_text
 
 VOCABULARY, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
 # {role: BART's token}; as in BART, the decoder starts from EOS.
@@ -70,6 +71,7 @@ class ByteLevelBpeTokenizer:
         return cls(_join(_parse_json(content), merges.read_text(encoding="utf-8")))
 
     def encode(self, text: str) -> list[int]:
+        check_text(text)
         return self._model.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:

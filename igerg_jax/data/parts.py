@@ -5,25 +5,28 @@ ones. Nothing here imports JAX or TensorFlow: worker processes start in a second
 """
 
 import concurrent.futures
-import hashlib
+import contextlib
+import functools
 import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import tqdm
 
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.errors import UserError
 
 T = TypeVar("T")
-MANIFEST = "files.json"
+_CHECKED = "checked.json"  # in a folder: of which files the checksums were found right
+_RECORDS = ".array_record"
 _SHOWN_BYTES = 2**30  # below that, checksums are too quick for a progress display
 _LINE_EVERY_SECONDS = 5.0
 
@@ -66,6 +69,29 @@ def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
             pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator[None]:
+    """Says how much room `total` parts, whose files go to folder/parts, need where there is none.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not storage.is_full(error):
+            raise
+        size = sum(facts["bytes"] for facts in manifests.found(folder).values())
+        done = len(list((folder / "parts").rglob("*.npz")))
+        # A part did not fit into what is free; those that are done may be smaller.
+        needed = max(shutil.disk_usage(folder).free, (total - done) * size / max(done, 1))
+        raise UserError(
+            f"{storage.full(folder)} while {label}: {done} of {total} parts are written and take "
+            f"{storage.megabytes(size)}; the rest needs over {storage.megabytes(needed)}. Make "
+            "room, then repeat the command: what is finished is kept"
+        ) from error
+
+
 def _end_with_parent() -> None:
     """Has a worker end when its parent does: one that is killed cannot stop its workers."""
 
@@ -76,56 +102,50 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def write_manifest(folder: pathlib.Path, workers: int, without: str) -> None:
-    """Writes the size and SHA-256 of every file below `folder` into folder/files.json.
-
-    Files in folder/`without` are left out.
-    """
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).parts[0] not in (without, MANIFEST)
-    ]
-    sums = _sha256_of(paths, workers, "checksums")
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256}
-        for path, sha256 in zip(paths, sums, strict=True)
-    }
-    storage.write_text(folder / MANIFEST, json.dumps(files, indent=1) + "\n")
+def write_manifest(folder: pathlib.Path, without: str) -> None:
+    """Lists the files below `folder` with their checksums, those in folder/`without` left out."""
+    manifests.write(folder, (without,), functools.partial(_watch, "checksums"))
 
 
-def check_manifest(folder: pathlib.Path, workers: int) -> list[str]:
+def check_manifest(folder: pathlib.Path) -> list[str]:
     """Returns one line for each file below `folder` that is missing or damaged."""
+    lines = manifests.damage(folder, watch=functools.partial(_watch, "verifying"))
+    return [f"{folder}/{line}" for line in lines]
+
+
+def check_copy(folder: pathlib.Path) -> None:
+    """Raises UserError where a file of a prepared folder is not as it was written.
+
+    Sizes are compared at every call. Checksums are compared once a copy, which is told by the
+    files' inodes and times of change: folder/checked.json keeps them. ArrayRecord files are left
+    to ArrayRecord, which has checksums of its own and compares them when it reads an image.
+    """
+    paths = [folder / name for name in manifests.found(folder) if not name.endswith(_RECORDS)]
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in paths]
+    copy = {name: [s.st_ino, s.st_ctime_ns] for name, s in stats if name != _CHECKED}
+    note = folder / _CHECKED
     try:
-        files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        return [f"{folder / MANIFEST}: {error}"]
-    damaged, sums = [], {}
-    for name, expected in files.items():
-        path = folder / name
-        if not path.exists():
-            damaged.append(f"{path} is missing")
-        elif path.stat().st_size != expected["bytes"]:
-            damaged.append(f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}")
-        else:
-            sums[path] = expected["sha256"]
-    actual_sums = zip(sums, _sha256_of(list(sums), workers, "verifying"), strict=True)
-    changed = [path for path, sha256 in actual_sums if sha256 != sums[path]]
-    return damaged + [f"{path} has other bytes than were written" for path in changed]
+        known = json.loads(note.read_text()) == copy
+    except (OSError, ValueError):
+        known = False
+    damaged = manifests.damage(
+        folder,
+        summed=lambda name: not known and not name.endswith(_RECORDS),
+        watch=functools.partial(_watch, "verifying"),
+    )
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise UserError(
+            f"damaged: {folder}/{damaged[0]}{more}. Remove the folder '{folder}' and prepare it "
+            "again (or copy it again); python -m igerg_jax.data.prepare --verify lists everything"
+        )
+    if not known:
+        with contextlib.suppress(OSError):  # a copy that may only be read is checked every time
+            storage.write_text(note, json.dumps(copy))
 
 
-def _sha256_of(paths: Sequence[pathlib.Path], workers: int, label: str) -> list[str]:
-    """The SHA-256 of each file. Threads suffice: hashing releases the GIL."""
-
-    def sha256(path: pathlib.Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        sums = pool.map(sha256, paths)
-        if sum(path.stat().st_size for path in paths) > _SHOWN_BYTES:
-            sums = progress(sums, label, "file", total=len(paths))
-        return list(sums)
+def _watch(label: str, sums: Iterable[str], count: int, size: int) -> Iterable[str]:
+    return progress(sums, label, "file", total=count) if size > _SHOWN_BYTES else sums
 
 
 def progress(items: Iterable[T], label: str, unit: str, total: int | None = None) -> Iterator[T]:

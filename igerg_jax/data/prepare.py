@@ -55,6 +55,7 @@ def prepare(config: ConfigDict) -> Prepared:
         with folders.locked_if_missing(base / tokenizer.digest) as missing:
             if missing:
                 write.tokens(base, tokenizer, data.tokenizer.kind, _workers(data))
+        parts.check_copy(base / tokenizer.digest)
         opened[name] = Prepared(name, base / tokenizer.digest, data)
     prepared = opened[data.dataset]
     prepared.datasets = opened
@@ -68,6 +69,7 @@ def _write_missing_turns(data: ConfigDict, names: list[str]) -> dict[str, pathli
         with folders.locked_if_missing(base / "turns") as missing:
             if missing:
                 write.turns(name, builders.options_of(data), base, _workers(data))
+        parts.check_copy(base / "turns")
     return bases
 
 
@@ -105,7 +107,7 @@ def verify(config: ConfigDict) -> int:
             raise UserError(
                 f"dataset '{name}' is not prepared in '{base}': run this without --verify first"
             )
-        damaged += write.verify(base, folder, _workers(data))
+        damaged += write.verify(base, folder)
     if damaged:
         more = f"; and {len(damaged) - _MAX_LISTED} more" if len(damaged) > _MAX_LISTED else ""
         raise UserError(

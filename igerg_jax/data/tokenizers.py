@@ -17,6 +17,7 @@ import sentencepiece
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data.byte_level_bpe import ByteLevelBpeTokenizer
+from igerg_jax.data.text_repair import check_text
 from igerg_jax.errors import UserError, check_known
 
 MASK_PIECE = "<mask>"
@@ -81,6 +82,7 @@ class SentencePieceTokenizer:
         return cls(path.read_bytes())
 
     def encode(self, text: str) -> list[int]:
+        check_text(text)
         return self._model.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.data import builders, image_files, parts, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
 from igerg_jax.data.windows import window_ends
@@ -40,8 +40,10 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
     plan = {"format": store.FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
     _claim(partial, plan | {"splits": sizes})
     if not _is_complete(partial):
-        jobs = []
+        jobs, total = [], 0
         for name, (num_turns, num_images) in sizes.items():
+            total += len(parts.borders(num_turns, PART_TURNS))
+            total += len(parts.borders(num_images, PART_IMAGES))
             for part in _missing(partial, name, "text", num_turns, PART_TURNS):
                 jobs.append(functools.partial(_write_text, part, dataset, options))
             write = _write_features if vectors and num_images else _write_images
@@ -50,14 +52,16 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
         # Starting processes takes longer than a few thousand turns.
         small = sum(num_turns for num_turns, _ in sizes.values()) < PART_IMAGES and not vectors
         workers = 1 if small else workers
-        parts.run(jobs, workers, f"preparing {dataset}")
-        counts = {
-            name: _merge_turns(partial, name, turns, vectors) for name, (turns, _) in splits.items()
-        }
+        with parts.naming_a_full_disk(partial, f"preparing {dataset}", total):
+            parts.run(jobs, workers, f"preparing {dataset}")
+            counts = {
+                name: _merge_turns(partial, name, turns, vectors)
+                for name, (turns, _) in splits.items()
+            }
         summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
         (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         _report(dataset, counts)
-    return _complete(partial, base / "turns", workers)
+    return _complete(partial, base / "turns")
 
 
 def tokens(
@@ -70,15 +74,17 @@ def tokens(
         splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
         model, words = partial / "tokenizer.model", base / "turns"
         tokenizer.save(model)
-        jobs = []
+        jobs, total = [], 0
         for name, counts in splits.items():
+            total += len(parts.borders(counts["turns"], PART_TURNS))
             for part in _missing(partial, name, "tokens", counts["turns"], PART_TURNS):
                 jobs.append(functools.partial(_write_tokens, part, words / name, kind, model))
-        parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising")
-        for name in splits:
-            paths = _all(partial, name, "tokens")
-            store.merge_columns(partial / name, paths, "token_lengths", "tokens")
-    return _complete(partial, base / tokenizer.digest, workers)
+        with parts.naming_a_full_disk(partial, "tokenising", total):
+            parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising")
+            for name in splits:
+                paths = _all(partial, name, "tokens")
+                store.merge_columns(partial / name, paths, "token_lengths", "tokens")
+    return _complete(partial, base / tokenizer.digest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,15 +121,15 @@ def _claim(partial: pathlib.Path, plan: dict) -> None:
 
 def _is_complete(partial: pathlib.Path) -> bool:
     """Whether everything is written: the checksums come last."""
-    return (partial / parts.MANIFEST).exists()
+    return (partial / manifests.FILE).exists()
 
 
-def _complete(partial: pathlib.Path, folder: pathlib.Path, workers: int) -> pathlib.Path:
+def _complete(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
     if not _is_complete(partial):
         for path in partial.rglob(f"{storage.UNFINISHED}*"):
             path.unlink()
-        parts.write_manifest(partial, workers, without="parts")
+        parts.write_manifest(partial, without="parts")
     shutil.rmtree(partial / "parts", ignore_errors=True)
     partial.rename(folder)
     return folder
@@ -250,9 +256,9 @@ def _report(dataset: str, splits: dict[str, dict]) -> None:
             print(f"{dataset}, {split}: {count:,} {what}", file=sys.stderr)
 
 
-def verify(base: pathlib.Path, folder: pathlib.Path, workers: int) -> list[str]:
+def verify(base: pathlib.Path, folder: pathlib.Path) -> list[str]:
     """Checks checksums and counts of base/turns and of `folder`; returns a line per defect."""
-    damaged = parts.check_manifest(base / "turns", workers) + parts.check_manifest(folder, workers)
+    damaged = parts.check_manifest(base / "turns") + parts.check_manifest(folder)
     if damaged:
         return damaged
     summary = json.loads((base / "turns" / "summary.json").read_text())

@@ -14,6 +14,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from igerg_jax.errors import UserError
 
 AXES = ("dcn", "data", "fsdp", "tensor")
+LOGICAL_AXES = (
+    *("batch", "vocab", "embed", "mlp", "heads", "head_dim"),
+    *("layers", "positions", "classes", "patch", "norm"),
+)
 BATCH_AXES = ("dcn", "data", "fsdp")  # along which devices are given different examples
 
 
@@ -65,11 +69,39 @@ def hybrid_device_mesh(sizes: Sequence[int], devices: Sequence[jax.Device]) -> n
 
 
 def rules(config: Any) -> tuple[tuple[str, Any], ...]:
-    """`config.sharding_rules` in Flax's types: (logical axis, mesh axis, axes or None)."""
+    """`config.sharding_rules` in Flax's types: (logical axis, mesh axis, axes or None).
+
+    Raises:
+      UserError: a rule that is no such pair, or that names an axis which there is not.
+    """
+    if not isinstance(config.sharding_rules, list | tuple):
+        raise UserError(f"sharding_rules={config.sharding_rules!r} is no list of rules")
+    for rule in config.sharding_rules:
+        _check_rule(rule)
     return tuple(
         (name, tuple(axes) if isinstance(axes, list | tuple) else axes)
         for name, axes in config.sharding_rules
     )
+
+
+def _check_rule(rule: Any) -> None:
+    if not isinstance(rule, list | tuple) or len(rule) != 2 or not isinstance(rule[0], str):
+        raise UserError(
+            f"sharding_rules: {rule!r} is no pair of a logical axis and what shards it, such as "
+            "('mlp', 'tensor')"
+        )
+    name, axes = rule
+    if name not in LOGICAL_AXES:
+        raise UserError(
+            f"sharding_rules: there is no logical axis '{name}'; there are: "
+            f"{', '.join(LOGICAL_AXES)}"
+        )
+    axes = [] if axes is None else axes if isinstance(axes, list | tuple) else [axes]
+    unknown = [axis for axis in axes if axis not in AXES]
+    if unknown or len(set(axes)) < len(axes):
+        raise UserError(
+            f"sharding_rules: {rule!r} must name mesh axes, each once ({', '.join(AXES)}), or None"
+        )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

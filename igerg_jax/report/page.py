@@ -44,7 +44,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     workdir = epath.Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"there is no folder '{workdir}' to report on; give a run's --workdir")
-    config, summary = _read_json(workdir / "config.json"), _read_json(workdir / "summary.json")
+    config = storage.read_json_object(workdir / "config.json")
+    summary = storage.read_json_object(workdir / "summary.json")
     names = ("metrics.jsonl", "samples.jsonl", "following.jsonl")
     files = [storage.read_json_lines(workdir / name) for name in names]
     records, samples, followed = (file.objects for file in files)
@@ -57,6 +58,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         summary=summary,
         resumed=resumed,
         waiting=_mean(value for _, value in _series(records, "input_wait_fraction")),
+        history=_history(summary.get("history")),
         parameters=_parameters(summary.get("parameters") or {}),
         losses=_losses(records, summary.get("objectives") or {}, resumed),
         mechanics=_mechanics(records, resumed),
@@ -68,9 +70,9 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         confusions=evaluation.confusions(summary.get("confusion_matrix")),
         following=following(followed),
         following_matrices=evaluation.confusions(summary.get("following_matrix")),
-        answers=answers.answers(_read_json(workdir / "answers.json")),
+        answers=answers.answers(storage.read_json_object(workdir / "answers.json")),
         answer_columns=answers.ANSWERS,
-        guidance=answers.guidance(_read_json(workdir / "guidance.json")),
+        guidance=answers.guidance(storage.read_json_object(workdir / "guidance.json")),
         held_out=answers.held_out(summary.get("text_labeller")),
         gallery=gallery(samples),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
@@ -80,24 +82,27 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     return workdir / "report.html"
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
-
-
 def _series(records: list[dict], key: str) -> list[tuple[float, float]]:
     """(step, value) in order of step. A resumed run logs some steps again: the last one counts."""
-    values = {r["step"]: r[key] for r in records if is_number(r.get(key)) and "step" in r}
+    both = (r for r in records if is_number(r.get(key)) and is_number(r.get("step")))
+    values = {r["step"]: r[key] for r in both}
     return sorted(values.items())
 
 
 def _mean(values: Iterable[float]) -> float | None:
     values = [value for value in values if math.isfinite(value)]
     return sum(values) / len(values) if values else None
+
+
+def _history(found: Any) -> dict[str, Any]:
+    """The totals and the entries of `igerg_jax.run.history`, for a run that has them."""
+    found = found if isinstance(found, dict) else {}
+    entries = found.get("entries")
+    entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    versions = entries[-1].get("versions") if entries else None
+    versions = versions if isinstance(versions, dict) else {}
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return {**found, "entries": entries, "versions": listed}
 
 
 def _parameters(counts: Mapping[str, Any]) -> dict[str, Any]:

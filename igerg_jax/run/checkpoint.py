@@ -1,15 +1,19 @@
 """Checkpoints of a run (Orbax), and loading their parameters to fine-tune or evaluate.
 
     <workdir>/checkpoints/<step>/state/   params, optimizer, counters: a `TrainState`
-    <workdir>/checkpoints/<step>/run/     JSON: step, seed, tokenizer digest, config
+    <workdir>/checkpoints/<step>/run/     JSON: step, seed, tokenizer digest, config, provenance
+    <workdir>/checkpoints/<step>/files.json   checksums: see `igerg_jax.run.integrity`
 
 Arrays are restored straight into the requested shardings, on any mesh. Paths may be anything that
 epath reads: local folders, gs://. Parameters may also come from a weights folder
 (`igerg_jax.run.weights_folder`).
 """
 
+import contextlib
 import math
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +27,12 @@ from igerg_jax import storage
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.metrics import MEASURED_IN_TRAINING
-from igerg_jax.run import weights_folder, workdirs
+from igerg_jax.run import integrity, weights_folder, workdirs
+from igerg_jax.run.integrity import RUN, DamagedCheckpoint
+from igerg_jax.run.provenance import provenance
 from igerg_jax.setup import Setup
 
-STATE, RUN = "state", "run"  # the two items of a checkpoint
+STATE = "state"  # the item of a checkpoint beside RUN
 _AVERAGE = "ema_params"  # in a state: the moving average of its "params"
 
 _MIN_SLICE_BYTES = 1 << 20
@@ -46,11 +52,11 @@ class Checkpoints:
         self._folder = absolute(workdir) / workdirs.CHECKPOINTS
         self._config, self._tokenizer_digest = config, tokenizer_digest
         self._opened: ocp.CheckpointManager | None = None
+        self._saving = 0, 0  # the step that was saved last, and its bytes
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
-        exists = self._opened is not None or self._folder.exists()
-        return self._manager.latest_step() if exists else None
+        """The newest checkpoint's step, or None; it may be damaged."""
+        return max(integrity.steps(self._folder), default=None)
 
     def save(self, state: Any, metrics: dict[str, float] | None = None) -> bool:
         """Starts to save `state` under its step, once the previous save has finished.
@@ -59,43 +65,86 @@ class Checkpoints:
         state is no candidate for the best. Returns False if this step has been saved already.
         """
         step = int(state.step)
+        self.wait()
         if step in self._manager.all_steps():
             return False
+        self._saving = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         metrics = metrics or {}
         score = metrics.get(self._config.evaluate.best_metric, math.nan)
         record = run_record(self._config, step, self._tokenizer_digest)
         items = {STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(record)}
-        return self._manager.save(
-            step,
-            args=ocp.args.Composite(**items),
-            # A NaN would remain the best forever.
-            metrics={k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None,
-        )
+        # A NaN would remain the best forever.
+        values = {k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None
+        with self._naming_a_full_disk():
+            return self._manager.save(step, args=ocp.args.Composite(**items), metrics=values)
 
     def restore(self, abstract_state: Any) -> Any:
-        """The newest state, placed as `abstract_state`'s shardings say.
+        """The newest whole state, placed as `abstract_state`'s shardings say.
+
+        Newer ones that are damaged are moved out of the way, and said.
 
         Raises:
-          UserError: no checkpoint; another tokenizer; or names and shapes that differ from
-            `abstract_state`'s: the message lists what is missing, extra, or of another shape.
+          UserError: no checkpoint that is whole; another tokenizer; or names and shapes that differ
+            from `abstract_state`'s: the message lists what is missing, extra, or of another shape.
         """
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"there is no checkpoint in '{self._folder}'")
-        path = self._folder / str(step)
+        damaged: dict[int, DamagedCheckpoint] = {}
+        for step in reversed(integrity.steps(self._folder)):
+            try:
+                state = self._restore(self._folder / str(step), abstract_state)
+            except DamagedCheckpoint as error:
+                damaged[step] = error
+                continue
+            for newer, error in damaged.items():
+                there = integrity.set_aside(self._folder / str(newer))
+                if jax.process_index() == 0:
+                    problem = str(error).partition(". ")[0]
+                    message = f"{problem}; going on from step {step}; moved to '{there}'"
+                    print(message, file=sys.stderr)
+            return state
+        if damaged:
+            raise UserError(
+                f"no checkpoint in '{self._folder}' is whole: {next(iter(damaged.values()))}. To "
+                "start again from the first step, remove that folder"
+            )
+        raise UserError(f"there is no checkpoint in '{self._folder}'")
+
+    def _restore(self, path: epath.Path, abstract_state: Any) -> Any:
+        integrity.check(path)
         _check_tokenizer(read_run(path), self._tokenizer_digest, path)
         _check_same(_stored_shapes(path), shapes(abstract_state), path)
         return _restore(path, abstract_state)
 
     def wait(self) -> None:
         """Waits until all saves are on disk; raises what a background save raised."""
-        self._manager.wait_until_finished()
+        if self._opened is not None:
+            with self._naming_a_full_disk():
+                self._opened.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then frees the background threads."""
         if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+            try:
+                self.wait()
+            finally:
+                self._opened.close()
+                self._opened = None
+
+    @contextlib.contextmanager
+    def _naming_a_full_disk(self) -> Iterator[None]:
+        """Says how much room a checkpoint takes where a save finds none."""
+        try:
+            yield
+        except Exception as error:
+            if not storage.is_full(error):
+                raise
+            step, size = self._saving
+            for unfinished in self._folder.glob(f"{step}.orbax-*tmp*"):
+                unfinished.rmtree()
+            raise UserError(
+                f"{storage.full(self._folder)} while step {step} was saved: a checkpoint takes up "
+                f"to {storage.megabytes(size)}. Make room, then repeat the command: the run goes "
+                f"on from step {self.latest_step() or 0}"
+            ) from error
 
     @property
     def _manager(self) -> ocp.CheckpointManager:
@@ -114,6 +163,11 @@ class Checkpoints:
                     best_fn=self._score,
                     best_mode=mode,
                     preservation_policy=policies.AnyPreservationPolicy([last, best]),
+                    async_options=ocp.options.AsyncOptions(
+                        post_finalization_callback=lambda: integrity.write_list(
+                            self._folder, self._saving[0]
+                        )
+                    ),
                 ),
                 item_handlers={STATE: _arrays(), RUN: ocp.JsonCheckpointHandler()},
             )
@@ -216,23 +270,37 @@ def find(path: epath.PathLike) -> epath.Path:
 
     Raises:
       UserError: there is none.
+      DamagedCheckpoint: a UserError; the newest is not whole.
     """
     name, path = path, absolute(path)
     if not path.exists() and (shipped := weights_folder.shipped(name)):
         return shipped
     if weights_folder.is_weights_folder(path):
         return path
-    if (path / STATE).exists() and ocp.path.step.is_checkpoint_finalized(path):
-        return path
-    for folder in (path / workdirs.CHECKPOINTS, path):
-        steps = ocp.path.step.checkpoint_steps(folder) if folder.is_dir() else []
-        if steps:
-            return folder / str(max(steps))
+    found = _newest(path)
+    if found is not None:
+        integrity.check_once(found)
+        return found
     raise UserError(
         f"there is no checkpoint in '{path}'; give a workdir that a run has saved to, "
         "its checkpoints folder, the folder of one step, or the name of a model that comes with "
         f"igerg_jax: {', '.join(weights_folder.shipped_names())}"
     )
+
+
+def _newest(path: epath.Path) -> epath.Path | None:
+    """The checkpoint that `find` is asked for, which may be damaged."""
+    folder = path / workdirs.CHECKPOINTS
+    if steps := integrity.steps(folder):
+        return folder / str(steps[-1])
+    if path.name == workdirs.CHECKPOINTS:
+        steps = integrity.steps(path)
+    elif path.is_dir():  # copied to a folder of another name
+        steps = sorted(ocp.path.step.checkpoint_steps(path))
+    if steps:
+        return path / str(steps[-1])
+    is_step = path.name.isdecimal() and path.parent.name == workdirs.CHECKPOINTS and path.is_dir()
+    return path if is_step or (path / STATE).exists() else None
 
 
 def tokenizer_file(folder: epath.Path) -> epath.Path:
@@ -249,6 +317,7 @@ def run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
         "seed": config.seed,
         "tokenizer_digest": tokenizer_digest,
         "config": workdirs.as_json(config),
+        integrity.PROVENANCE: provenance(),
     }
 
 
@@ -321,10 +390,10 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 
 def read_run(path: epath.Path) -> dict[str, Any]:
-    """{"step", "seed", "tokenizer_digest", "config"} of the checkpoint in `path` (see `find`)."""
+    """What `run_record` returned, as JSON, of the checkpoint in `path` (see `find`)."""
     if weights_folder.is_weights_folder(path):
         return weights_folder.read_run(path)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    with integrity.reading(path), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return reader.restore(path / RUN)
 
 
@@ -346,7 +415,7 @@ def _stored_shapes(path: epath.Path) -> Shapes:
     if weights_folder.is_weights_folder(path):
         arrays = weights_folder.read_arrays(path)
         return {f"params/{name}": array.shape for name, array in arrays.items()}
-    with ocp.Checkpointer(_arrays()) as reader:
+    with integrity.reading(path), ocp.Checkpointer(_arrays()) as reader:
         return shapes(reader.metadata(path / STATE).item_metadata.tree)
 
 
@@ -365,7 +434,7 @@ def _restore(path: epath.Path, wanted: Any) -> Any:
         return {"params": weights_folder.read_params(path, wanted["params"])}
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-    with ocp.Checkpointer(_arrays()) as reader:
+    with integrity.reading(path), ocp.Checkpointer(_arrays()) as reader:
         return reader.restore(path / STATE, args=args)
 
 

@@ -5,6 +5,7 @@ is one message on stderr and exit code 2. Imports nothing heavy.
 """
 
 import difflib
+import io
 import itertools
 import os
 import pathlib
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from absl import flags, logging
 from ml_collections import config_flags
 
+from igerg_jax import storage
 from igerg_jax.errors import OutOfMemory, RunError, UserError, nearest
 from igerg_jax.run import config_files, config_keys
 from igerg_jax.run.workdirs import flatten
@@ -40,10 +42,12 @@ def main(
       failed: called with the exit code before a failure is returned or raised.
     """
     quieten()
+    print_anything()
     try:
         if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
             print(help_text(argv, doc, define_flags(argv)))
         else:
+            check_home()
             run(argv)
         return 0
     except (UserError, OutOfMemory, RunError) as error:
@@ -52,9 +56,12 @@ def main(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except Exception:
-        failed(1)
-        raise
+    except Exception as error:
+        if not storage.is_full(error):
+            failed(1)
+            raise
+        print(f"error: {_told_by(error)}", file=sys.stderr)
+        code = 2
     failed(code)
     return code
 
@@ -79,6 +86,33 @@ def quieten() -> None:
     logging.set_verbosity(logging.ERROR)
 
 
+def print_anything() -> None:
+    """Has characters that a terminal does not know printed, and read, as a mark in their place."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def check_home() -> None:
+    """Raises UserError where "~" stands for no folder: libraries, too, would write to "./~"."""
+    if os.path.expanduser("~") in ("~", "", "/") and not os.environ.get("HOME"):
+        raise UserError(
+            f"user {os.getuid()} has no home folder, where programs and data are kept: set HOME "
+            "to a folder that may be written to"
+        )
+
+
+def _told_by(error: BaseException | None) -> str:
+    """What to say about a full disk: our own message, if there is one behind an exception."""
+    last = error
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        last, error = error, error.__cause__ or error.__context__
+    file = getattr(last, "filename", None)
+    return f"{storage.full(file or '.')}; make room, then repeat the command"
+
+
 def new_flags(argv: list[str]) -> flags.FlagValues:
     """The flag --config, separate from absl's global flags: calls must not affect each other."""
     values = flags.FlagValues()
@@ -96,7 +130,7 @@ def parse(
     Raises:
       UserError: whatever is wrong with them.
     """
-    argv = with_config_found(argv)
+    argv = with_config_found(expanded(argv))
     values = define_flags(argv)
     if "config" in values:
         check_config(argv)
@@ -112,6 +146,14 @@ def parse(
         hint = meant(name, value, values) if value else "; write --name=value (see --help)"
         raise UserError(f"'{rest[1]}' is not a flag{hint}")
     return values
+
+
+def expanded(argv: list[str]) -> list[str]:
+    """The command line with the content of each --flagfile in its place. Raises UserError."""
+    try:
+        return [argv[0], *flags.FlagValues().read_flags_from_files(argv[1:], force_gnu=False)]
+    except (flags.Error, UnicodeDecodeError) as error:
+        raise UserError(f"--flagfile: {error}") from error
 
 
 def with_recorded_config(argv: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import pathlib
 import sys
+import traceback
 
 from ml_collections import ConfigDict
 
@@ -38,17 +39,34 @@ def find(argument: str) -> str:
 
 
 def load(argument: str) -> ConfigDict:
-    """What the config file FILE[:PRESET] returns. Raises UserError: no such file or preset."""
+    """What the config file FILE[:PRESET] returns.
+
+    Raises:
+      UserError: no such file or preset, or the file fails or returns something else.
+    """
     file, _, preset = find(argument).partition(":")
     let_import_configs(pathlib.Path(file))
     spec = importlib.util.spec_from_file_location("config_file", file)
     assert spec is not None and spec.loader is not None  # a .py file has them
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     try:
-        return module.get_config(preset)
-    except ValueError as error:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{file}: there is no function get_config, which returns the config")
+        config = module.get_config(preset)
+    except UserError:
+        raise
+    except ValueError as error:  # of a preset, say: the message is meant for people
         raise UserError(f"{file}: {error}") from error
+    except Exception as error:
+        line = getattr(error, "lineno", None)  # of a SyntaxError
+        line = line or traceback.extract_tb(error.__traceback__)[-1].lineno
+        reason = getattr(error, "msg", None) or error
+        raise UserError(f"{file}, line {line}: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"{file}: get_config returns {kind}, not an ml_collections.ConfigDict")
+    return config
 
 
 def let_import_configs(file: pathlib.Path) -> None:

@@ -7,8 +7,6 @@ is the checkpoint: a workdir, one of its checkpoints, a weights folder, or the n
 comes with igerg_jax.
 """
 
-import json
-
 from ml_collections import ConfigDict
 
 from igerg_jax import storage
@@ -25,7 +23,7 @@ def get_config(checkpoint: str) -> ConfigDict:
     # A workdir, its checkpoints folder, or the folder of one step.
     for place in (folder, folder.parent, folder.parent.parent):
         if folder.exists() and (place / workdirs.CONFIG_FILE).exists():
-            return ConfigDict(json.loads((place / workdirs.CONFIG_FILE).read_text()))
+            return ConfigDict(workdirs.read_config(place / workdirs.CONFIG_FILE))
     raise ValueError(
         f"there is no config beside '{checkpoint}'; name a workdir, one of its checkpoints, a "
         f"weights folder, or one of {', '.join(weights_folder.shipped_names())}"

@@ -3,9 +3,14 @@
 Imports nothing heavy.
 """
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Collection, Sequence
+import re
+import socket
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from etils import epath, epy
@@ -17,7 +22,9 @@ with epy.lazy_imports():  # JAX: seconds that --help and most refusals need not 
     from igerg_jax import objectives
 
 CONFIG_FILE = "config.json"  # in a workdir: the config of its run
+SUMMARY_FILE = "summary.json"  # in a workdir: what its run came to, once it is finished
 TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
+LOCK_FILE = "lock"  # in a workdir: who trains there, or did so last
 CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps in a workdir
 
 # Keys that may differ between the runs of one workdir: how long, how often, where and on which
@@ -50,6 +57,27 @@ def default(config: Any) -> epath.Path:
     return epath.Path("runs") / f"{config.name.replace('/', '-')}-{config.preset}"
 
 
+def read_config(path: epath.Path) -> dict[str, Any]:
+    """The config that a run wrote to its config.json. Raises UserError where it is damaged."""
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' is not JSON; give another --workdir, or remove it") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"'{path}' is no config; give another --workdir, or remove it")
+    return stored
+
+
+def named(run: str) -> epath.Path:
+    """runs/NAME. Raises UserError for a name that is no folder's."""
+    if not re.fullmatch(r"\w[\w.-]*", run):
+        raise UserError(
+            f"--run={run} is a name, of letters, digits, '.', '-' and '_': the run is written to "
+            "runs/NAME; for another folder give --workdir"
+        )
+    return epath.Path("runs") / run
+
+
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Raises UserError for a workdir that this run cannot use; creates nothing.
 
@@ -61,10 +89,7 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
-    try:
-        stored = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"'{path}' is not JSON; give another --workdir") from error
+    stored = read_config(path)
     if training:
         fixed = objectives.fixed_keys(config)
         different = _differences(stored, as_json(config), FREE_KEYS, "", fixed)
@@ -74,8 +99,39 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     if different:
         raise UserError(
             f"workdir '{workdir}' belongs to a run of another config: {listed(different)}. "
-            "Give another --workdir, or that run's config"
+            "Give a new run a name (--run=NAME: it is written to runs/NAME) or another --workdir, "
+            "or give that run's config"
         )
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir until the block ends, or the process, in whatever way.
+
+    A bucket has no locks: nothing is done there.
+
+    Raises:
+      UserError: another process has it; the message names the process and its host.
+    """
+    if storage.is_bucket(workdir):
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"workdir '{workdir}' is in use by {file.read().strip() or 'another process'}; "
+                "wait until it ends, stop it, or give another --workdir"
+            ) from error
+        except OSError as error:  # a file system without locks
+            print(f"workdir '{workdir}' cannot be locked: {error.strerror}", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def contains(workdir: epath.Path, file: Any) -> bool:

@@ -106,6 +106,7 @@ class StepLog:
         line |= self.throughput.rates(len(self._interval), elapsed) | {
             "input_wait_fraction": min((waited - self._interval_start[1]) / elapsed, 1.0),
             "wall_seconds": time.perf_counter() - self._start,
+            "training_seconds": seconds,
         }
         self.write(step, line)
         left = (self._train.steps - step) * seconds / max(step - self._first_step, 1)
@@ -156,8 +157,10 @@ class JsonlWriter:
 
     def __init__(self, path: epath.Path, resumed_step: int):
         self._path = path
-        lines = storage.read_json_lines(path).objects
-        kept = (line for line in lines if line.get("step", math.inf) <= resumed_step)
+        lines, bad_lines = storage.read_json_lines(path)
+        if bad_lines:
+            say(f"left {bad_lines} unreadable line{'s' * (bad_lines > 1)} of '{path}' out")
+        kept = (line for line in lines if _step_of(line) <= resumed_step)
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
         # Nothing else may stay: the next line would be lost in the half line that a kill leaves.
         if not path.exists() or path.read_bytes() != self._text.encode():
@@ -183,6 +186,11 @@ class JsonlWriter:
             self._file.close()
         else:
             storage.write_text(self._path, self._text)
+
+
+def _step_of(line: Mapping[str, Any]) -> float:
+    step = line.get("step")
+    return step if isinstance(step, int | float) else math.inf
 
 
 def _make_writers(workdir: epath.Path, resumed_step: int) -> list[Any]:

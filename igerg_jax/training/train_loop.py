@@ -18,10 +18,12 @@ from etils import epath
 from igerg_jax import checks, objectives, report, storage
 from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
+from igerg_jax.errors import UserError
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.parallel import processes, sharding
+from igerg_jax.run import history, integrity, workdirs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
-from igerg_jax.run.workdirs import CONFIG_FILE, TOKENIZER_FILE
+from igerg_jax.run.workdirs import CONFIG_FILE, SUMMARY_FILE, TOKENIZER_FILE
 from igerg_jax.training import guards, logs, train_state
 from igerg_jax.training.logs import StepLog, due
 from igerg_jax.training.model_flops import model_flops
@@ -35,8 +37,9 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
     Process 0 writes config.json, tokenizer.model (of a dataset with words), metrics.jsonl and
     TensorBoard events (tensorboard/), and a trace (profile/) if `config.profile` asks for one; all
-    processes write checkpoints/. At the end come summary.json and report.html and, where there is
-    held-out data, samples.jsonl, windows.json and following.jsonl (see `evaluator.evaluate_run`).
+    processes write checkpoints/. history.json has an entry for each start. At the end come
+    summary.json and report.html and, where there is held-out data, samples.jsonl, windows.json and
+    following.jsonl (see `evaluator.evaluate_run`). A run that is finished is left as it is.
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.
@@ -50,27 +53,69 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
       SystemExit: the process was told to stop; the state is saved.
     """
     start = time.perf_counter()
+    if summary := finished_summary(config, workdir):
+        return summary
     dataset = datasets.open_dataset(config)
     checks.check_data(dataset, config)
     tokenizer = dataset.tokenizer
     setup = train_state.set_up_training(config, tokenizer.vocab_size, tokenizer.special)
-    with contextlib.closing(Checkpoints(workdir, config, tokenizer.digest)) as checkpoints:
+    with (
+        only_run(workdir),
+        contextlib.closing(Checkpoints(workdir, config, tokenizer.digest)) as checkpoints,
+    ):
         state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
-        if jax.process_index() == 0:
+        is_writer = jax.process_index() == 0
+        if is_writer:
             workdir.mkdir(parents=True, exist_ok=True)
             storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
             tokenizer.save(workdir / TOKENIZER_FILE)
+        facts = {"seed": config.seed, "processes": jax.process_count()}
+        record = history.Start(workdir, resumed_from or 0, start, is_writer, **facts)
         _greet(setup, dataset, resumed_from)
         evaluator = Evaluator(setup, dataset) if dataset.split_names else None
-        state, log = train(setup, dataset, checkpoints, evaluator, state, workdir, start)
-        summary = summarise(config, workdir, state, resumed_from, log)
-        if evaluator is not None:
-            summary |= evaluate_run(evaluator, config, eval_params(state), workdir)
-        summary["wall_seconds"] = time.perf_counter() - start
-        if jax.process_index() == 0:
-            storage.write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        with record.recorded():
+            state, log = train(setup, dataset, checkpoints, evaluator, state, workdir, start)
+            checkpoints.wait()
+            results = {}
+            if evaluator is not None:
+                results = evaluate_run(evaluator, config, eval_params(state), workdir)
+        summary = summarise(config, workdir, state, resumed_from, log, record.entries) | results
+        if is_writer:
+            storage.write_text(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
             logs.say(f"report: {report.write_report(workdir)}")
         return summary
+
+
+def finished_summary(config: Any, workdir: epath.Path) -> dict[str, Any] | None:
+    """summary.json, where the run has nothing left to train or evaluate: this is said."""
+    try:
+        summary = storage.read_json_object(workdir / SUMMARY_FILE)
+    except UserError:  # it is written anew
+        return None
+    final_step, last = summary.get("final_step"), Checkpoints(workdir, config, "").latest_step()
+    if not isinstance(final_step, int) or not config.train.steps <= final_step == last:
+        return None
+    logs.say(
+        f"already finished: '{workdir}' has been trained to step {final_step}, see "
+        f"{workdir / 'report.html'}. To train on, raise train.steps; to evaluate again, use "
+        "--mode=evaluate; for a new run, give it a name (--run=NAME)"
+    )
+    return summary
+
+
+@contextlib.contextmanager
+def only_run(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir. Raises UserError, in all processes, where one is there."""
+    with contextlib.ExitStack() as stack:
+        refusal = ""
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(workdirs.locked(workdir))
+            except UserError as error:
+                refusal = str(error)
+        if refusals := [text for text in integrity.told_to_all(refusal) if text]:
+            raise UserError(refusals[0])
+        yield
 
 
 def train(
@@ -141,12 +186,12 @@ def saved_state(
     """The state to continue from, and the step that the run resumes at.
 
     Returns:
-      (the newest checkpoint's state, its step); in a new run (a state with the parameters of
+      (the newest whole checkpoint's state, its step); in a new run (a state with the parameters of
       `init_from`, None), or (None, None) where they are to be initialised at random.
     """
-    step = checkpoints.latest_step()
-    if step is not None:
-        return checkpoints.restore(setup.abstract_state), step
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(setup.abstract_state)
+        return state, int(state.step)
     config = setup.config
     if not config.init_from:
         return None, None
@@ -232,10 +277,20 @@ class Loop:
 
 
 def summarise(
-    config: Any, workdir: epath.Path, state: TrainState, resumed_from: int | None, log: StepLog
+    config: Any,
+    workdir: epath.Path,
+    state: TrainState,
+    resumed_from: int | None,
+    log: StepLog,
+    entries: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """summary.json, except for what the final evaluation adds."""
+    """summary.json, except for what the final evaluation adds.
+
+    Args:
+      entries: of `igerg_jax.run.history`, this start included; times and rates are over all.
+    """
     done, clock = int(state.step) - (resumed_from or 0), log.clock
+    total = history.totals(entries)
     summary = {
         "name": config.name,
         "preset": config.preset,
@@ -249,6 +304,8 @@ def summarise(
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "objectives": {},
         "resumed_from": resumed_from,
+        "wall_seconds": total["seconds"],
+        "history": total | {"entries": entries},
     }
     lines = storage.read_json_lines(workdir / "metrics.jsonl").objects
     for name in objectives.active(config):
@@ -259,7 +316,12 @@ def summarise(
                 "first_loss": losses[0],
                 "last_loss": losses[-1],
             }
-    return summary | (log.throughput.rates(done, clock.training_seconds) if done else {})
+    if done and total["training_seconds"]:
+        return summary | log.throughput.rates(total["steps"], total["training_seconds"])
+    if total["training_seconds"]:  # stopped after the last step, before this was written
+        examples = total["steps"] * config.train.batch_size
+        summary["examples_per_second"] = examples / total["training_seconds"]
+    return summary
 
 
 def count_parameters(params: Any) -> dict[str, int]:

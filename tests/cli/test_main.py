@@ -1,6 +1,7 @@
 """The command line: what a person gets wrong is one message, exit code 2, nothing written."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from configs import pretrain
 from igerg_jax.cli import main
 from igerg_jax.errors import OutOfMemory, RunError, UserError
 from igerg_jax.evaluation import trained_run
-from igerg_jax.run import workdirs
+from igerg_jax.parallel import sharding
+from igerg_jax.run import command_line, workdirs
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=configs/pretrain.py"
@@ -62,6 +64,11 @@ def refused(capsys, *arguments: str) -> str:
             ["emotion_embedding='none'", "--emotion=joy"],
         ),
         ((*TALK, "--context="), ["context is empty"]),
+        ((*TALK, "--context=caf\udce9"), [r"'caf\udce9'", "not UTF-8", "character 4"]),
+        ((CONFIG, "--run=../x"), ["--run=../x", "runs/NAME"]),
+        ((CONFIG, "--run="), ["--run=", "runs/NAME"]),
+        ((CONFIG, "--run=a", "--workdir=b"), ["--run and --workdir"]),
+        ((CONFIG, "--flagfile=nowhere.txt"), ["--flagfile", "nowhere.txt"]),
         ((*TALK, "--context=Hi", "--context=  "), ["context is empty"]),
         ((*TALK, "--image=x.png"), ["context is empty"]),
         ((*TALK, "--context=Hi", "--image=nowhere.png"), ["'nowhere.png'", "does not exist"]),
@@ -74,6 +81,83 @@ def test_names_what_is_wrong(capsys, arguments, names):
     message = refused(capsys, *arguments)
     for name in names:
         assert name in message
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("def get_config(:\n", ["line 1", "SyntaxError"]),
+        ("\n\nimport nowhere\n", ["line 3", "nowhere"]),
+        ("x = 1\n", ["no function get_config"]),
+        ("def get_config(preset):\n    return {}\n", ["returns dict"]),
+        ("def get_config(preset):\n    return None\n", ["returns NoneType"]),
+        ("def get_config(preset):\n    return preset.nothing\n", ["line 2", "AttributeError"]),
+        ("def get_config():\n    return 1\n", ["TypeError"]),
+        ("\x00", ["file.py"]),
+        ("raise KeyError('odd')\n", ["line 1", "KeyError"]),
+    ],
+)
+def test_a_config_file_that_fails_is_one_message(capsys, tmp_path, content, names):
+    (tmp_path / "file.py").write_text(content)
+    message = refused(capsys, f"--config={tmp_path / 'file.py'}")
+    for name in names:
+        assert name in message
+
+
+def test_a_flag_file_is_checked_like_the_command_line(capsys, tmp_path):
+    file = tmp_path / "flags.txt"
+    file.write_text("--config.train.step=3\n")
+    message = refused(capsys, CONFIG, f"--flagfile={file}")
+    assert "'train.step'" in message and "train.steps" in message
+    file.write_text(f"{CONFIG}:base\n--config.train.steps=7\n")
+    values = main.parse(["main.py", f"--flagfile={file}"])
+    assert (values.config.preset, values.config.train.steps) == ("base", 7)
+
+
+@pytest.mark.parametrize("content", ["[1]", "7", "{", "", "null"])
+def test_a_config_json_that_is_no_config_is_one_message(capsys, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert "config.json'" in refused(capsys, CONFIG, f"--workdir={tmp_path}")
+    assert "config.json'" in refused(capsys, f"--checkpoint={tmp_path}", "--mode=evaluate")
+
+
+@pytest.mark.parametrize(
+    "rules", [(("mlp",),), (("mpl", "tensor"),), (("mlp", "tensors"),), (("mlp", ["fsdp"] * 2),), 7]
+)
+def test_wrong_sharding_rules_are_one_message(rules):
+    config = pretrain.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.sharding_rules = rules
+    with pytest.raises(UserError, match="sharding_rules"):
+        sharding.rules(config)
+
+
+def test_a_user_without_a_home_is_told_so(capsys, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(command_line.os.path, "expanduser", lambda path: path)
+    assert "set HOME" in refused(capsys, CONFIG)
+
+
+def test_a_terminal_that_lacks_a_character_shows_a_mark():
+    code = (
+        "from igerg_jax.run import command_line as c; c.print_anything(); print('joy \U0001f600')"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, b"joy ?\n")
+
+
+def test_a_full_disk_is_one_message(capsys, monkeypatch):
+    def fail(values):
+        raise RuntimeError("library") from OSError(28, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr(main, "run", fail)
+    message = refused(capsys, CONFIG)
+    assert "disk of '/tmp/x' is full" in message and "make room" in message
+
+
+def test_a_run_has_a_folder_by_its_name(tmp_path):
+    assert main.parse(["main.py", CONFIG, "--run=low-rate.2"]).workdir == "runs/low-rate.2"
 
 
 @pytest.mark.parametrize(

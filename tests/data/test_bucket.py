@@ -27,7 +27,7 @@ def run(code: str, environment: dict[str, str], *arguments: str) -> str:
         env=os.environ | environment | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -38,9 +38,11 @@ import sys
 sys.modules["tensorflow"] = None  # its writer of events has a client of its own
 from igerg_jax.cli import main
 command = ["main.py", f"--config={sys.argv[1]}", "--workdir=gs://bucket/runs/one"]
-assert main.main([*command, "--config.train.steps=3", "--config.profile.after_steps=1",
+first, *others = sys.argv[2:]
+assert main.main([*command, f"--config.train.steps={first}", "--config.profile.after_steps=1",
                   "--config.profile.steps=1"]) == 0
-assert main.main([*command, "--config.train.steps=5"]) == 0
+for steps in others:
+    assert main.main([*command, f"--config.train.steps={steps}"]) == 0
 """
 
 
@@ -55,25 +57,54 @@ def config_file(config: ConfigDict, folder: pathlib.Path) -> str:
 def test_a_run_in_a_bucket(tmp_path):
     """Trains, saves, ends; goes on from there; leaves every file that a local run leaves."""
     config = small.only(small.make_config(), "image_emotion", "text_emotion")
-    config.data.dataset = "synthetic"
+    config.data.dataset, config.generate.max_tokens = "synthetic", 8
     config.optim.warmup_steps = 1
     config.train.update(steps=3, log_every_steps=1, checkpoint_every_steps=2)
     with fake_gcs.serve() as (store, environment):
-        run(TRAIN, environment, config_file(config, tmp_path))
-        files = {
-            name.removeprefix("bucket/runs/one/"): data for name, (_, data) in store.objects.items()
-        }
+        file = config_file(config, tmp_path)
+        run(TRAIN, environment, file, "3", "5")
+        files = objects(store)
     lines = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     summary = json.loads(files["summary.json"])
     assert (summary["resumed_from"], summary["final_step"]) == (3, 5)
     tops = {name.split("/")[0] for name in files}
     wanted = {"checkpoints", "config.json", "metrics.jsonl", "profile"}
-    assert tops - {""} == wanted | {"report.html", "summary.json"}
+    assert tops - {""} == wanted | {"history.json", "report.html", "summary.json"}
     assert any(name.endswith(".xplane.pb") for name in files)
     steps = {name.split("/")[1] for name in files if name.startswith("checkpoints/")}
     assert {"4", "5"} <= steps and "2" not in steps  # the last two are kept
     assert not list(ROOT.glob("gs:*"))
+
+
+def objects(store: fake_gcs.Bucket) -> dict[str, bytes]:
+    prefix = "bucket/runs/one/"
+    return {name.removeprefix(prefix): data for name, (_, data) in store.objects.items()}
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_in_a_bucket_is_found_without_reading_it(tmp_path):
+    """The listing has the checksums: one byte of the newest checkpoint has changed."""
+    config = small.only(small.make_config(), "image_emotion", "text_emotion")
+    config.data.dataset, config.generate.max_tokens = "synthetic", 8
+    config.optim.warmup_steps = 1
+    config.train.update(steps=4, log_every_steps=1, checkpoint_every_steps=2)
+    with fake_gcs.serve() as (store, environment):
+        file = config_file(config, tmp_path)
+        run(TRAIN, environment, file, "4")
+        files = objects(store)
+        listed = json.loads(files["checkpoints/4/files.json"])
+        assert all("crc32c" in facts for facts in listed.values())
+        assert any(name.startswith("state/d/") for name in listed)
+        name = max((name for name in listed if "/d/" in name), key=lambda n: listed[n]["bytes"])
+        data = bytearray(files[f"checkpoints/4/{name}"])
+        data[len(data) // 2] ^= 1
+        store.put(f"bucket/runs/one/checkpoints/4/{name}", data, None)
+        run(TRAIN, environment, file, "6")
+        files = objects(store)
+    assert json.loads(files["summary.json"])["resumed_from"] == 2
+    assert files[f"damaged_checkpoints/4/{name}"] == bytes(data)
+    assert "checkpoints/6/files.json" in files
 
 
 READ = """

@@ -121,7 +121,8 @@ def fresh(config, tmp_path, workers=1):
 
 
 def files(folder) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    others = ("lock", "checked.json")
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in others)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
@@ -208,17 +209,17 @@ def test_verify_finds_what_is_damaged(tiny_config, tmp_path):
     config = fresh(tiny_config, tmp_path)
     prepared = prepare.prepare(config)
     base = prepared.folder.parent
-    assert write.verify(base, prepared.folder, 2) == []
+    assert write.verify(base, prepared.folder) == []
     (images,) = (base / "turns" / "test").glob("*.array_record")
     data = bytearray(images.read_bytes())
     data[len(data) // 2] ^= 1
     images.write_bytes(data)
-    (wrong,) = write.verify(base, prepared.folder, 2)
+    (wrong,) = write.verify(base, prepared.folder)
     assert images.name in wrong and "other bytes" in wrong
     images.unlink()
     tokens = prepared.folder / "train" / "tokens.npy"
     tokens.write_bytes(tokens.read_bytes()[:-4])
-    missing, shorter = write.verify(base, prepared.folder, 2)
+    missing, shorter = write.verify(base, prepared.folder)
     assert "is missing" in missing and "tokens.npy" in shorter
     # Counts are compared too: a summary that promises more than there is.
     data[len(data) // 2] ^= 1
@@ -228,8 +229,8 @@ def test_verify_finds_what_is_damaged(tiny_config, tmp_path):
     (base / "turns" / "summary.json").write_text(json.dumps(summary))
     tokens.write_bytes(tokens.read_bytes() + b"1234")
     for folder in (base / "turns", prepared.folder):
-        parts.write_manifest(folder, 2, without="parts")
-    assert any("images, not" in line for line in write.verify(base, prepared.folder, 2))
+        parts.write_manifest(folder, without="parts")
+    assert any("images, not" in line for line in write.verify(base, prepared.folder))
 
 
 def test_unigram_perplexity_by_hand(prepared, tiny_config):

@@ -5,6 +5,7 @@ checkpoints and small files. As in the real service there are no folders, only o
 contain "/".
 """
 
+import base64
 import contextlib
 import email
 import http.server
@@ -13,6 +14,8 @@ import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
+
+import google_crc32c
 
 
 class Bucket:
@@ -45,6 +48,7 @@ class Bucket:
             "generation": str(generation),
             "metageneration": "1",
             "size": str(len(data)),
+            "crc32c": base64.b64encode(google_crc32c.Checksum(data).digest()).decode(),
             "contentType": "application/octet-stream",
             "timeCreated": "2020-01-01T00:00:00.000Z",
             "updated": "2020-01-01T00:00:00.000Z",

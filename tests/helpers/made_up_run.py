@@ -120,6 +120,21 @@ def make_records(steps: int, every: int) -> list[dict]:
     return records
 
 
+def make_start(first_step: int, last_step: int, stopped: str) -> dict:
+    return {
+        "started": f"2026-01-02T03:04:{first_step // 10:02}+00:00",
+        "stopped": stopped,
+        "first_step": first_step,
+        "last_step": last_step,
+        "seconds": 93.7,
+        "command": "main.py --config=<made up>",
+        "commit": "0123456789abcdef",
+        "versions": {"python": "3.99", "jax": "9.9"},
+        "host": "host-of-tests",
+        "seed": 5,
+    }
+
+
 def make_summary() -> dict:
     rng = np.random.default_rng(2)
     evaluation = {
@@ -160,6 +175,11 @@ def make_summary() -> dict:
             for k, (a, b) in OBJECTIVES.items()
         },
         "skipped_steps": 0,
+        "history": {
+            "starts": 2,
+            "goodput": 0.713,
+            "entries": [make_start(0, 210, "killed"), make_start(200, 600, "finished")],
+        },
         "evaluation": {"valid": {k: v * 1.02 for k, v in evaluation.items()}, "test": evaluation},
         "confusion_matrix": {"test": confusion.tolist()},
         "cut": {"test": CUT, "valid": CUT | {"contexts": None}},

@@ -296,7 +296,10 @@ def test_processes_stop_together_and_write_once(stopped):
     folder, said, step = stopped
     run = folder / "run"
     assert [path.name for path in (run / "checkpoints").iterdir()] == [str(step)]
-    assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+    files = ["checkpoints", "config.json", "history.json", "lock", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == files
+    (start,) = json.loads((run / "history.json").read_text())
+    assert (start["stopped"], start["last_step"], start["processes"]) == ("SIGTERM", step, 2)
     lines = storage.read_json_lines(run / "metrics.jsonl").objects
     numbers = [line["step"] for line in lines]
     assert numbers == list(range(1, step + 1))  # each once

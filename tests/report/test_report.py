@@ -138,7 +138,8 @@ def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
         assert sum(label.startswith(f"{name},") for label in labels) == 1, name
     for name in made_up_run.OBJECTIVES:
         assert f"learn {name} & more" in page.text
-    rows = len(page.all("th", scope="row")) - len(EMOTIONS)
+    starts = len(made_up_run.make_summary()["history"]["entries"])
+    rows = len(page.all("th", scope="row")) - len(EMOTIONS) - starts
     evaluated = made_up_run.make_summary()["evaluation"]["test"]
     of_model = {k for k in evaluated if not k.startswith(("reference_", "unigram"))}
     assert rows == len({k for k in of_model if not k.endswith("majority_rate")})
@@ -171,6 +172,32 @@ def test_splits_of_any_name_are_shown_and_the_test_split_leads(workdir):
     titles = ["Validation", "Split 'later'", "Split '<b>'", "Test"]
     assert list(by_split(summary["evaluation"])) == titles
     assert list(confusions(summary["confusion_matrix"])) == titles[::-1]
+
+
+def test_says_how_often_it_was_started_and_where_it_comes_from(workdir):
+    text = report(workdir).text
+    for words in ("71% of the time", "200 to 600", "killed", "host-of-tests", "0123456789abcdef"):
+        assert words in text, words
+    assert "main.py --config=<made up>" in text and "python 3.99, jax 9.9" in text
+
+
+@pytest.mark.parametrize(
+    "found", [None, 7, [], {"entries": 3}, {"entries": [None, {}], "starts": "x"}]
+)
+def test_a_history_that_is_none_is_left_out(workdir, found):
+    (workdir / "summary.json").write_text(
+        json.dumps(made_up_run.make_summary() | {"history": found})
+    )
+    assert "Goodput" not in report(workdir).text
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "7", "null", '{"step": "x", "loss/total": 1}', '{"step": []}']
+)
+def test_lines_that_are_no_records_are_passed_over(workdir, line):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert "total" in report(workdir).text
 
 
 def test_accessible_basics(workdir):

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import types
 from typing import NamedTuple
@@ -15,10 +17,11 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import pretrain
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
-from igerg_jax.errors import RunError
+from igerg_jax.errors import RunError, UserError
+from igerg_jax.run import workdirs
 from igerg_jax.run.checkpoint import Checkpoints
 from igerg_jax.training import logs, train_loop, train_state
 
@@ -119,7 +122,7 @@ def logged(workdir: epath.Path) -> list[dict]:
 
 def stripped(workdir: epath.Path) -> list[dict]:
     """metrics.jsonl without what the clock decides."""
-    clock = {"wall_seconds", "input_wait_fraction"} | set(SPEED)
+    clock = {"wall_seconds", "training_seconds", "input_wait_fraction"} | set(SPEED)
     return [{k: v for k, v in line.items() if k not in clock} for line in logged(workdir)]
 
 
@@ -141,6 +144,10 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(
     assert logged(folder / "parts")[-1]["step"] == STOP_AFTER
     resumed = train_loop.run(config, folder / "parts")
     assert resumed["resumed_from"] == STOP_AFTER
+    first, second = resumed["history"]["entries"]
+    assert (first["stopped"], second["stopped"]) == (signal.Signals(number).name, "finished")
+    assert (first["last_step"], second["first_step"], second["last_step"]) == (3, 3, STEPS)
+    assert resumed["wall_seconds"] == first["seconds"] + second["seconds"]
 
     expected, resumed = (final_state(config, at) for at in (finished.folder, folder / "parts"))
     assert int(resumed.step) == STEPS
@@ -202,10 +209,64 @@ def test_another_train_steps_goes_on_from_the_end(config, folder, finished):
     config.train.steps = STEPS + 2
     summary = train_loop.run(config, folder)
     assert summary["resumed_from"] == STEPS and summary["final_step"] == STEPS + 2
-    # Run again with nothing left to do: no step, the same summary of losses.
+    starts = [(e["first_step"], e["last_step"]) for e in summary["history"]["entries"]]
+    assert starts == [(0, STEPS), (STEPS, STEPS + 2)]
+
+
+def test_a_finished_run_says_so_and_keeps_its_record(config, folder, finished, capsys):
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert train_loop.run(config, folder) == finished.summary
+    assert "already finished" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_what_was_killed_before_its_summary_is_evaluated_and_adds_up(config, folder, finished):
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+    (folder / "summary.json").unlink()
     again = train_loop.run(config, folder)
-    assert again["examples_per_second"] is None
-    assert again["objectives"] == summary["objectives"]
+    assert again["history"]["starts"] == 2 and again["history"]["steps"] == STEPS
+    assert again["examples_per_second"] == pytest.approx(finished.summary["examples_per_second"])
+    assert again["wall_seconds"] > finished.summary["wall_seconds"]
+    assert again["objectives"] == finished.summary["objectives"]
+
+
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
+    config, folder, finished, capsys
+):
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+    (folder / "summary.json").unlink()
+    newest = folder / "checkpoints" / str(STEPS)
+    name = max(manifests.read(newest), key=lambda name: manifests.read(newest)[name]["bytes"])
+    data = bytearray((newest / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / name).write_bytes(data)
+    summary = train_loop.run(config, folder)
+    assert f"checkpoints/{STEPS}' is damaged: {name}" in capsys.readouterr().err
+    assert (summary["resumed_from"], summary["final_step"]) == (4, STEPS)
+    assert summary["history"]["lost_steps"] == STEPS - 4
+    assert [line["step"] for line in logged(folder)] == [1, 2, 4, 5, 6]
+    expected, again = (final_state(config, at) for at in (finished.folder, folder))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_workdir_in_use_is_refused_by_name_until_its_process_is_gone(config, folder):
+    code = (
+        "import sys, time; from etils import epath; from igerg_jax.run import workdirs\n"
+        f"with workdirs.locked(epath.Path('{folder}')): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=rf"in use by process {holder.pid} on \S+;"):
+            train_loop.run(config, folder)
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    finally:
+        holder.kill()
+        holder.wait()
+    with workdirs.locked(folder):
+        pass
 
 
 def test_a_profile_is_written_and_changes_nothing(config, folder, finished):

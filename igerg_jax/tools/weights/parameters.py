@@ -8,8 +8,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from igerg_jax.run import checkpoint, weights_folder, workdirs
-from igerg_jax.run.checkpoint import RUN, STATE
+from igerg_jax.run import checkpoint, integrity, weights_folder, workdirs
+from igerg_jax.run.checkpoint import STATE
+from igerg_jax.run.integrity import RUN
 
 
 def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: str) -> None:
@@ -35,6 +36,7 @@ def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: st
     items[RUN] = ocp.args.JsonSave(checkpoint.run_record(config, 0, tokenizer_digest))
     with manager:
         manager.save(0, args=ocp.args.Composite(**items))
+    integrity.write_list(checkpoint.absolute(folder) / workdirs.CHECKPOINTS, 0)
 
 
 def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -51,7 +53,7 @@ def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     folder = checkpoint.find(path)
     if weights_folder.is_weights_folder(folder):
         return weights_folder.read_run(folder), weights_folder.read_arrays(folder)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with integrity.reading(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.metadata(folder / STATE).item_metadata.tree
         part = "ema_params" if tree.get("ema_params") else "params"
         wanted = {part: tree[part]}

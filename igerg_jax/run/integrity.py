@@ -1,0 +1,140 @@
+"""Whether a checkpoint is whole: its files are those that were written.
+
+Process 0 lists the files of a checkpoint with their checksums, in its files.json, before Orbax
+declares it finished. Whoever restores one checks it first, each process its share of the files.
+"""
+
+import contextlib
+import functools
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from igerg_jax import manifests, storage
+from igerg_jax.errors import UserError
+
+RUN = "run"  # the item of a checkpoint that says which run it is of
+PROVENANCE = "provenance"  # in the record of a run whose checkpoints are listed
+_WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, after the list
+_TEXT_BYTES = 1000  # of what a process tells the others
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is not as it was written; the message names a file, and what else to do."""
+
+
+def steps(folder: epath.Path) -> list[int]:
+    """The steps that a folder has checkpoints of, damaged ones included, in order.
+
+    In a bucket, where a save that was interrupted leaves the name of a checkpoint, finished ones
+    only: those may be damaged, too.
+    """
+    if not folder.is_dir():
+        return []
+    names = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    if storage.is_bucket(folder):
+        names = [path for path in names if ocp.path.step.is_checkpoint_finalized(path)]
+    return sorted(int(path.name) for path in names)
+
+
+def write_list(folder: epath.Path, step: int) -> None:
+    """Lists the files of the checkpoint `folder`/`step`, which may still have a temporary name."""
+    final = folder / str(step)
+    for path in [final] if final.exists() else folder.glob(f"{step}.orbax-*tmp*"):
+        manifests.write(path, without=_WRITTEN_LATER)
+
+
+@functools.lru_cache
+def check_once(path: epath.Path) -> None:
+    """As `check`; a checkpoint that was found whole is not read again."""
+    check(path)
+
+
+def check(path: epath.Path) -> None:
+    """Checks one checkpoint, in all processes of a run at once.
+
+    Raises:
+      DamagedCheckpoint: a file is missing, cut or changed, or it was never finished.
+    """
+    problems = [text for text in told_to_all("; ".join(_problems(path)[:3])) if text]
+    if problems:
+        others = [step for step in steps(path.parent) if str(step) != path.name]
+        there = f", or another one ({', '.join(map(str, others))})" if others else ""
+        raise DamagedCheckpoint(
+            f"checkpoint '{path}' is damaged: {problems[0]}. Give a whole copy of it{there}; "
+            "training in its workdir goes on from the newest whole one"
+        )
+
+
+def _problems(path: epath.Path) -> list[str]:
+    if (path / manifests.FILE).exists():
+        count, index = jax.process_count(), jax.process_index()
+        return manifests.damage(
+            path, summed=lambda name: zlib.crc32(name.encode()) % count == index
+        )
+    if not (path / RUN / "metadata").exists():
+        return [f"{RUN}/metadata is missing"]
+    with contextlib.suppress(OSError, ValueError):
+        if PROVENANCE in json.loads((path / RUN / "metadata").read_text()):
+            return [f"{manifests.FILE} is missing"]
+    if jax.process_index() == 0:
+        print(
+            f"checkpoint '{path}' is from before checkpoints had checksums: it is read unchecked",
+            file=sys.stderr,
+        )
+    return []
+
+
+@contextlib.contextmanager
+def reading(path: epath.Path) -> Iterator[None]:
+    """Tells what libraries raise while they read a checkpoint without checksums as its damage."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, EOFError) as error:
+        if (path / manifests.FILE).exists():  # its bytes are right: the fault is elsewhere
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DamagedCheckpoint(
+            f"checkpoint '{path}' cannot be read: {reason}. Give another one, or a whole copy"
+        ) from error
+
+
+def set_aside(path: epath.Path) -> epath.Path:
+    """Moves a damaged checkpoint out of the way of those that will be written; returns where to.
+
+    All processes of a run call this; process 0 moves.
+    """
+    target = path.parent.parent / "damaged_checkpoints" / path.name
+    while target.exists():
+        target = target.with_name(f"{target.name}-again")
+    told_to_all("")  # all have looked
+    if jax.process_index() == 0:
+        if storage.is_bucket(path):
+            storage.bucket_files().mv(str(path), str(target), recursive=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    told_to_all("")
+    if storage.is_bucket(path):
+        storage.bucket_files()  # every process forgets what was there
+    return target
+
+
+def told_to_all(text: str) -> list[str]:
+    """What each process of the run says here."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.zeros(_TEXT_BYTES, np.uint8)
+    data = text.encode()[:_TEXT_BYTES]
+    own[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = multihost_utils.process_allgather(own)
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in np.asarray(rows)]
