@@ -164,7 +164,7 @@ def parse(argv: list[str], mode: str = "") -> flags.FlagValues:
     if values.run is not None:
         if values.workdir is not None:
             raise UserError("--run and --workdir both say where the run is: leave one out")
-        values.workdir = str(workdirs.named(values.run))
+        values["workdir"].value = str(workdirs.named(values.run))
     if values.emotion and not values.context:
         raise UserError("--emotion goes with a --context to respond to")
     if values.emotion and values.config.model.emotion_embedding == "none":
