@@ -94,10 +94,10 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 damaged[step] = error
                 continue
-            for newer, error in damaged.items():
+            for newer, found in damaged.items():
                 there = integrity.set_aside(self._folder / str(newer))
                 if jax.process_index() == 0:
-                    problem = str(error).partition(". ")[0]
+                    problem = str(found).partition(". ")[0]
                     message = f"{problem}; going on from step {step}; moved to '{there}'"
                     print(message, file=sys.stderr)
             return state
