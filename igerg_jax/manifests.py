@@ -84,7 +84,9 @@ def damage(
         elif kind in facts and summed(name) and there[name].get(kind) != facts[kind]:
             expected[name, kind] = facts[kind]
     if storage.is_bucket(folder):  # its listing has all that is known without reading
-        sums = [there[name].get(kind, checksum) for (name, kind), checksum in expected.items()]
+        sums: Iterable[str] = [
+            there[name].get(kind, checksum) for (name, kind), checksum in expected.items()
+        ]
     else:
         sizes = sum(there[name]["bytes"] for name, _ in expected)
         sums = watch(checksums(folder, list(expected)), len(expected), sizes)

@@ -103,11 +103,7 @@ def define_flags(argv: list[str], mode: str = "") -> flags.FlagValues:
     text = functools.partial(flags.DEFINE_string, flag_values=values)
     texts = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
-    text(
-        "workdir",
-        None,
-        "Folder of the run: checkpoints, metrics, report. Default: runs/<config>-<preset>.",
-    )
+    text("workdir", None, "Folder of all that a run leaves. Default: runs/<config>-<preset>.")
     text("run", None, "Name of the run: short for --workdir=runs/NAME.")
     text(
         "checkpoint",

@@ -149,11 +149,11 @@ def test_a_terminal_that_lacks_a_character_shows_a_mark():
 
 def test_a_full_disk_is_one_message(capsys, monkeypatch):
     def fail(values):
-        raise RuntimeError("library") from OSError(28, "No space left on device", "/tmp/x")
+        raise RuntimeError("library") from OSError(28, "No space left on device", "/nowhere/x")
 
     monkeypatch.setattr(main, "run", fail)
     message = refused(capsys, CONFIG)
-    assert "disk of '/tmp/x' is full" in message and "make room" in message
+    assert "disk of '/nowhere/x' is full" in message and "make room" in message
 
 
 def test_a_run_has_a_folder_by_its_name(tmp_path):
