@@ -1,9 +1,11 @@
 # shellcheck shell=bash
-# Sourced by the scripts that start runs on other machines.
+# Sourced by the scripts that start runs on other machines, or several processes on this one.
 #
 #   perform COMMAND ARGUMENT...   runs the command, or with dry_run=1 prints it, shell-quoted
 #   quoted ARGUMENT...            prints the arguments on one line, shell-quoted
 #   need NAME...                  exits with an error if one of these variables is unset
+#   whole_number NAME DEFAULT MIN MAX   gives an unset variable this value; exits with an error if
+#                                 the variable is not a whole number from MIN to MAX
 
 dry_run=${dry_run:-0}
 
@@ -35,6 +37,18 @@ need() {
       exit 2
     fi
   done
+}
+
+# Call it before a variable is used in arithmetic: there bash runs a command that hides in a value,
+# as in 'PATH[$(command)]'.
+whole_number() {
+  local name=$1
+  printf -v "$name" %s "${!name:-$2}"
+  # Without leading zeros, which would make the number octal; short enough not to overflow.
+  if [[ ! "${!name}" =~ ^(0|[1-9][0-9]{0,8})$ ]] || ((${!name} < $3 || ${!name} > $4)); then
+    echo "error: $name='${!name}' must be a whole number from $3 to $4" >&2
+    exit 2
+  fi
 }
 
 # Prints the comment at the top of the script, and exits.

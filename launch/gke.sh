@@ -36,6 +36,8 @@ if [[ $action != list ]]; then
 fi
 if [[ $action != run && $# -gt 0 ]]; then usage; fi
 need GKE_CLUSTER GKE_ZONE GKE_PROJECT
+whole_number TPU_SLICES 1 1 1024
+whole_number GKE_RESTARTS 50 0 100000
 where=(--cluster="$GKE_CLUSTER" --zone="$GKE_ZONE" --project="$GKE_PROJECT")
 
 run() {
@@ -48,8 +50,8 @@ run() {
 ensure_venv requirements.txt requirements-tpu.txt requirements-gcs.txt && \
 exec .venv/bin/python main.py $arguments"
   perform xpk workload create "${where[@]}" --workload="$name" --tpu-type="$TPU_TYPE" \
-    --num-slices="${TPU_SLICES:-1}" --base-docker-image="${GKE_IMAGE:-python:3.12}" \
-    --script-dir=. --max-restarts="${GKE_RESTARTS:-50}" --command="$command"
+    --num-slices="$TPU_SLICES" --base-docker-image="${GKE_IMAGE:-python:3.12}" \
+    --script-dir=. --max-restarts="$GKE_RESTARTS" --command="$command"
 }
 
 case $action in

@@ -7,20 +7,25 @@
 #
 # Each line of output is prefixed with its process index. If a process fails, the others are killed,
 # and the exit code is that of the first to fail. Ctrl-C and SIGTERM are forwarded: the run saves a
-# checkpoint and ends.
+# checkpoint and ends with 130 or 143. A second Ctrl-C kills all processes at once.
+#
+#   DEVICES         devices of each process (default 4)
+#   GRACE_SECONDS   from the first exit after a stop until the rest are killed (default 30)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/venv.sh
 source launch/venv.sh
+# shellcheck source=launch/dry_run.sh
+source launch/dry_run.sh
 
-if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
+if [[ ! "${1:-}" =~ ^[1-9][0-9]{0,3}$ ]]; then
   echo "usage: [DEVICES=4] $0 PROCESSES --config=FILE [any flag of main.py]" >&2
   exit 2
 fi
 processes=$1
 shift
-devices=${DEVICES:-4}
-grace_seconds=${GRACE_SECONDS:-30} # from the first exit until the rest are killed
+whole_number DEVICES 4 1 1024
+whole_number GRACE_SECONDS 30 0 86400
 if [[ -z "${PYTHON:-}" ]]; then # if set, that interpreter must have all requirements
   ensure_venv requirements.txt
   PYTHON=.venv/bin/python
@@ -32,14 +37,23 @@ with socket.socket() as s:
 
 export JAX_PLATFORMS=cpu
 # XLA uses the last of several equal flags.
-export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
 pids=()
-trap 'signal_all TERM' TERM INT
+interrupts=0 # how often Ctrl-C was pressed
 
 signal_all() {
   local pid
   for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
 }
+
+# shellcheck disable=SC2317,SC2329 # the trap calls it
+interrupt() {
+  interrupts=$((interrupts + 1))
+  if ((interrupts > 1)); then signal_all KILL; else signal_all TERM; fi
+}
+
+trap 'signal_all TERM' TERM
+trap interrupt INT
 
 for ((i = 0; i < processes; i++)); do
   # A script's background processes ignore Ctrl-C, so only the trap forwards it.
@@ -51,6 +65,12 @@ for ((i = 0; i < processes; i++)); do
   pids+=($!)
   echo "[$i] pid $!" >&2
 done
+
+advice() {
+  if (($1 == 137 && interrupts < 2)); then
+    echo " (killed; where nobody did it, memory ran out): the same command resumes the run"
+  fi
+}
 
 code=0        # of the first process that failed
 deadline=     # on the shell's clock (SECONDS); empty until a process fails
@@ -65,10 +85,10 @@ while ((left > 0)); do
     left=$((left - 1))
     if ((status != 0 && code == 0)); then
       code=$status
-      echo "process $i ended with exit code $status" >&3
+      echo "process $i ended with exit code $status$(advice "$status")" >&3
       # After a requested stop the others are about to end too. Otherwise they would wait for it.
       if ((status == 143 || status == 130)); then
-        deadline=$((SECONDS + grace_seconds))
+        deadline=$((SECONDS + GRACE_SECONDS))
       else
         deadline=$SECONDS
       fi
@@ -77,4 +97,5 @@ while ((left > 0)); do
   if [[ -n "$deadline" ]] && ((SECONDS >= deadline && left > 0)); then signal_all KILL; fi
   if ((left > 0)); then sleep 0.1 || true; fi
 done 3>&2 2>/dev/null # hides bash's own messages about killed processes
+if ((code == 143 && interrupts > 0)); then code=130; fi
 exit "$code"

@@ -36,6 +36,10 @@ fi
 shift 2
 if [[ $action != run && $# -gt 0 ]]; then usage; fi
 need TPU_ZONE
+whole_number TPU_SLICES 1 1 1024
+whole_number TPU_SPOT 0 0 1
+whole_number TPU_NODE 0 0 100000
+whole_number TPU_WORKER 0 0 100000
 
 where=(--zone="$TPU_ZONE")
 if [[ -n "${TPU_PROJECT:-}" ]]; then where+=(--project="$TPU_PROJECT"); fi
@@ -63,8 +67,8 @@ create() {
   local runtime nodes options=()
   runtime=${TPU_RUNTIME:-$(runtime_of "$TPU_TYPE")}
   nodes=(--node-id="$name")
-  if ((${TPU_SLICES:-1} > 1)); then nodes=(--node-count="$TPU_SLICES" --node-prefix="$name"); fi
-  if [[ "${TPU_SPOT:-0}" == 1 ]]; then options+=(--spot); fi
+  if ((TPU_SLICES > 1)); then nodes=(--node-count="$TPU_SLICES" --node-prefix="$name"); fi
+  if [[ "$TPU_SPOT" == 1 ]]; then options+=(--spot); fi
   perform "${resources[@]}" create "$name" "${where[@]}" --accelerator-type="$TPU_TYPE" \
     --runtime-version="$runtime" "${nodes[@]}" ${options[@]+"${options[@]}"}
 }
@@ -110,8 +114,8 @@ case $action in
     run "$@"
     ;;
   logs)
-    perform "${resources[@]}" ssh "$name" "${where[@]}" --node="${TPU_NODE:-0}" \
-      --worker="${TPU_WORKER:-0}" --command='tail -n 100 -F igerg_jax/run.log'
+    perform "${resources[@]}" ssh "$name" "${where[@]}" --node="$TPU_NODE" \
+      --worker="$TPU_WORKER" --command='tail -n 100 -F igerg_jax/run.log'
     ;;
   stop)
     on_all_workers "pid=\$(cat igerg_jax/run.pid) && kill -TERM \$pid; \

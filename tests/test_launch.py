@@ -222,6 +222,41 @@ def test_what_is_wrong_is_said(arguments, says):
     assert says in done.stderr and done.stdout == ""
 
 
+NUMBERS = {
+    "tpu_pod.sh create r": ("TPU_SLICES", "TPU_SPOT"),
+    "tpu_pod.sh logs r": ("TPU_NODE", "TPU_WORKER"),
+    "gke.sh run r --config=x": ("TPU_SLICES", "GKE_RESTARTS"),
+    "slurm.sbatch --config=x": ("SLURM_GPUS_ON_NODE", "SLURM_CPUS_PER_GPU"),
+    "multiprocess.sh 2": ("DEVICES", "GRACE_SECONDS"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(command, name) for command in NUMBERS for name in NUMBERS[command]]
+)
+def test_a_number_is_a_number(tmp_path, command, name):
+    """A command that hides in one does not run, and nothing is guessed from half a number."""
+    script, *arguments = command.split()
+    dry_run = [] if script == "multiprocess.sh" else ["--dry-run"]
+    for value in (f"PATH[$(touch {tmp_path}/ran)]", "2x", "08", "9" * 20):
+        environment = SETTINGS | {"PYTHON": "false", name: value}
+        done = start(script, *dry_run, *arguments, **environment)
+        assert done.returncode == 2 and done.stdout == "", value
+        assert done.stderr.startswith(f"error: {name}='{value}' must be a whole number from ")
+        assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_number_that_a_script_takes_is_checked():
+    """That is, every setting that has a number as its default, or that arithmetic reads."""
+    for path in (ROOT / "launch").iterdir():
+        text = path.read_text()
+        checked = set(re.findall(r"whole_number ([A-Z_]+) ", text))
+        defaults = set(re.findall(r"\$\{([A-Z][A-Z_]+):-\d+\}", text))
+        read = set(re.findall(r"\(\([^)]*?\b([A-Z][A-Z_]+)\b", text)) - {"SECONDS"}
+        assert defaults | read <= checked, path.name
+
+
 def test_an_unknown_type_needs_a_runtime():
     done = start("tpu_pod.sh", "--dry-run", "create", "r", TPU_ZONE="z", TPU_TYPE="v9-8")
     assert done.returncode == 2 and "set TPU_RUNTIME" in done.stderr
@@ -278,6 +313,43 @@ def test_the_first_failure_ends_all(tmp_path):
     assert done.returncode == 7
     assert time.monotonic() - started < 30
     assert "process 1 ended with exit code 7" in done.stderr
+
+
+def launched(folder: pathlib.Path, on_stop: str) -> subprocess.Popen:
+    """Two processes that do `on_stop` at SIGTERM; each has written "up" to folder/log."""
+    log = folder / "log"
+    executable(
+        folder / "python",
+        f'if [[ "$1" == -I ]]; then exec {sys.executable} "$@"; fi\n'
+        f"trap '{on_stop}' TERM\necho up >>{log}\nfor i in {{1..300}}; do sleep 0.1; done",
+    )
+    process = subprocess.Popen(
+        ["./launch/multiprocess.sh", "2"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": str(folder / "python")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(log, "up\nup\n")
+    return process
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_is_passed_on(tmp_path, sent, code):
+    """To every process; the exit code says which signal it was."""
+    process = launched(tmp_path, f"echo saved >>{tmp_path}/log; exit 143")
+    process.send_signal(sent)
+    assert process.wait(timeout=20) == code
+    assert (tmp_path / "log").read_text().split().count("saved") == 2
+
+
+def test_a_second_interrupt_kills_what_does_not_stop(tmp_path):
+    process = launched(tmp_path, f"echo asked >>{tmp_path}/log")
+    process.send_signal(signal.SIGINT)
+    wait_for(tmp_path / "log", "asked")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 137
 
 
 @pytest.mark.parametrize("arguments", [[], ["zero"], ["0"], ["--config=x"]])
