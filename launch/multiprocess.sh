@@ -40,9 +40,11 @@ export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
 pids=()
 interrupts=0 # how often Ctrl-C was pressed
+sent=        # the last signal that the processes got
 
 signal_all() {
   local pid
+  sent=$1
   for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
 }
 
@@ -65,6 +67,7 @@ for ((i = 0; i < processes; i++)); do
   pids+=($!)
   echo "[$i] pid $!" >&2
 done
+if [[ -n "$sent" ]]; then signal_all "$sent"; fi # some may not have been there yet
 
 advice() {
   if (($1 == 137 && interrupts < 2)); then

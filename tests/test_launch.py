@@ -339,7 +339,7 @@ def test_a_stop_is_passed_on(tmp_path, sent, code):
     """To every process; the exit code says which signal it was."""
     process = launched(tmp_path, f"echo saved >>{tmp_path}/log; exit 143")
     process.send_signal(sent)
-    assert process.wait(timeout=20) == code
+    assert process.wait(timeout=40) == code
     assert (tmp_path / "log").read_text().split().count("saved") == 2
 
 
@@ -349,7 +349,7 @@ def test_a_second_interrupt_kills_what_does_not_stop(tmp_path):
     wait_for(tmp_path / "log", "asked")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 137
+    assert process.wait(timeout=40) == 137
 
 
 @pytest.mark.parametrize("arguments", [[], ["zero"], ["0"], ["--config=x"]])
