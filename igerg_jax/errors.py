@@ -30,7 +30,33 @@ def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on. The message says why; the command prints it and exits with 1."""
+    """A run that cannot go on. The message says why; it is printed, and the exit code is its."""
+
+    exit_code = 1
+
+
+class ProcessEnded(RunError):
+    """Another process of the run has ended before its time."""
+
+    exit_code = 4
+
+
+class ProcessMissing(RunError):
+    """The processes of a run have not all come together in time."""
+
+    exit_code = 5
+
+
+class ProcessStalled(RunError):
+    """A process of the run has stopped answering, or makes no progress."""
+
+    exit_code = 6
+
+
+class PortTaken(RunError):
+    """Another program listens on the coordinator's port."""
+
+    exit_code = 7
 
 
 class OutOfMemory(RuntimeError):

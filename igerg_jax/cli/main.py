@@ -1,5 +1,6 @@
 """The command line of a model's modes: `python main.py --mode=MODE …` and `igerg MODE …`."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -7,6 +8,7 @@ import sys
 from typing import NamedTuple
 
 from absl import flags
+from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS
@@ -49,7 +51,9 @@ HELP = """
 the one that the checkpoint was trained with. The same command resumes a run that was stopped. Exit
 codes: 0; 2 = a mistake in the command or its files, named in one message; 3 = compiled, but does
 not fit the device; 1 = the run itself failed; 130 and 143 = stopped by Ctrl-C or SIGTERM, the state
-saved.
+saved (a second Ctrl-C ends at once, without). Of several processes: 4 = another one ended; 5 = not
+all came; 6 = one does not answer, or no step ends (train.stall_ends_run); 7 = the coordinator's
+port is in use.
 """
 CONVERSATIONS = """
 Conversations{}: give each turn as a --context, oldest first, and
@@ -200,15 +204,28 @@ def run(values: flags.FlagValues) -> None:
             JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
         )
     # These import JAX: seconds that --help and wrong flags do not cost.
-    from igerg_jax.cli import modes
-    from igerg_jax.parallel import processes
+    from igerg_jax.parallel import processes, stopping
     from igerg_jax.setup import enable_compilation_cache
 
-    processes.start(config.distributed)
-    enable_compilation_cache(config)
-    path = checkpoint or workdir
+    is_chat = values.mode == "chat"  # where Ctrl-C ends an answer
+    with contextlib.nullcontext() if is_chat else stopping.signals():
+        processes.start(config.distributed)
+        enable_compilation_cache(config)
+        with processes.failures_explained(config.distributed.heartbeat_timeout_seconds):
+            run_mode(values, workdir, conversation)
+
+
+def run_mode(
+    values: flags.FlagValues,
+    workdir: epath.Path | None,
+    conversation: tuple[list[tuple[str, str | None]], str | None] | None,
+) -> None:
+    """Does what `values.mode` says, once the processes of the run are joined."""
+    from igerg_jax.cli import modes
+
+    config, path = values.config, values.checkpoint or workdir
     try:
-        if training:
+        if values.mode == "train":
             modes.train(config, workdir)
         elif values.mode == "evaluate":
             modes.evaluate(config, path, workdir)

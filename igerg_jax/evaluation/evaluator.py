@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -49,8 +49,11 @@ class Measured(NamedTuple):
 class Evaluator:
     """Evaluates parameters on the splits of a prepared dataset; compiles once per shape."""
 
-    def __init__(self, setup: Setup, prepared: Prepared):
-        self._setup, self._prepared = setup, prepared
+    def __init__(
+        self, setup: Setup, prepared: Prepared, between_batches: Callable[[], None] = lambda: None
+    ):
+        """`between_batches` is called before each batch; what it raises ends an evaluation."""
+        self._setup, self._prepared, self._between_batches = setup, prepared, between_batches
         self.second_labeller = text_labeller.of_config(setup.config)
         self._respond = search.make_respond(setup)
         self._batch_counts = jitted(setup, batch_counts)
@@ -231,6 +234,7 @@ class Evaluator:
             if face_batch is not None:
                 batch = following.with_faces(batch, face_batch, self._setup.model.special)
             local = numbers[number * size :][:size][rows_b]
+            self._between_batches()
             yield number * size, *sharding.to_devices((batch, local), placed)
 
 

@@ -6,18 +6,22 @@ before `start` has returned.
 """
 
 import atexit
+import contextlib
 import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from jax._src import distributed as state  # the address that was detected has no public name
+from jax._src import clusters  # neither the address that was detected has a public name,
+from jax._src import distributed as state  # nor has the client
 
 from igerg_jax.constraints import check_choice
-from igerg_jax.errors import RunError, UserError
+from igerg_jax.errors import PortTaken, ProcessMissing, RunError, UserError
+from igerg_jax.parallel import watch
 
 # JAX's names of the clusters that it detects, and two of ours: no cluster, and the first that JAX
 # finds (Kubernetes, too, which has no name).
@@ -25,6 +29,9 @@ CLUSTERS = ("none", "auto", "gcetpu", "gketpu", "slurm", "ompi")
 _GRACE_SECONDS = 120  # from our timeout to JAX's own, which aborts the process
 _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
+_STOP_SECONDS = 3
+
+_is_joined = False  # to the other processes of the run
 
 # Environments that hold several processes: name -> how many, from the environment.
 _PROCESS_COUNTS = {
@@ -42,21 +49,19 @@ def start(settings: Any) -> None:
     Raises:
       UserError: settings that do not go together, no such cluster around this process, or this
         process is one of several and the config does not say so.
-      RunError: the others were not there in time; the message names the coordinator.
+      ProcessMissing: the others were not there in time; the message names the coordinator.
+      PortTaken: this is process 0, and its port is in use.
     """
     arguments = resolve(settings, os.environ)
     if arguments is None or jax.distributed.is_initialized():
         return
     timeout = settings.initialization_timeout_seconds
     failed: list[Exception] = []
+    jax.config.update("jax_enable_preemption_service", False)  # `stopping` handles SIGTERM
 
     def connect() -> None:
         try:
-            jax.distributed.initialize(
-                **arguments,
-                initialization_timeout=timeout + _GRACE_SECONDS,
-                heartbeat_timeout_seconds=settings.heartbeat_timeout_seconds,
-            )
+            _join(_located(arguments, timeout), timeout, settings.heartbeat_timeout_seconds)
         except Exception as error:  # gRPC's, the operating system's, a cluster's interface
             failed.append(error)
 
@@ -70,8 +75,61 @@ def start(settings: Any) -> None:
         print(message, file=sys.stderr, flush=True)
         connecting.join(timeout - _SAY_AFTER_SECONDS)
     if connecting.is_alive() or failed:
-        abandon(1)
-        raise RunError(_explain(arguments, timeout, failed[0] if failed else None))
+        error = failed[0] if failed else None
+        kind = PortTaken if isinstance(error, PortTaken) else ProcessMissing
+        abandon(kind.exit_code)
+        raise kind(_explain(arguments, timeout, error))
+
+
+def _located(arguments: dict[str, Any], timeout: int) -> dict[str, Any]:
+    """The same arguments with what the cluster says, where one is to be detected.
+
+    Raises ValueError where there is no such cluster.
+    """
+    if "process_id" in arguments:
+        return arguments
+    names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        *(None,) * len(names), arguments["cluster_detection_method"], timeout
+    )
+    out = dict(zip(names, found, strict=True)) | {"cluster_detection_method": "deactivate"}
+    if None in (out["coordinator_address"], out["num_processes"], out["process_id"]):
+        raise ValueError("it names no coordinator, or no number of processes")
+    state.global_state.coordinator_address = out["coordinator_address"]
+    state.global_state.process_id = out["process_id"]
+    return out
+
+
+def _join(arguments: dict[str, Any], timeout: int, heartbeat_seconds: int) -> None:
+    """Starts JAX's distributed system, and `watch`. Raises PortTaken and what JAX raises."""
+    address, index = arguments["coordinator_address"], arguments["process_id"]
+    host, _, port = address.rpartition(":")
+    if index == 0:
+        _check_free(int(port))
+    jax.distributed.initialize(
+        **arguments | {"coordinator_address": watch.relay(address) if index else address},
+        initialization_timeout=timeout + _GRACE_SECONDS,
+        heartbeat_timeout_seconds=2 * heartbeat_seconds + _GRACE_SECONDS,  # `watch` comes first
+    )
+    count = arguments["num_processes"]
+    watch.start(state.global_state.client, host.strip("[]"), index, count, heartbeat_seconds)
+    atexit.register(watch.say_goodbye)
+    global _is_joined
+    _is_joined = True
+
+
+def _check_free(port: int) -> None:
+    """Raises PortTaken where process 0 could not listen: XLA would end in a segmentation fault."""
+    dualstack = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dualstack else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dualstack).close()
+    except OSError as error:
+        raise PortTaken(
+            f"cannot listen on port {port} ({os.strerror(error.errno)}): end what listens there, "
+            "perhaps an earlier run, or set another port in distributed.coordinator_address, for "
+            "all processes"
+        ) from error
 
 
 def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -148,19 +206,52 @@ def wait_for_all(what: str, timeout_seconds: int) -> None:
         ) from error
 
 
-def abandon(code: int) -> None:
+def abandon(code: int, is_stop: bool = False) -> None:
     """Lets this process exit with `code` at once; does nothing in a run of one process.
 
     An orderly exit waits until every process exits: one that failed would hang, and so would
     whoever watches for its exit code.
+
+    Args:
+      is_stop: the run is told to stop, so the others need not take it for a failure.
     """
     if state.global_state.client is None and state.global_state.service is None:
         return
 
+    atexit.unregister(watch.say_goodbye)
     # The last to be registered is the first to be called.
     atexit.register(os._exit, code)
+    if is_stop:
+        if state.global_state.service is not None:
+            atexit.register(time.sleep, _STOP_SECONDS)  # until the others have asked it
+        atexit.register(watch.say_goodbye)
     atexit.register(sys.stderr.flush)
     atexit.register(sys.stdout.flush)
+
+
+def client() -> Any | None:
+    """JAX's client of what the processes of a run share; None alone, and before they have met.
+
+    It aborts the process where it is used before it is connected.
+    """
+    return state.global_state.client if _is_joined else None
+
+
+@contextlib.contextmanager
+def failures_explained(heartbeat_seconds: int) -> Iterator[None]:
+    """Before an error of a collective ends this process, `watch` has time to say whose fault it is.
+
+    Where another process is lost, this one ends here, with a message that names it.
+    """
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        if watch.is_watching():
+            timed_out = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+            time.sleep(watch.GRACE_SECONDS + (heartbeat_seconds if timed_out else 0) + 2)
+        raise
 
 
 def _who(arguments: Mapping[str, Any]) -> str:
@@ -181,9 +272,7 @@ def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None
             f"({_one_line(error)}); set distributed.coordinator_address, process_count and "
             "process_index"
         )
-    if error is not None and state.global_state.service is None and "RPC server" in str(error):
-        reason = f"cannot listen there ({_one_line(error)}); is the port in use?"
-    elif error is not None:
+    if error is not None:
         reason = _one_line(error)
     elif address is None:
         reason = f"the cluster did not name a coordinator within {timeout} s"

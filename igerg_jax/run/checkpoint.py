@@ -10,6 +10,7 @@ epath reads: local folders, gs://. Parameters may also come from a weights folde
 """
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from igerg_jax import storage
@@ -35,6 +37,7 @@ from igerg_jax.setup import Setup
 STATE = "state"  # the item of a checkpoint beside RUN
 _AVERAGE = "ema_params"  # in a state: the moving average of its "params"
 
+_METRICS = "metrics"  # Orbax's name for their item and its file
 _MIN_SLICE_BYTES = 1 << 20
 
 Shapes = dict[str, tuple[int, ...]]  # parameter name, slashes inside -> shape
@@ -77,6 +80,24 @@ class Checkpoints:
         values = {k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None
         with self._naming_a_full_disk():
             return self._manager.save(step, args=ocp.args.Composite(**items), metrics=values)
+
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Makes the state that was saved under `step` a candidate for the best, as in `save`."""
+        self.wait()
+        if not math.isfinite(metrics.get(self._config.evaluate.best_metric, math.nan)):
+            return
+        if jax.process_index() == 0:
+            folder = self._folder / str(step) / _METRICS
+            folder.mkdir(exist_ok=True)
+            text = json.dumps({name: float(value) for name, value in metrics.items()})
+            storage.write_text(folder / _METRICS, text)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"metrics of step {step}")
+        self._manager.reload()
+
+    def lacks_metrics(self, step: int) -> bool:
+        """Whether the state was saved under `step` without metrics, and none were added."""
+        return step in self._manager.all_steps() and self._manager.metrics(step) is None
 
     def restore(self, abstract_state: Any) -> Any:
         """The newest whole state, placed as `abstract_state`'s shardings say.

@@ -52,7 +52,7 @@ def main(
         return 0
     except (UserError, OutOfMemory, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        code = {UserError: 2, OutOfMemory: 3}.get(type(error), 1)
+        code = {UserError: 2, OutOfMemory: 3}.get(type(error)) or error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -1,56 +1,69 @@
-"""What guards the training loop: stopping on signals, and a watchdog for steps that hang."""
+"""A watchdog for training that makes no progress."""
 
 import contextlib
 import faulthandler
 import os
-import signal
-from collections.abc import Callable, Iterator
+import sys
+import threading
+import time
+from collections.abc import Iterator
 
 import jax
-from jax.experimental import multihost_utils
+
+from igerg_jax.errors import ProcessStalled
+from igerg_jax.parallel.stopping import Stop
+
+_TOO_LONG_SECONDS = 10  # that the thread needs to end the process: something holds the GIL
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[int], int | None]]:
-    """Yields a function to call with each finished step's number, which returns the signal that the
-    loop should stop for, or None.
+def watchdog(stop: Stop, stall_seconds: float, ends_run: bool) -> Iterator[None]:
+    """Dumps every thread's stack to stderr when nothing is done for `stall_seconds` (0 = never).
 
-    Inside, SIGTERM and SIGINT do not end the process. With several processes JAX's preemption
-    service handles SIGTERM, so that all of them stop after the same step; it handles no other
-    signal, so SIGINT is passed on as SIGTERM.
-    """
-    received: list[int] = []
-    if jax.process_count() > 1:
-        reached = multihost_utils.reached_preemption_sync_point
-        handlers = {signal.SIGINT: lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)}
-        stop_after = lambda step: signal.SIGTERM if reached(step) else None  # noqa: E731
-    else:
-        keep = lambda number, frame: received.append(number)  # noqa: E731
-        handlers = {signal.SIGTERM: keep, signal.SIGINT: keep}
-        stop_after = lambda step: received[0] if received else None  # noqa: E731
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield stop_after
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def watchdog(stall_seconds: int) -> Iterator[Callable[[], None]]:
-    """Dumps every thread's stack to stderr when a step takes over `stall_seconds` (0 = never).
-
-    Yields a function to call after each step.
+    Args:
+      stop: checked after each step and before each batch that is evaluated.
+      ends_run: then also end the process, with the exit code of ProcessStalled; else the stacks are
+        dumped again and again.
     """
     if not stall_seconds:
-        yield lambda: None
+        yield
         return
+    done = threading.Event()
+    last = time.monotonic()
 
     def reset() -> None:
-        faulthandler.dump_traceback_later(stall_seconds, repeat=True)
+        nonlocal last
+        last = time.monotonic()
+        if ends_run:  # for where the thread below cannot run
+            faulthandler.dump_traceback_later(stall_seconds + _TOO_LONG_SECONDS, exit=True)
+        else:
+            faulthandler.dump_traceback_later(stall_seconds, repeat=True)
+
+    def watch() -> None:
+        while not done.wait(max(0.1, last + stall_seconds - time.monotonic())):
+            if time.monotonic() - last >= stall_seconds:
+                _end(stall_seconds)
 
     reset()
+    stop.after_check = reset
+    if ends_run:
+        threading.Thread(target=watch, name="watchdog", daemon=True).start()
     try:
-        yield reset
+        yield
     finally:
+        stop.after_check = lambda: None
+        done.set()
         faulthandler.cancel_dump_traceback_later()
+
+
+def _end(stall_seconds: float) -> None:
+    faulthandler.dump_traceback()
+    print(
+        f"error: process {jax.process_index()} of {jax.process_count()}: no step or evaluation "
+        f"batch has ended for {stall_seconds} s (train.stall_seconds; the stacks above say where "
+        "it hangs). Start the run again: it resumes from its newest checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.stdout.flush()
+    os._exit(ProcessStalled.exit_code)

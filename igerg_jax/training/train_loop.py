@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,10 +19,10 @@ from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
-from igerg_jax.parallel import processes, sharding
+from igerg_jax.parallel import processes, sharding, stopping
 from igerg_jax.run import history, integrity, workdirs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
-from igerg_jax.run.workdirs import CONFIG_FILE, SUMMARY_FILE, TOKENIZER_FILE
+from igerg_jax.run.workdirs import CHECKPOINTS, CONFIG_FILE, SUMMARY_FILE, TOKENIZER_FILE
 from igerg_jax.training import guards, logs, train_state
 from igerg_jax.training.logs import StepLog, due
 from igerg_jax.training.model_flops import model_flops
@@ -50,8 +49,17 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     Raises:
       UserError: the config cannot be trained; nothing was written.
       RunError: training cannot continue; the last good state is saved.
-      SystemExit: the process was told to stop; the state is saved.
+      Stopped: the process was told to stop; the state is saved.
     """
+    with stopping.signals() as stop:
+        try:
+            return _run(config, workdir, stop)
+        except stopping.Stopped as stopped:
+            logs.say(_describe_stop(workdir, stopped))
+            raise
+
+
+def _run(config: Any, workdir: epath.Path, stop: stopping.Stop) -> dict[str, Any]:
     start = time.perf_counter()
     if summary := finished_summary(config, workdir):
         return summary
@@ -65,14 +73,10 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     ):
         state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
         is_writer = jax.process_index() == 0
-        if is_writer:
-            workdir.mkdir(parents=True, exist_ok=True)
-            storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
-            tokenizer.save(workdir / TOKENIZER_FILE)
         facts = {"seed": config.seed, "processes": jax.process_count()}
         record = history.Start(workdir, resumed_from or 0, start, is_writer, **facts)
         _greet(setup, dataset, resumed_from)
-        evaluator = Evaluator(setup, dataset) if dataset.split_names else None
+        evaluator = Evaluator(setup, dataset, stop.leave_if_asked) if dataset.split_names else None
         with record.recorded():
             state, log = train(setup, dataset, checkpoints, evaluator, state, workdir, start)
             checkpoints.wait()
@@ -139,15 +143,22 @@ def train(
     """
     config, first_step = setup.config, 0 if state is None else int(state.step)
     ready = make_ready(setup, dataset, state) if first_step < config.train.steps else None
+    if jax.process_index() == 0:  # a command that is refused leaves no config behind
+        workdir.mkdir(parents=True, exist_ok=True)
+        storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
+        dataset.tokenizer.save(workdir / TOKENIZER_FILE)
     # Its writers import TensorFlow, which `make_ready` does while XLA compiles.
     log = StepLog(config.train, workdir, first_step, start)
     profile = Profile(config.profile, workdir, first_step)
     with contextlib.closing(log), contextlib.closing(profile):
+        loop = Loop(setup, checkpoints, evaluator, log, profile)
         if ready is None:  # no step is left to train; the state is only evaluated
-            return (train_state.init_state(setup) if state is None else state), log
+            state = train_state.init_state(setup) if state is None else state
+            loop.catch_up(state)
+            return state, log
         log.throughput = logs.Throughput(config.train.batch_size, ready.model_flops, jax.devices())
         processes.wait_for_all("compiled", config.distributed.initialization_timeout_seconds)
-        return Loop(setup, checkpoints, evaluator, log, profile).run(ready), log
+        return loop.run(ready), log
 
 
 def batches(setup: TrainingSetup, dataset: Dataset, start_step: int) -> Iterator[dict]:
@@ -217,15 +228,17 @@ class Loop:
 
         Raises:
           RunError: too many steps in a row were not finite.
-          SystemExit: the process was told to stop; the state is saved.
+          Stopped: the process was told to stop; the state is saved.
         """
         train, log, clock = self.setup.config.train, self.log, self.log.clock
         placed = sharding.batch_sharding(self.setup.mesh)
         state, first_step = ready.state, int(ready.state.step)
         with (
-            guards.stop_signals() as stop_after,
-            guards.watchdog(train.stall_seconds) as reset_watchdog,
+            stopping.signals() as stop,
+            stop.loop(self.checkpoints.wait),
+            guards.watchdog(stop, train.stall_seconds, train.stall_ends_run),
         ):
+            self.catch_up(state)
             clock.start()
             for step in range(first_step + 1, train.steps + 1):
                 self._update_profile(step - 1, state)
@@ -234,17 +247,19 @@ class Loop:
                 with jax.transfer_guard("disallow"):
                     state, metrics = ready.compiled(state, sharding.to_devices(batch, placed))
                     log.add(step, metrics)
-                reset_watchdog()
-                signal_number = stop_after(step)
+                signal_number = stop.check()
                 evaluates = due(step, train.evaluate_every_steps) or step == train.steps
                 saves = evaluates or due(step, train.checkpoint_every_steps)
                 if signal_number is not None or saves:
                     log.flush()
                     with clock.paused():
+                        self.checkpoints.save(state)
                         if signal_number is not None:
-                            self._save_and_exit(step, state, signal_number)
-                        metrics = self._evaluate(step, state) if evaluates else None
-                        self.checkpoints.save(state, metrics)
+                            self.log.end_interval(step)
+                            self.checkpoints.wait()
+                            raise stopping.Stopped(signal_number)
+                        if evaluates:
+                            self._evaluate(step, state)
             self._update_profile(train.steps, state)
         clock.stop()
         return state
@@ -255,25 +270,24 @@ class Loop:
             if folder := self.profile.update(step, state):
                 logs.say(f"profile: {folder}, of the steps up to {step}")
 
-    def _save_and_exit(self, step: int, state: TrainState, signal_number: int) -> None:
-        self.checkpoints.save(state)
-        self.log.end_interval(step)
-        self.checkpoints.wait()
-        logs.say(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}; the state is "
-            "saved, the same command resumes from there"
-        )
-        sys.exit(128 + signal_number)
+    def catch_up(self, state: TrainState) -> None:
+        """Evaluates a state that was saved, but whose evaluation was cut short."""
+        step, train = int(state.step), self.setup.config.train
+        is_due = due(step, train.evaluate_every_steps) or step == train.steps
+        if is_due and self.checkpoints.lacks_metrics(step):
+            self._evaluate(step, state)
 
-    def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        """Evaluates a state that is saved, and adds the metrics to its checkpoint."""
         if self.evaluator is None:
-            return None
+            return
         split = self.setup.config.data.eval_split
-        values = self.evaluator.metrics(eval_params(state), split, generate=False).values
+        with stopping.signals() as stop, stop.nothing_to_save():
+            values = self.evaluator.metrics(eval_params(state), split, generate=False).values
+            self.checkpoints.add_metrics(step, values)
         self.log.write(step, {f"{split}/{name}": value for name, value in values.items()})
         shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
         logs.say(f"step {step} on {split}: {shown}")
-        return values
 
 
 def summarise(
@@ -336,6 +350,14 @@ def count_parameters(params: Any) -> dict[str, int]:
 def eval_params(state: TrainState) -> Any:
     """The parameters to evaluate and generate with: the moving average where there is one."""
     return state.params if state.ema_params is None else state.ema_params
+
+
+def _describe_stop(workdir: epath.Path, stopped: stopping.Stopped) -> str:
+    steps = integrity.steps(workdir / CHECKPOINTS)
+    what = "before the first step; there is nothing to save"
+    if steps:
+        what = f"after step {max(steps)}; the state is saved, the same command resumes from there"
+    return f"stopped by {signal.Signals(stopped.number).name} {what}"
 
 
 def _greet(setup: TrainingSetup, dataset: Dataset, resumed_from: int | None) -> None:

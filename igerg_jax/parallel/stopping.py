@@ -1,0 +1,201 @@
+"""SIGTERM and Ctrl-C: a process that is told to stop saves what only its memory holds, and ends.
+
+In seconds, whatever it is doing, and with the exit code 128 + the signal's number. A signal raises
+`Stopped` where nothing would be lost by it. In a `loop` it is a flag, which the loop looks at
+between batches (`Stop.check`), at the same one in all processes of a run. Python runs a signal's
+handler, and a loop looks at its flag, only once a call into XLA has returned, which may take
+minutes; so a thread ends the process where that takes too long, unless there is something to save.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+
+from igerg_jax.parallel import processes, watch
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PATIENCE_SECONDS = 5  # from a signal until the thread ends a process that has nothing to save
+_AGREE_SECONDS = 60
+_POLL_SECONDS = 1
+# One Ctrl-C may reach a process twice, from the terminal and from a launch script.
+_SAME_PRESS_SECONDS = 1
+_SIGNAL_KEY, _CHECKS_KEY = "igerg_jax/stop/signal", "igerg_jax/stop/checks/"
+
+_current: "Stop | None" = None
+
+
+class Stopped(SystemExit):
+    """The process was told to stop by the signal `number`."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.number = number
+
+
+class Stop:
+    """What has been asked of this process, and of the others of its run. Made by `signals`."""
+
+    def __init__(self):
+        self.number: int | None = None  # the signal that the run is to stop for
+        self._loops = self._raised = self._closed = False
+        self._unsaved = False
+        self._since = 0.0  # when the signal came, or what it would have lost was saved
+        self._save: Callable[[], None] = lambda: None
+        self.after_check: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._checks = 0  # calls of `check`; the same numbers mean the same point in every process
+        self._last_check: int | None = None  # the one that all processes leave at
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+
+    @contextlib.contextmanager
+    def loop(self, finish_saving: Callable[[], None]) -> Iterator[None]:
+        """Inside, signals raise nothing, and `check` says when to leave.
+
+        Args:
+          finish_saving: called before the process is ended from outside of the loop.
+        """
+        self._loops, self._save = True, finish_saving
+        self._set_unsaved(True)
+        try:
+            yield
+        finally:
+            self._loops = False
+            self._set_unsaved(False)
+
+    @contextlib.contextmanager
+    def nothing_to_save(self) -> Iterator[None]:
+        """Within a loop: the state is saved already, so the process may be ended at any time."""
+        before = self._unsaved
+        self._set_unsaved(False)
+        try:
+            yield
+        finally:
+            self._set_unsaved(before)
+
+    def check(self) -> int | None:
+        """The signal to stop for now, or None. To be called equally often by all processes."""
+        self.after_check()
+        with self._lock:
+            self._checks += 1
+            if jax.process_count() == 1:
+                return self.number
+            stops = self._last_check is not None and self._checks >= self._last_check
+            return self.number if stops else None
+
+    def leave_if_asked(self) -> None:
+        """Raises Stopped where `check` says so."""
+        if (number := self.check()) is not None:
+            raise Stopped(number)
+
+    def _set_unsaved(self, unsaved: bool) -> None:
+        self._unsaved, self._since = unsaved, time.monotonic()
+
+    def _handle(self, number: int, frame: object) -> None:
+        self._ask(number)
+        if not self._loops and not self._raised:
+            self._raised = True
+            self._tell()
+            processes.abandon(128 + self.number, is_stop=True)
+            raise Stopped(self.number)
+
+    def _ask(self, number: int) -> None:
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+
+    def _watch(self) -> None:
+        """The thread: sees signals at once, and those that other processes got."""
+        asked = None  # when
+        while not self._closed:
+            arrived = b""
+            if select.select([self._read], [], [], _POLL_SECONDS)[0]:
+                arrived = os.read(self._read, 64)
+            numbers = [number for number in arrived if number in SIGNALS]
+            if numbers:
+                self._ask(numbers[0])
+            again = asked is not None and time.monotonic() - asked > _SAME_PRESS_SECONDS
+            if again and signal.SIGINT in numbers:
+                self._end("interrupted again: ended without saving")
+            if self.number is None and (client := processes.client()) is not None:
+                with contextlib.suppress(Exception):  # XlaRuntimeError: there is no such key
+                    self._ask(int(client.key_value_try_get(_SIGNAL_KEY)))
+            if self.number is not None and asked is None:
+                asked = time.monotonic()
+                self._begin(was_here=bool(numbers))
+            late = time.monotonic() - self._since > _PATIENCE_SECONDS
+            if self.number is not None and not self._unsaved and late:
+                self._save()
+                self._end(
+                    f"stopped by {signal.Signals(self.number).name}; nothing was left to save"
+                )
+        for end in (self._read, self._write):
+            os.close(end)
+
+    def _begin(self, was_here: bool) -> None:
+        """Once the run is to stop: `was_here` says whether this process got the signal."""
+        if was_here and self._unsaved:
+            name = signal.Signals(self.number).name
+            print(f"{name}: saving; Ctrl-C once more ends without", file=sys.stderr, flush=True)
+        if processes.client() is not None:
+            self._tell()
+            threading.Thread(target=self._agree, name="agree", daemon=True).start()
+        if not was_here:
+            signal.pthread_kill(threading.main_thread().ident, self.number)
+
+    def _tell(self) -> None:
+        """Tells the other processes of the run."""
+        if (client := processes.client()) is not None:
+            with contextlib.suppress(Exception):  # XlaRuntimeError: nobody is there
+                client.key_value_set(_SIGNAL_KEY, str(int(self.number)), allow_overwrite=True)
+
+    def _agree(self) -> None:
+        """A thread, of each process: finds the first check that none of them has made."""
+        client = processes.client()
+        with self._lock:  # meanwhile nobody makes another
+            self._last_check = self._checks + 1  # where the others do not answer
+            with contextlib.suppress(Exception):  # XlaRuntimeError: nobody is there
+                client.key_value_set(f"{_CHECKS_KEY}{jax.process_index()}", str(self._checks))
+                deadline = time.monotonic() + _AGREE_SECONDS
+                while time.monotonic() < deadline:
+                    counts = client.key_value_dir_get(_CHECKS_KEY)
+                    if len(counts) == jax.process_count():
+                        self._last_check = 1 + max(int(count) for _, count in counts)
+                        return
+                    time.sleep(0.02)
+
+    def _end(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        watch.say_goodbye()
+        os._exit(128 + self.number)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Stop]:
+    """Yields what SIGTERM and Ctrl-C ask for inside; within another `signals`, the same object.
+
+    Raises Stopped where a signal comes outside of a `loop`.
+    """
+    global _current
+    if _current is not None:
+        yield _current
+        return
+    stop = _current = Stop()
+    previous = {number: signal.signal(number, stop._handle) for number in SIGNALS}
+    previous_fd = signal.set_wakeup_fd(stop._write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=stop._watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        _current, stop._closed = None, True
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

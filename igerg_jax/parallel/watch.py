@@ -1,0 +1,222 @@
+"""Which processes of a run are still there; where one is not, one line that names it.
+
+JAX notices too, but ends the process by abort(), with a stack trace of C++ in place of a message.
+So JAX is given more time, and every process keeps a connection to process 0. A connection that
+closes without a goodbye means that the process has ended, and silence that it is stopped or its
+host is. Process 0 tells the others, and all of them end.
+"""
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from igerg_jax.errors import ProcessEnded, ProcessStalled
+
+_BEAT_SECONDS = 1
+# From the end of one process until the others end: time for them to say what ails themselves.
+GRACE_SECONDS = 3
+_PORT_KEY = "igerg_jax/watch/port"
+_GO_ON = "Start the run again: it resumes from its newest checkpoint"
+
+_connections: "list[_Connection]" = []  # this process's
+
+
+class _Connection:
+    """To another process: lines of text, at least one every few seconds."""
+
+    def __init__(self, connected: socket.socket, who: str):
+        self.socket, self.who = connected, who
+        self.seen = time.monotonic()
+        self.ended: float | None = None  # when it closed without a goodbye
+        self.done = False  # it has said goodbye
+        self._half = b""  # of a line
+        connected.settimeout(_BEAT_SECONDS)
+
+    def read(self) -> list[str]:
+        """The lines that have come, without beats; [] at the end, too."""
+        if self.ended:
+            return []
+        try:
+            data = self.socket.recv(4096)
+        except TimeoutError:
+            return []
+        except OSError:
+            data = b""
+        self.seen = time.monotonic()
+        if not data:
+            self.ended = self.seen
+        *lines, self._half = (self._half + data).split(b"\n")
+        texts = [line.decode(errors="replace") for line in lines if line]
+        self.done = self.done or "goodbye" in texts
+        return texts
+
+    def send(self, text: str) -> None:
+        # It may have ended, which reading tells, or its buffer be full: then it is silent, too.
+        with contextlib.suppress(OSError):
+            self.socket.sendall(text.encode() + b"\n")
+
+
+def start(client: Any, host: str, index: int, count: int, silence_seconds: int) -> None:
+    """Starts to watch, in a thread.
+
+    Args:
+      client: JAX's distributed client, to pass on a port number.
+      host: of process 0.
+      silence_seconds: after which a process counts as stalled.
+    """
+    me = f"process {index} of {count} ({socket.gethostname()}, pid {os.getpid()})"
+    if index == 0:
+        # JAX's service listens on all interfaces, too.
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        dualstack = family == socket.AF_INET6
+        listener = socket.create_server(("", 0), family=family, dualstack_ipv6=dualstack)
+        client.key_value_set(_PORT_KEY, str(listener.getsockname()[1]))
+        target, arguments = _watch_all, (listener, me, silence_seconds)
+    else:
+        port = int(client.blocking_key_value_get(_PORT_KEY, 1000 * silence_seconds))
+        try:
+            connected = socket.create_connection((host, port), timeout=10)
+        except OSError as error:
+            print(f"{me} cannot watch process 0 at {host}:{port} ({error})", file=sys.stderr)
+            return
+        to_0 = _Connection(connected, f"process 0 of {count} ({host})")
+        to_0.send(f"hello {me}")
+        _connections.append(to_0)
+        target, arguments = _watch_one, (to_0, silence_seconds)
+    threading.Thread(target=target, args=arguments, name="watch", daemon=True).start()
+
+
+def is_watching() -> bool:
+    return bool(_connections)
+
+
+def say_goodbye() -> None:
+    """Tells the others that this process ends because its work is done, or the run is stopped."""
+    for connection in list(_connections):
+        connection.send("goodbye")
+
+
+def _watch_one(to_0: _Connection, silence_seconds: int) -> None:
+    """In every process but the first: watches process 0, and hears from it about others."""
+    clock = _Clock()
+    while not (to_0.done and to_0.ended):
+        for line in to_0.read():
+            word, _, rest = line.partition(" ")
+            if word == "hello":
+                to_0.who = rest
+            elif word == "lost":
+                code, _, message = rest.partition(" ")
+                _end(int(code), message)
+        clock.beat([to_0])
+        _judge([to_0], silence_seconds)
+        if to_0.ended:
+            time.sleep(_BEAT_SECONDS)
+
+
+def _watch_all(listener: socket.socket, me: str, silence_seconds: int) -> None:
+    """In process 0: watches all others."""
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    clock = _Clock()
+    while True:
+        for key, _ in selector.select(_BEAT_SECONDS):
+            if key.fileobj is listener:
+                connected = listener.accept()[0]
+                connection = _Connection(connected, "a process")
+                connection.send(f"hello {me}")
+                _connections.append(connection)
+                selector.register(connected, selectors.EVENT_READ, connection)
+                continue
+            for line in key.data.read():
+                if line.startswith("hello "):
+                    key.data.who = line.removeprefix("hello ")
+            if key.data.ended:
+                selector.unregister(key.fileobj)
+        clock.beat(_connections)
+        _judge(_connections, silence_seconds)
+
+
+class _Clock:
+    """When the last beats were sent."""
+
+    def __init__(self):
+        self._last = time.monotonic()
+
+    def beat(self, connections: list[_Connection]) -> None:
+        now = time.monotonic()
+        if now - self._last < _BEAT_SECONDS:
+            return
+        if now - self._last > 5 * _BEAT_SECONDS:  # it was this process that stood still
+            for connection in connections:
+                connection.seen = now
+        self._last = now
+        for connection in connections:
+            connection.send("")
+
+
+def _judge(connections: list[_Connection], silence_seconds: int) -> None:
+    """Ends this process, and tells the others, if one of them is lost."""
+    now = time.monotonic()
+    for one in connections:
+        if one.done:
+            continue
+        if one.ended and now - one.ended > GRACE_SECONDS:
+            code = ProcessEnded.exit_code
+            message = (
+                f"{one.who} has ended: its own output says why, unless it was killed. {_GO_ON}"
+            )
+        elif not one.ended and now - one.seen > silence_seconds:
+            code = ProcessStalled.exit_code
+            message = (
+                f"{one.who} has not answered for {silence_seconds} s: it is stopped, or its host "
+                f"hangs or cannot be reached. End it. {_GO_ON}"
+            )
+        else:
+            continue
+        for other in connections:
+            other.send(f"lost {code} {message}")
+        _end(code, message)
+
+
+def _end(code: int, message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def relay(address: str) -> str:
+    """A local HOST:PORT that forwards to `address`, which JAX's client connects to instead.
+
+    The client aborts the process as soon as its connection closes. Here it stays open for a while
+    after the coordinator has gone, in which the watch ends the process with a message.
+    """
+    host, _, port = address.rpartition(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            near = listener.accept()[0]
+            try:
+                far = socket.create_connection((host.strip("[]"), int(port)))
+            except OSError:
+                near.close()  # gRPC tries again
+                continue
+            for pair in ((near, far, 0), (far, near, 4 * GRACE_SECONDS)):
+                threading.Thread(target=_copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, name="relay", daemon=True).start()
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def _copy(source: socket.socket, target: socket.socket, linger_seconds: int) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    time.sleep(linger_seconds)
+    for end in (source, target):
+        end.close()
