@@ -4,7 +4,8 @@ Each room checks what it owns; every entry point calls one of these, which combi
 once at its start.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,14 +14,15 @@ from jax.sharding import Mesh
 
 from igerg_jax import objectives, optim, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.constraints import Range, check_constraints
+from igerg_jax.constraints import Range, check_choice, check_constraints
 from igerg_jax.data import config_checks, datasets, mixtures
 from igerg_jax.decoding import search
-from igerg_jax.errors import UserError
-from igerg_jax.models import settings
+from igerg_jax.errors import UserError, check_all
+from igerg_jax.models import settings, vision
+from igerg_jax.models.igerg import EMOTION_EMBEDDINGS as EMBEDDINGS
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
-from igerg_jax.setup import base_key, set_up
+from igerg_jax.setup import Setup, base_key, set_up
 
 TRAIN_RANGES = (
     Range("batch_size", at_least=1),
@@ -50,15 +52,21 @@ def check_training(config: Any, starts: bool) -> None:
       starts: the run has no checkpoint yet, so its first parameters must come from somewhere.
     """
     is_synthetic = config.data.dataset == datasets.SYNTHETIC
-    check_constraints("profile", config.profile, PROFILE_RANGES)
-    _check_evaluation(config, check_step(config))
-    checkpoint.check_retention(config)
+    profile = functools.partial(check_constraints, "profile", config.profile, PROFILE_RANGES)
+    retention = functools.partial(checkpoint.check_retention, config)
+    check_all(*_of_step(config), *_of_evaluation(config), profile, retention)
+    setup = _check_model(config)
+    check_all(
+        lambda: _check_step_batch(config, setup.mesh),
+        lambda: _check_evaluation_batch(config, setup.mesh),
+    )
+    text_labeller.of_config(config)
     if not is_synthetic:
         mixtures.check_start(config)
     if not starts:
         return
     if config.init_from:
-        checkpoint.find(config.init_from)
+        checkpoint.check_init(config.init_from, setup)
     elif config.name == "finetune":
         raise UserError(
             "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
@@ -78,12 +86,9 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
     Args:
       devices: that the step is compiled for; default all of this machine's.
     """
-    train = config.train
-    check_constraints("train", train, TRAIN_RANGES)
-    mesh = _check_model(config, devices)
-    sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
-    objectives.check(config)
-    optim.check(config.optim, train.steps)
+    check_all(*_of_step(config))
+    mesh = _check_model(config, devices).mesh
+    _check_step_batch(config, mesh)
     return mesh
 
 
@@ -96,7 +101,9 @@ def check_examples(config: Any) -> None:
 
 def check_inference(config: Any) -> None:
     """Raises UserError where a checkpoint could not be evaluated or generated with."""
-    _check_evaluation(config, _check_model(config))
+    check_all(*_of_model(config), *_of_evaluation(config))
+    _check_evaluation_batch(config, _check_model(config).mesh)
+    text_labeller.of_config(config)
 
 
 def check_data(dataset: datasets.Dataset, config: Any) -> None:
@@ -120,26 +127,62 @@ def check_evaluation_data(
     mixtures.check_splits(dataset, config, keys)
 
 
-def _check_model(config: Any, devices: Any | None = None) -> Mesh:
-    config_checks.check(config.data)
-    check_constraints("model", config.model, settings.RANGES)
-    dtype = config.model.compute_dtype
+# Checks of what a config says by itself. They take no time, so that all of its mistakes are said at
+# once, before the model is traced.
+def _of_model(config: Any) -> list[Callable[[], object]]:
+    model, partial = config.model, functools.partial
+    parts = ["text", "judge"] + ["vision"] * (model.vision.kind == "vit")
+    return [
+        partial(config_checks.check, config.data),
+        partial(check_constraints, "model", model, settings.CONSTRAINTS),
+        partial(check_choice, "model.emotion_embedding", model.emotion_embedding, EMBEDDINGS),
+        partial(check_choice, "model.vision.kind", model.vision.kind, vision.TOWERS),
+        partial(_check_dtype, model.compute_dtype),
+        *(
+            partial(settings.check_heads, part, model[part].width, model[part].heads)
+            for part in parts
+        ),
+    ]
+
+
+def _of_step(config: Any) -> list[Callable[[], object]]:
+    return [
+        functools.partial(check_constraints, "train", config.train, TRAIN_RANGES),
+        *_of_model(config),
+        functools.partial(objectives.check, config),
+        functools.partial(optim.check, config.optim),
+    ]
+
+
+def _of_evaluation(config: Any) -> list[Callable[[], object]]:
+    return [
+        functools.partial(check_constraints, "evaluate", config.evaluate, EVALUATE_RANGES),
+        functools.partial(check_constraints, "generate", config.generate, GENERATE_RANGES),
+        functools.partial(search.Settings.of, config),
+    ]
+
+
+def _check_dtype(name: str) -> None:
     try:
-        jnp.dtype(dtype)
+        jnp.dtype(name)
     except TypeError as error:
-        raise UserError(f"model.compute_dtype='{dtype}': {error}") from error
+        raise UserError(f"model.compute_dtype='{name}': {error}") from error
+
+
+def _check_model(config: Any, devices: Any | None = None) -> Setup:
     # A tokenizer that is given may have another vocabulary size; nothing else can differ.
     setup = set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
     try:
         jax.eval_shape(lambda: base_key(config))
     except ValueError as error:  # JAX's own message lists the known names
         raise UserError(f"train.prng: {error}") from error
-    return setup.mesh
+    return setup
 
 
-def _check_evaluation(config: Any, mesh: Mesh) -> None:
-    check_constraints("evaluate", config.evaluate, EVALUATE_RANGES)
-    check_constraints("generate", config.generate, GENERATE_RANGES)
+def _check_step_batch(config: Any, mesh: Mesh) -> None:
+    train = config.train
+    sharding.check_batch(train.batch_size, train.accumulate_steps, mesh, "train.batch_size")
+
+
+def _check_evaluation_batch(config: Any, mesh: Mesh) -> None:
     sharding.check_batch(config.evaluate.batch_size, 1, mesh, "evaluate.batch_size")
-    search.Settings.of(config)
-    text_labeller.of_config(config)

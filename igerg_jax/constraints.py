@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_all
 
 
 class Choice(NamedTuple):
@@ -66,9 +66,8 @@ class Range(NamedTuple):
 def check_constraints(
     group: str, settings: Mapping[str, Any], declared: Iterable[Choice | Range]
 ) -> None:
-    """Raises UserError for the first setting whose value is not allowed."""
-    for setting in declared:
-        setting.check(group, settings)
+    """Raises UserError, with a line for each setting whose value is not allowed."""
+    check_all(*(functools.partial(setting.check, group, settings) for setting in declared))
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:

@@ -2,11 +2,23 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
     """Bad input: exit code 2. The message names what is wrong and what to do about it."""
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Runs all checks. Raises one UserError with the message, on a line, of each that fails."""
+    messages: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            messages += [line for line in str(error).split("\n") if line not in messages]
+    if messages:
+        raise UserError("\n".join(messages))
 
 
 def check_known(name: str, known: Iterable[str], what: str) -> None:
@@ -22,9 +34,10 @@ def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
     def last(path: str) -> str:
         return re.split(r"[./]", path.removesuffix(".py"))[-1]
 
-    def likeness(other: str) -> float:
+    def likeness(other: str) -> tuple[float, float]:
         pairs = [(name, other), (last(name), last(other))]
-        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        ratios = [difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs]
+        return max(ratios), sum(ratios)
 
     return sorted(names, key=likeness, reverse=True)[:count]
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from igerg_jax.constraints import Choice, Range, check_constraints
-from igerg_jax.errors import UserError
 
 # Parameters without weight decay, by the last part of their name: biases, norms, and the scalars of
 # the contrastive loss. Embedding tables decay, as BART's do.
@@ -17,23 +16,25 @@ NO_DECAY = ("bias", "scale", "mean", "variance", "contrastive_bias", "contrastiv
 SCHEDULES = ("cosine", "inverse_sqrt")
 
 
-def check(settings: Mapping, steps: int) -> None:
-    """Raises UserError for a value that `config.optim` may not have, or a warm-up that does not fit
-    into a whole run of `steps`."""
+def check(settings: Mapping) -> None:
+    """Raises UserError for values that `config.optim` may not have."""
     check_constraints("optim", settings, CONSTRAINTS)
+
+
+def warmup_steps(settings: Mapping, steps: int) -> int:
+    """The steps of warm-up in a whole run of `steps`.
+
+    A trial that is shorter than its config's warm-up has a tenth of its steps in place of it.
+    """
     warmup = settings["warmup_steps"]
-    if settings["schedule"] == "cosine" and warmup >= steps:
-        raise UserError(
-            f"optim.warmup_steps ({warmup}) must be below train.steps ({steps}); "
-            "lower the one or raise the other"
-        )
+    return steps // 10 if settings["schedule"] == "cosine" and warmup >= steps else warmup
 
 
 def schedule(settings: Mapping, steps: int) -> optax.Schedule:
     """The learning rate by step, in a whole run of `steps`: linear warm-up, then cosine decay to
     the final rate, or fairseq's inverse square root: peak * sqrt(warmup / step)."""
     initial, peak = settings["initial_learning_rate"], settings["peak_learning_rate"]
-    warmup = settings["warmup_steps"]
+    warmup = warmup_steps(settings, steps)
     if settings["schedule"] == "cosine":
         final = settings["final_learning_rate"]
         return optax.warmup_cosine_decay_schedule(initial, peak, warmup, steps, final)

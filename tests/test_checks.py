@@ -29,7 +29,10 @@ STEP = {
     "optim__name='adam'": "optim.name 'adam' is not one of adamw, lion, adafactor",
     "optim__schedule='linear'": "optim.schedule 'linear' is not one of cosine",
     "optim__first_moment_dtype='int8'": "first_moment_dtype 'int8'",
-    "optim__warmup_steps=20": r"optim.warmup_steps \(20\) must be below train.steps \(20\)",
+    "model__text__heads=3": r"model\.text\.width=16 .* heads=3 \(model\.text\.heads\)",
+    "model__text__attention='flash'": r"model\.text\.attention 'flash' is not one of xla, fused",
+    "model__text__remat='some'": r"model\.text\.remat 'some' is not one of none, dots",
+    "model__emotion_embedding='all'": r"model\.emotion_embedding 'all' is not one of none, input",
 }
 INFERENCE = {
     "mesh__fsdp=3": "fsdp=3.*8 devices",
@@ -160,6 +163,38 @@ def test_one_is_refused_for_a_fraction_that_must_leave_something(key, without_mo
 
 
 @pytest.mark.parametrize("metric", ["bleu_4", "emotion_following", "loss"])
+def test_all_mistakes_are_said_at_once_and_before_the_model_is_traced(monkeypatch):
+    monkeypatch.setattr(checks, "set_up", lambda *_: pytest.fail("the model was traced"))
+    changes = {
+        "train.batch_size": 0,
+        "train.log_every_steps": 0,
+        "optim.name": "adam",
+        "generate.beams": 0,
+        "model.text.remat": "some",
+        "model.judge.heads": 3,
+        "evaluate.best_mode": "most",
+        "profile.steps": -1,
+    }
+    with pytest.raises(UserError) as found:
+        checks.check_training(
+            make_config(**{key.replace(".", "__"): value for key, value in changes.items()}), True
+        )
+    lines = str(found.value).splitlines()
+    assert len(lines) == len(changes)
+    assert all(sum(key in line for line in lines) == 1 for key in changes)
+
+
+def test_a_short_trial_warms_up_for_a_part_of_it():
+    for steps in (1, 2, 9, 20):
+        config = make_config(train__steps=steps, optim__warmup_steps=20)
+        checks.check_training(config, starts=True)
+        assert optim.warmup_steps(config.optim, steps) == steps // 10
+        rate = optim.schedule(config.optim, steps)
+        assert all(0 <= rate(step) <= config.optim.peak_learning_rate for step in range(steps))
+    config = make_config(train__steps=21, optim__warmup_steps=20)
+    assert optim.warmup_steps(config.optim, 21) == 20
+
+
 def test_a_best_metric_that_training_does_not_measure_is_refused(metric, without_model):
     with pytest.raises(UserError, match=f"best_metric '{metric}' .* response_perplexity"):
         checks.check_training(make_config(evaluate__best_metric=metric), starts=True)

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import json
+import os
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -121,6 +123,9 @@ def compile_step(config: Any, topology: str, slices: int, file: str | None, sear
       UserError: no such topology, or none for a search; or the config does not fit it.
       OutOfMemory: the step does not fit a device.
     """
+    if file:
+        path = pathlib.Path(file).expanduser()
+        _check_report_file(path)
     if search:
         reports = compile_report.search(config, topology, slices)
         if not reports:
@@ -129,9 +134,21 @@ def compile_step(config: Any, topology: str, slices: int, file: str | None, sear
         best = compile_report.best(reports)
     else:
         best = compile_report.compile_for(config, topology, slices)
+    print(compile_report.describe(best), flush=True)
     if file:
-        compile_report.write(best, file)
-    print(compile_report.describe(best))
+        compile_report.write(best, path)
+
+
+def _check_report_file(file: pathlib.Path) -> None:
+    """Makes the folder of `file`. Raises UserError where no file can be written there."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--report={file}: cannot create '{file.parent}': {error.strerror}"
+        ) from error
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"--report={file} is not a file that you may write")
 
 
 def update_summary(workdir: epath.Path, config: Any, results: dict[str, Any]) -> None:

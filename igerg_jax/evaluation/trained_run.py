@@ -16,7 +16,7 @@ from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets, mixtures, tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
-from igerg_jax.run import checkpoint
+from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.setup import Setup, set_up
 
 
@@ -97,6 +97,12 @@ def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[Setup, Any]:
     params, loaded = checkpoint.load_params(folder, setup, tokenizer_digest=tokenizer.digest)
     if jax.process_index() == 0:
         print(loaded.describe(), file=sys.stderr)
+        trained_with = checkpoint.read_run(folder)["config"]
+        if different := workdirs.input_differences(trained_with, workdirs.as_json(config)):
+            print(
+                f"note: it was trained on other inputs: {workdirs.listed(different)}",
+                file=sys.stderr,
+            )
     return setup, params
 
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.constraints import Range, check_choice
+from igerg_jax.constraints import Choice, Range, check_choice
 from igerg_jax.errors import UserError
 
 # Exact, as in BART and Hugging Face's ViT; or the tanh approximation, as in big_vision and SigLIP.
@@ -37,8 +37,11 @@ REMAT_POLICIES = {
 }
 
 # The numbers under `config.model`. A tower of `igerg_jax.models.vision` reads some of `vision`'s.
-RANGES = (
+CONSTRAINTS = (
     *(Range(f"vision.{key}", at_least=1) for key in ("patch_size", "tokens_per_image")),
+    Choice("vision.gelu", tuple(GELUS)),
+    *(Choice(f"{part}.attention", ATTENTION) for part in ("vision", "text")),
+    *(Choice(f"{part}.remat", tuple(REMAT_POLICIES)) for part in ("vision", "text")),
     Range("vision.norm_epsilon", above=0),
     *(
         Range(f"{part}.{key}", at_least=1)
@@ -83,10 +86,12 @@ def check_one_token(kind: str, tokens_per_image: int) -> None:
         )
 
 
-def check_heads(width: int, heads: int) -> None:
-    """Raises UserError unless `width` splits into `heads` of equal size."""
+def check_heads(part: str, width: int, heads: int) -> None:
+    """Raises UserError unless the width of `model.<part>` splits into heads of equal size."""
     if heads < 1 or width % heads:
-        raise UserError(f"width={width} does not divide into heads={heads}")
+        raise UserError(
+            f"model.{part}.width={width} does not divide into heads={heads} (model.{part}.heads)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +148,7 @@ class TextSettings:
 
     def __post_init__(self):
         for stack in (self.encoder, self.decoder):
-            check_heads(self.width, stack.heads)
+            check_heads("text", self.width, stack.heads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,4 +161,4 @@ class JudgeSettings:
     stack: StackSettings
 
     def __post_init__(self):
-        check_heads(self.width, self.stack.heads)
+        check_heads("judge", self.width, self.stack.heads)

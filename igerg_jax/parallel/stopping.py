@@ -26,6 +26,8 @@ _AGREE_SECONDS = 60
 _POLL_SECONDS = 1
 # One Ctrl-C may reach a process twice, from the terminal and from a launch script.
 _SAME_PRESS_SECONDS = 1
+# Functions in which Python ignores what is raised: JAX's, after garbage is collected, and others.
+_IGNORING = ("_xla_gc_callback", "__del__")
 _SIGNAL_KEY, _CHECKS_KEY = "igerg_jax/stop/signal", "igerg_jax/stop/checks/"
 
 _current: "Stop | None" = None
@@ -100,7 +102,9 @@ class Stop:
 
     def _handle(self, number: int, frame: object) -> None:
         self._ask(number)
-        if not self._loops and not self._raised:
+        if frame is not None and frame.f_code.co_name in _IGNORING:
+            threading.Timer(0.1, self._nudge).start()
+        elif not self._loops and not self._raised:
             self._raised = True
             self._tell()
             processes.abandon(128 + self.number, is_stop=True)
@@ -142,12 +146,18 @@ class Stop:
         """Once the run is to stop: `was_here` says whether this process got the signal."""
         if was_here and self._unsaved:
             name = signal.Signals(self.number).name
-            print(f"{name}: saving; Ctrl-C once more ends without", file=sys.stderr, flush=True)
+            print(
+                f"{name}: saving; Ctrl-C once more ends without saving", file=sys.stderr, flush=True
+            )
         if processes.client() is not None:
             self._tell()
             threading.Thread(target=self._agree, name="agree", daemon=True).start()
         if not was_here:
-            signal.pthread_kill(threading.main_thread().ident, self.number)
+            self._nudge()
+
+    def _nudge(self) -> None:
+        """Has the main thread handle a signal; not SIGINT, which would count as a second one."""
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     def _tell(self) -> None:
         """Tells the other processes of the run."""

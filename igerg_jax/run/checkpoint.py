@@ -282,6 +282,21 @@ def load_params(
     return unflatten_dict(params, sep="/"), record
 
 
+def check_init(path: epath.PathLike, setup: Setup) -> None:
+    """Raises UserError where fine-tuning could not start from a checkpoint: there is none, or most
+    of its parameters have other shapes than the model's, because it is of another size."""
+    stored, wanted = _stored_params(find(path))[1], shapes(setup.abstract_params)
+    shared = [name for name in wanted if name in stored]
+    differ = [name for name in shared if stored[name] != wanted[name]]
+    if not shared or 2 * len(differ) > len(shared):
+        examples = [f"{name} (there {stored[name]}, here {wanted[name]})" for name in differ]
+        raise UserError(
+            f"init_from='{path}' is of another model: of {len(shared)} parameters that both have, "
+            f"{len(differ)} differ in shape: {workdirs.listed(examples)}. "
+            "Give the preset that it was trained with (--config=FILE:PRESET)"
+        )
+
+
 def find(path: epath.PathLike) -> epath.Path:
     """The folder of one checkpoint, or a weights folder.
 

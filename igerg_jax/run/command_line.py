@@ -5,6 +5,7 @@ is one message on stderr and exit code 2. Imports nothing heavy.
 """
 
 import difflib
+import functools
 import io
 import itertools
 import os
@@ -17,8 +18,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from igerg_jax import storage
-from igerg_jax.errors import OutOfMemory, RunError, UserError, nearest
-from igerg_jax.run import config_files, config_keys
+from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, nearest
+from igerg_jax.run import config_files, config_keys, full_config
 from igerg_jax.run.workdirs import flatten
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
@@ -51,7 +52,8 @@ def main(
             run(argv)
         return 0
     except (UserError, OutOfMemory, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).split("\n"):  # one for each mistake in a config
+            print(f"error: {line}", file=sys.stderr)
         code = {UserError: 2, OutOfMemory: 3}.get(type(error)) or error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -215,17 +217,32 @@ def new_folder(out: str) -> pathlib.Path:
 
 
 def check_config(argv: list[str]) -> None:
-    """Refuses an unknown config file, preset or key; the message names what is like it."""
-    config = config_files.load(config_argument(argv))
-    keys = list(flatten(config))
-    for argument in argv[1:]:
-        match = OVERRIDE.match(argument)
-        if match and match[1] not in keys:
-            inside = [key for key in keys if key.startswith(f"{match[1]}.")]
-            if inside:
-                raise UserError(f"'config.{match[1]}' is a group of keys: {', '.join(inside)}")
-            close = ", ".join(nearest(match[1], keys))
-            raise UserError(f"unknown config key '{match[1]}'; the nearest are: {close}")
+    """Refuses an unknown config file, preset or key, in the file or among the overrides.
+
+    A line for each; it names what is like the key.
+    """
+    source = config_argument(argv)
+    config = config_files.load(source)
+    file = source.partition(":")[0]
+    matches = filter(None, map(OVERRIDE.match, argv[1:]))
+    checks = [
+        functools.partial(_check_override, match[1], list(flatten(config))) for match in matches
+    ]
+    # A recorded config has the keys of its time.
+    if pathlib.Path(file) != RECORDED_CONFIG:
+        full = config_files.load(str(config_files.PACKAGED / "pretrain.py"))
+        checks.append(functools.partial(full_config.check, config, full, file))
+    check_all(*checks)
+
+
+def _check_override(name: str, keys: list[str]) -> None:
+    if name in keys:
+        return
+    inside = [key for key in keys if key.startswith(f"{name}.")]
+    if inside:
+        raise UserError(f"'config.{name}' is a group of keys: {', '.join(inside)}")
+    close = ", ".join(nearest(name, keys))
+    raise UserError(f"unknown config key '{name}'; the nearest are: {close}")
 
 
 def config_argument(argv: list[str]) -> str:

@@ -147,6 +147,19 @@ def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str
     return _differences(stored, given, FREE_MODEL_KEYS, "model.")
 
 
+def input_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """The keys under `data` in which two configs (of `as_json`) show a model different inputs."""
+    keys = """
+        dataset use_images include_response_image context_turns context_tokens response_tokens
+        image_size preprocessing
+    """
+    both = [
+        {"data": {key: config.get("data", {}).get(key) for key in keys.split()}}
+        for config in (stored, given)
+    ]
+    return _differences(*both, (), "data.")
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """A config as JSON stores it (tuples become lists), so that two can be compared."""
     return json.loads(config.to_json_best_effort())

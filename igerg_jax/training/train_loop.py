@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from igerg_jax import checks, objectives, report, storage
+from igerg_jax import checks, objectives, optim, report, storage
 from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
 from igerg_jax.errors import UserError
@@ -368,6 +368,12 @@ def _greet(setup: TrainingSetup, dataset: Dataset, resumed_from: int | None) -> 
     logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
     logs.say(sharding.table(params))
     logs.say(f"data: {dataset.describe(config)}")
+    warmup = optim.warmup_steps(config.optim, config.train.steps)
+    if warmup != config.optim.warmup_steps:
+        logs.say(
+            f"train.steps={config.train.steps} has no room for optim.warmup_steps="
+            f"{config.optim.warmup_steps}: the learning rate warms up for {warmup} steps"
+        )
     if resumed_from is not None:
         logs.say(f"resuming from step {resumed_from}")
     logs.say("compiling the step (seconds on a CPU, minutes for large presets) ...")

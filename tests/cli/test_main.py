@@ -183,6 +183,69 @@ def test_refuses_before_data_is_prepared_and_writes_nothing(capsys, tmp_path, ov
     assert list(tmp_path.iterdir()) == []
 
 
+OWN_CONFIG = """
+from configs import pretrain
+
+def get_config(preset=""):
+    config = pretrain.get_config(preset)
+    config.trian = {}
+    config.train.stepz = 5
+    del config.optim.b1
+    with config.train.ignore_type():
+        config.train.batch_size = "8"
+    config.data.mixtures = {"any": {"objectives": (), "datasets": {"meld": 1}}}
+    config.optim.clip_norm = 1
+    return config
+"""
+
+
+def test_the_keys_of_a_config_file_are_checked_as_overrides_are(capsys, tmp_path):
+    """All of them at once, the nearest names first."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN_CONFIG)
+    arguments = [f"--config={file}", "--config.trian.steps=3", f"--workdir={tmp_path}/run"]
+    assert main.main(["main.py", *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    expected = {
+        "unknown config key 'trian.steps'; the nearest are: train.steps,": 1,
+        f"{file}: unknown config key 'trian'; the nearest are: train,": 1,
+        f"{file}: unknown config key 'train.stepz'; the nearest are: train.steps,": 1,
+        f"{file}: config key 'optim.b1' is missing": 1,
+        f"{file}: train.batch_size='8'; it takes int values": 1,
+    }
+    assert {text: sum(text in line for line in lines) for text in expected} == expected
+    assert len(lines) == len(expected)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_compiles(
+    capsys, tmp_path, monkeypatch
+):
+    from igerg_jax.cli import modes
+
+    monkeypatch.setattr(modes.compile_report, "compile_for", lambda *_: pytest.fail("compiled"))
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "r.json", tmp_path):
+        message = refused(capsys, CONFIG, "--mode=compile", f"--report={path}")
+        assert f"--report={path}" in message
+
+
+def test_a_report_is_printed_before_it_is_written_to_a_new_folder(capsys, tmp_path, monkeypatch):
+    from igerg_jax.cli import modes
+
+    def write(report, path):
+        assert capsys.readouterr().out == "described\n"
+        path.write_text("{}")
+
+    monkeypatch.setattr(modes.compile_report, "compile_for", lambda *_: {})
+    monkeypatch.setattr(modes.compile_report, "describe", lambda report: "described")
+    monkeypatch.setattr(modes.compile_report, "write", write)
+    path = tmp_path / "new" / "r.json"
+    assert main.main(["main.py", CONFIG, "--mode=compile", f"--report={path}"]) == 0
+    assert path.exists()
+
+
 def test_refuses_to_freeze_random_weights(capsys, tmp_path):
     options = (f"--workdir={tmp_path}/run", f"--config.data.data_dir={tmp_path}/data")
     message = refused(capsys, f"{CONFIG}:paper", *options)

@@ -122,7 +122,7 @@ def test_who_cannot_reach_the_others_says_so_and_ends(tmp_path):
         for port, index in ((absent, 1), (lonely, 0))
     ]
     (_, worker), (_, host) = (process.communicate(timeout=LIMIT_SECONDS) for process in started)
-    assert [process.returncode for process in started] == [1, 1], worker + host
+    assert [process.returncode for process in started] == [5, 5], worker + host
     message = f"cannot reach the coordinator 127.0.0.1:{absent} within 2 s (Connection refused)"
     assert worker.startswith("error: process 1 of 2") and message in worker
     assert host.startswith(f"error: process 0 of 2, coordinator 127.0.0.1:{lonely}")

@@ -98,6 +98,15 @@ def test_a_vit_that_was_shown_other_numbers_is_refused(tmp_path):
     importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
 
 
+def test_processors_of_transformers_5_and_numbers_for_all_colours_are_read(tmp_path):
+    folder = files.write(tmp_path / "vit", files.VIT_CONFIG, files.draw(files.vit_shapes()))
+    processor = folder / "processor_config.json"
+    processor.write_text(json.dumps(dict(image_processor=dict(image_mean=0.4, image_std=0.5))))
+    refused("image_mean=0.4", tmp_path, files.vision_config(), vision=folder)
+    processor.write_text(json.dumps(dict(image_processor=dict(image_mean=0.5, image_std=0.5))))
+    importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
+
+
 def test_barts_embeddings_come_with_barts_words(bart, tmp_path):
     byte_pairs.train(tmp_path / "bpe")
     shutil.copy(tmp_path / "bpe" / "tokenizer.json", bart)

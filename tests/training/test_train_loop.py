@@ -155,6 +155,60 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
+class CountingEvaluator:
+    """Measures the same always, in two batches; `at` is called before the second."""
+
+    second_labeller = None
+
+    def __init__(self, at, between_batches):
+        self.at, self.between_batches, self.evaluated = at, between_batches, []
+
+    def metrics(self, params, split, generate):
+        self.between_batches()
+        self.at()
+        self.between_batches()
+        self.evaluated.append(len(self.evaluated))
+        return types.SimpleNamespace(values={"response_perplexity": 2.0})
+
+
+@pytest.fixture
+def evaluating(monkeypatch):
+    """Gives the data a split to evaluate; returns (the evaluators made, what interrupts them)."""
+    made, interruptions = [], []
+
+    def make(setup, dataset, between_batches):
+        at = interruptions.pop() if interruptions else lambda: None
+        made.append(CountingEvaluator(at, between_batches))
+        return made[-1]
+
+    monkeypatch.setattr(datasets.SyntheticDataset, "split_names", ("valid",))
+    monkeypatch.setattr(train_loop, "Evaluator", make)
+    monkeypatch.setattr(train_loop, "evaluate_run", lambda *_: {})
+    return made, interruptions
+
+
+@pytest.mark.parametrize("evaluate_every", [4, STEPS])
+def test_a_run_stopped_while_it_evaluates_has_saved_and_evaluates_then(
+    config, folder, evaluating, evaluate_every
+):
+    """In the last evaluation, too."""
+    config.train.update(evaluate_every_steps=evaluate_every, checkpoint_every_steps=0)
+    made, interruptions = evaluating
+    interruptions.append(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stopped:
+        train_loop.run(config, folder)
+    assert stopped.value.code == 143
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [str(evaluate_every)]
+    summary = train_loop.run(config, folder)
+    assert (summary["resumed_from"], summary["final_step"]) == (evaluate_every, STEPS)
+    evaluated = [line["step"] for line in logged(folder) if "valid/response_perplexity" in line]
+    assert evaluated == sorted({evaluate_every, STEPS})
+    assert len(made[0].evaluated) == 0 and len(made[1].evaluated) == len(evaluated)
+    checkpoints = Checkpoints(folder, config, datasets.SYNTHETIC)
+    assert not checkpoints.lacks_metrics(STEPS)
+    checkpoints.close()
+
+
 def test_a_run_leaves_what_it_promises(finished):
     folder, summary, _ = finished
     assert json.loads((folder / "summary.json").read_text()) == summary

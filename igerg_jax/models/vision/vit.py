@@ -45,7 +45,7 @@ class Settings(StackSettings):
                 f"model.vision.stem='convolution' needs a model.vision.patch_size that is a power "
                 f"of 2, not {self.patch_size}"
             )
-        check_heads(self.width, self.heads)
+        check_heads("vision", self.width, self.heads)
 
 
 class PatchStem(nn.Module):

@@ -175,10 +175,16 @@ def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
     if table.pixels:
         mean, std = table.pixels
         wanted = {"do_normalize": True, "image_mean": list(mean), "image_std": list(std)}
+    given = {
+        key: [value] * 3
+        if key in ("image_mean", "image_std") and not isinstance(value, list)
+        else value
+        for key, value in processor.items()
+    }  # a number stands for all three colours
     return [
         f"it was trained with {key}={processor[key]}, our tower has {value}"
         for key, value in wanted.items()
-        if processor.get(key, value) != value
+        if given.get(key, value) != value
     ]
 
 

@@ -84,7 +84,11 @@ def open_source(path: str, download: str) -> Source:
     source = Source(location, shapes, guarded_read, config)
     if location.suffix not in (".npz", ".pt", ".pth"):  # config.json there is another model's
         source.config = source.config or _json_if_any(source.folder / "config.json")
-        source.processor = _json_if_any(source.folder / "preprocessor_config.json")
+        # Transformers 5 writes the settings of all processors into one file.
+        together = _json_if_any(source.folder / "processor_config.json").get("image_processor")
+        source.processor = (
+            _json_if_any(source.folder / "preprocessor_config.json") or together or {}
+        )
     return source
 
 

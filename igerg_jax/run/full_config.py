@@ -1,0 +1,76 @@
+"""Whether a config has the keys that the code reads, and no others."""
+
+import numbers
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from igerg_jax.errors import UserError, nearest
+
+FREE = ("data.mixtures",)  # groups whose keys are anybody's
+
+
+def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None:
+    """Raises UserError, with a line for each key that is unknown, missing or of another type.
+
+    Args:
+      full: the one of configs/pretrain.py, which sets every key.
+      file: of `config`, for the message.
+    """
+    known = [key for key, _ in _leaves(full)]
+    problems = []
+    groups = [key.rpartition(".")[0] for key in known if "." in key]
+    for key in _unknown(config, full):
+        is_group = hasattr(_get(config, key), "items")
+        close = ", ".join(nearest(key, sorted(set(groups)) if is_group else known))
+        problems.append(f"{file}: unknown config key '{key}'; the nearest are: {close}")
+    for key, value in _leaves(full):
+        found = _get(config, key)
+        if found is None:
+            problems.append(
+                f"{file}: config key '{key}' is missing; it is {value!r} in configs/pretrain.py"
+            )
+        elif not _alike(found, value):
+            kind = type(value).__name__
+            problems.append(f"{file}: {key}={found!r}; it takes {kind} values such as {value!r}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in FREE or not hasattr(value, "items"):
+            yield name, value
+        else:
+            yield from _leaves(value, f"{name}.")
+
+
+def _unknown(config: Mapping[str, Any], full: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys, and groups as a whole, that `full` has not."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if key not in full:
+            yield name
+        elif name not in FREE and hasattr(value, "items") and hasattr(full[key], "items"):
+            yield from _unknown(value, full[key], f"{name}.")
+
+
+def _get(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not hasattr(config, "items") or part not in config:
+            return None
+        config = config[part]
+    return config
+
+
+def _alike(value: Any, example: Any) -> bool:
+    """Whether a value is of the type of `example`; a float may be a whole number."""
+    if isinstance(example, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(example, bool)
+    if isinstance(example, float):
+        return isinstance(value, numbers.Real)
+    if hasattr(example, "items"):
+        return hasattr(value, "items")
+    if isinstance(example, list | tuple):
+        return isinstance(value, list | tuple)
+    return isinstance(value, type(example))

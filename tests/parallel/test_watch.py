@@ -1,0 +1,111 @@
+"""Processes that are killed, stopped, or kept from their port: one line and an exit code."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from igerg_jax.errors import PortTaken, ProcessEnded, ProcessStalled
+from igerg_jax.parallel import processes, watch
+
+ROOT = pathlib.Path(__file__).parents[2]
+SILENCE_SECONDS = 6
+PROCESS = f"""
+import sys, time
+from igerg_jax.parallel import processes
+from ml_collections import ConfigDict
+index, seconds = int(sys.argv[2]), float(sys.argv[3])
+processes.start(ConfigDict(dict(
+    cluster="none", coordinator_address=sys.argv[1], process_count=2, process_index=index,
+    initialization_timeout_seconds=100, heartbeat_timeout_seconds={SILENCE_SECONDS})))
+print("up", flush=True)
+time.sleep(seconds)
+"""
+
+
+def two(seconds: tuple[float, float]) -> list[subprocess.Popen]:
+    """Two processes of a run, which have met, and end after so many seconds each."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(index), str(seconds[index])],
+            cwd=ROOT,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for process in started:
+        assert process.stdout.readline() == "up\n"
+    return started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    ("sent", "kind", "says"),
+    [(signal.SIGKILL, ProcessEnded, "has ended"), (signal.SIGSTOP, ProcessStalled, "not answered")],
+)
+def test_the_other_names_who_is_lost_and_ends(index, sent, kind, says):
+    started = two((90, 90))
+    lost, other = started[index], started[1 - index]
+    time.sleep(1)  # until the other has heard who it is
+    lost.send_signal(sent)
+    try:
+        _, said = other.communicate(timeout=SILENCE_SECONDS + 15)
+        assert other.returncode == kind.exit_code, said
+        assert said.startswith(f"error: process {index} of 2 (") and said.count("\n") == 1
+        assert f"pid {lost.pid}) has" in said and says in said
+        assert "it resumes from its newest checkpoint" in said
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [(1, 9), (9, 1)])
+def test_a_process_that_has_done_its_part_is_not_lost(seconds):
+    """However long the other goes on."""
+    for process in two(seconds):
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
+
+
+def test_a_port_that_is_in_use_is_named():
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")):
+        with socket.create_server((host, 0), family=family) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(PortTaken, match=f"port {port} .Address already in use.: end what"):
+                processes._check_free(port)
+    processes._check_free(port)  # free again
+
+
+def test_the_relay_forwards_and_outlives_the_coordinator():
+    """So that the watch, and not JAX's client, tells its end."""
+    with socket.create_server(("127.0.0.1", 0)) as coordinator:
+        host, port = watch.relay(f"127.0.0.1:{coordinator.getsockname()[1]}").split(":")
+        client = socket.create_connection((host, int(port)))
+        there = coordinator.accept()[0]
+        for sender, receiver in ((client, there), (there, client)):
+            for data in (b"x" * 300_000, b"end"):
+                thread = threading.Thread(target=sender.sendall, args=(data,))
+                thread.start()
+                received = b""
+                while len(received) < len(data):
+                    received += receiver.recv(1 << 16)
+                thread.join()
+                assert received == data
+        there.close()
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.close()
