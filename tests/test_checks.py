@@ -162,7 +162,6 @@ def test_one_is_refused_for_a_fraction_that_must_leave_something(key, without_mo
     assert is_refused(key, 1.0)
 
 
-@pytest.mark.parametrize("metric", ["bleu_4", "emotion_following", "loss"])
 def test_all_mistakes_are_said_at_once_and_before_the_model_is_traced(monkeypatch):
     monkeypatch.setattr(checks, "set_up", lambda *_: pytest.fail("the model was traced"))
     changes = {
@@ -184,7 +183,7 @@ def test_all_mistakes_are_said_at_once_and_before_the_model_is_traced(monkeypatc
     assert all(sum(key in line for line in lines) == 1 for key in changes)
 
 
-def test_a_short_trial_warms_up_for_a_part_of_it():
+def test_a_short_trial_warms_up_for_a_part_of_it(without_model):
     for steps in (1, 2, 9, 20):
         config = make_config(train__steps=steps, optim__warmup_steps=20)
         checks.check_training(config, starts=True)
@@ -195,6 +194,7 @@ def test_a_short_trial_warms_up_for_a_part_of_it():
     assert optim.warmup_steps(config.optim, 21) == 20
 
 
+@pytest.mark.parametrize("metric", ["bleu_4", "emotion_following", "loss"])
 def test_a_best_metric_that_training_does_not_measure_is_refused(metric, without_model):
     with pytest.raises(UserError, match=f"best_metric '{metric}' .* response_perplexity"):
         checks.check_training(make_config(evaluate__best_metric=metric), starts=True)
