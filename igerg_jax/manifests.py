@@ -85,7 +85,7 @@ def damage(
             expected[name, kind] = facts[kind]
     if storage.is_bucket(folder):  # its listing has all that is known without reading
         sums: Iterable[str] = [
-            there[name].get(kind, checksum) for (name, kind), checksum in expected.items()
+            str(there[name].get(kind, checksum)) for (name, kind), checksum in expected.items()
         ]
     else:
         sizes = sum(there[name]["bytes"] for name, _ in expected)

@@ -1,10 +1,11 @@
-"""The metrics of an evaluation: functions from strings and counts to floats, and how each is shown.
+"""The metrics of an evaluation: functions from predictions and strings to floats, and how each is
+shown.
 
 NumPy and the standard library only, besides sacrebleu and rouge-score for the metrics that they
-define.
+define. Letters as in `igerg_jax.batch`.
 
-To add a metric of generated text, write its function and add a row to `TEXT_METRICS`: evaluation
-computes it and the report shows it.
+To add a metric, write its function and add a row to `GROUPS`: evaluation computes it, the report
+shows it, and evaluations during training measure it where it needs no generated text.
 
 A metric of nothing (no labelled example, no token, no pair of texts) is NaN: there was nothing to
 measure. Zero would say that the model was bad.
@@ -13,24 +14,30 @@ measure. Zero would say that the model was bad.
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 
-# What evaluations during training measure. They generate no response, which would take too long.
-MEASURED_IN_TRAINING = (
-    *(
-        f"{task}_{measure}"
-        for task in ("image_emotion", "sequence_emotion")
-        for measure in ("accuracy", "macro_f1", "majority_rate")
-    ),
-    "judge_accuracy",
-    "response_perplexity",
-    "unigram_perplexity",
-)
+
+class Predicted(NamedTuple):
+    """A batch of windows and what a model predicts for it: what the counts of metrics are made of.
+
+    Arrays of NumPy or, while they are traced, of JAX: what counts them uses their methods and
+    operators alone. Emotions of images and sequences are predicted from images alone; the response
+    from images and words, each token after those before it.
+    """
+
+    batch: Mapping[str, Any]  # the arrays of `igerg_jax.batch`
+    image_logits_BxNxC: Any  # of each image's emotion
+    sequence_logits_BxC: Any
+    judge_logits_BxC: Any  # of the true response's emotion, by the run's own judge
+    spoken_BxT: Any  # bool, the true response's tokens, EOS included
+    nll_B: Any  # of those tokens together, in nats
+    correct_tokens_B: Any  # how many of them the model finds likeliest
 
 
 def confusion_matrix(
@@ -90,40 +97,66 @@ def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, floa
     }
 
 
-def following_metrics(
-    expressed_WxC: np.ndarray, different_W: Sequence[int]
-) -> tuple[dict[str, float], np.ndarray]:
-    """Of responses to W windows, each with a face of every emotion in turn.
+def image_emotions(predicted: Predicted) -> Any:
+    """Confusion matrix of labelled images."""
+    real_BxN, label_BxN = (predicted.batch[k] for k in ("image_mask", "image_emotion"))
+    return _count_pairs(predicted.image_logits_BxNxC, label_BxN, real_BxN)
 
-    Args:
-      expressed_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
-      different_W: how many of a window's responses differ.
 
-    Returns:
-      ({"emotion_following": the share of responses with the emotion shown, "…_standard_error",
-      "…_macro_f1", "…_distinct" and "…_chance"}, the confusion matrix: emotions shown in rows).
+def sequence_emotions(predicted: Predicted) -> Any:
+    """Confusion matrix of labelled sequences with an image."""
+    real_B, label_B = predicted.batch["image_mask"].any(1), predicted.batch["sequence_emotion"]
+    return _count_pairs(predicted.sequence_logits_BxC, label_B, real_B)
+
+
+def judged_emotions(predicted: Predicted) -> Any:
+    """Confusion matrix of labelled responses, by the judge's reading of them."""
+    label_B, real_B = predicted.batch["response_emotion"], predicted.spoken_BxT.any(1)
+    return _count_pairs(predicted.judge_logits_BxC, label_B, real_B)
+
+
+def response_likelihood(predicted: Predicted) -> tuple[Any, Any]:
+    """(negative log-likelihood in nats, number) of the true responses' tokens."""
+    return predicted.nll_B.sum(), predicted.spoken_BxT.sum()
+
+
+def _count_pairs(logits_xC: Any, labels_x: Any, real_x: Any) -> Any:
+    """int [C, C]: labelled (rows) and likeliest (columns) classes, where labelled and `real`."""
+    classes = np.arange(logits_xC.shape[-1])
+    labels_xC = (labels_x[..., None] == classes) & real_x[..., None]
+    guesses_xC = logits_xC.argmax(-1)[..., None] == classes
+    labels_IxC, guesses_IxC = (
+        x_xC.reshape(-1, len(classes)).astype(np.int32) for x_xC in (labels_xC, guesses_xC)
+    )
+    return labels_IxC.T @ guesses_IxC
+
+
+def counts(predicted: Predicted) -> dict[str, Any]:
+    """{metric: its counts of a batch}, of every row of `GROUPS` that has some.
+
+    Counts of batches add up. What is unlabelled or padding adds nothing.
     """
-    shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), expressed_WxC.shape)
-    share_W = (expressed_WxC == shown_WxC).mean(axis=1)
-    confusion = confusion_matrix(shown_WxC, expressed_WxC)
-    name = "emotion_following"
-    return {
-        name: accuracy(confusion),
-        f"{name}_standard_error": bootstrap_error(share_W),
-        f"{name}_macro_f1": macro_f1(confusion),
-        f"{name}_distinct": float(np.mean(different_W)),
-        f"{name}_chance": 1 / NUM_EMOTIONS,
-    }, confusion
+    return {metric.name: metric.counts(predicted) for metric in rows() if metric.counts}
 
 
-def bootstrap_error(values: np.ndarray, resamples: int = 2000) -> float:
-    """Standard error of the mean of `values`, by the bootstrap (Efron 1979): with replacement.
+def of_counts(sums: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics, and their baselines, of summed `counts`."""
+    values = {}
+    for metric in rows():
+        if metric.counts:
+            arguments = sums[metric.name]
+            arguments = arguments if isinstance(arguments, tuple) else (arguments,)
+            values[metric.name] = metric.of_counts(*arguments)
+            if metric.baseline.of_counts:
+                values[metric.baseline.name] = metric.baseline.of_counts(*arguments)
+    return values
 
-    A pure function of its arguments.
-    """
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(values), size=(resamples, len(values)))
-    return float(np.asarray(values)[drawn].mean(axis=1).std())
+
+def measured_in_training() -> list[str]:
+    """What evaluations during training measure. They generate no response: that takes long."""
+    counted = [metric for metric in rows() if metric.counts]
+    baselines = [metric.baseline.name for metric in counted if metric.baseline.name]
+    return [metric.name for metric in counted] + baselines
 
 
 def perplexity(loss_sum: float, count: float) -> float:
@@ -154,7 +187,7 @@ def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> floa
 
 
 def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Every row of `TEXT_METRICS` for generated texts and one reference for each.
+    """Every row of `GROUPS` that is of texts, for generated texts and one reference for each.
 
     Returns:
       {name: value}. For a metric of the texts alone, also the references' value as
@@ -166,7 +199,7 @@ def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, f
     if len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts but {len(references)} references")
     values = {}
-    for metric in TEXT_METRICS:
+    for metric in rows():
         if metric.of_pairs:
             values[metric.name] = metric.of_pairs(texts, references)
         elif metric.of_texts:
@@ -247,12 +280,27 @@ def _ngrams(texts: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 def _ratio(numerator: float, denominator: float) -> float:
+    """NaN where the denominator is 0."""
     return float(numerator) / float(denominator) if denominator else math.nan
+
+
+class Baseline(NamedTuple):
+    """What a metric is compared with."""
+
+    name: str  # its key in summary.json
+    title: str
+    of_counts: Callable[..., float] | None = None  # as a metric's; None = computed elsewhere
+
+
+NO_BASELINE = Baseline("", "")
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric: how a report shows it and, if it is one of generated text, how it is computed.
+    """A metric: how it is computed, and how a report shows it.
+
+    One of predictions has `counts`, one of generated text `of_texts` or `of_pairs`; what computes
+    any other is said beside its row.
 
     Attributes:
       name: the key in summary.json.
@@ -260,11 +308,13 @@ class Metric:
       better: 1 = higher is better, -1 = lower is better, 0 = neither.
       format: of a value, for `str.format`.
       explanation: one sentence for a reader who does not know the metric.
-      of_texts, of_pairs: (texts) -> float, or (texts, references) -> float; neither for a metric
-        of something else than generated text.
-      baseline: (name of the value to beat, what that is). Without one, the references' own value,
-        `reference_{name}`, is shown for comparison where there is one.
+      of_texts, of_pairs: (texts) -> float, or (texts, references) -> float.
+      counts: (predicted) -> a number, an array or a tuple of them, to be summed over batches.
+      of_counts: (*those sums) -> float; by default the first over the second.
+      baseline: without one, the references' own value, `reference_{name}`, is shown for comparison
+        where there is one.
       headline: its title as one of the report's large figures; "" = it is not one.
+      curve: whether a report draws its values on held-out data, by step.
     """
 
     name: str
@@ -274,56 +324,29 @@ class Metric:
     explanation: str
     of_texts: Callable[[Sequence[str]], float] | None = None
     of_pairs: Callable[[Sequence[str], Sequence[str]], float] | None = None
-    baseline: tuple[str, str] = ("", "")
+    counts: Callable[[Predicted], Any] | None = None
+    of_counts: Callable[..., float] = _ratio
+    baseline: Baseline = NO_BASELINE
     headline: str = ""
+    curve: bool = False
 
 
-TEXT_METRICS = (
-    Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
-           "Words shared with the true response, in percent, less a brevity penalty.",
-           of_pairs=partial(bleu, order=1)),
-    Metric("bleu_2", "BLEU-2", 1, "{:.2f}", "The same with pairs of words as well.",
-           of_pairs=partial(bleu, order=2)),
-    Metric("bleu_3", "BLEU-3", 1, "{:.2f}", "The same with runs of up to three words.",
-           of_pairs=partial(bleu, order=3)),
-    Metric("bleu_4", "BLEU-4", 1, "{:.2f}", "The same with runs of up to four words.",
-           of_pairs=partial(bleu, order=4)),
-    Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
-           "Overlap of words, precision and recall balanced (F1), in percent.",
-           of_pairs=partial(rouge, kind="rouge1")),
-    Metric("rouge_2", "ROUGE-2", 1, "{:.2f}", "The same with pairs of words.",
-           of_pairs=partial(rouge, kind="rouge2")),
-    Metric("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common subsequence.",
-           of_pairs=partial(rouge, kind="rougeL")),
-    Metric("dist_1", "Dist-1", 1, "{:.4f}",
-           "Distinct words over all words generated: low means the same words over and over.",
-           partial(distinct, n=1)),
-    Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.",
-           partial(distinct, n=2)),
-    Metric("dist_3", "Dist-3", 1, "{:.4f}", "The same with runs of three words.",
-           partial(distinct, n=3)),
-    Metric("dist_4", "Dist-4", 1, "{:.4f}", "The same with runs of four words.",
-           partial(distinct, n=4)),
-    Metric("entropy_4", "Entropy-4", 1, "{:.2f}",
-           "How evenly runs of four words are used, in nats: low means stock phrases.",
-           partial(ngram_entropy, n=4)),
-    Metric("mean_words", "Mean length", 0, "{:.1f}", "Words per response.", mean_words),
-)  # fmt: skip
+_COMMONEST = "always the commonest"
 
-# What a report shows, group by group: every metric of an evaluation, besides the baselines.
+# Every metric of an evaluation besides the baselines, group by group as a report shows them.
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Emotion following": (
         Metric("emotion_following", "Emotion following", 1, "{:.1%}",
                "The same words, answered once for a face of each emotion: share of responses in "
                "which a labeller that took no part in training finds the emotion of the face.",
-               baseline=("emotion_following_chance", "chance"),
+               baseline=Baseline("emotion_following_chance", "chance"),
                headline="responses that follow the face"),
         Metric("emotion_following_standard_error", "Its standard error", 0, "{:.1%}",
                "How far the share would differ with other conversations (bootstrap)."),
         Metric("emotion_following_second", "Emotion following, second labeller", 1, "{:.1%}",
                "The same share, the responses read by a classifier learnt from human labels: it "
                "shares neither words nor data with the first.",
-               baseline=("emotion_following_chance", "chance")),
+               baseline=Baseline("emotion_following_chance", "chance")),
         Metric("emotion_following_second_standard_error", "Its standard error", 0, "{:.1%}",
                "As above."),
         Metric("emotion_following_second_macro_f1", "Macro-F1 by the second labeller", 1, "{:.3f}",
@@ -337,33 +360,78 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Emotion seen": (
         Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
                "Share of faces, none of them seen in training, whose emotion is named correctly.",
-               baseline=("image_emotion_majority_rate", "always the commonest"),
-               headline="faces named correctly"),
+               counts=image_emotions, of_counts=accuracy,
+               baseline=Baseline("image_emotion_majority_rate", _COMMONEST, majority_rate),
+               headline="faces named correctly", curve=True),
         Metric("image_emotion_macro_f1", "Face emotion macro-F1", 1, "{:.3f}",
-               "Mean F1 over the emotions: a rare one counts as much as a common one."),
+               "Mean F1 over the emotions: a rare one counts as much as a common one.",
+               counts=image_emotions, of_counts=macro_f1),
         Metric("sequence_emotion_accuracy", "Sequence emotion accuracy", 1, "{:.1%}",
                "Share of image sequences whose emotion is named correctly.",
-               baseline=("sequence_emotion_majority_rate", "always the commonest")),
+               counts=sequence_emotions, of_counts=accuracy,
+               baseline=Baseline("sequence_emotion_majority_rate", _COMMONEST, majority_rate),
+               curve=True),
         Metric("sequence_emotion_macro_f1", "Sequence emotion macro-F1", 1, "{:.3f}",
-               "Mean F1 over the emotions of sequences."),
+               "Mean F1 over the emotions of sequences.",
+               counts=sequence_emotions, of_counts=macro_f1),
     ),
     "Response predicted": (
         Metric("response_perplexity", "Response perplexity", -1, "{:.1f}",
                "How many equally likely tokens the model hesitates between at each place of the "
                "true response.",
-               baseline=("unigram_perplexity", "word frequencies alone"),
-               headline="response perplexity"),
+               counts=response_likelihood, of_counts=perplexity,
+               baseline=Baseline("unigram_perplexity", "word frequencies alone"),
+               headline="response perplexity", curve=True),
         Metric("judge_accuracy", "Judge accuracy", 1, "{:.1%}",
-               "Share of true responses whose emotion the run's own judge finds in their words."),
+               "Share of true responses whose emotion the run's own judge finds in their words.",
+               counts=judged_emotions, of_counts=accuracy),
     ),
     "Response generated": (
         Metric("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",
                "Share of generated responses in which a labeller that took no part in training "
                "finds the emotion of the true response.",
-               baseline=("response_emotion_majority_rate", "always the commonest"),
+               baseline=Baseline("response_emotion_majority_rate", _COMMONEST),
                headline="responses with the emotion meant"),
         Metric("response_emotion_macro_f1", "Response emotion macro-F1", 1, "{:.3f}",
                "Mean F1 over the emotions of generated responses, by the same labeller."),
-        *TEXT_METRICS,
+        Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
+               "Words shared with the true response, in percent, less a brevity penalty.",
+               of_pairs=partial(bleu, order=1)),
+        Metric("bleu_2", "BLEU-2", 1, "{:.2f}", "The same with pairs of words as well.",
+               of_pairs=partial(bleu, order=2)),
+        Metric("bleu_3", "BLEU-3", 1, "{:.2f}", "The same with runs of up to three words.",
+               of_pairs=partial(bleu, order=3)),
+        Metric("bleu_4", "BLEU-4", 1, "{:.2f}", "The same with runs of up to four words.",
+               of_pairs=partial(bleu, order=4)),
+        Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
+               "Overlap of words, precision and recall balanced (F1), in percent.",
+               of_pairs=partial(rouge, kind="rouge1")),
+        Metric("rouge_2", "ROUGE-2", 1, "{:.2f}", "The same with pairs of words.",
+               of_pairs=partial(rouge, kind="rouge2")),
+        Metric("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common subsequence.",
+               of_pairs=partial(rouge, kind="rougeL")),
+        Metric("dist_1", "Dist-1", 1, "{:.4f}",
+               "Distinct words over all words generated: low means the same words over and over.",
+               partial(distinct, n=1)),
+        Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.",
+               partial(distinct, n=2)),
+        Metric("dist_3", "Dist-3", 1, "{:.4f}", "The same with runs of three words.",
+               partial(distinct, n=3)),
+        Metric("dist_4", "Dist-4", 1, "{:.4f}", "The same with runs of four words.",
+               partial(distinct, n=4)),
+        Metric("entropy_4", "Entropy-4", 1, "{:.2f}",
+               "How evenly runs of four words are used, in nats: low means stock phrases.",
+               partial(ngram_entropy, n=4)),
+        Metric("mean_words", "Mean length", 0, "{:.1f}", "Words per response.", mean_words),
     ),
 }  # fmt: skip
+
+
+def rows() -> list[Metric]:
+    """Every row of `GROUPS`."""
+    return [metric for group in GROUPS.values() for metric in group]
+
+
+def by_name() -> dict[str, Metric]:
+    """Every row of `GROUPS` by its name."""
+    return {metric.name: metric for metric in rows()}

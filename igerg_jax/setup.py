@@ -7,6 +7,7 @@ adds the optimizer's state.
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
@@ -53,7 +55,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     model = build_model(config, vocab_size, special)
     spec = BatchSpec.of(config.data, config.train.batch_size)
     rules = sharding.rules(config)
-    boxed = jax.eval_shape(lambda: init_params(config, model, spec))
+    boxed = _abstract_params(model, spec)
     shardings = sharding.state_shardings(boxed, mesh, rules)
     params = jax.tree.map(sharding.abstract, nn.meta.unbox(boxed), shardings)
     return Setup(config, model, spec, mesh, rules, params)
@@ -143,11 +145,22 @@ def replicated_key(setup: Setup) -> jax.Array:
 
 def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
     """Boxed parameters: arrays with their logical axis names."""
-    # One row is enough: no parameter's shape depends on B.
-    one_row = dataclasses.replace(spec, batch_size=1)
-    batch = synthetic(one_row, model.special, model.vocab_size, seed=0)
     # Not of `train.prng`: the first parameters must not depend on the mesh.
-    return model.init(jax.random.key(config.seed, impl="threefry2x32"), batch)["params"]
+    key = jax.random.key(config.seed, impl="threefry2x32")
+    return model.init(key, _one_row(model, spec))["params"]
+
+
+@functools.lru_cache(maxsize=8)  # the checks, training and evaluation of one run each set up
+def _abstract_params(model: Igerg, spec: BatchSpec) -> Any:
+    """The shapes of `init_params`, which depend on neither the seed nor the mesh."""
+    init = functools.partial(model.init, jax.random.key(0))
+    return jax.eval_shape(init, _one_row(model, spec))["params"]
+
+
+def _one_row(model: Igerg, spec: BatchSpec) -> dict[str, np.ndarray]:
+    """A batch to initialise with: no parameter's shape depends on B."""
+    one_row = dataclasses.replace(spec, batch_size=1)
+    return synthetic(one_row, model.special, model.vocab_size, seed=0)
 
 
 def enable_compilation_cache(config: Any) -> None:

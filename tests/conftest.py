@@ -51,17 +51,22 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> pathlib.Path:
-    """One folder for all datasets that a test session prepares."""
-    return tmp_path_factory.mktemp("data")
+    """One folder for all datasets that a test session prepares, whichever worker does."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder = session / "data"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def drawn() -> talking.Drawn:
     """The smallest model, drawn at random."""
     return talking.draw_model()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def responder(drawn) -> Responder:
     """Talks with the model of `drawn`."""
     return drawn.make_responder()

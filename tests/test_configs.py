@@ -2,9 +2,10 @@
 
 import importlib
 import pathlib
+import re
 import types
 
-import flax.linen as nn
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from igerg_jax import checks, objectives
 from igerg_jax.data import builders
 from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import mesh_context
+from igerg_jax.setup import set_up
 from igerg_jax.training import train_state, train_step
 
 ROOT = pathlib.Path(__file__).parent.parent / "configs"
@@ -38,43 +39,16 @@ def keys(config, prefix: str = "") -> set[str]:
     return flat
 
 
-def trace(config):
-    """(setup, the traced step) on 8 devices of data parallelism; no array is made."""
+def abstract(config):
+    """(setup, parameters, batch) at the config's own sizes; no array is made."""
     config.mesh.update(dcn=1, data=-1, fsdp=1, tensor=1)
     vocab_size = config.data.tokenizer.vocab_size
-    setup = train_state.set_up_training(config, vocab_size, small.SPECIAL)
-    placed = sharding.batch_sharding(setup.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
-        for name, (shape, dtype) in setup.spec.shapes().items()
-    }
-    with mesh_context(setup):
-        return setup, train_step.make_step(setup).trace(setup.abstract_state, batch)
+    setup = set_up(config, vocab_size, small.SPECIAL, jax.devices()[:1])
+    return setup, setup.abstract_params, setup.abstract_batch
 
 
-def beside_weights(name: str) -> str:
-    """What decides which step is compiled, the weights aside: equal for configs that differ in
-    which objectives are trained, how long, or on which data."""
-    config = get_config(name)
-    for settings in config.objectives.values():
-        del settings["weight"]
-    data, optim = config.data, config.optim
-    return str((config.model, config.objectives, data.feature_dim, data.image_size, optim.name))
-
-
-# One config for each such step; "pretrain" where it is its own.
-PROGRAMS = {beside_weights(name): name for name in reversed(["pretrain", *NAMES])}
-DISTINCT = sorted(PROGRAMS.values())
-
-
-def check_traced(config) -> None:
-    setup, traced = trace(config)
-    state, metrics = traced.out_info
-    before = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(setup.abstract_state)]
-    assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] == before
-    traced_objectives = {n.split("/")[1] for n in metrics if n.startswith("loss/")} - {"total"}
-    assert traced_objectives == set(objectives.active(config))
-    assert all(leaf.shape == () for leaf in metrics.values())
+def shapes(tree) -> list:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
 
 
 def shrink(config):
@@ -89,6 +63,31 @@ def shrink(config):
     config.train.update(batch_size=2, steps=20)
     config.optim.warmup_steps = 4
     return config
+
+
+def settings_of_program(config) -> set[tuple]:
+    """What decides which step is compiled, but for the objectives' weights and schedules."""
+    keys = {**config.model.to_dict(), "objectives": config.objectives.to_dict()}
+    keys |= {"feature_dim": config.data.feature_dim, "optimizer": config.optim.name}
+    flat = flax.traverse_util.flatten_dict(keys, sep=".")
+    left_out = re.compile(r"(^|\.)weight$|_steps?$")
+    return {(key, value) for key, value in flat.items() if not left_out.search(key)}
+
+
+def changes(name: str) -> set[tuple]:
+    """The settings in which a config's program differs from pre-training's, at small sizes."""
+    here, plain = (settings_of_program(shrink(get_config(n))) for n in (name, "pretrain"))
+    return here - plain
+
+
+def cover() -> list[str]:
+    """Configs that together have every one of those settings."""
+    chosen, covered = [], set()
+    for name in sorted(NAMES, key=lambda name: (-len(changes(name)), name)):
+        if changes(name) - covered:
+            chosen.append(name)
+            covered |= changes(name)
+    return chosen
 
 
 @pytest.mark.parametrize("preset", ["", *pretrain.PRESETS])
@@ -161,32 +160,43 @@ def test_guidance_and_emotions_go_with_what_is_trained(name, preset):
         assert not response.face_dropout, "there is no face to withhold"
 
 
-@pytest.mark.parametrize("preset", pretrain.PRESETS)
-def test_pretraining_traces_at_its_real_size(preset):
-    check_traced(pretrain.get_config(preset))
-
-
-@pytest.mark.parametrize("name", [name for name in DISTINCT if name != "pretrain"])
-def test_traces_at_the_real_local_size(name):
-    check_traced(get_config(name))
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in DISTINCT])
-def test_trains_the_objectives_that_have_a_weight(name):
-    """Their gradient is part of another config's, which is traced and run."""
-    config = shrink(get_config(name))
-    model, batch = small.make_model(config), small.make_batch(config)
-    variables = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), batch)))
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("pretrain", preset) for preset in pretrain.PRESETS]
+    + [(name, "local") for name in NAMES if name != "pretrain"],
+)
+def test_the_loss_traces_at_its_real_size(name, preset):
+    """Of the objectives that have a weight, and of no other."""
+    config = get_config(name, preset)
+    setup, params, batch = abstract(config)
     terms, _ = jax.eval_shape(
-        lambda params: combination.sums(config, model, params, batch, jax.random.key(0), 0),
-        variables["params"],
+        lambda *inputs: combination.sums(config, setup.model, *inputs, jax.random.key(0), 0),
+        params,
+        batch,
     )
     assert {objective for objective, _ in terms} == set(objectives.active(config))
+    assert {leaf.shape for term in terms.values() for leaf in term[:2]} == {()}
 
 
-@pytest.mark.parametrize("name", DISTINCT)
-def test_trains_a_step(name):
-    config = shrink(get_config(name))
+def test_the_gradient_traces_at_a_large_size():
+    """Through scanned layers, their rematerialisation and fused attention, in bfloat16."""
+    config = pretrain.get_config("large")
+    setup, params, batch = abstract(config)
+    gradient, metrics = jax.eval_shape(
+        lambda *inputs: train_step.loss_gradient(
+            config, setup.model, *inputs, jax.random.key(0), 0
+        ),
+        params,
+        batch,
+    )
+    assert shapes(gradient) == shapes(params)
+    assert {leaf.shape for leaf in metrics.values()} == {()}
+    traced = {name.split("/")[1] for name in metrics if name.startswith("loss/")} - {"total"}
+    assert traced == set(objectives.active(config))
+
+
+def test_pretraining_trains_a_step():
+    config = shrink(pretrain.get_config())
     setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
     # Drawn, not initialised: that would be a second program to compile.
     draw = np.random.default_rng(0).normal
@@ -199,6 +209,24 @@ def test_trains_a_step(name):
     before = jax.tree.map(np.array, state.params)
     batch = sharding.to_devices(small.make_batch(config), sharding.batch_sharding(setup.mesh))
     state, metrics = train_step.compile_step(setup)(state, batch)
+    assert shapes(state) == shapes(setup.abstract_state)
     assert not metrics["skipped"]
     assert np.isfinite(metrics["loss/total"])
     assert small.largest(jax.tree.map(np.subtract, state.params, before)) > 0
+
+
+@pytest.mark.parametrize("name", cover())
+def test_other_settings_than_pretrainings_have_a_gradient(name):
+    """Of the response, which reads all that the model has, and of objectives with such settings."""
+    config = get_config(name)
+    objectives_of = {key.split(".")[1] for key, _ in changes(name) if key.startswith("objectives.")}
+    config = small.only(shrink(config), "emotional_response", *objectives_of)
+    model, batch = small.make_model(config), small.make_batch(config)
+    params, key = small.make_params(model, batch, spread=0.1), jax.random.key(0)
+    gradient, metrics = jax.jit(
+        lambda params: train_step.loss_gradient(config, model, params, batch, key, 10_000)
+    )(params)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    for part in ("token_embedding", "encoder", "decoder", "vision_tower"):
+        assert small.largest(gradient[part]) > 1e-6, part

@@ -1,20 +1,17 @@
 """Metrics against cases worked out by hand, and properties that hold for any input."""
 
 import html
+import json
 import math
-import pathlib
-import shutil
-import subprocess
-import sys
 
 import contributing
 import numpy as np
 import pytest
 
-from igerg_jax import metrics
+from igerg_jax import metrics, report
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.evaluation import following
 
-ROOT = pathlib.Path(__file__).parent.parent
 TEXTS = ["the cat sat on the mat", "a dog ran to the park today", "I am so happy for you !"]
 
 
@@ -37,7 +34,7 @@ def test_classification_by_hand():
 def test_following_by_hand():
     """Two windows: one follows every face, one says joy (3) to all."""
     expressed_WxC = np.stack([np.arange(NUM_EMOTIONS), np.full(NUM_EMOTIONS, 3)])
-    values, confusion = metrics.following_metrics(expressed_WxC, [7, 1])
+    values, confusion = following.following_metrics(expressed_WxC, [7, 1])
     assert values["emotion_following"] == pytest.approx((7 + 1) / 14)
     assert values["emotion_following_distinct"] == 4
     assert values["emotion_following_chance"] == pytest.approx(1 / 7)
@@ -53,9 +50,9 @@ def test_following_by_hand():
 def test_the_bootstrap_error_is_that_of_a_mean():
     values = np.random.default_rng(0).standard_normal(400)
     expected = values.std() / 20
-    assert metrics.bootstrap_error(values) == pytest.approx(expected, rel=0.06)
-    assert metrics.bootstrap_error(values) == metrics.bootstrap_error(values)
-    assert metrics.bootstrap_error(np.ones(5)) == 0
+    assert following.bootstrap_error(values) == pytest.approx(expected, rel=0.06)
+    assert following.bootstrap_error(values) == following.bootstrap_error(values)
+    assert following.bootstrap_error(np.ones(5)) == 0
 
 
 def test_macro_f1_counts_a_class_that_was_only_predicted_but_not_one_that_never_occurs():
@@ -217,33 +214,68 @@ def test_text_metrics_refuses_lists_of_different_length():
         metrics.text_metrics(TEXTS[:2], TEXTS)
 
 
-USE = """
-import json, pathlib, sys
-from igerg_jax import metrics
-from igerg_jax.report import write_report
-
-values = metrics.text_metrics(["Why? Because.", "You did what ?"], ["Really?", "Who?"])
-folder = pathlib.Path(sys.argv[1])
-(folder / "summary.json").write_text(json.dumps({"evaluation": {"test": values}}))
-print(values["questions"], values["reference_questions"])
-write_report(folder)
-"""
-
-
-def test_adding_a_text_metric_takes_one_function_and_one_row(tmp_path):
-    """As CONTRIBUTING.md shows it, in a copy of the package: it is computed and reported."""
-    package = tmp_path / "igerg_jax"
-    shutil.copytree(ROOT / "igerg_jax", package, ignore=shutil.ignore_patterns("__pycache__"))
-    source = (package / "metrics.py").read_text()
-    before, table, after = source.partition("TEXT_METRICS = (")
-    (function,) = contributing.examples("a metric")
-    (row,) = contributing.indented("a metric")
-    (package / "metrics.py").write_text(f"{before}{function}\n\n{table}\n{row}{after}")
-    done = subprocess.run(
-        [sys.executable, "-c", USE, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["0.5", "1.0"]
+def test_adding_a_metric_of_texts_takes_one_function_and_one_row(tmp_path, monkeypatch):
+    """As CONTRIBUTING.md shows it: it is computed and reported."""
+    row, _ = contributing.metric_rows()
+    heading = "Response generated"
+    monkeypatch.setitem(metrics.GROUPS, heading, (*metrics.GROUPS[heading], row))
+    values = metrics.text_metrics(["Why? Because.", "You did what ?"], ["Really?", "Who?"])
+    assert (values["questions"], values["reference_questions"]) == (0.5, 1.0)
+    (tmp_path / "summary.json").write_text(json.dumps({"evaluation": {"test": values}}))
+    report.write_report(tmp_path)
     page = html.unescape((tmp_path / "report.html").read_text())
     assert "Share of texts that ask something." in page
     assert "50%" in page and "100% <small>people's responses</small>" in page
+
+
+def predicted(rng, rows: int = 9, images: int = 3, tokens: int = 5) -> metrics.Predicted:
+    """Random logits and labels, some of them unknown, and padding."""
+    drawn = lambda *shape: rng.standard_normal((*shape, NUM_EMOTIONS))  # noqa: E731
+    labels = lambda *shape: rng.integers(UNKNOWN, NUM_EMOTIONS, shape)  # noqa: E731
+    spoken_BxT = np.arange(tokens) < rng.integers(0, tokens + 1, (rows, 1))
+    batch = {
+        "image_mask": rng.random((rows, images)) < 0.7,
+        "image_emotion": labels(rows, images),
+        "sequence_emotion": labels(rows),
+        "response_emotion": labels(rows),
+    }
+    batch["image_mask"][0] = False
+    nll_B = rng.random(rows) * spoken_BxT.sum(1)
+    logits = drawn(rows, images), drawn(rows), drawn(rows)
+    return metrics.Predicted(batch, *logits, spoken_BxT, nll_B, spoken_BxT.sum(1) // 2)
+
+
+def test_counts_of_batches_add_up_to_the_metrics_of_all_that_is_labelled():
+    rng = np.random.default_rng(0)
+    one, other = predicted(rng), predicted(rng)
+    first, second = metrics.counts(one), metrics.counts(other)
+    sums = {
+        name: tuple(map(np.add, x, second[name])) if isinstance(x, tuple) else x + second[name]
+        for name, x in first.items()
+    }
+    values = metrics.of_counts(sums)
+    assert set(values) == set(metrics.measured_in_training()) - {"unigram_perplexity"}
+    confusion = {}
+    for name, label, logits, real in (
+        ("image_emotion", "image_emotion", "image_logits_BxNxC", lambda p: p.batch["image_mask"]),
+        (
+            "sequence_emotion",
+            "sequence_emotion",
+            "sequence_logits_BxC",
+            lambda p: p.batch["image_mask"].any(1),
+        ),
+        ("judge", "response_emotion", "judge_logits_BxC", lambda p: p.spoken_BxT.any(1)),
+    ):
+        confusion[name] = sum(
+            metrics.confusion_matrix(
+                np.where(real(p), p.batch[label], UNKNOWN), getattr(p, logits).argmax(-1)
+            )
+            for p in (one, other)
+        )
+    for name in ("image_emotion", "sequence_emotion"):
+        expected = metrics.classification_metrics(name, confusion[name])
+        assert {k: values[k] for k in expected} == pytest.approx(expected)
+    assert values["judge_accuracy"] == pytest.approx(metrics.accuracy(confusion["judge"]))
+    nll = one.nll_B.sum() + other.nll_B.sum()
+    tokens = one.spoken_BxT.sum() + other.spoken_BxT.sum()
+    assert values["response_perplexity"] == pytest.approx(math.exp(nll / tokens))

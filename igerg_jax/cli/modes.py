@@ -87,7 +87,8 @@ def generate_once(
     folder = checkpoint.find(path)
     tokenizer = trained_run.tokenizer_of(config, folder)
     setup, params = trained_run.load(config, folder, tokenizer)
-    answer = conversation.respond(setup, tokenizer, params, turns, response_image, emotion)
+    responder = Responder(setup, tokenizer, params)
+    answer = conversation.respond(responder, turns, response_image, emotion)
     if jax.process_index() == 0:
         print(conversation.describe(answer))
 

@@ -4,15 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from igerg_jax.data.pipeline import Picture
-from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.evaluation.responder import Responder, Turn
-from igerg_jax.setup import Setup
 
 
 def respond(
-    setup: Setup,
-    tokenizer: Tokenizer,
-    params: Any,
+    responder: Responder,
     turns: Sequence[Turn],
     response_image: Picture | None,
     emotion: str | None = None,
@@ -20,7 +16,6 @@ def respond(
     """Generates the response to a conversation.
 
     Args:
-      params: on the setup's mesh.
       turns: oldest first; the model is given the last `data.context_turns` of them.
       response_image: of the responding turn, or None.
       emotion: name of the emotion to respond with; None = the one seen in that image.
@@ -35,8 +30,8 @@ def respond(
     Raises:
       UserError: no words, an image that cannot be read, or wrong `generate` settings.
     """
-    answer = Responder(setup, tokenizer, params).respond(turns, response_image, emotion)
-    turns = list(turns)[-setup.config.data.context_turns :]
+    answer = responder.respond(turns, response_image, emotion)
+    turns = list(turns)[-responder.config.data.context_turns :]
     response_seen = answer.seen[len(turns)]
     return {
         "context": [{"text": words, "seen": answer.seen[i]} for i, (words, _) in enumerate(turns)],

@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -87,7 +87,7 @@ class Evaluator:
                 tokens.append(jax.device_get(responses.tokens_BxT)[: to_generate - start])
         totals.add(pending)
         counts, windows = totals.counts, totals.windows(examples)
-        values = _likelihood_metrics(counts, float(windows["nll"].sum()))
+        values = metrics.of_counts(counts)
         values["unigram_perplexity"] = metrics.unigram_perplexity(
             self._train_counts_V, counts["response_tokens"]
         )
@@ -95,7 +95,7 @@ class Evaluator:
             texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
             values |= response_metrics(texts, *_references(data, np.arange(to_generate)))
         values = {name: value for name, value in values.items() if not math.isnan(value)}
-        confusion = counts["image_emotion"]
+        confusion = counts["image_emotion_accuracy"]
         return Measured(
             values,
             confusion.tolist() if confusion.any() else None,
@@ -157,13 +157,16 @@ class Evaluator:
         )
 
     def at_guidance(self, guidance: float) -> Self:
-        """This evaluator, generating with another `generate.guidance`; other compiled functions
-        are reused."""
+        """This evaluator, generating with another `generate.guidance`.
+
+        All such evaluators share one compiled function, which may differ in the last bits from the
+        one that has `generate.guidance` compiled in.
+        """
         config = self._setup.config.copy_and_resolve_references()
         config.generate.guidance = guidance
         other = copy.copy(self)
         other._setup = dataclasses.replace(self._setup, config=config)
-        other._respond = search.make_respond(other._setup)
+        other._respond = functools.partial(self._respond, guidance=np.float32(guidance))
         return other
 
     def fluency(self, params: Any, split: str, count: int) -> dict[str, float]:
@@ -320,13 +323,14 @@ class _Totals:
     """What `batch_counts` returns, over the batches of a split."""
 
     def __init__(self):
-        self.counts: dict[str, np.ndarray] = {}
+        self.counts: dict[str, Any] = {}
         self._windows: dict[str, list[np.ndarray]] = {"nll": [], "tokens": []}
 
-    def add(self, launched: tuple[dict[str, jax.Array], dict[str, jax.Array]]) -> None:
+    def add(self, launched: tuple[dict[str, Any], dict[str, jax.Array]]) -> None:
         counts, windows = jax.device_get(launched)
-        for name, x in counts.items():  # a split's sums outgrow what int32 can count
-            self.counts[name] = self.counts.get(name, 0) + x.astype(np.int64)
+        # A split's sums outgrow what int32 and float32 can count.
+        counts = jax.tree.map(lambda x: x.astype(np.result_type(x, np.int64)), counts)
+        self.counts = jax.tree.map(np.add, self.counts, counts) if self.counts else counts
         for name, x_B in windows.items():
             self._windows[name].append(x_B)
 
@@ -336,16 +340,6 @@ class _Totals:
         return {
             name: np.concatenate(x)[:count].astype(wide[name]) for name, x in self._windows.items()
         }
-
-
-def _likelihood_metrics(counts: Mapping[str, np.ndarray], nll: float) -> dict[str, float]:
-    """The metrics that need no generation."""
-    values: dict[str, float] = {}
-    for name in ("image_emotion", "sequence_emotion"):
-        values |= metrics.classification_metrics(name, counts[name])
-    values["judge_accuracy"] = metrics.accuracy(counts["judge"])
-    values["response_perplexity"] = metrics.perplexity(nll, float(counts["response_tokens"].sum()))
-    return values
 
 
 def _references(split: Split, ids: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -98,7 +98,7 @@ def measure(
     """
     expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
     texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
-    values, confusion = metrics.following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
+    values, confusion = following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
     if second is not None:
         values |= _second_values(second.labels(texts).reshape(expressed_WxC.shape))
     rows = []
@@ -112,8 +112,44 @@ def measure(
     return Following(values, confusion.tolist(), rows, compared, windows)
 
 
+def following_metrics(
+    expressed_WxC: np.ndarray, different_W: Sequence[int]
+) -> tuple[dict[str, float], np.ndarray]:
+    """Of responses to W windows, each with a face of every emotion in turn.
+
+    Args:
+      expressed_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
+      different_W: how many of a window's responses differ.
+
+    Returns:
+      ({"emotion_following": the share of responses with the emotion shown, "…_standard_error",
+      "…_macro_f1", "…_distinct" and "…_chance"}, the confusion matrix: emotions shown in rows).
+    """
+    shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), expressed_WxC.shape)
+    share_W = (expressed_WxC == shown_WxC).mean(axis=1)
+    confusion = metrics.confusion_matrix(shown_WxC, expressed_WxC)
+    name = "emotion_following"
+    return {
+        name: metrics.accuracy(confusion),
+        f"{name}_standard_error": bootstrap_error(share_W),
+        f"{name}_macro_f1": metrics.macro_f1(confusion),
+        f"{name}_distinct": float(np.mean(different_W)),
+        f"{name}_chance": 1 / NUM_EMOTIONS,
+    }, confusion
+
+
+def bootstrap_error(values: np.ndarray, resamples: int = 2000) -> float:
+    """Standard error of the mean of `values`, by the bootstrap (Efron 1979): with replacement.
+
+    A pure function of its arguments.
+    """
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(values), size=(resamples, len(values)))
+    return float(np.asarray(values)[drawn].mean(axis=1).std())
+
+
 def _second_values(expressed_WxC: np.ndarray) -> dict[str, float]:
-    values, _ = metrics.following_metrics(expressed_WxC, np.ones(len(expressed_WxC)))
+    values, _ = following_metrics(expressed_WxC, np.ones(len(expressed_WxC)))
     name = "emotion_following"
     return {
         f"{name}_second": values[name],

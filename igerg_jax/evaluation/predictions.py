@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax import metrics
 from igerg_jax.decoding import search, stream
 from igerg_jax.decoding.guidance import Guidance, GuidedStream
 from igerg_jax.models import igerg
@@ -20,19 +20,28 @@ from igerg_jax.objectives import losses
 
 def batch_counts(
     model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+) -> tuple[dict[str, Any], dict[str, jax.Array]]:
     """Counts over a batch, to be summed over a split, and figures of each of its windows.
 
     Returns:
-      (counts, to which what is unlabelled or padding adds nothing: confusion matrices int32 [C, C]
-      (label, prediction) "image_emotion", "sequence_emotion" and "judge" (of the reference
-      response), and int32 [V] "response_tokens", how often each occurs; of each window float32 [B]
-      "nll" (nats) over its response's tokens, EOS included, and int32 [B] "tokens", their number).
+      (`metrics.counts`, and int32 [V] "response_tokens", how often each token occurs; of each
+      window float32 [B] "nll" (nats) over its response's tokens, EOS included, and int32 [B]
+      "tokens", their number).
     """
+    found = predict(model, params, batch)
+    occurrences_V = jnp.zeros(model.vocab_size, jnp.int32)
+    occurrences_V = occurrences_V.at[batch["response"]].add(found.spoken_BxT.astype(jnp.int32))
+    counts = metrics.counts(found) | {"response_tokens": occurrences_V}
+    tokens_B = found.spoken_BxT.sum(1, dtype=jnp.int32)
+    return counts, {"nll": found.nll_B, "tokens": tokens_B}
+
+
+def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> metrics.Predicted:
+    """What the model predicts for the images, sequences and responses of a batch."""
     variables = {"params": params}
     images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
     image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, images)
-    real_BxN, response_BxT = batch["image_mask"], batch["response"]
+    response_BxT = batch["response"]
     spoken_BxT = response_BxT != model.special.pad
     words = igerg.text_side(batch, model.special)
     encoded = model.apply(variables, images, words, method="encode")
@@ -51,18 +60,15 @@ def batch_counts(
         spoken_BxT,
         model.vocab_chunk_tokens,
     )
-    judged_BxC = model.apply(variables, response_BxT, method="judge_tokens")
-    counts = {
-        "image_emotion": _confusion(image_logits_BxNxC, batch["image_emotion"], real_BxN),
-        "sequence_emotion": _confusion(
-            sequence_logits_BxC, batch["sequence_emotion"], real_BxN.any(1)
-        ),
-        "judge": _confusion(judged_BxC, batch["response_emotion"], spoken_BxT.any(1)),
-        "response_tokens": jnp.zeros(model.vocab_size, jnp.int32)
-        .at[response_BxT]
-        .add(spoken_BxT.astype(jnp.int32)),
-    }
-    return counts, {"nll": tokens.loss_B, "tokens": spoken_BxT.sum(1, dtype=jnp.int32)}
+    return metrics.Predicted(
+        batch=batch,
+        image_logits_BxNxC=image_logits_BxNxC,
+        sequence_logits_BxC=sequence_logits_BxC,
+        judge_logits_BxC=model.apply(variables, response_BxT, method="judge_tokens"),
+        spoken_BxT=spoken_BxT,
+        nll_B=tokens.loss_B,
+        correct_tokens_B=tokens.correct_B,
+    )
 
 
 def emotion_probabilities(
@@ -133,11 +139,3 @@ def _image_logits(model, variables, images) -> tuple[jax.Array, jax.Array]:
         model.apply(variables, encoded, method="image_emotion_logits"),
         model.apply(variables, encoded, method="sequence_emotion_logits"),
     )
-
-
-def _confusion(logits_xC: jax.Array, labels_x: jax.Array, real_x: jax.Array) -> jax.Array:
-    """int32 [C, C]: labelled (rows) and likeliest (columns) emotions where `real`."""
-    known_x = real_x & (labels_x != UNKNOWN)
-    labels_IxC = jax.nn.one_hot(jnp.where(known_x, labels_x, UNKNOWN).ravel(), NUM_EMOTIONS)
-    guesses_IxC = jax.nn.one_hot(logits_xC.argmax(-1).ravel(), NUM_EMOTIONS)
-    return jnp.einsum("ic,ig->cg", labels_IxC, guesses_IxC).astype(jnp.int32)

@@ -68,12 +68,15 @@ def one_term(sums: losses.Sums, name: str = "", scale: jax.Array | float = 1.0) 
 
 
 class EncoderInput(NamedTuple):
-    """What the encoder is given for an objective: text, images, or both."""
+    """What the encoder is given for an objective: text, images, or both.
+
+    `drawn` is not for the encoder: arrays [B, ...], or None, that say what the objective drew to
+    make this input, for its `loss` and its `show`.
+    """
 
     text: TextSide | None
     images: ImageSide | None
-    predicted_BxS: jax.Array | None = None  # text positions to predict
-    face_dropped_B: jax.Array | None = None  # examples without the response's image
+    drawn: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

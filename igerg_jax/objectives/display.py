@@ -39,8 +39,7 @@ class RowInput(NamedTuple):
     has_images: bool
     tokens_S: np.ndarray | None = None  # None, as turn_S, without text
     turn_S: np.ndarray | None = None
-    predicted_S: np.ndarray | None = None  # bool
-    face_dropped: bool = False
+    drawn: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

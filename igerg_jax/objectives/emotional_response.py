@@ -66,7 +66,7 @@ class EmotionalResponse(Objective):
         face_dropped_B = draw(context.row_keys("face dropout"))
         hidden_BxN = response_image(context.batch, context.model.special) & face_dropped_B[:, None]
         images = images._replace(mask_BxN=images.mask_BxN & ~hidden_BxN)
-        return EncoderInput(context.text, images, face_dropped_B=face_dropped_B)
+        return EncoderInput(context.text, images, drawn=face_dropped_B)
 
     def loss(self, context: Context) -> Result:
         response_BxT = context.batch["response"]
@@ -107,7 +107,8 @@ class EmotionalResponse(Objective):
 
 def _conditioning_lines(row: Row) -> list[Line]:
     """What the decoder is conditioned on, and what is withheld from this row."""
-    if row.encoder_input.face_dropped:
+    face_dropped = row.encoder_input.drawn
+    if face_dropped:
         return [Line("The response's image and emotion are withheld: no emotion conditions it", [])]
     if row.model.emotion_embedding == "none":
         return []
@@ -124,7 +125,7 @@ def conditioning_emotion(context: Context) -> jax.Array:
 
     All 0 where there is none, and where it is withheld.
     """
-    batch, face_dropped_B = context.batch, context.encoder_input.face_dropped_B
+    batch, face_dropped_B = context.batch, context.encoder_input.drawn
     if context.settings["emotion_source"] == "label":
         emotion_BxC = jax.nn.one_hot(batch["response_emotion"], NUM_EMOTIONS)
     else:

@@ -34,7 +34,7 @@ class MaskedMultimodal(base.Objective):
             model.vocab_size,
         )
         text = context.text._replace(tokens_BxS=tokens_BxS)
-        return EncoderInput(text, context.images, predicted_BxS=masked_BxS)
+        return EncoderInput(text, context.images, drawn=masked_BxS)
 
     def loss(self, context: Context) -> Result:
         images = one_term(classify_images(context, context.encoding), "images")
@@ -42,7 +42,7 @@ class MaskedMultimodal(base.Objective):
 
     def show(self, row: Row) -> list[Line]:
         target_S, given_S = row.arrays["context"], row.encoder_input.tokens_S
-        masked_S = row.encoder_input.predicted_S
+        masked_S = row.encoder_input.drawn
         kinds_S = np.where(masked_S, np.where(given_S == target_S, "kept", "random"), "")
         limit = most_predicted(row.settings, len(target_S))
         position_M = np.flatnonzero(masked_S)[:limit]
@@ -59,7 +59,7 @@ def predict_masked(context: Context) -> losses.Sums:
 
     Only those positions meet the vocabulary, so a step's cost has a bound below S.
     """
-    target_BxS, masked_BxS = context.batch["context"], context.encoder_input.predicted_BxS
+    target_BxS, masked_BxS = context.batch["context"], context.encoder_input.drawn
     limit = most_predicted(context.settings, target_BxS.shape[1])
     position_BxM = jnp.argsort(~masked_BxS, axis=1, stable=True)[:, :limit]
 

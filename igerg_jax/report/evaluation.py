@@ -9,7 +9,6 @@ from igerg_jax.metrics import Metric
 from igerg_jax.report.templates import finite
 
 TITLES = {"valid": "Validation", "test_style": "Test, another hand's faces", "test": "Test"}
-METRICS = {m.name: m for group in metrics.GROUPS.values() for m in group}
 
 
 def by_split(values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -35,10 +34,10 @@ def headline(evaluation: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
       of this model and of its baseline; `worse`: the model does not beat its baseline.
     """
     figures, values = [], _leading(evaluation)
-    for metric in METRICS.values():
+    for metric in metrics.rows():
         if not metric.headline or not finite(values.get(metric.name)):
             continue
-        value, (other, label) = values[metric.name], metric.baseline
+        value, (other, label, _) = values[metric.name], metric.baseline
         worse = falls_short(metric, values)
         known = [("this model", value, "ours worse" if worse else "ours")]
         if finite(values.get(other)):
@@ -51,7 +50,7 @@ def headline(evaluation: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
 
 def falls_short(metric: Metric, values: Mapping[str, Any]) -> bool:
     """Whether a value is no better than its baseline; not where either is absent."""
-    value, baseline = values.get(metric.name), values.get(metric.baseline[0])
+    value, baseline = values.get(metric.name), values.get(metric.baseline.name)
     if value is None or baseline is None or not (finite(value) and finite(baseline)):
         return False
     return bool(metric.better) and (value - baseline) * metric.better <= 0
@@ -66,9 +65,10 @@ def metric_groups(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list
     """
     leading = _leading(evaluation)
     reported = {name for values in evaluation.values() for name in values}
-    compared = {m.baseline[0] for m in METRICS.values()} | {f"reference_{n}" for n in METRICS}
+    known = metrics.by_name()
+    compared = {m.baseline.name for m in known.values()} | {f"reference_{n}" for n in known}
     # What an older or newer version has measured is shown rather than dropped.
-    rest = [Metric(n, n, 0, "{:.4g}", "") for n in sorted(reported - METRICS.keys() - compared)]
+    rest = [Metric(n, n, 0, "{:.4g}", "") for n in sorted(reported - known.keys() - compared)]
     groups = {}
     for title, members in {**metrics.GROUPS, "Other": rest}.items():
         rows = [_metric_row(m, evaluation, leading) for m in members if m.name in reported]
@@ -80,7 +80,7 @@ def metric_groups(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list
 def _metric_row(
     metric: Metric, evaluation: Mapping[str, Mapping[str, Any]], leading: Mapping[str, Any]
 ) -> dict[str, Any]:
-    other, label = metric.baseline
+    other, label, _ = metric.baseline
     if not finite(leading.get(other)):
         other, label = f"reference_{metric.name}", "people's responses"
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from igerg_jax import storage
+from igerg_jax import metrics, storage
 from igerg_jax.errors import UserError
 from igerg_jax.report import answers, charts, evaluation, templates
 from igerg_jax.report.gallery import following, gallery
@@ -17,7 +17,6 @@ from igerg_jax.report.templates import finite, is_number
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html"
 
 TOTAL = "the weighted sum that is minimised"
-CURVES = ("image_emotion_accuracy", "sequence_emotion_accuracy", "response_perplexity")
 _NAMES = {"valid": "validation"}  # of splits
 MECHANICS = {
     "learning_rate": "learning rate",
@@ -137,17 +136,19 @@ def _mechanics(records: list[dict], mark: float | None) -> list[dict]:
 
 def _curves(records: list[dict]) -> list[dict]:
     """Panels of the held-out metrics that were measured more than once, of whatever split."""
-    splits = sorted({key.partition("/")[0] for r in records for key in r if key.endswith(CURVES)})
+    shown = [metric for metric in metrics.rows() if metric.curve]
+    names = tuple(metric.name for metric in shown)
+    splits = sorted({key.partition("/")[0] for r in records for key in r if key.endswith(names)})
     return [
         _panel(
-            evaluation.METRICS[name].title,
+            metric.title,
             f"{_NAMES.get(split, split)}, by step",
             points,
             from_zero=True,
         )
-        for name in CURVES
+        for metric in shown
         for split in splits
-        if len(points := _series(records, f"{split}/{name}")) > 1
+        if len(points := _series(records, f"{split}/{metric.name}")) > 1
     ]
 
 

@@ -28,7 +28,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from igerg_jax import storage
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
-from igerg_jax.metrics import MEASURED_IN_TRAINING
+from igerg_jax.metrics import measured_in_training
 from igerg_jax.run import integrity, weights_folder, workdirs
 from igerg_jax.run.integrity import RUN, DamagedCheckpoint
 from igerg_jax.run.provenance import provenance
@@ -205,10 +205,11 @@ def check_retention(config: Any) -> None:
     """Raises UserError where the config does not say which checkpoint is the best."""
     evaluate = config.evaluate
     check_choice("evaluate.best_mode", evaluate.best_mode, ("min", "max"))
-    if evaluate.best_metric not in MEASURED_IN_TRAINING:
+    measured = measured_in_training()
+    if evaluate.best_metric not in measured:
         raise UserError(
             f"evaluate.best_metric '{evaluate.best_metric}' is not measured during training, which "
-            f"generates no responses; there are: {', '.join(MEASURED_IN_TRAINING)}"
+            f"generates no responses; there are: {', '.join(measured)}"
         )
 
 

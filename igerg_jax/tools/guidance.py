@@ -5,7 +5,7 @@
 RUN is a run's folder; its newest checkpoint responds to windows of a split once for each value of
 generate.guidance, all else as the run was configured. RUN/guidance.json gets one entry a value, and
 RUN/report.html shows them. --text_labeller names the file of a second labeller (else the run's own
-evaluate.text_labeller). Each value compiles one program. Exit codes: 0; 2 = a mistake in the
+evaluate.text_labeller). All values share one program. Exit codes: 0; 2 = a mistake in the
 command or its files, named in one message.
 
     emotion_following      and the others of that name, as in summary.json: responses to seven faces

@@ -12,6 +12,7 @@ import pytest
 
 from configs import pretrain
 from igerg_jax.cli import main
+from igerg_jax.data import prepare
 from igerg_jax.errors import OutOfMemory, RunError, UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.parallel import sharding
@@ -109,6 +110,8 @@ def test_a_flag_file_is_checked_like_the_command_line(capsys, tmp_path):
     file.write_text("--config.train.step=3\n")
     message = refused(capsys, CONFIG, f"--flagfile={file}")
     assert "'train.step'" in message and "train.steps" in message
+    assert prepare.main(["prepare", CONFIG, f"--flagfile={file}"]) == 2  # as the tools do
+    assert "'train.step'" in capsys.readouterr().err
     file.write_text(f"{CONFIG}:base\n--config.train.steps=7\n")
     values = main.parse(["main.py", f"--flagfile={file}"])
     assert (values.config.preset, values.config.train.steps) == ("base", 7)

@@ -131,7 +131,7 @@ def test_data_in_a_bucket_are_copied_once(tiny_config, data_dir, tmp_path):
     (tmp_path / "config.json").write_text(config.to_json())
     found = []
     with fake_gcs.serve() as (store, environment):
-        for file in (data_dir / "prepared").rglob("*"):
+        for file in there.folder.parent.rglob("*"):
             if file.is_file():
                 name = f"bucket/data/{file.relative_to(data_dir).as_posix()}"
                 store.put(name, file.read_bytes(), None)

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import resource
+import shutil
 import threading
 import time
 import traceback
@@ -120,6 +121,15 @@ def fresh(config, tmp_path, workers=1):
     return config
 
 
+def copied(config, prepared, tmp_path):
+    """(config, dataset) of a copy, to damage."""
+    config = fresh(config, tmp_path)
+    base = folders.of_dataset(config.data, config.data.dataset)
+    shutil.copytree(prepared.folder.parent, base, ignore=shutil.ignore_patterns("*.partial"))
+    config.data.tokenizer.path = str(prepared.folder / "tokenizer.model")
+    return config, prepare.prepare(config)
+
+
 def files(folder) -> dict[str, bytes]:
     others = ("lock", "checked.json")
     found = (path for path in folder.rglob("*") if path.is_file() and path.name not in others)
@@ -130,6 +140,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(tiny_config, prepared, tmp
     """In parts of 100 turns, of which the first run does seven; a part is never done twice."""
     monkeypatch.setattr(write, "PART_TURNS", 100)
     monkeypatch.setattr(write, "PART_IMAGES", 100)
+    tiny_config.data.tokenizer.path = str(prepared.folder / "tokenizer.model")
     whole = prepare.prepare(fresh(tiny_config, tmp_path / "whole"))
     config = fresh(tiny_config, tmp_path / "cut")
     written, count = parts.save_npz, itertools.count()
@@ -163,11 +174,10 @@ def test_processes_and_parts_change_nothing(tiny_config, tmp_path, monkeypatch):
 
 
 def test_training_names_the_folder_of_a_damaged_shard_and_lets_the_program_end(
-    tiny_config, tmp_path
+    tiny_config, prepared, tmp_path
 ):
     """An exception that holds TensorFlow's iterator would keep the interpreter from exiting."""
-    config = fresh(tiny_config, tmp_path)
-    prepared = prepare.prepare(config)
+    config, prepared = copied(tiny_config, prepared, tmp_path)
     (images,) = prepared.turns_folder.glob("train/*.array_record")
     data = bytearray(images.read_bytes())
     data[65_536:] = bytes(byte ^ 1 for byte in data[65_536:-65_536]) + data[-65_536:]
@@ -205,9 +215,8 @@ def test_files_may_stay_open_however_many_there_are():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_verify_finds_what_is_damaged(tiny_config, tmp_path):
-    config = fresh(tiny_config, tmp_path)
-    prepared = prepare.prepare(config)
+def test_verify_finds_what_is_damaged(tiny_config, prepared, tmp_path):
+    _, prepared = copied(tiny_config, prepared, tmp_path)
     base = prepared.folder.parent
     assert write.verify(base, prepared.folder) == []
     (images,) = (base / "turns" / "test").glob("*.array_record")

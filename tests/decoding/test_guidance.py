@@ -48,7 +48,7 @@ STRATEGIES = pytest.mark.parametrize(
 class Guided:
     """A model with emotion embeddings, a batch whose responses all have an image, and its parts.
 
-    `expected` decodes by a full forward pass of each stream a step, combined in NumPy.
+    `guided` decodes by a full forward pass of each stream a step, combined in NumPy.
     """
 
     def __init__(self):
@@ -65,23 +65,35 @@ class Guided:
         self.params = small.make_params(self.model, self.batch, spread=0.4)
         self._apply = functools.partial(self.model.apply, {"params": self.params})
         self._log_p = jax.jit(self.log_p)
+        self._programs = {}
+
+    def generate(self, strategy, guidance, floor, params, batch, emotion):
+        settings = search.Settings(strategy, Limits(T, 0), Guidance(guidance, floor))
+        return search.generate(self.model, params, batch, KEY, settings, None, emotion)
 
     def respond(self, strategy, guidance, floor=0.0, batch=None, emotion=None):
-        settings = search.Settings(strategy, Limits(T, 0), Guidance(guidance, floor))
-        return jax.device_get(
-            jax.jit(
-                lambda batch, emotion: search.generate(
-                    self.model, self.params, batch, KEY, settings, None, emotion
+        """One program for each strategy and floor, with guidance or without."""
+        key = strategy, floor, guidance > 0
+        if key not in self._programs:
+            self._programs[key] = jax.jit(
+                lambda strength, *arguments: self.generate(
+                    strategy, strength if guidance else 0.0, floor, *arguments
                 )
-            )(batch or self.batch, emotion)
-        )
+            )
+        arguments = jnp.float32(guidance), self.params, batch or self.batch, emotion
+        return jax.device_get(self._programs[key](*arguments))
 
+    @functools.cached_property
     def seen(self):
         """The emotion that the model sees in each response's image."""
-        images = igerg.image_side(self.batch, self._apply(self.batch, method="visual_tokens"))
-        encoded = self._apply(images, None, method="encode")
-        p = jax.nn.softmax(self._apply(encoded, method="image_emotion_logits"))
-        return p[np.arange(ROWS), self.shown.argmax(1)]
+
+        @jax.jit
+        def probabilities(batch):
+            images = igerg.image_side(batch, self._apply(batch, method="visual_tokens"))
+            encoded = self._apply(images, None, method="encode")
+            return jax.nn.softmax(self._apply(encoded, method="image_emotion_logits"))
+
+        return np.asarray(probabilities(self.batch))[np.arange(ROWS), self.shown.argmax(1)]
 
     def log_p(self, tokens_BxT, image_mask, emotion):
         batch = self.batch | {"image_mask": image_mask}
@@ -96,7 +108,7 @@ class Guided:
     def guided(self, tokens_BxT, guidance, floor, emotion=None):
         """[B, T, V]: log-probabilities by their definition."""
         mask = self.batch["image_mask"]
-        emotion = self.seen() if emotion is None else emotion
+        emotion = self.seen if emotion is None else emotion
         p = np.asarray(self._log_p(tokens_BxT, mask, emotion), np.float64)
         q = np.asarray(self._log_p(tokens_BxT, mask & ~self.shown, np.zeros_like(emotion)))
         z = p + guidance * (p - q)
@@ -157,27 +169,29 @@ def test_given_responses_are_as_likely_as_guidance_says(guided):
 
 
 @STRATEGIES
-def test_without_guidance_there_is_one_stream_and_the_result_of_before(guided, strategy):
-    """Bit for bit what one `stream.start` gives, whatever the floor."""
-    got = guided.respond(strategy, 0.0, floor=0.5)
+def test_without_guidance_there_is_one_stream_whatever_the_floor(guided, strategy):
+    """The program is that of one `stream.start`."""
 
-    @jax.jit
-    def plain(batch):
-        apply = functools.partial(guided.model.apply, {"params": guided.params})
+    def plain(params, batch):
+        apply = functools.partial(guided.model.apply, {"params": params})
         images = igerg.image_side(batch, apply(batch, method="visual_tokens"))
+        words = igerg.text_side(batch, small.SPECIAL)
+        shown = igerg.response_image(batch, small.SPECIAL)
         alone = apply(images, None, method="encode")
-        emotion = igerg.target_emotion(
-            apply(alone, method="image_emotion_logits"), igerg.response_image(batch, small.SPECIAL)
-        )
-        encoded = apply(images, igerg.text_side(batch, small.SPECIAL), method="encode")
-        started = stream.start(guided.model, guided.params, stream.Source(encoded, emotion), T)
+        emotion = igerg.target_emotion(apply(alone, method="image_emotion_logits"), shown)
+        source = stream.Source(apply(images, words, method="encode"), emotion)
+        started = stream.start(guided.model, params, source, T)
         if isinstance(strategy, strategies.Beam):
             found = beam_search.beam_search(started, small.SPECIAL, strategy, Limits(T, 0))
             return search.Responses(*(leaf[:, 0] for leaf in found))
         keys_B = random_keys.row_keys(KEY, jnp.arange(ROWS))
         return search.decode_rows(started, small.SPECIAL, keys_B, strategy, Limits(T, 0))
 
-    small.assert_trees_equal(got._asdict(), jax.device_get(plain(guided.batch))._asdict())
+    def unguided(params, batch):
+        return guided.generate(strategy, 0.0, 0.5, params, batch, None)
+
+    inputs = guided.params, guided.batch
+    assert small.program(unguided, *inputs) == small.program(plain, *inputs)
 
 
 def decoder_steps(model, params, batch, guidance) -> int:
@@ -198,12 +212,12 @@ def test_guidance_alone_decodes_twice(guided):
     assert found == [1, 2]
 
 
-def test_the_floor_keeps_what_the_model_finds_likely(guided):
-    """With a floor of 1 only the likeliest token is left: guidance changes nothing."""
-    plain = guided.respond(GREEDY, 0.0)
-    floored = guided.respond(GREEDY, 3.0, floor=1.0)
-    np.testing.assert_array_equal(floored.tokens_BxT[:, : T - 1], plain.tokens_BxT[:, : T - 1])
-    assert (guided.respond(GREEDY, 3.0).tokens_BxT != plain.tokens_BxT).any()
+def test_a_floor_of_one_keeps_the_likeliest():
+    """Guidance then changes nothing that is chosen."""
+    log_p, log_q = np.asarray(jax.nn.log_softmax(3 * jax.random.normal(KEY, (2, 9, V))))
+    floored, free = (np.asarray(Guidance(3.0, f).combine(log_p, log_q)) for f in (1.0, 0.0))
+    np.testing.assert_array_equal(floored.argmax(-1), log_p.argmax(-1))
+    assert (free.argmax(-1) != log_p.argmax(-1)).any()
 
 
 def test_tokens_under_the_floor_come_last_and_in_the_models_order():
@@ -218,8 +232,7 @@ def test_tokens_under_the_floor_come_last_and_in_the_models_order():
 
 
 def test_a_named_emotion_takes_the_place_of_the_one_seen(guided):
-    seen = np.asarray(guided.seen())
-    same = guided.respond(GREEDY, 1.0, emotion=seen)
+    same = guided.respond(GREEDY, 1.0, emotion=guided.seen)
     plain = guided.respond(GREEDY, 1.0)
     np.testing.assert_array_equal(same.tokens_BxT, plain.tokens_BxT)
     joy, fear = (np.tile(np.eye(7, dtype=np.float32)[e], (ROWS, 1)) for e in (3, 1))

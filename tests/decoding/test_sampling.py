@@ -11,12 +11,13 @@ import small
 from igerg_jax import batch as batch_lib
 from igerg_jax import random_keys
 from igerg_jax.decoding import search, strategies
-from igerg_jax.decoding.guidance import Guidance
+from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.setup import build_model
 
 V, T, ROWS = 14, 6, 16
 KEY = jax.random.key(7)
+GUIDANCE = Guidance(1.0, 0.0)
 GREEDY = strategies.Greedy()
 SAMPLE = strategies.Sample(temperature=1.3, top_k=8, top_p=0.95, candidates=1, length_penalty=1.0)
 
@@ -62,7 +63,7 @@ def test_top_k_of_one_is_greedy(log_p_BxV):
     np.testing.assert_array_equal(one.choose(log_p_BxV, keys), GREEDY.choose(log_p_BxV, keys))
 
 
-def test_the_likeliest_of_several_candidates_is_kept(monkeypatch):
+def test_the_likeliest_of_several_candidates_is_kept():
     """Against candidates that are sampled one by one, with the same keys, and ranked in NumPy."""
     count, penalty = 5, 0.7
     config = small.make_config()
@@ -75,22 +76,28 @@ def test_the_likeliest_of_several_candidates_is_kept(monkeypatch):
     )
 
     def respond(strategy):
-        settings = search.Settings(strategy, Limits(T, 0), Guidance(1.0, 0.0))
-        run = jax.jit(lambda params: search.generate(model, params, batch, KEY, settings))
-        return jax.device_get(run(params))
+        settings = search.Settings(strategy, Limits(T, 0), GUIDANCE)
+        run = lambda params: search.generate(model, params, batch, KEY, settings)  # noqa: E731
+        return jax.device_get(jax.jit(run)(params))
 
     several = respond(dataclasses.replace(SAMPLE, candidates=count, length_penalty=penalty))
-    drawn = []
-    for k in range(count):
-        monkeypatch.setattr(search.random_keys, "row_keys", lambda key, rows_B, k=k: keys_BxK[:, k])
-        drawn.append(respond(SAMPLE))
-    length_KxB = np.stack([(one.tokens_BxT != small.SPECIAL.pad).sum(1) for one in drawn])
-    log_p_KxB = np.stack([one.log_probability_B for one in drawn])
+
+    @jax.jit
+    def one_by_one(params, keys_KxB):
+        pair = search.sources(model, params, batch, None, guided=True)
+        started = start_guided(model, params, pair, GUIDANCE, T)
+        return jax.lax.map(
+            lambda keys_B: search.decode_rows(started, small.SPECIAL, keys_B, SAMPLE, Limits(T, 0)),
+            keys_KxB,
+        )
+
+    drawn = jax.device_get(one_by_one(params, keys_BxK.T))
+    tokens_KxBxT, log_p_KxB, _ = drawn
+    length_KxB = (tokens_KxBxT != small.SPECIAL.pad).sum(-1)
     score_KxB = log_p_KxB / length_KxB**penalty
     best_B, rows = score_KxB.argmax(0), np.arange(ROWS)
     assert len(set(best_B)) > 2, "the same candidate always wins: the test shows nothing"
     assert (best_B != log_p_KxB.argmax(0)).any(), "the length does not matter"
-    tokens_KxBxT = np.stack([one.tokens_BxT for one in drawn])
     np.testing.assert_array_equal(several.tokens_BxT, tokens_KxBxT[best_B, rows])
     np.testing.assert_allclose(several.score_B, score_KxB[best_B, rows], rtol=1e-4)
     np.testing.assert_allclose(several.log_probability_B, log_p_KxB[best_B, rows], rtol=1e-4)

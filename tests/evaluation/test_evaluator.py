@@ -9,6 +9,7 @@ import json
 import math
 
 import batches_of
+import contributing
 import jax
 import numpy as np
 import pytest
@@ -30,14 +31,26 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.decoding.search import Responses
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import conversation, following, samples
+from igerg_jax.evaluation.responder import Responder
 from igerg_jax.models import igerg
 from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
 
 
 @pytest.fixture(scope="module")
-def world(data_dir, tmp_path_factory) -> World:
-    return World(make_config(data_dir), tmp_path_factory.mktemp("run"))
+def world(data_dir, tmp_path_factory):
+    """Its metrics include the one of predictions that CONTRIBUTING.md adds."""
+    _, row = contributing.metric_rows()
+    heading = "Response predicted"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(metrics.GROUPS, heading, (*metrics.GROUPS[heading], row))
+        yield World(make_config(data_dir), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def responder(world) -> Responder:
+    """Talks with the model of `world`."""
+    return Responder(world.setup, world.prepared.tokenizer, world.params)
 
 
 def test_scores_are_the_objectives_own(world):
@@ -65,7 +78,8 @@ def test_scores_are_the_objectives_own(world):
     for name, objective in ours.items():
         _, count, correct = found[objective]
         assert got[f"{name}_accuracy"] == pytest.approx(correct / count), name
-    loss, count, _ = found["emotional_response"]
+    loss, count, guessed = found["emotional_response"]
+    assert got["guessed"] == pytest.approx(guessed / count), "CONTRIBUTING.md's metric"
     assert got["response_perplexity"] == pytest.approx(math.exp(loss / count), rel=1e-4)
     assert got["unigram_perplexity"] == pytest.approx(slow_unigram(world, "valid"))
     confusion = np.array(world.out["confusion_matrix"]["valid"])
@@ -120,7 +134,7 @@ def test_generated_texts_meet_their_own_references(world, monkeypatch):
 def test_without_generation_nothing_is_generated(world, monkeypatch):
     monkeypatch.setattr(world.evaluator, "_respond", None)
     got = world.evaluator.metrics(world.params, "valid", generate=False).values
-    assert set(got) == set(metrics.MEASURED_IN_TRAINING), "what evaluate.best_metric may name"
+    assert set(got) == set(metrics.measured_in_training()), "what evaluate.best_metric may name"
     whole = world.out["evaluation"]["valid"]
     assert got == {name: whole[name] for name in got} and "bleu_1" in whole
 
@@ -180,7 +194,7 @@ def test_samples_are_the_same_every_time(world):
     assert world.evaluator.samples(world.params, "test", SAMPLES) == world.samples
 
 
-def test_one_answer_is_the_samples_answer(world, tmp_path):
+def test_one_answer_is_the_samples_answer(world, responder, tmp_path):
     """The same words and faces, given by hand, are seen and answered as in the split."""
     full = world.setup.config.data.context_turns
     row = next(row for row in world.samples if len(row["context"]) == full)
@@ -191,9 +205,7 @@ def test_one_answer_is_the_samples_answer(world, tmp_path):
         files[-1].write_bytes(jpeg)
     turns = [("this is too long ago to be read", None)]
     turns += list(zip(window.turn_texts, files[:-1], strict=True))
-    got = conversation.respond(
-        world.setup, world.prepared.tokenizer, world.params, turns, files[-1]
-    )
+    got = conversation.respond(responder, turns, files[-1])
     assert got["response"] == row["generated"]
     assert [turn["text"] for turn in got["context"]] == list(window.turn_texts)
     seen = [turn["seen"] for turn in (*got["context"], got["response_image"])]
@@ -204,12 +216,10 @@ def test_one_answer_is_the_samples_answer(world, tmp_path):
     assert got["spoken_emotion"] == row["spoken_emotion"]
 
 
-def test_an_answer_with_a_named_emotion(world):
+def test_an_answer_with_a_named_emotion(responder):
     """It is said which, and what is decoded is that of a batch conditioned on it."""
     turns = [("Hello there!", None)]
-    answer = functools.partial(
-        conversation.respond, world.setup, world.prepared.tokenizer, world.params, turns, None
-    )
+    answer = functools.partial(conversation.respond, responder, turns, None)
     conditioned = {emotion: answer(emotion) for emotion in ("joy", "fear")}
     assert answer()["target_emotion"] is None
     assert len({a["score"] for a in (*conditioned.values(), answer())}) == 3
@@ -218,14 +228,12 @@ def test_an_answer_with_a_named_emotion(world):
         assert f"the emotion to respond with: {emotion}" in conversation.describe(given)
 
 
-def test_one_answer_without_any_image(world):
-    got = conversation.respond(
-        world.setup, world.prepared.tokenizer, world.params, [("Hello there!", None)], None
-    )
+def test_one_answer_without_any_image(responder):
+    got = conversation.respond(responder, [("Hello there!", None)], None)
     assert got["context"] == [{"text": "Hello there!", "seen": None}]
     assert got["response_image"] is None and got["sequence_emotion"] is None
     with pytest.raises(UserError, match="context"):
-        conversation.respond(world.setup, world.prepared.tokenizer, world.params, [], None)
+        conversation.respond(responder, [], None)
 
 
 def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):

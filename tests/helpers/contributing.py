@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+from igerg_jax import metrics
+
 _TEXT = (pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -19,3 +21,11 @@ def indented(heading: str) -> list[str]:
     """The lines outside those blocks that stand indented: rows of tables."""
     prose = re.sub(r"```python\n.*?```", "", _section(heading), flags=re.DOTALL)
     return re.findall(r"^    \S.*\n", prose, re.MULTILINE)
+
+
+def metric_rows() -> list[metrics.Metric]:
+    """The rows of the section "Adding a metric", in order."""
+    names = dict(vars(metrics))
+    for code in examples("a metric"):
+        exec(code, names)
+    return [eval(row.strip().removesuffix(","), names) for row in indented("a metric")]

@@ -3,10 +3,14 @@
 They are plain functions rather than fixtures, so that a test file can compile once and share it.
 """
 
+import dataclasses
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
 from configs import pretrain
@@ -73,7 +77,9 @@ def make_params(module: nn.Module, *inputs, seed: int = 0, spread: float = 0.3, 
     They are far larger than at initialisation, so that anything that should affect the result does
     so visibly. Norm scales are around 1.
     """
-    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **kwargs))
+    leaves, tree = jax.tree.flatten(inputs)
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    abstract = _abstract_variables(module, tree, shapes, tuple(kwargs.items()))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -82,6 +88,26 @@ def make_params(module: nn.Module, *inputs, seed: int = 0, spread: float = 0.3, 
         return jnp.asarray(around + width * rng.standard_normal(leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(abstract))["params"]
+
+
+@functools.cache
+def _abstract_variables(module: nn.Module, tree, shapes: tuple, kwargs: tuple):
+    """Traced once for all tests of a module."""
+    inputs = jax.tree.unflatten(tree, shapes)
+    return jax.eval_shape(
+        lambda *inputs: module.init(jax.random.key(0), *inputs, **dict(kwargs)), *inputs
+    )
+
+
+def program(function, *inputs) -> str:
+    """What a function computes for its results: equal programs give equal bits.
+
+    Inputs are traced; what the function closes over is part of the program.
+    """
+    closed = jax.make_jaxpr(function)(*inputs)
+    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))
+    constants = [(np.shape(x), np.asarray(x).tobytes()) for x in closed.consts]
+    return f"{live}\n{constants}"
 
 
 def flat(tree) -> dict[str, np.ndarray]:
@@ -110,10 +136,19 @@ def largest(tree) -> float:
     return max(float(np.abs(leaf).max(initial=0.0)) for leaf in flat(tree).values())
 
 
-def encoded_context(config: ConfigDict, params, batch, name: str, rows_B=None) -> Context:
-    """What the objective of that name is given of a batch, encoded."""
+def context(config: ConfigDict, batch, name: str, rows_B=None, params=None) -> Context:
+    """What the objective of that name is given of a batch, not encoded."""
     rows_B = jnp.arange(len(batch["context"])) if rows_B is None else rows_B
     model, key = make_model(config), jax.random.key(0)
-    visual = model.apply({"params": params}, batch, method="visual_tokens")
-    contexts = combination.contexts(config, model, batch, key, 0, rows_B, [name], visual)
-    return combination.with_encodings(contexts, params, key)[name]
+    (given,) = combination.contexts(config, model, batch, key, 0, rows_B, [name]).values()
+    return dataclasses.replace(given, params=params)
+
+
+def encoded(context: Context, params) -> Context:
+    """The same, encoded. It takes long unless it is jitted."""
+    visual = context.model.apply({"params": params}, context.batch, method="visual_tokens")
+    given = context.encoder_input
+    given = given._replace(images=given.images._replace(visual_BxNxKxD=visual))
+    context = dataclasses.replace(context, visual_BxNxKxD=visual, encoder_input=given)
+    (context,) = combination.with_encodings({"": context}, params, jax.random.key(0)).values()
+    return context

@@ -242,40 +242,32 @@ def test_decoding_with_a_cache_is_decoding_at_once(decoding, prefix):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4, atol=1e-5)
 
 
-def decoded(params, tokens, memory, mask, emotion, **changes):
-    model = small.make_model(small.make_config(model__text__decoder_layers=2, **changes))
-    return jax.jit(functools.partial(model.apply, method="decode"))(
-        {"params": params}, tokens, memory, mask, emotion
-    )
-
-
 @pytest.mark.parametrize("place", igerg.EMOTION_EMBEDDINGS)
 def test_a_target_emotion_changes_what_is_decoded_and_none_adds_nothing(place):
     """By where it is added: other vectors, other outputs; without one there is no vector at all."""
-    config = small.make_config(model__text__decoder_layers=2, model__emotion_embedding=place)
-    model, batch = small.make_model(config), small.make_batch(config)
-    params = small.make_params(model, batch)
+
+    def decoder(scale: float):
+        config = small.make_config(model__emotion_embedding=place, model__emotion_scale=scale)
+        return config, jax.jit(functools.partial(small.make_model(config).apply, method="decode"))
+
+    config, decode = decoder(3.0)
+    batch = small.make_batch(config)
+    params = small.make_params(small.make_model(config), batch)
     tables = {name for name in params if "emotion_" in name and name.endswith("_embedding")}
     places = {"none": (), "both": ("input", "output")}.get(place, (place,))
     assert tables == {f"emotion_{p}_embedding" for p in places}
     rng = np.random.default_rng(0)
     memory, mask = rng.standard_normal((4, 9, D)).astype(np.float32), np.ones((4, 9), bool)
-    given = params, batch["response"][:4], memory, mask
-    unconditioned = decoded(*given, None, model__emotion_embedding=place)
-    nothing = np.zeros((4, NUM_EMOTIONS), np.float32)
-    of_zeros = decoded(*given, nothing, model__emotion_embedding=place)
-    np.testing.assert_allclose(of_zeros, unconditioned, rtol=1e-4, atol=1e-5)
+    given = {"params": params}, batch["response"][:4], memory, mask
+    unconditioned, nothing = decode(*given, None), np.zeros((4, NUM_EMOTIONS), np.float32)
+    np.testing.assert_allclose(decode(*given, nothing), unconditioned, rtol=1e-4, atol=1e-5)
     conditioned = nothing.copy()
     conditioned[:2, 3] = 1.0  # two of four rows
-    found = np.abs(
-        decoded(*given, conditioned, model__emotion_embedding=place) - unconditioned
-    ).max((1, 2))
+    found = np.abs(decode(*given, conditioned) - unconditioned).max((1, 2))
     np.testing.assert_array_equal(found > 1e-3, np.array([1, 1, 0, 0], bool) & (place != "none"))
     # At the output it is the vector itself, at the scale that the config gives.
     if place == "output":
-        double = decoded(
-            *given, conditioned, model__emotion_embedding=place, model__emotion_scale=6.0
-        )
+        double = decoder(6.0)[1](*given, conditioned)
         vector = params["emotion_output_embedding"][3]
         np.testing.assert_allclose(
             (double - unconditioned)[0], np.broadcast_to(6.0 * vector, (6, D)), rtol=1e-4, atol=1e-4

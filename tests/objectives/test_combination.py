@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import small
 from ml_collections import ConfigDict
 
@@ -29,49 +28,61 @@ def test_objectives_read_their_own_mixture():
     model = small.make_model(plain)
     main, talk = batch_lib.group_of(batch, ""), batch_lib.group_of(batch, "talk")
     assert main.keys() == talk.keys() and (main["context"] != talk["context"]).any()
-    params = small.make_params(model, main)
-    sums = jax.jit(
-        lambda config, batch: combination.sums(
-            config.value, model, params, batch, jax.random.key(0), 0
-        ),
-        static_argnums=0,
-    )
+    params, key = small.make_params(model, main), jax.random.key(0)
 
-    class Static:  # a config that jit can compare
-        def __init__(self, value):
-            self.value = value
+    def terms_of(config):
+        return lambda batch: combination.sums(config, model, params, batch, key, 0)[0]
 
-    terms, _ = sums(Static(mixed), batch)
+    of_mixtures, of_one_batch = jax.jit(terms_of(mixed)), jax.jit(terms_of(plain))
+    terms = of_mixtures(batch)
     for own, alone in ((main, {"image_emotion"}), (talk, set(MIXED))):
-        expected, _ = sums(Static(plain), own)
-        for name, term in expected.items():
+        for name, term in of_one_batch(own).items():
             same = np.isclose(terms[name].loss_sum, term.loss_sum, rtol=1e-5)
             assert same == (name[0] in alone), name
     # Where there is no such group (evaluation), everything reads the main one.
-    small.assert_trees_close(sums(Static(mixed), main)[0], sums(Static(plain), main)[0])
+    small.assert_trees_close(of_mixtures(main), of_one_batch(main))
 
 
-def losses_of(*subset, dropout_rate=0.0) -> dict:
-    config = small.only(small.make_config(model__text__dropout_rate=dropout_rate), *subset)
+def inputs_of(config) -> tuple:
+    """(model, parameters, batch) of a config."""
     model, batch = small.make_model(config), small.make_batch(config)
-    params = small.make_params(model, batch)
-    run = lambda p: combination.sums(config, model, p, batch, jax.random.key(0), 0)[0]  # noqa: E731
-    return {name: float(term.loss_sum) for name, term in jax.jit(run)(params).items()}
+    return model, small.make_params(model, batch), batch
 
 
 def test_what_is_encoded_in_one_pass_is_encoded_as_if_alone():
     """One encoder pass serves several objectives; each gets what it would get alone."""
     names = ("text_denoising", "masked_multimodal", "emotional_response", "image_text_contrastive")
-    together = losses_of(*names)
-    for name in names:
-        for term, loss in losses_of(name).items():
-            np.testing.assert_allclose(loss, together[term], rtol=1e-5, err_msg=str(term))
+    config, key, rows_B = small.make_config(), jax.random.key(0), jnp.arange(8)
+    model, params, batch = inputs_of(config)
+
+    @jax.jit
+    def hidden(params):
+        visual = model.apply({"params": params}, batch, method="visual_tokens")
+
+        def encodings(*names):
+            given = combination.contexts(config, model, batch, key, 0, rows_B, names, visual)
+            encoded = combination.with_encodings(given, params, key)
+            return {name: context.encoding.hidden_BxLxD for name, context in encoded.items()}
+
+        return encodings(*names), [encodings(name) for name in names]
+
+    together, alone = hidden(params)
+    for encoding in alone:
+        ((name, hidden_BxLxD),) = encoding.items()
+        np.testing.assert_allclose(hidden_BxLxD, together[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_dropout_does_not_depend_on_objectives_with_inputs_of_another_shape():
-    subsets = (("text_denoising",), ("image_emotion", "text_denoising"))
-    alone, together = (losses_of(*subset, dropout_rate=0.3) for subset in subsets)
-    assert alone["text_denoising", ""] == pytest.approx(together["text_denoising", ""], rel=1e-6)
+    def program(*subset) -> str:
+        config = small.only(small.make_config(model__text__dropout_rate=0.3), *subset)
+        model, params, batch = inputs_of(config)
+
+        def term(params, batch, key):
+            return combination.sums(config, model, params, batch, key, 0)[0]["text_denoising", ""]
+
+        return small.program(term, params, batch, jax.random.key(0))
+
+    assert program("text_denoising") == program("image_emotion", "text_denoising")
 
 
 def test_every_encoder_pass_has_dropout_of_its_own():

@@ -16,7 +16,7 @@ TABLE_VxJ = np.asarray(PARAMS["judge_network"]["embedding"])
 
 
 def read_context(batch, rows_B=None):
-    return small.encoded_context(CONFIG, PARAMS, batch, "text_emotion", rows_B)
+    return small.context(CONFIG, batch, "text_emotion", rows_B, PARAMS)
 
 
 def test_mixed_embeddings_stay_nearest_to_the_words_in_most_places():
@@ -44,14 +44,14 @@ def test_the_judge_learns_from_mixed_embeddings():
         assert result.terms["mixed"].scale == 0.5
         return result.terms["mixed"].loss_sum
 
-    gradient = jax.grad(loss)(PARAMS)
+    gradient = jax.jit(jax.grad(loss))(PARAMS)
     touched = {name for name, tree in gradient.items() if small.largest(tree)}
     assert touched == {"judge_network"}
 
 
 def test_consistency_counts_as_far_as_the_judge_reads_peoples_response():
     config = small.make_config(objectives__emotional_response__consistency_trust=True)
-    context = small.encoded_context(config, PARAMS, BATCH, "emotional_response")
+    context = small.context(config, BATCH, "emotional_response", params=PARAMS)
     embedded_BxTxJ = TABLE_VxJ[np.roll(BATCH["response"], 1, axis=0)]
     mask_BxT = BATCH["response"] != small.SPECIAL.pad
 

@@ -28,7 +28,7 @@ def test_no_more_than_max_fraction_of_a_row_meets_the_vocabulary(max_fraction):
         encoder_input=encoder_input,
         encoding=igerg.Encoded(None, None, None, None, jnp.asarray(text_BxSxD)),
     )
-    masked_B = np.asarray(encoder_input.predicted_BxS).sum(1)
+    masked_B = np.asarray(encoder_input.drawn).sum(1)
     limit = max_fraction * 12
     assert masked_B.max() > limit, "or the bound has nothing to do"
     count = masked_multimodal.predict_masked(context).count

@@ -108,6 +108,12 @@ def test_makes_nothing_before_the_first_save(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def state_of_little(number: int) -> train_state.TrainState:
+    """Of one parameter: soon saved."""
+    zero = jnp.int32(0)
+    return train_state.TrainState(jnp.int32(number), {"one": jnp.ones(3)}, (), None, zero, zero)
+
+
 @pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
 def test_keeps_the_last_and_the_best(tmp_path, mode, best):
     setup = set_up(devices=1, train__keep_checkpoints=2, evaluate__best_mode=mode)
@@ -116,8 +122,8 @@ def test_keeps_the_last_and_the_best(tmp_path, mode, best):
     scores = {1: 9.0, 2: 1.0, 3: 5.0, 4: None, 5: float("nan"), 6: None}
     for number, score in scores.items():
         metrics = None if score is None else {"response_perplexity": score, "bleu_4": 0.1}
-        assert checkpoints.save(make_state(setup, number), metrics)
-    assert not checkpoints.save(make_state(setup, 6)), "step 6 is saved already"
+        assert checkpoints.save(state_of_little(number), metrics)
+    assert not checkpoints.save(state_of_little(6)), "step 6 is saved already"
     checkpoints.wait()
     assert checkpoints.latest_step() == 6
     checkpoints.close()

@@ -250,7 +250,7 @@ def setup_of(**changes):
 
 
 def test_a_report_of_this_machine(tmp_path):
-    config = small.only(small.make_config(), "image_emotion", "text_denoising")
+    config = small.only(small.make_config(), "image_emotion")
     config.data.tokenizer.vocab_size = small.VOCAB_SIZE
     report = compile_report.compile_for(config, "", 1)
     compile_report.write(report, tmp_path / "report.json")
@@ -326,13 +326,14 @@ def test_depth_does_not_lengthen_the_program():
     """What is compiled, and so the time it takes, hardly grows with layers that are scanned."""
 
     def length(layers):
-        config = small.only(small.with_pixels(small.make_config()), "text_denoising")
+        config = small.only(small.with_pixels(small.make_config()), "emotional_response")
         config.model.vision.layers = layers
         config.model.text.update(encoder_layers=layers, decoder_layers=layers)
-        setup = train_state.set_up_training(
-            config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1]
+        model, batch = small.make_model(config), small.make_batch(config, batch_size=1)
+        gradient = jax.jit(
+            lambda params, key: train_step.loss_gradient(config, model, params, batch, key, 0)
         )
-        return len(train_step.lower_step(setup).as_text())
+        return len(gradient.lower(small.make_params(model, batch), jax.random.key(0)).as_text())
 
     assert length(24) < 1.02 * length(6)
 

@@ -50,10 +50,10 @@ def world(data_dir, tmp_path_factory):
     return folder, json.loads((folder / "guidance.json").read_text()), len(traced), len(loaded)
 
 
-def test_one_program_a_strength_and_one_checkpoint(world):
+def test_one_program_for_all_strengths_and_one_checkpoint(world):
     """Three windows with seven faces are three batches, and there is one more."""
     _, found, traced, loaded = world
-    assert traced == len(STRENGTHS) and loaded == 1
+    assert (traced, loaded) == (1, 1)
     assert [point["guidance"] for point in found["points"]] == list(STRENGTHS)
 
 

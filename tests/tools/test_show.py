@@ -98,7 +98,7 @@ def test_what_is_shown_is_what_the_training_step_encodes(prepared, tiny_config, 
             line = example.objectives[name][0]
             assert [t.piece for t in line.tokens] == pieces(tokenizer, text.tokens_BxS), name
             assert [t.turn for t in line.tokens] == text.turn_BxS[: len(line.tokens)].tolist()
-        masked = np.asarray(inputs["masked_multimodal"].predicted_BxS)[row]
+        masked = np.asarray(inputs["masked_multimodal"].drawn)[row]
         asked = pieces(tokenizer, batch["context"][row][masked])
         fraction = tiny_config.objectives.masked_multimodal.max_fraction
         limit = int(np.ceil(fraction * len(masked)))
@@ -107,7 +107,7 @@ def test_what_is_shown_is_what_the_training_step_encodes(prepared, tiny_config, 
         given, written = (shown(example.objectives["emotional_response"], i) for i in (1, 2))
         assert written == response and given == ["</s>", *response[:-1]]
         conditioned = example.objectives["emotional_response"][3]
-        withheld = bool(np.asarray(inputs["emotional_response"].face_dropped_B)[row])
+        withheld = bool(np.asarray(inputs["emotional_response"].drawn)[row])
         assert conditioned.emotions == (() if withheld else ((-1, example.response_emotion),))
         assert ("withheld" in conditioned.caption) == withheld
     captions = [e.objectives["emotional_response"][3].caption for e in group.examples]

@@ -1,5 +1,6 @@
 """An exported model, run without this package, gives the live model's numbers."""
 
+import functools
 import json
 import os
 import pathlib
@@ -81,12 +82,19 @@ def exported(tmp_path_factory):
         return trained_run.open_run(folder, 8), out
 
 
+def recorded(out) -> dict[str, np.ndarray]:
+    """Inputs of an export, and what the live functions made of them."""
+    with np.load(out / "recorded.npz") as file:
+        return dict(file)
+
+
 @pytest.fixture(scope="module")
-def found(exported, tmp_path_factory):
-    """(inputs, what example.py made of them where this package cannot be imported)."""
-    run, out = exported
+def elsewhere(exported, tmp_path_factory):
+    """What example.py makes of the first five recorded examples where this package cannot be
+    imported: another batch size than was recorded."""
+    _, out = exported
     folder = tmp_path_factory.mktemp("elsewhere")
-    inputs = stablehlo.example_inputs(run.setup, 5)  # another batch size than was recorded
+    inputs = {k: v[:5] for k, v in recorded(out).items() if "/" not in k}
     np.savez(folder / "inputs.npz", **inputs)
     command = [sys.executable, "-c", RUN_BLOCKED, out / "example.py", out]
     command += [folder / "inputs.npz", folder / "found.npz"]
@@ -95,23 +103,42 @@ def found(exported, tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     with np.load(folder / "found.npz") as file:
-        return inputs, dict(file)
+        return dict(file)
 
 
-def test_without_this_package_it_gives_the_live_models_numbers(exported, found):
-    run, _ = exported
-    inputs, results = found
-    batch = {name: jax.numpy.asarray(array) for name, array in inputs.items()}
-    live = predictions.image_probabilities(run.setup.model, run.params, batch)
-    for name, expected in zip(("image_emotion", "sequence_emotion"), live, strict=True):
-        actual = results[f"encode_image_emotion/{name}"]
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+def test_without_this_package_it_gives_the_live_functions_numbers(exported, elsewhere):
+    expected = recorded(exported[1])
+    for name in ("image_emotion", "sequence_emotion"):
+        actual = elsewhere[f"encode_image_emotion/{name}"]
+        live = expected[f"encode_image_emotion/{name}"][:5]
+        np.testing.assert_allclose(actual, live, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(actual.sum(-1), 1, rtol=1e-5)
-    eight = {name: np.concatenate([array, array[:3]]) for name, array in inputs.items()}
-    answers = search.make_respond(run.setup)(run.params, eight, jax.random.key(0))
-    np.testing.assert_array_equal(results["generate/tokens"], answers.tokens_BxT[:5])
-    np.testing.assert_allclose(results["generate/score"], answers.score_B[:5], rtol=1e-5)
-    assert len(np.unique(results["generate/tokens"], axis=0)) > 1
+    tokens = elsewhere["generate/tokens"]
+    np.testing.assert_array_equal(tokens, expected["generate/tokens"][:5])
+    np.testing.assert_allclose(
+        elsewhere["generate/score"], expected["generate/score"][:5], rtol=1e-5
+    )
+    assert len(np.unique(tokens, axis=0)) > 1
+
+
+def test_the_functions_are_those_of_evaluation(exported):
+    run, out = exported
+    model, config = run.setup.model, run.config
+    inputs = {k: v for k, v in recorded(out).items() if "/" not in k}
+    images = {k: v for k, v in inputs.items() if not k.startswith("context")}
+    functions, settings = stablehlo.functions(model, config), search.Settings.of(config)
+
+    def generate(params, batch):
+        return search.generate(model, params, batch, jax.random.key(0), settings)
+
+    for name, given, live in (
+        ("generate", inputs, generate),
+        ("encode_image_emotion", images, functools.partial(predictions.image_probabilities, model)),
+    ):
+        flat = stablehlo.flatten_dict(run.params, sep="/")
+        in_order = lambda *given, name=name: tuple(functions[name](*given).values())  # noqa: E731
+        expected = small.program(live, run.params, given)
+        assert small.program(in_order, flat, given) == expected, name
 
 
 def test_the_example_says_how_far_it_is_from_what_was_recorded(exported, capsys):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.report import charts, templates
-from igerg_jax.report.evaluation import METRICS
 from igerg_jax.report.templates import finite
 from igerg_jax.tools.compare import drawing, statistics, text
 from igerg_jax.tools.compare.rows import Row
@@ -46,7 +46,7 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
         tested=TESTED,
         min_windows=statistics.MIN_WINDOWS,
         resamples=statistics.RESAMPLES,
-        axes_of=(METRICS[X], METRICS[Y]),
+        axes_of=(metrics.by_name()[X], metrics.by_name()[Y]),
         scatter=drawing.scatter(both),
         panels=[(key, _panel(key, logs)) for key in curves],
         followed=followed,

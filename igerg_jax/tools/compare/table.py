@@ -9,8 +9,7 @@ import numpy as np
 
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.errors import UserError
-from igerg_jax.metrics import Metric
-from igerg_jax.report.evaluation import METRICS
+from igerg_jax.metrics import Metric, by_name
 from igerg_jax.report.templates import finite
 from igerg_jax.tools.compare import statistics
 from igerg_jax.tools.compare.rows import DONE, FULL, SPLIT, Row, short_name
@@ -135,7 +134,8 @@ def build(rows: Iterable[Row], baseline: str | None) -> Table:
     if chosen:
         lines = _compared(lines)
     present = {name for line in lines for name in line.cells}
-    return Table([METRICS[name] for name in COLUMNS if name in present], lines, chosen)
+    known = by_name()
+    return Table([known[name] for name in COLUMNS if name in present], lines, chosen)
 
 
 def _names(keys: Sequence[tuple[str, str, str]]) -> dict[tuple, str]:

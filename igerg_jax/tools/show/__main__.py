@@ -137,8 +137,7 @@ def _row_input(given: EncoderInput | None, i: int) -> RowInput | None:
         has_images=given.images is not None,
         tokens_S=None if given.text is None else given.text.tokens_BxS,
         turn_S=None if given.text is None else given.text.turn_BxS,
-        predicted_S=given.predicted_BxS,
-        face_dropped=bool(given.face_dropped_B),
+        drawn=given.drawn,
     )
 
 
