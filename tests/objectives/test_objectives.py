@@ -214,7 +214,8 @@ def test_the_contrast_teaches_the_decoder_what_the_emotions_are():
 
 def test_learning_the_contrast_makes_responses_likelier_under_their_own_emotion():
     history, _, _ = learn(START, 60, "emotional_response/contrast")
-    assert history[0] > 0.6 * 0.3 and history[-1] < 0.1 * history[0], (history[0], history[-1])
+    weight = CONFIG.objectives.emotional_response.contrast_weight
+    assert history[0] > 0.6 * weight and history[-1] < 0.1 * history[0], (history[0], history[-1])
 
 
 def test_text_emotion_trains_the_judge_alone():
