@@ -29,7 +29,8 @@ from igerg_jax import storage
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.metrics import measured_in_training
-from igerg_jax.run import integrity, weights_folder, workdirs
+from igerg_jax.run import fit, integrity, weights_folder, workdirs
+from igerg_jax.run.fit import Shapes, shapes
 from igerg_jax.run.integrity import RUN, DamagedCheckpoint
 from igerg_jax.run.provenance import provenance
 from igerg_jax.setup import Setup
@@ -39,8 +40,6 @@ _AVERAGE = "ema_params"  # in a state: the moving average of its "params"
 
 _METRICS = "metrics"  # Orbax's name for their item and its file
 _MIN_SLICE_BYTES = 1 << 20
-
-Shapes = dict[str, tuple[int, ...]]  # parameter name, slashes inside -> shape
 
 
 class Checkpoints:
@@ -131,8 +130,8 @@ class Checkpoints:
 
     def _restore(self, path: epath.Path, abstract_state: Any) -> Any:
         integrity.check(path)
-        _check_tokenizer(read_run(path), self._tokenizer_digest, path)
-        _check_same(_stored_shapes(path), shapes(abstract_state), path)
+        fit.check_tokenizer(read_run(path), self._tokenizer_digest, path)
+        fit.check_same(_stored_shapes(path), shapes(abstract_state), path)
         return _restore(path, abstract_state)
 
     def wait(self) -> None:
@@ -257,14 +256,14 @@ def load_params(
     folder = find(path)
     run = read_run(folder)
     if tokenizer_digest is not None:
-        _check_tokenizer(run, tokenizer_digest, folder)
+        fit.check_tokenizer(run, tokenizer_digest, folder)
     part, stored = _stored_params(folder)
     wanted = flatten_dict(setup.abstract_params, sep="/")
     wanted_shapes = shapes(setup.abstract_params)
     if initial is None:
-        _check_same_model(run, setup.config, folder)
+        fit.check_same_model(run, setup.config, folder)
         # A checkpoint may hold more than this model uses.
-        _check_same({n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder)
+        fit.check_same({n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder)
     loaded = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
     if not loaded:
         raise UserError(
@@ -272,7 +271,7 @@ def load_params(
             "start from a checkpoint of the same preset"
         )
     if initial is not None:
-        _check_same_function(run, setup.config, loaded, folder)
+        fit.check_same_function(run, setup.config, loaded, folder)
     chosen = unflatten_dict({name: wanted[name] for name in loaded}, sep="/")
     params = flatten_dict(_restore(folder, {part: chosen})[part], sep="/")
     if initial is not None:
@@ -358,68 +357,6 @@ def run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
     }
 
 
-def _check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None:
-    differences = workdirs.model_differences(run["config"], workdirs.as_json(config))
-    if differences:
-        raise UserError(
-            f"checkpoint '{path}' is of another model: {workdirs.listed(differences)}. "
-            "Give the config and the preset that it was trained with"
-        )
-
-
-# Keys that change what the parameters compute, but not their names or shapes.
-_FUNCTION_KEYS = {
-    "model.vision.gelu": ("vision_tower/vit/",),
-    "model.vision.norm_epsilon": ("vision_tower/vit/",),
-    "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
-    "model.emotion_scale": ("emotion_input_embedding", "emotion_output_embedding"),
-}
-
-
-def _check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: epath.Path) -> None:
-    stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
-    different = [
-        f"{key} (there {stored[key]}, here {here[key]})"
-        for key, prefix in _FUNCTION_KEYS.items()
-        if stored.get(key, here[key]) != here[key]
-        and any(name.startswith(prefix) for name in loaded)
-    ]
-    if different:
-        raise UserError(
-            f"checkpoint '{path}' has weights for another function: {', '.join(different)}. "
-            "Set these keys as it has them"
-        )
-
-
-def _check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None:
-    if run["tokenizer_digest"] not in ("", digest):  # "" = imported without one
-        raise UserError(
-            f"tokenizer that does not match the checkpoint: '{path}' was trained with "
-            f"{run['tokenizer_digest']}, this run has {digest}. Start a new run in another "
-            "workdir, or set config.data.tokenizer.path to the tokenizer it was trained with, kept "
-            f"as prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
-            "of that time"
-        )
-
-
-def _check_same(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
-    differences = {
-        "missing": [name for name in wanted if name not in stored],
-        "extra": [name for name in stored if name not in wanted],
-        "of another shape": [
-            f"{name} (there {stored[name]}, here {wanted[name]})"
-            for name in wanted
-            if stored.get(name, wanted[name]) != wanted[name]
-        ],
-    }
-    parts = [f"{what} {workdirs.listed(names)}" for what, names in differences.items() if names]
-    if parts:
-        raise UserError(
-            f"checkpoint '{path}' does not fit this config: {'; '.join(parts)}. "
-            "Give the config and the preset that it was trained with"
-        )
-
-
 def absolute(path: epath.PathLike) -> epath.Path:
     """The absolute path that Orbax needs."""
     path = storage.parse_path(os.fspath(path))
@@ -473,12 +410,3 @@ def _restore(path: epath.Path, wanted: Any) -> Any:
     args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
     with integrity.reading(path), ocp.Checkpointer(_arrays()) as reader:
         return reader.restore(path / STATE, args=args)
-
-
-def shapes(tree: Any) -> Shapes:
-    """{name: shape} of a tree's leaves."""
-    return {
-        # Orbax stores attributes, keys and indices all as strings.
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

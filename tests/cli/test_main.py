@@ -170,7 +170,7 @@ def test_a_run_has_a_folder_by_its_name(tmp_path):
         ("evaluate.batch_size=30", ["evaluate.batch_size=30"]),
         ("mesh.fsdp=3", ["fsdp=3", "8 devices"]),
         ("data.image_size=65", ["data.image_size=65", "patch_size"]),
-        ("model.emotion_embedding=none", ["contrast_weight=0.1", "emotion_embedding='none'"]),
+        ("model.emotion_embedding=none", ["contrast_weight=", "emotion_embedding='none'"]),
         ("model.emotion_embedding=middle", ["'middle'", "none, input, output, both"]),
         ("objectives.emotional_response.emotion_source=mixed", ["'mixed'", "label, predicted"]),
         ("generate.guidance=-1", ["generate.guidance=-1"]),

@@ -1,0 +1,86 @@
+"""Whether a checkpoint fits a config: what is compared before its arrays are read.
+
+Each function raises UserError where they do not go together. `run` is what
+`igerg_jax.run.checkpoint.read_run` returns, `path` the checkpoint's folder.
+"""
+
+from typing import Any
+
+import jax
+from etils import epath
+
+from igerg_jax.errors import UserError
+from igerg_jax.run import workdirs
+
+Shapes = dict[str, tuple[int, ...]]  # parameter name, slashes inside -> shape
+
+
+def check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None:
+    differences = workdirs.model_differences(run["config"], workdirs.as_json(config))
+    if differences:
+        raise UserError(
+            f"checkpoint '{path}' is of another model: {workdirs.listed(differences)}. "
+            "Give the config and the preset that it was trained with"
+        )
+
+
+# Keys that change what the parameters compute, but not their names or shapes.
+_FUNCTION_KEYS = {
+    "model.vision.gelu": ("vision_tower/vit/",),
+    "model.vision.norm_epsilon": ("vision_tower/vit/",),
+    "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
+    "model.emotion_scale": ("emotion_input_embedding", "emotion_output_embedding"),
+}
+
+
+def check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: epath.Path) -> None:
+    stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
+    different = [
+        f"{key} (there {stored[key]}, here {here[key]})"
+        for key, prefix in _FUNCTION_KEYS.items()
+        if stored.get(key, here[key]) != here[key]
+        and any(name.startswith(prefix) for name in loaded)
+    ]
+    if different:
+        raise UserError(
+            f"checkpoint '{path}' has weights for another function: {', '.join(different)}. "
+            "Set these keys as it has them"
+        )
+
+
+def check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None:
+    if run["tokenizer_digest"] not in ("", digest):  # "" = imported without one
+        raise UserError(
+            f"tokenizer that does not match the checkpoint: '{path}' was trained with "
+            f"{run['tokenizer_digest']}, this run has {digest}. Start a new run in another "
+            "workdir, or set config.data.tokenizer.path to the tokenizer it was trained with, kept "
+            f"as prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
+            "of that time"
+        )
+
+
+def check_same(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
+    differences = {
+        "missing": [name for name in wanted if name not in stored],
+        "extra": [name for name in stored if name not in wanted],
+        "of another shape": [
+            f"{name} (there {stored[name]}, here {wanted[name]})"
+            for name in wanted
+            if stored.get(name, wanted[name]) != wanted[name]
+        ],
+    }
+    parts = [f"{what} {workdirs.listed(names)}" for what, names in differences.items() if names]
+    if parts:
+        raise UserError(
+            f"checkpoint '{path}' does not fit this config: {'; '.join(parts)}. "
+            "Give the config and the preset that it was trained with"
+        )
+
+
+def shapes(tree: Any) -> Shapes:
+    """{name: shape} of a tree's leaves."""
+    return {
+        # Orbax stores attributes, keys and indices all as strings.
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
