@@ -122,11 +122,12 @@ def response_likelihood(predicted: Predicted) -> tuple[Any, Any]:
 
 def _count_pairs(logits_xC: Any, labels_x: Any, real_x: Any) -> Any:
     """int [C, C]: labelled (rows) and likeliest (columns) classes, where labelled and `real`."""
-    classes = np.arange(logits_xC.shape[-1])
+    # As many axes as the logits: JAX's rank promotion may be switched off.
+    classes = np.arange(logits_xC.shape[-1]).reshape((1,) * labels_x.ndim + (-1,))
     labels_xC = (labels_x[..., None] == classes) & real_x[..., None]
     guesses_xC = logits_xC.argmax(-1)[..., None] == classes
     labels_IxC, guesses_IxC = (
-        x_xC.reshape(-1, len(classes)).astype(np.int32) for x_xC in (labels_xC, guesses_xC)
+        x_xC.reshape(-1, classes.size).astype(np.int32) for x_xC in (labels_xC, guesses_xC)
     )
     return labels_IxC.T @ guesses_IxC
 

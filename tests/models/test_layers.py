@@ -221,7 +221,7 @@ def test_an_unknown_choice_names_the_known_ones(key, choices):
 @pytest.mark.parametrize("heads", [5, 0, -1])
 def test_heads_that_do_not_fit(heads):
     with pytest.raises(UserError, match=f"width={D} does not divide into heads={heads}"):
-        check_heads(D, heads)
+        check_heads("text", D, heads)
 
 
 def test_attention_refuses_an_input_that_does_not_divide_into_its_heads():
