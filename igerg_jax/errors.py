@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 class UserError(ValueError):
     """Bad input: exit code 2. The message names what is wrong and what to do about it."""
 
+    exit_code = 2
+
 
 def check_all(*checks: Callable[[], object]) -> None:
     """Runs all checks. Raises one UserError with the message, on a line, of each that fails."""
@@ -74,3 +76,5 @@ class PortTaken(RunError):
 
 class OutOfMemory(RuntimeError):
     """A compiled program does not fit the device: exit code 3. The message says what to change."""
+
+    exit_code = 3

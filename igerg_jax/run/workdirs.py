@@ -153,11 +153,10 @@ def input_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str
         dataset use_images include_response_image context_turns context_tokens response_tokens
         image_size preprocessing
     """
-    both = [
-        {"data": {key: config.get("data", {}).get(key) for key in keys.split()}}
-        for config in (stored, given)
-    ]
-    return _differences(*both, (), "data.")
+    then, now = (
+        {"data": {k: c.get("data", {}).get(k) for k in keys.split()}} for c in (stored, given)
+    )
+    return _differences(then, now, (), "data.")
 
 
 def as_json(config: Any) -> dict[str, Any]:
