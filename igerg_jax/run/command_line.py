@@ -54,7 +54,7 @@ def main(
     except (UserError, OutOfMemory, RunError) as error:
         for line in str(error).split("\n"):  # one for each mistake in a config
             print(f"error: {line}", file=sys.stderr)
-        code = {UserError: 2, OutOfMemory: 3}.get(type(error)) or error.exit_code
+        code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

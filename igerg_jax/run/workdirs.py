@@ -153,11 +153,11 @@ def input_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str
         dataset use_images include_response_image context_turns context_tokens response_tokens
         image_size preprocessing
     """
-    both = [
+    old, new = (
         {"data": {key: config.get("data", {}).get(key) for key in keys.split()}}
         for config in (stored, given)
-    ]
-    return _differences(*both, (), "data.")
+    )
+    return _differences(old, new, (), "data.")
 
 
 def as_json(config: Any) -> dict[str, Any]:
