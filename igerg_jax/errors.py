@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
-    """Bad input: exit code 2. The message names what is wrong and what to do about it."""
+    """Bad input. The message names what is wrong and what to do about it."""
 
     exit_code = 2
 
@@ -75,6 +75,6 @@ class PortTaken(RunError):
 
 
 class OutOfMemory(RuntimeError):
-    """A compiled program does not fit the device: exit code 3. The message says what to change."""
+    """A compiled program does not fit the device. The message says what to change."""
 
     exit_code = 3

@@ -17,6 +17,7 @@ from igerg_jax.errors import OutOfMemory, RunError, UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.parallel import sharding
 from igerg_jax.run import command_line, workdirs
+from igerg_jax.run.integrity import DamagedCheckpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=configs/pretrain.py"
@@ -359,7 +360,13 @@ def test_images_go_with_turns_in_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UserError("x"), 2), (OutOfMemory("x"), 3), (RunError("x"), 1), (KeyboardInterrupt(), 130)],
+    [
+        (UserError("x"), 2),
+        (DamagedCheckpoint("x"), 2),  # a kind of UserError
+        (OutOfMemory("x"), 3),
+        (RunError("x"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_exit_codes(capsys, monkeypatch, error, code):
     def fail(values):

@@ -41,7 +41,9 @@ def make_config(**changes) -> ConfigDict:
     config.objectives.emotional_response.update(
         consistency_weight=1.0, consistency_start_step=-1, consistency_ramp_steps=1
     )
-    config.generate.update(strategy="beam", candidates=1, temperature=1.0, no_repeat_ngram=3)
+    config.generate.update(
+        strategy="beam", candidates=1, temperature=1.0, guidance=1.0, no_repeat_ngram=3
+    )
     config.train.update(batch_size=8, steps=20)
     config.optim.update(warmup_steps=4, initial_learning_rate=1e-7, peak_learning_rate=1e-3)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
@@ -106,8 +108,13 @@ def program(function, *inputs) -> str:
     """
     closed = jax.make_jaxpr(function)(*inputs)
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))
-    constants = [(np.shape(x), np.asarray(x).tobytes()) for x in closed.consts]
+    constants = [(np.shape(x), _bits(x).tobytes()) for x in closed.consts]
     return f"{live}\n{constants}"
+
+
+def _bits(x) -> np.ndarray:
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
 
 
 def flat(tree) -> dict[str, np.ndarray]:

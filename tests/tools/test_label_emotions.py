@@ -26,6 +26,7 @@ def make_config(data_dir):
     config.data.update(context_tokens=24, response_tokens=12)
     config.data.tokenizer.vocab_size = 512
     config.model.text.max_positions = 24
+    config.generate.max_tokens = 20
     config.evaluate.update(batch_size=8, examples=16)
     return config
 
