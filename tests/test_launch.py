@@ -329,6 +329,8 @@ def launched(folder: pathlib.Path, on_stop: str) -> subprocess.Popen:
         env={**os.environ, "PYTHON": str(folder / "python")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Where the tests run in the background, SIGINT is ignored, and a shell keeps that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(log, "up\nup\n")
     return process
