@@ -9,7 +9,7 @@ minutes; so a thread ends the process where that takes too long, unless there is
 
 import contextlib
 import os
-import select
+import selectors
 import signal
 import sys
 import threading
@@ -117,9 +117,11 @@ class Stop:
     def _watch(self) -> None:
         """The thread: sees signals at once, and those that other processes got."""
         asked = None  # when
+        selector = selectors.DefaultSelector()
+        selector.register(self._read, selectors.EVENT_READ)
         while not self._closed:
             arrived = b""
-            if select.select([self._read], [], [], _POLL_SECONDS)[0]:
+            if selector.select(_POLL_SECONDS):
                 arrived = os.read(self._read, 64)
             numbers = [number for number in arrived if number in SIGNALS]
             if numbers:
@@ -139,6 +141,7 @@ class Stop:
                 self._end(
                     f"stopped by {signal.Signals(self.number).name}; nothing was left to save"
                 )
+        selector.close()
         for end in (self._read, self._write):
             os.close(end)
 

@@ -4,12 +4,16 @@ JAX notices too, but ends the process by abort(), with a stack trace of C++ in p
 So JAX is given more time, and every process keeps a connection to process 0. A connection that
 closes without a goodbye means that the process has ended, and silence that it is stopped or its
 host is. Process 0 tells the others, and all of them end.
+
+A process's beats are sent by a small child of it: a thread would fall silent while the process is
+in a call that does not release Python's lock, such as the import of a large library.
 """
 
 import contextlib
 import os
 import selectors
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +21,7 @@ from typing import Any
 
 from igerg_jax.errors import ProcessEnded, ProcessStalled
 
-_BEAT_SECONDS = 1
+_POLL_SECONDS = 1
 # From the end of one process until the others end: time for them to say what ails themselves.
 GRACE_SECONDS = 3
 _PORT_KEY = "igerg_jax/watch/port"
@@ -25,17 +29,39 @@ _GO_ON = "Start the run again: it resumes from its newest checkpoint"
 
 _connections: "list[_Connection]" = []  # this process's
 
+# Sends an empty line a second over each connection, while its parent lives and is not stopped.
+_BEATS = """
+import os, sys, time
+parent, *files = map(int, sys.argv[1:])
+while os.getppid() == parent:
+    try:
+        with open(f"/proc/{parent}/stat", "rb") as stat:
+            state = stat.read().rpartition(b")")[2].split()[0]
+    except OSError:
+        state = b""  # not Linux
+    for file in files if state not in (b"T", b"t", b"Z", b"X") else ():
+        try:
+            os.write(file, bytes([10]))
+        except OSError:
+            pass  # its other end is gone, or does not read
+    time.sleep(1)
+"""
+
 
 class _Connection:
     """To another process: lines of text, at least one every few seconds."""
 
     def __init__(self, connected: socket.socket, who: str):
         self.socket, self.who = connected, who
-        self.seen = time.monotonic()
+        self.seen = self._made = time.monotonic()
         self.ended: float | None = None  # when it closed without a goodbye
         self.done = False  # it has said goodbye
         self._half = b""  # of a line
-        connected.settimeout(_BEAT_SECONDS)
+        connected.setblocking(False)
+
+    def age(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._made
 
     def read(self) -> list[str]:
         """The lines that have come, without beats; [] at the end, too."""
@@ -43,7 +69,7 @@ class _Connection:
             return []
         try:
             data = self.socket.recv(4096)
-        except TimeoutError:
+        except BlockingIOError:
             return []
         except OSError:
             data = b""
@@ -76,7 +102,7 @@ def start(client: Any, host: str, index: int, count: int, silence_seconds: int) 
         dualstack = family == socket.AF_INET6
         listener = socket.create_server(("", 0), family=family, dualstack_ipv6=dualstack)
         client.key_value_set(_PORT_KEY, str(listener.getsockname()[1]))
-        target, arguments = _watch_all, (listener, me, silence_seconds)
+        target, arguments = _watch_all, (listener, me, count - 1, silence_seconds)
     else:
         port = int(client.blocking_key_value_get(_PORT_KEY, 1000 * silence_seconds))
         try:
@@ -103,8 +129,11 @@ def say_goodbye() -> None:
 
 def _watch_one(to_0: _Connection, silence_seconds: int) -> None:
     """In every process but the first: watches process 0, and hears from it about others."""
-    clock = _Clock()
+    _send_beats([to_0])
+    clock, selector = _Clock(), selectors.DefaultSelector()
+    selector.register(to_0.socket, selectors.EVENT_READ)
     while not (to_0.done and to_0.ended):
+        selector.select(_POLL_SECONDS)
         for line in to_0.read():
             word, _, rest = line.partition(" ")
             if word == "hello":
@@ -112,51 +141,67 @@ def _watch_one(to_0: _Connection, silence_seconds: int) -> None:
             elif word == "lost":
                 code, _, message = rest.partition(" ")
                 _end(int(code), message)
-        clock.beat([to_0])
+        clock.forgive([to_0])
         _judge([to_0], silence_seconds)
         if to_0.ended:
-            time.sleep(_BEAT_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
-def _watch_all(listener: socket.socket, me: str, silence_seconds: int) -> None:
+def _watch_all(listener: socket.socket, me: str, others: int, silence_seconds: int) -> None:
     """In process 0: watches all others."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     clock = _Clock()
+    silent: list[_Connection] = []  # to which no beats are sent yet
     while True:
-        for key, _ in selector.select(_BEAT_SECONDS):
+        for key, _ in selector.select(_POLL_SECONDS):
             if key.fileobj is listener:
                 connected = listener.accept()[0]
                 connection = _Connection(connected, "a process")
                 connection.send(f"hello {me}")
                 _connections.append(connection)
                 selector.register(connected, selectors.EVENT_READ, connection)
+                silent.append(connection)
                 continue
             for line in key.data.read():
                 if line.startswith("hello "):
                     key.data.who = line.removeprefix("hello ")
             if key.data.ended:
                 selector.unregister(key.fileobj)
-        clock.beat(_connections)
+        # One child for all, if all come; a firewall may keep some away.
+        if silent and (len(_connections) == others or silent[0].age() > silence_seconds / 4):
+            _send_beats(silent)
+            silent = []
+        clock.forgive(_connections)
         _judge(_connections, silence_seconds)
 
 
+def _send_beats(connections: list[_Connection]) -> None:
+    """Starts the child. It is out of reach of a terminal's Ctrl-C."""
+    files = [connection.socket.fileno() for connection in connections]
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _BEATS, *map(str, (os.getpid(), *files))],
+        pass_fds=files,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 class _Clock:
-    """When the last beats were sent."""
+    """When a watch looked last."""
 
     def __init__(self):
         self._last = time.monotonic()
 
-    def beat(self, connections: list[_Connection]) -> None:
+    def forgive(self, connections: list[_Connection]) -> None:
+        """Counts silence anew after a time in which this process did not listen."""
         now = time.monotonic()
-        if now - self._last < _BEAT_SECONDS:
-            return
-        if now - self._last > 5 * _BEAT_SECONDS:  # it was this process that stood still
+        if now - self._last > 3 * _POLL_SECONDS:
             for connection in connections:
                 connection.seen = now
         self._last = now
-        for connection in connections:
-            connection.send("")
 
 
 def _judge(connections: list[_Connection], silence_seconds: int) -> None:

@@ -25,17 +25,20 @@ processes.start(ConfigDict(dict(
     cluster="none", coordinator_address=sys.argv[1], process_count=2, process_index=index,
     initialization_timeout_seconds=100, heartbeat_timeout_seconds={SILENCE_SECONDS})))
 print("up", flush=True)
+if len(sys.argv) > 4 and index == 0:  # holds Python's lock
+    import ctypes
+    ctypes.PyDLL(None).sleep(int(sys.argv[4]))
 time.sleep(seconds)
 """
 
 
-def two(seconds: tuple[float, float]) -> list[subprocess.Popen]:
+def two(seconds: tuple[float, float], *more: str) -> list[subprocess.Popen]:
     """Two processes of a run, which have met, and end after so many seconds each."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         address = f"127.0.0.1:{found.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(index), str(seconds[index])],
+            [sys.executable, "-c", PROCESS, address, str(index), str(seconds[index]), *more],
             cwd=ROOT,
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             stdout=subprocess.PIPE,
@@ -77,6 +80,13 @@ def test_a_process_that_has_done_its_part_is_not_lost(seconds):
     """However long the other goes on."""
     for process in two(seconds):
         _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_process_that_holds_pythons_lock_is_not_stalled():
+    for process in two((1, 3 * SILENCE_SECONDS), str(2 * SILENCE_SECONDS)):
+        _, said = process.communicate(timeout=90)
         assert (process.returncode, said) == (0, "")
 
 
