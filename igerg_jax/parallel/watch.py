@@ -28,6 +28,7 @@ _PORT_KEY = "igerg_jax/watch/port"
 _GO_ON = "Start the run again: it resumes from its newest checkpoint"
 
 _connections: "list[_Connection]" = []  # this process's
+_beating = threading.Event()  # set once a child sends beats
 
 # Sends an empty line a second over each connection, while its parent lives and is not stopped.
 _BEATS = """
@@ -115,6 +116,7 @@ def start(client: Any, host: str, index: int, count: int, silence_seconds: int) 
         _connections.append(to_0)
         target, arguments = _watch_one, (to_0, silence_seconds)
     threading.Thread(target=target, args=arguments, name="watch", daemon=True).start()
+    _beating.wait(silence_seconds / 2)  # what the main thread does next may hold Python's lock
 
 
 def is_watching() -> bool:
@@ -187,6 +189,7 @@ def _send_beats(connections: list[_Connection]) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    _beating.set()
 
 
 class _Clock:
