@@ -63,7 +63,21 @@ with stopping.signals() as stop:
 """
 
 
-def busy(phase: str) -> subprocess.Popen:
+@pytest.fixture
+def busy():
+    """Starts a process in a phase of a run; it does not outlive the test."""
+    started = []
+
+    def start(phase: str) -> subprocess.Popen:
+        started.append(_start(phase))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def _start(phase: str) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY, phase], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -74,7 +88,7 @@ def busy(phase: str) -> subprocess.Popen:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("phase", ["free", "saved"])
-def test_a_call_that_takes_long_is_cut_short_where_nothing_is_lost(phase, number):
+def test_a_call_that_takes_long_is_cut_short_where_nothing_is_lost(busy, phase, number):
     process = busy(phase)
     process.send_signal(number)
     assert process.wait(timeout=30) == 128 + number
@@ -83,7 +97,7 @@ def test_a_call_that_takes_long_is_cut_short_where_nothing_is_lost(phase, number
 
 
 @pytest.mark.slow
-def test_what_is_not_saved_is_kept_until_a_second_interrupt():
+def test_what_is_not_saved_is_kept_until_a_second_interrupt(busy):
     process = busy("unsaved")
     for number in (signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)  # one press, by two ways

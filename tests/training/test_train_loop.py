@@ -227,7 +227,7 @@ def evaluating(monkeypatch):
     return made, interruptions
 
 
-@pytest.mark.parametrize("evaluate_every", [4, STEPS])
+@pytest.mark.parametrize("evaluate_every", [pytest.param(4, marks=pytest.mark.slow), STEPS])
 def test_a_run_stopped_while_it_evaluates_has_saved_and_evaluates_then(
     config, folder, evaluating, evaluate_every
 ):
