@@ -1,8 +1,9 @@
 """A second labeller of texts: TF-IDF and logistic regression, learnt from human labels.
 
 It shares nothing with the lexicon, which labels the embedded data, or with a run's own judge, so
-where a model has learnt to please one of those, this one disagrees. `igerg_jax.tools.text_labeller`
-trains it with scikit-learn; here it is read from arrays (.npz, no pickle) and applied with NumPy.
+where a model has learnt to please one of those, this one disagrees.
+`igerg_jax.tools.train_text_labeller` trains it with scikit-learn; here it is read from arrays
+(.npz, no pickle) and applied with NumPy.
 
 A text is two vectors, each of length 1, one after the other: its runs of one and two words, and the
 runs of two to five characters within its words (scikit-learn's `char_wb`: a space on either side of
@@ -130,7 +131,7 @@ def read(path: epath.PathLike) -> TextLabeller:
     if not path.is_file():
         raise UserError(
             f"there is no text labeller '{path}' (evaluate.text_labeller): train one with "
-            "python -m igerg_jax.tools.text_labeller train"
+            "python -m igerg_jax.tools.train_text_labeller"
         )
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
@@ -146,7 +147,7 @@ def read(path: epath.PathLike) -> TextLabeller:
             )
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"'{path}' is no file of igerg_jax.tools.text_labeller ({error}); train it again"
+            f"'{path}' is no file of igerg_jax.tools.train_text_labeller ({error}); train it again"
         ) from error
 
 

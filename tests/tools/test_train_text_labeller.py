@@ -12,7 +12,7 @@ from igerg_jax import text_labeller
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
 from igerg_jax.data.builders.source import Options
 from igerg_jax.errors import UserError
-from igerg_jax.tools import text_labeller as tool
+from igerg_jax.tools import train_text_labeller as tool
 
 needs_sklearn = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None,
@@ -72,7 +72,7 @@ def test_a_labeller_is_trained_measured_and_written(tmp_path, capsys):
     put_daily(tmp_path, {"train": 20, "validation": 2})
     arguments = [f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}", "--word_features=100"]
     arguments += [f"--out={tmp_path / 'x.npz'}", "--datasets=meld,daily_dialog"]
-    assert tool.main(["", "train", *arguments, "--character_features=200"]) == 0
+    assert tool.main(["", *arguments, "--character_features=200"]) == 0
     labeller = text_labeller.read(tmp_path / "x.npz")
     assert len(labeller.words) <= 100 and len(labeller.characters) <= 200
     said = list(SAID.values())
@@ -129,9 +129,8 @@ def test_only_labelled_words_are_read(tmp_path):
 
 def test_what_is_wrong_is_said(tmp_path, capsys, monkeypatch):
     for arguments, says in (
-        ([], "say what to do: train"),
-        (["train", "--out=x.npz"], "--datasets is missing"),
-        (["train", "--datasets=meld", f"--out={tmp_path}/no/x.npz"], "no folder"),
+        (["--out=x.npz"], "--datasets is missing"),
+        (["--datasets=meld", f"--out={tmp_path}/no/x.npz"], "no folder"),
     ):
         assert tool.main(["", *arguments]) == 2
         assert says in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """What guidance buys and costs: following of the face against fluency, for several strengths.
 
-    python -m igerg_jax.tools.guidance --workdir=RUN --guidance=0,0.5,1,2,4
+    python -m igerg_jax.tools.guidance_sweep --workdir=RUN --guidance=0,0.5,1,2,4
 
 RUN is a run's folder; its newest checkpoint responds to windows of a split once for each value of
 generate.guidance, all else as the run was configured. RUN/guidance.json gets one entry a value, and
@@ -148,7 +148,7 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
     define("workdir", help="A run's folder.")
-    define("text_labeller", help="File of igerg_jax.tools.text_labeller.")
+    define("text_labeller", help="File of igerg_jax.tools.train_text_labeller.")
     define("split", help="Split to respond to; default the run's data.test_split.")
     strengths = ["0", "0.5", "1", "2", "4"]
     flags.DEFINE_list("guidance", strengths, "Values of generate.guidance.", flag_values=values)

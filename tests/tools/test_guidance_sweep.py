@@ -13,7 +13,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.decoding import search
 from igerg_jax.run import checkpoint
 from igerg_jax.text_labeller import TextLabeller
-from igerg_jax.tools import guidance
+from igerg_jax.tools import guidance_sweep
 
 STRENGTHS, WINDOWS, BATCH = (0.0, 4.0), 3, 8
 
@@ -46,7 +46,7 @@ def world(data_dir, tmp_path_factory):
         patch.setattr(checkpoint, "load_params", lambda *a, **k: loaded.append(a) or load(*a, **k))
         arguments = [f"--workdir={folder}", f"--windows={WINDOWS}", "--guidance=4,0"]
         arguments += [f"--text_labeller={folder / 'second.npz'}"]
-        assert guidance.main(["", *arguments]) == 0
+        assert guidance_sweep.main(["", *arguments]) == 0
     return folder, json.loads((folder / "guidance.json").read_text()), len(traced), len(loaded)
 
 
@@ -93,5 +93,5 @@ def test_the_report_shows_them(world):
     ],
 )
 def test_what_is_wrong_is_said(arguments, says, capsys):
-    assert guidance.main(["", *arguments]) == 2
+    assert guidance_sweep.main(["", *arguments]) == 2
     assert says in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Trains the second labeller of responses: `igerg_jax.text_labeller` says what it is.
 
-    python -m igerg_jax.tools.text_labeller train --datasets=meld,daily_dialog --manual_dir=DIR \\
+    python -m igerg_jax.tools.train_text_labeller --datasets=meld,daily_dialog --manual_dir=DIR \\
         --out=FILE.npz
 
 The datasets are named as in config.data.dataset, and DIR is as config.data.manual_dir; their turns
@@ -200,9 +200,7 @@ def main(argv: list[str]) -> int:
 
 def run(argv: list[str]) -> None:
     """Does what a command line asks for. Raises UserError for what is wrong with it."""
-    if argv[1:2] != ["train"]:
-        raise UserError("say what to do: train (see --help)")
-    values = command_line.parse([argv[0], *argv[2:]], _flags)
+    values = command_line.parse(argv, _flags)
     command_line.require(values, "datasets", "out")
     out = pathlib.Path(values.out).expanduser()
     if not out.parent.is_dir():
