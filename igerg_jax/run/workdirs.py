@@ -109,7 +109,8 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
 def locked(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of a workdir until the block ends, or the process, in whatever way.
 
-    A bucket has no locks: nothing is done there.
+    A bucket has no locks: nothing is done there. (`filelock` does not say who has a lock, and where
+    there is no flock it leaves one that a killed process never releases.)
 
     Raises:
       UserError: another process has it; the message names the process and its host.
