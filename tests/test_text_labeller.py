@@ -67,7 +67,7 @@ def test_a_file_gives_back_what_was_written_and_holds_no_pickle(tmp_path):
 def test_what_is_no_labeller_is_refused_before_anything_compiles(tmp_path):
     path = str(tmp_path / "none.npz")
     config = small.make_config(evaluate__text_labeller=path, generate__max_tokens=6)
-    with pytest.raises(UserError, match=r"none\.npz.*text_labeller train"):
+    with pytest.raises(UserError, match=r"none\.npz.*train_text_labeller"):
         checks.check_inference(config)
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
