@@ -293,7 +293,6 @@ def _small(config: ConfigDict) -> None:
     )
     config.model.judge.update(width=96, layers=2, heads=4, mlp_width=384)
     config.objectives.emotional_response.update(
-        contrast_weight=0.3,
         consistency_start_step=1200,
         consistency_ramp_steps=800,
         temperature_anneal_steps=4000,
@@ -301,8 +300,8 @@ def _small(config: ConfigDict) -> None:
     config.optim.update(peak_learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.998)
     config.train.update(
         batch_size=32,
-        steps=6500,
-        evaluate_every_steps=1300,
+        steps=7000,
+        evaluate_every_steps=1400,
         checkpoint_every_steps=250,
     )
     config.generate.update(guidance=1.0, no_repeat_ngram=1)  # chosen on valid

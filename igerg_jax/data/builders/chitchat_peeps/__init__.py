@@ -13,9 +13,9 @@ Two-person chats with a face a turn, for trying out emotion-aware dialogue model
 can be downloaded but Python packages. The words are real: stretches of the BYU chit-chat dataset
 that are rich in emotion. A turn's emotion is a weak label from a small cue lexicon, and its image
 is a person of Open Peeps whose face shows it. Chats and people of one split appear in no other,
-and half of the faces of valid and test have an expression that train lacks. `test_style` is `test`
-with faces of OpenMoji instead: another drawing style, which is never trained on. It shows that
-every part of a system works; it is not a benchmark.
+and half of the faces of valid and test combine eyes and a mouth that train never shows together.
+`test_style` is `test` with faces of OpenMoji instead: another drawing style, which is never trained
+on. It shows that every part of a system works; it is not a benchmark.
 """,
     citation=episodes.CITATION + drawing.CITATION + faces.CITATION,
     license=(
@@ -79,7 +79,7 @@ class OtherStyleTurns(episodes.FaceTurns):
 
 
 DATASET = source.RawDataset(
-    version="1.1.0",
+    version="1.2.0",
     info=INFO,
     configs=episodes.CONFIGS | {WHOLE_CHATS: "Every turn of the chats of train; 71 % are neutral."},
     layout=lambda config: source.Layout(images="always"),
