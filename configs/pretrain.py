@@ -138,7 +138,7 @@ def _local() -> ConfigDict:
             # they get garbled.
             emotion_scale=3.0,
             contrastive_width=64,  # of the vectors that image_text_contrastive compares
-            vocab_chunk_tokens=28,  # positions per chunk of float32 logits; lower saves memory
+            vocab_chunk_tokens=40,  # positions per chunk of float32 logits; lower saves memory
         )
     )
 

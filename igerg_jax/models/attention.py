@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from igerg_jax.models import attention_kernel, initializers
+from igerg_jax.models.arithmetic import product
 from igerg_jax.models.partitioning import is_sharded, project_merged_heads
 from igerg_jax.models.settings import LayerSettings
 
@@ -43,7 +44,7 @@ class HeadProjection(nn.Module):
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         kernel_DxHxE, bias_HxE = self.cast()
-        return jnp.einsum("bld,dhe->blhe", x_BxLxD, kernel_DxHxE) + bias_HxE[None, None]
+        return product(x_BxLxD, kernel_DxHxE) + bias_HxE[None, None]
 
     def cast(self) -> tuple[jax.Array, jax.Array]:
         """(kernel [D, H, E], bias [H, E]) in `dtype`."""
@@ -65,7 +66,7 @@ class OutProjection(nn.Module):
         bias_D = self.param("bias", initializers.zeros("norm"), shape[2:]).astype(self.dtype)
         if y.ndim == 3:
             return project_merged_heads(y, kernel_HxExD) + bias_D[None, None]
-        return jnp.einsum("blhe,hed->bld", y, kernel_HxExD) + bias_D[None, None]
+        return product(y, kernel_HxExD, axes=2) + bias_D[None, None]
 
 
 class Attention(nn.Module):

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.models import initializers
+from igerg_jax.models import arithmetic, initializers
 from igerg_jax.models.attention import Attention, KeyValue
 from igerg_jax.models.partitioning import bernoulli, shard_activations
 from igerg_jax.models.settings import (
@@ -25,15 +25,23 @@ from igerg_jax.models.settings import (
 )
 
 
-def layer_norm(name: str | None, epsilon: float = BART_EPSILON) -> nn.LayerNorm:
+class LayerNorm(nn.Module):
     """Layer norm that computes, and returns, float32."""
-    return nn.LayerNorm(
-        epsilon=epsilon,
-        dtype=jnp.float32,
-        scale_init=initializers.ones("norm"),
-        bias_init=initializers.zeros("norm"),
-        name=name,
-    )
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x_xD: jax.Array) -> jax.Array:
+        """Maps [..., D] to [..., D]."""
+        shape = x_xD.shape[-1:]
+        scale_D = self.param("scale", initializers.ones("norm"), shape)
+        bias_D = self.param("bias", initializers.zeros("norm"), shape)
+        return arithmetic.normalise(x_xD, scale_D, bias_D, self.epsilon)
+
+
+def layer_norm(name: str | None, epsilon: float = BART_EPSILON) -> LayerNorm:
+    """A `LayerNorm`."""
+    return LayerNorm(epsilon, name=name)
 
 
 def dense(width: int, dtype: jnp.dtype, name: str | None, in_axis: str, out_axis: str) -> nn.Dense:
@@ -43,6 +51,7 @@ def dense(width: int, dtype: jnp.dtype, name: str | None, in_axis: str, out_axis
         dtype=dtype,
         kernel_init=initializers.xavier(in_axis, out_axis),
         bias_init=initializers.zeros("norm" if out_axis == "embed" else out_axis),
+        dot_general=lambda x, kernel, *_, **__: arithmetic.product(x, kernel),
         name=name,
     )
 

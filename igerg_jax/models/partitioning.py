@@ -28,6 +28,14 @@ def is_sharded(logical_axis: str) -> bool:
     return math.prod(mesh.shape[axis] for axis in axes) > 1
 
 
+def is_one_cpu() -> bool:
+    """Whether the program is for a CPU, and not partitioned; without a mesh, for JAX's default."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend() == "cpu"
+    return mesh.size == 1 and mesh.abstract_device.platform == "cpu"
+
+
 def _mesh_axes(logical_axis: str) -> tuple[str, ...]:
     (axes,) = nn.logical_to_mesh_axes((logical_axis,))
     return (axes,) if isinstance(axes, str) else tuple(axes or ())

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from igerg_jax.constraints import Choice, Range, check_choice
 from igerg_jax.errors import UserError
+from igerg_jax.models import arithmetic
 
 # Exact, as in BART and Hugging Face's ViT; or the tanh approximation, as in big_vision and SigLIP.
 GELUS = {
-    "exact": functools.partial(nn.gelu, approximate=False),
+    "exact": arithmetic.gelu,
     "tanh": functools.partial(nn.gelu, approximate=True),
 }
 ATTENTION = ("xla", "fused")  # how self-attention is computed; see `models.attention`

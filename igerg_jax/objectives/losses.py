@@ -5,6 +5,7 @@ Letters as in `igerg_jax.batch`; J = the judge's width, G = the contrastive widt
 positions of one chunk.
 """
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
+from igerg_jax.models.partitioning import is_one_cpu
 
 # How a response that is not yet a text reaches the judge (see `response`).
 ESTIMATORS = ("expected", "straight_through", "gumbel", "detached")
@@ -124,8 +127,8 @@ def _over_chunks(
     batch axis stays sharded as it is. The last chunk is padded with zeros, which the mask hides.
     """
     length = hidden_BxTxD.shape[1]
-    chunk_tokens = min(chunk_tokens, length)
     chunks = -(-length // chunk_tokens)
+    chunk_tokens = -(-length // chunks)  # of equal size, so that little is padded
     # Inside the loop, a sharded table would be all-gathered for every chunk, in float32. Its
     # gradient is summed over the chunks in the same dtype.
     table_VxD = table_VxD.astype(hidden_BxTxD.dtype)
@@ -135,7 +138,8 @@ def _over_chunks(
         x = jnp.pad(x, padding).reshape(x.shape[0], chunks, chunk_tokens, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0)
 
-    @jax.checkpoint
+    # A single chunk's logits are kept on a CPU, which has the memory: XLA finds them twice.
+    @functools.partial(jax.checkpoint, prevent_cse=chunks > 1 or not is_one_cpu())
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc, index = piece
         logits_BxcxV = jnp.einsum(
