@@ -106,6 +106,12 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     return out
 
 
+def labels(data: ConfigDict) -> dict[str, str]:
+    """{dataset: `Info.labels`} of every dataset that `config.data` names."""
+    mixed = [name for mixture in data.mixtures.values() for name in mixture.datasets]
+    return {name: builders.info(name).labels for name in dict.fromkeys((data.dataset, *mixed))}
+
+
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
 

@@ -113,6 +113,26 @@ def test_a_figure_that_does_not_beat_its_baseline_is_marked(workdir, change, wor
     assert len(page.all("span", class_="meter ours worse")) == worse
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (
+            {"chitchat": "word list", "meld": "annotators"},
+            "word list also gave chitchat its labels",
+        ),
+        ({"meld": "annotators"}, "word list labelled none of this run's data"),
+        (None, "Where the word list also labelled the data"),  # an older run's
+        ("chitchat", "Where the word list also labelled the data"),
+    ],
+)
+def test_it_says_what_the_word_list_has_to_do_with_the_labels(workdir, labels, says):
+    summary = made_up_run.make_summary() | {"labels": labels}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    window = {"index": 0, "context": [], "responses": []}
+    made_up_run.write_lines(workdir / "following.jsonl", [window])
+    assert report(workdir).text.count(says) == 2, "beside the seven faces and in the gallery"
+
+
 def test_the_parts_of_a_loss_follow_it(workdir):
     records = made_up_run.make_records(100, 10)
     for record in records:
