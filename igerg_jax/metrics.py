@@ -332,7 +332,7 @@ class Metric:
     curve: bool = False
 
 
-_COMMONEST = "always the commonest"
+_COMMONEST = "majority class"
 
 # Every metric of an evaluation besides the baselines, group by group as a report shows them.
 GROUPS: dict[str, tuple[Metric, ...]] = {
@@ -345,7 +345,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("emotion_following_standard_error", "Its standard error", 0, "{:.1%}",
                "How far the share would differ with other conversations (bootstrap)."),
         Metric("emotion_following_second", "Emotion following, second labeller", 1, "{:.1%}",
-               "The same share, the responses read by a classifier learnt from human labels: it "
+               "The same share, the responses read by a classifier learned from human labels: it "
                "shares neither words nor data with the first.",
                baseline=Baseline("emotion_following_chance", "chance")),
         Metric("emotion_following_second_standard_error", "Its standard error", 0, "{:.1%}",

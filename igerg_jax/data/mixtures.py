@@ -144,12 +144,12 @@ def nonempty_split(prepared: Prepared, name: str) -> Split:
     """Returns a split that has windows. Raises UserError for others."""
     split = prepared.split(name)
     if split.num_windows == 0:
-        raise UserError(f"split '{name}' of '{prepared.dataset}' has no turn that answers another")
+        raise UserError(f"split '{name}' of '{prepared.dataset}' has no response turns")
     return split
 
 
 def check_start(config: ConfigDict) -> None:
-    """Raises UserError for what can be told before anything is prepared.
+    """Raises UserError for what can be checked before anything is prepared.
 
     Unknown datasets, mixtures as in `check_names`, and objectives that need images of a dataset
     that never has any.

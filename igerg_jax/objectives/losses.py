@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# How a response that is not yet a text reaches the judge (see `response`).
+# How the decoder's output distribution is passed to the judge (see `response`).
 ESTIMATORS = ("expected", "straight_through", "gumbel", "detached")
 
 

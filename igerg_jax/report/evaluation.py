@@ -8,7 +8,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.metrics import Metric
 from igerg_jax.report.templates import finite
 
-TITLES = {"valid": "Validation", "test_style": "Test, another hand's faces", "test": "Test"}
+TITLES = {"valid": "Validation", "test_style": "Test, another artist's faces", "test": "Test"}
 
 
 def by_split(values: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _NAMES = {"valid": "validation"}  # of splits
 MECHANICS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
-    "examples_per_second": "examples a second",
+    "examples_per_second": "examples per second",
     "mfu": "share of the devices' peak that the model's FLOPs make up",
     "input_wait_fraction": "share of time spent waiting for data",
 }

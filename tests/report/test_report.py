@@ -97,7 +97,7 @@ def test_every_metric_of_an_evaluation_has_a_name_and_a_sentence(workdir):
     [
         ({}, 0),
         ({"image_emotion_accuracy": 0.24}, 1),
-        ({"image_emotion_accuracy": 0.2418}, 1),  # as good as always the commonest
+        ({"image_emotion_accuracy": 0.2418}, 1),  # as good as the majority class
         ({"response_perplexity": 300.0}, 1),
         ({"response_perplexity": 300.0, "unigram_perplexity": math.nan}, 0),
         ({"mean_words": 1.0, "dist_1": 0.0}, 0),  # people's responses are not a baseline

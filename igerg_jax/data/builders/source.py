@@ -41,7 +41,7 @@ class Options:
 
     Attributes:
       data_dir: folder that may be written to; TFDS downloads go below it.
-      manual_dir: folder with files that a person must fetch, "" = none.
+      manual_dir: folder with files that you must download, "" = none.
       labels_path: folder of pseudo-labels (`igerg_jax.data.builders.pseudo_labels`), "" = none.
       min_confidence: pseudo-labels below it are dropped.
     """
