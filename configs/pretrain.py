@@ -90,7 +90,7 @@ def _local() -> ConfigDict:
             ),
             prepare_workers=0,  # processes that prepare data; 0 = one per core
             prefetch_batches=4,  # batches prepared ahead; costs host memory
-            read_threads=2,  # that read and decode; raise it if input_wait_fraction is high
+            read_threads=2,  # threads that read and decode; raise if input_wait_fraction is high
         )
     )
 
@@ -166,7 +166,7 @@ def _local() -> ConfigDict:
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
                 consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
                 consistency_ramp_steps=200,  # steps over which lambda rises linearly
-                # Scales each example's term by how surely the judge reads people's own response.
+                # Scales each example's term by the judge's probability of the reference's label.
                 consistency_trust=False,
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
@@ -194,7 +194,7 @@ def _local() -> ConfigDict:
             # The next three are not read by adafactor, and eps not by lion.
             b1=0.9,  # decay rate of the gradient's moving average
             b2=0.98,  # of its square's; with lion, of the average that is kept
-            eps=1e-8,  # added to the root of the latter
+            eps=1e-8,  # added to the square root of the second moment
             weight_decay=0.01,  # per step, times the learning rate
             clip_norm=1.0,  # global gradient norm; 0 = no clipping
             ema_decay=0.0,  # of a moving average of the parameters; 0 = none
@@ -213,7 +213,7 @@ def _local() -> ConfigDict:
             keep_checkpoints=2,  # the most recent; the best by evaluate.best_metric is kept too
             max_consecutive_skips=10,  # steps with a non-finite loss or gradient before giving up
             stall_seconds=600,  # dump all stacks when no step ends for this long; 0 = never
-            stall_ends_run=False,  # True: then end the run, so that whoever started it can resume
+            stall_ends_run=False,  # True: end the run, so that the launcher can restart it
             prng="threefry2x32",  # or rbg: fast on TPUs, but dropout then depends on the mesh
         )
     )
@@ -235,7 +235,7 @@ def _local() -> ConfigDict:
     # Decoding.
     config.generate = ConfigDict(
         dict(
-            # Beams follow the face as well, but answer many words with the same few.
+            # Beam search follows the face equally well, but its responses are less diverse.
             strategy="sample",  # greedy, sample, beam
             max_tokens=28,  # EOS included; at most text.max_positions
             beams=5,  # with beam
@@ -244,7 +244,7 @@ def _local() -> ConfigDict:
             temperature=0.7,  # with sample, as are top_k and top_p
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off
-            guidance=1.5,  # away from responses without the face and its emotion; 0 = off
+            guidance=1.5,  # classifier-free guidance scale, away from no face; 0 = off
             # Only tokens of at least this fraction of the top token's probability; 0 = all.
             guidance_floor=0.1,
             no_repeat_ngram=2,  # no n-gram of this many tokens twice in a response; 0 = off

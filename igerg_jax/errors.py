@@ -45,7 +45,7 @@ def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on. The message says why; it is printed, and the exit code is its."""
+    """A run that cannot go on. It ends with the message, and with `exit_code`."""
 
     exit_code = 1
 
@@ -57,7 +57,7 @@ class ProcessEnded(RunError):
 
 
 class ProcessMissing(RunError):
-    """The processes of a run have not all come together in time."""
+    """The processes of a run did not all connect in time."""
 
     exit_code = 5
 

@@ -4,8 +4,9 @@ The labels are weak: a cue is a word or phrase that people use when they feel so
 and context are ignored. Related emotions count as one, as in Plutchik's wheel: worry is fear;
 dislike and boredom are disgust; annoyance is anger; sympathy and disappointment are sadness.
 
-It depends on the standard library and the emotion ids alone, so that evaluation can use `label` as
-a judge that shares nothing with the generator under test.
+Evaluation reads generated texts with `label`. The embedded datasets are labelled with it too, so
+for models that were trained on them it is not independent: `igerg_jax.text_labeller` is. It depends
+on the standard library and the emotion ids alone.
 """
 
 import re

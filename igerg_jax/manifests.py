@@ -68,7 +68,7 @@ def damage(
     """One line for each listed file that is not as it was written; the list itself may be.
 
     Args:
-      summed: of which files the checksums are compared; all sizes are.
+      summed: which files' checksums are compared; sizes are always compared.
     """
     try:
         listed = read(folder)

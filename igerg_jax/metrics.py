@@ -332,20 +332,20 @@ class Metric:
     curve: bool = False
 
 
-_COMMONEST = "always the commonest"
+_COMMONEST = "majority class"
 
 # Every metric of an evaluation besides the baselines, group by group as a report shows them.
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Emotion following": (
         Metric("emotion_following", "Emotion following", 1, "{:.1%}",
                "The same words, answered once for a face of each emotion: share of responses in "
-               "which a labeller that took no part in training finds the emotion of the face.",
+               "which the word list finds the emotion of the face.",
                baseline=Baseline("emotion_following_chance", "chance"),
                headline="responses that follow the face"),
         Metric("emotion_following_standard_error", "Its standard error", 0, "{:.1%}",
                "How far the share would differ with other conversations (bootstrap)."),
         Metric("emotion_following_second", "Emotion following, second labeller", 1, "{:.1%}",
-               "The same share, the responses read by a classifier learnt from human labels: it "
+               "The same share, the responses read by a classifier learned from human labels: it "
                "shares neither words nor data with the first.",
                baseline=Baseline("emotion_following_chance", "chance")),
         Metric("emotion_following_second_standard_error", "Its standard error", 0, "{:.1%}",
@@ -389,12 +389,12 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Response generated": (
         Metric("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",
-               "Share of generated responses in which a labeller that took no part in training "
-               "finds the emotion of the true response.",
+               "Share of generated responses in which the word list finds the emotion of the true "
+               "response.",
                baseline=Baseline("response_emotion_majority_rate", _COMMONEST),
                headline="responses with the emotion meant"),
         Metric("response_emotion_macro_f1", "Response emotion macro-F1", 1, "{:.3f}",
-               "Mean F1 over the emotions of generated responses, by the same labeller."),
+               "Mean F1 over the emotions of generated responses, by the word list."),
         Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
                "Words shared with the true response, in percent, less a brevity penalty.",
                of_pairs=partial(bleu, order=1)),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates .venv on the first run, then trains configs/pretrain.py and every ablation and baseline,
-# one after another, and compares them. The same command goes on where it was stopped.
+# one after another, and compares them. Rerun the command to resume.
 #
 #   ./launch/ablations.sh --only=full,no_images --seeds=0,1,2 --config.train.steps=1000
 #   ./launch/ablations.sh --smoke      # all of it in miniature

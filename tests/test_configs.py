@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import small
+from ml_collections import ConfigDict
 
 from configs import pretrain
 from igerg_jax import checks, objectives
@@ -133,6 +134,42 @@ def test_an_ablation_changes_little_and_something(name, preset):
     assert plain["generate"] | dict(guidance=0.0) == ablated["generate"] | dict(guidance=0.0)
     changed = any(plain[k] != ablated[k] for k in ("data", "model", "objectives"))
     assert changed != (preset in same.get(name, ()))
+
+
+def changed_keys(plain, changed) -> set[str]:
+    """The keys, but `name`, in which two configs of the same keys differ."""
+    plain, changed = (
+        flax.traverse_util.flatten_dict(config.to_dict(), sep=".") for config in (plain, changed)
+    )
+    return {key for key in plain if plain[key] != changed[key]} - {"name"}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_says_how_many_changes_it_makes(name):
+    """In `local`, which has everything on."""
+    text = importlib.import_module("configs." + name.replace("/", ".")).get_config.__doc__
+    base = "ablations/no_binding" if "`no_binding.get_config(preset)`" in text else "pretrain"
+    assert f"`{base.split('/')[-1]}.get_config(preset)`" in text
+    changes = changed_keys(get_config(base), get_config(name))
+    assert ("with this one change" in text) <= (len(changes) == 1), changes
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"ablations/{name}" for name in ("single_modal_only", "cross_modal_only", "no_images")]
+    + [name for name in NAMES if name.startswith("baselines/")]
+    + ["finetune"],
+)
+def test_configs_that_choose_objectives_leave_a_new_one_out(name, monkeypatch):
+    plain = pretrain.get_config
+
+    def with_new_objective(preset=""):
+        config = plain(preset)
+        config.objectives.new = ConfigDict(dict(weight=1.0))
+        return config
+
+    monkeypatch.setattr(pretrain, "get_config", with_new_objective)
+    assert get_config(name).objectives.new.weight == 0
 
 
 @pytest.mark.parametrize("preset", pretrain.PRESETS)

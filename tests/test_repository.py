@@ -13,6 +13,8 @@ import tomllib
 
 import pytest
 
+from igerg_jax.objectives import OBJECTIVES
+
 ROOT = pathlib.Path(__file__).parent.parent
 MAX_LINES, MAX_FUNCTION_LINES = 450, 45  # of a file; of a function without its docstring
 SKIPPED = {".git", ".venv", "runs", "build", "dist", "__pycache__"}
@@ -316,3 +318,10 @@ def test_help_is_quick():
         seconds.append(sum(after[2:4]) - sum(before[2:4]))  # of child processes
         assert "--config" in done.stdout + done.stderr
     assert statistics.median(seconds) < 2, seconds
+
+
+def test_the_readme_lists_every_objective_with_its_summary():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Objectives\n")[2].partition("\n\nAll of them")[0]
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| (.*) \|$", table, re.MULTILINE)
+    assert rows == [(name, objective.summary) for name, objective in OBJECTIVES.items()]

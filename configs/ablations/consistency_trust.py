@@ -1,6 +1,8 @@
-"""L_emotion counts as far as the judge reads people's own response, from the first step on.
+"""L_emotion is weighted by the judge's probability of the label for the reference response.
 
-python main.py --config=configs/ablations/consistency_trust.py[:preset]
+The ramp starts at step 0: while the judge is untrained, that probability keeps the term small.
+
+    python main.py --config=configs/ablations/consistency_trust.py[:preset]
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)` with `consistency_trust`, from step 0 on."""
     config = pretrain.get_config(preset)
     config.name = "ablations/consistency_trust"
     config.objectives.emotional_response.update(consistency_trust=True, consistency_start_step=0)

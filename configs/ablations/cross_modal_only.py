@@ -1,7 +1,7 @@
 """Only the cross-modal objectives: each sees faces and words together.
 
-Kept: `masked_multimodal`, `emotional_response`, `image_text_contrastive`, and also `text_emotion`,
-which trains the judge that `emotional_response` needs, and no other parameter.
+`text_emotion` is kept as well: it trains the judge that `emotional_response` needs, and no other
+parameter. An objective that the preset has off stays off.
 
     python main.py --config=configs/ablations/cross_modal_only.py[:preset]
 """
@@ -10,11 +10,14 @@ from ml_collections import ConfigDict
 
 from configs import pretrain
 
+KEPT = ("masked_multimodal", "emotional_response", "image_text_contrastive", "text_emotion")
+
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)` with the weight of every other objective 0."""
     config = pretrain.get_config(preset)
     config.name = "ablations/cross_modal_only"
-    for name in ("image_emotion", "sequence_emotion", "text_denoising"):
-        config.objectives[name].weight = 0.0
+    for name, settings in config.objectives.items():
+        if name not in KEPT:
+            settings.weight = 0.0
     return config

@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)` with this estimator."""
     config = pretrain.get_config(preset)
     config.name = "ablations/estimator_gumbel"
     config.objectives.emotional_response.estimator = "gumbel"

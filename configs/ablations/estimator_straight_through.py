@@ -1,6 +1,7 @@
 """L_emotion through the straight-through estimator: argmax forward, softmax backward.
 
-Identical to `pretrain.py`; it exists so that a sweep over estimators can name all four.
+This is the default: the config trains as `pretrain.py` does, and exists so that a sweep over
+estimators can name all four.
 
     python main.py --config=configs/ablations/estimator_straight_through.py[:preset]
 """
@@ -11,7 +12,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)`, which has this estimator, under its own name."""
     config = pretrain.get_config(preset)
     config.name = "ablations/estimator_straight_through"
     config.objectives.emotional_response.estimator = "straight_through"

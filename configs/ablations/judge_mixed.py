@@ -1,4 +1,4 @@
-"""The judge is trained on corrupted words and mixed embeddings too.
+"""The judge is also trained on corrupted words and mixed embeddings.
 
 python main.py --config=configs/ablations/judge_mixed.py[:preset]
 """

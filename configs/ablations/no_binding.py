@@ -1,7 +1,8 @@
-"""Without anything that binds the words to the face: likelihood alone.
+"""Responses learned by likelihood alone, without anything that binds the words to the face.
 
-No contrast, no consistency, no emotion embedding, no faces withheld and no guidance: the face
-reaches the decoder through the encoder, as in the original. The with_… configs add one of them.
+No contrast, no consistency, no emotion embedding, no face dropout and no guidance: the face reaches
+the decoder through the encoder, as in the original. Each with_… config adds one of them, and what
+that one needs.
 
     python main.py --config=configs/ablations/no_binding.py[:preset]
 """
@@ -12,7 +13,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with these changes."""
+    """Returns `pretrain.get_config(preset)` without any of these."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_binding"
     config.objectives.emotional_response.consistency_weight = 0.0

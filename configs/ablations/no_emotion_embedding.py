@@ -1,7 +1,7 @@
 """Without emotion embeddings: the decoder is not conditioned on an emotion.
 
-The response's face reaches it through the encoder alone. Without them there is nothing to contrast
-either. Examples without the response's face stay, and guidance with them.
+The response's face reaches it through the encoder alone. The contrast is off too: without the
+embeddings there is nothing to contrast. Face dropout and guidance stay.
 
     python main.py --config=configs/ablations/no_emotion_embedding.py[:preset]
 """
@@ -12,7 +12,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)` without the embeddings and the contrast."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_emotion_embedding"
     config.model.emotion_embedding = "none"

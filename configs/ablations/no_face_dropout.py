@@ -1,6 +1,6 @@
 """Without face dropout: every example has the response's face and emotion.
 
-The model never learns to respond without them, which is what guidance compares with: it is off.
+Guidance is off too: it compares with responses without them, which the model never learns.
 
     python main.py --config=configs/ablations/no_face_dropout.py[:preset]
 """
@@ -11,7 +11,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)` without face dropout and guidance."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_face_dropout"
     config.objectives.emotional_response.face_dropout = 0.0

@@ -13,7 +13,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)` without that image and what needs it."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_response_image"
     config.data.include_response_image = False

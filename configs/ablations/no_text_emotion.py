@@ -12,7 +12,7 @@ from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `pretrain.get_config(preset)` with this one change."""
+    """Returns `pretrain.get_config(preset)` without the judge's training and L_emotion."""
     config = pretrain.get_config(preset)
     config.name = "ablations/no_text_emotion"
     config.objectives.text_emotion.weight = 0.0

@@ -1,4 +1,4 @@
-"""Nothing that binds the words to the face but L_emotion.
+"""L_emotion is all that binds the words to the face.
 
 python main.py --config=configs/ablations/with_consistency.py[:preset]
 """

@@ -1,4 +1,4 @@
-"""Nothing that binds the words to the face but the decoder's emotion embedding.
+"""The decoder's emotion embedding is all that binds the words to the face.
 
 python main.py --config=configs/ablations/with_emotion_embedding.py[:preset]
 """

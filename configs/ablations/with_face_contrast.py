@@ -1,4 +1,4 @@
-"""Nothing that binds the words to the face but the contrast, and the embedding that it contrasts.
+"""The contrast, and the embedding that it contrasts, are all that binds the words to the face.
 
 python main.py --config=configs/ablations/with_face_contrast.py[:preset]
 """
@@ -9,7 +9,7 @@ from configs.ablations import no_binding
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `no_binding.get_config(preset)` with this one change."""
+    """Returns `no_binding.get_config(preset)` with the contrast and the embedding."""
     config = no_binding.get_config(preset)
     config.name = "ablations/with_face_contrast"
     config.model.emotion_embedding = "both"

@@ -1,4 +1,4 @@
-"""Nothing that binds the words to the face but withheld faces, and the guidance they allow.
+"""Face dropout, and the guidance that it allows, are all that binds the words to the face.
 
 python main.py --config=configs/ablations/with_face_dropout.py[:preset]
 """
@@ -10,7 +10,7 @@ from configs.ablations import no_binding
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `no_binding.get_config(preset)` with this one change."""
+    """Returns `no_binding.get_config(preset)` with face dropout and guidance."""
     config = no_binding.get_config(preset)
     config.name = "ablations/with_face_dropout"
     config.objectives.emotional_response.face_dropout = 0.2

@@ -52,8 +52,8 @@ the one that the checkpoint was trained with. The same command resumes a run tha
 codes: 0; 2 = a mistake in the command or its files, named in one message; 3 = compiled, but does
 not fit the device; 1 = the run itself failed; 130 and 143 = stopped by Ctrl-C or SIGTERM, the state
 saved (a second Ctrl-C ends at once, without). Of several processes: 4 = another one ended; 5 = not
-all came; 6 = one does not answer, or no step ends (train.stall_ends_run); 7 = the coordinator's
-port is in use.
+all connected in time; 6 = one does not answer, or no step ends (train.stall_ends_run); 7 = the
+coordinator's port is in use.
 """
 CONVERSATIONS = """
 Conversations{}: give each turn as a --context, oldest first, and

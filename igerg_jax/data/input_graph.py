@@ -16,12 +16,12 @@ from igerg_jax.data.lazy_tensorflow import tf
 # config.data.preprocessing; IMAGENET ignores the recipes.
 AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
 
-_EMPTY, _RATIOS = 0, (1, 2, 4, 8)  # a slot without an image; by what the decoder downscales
+_EMPTY, _RATIOS = 0, (1, 2, 4, 8)  # a slot without an image; the decoder's downscaling factors
 
 # {name: (dtype, shape of a row)} of what Python passes to the graph: one row per image slot, B * N.
 PARTS = {
     "jpeg": ("string", []),
-    "way": ("int32", []),  # _EMPTY, or 1 + the recipe's halvings
+    "branch": ("int32", []),  # _EMPTY, or 1 + the recipe's halvings
     "crop": ("int32", [4]),
     "flip": ("bool", []),
     "colour": ("float32", [3, 3]),
@@ -180,7 +180,7 @@ def images(spec: BatchSpec, preprocessing: str, *parts_S: tf.Tensor) -> tf.Tenso
     return tf.reshape(pixels, [spec.batch_size, spec.images, side, side, 3])
 
 
-def _image(side: int, jpeg, way, crop, flip, colour, offset) -> tf.Tensor:
+def _image(side: int, jpeg, branch, crop, flip, colour, offset) -> tf.Tensor:
     """uint8[side, side, 3] from a row of each of `PARTS`.
 
     Images are processed one by one: the float32 intermediates, several times the size of the
@@ -198,4 +198,4 @@ def _image(side: int, jpeg, way, crop, flip, colour, offset) -> tf.Tensor:
         return lambda: finish(tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, ratio=ratio))
 
     empty = functools.partial(tf.zeros, [side, side, 3], tf.uint8)
-    return tf.switch_case(way, [empty, *map(decoder, _RATIOS)])
+    return tf.switch_case(branch, [empty, *map(decoder, _RATIOS)])

@@ -1,4 +1,4 @@
-"""How long a split's windows are, and which share of them is cut to fit into a batch."""
+"""How long a split's windows are, and what share of them is truncated."""
 
 from typing import NamedTuple
 
@@ -46,8 +46,8 @@ def cut_shares(split: Split, config: ConfigDict) -> dict[str, float]:
     """How many of a split's contexts and responses have more tokens than a batch has room for.
 
     Returns:
-      "contexts" and "responses": the share of them that is cut, and "context_tokens" and
-      "response_tokens": where. {} if no window has words.
+      "contexts" and "responses": the share of them that is truncated, and "context_tokens" and
+      "response_tokens": to how many. {} if no window has words.
     """
     counts, data = count(split, config), config.data
     spoken_W = counts.response > 0

@@ -106,6 +106,12 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
     return out
 
 
+def labels(data: ConfigDict) -> dict[str, str]:
+    """{dataset: `Info.labels`} of every dataset that `config.data` names."""
+    mixed = [name for mixture in data.mixtures.values() for name in mixture.datasets]
+    return {name: builders.info(name).labels for name in dict.fromkeys((data.dataset, *mixed))}
+
+
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """Returns {group: stream}: MAIN first, then the mixtures that name objectives.
 
@@ -138,12 +144,12 @@ def nonempty_split(prepared: Prepared, name: str) -> Split:
     """Returns a split that has windows. Raises UserError for others."""
     split = prepared.split(name)
     if split.num_windows == 0:
-        raise UserError(f"split '{name}' of '{prepared.dataset}' has no turn that answers another")
+        raise UserError(f"split '{name}' of '{prepared.dataset}' has no response turns")
     return split
 
 
 def check_start(config: ConfigDict) -> None:
-    """Raises UserError for what can be told before anything is prepared.
+    """Raises UserError for what can be checked before anything is prepared.
 
     Unknown datasets, mixtures as in `check_names`, and objectives that need images of a dataset
     that never has any.

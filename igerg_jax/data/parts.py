@@ -42,7 +42,7 @@ def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
-    """Calls each job, which can be pickled, in `workers` processes (1 = this one); shows progress.
+    """Calls each (picklable) job in `workers` processes (1 = this one); shows progress.
 
     Raises what a job raises; jobs that have not started are cancelled then.
     """

@@ -131,7 +131,7 @@ def table(prepared: Prepared) -> str:
 
 _SHORT_FLAGS = {
     "data_dir": "Folder that is written to",
-    "manual_dir": "Folder with the files that a person must fetch",
+    "manual_dir": "Folder with the files that you must download",
 }
 _SWITCHES = {
     "tokenizer": "Only train the tokenizer (config.data.tokenizer: an existing path, or "

@@ -1,4 +1,4 @@
-"""What no response may hold, whatever strategy chooses its tokens.
+"""Constraints on generated tokens, whatever strategy chooses them.
 
 Letters as in `igerg_jax.decoding.search`; here also G = places where an n-gram can start.
 """

@@ -1,8 +1,9 @@
 """Evaluates a model on the splits of a dataset: metrics, and sample conversations.
 
-The emotion of a generated text is the one that `lexicon.label` finds: a lexicon shares nothing with
-the generator, nor with the judge that the generator was trained against. Letters as in
-`igerg_jax.batch`.
+The emotion of a generated text is the one that `lexicon.label` finds. The generator never sees the
+word list, but the embedded datasets are labelled with it, so there the judge and the target
+emotions come from it, and the second labeller (`text_labeller`) is the independent one. For texts
+that people labelled, the word list is independent as well. Letters as in `igerg_jax.batch`.
 """
 
 import copy
@@ -21,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from igerg_jax import lexicon, metrics, storage, text_labeller
 from igerg_jax.batch import NUM_EMOTIONS
-from igerg_jax.data import lengths, pipeline
+from igerg_jax.data import lengths, mixtures, pipeline
 from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
@@ -262,12 +263,13 @@ def evaluate_run(
     Returns:
       summary.json's "evaluation", "confusion_matrix" (of image emotions), "following_matrix"
       (emotions shown and expressed) and "cut" (`lengths.cut_shares`), by the names of
-      `final_splits`; and "text_labeller", how well the second labeller does on held-out texts, None
-      without one.
+      `final_splits`; "labels" (`mixtures.labels`); and "text_labeller", how well the second
+      labeller does on held-out texts, None without one.
     """
     second = evaluator.second_labeller
     kinds = ("evaluation", "confusion_matrix", "following_matrix", "cut")
     results: dict[str, Any] = {kind: {} for kind in kinds}
+    results["labels"] = mixtures.labels(config.data)
     results["text_labeller"] = None if second is None else second.held_out
     gallery: list[dict[str, Any]] = []
     statistics: dict[str, Any] = {}

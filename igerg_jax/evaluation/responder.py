@@ -72,7 +72,10 @@ class Responder:
         self._setup, self._tokenizer, self._params = setup, tokenizer, params
         self._settings = search.Settings.of(setup.config)
         self._key = replicated_key(setup)
-        self._look, self._judge = jitted(setup, _look), jitted(setup, _judge)
+        self._predict, self._judge = (
+            jitted(setup, _predict_emotions),
+            jitted(setup, _judge),
+        )
         self._generators: dict[str, Callable[..., search.Responses]] = {}
 
     @classmethod
@@ -107,7 +110,7 @@ class Responder:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model has learnt."""
+        """How many parameters the model has."""
         return sum(leaf.size for leaf in jax.tree.leaves(self._params))
 
     @property
@@ -160,7 +163,7 @@ class Responder:
         # Only images are looked at. The words are there because a turn has some.
         example = self._example(_Row([("hello", None)], self.read(picture), None))
         batch, named_RxC, _ = self._place([example], self._named(None)[None], draw=0)
-        images_RxNxC, _, _ = jax.device_get(self._look(self._params, batch, named_RxC))
+        images_RxNxC, _, _ = jax.device_get(self._predict(self._params, batch, named_RxC))
         return by_emotion(images_RxNxC[0][example["image_mask"][0]][0])
 
     def respond(
@@ -212,7 +215,7 @@ class Responder:
         examples = [self._example(row) for row in rows]
         named_RxC = np.stack([self._named(row.emotion) for row in rows])
         batch, named_RxC, rows_R = self._place(examples, named_RxC, draw)
-        images_RxNxC, sequence_RxC, target_RxC = self._look(self._params, batch, named_RxC)
+        images_RxNxC, sequence_RxC, target_RxC = self._predict(self._params, batch, named_RxC)
         responses = generate(
             self._params,
             batch,
@@ -294,7 +297,7 @@ class Responder:
         )
 
 
-def _look(
+def _predict_emotions(
     model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array], named_BxC: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Probabilities of (each image's emotion, the sequence's, the emotion to respond with)."""

@@ -1,4 +1,4 @@
-"""How responses carry an emotion: by what they say, or by heaping up words that a judge counts.
+"""How responses carry an emotion: by what they say, or by piling up cue words.
 
 A model that is rewarded for an emotion in its words can learn the judge's cues instead ("hate hate
 hate"). These statistics show it, by the emotion shown and beside people's responses.

@@ -262,7 +262,7 @@ class Igerg(nn.Module):
         return self.sequence_emotion_head(encoded.cls_BxD)
 
     def masked_token_hidden(self, text_BxMxD: jax.Array) -> jax.Array:
-        """[B, M, D] of the encoder's output at M text positions; it meets the token embedding."""
+        """[B, M, D] of the encoder's output at M text positions, for the tied output layer."""
         return self.masked_token_head(text_BxMxD)
 
     def decode(

@@ -111,7 +111,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderCache(NamedTuple):
-    """What a decoder layer remembers: its own past, and its view of the encoder's output."""
+    """A decoder layer's keys and values: of its own past, and of the encoder's output."""
 
     self_attention: KeyValue
     cross_attention: KeyValue

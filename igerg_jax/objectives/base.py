@@ -70,8 +70,8 @@ def one_term(sums: losses.Sums, name: str = "", scale: jax.Array | float = 1.0) 
 class EncoderInput(NamedTuple):
     """What the encoder is given for an objective: text, images, or both.
 
-    `drawn` is not for the encoder: arrays [B, ...], or None, that say what the objective drew to
-    make this input, for its `loss` and its `show`.
+    `drawn` is not for the encoder: random arrays [B, ...] that went into this input (a mask, say)
+    and that the objective's `loss` and `show` need again, or None.
     """
 
     text: TextSide | None

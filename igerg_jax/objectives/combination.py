@@ -1,9 +1,9 @@
 """Groups objectives by batch, shares their encoder passes and collects their loss terms.
 
 Objectives of one mixture (`config.data.mixtures`) share a batch. On it they share one pass of the
-vision tower, one of the encoder over the images alone, and one of the encoder over all inputs of
-the same shapes, as many times as large: a pass is a loop of its own, forward and backward, to
-compile and to run.
+vision tower, one of the encoder over the images alone, and one encoder pass per input shape, with
+the inputs of that shape together in one larger batch: each pass is a loop of its own, forward and
+backward, to compile and to run.
 """
 
 import dataclasses

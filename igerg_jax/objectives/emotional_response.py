@@ -101,7 +101,7 @@ class EmotionalResponse(Objective):
             row.encoder_line(),
             *row.decoder_lines(row.arrays["response"]),
             *_conditioning_lines(row),
-            Line("in words in which the judge finds", [], emotion),
+            Line("so that the judge predicts", [], emotion),
         ]
 
 

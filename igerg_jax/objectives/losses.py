@@ -16,7 +16,7 @@ import optax
 
 from igerg_jax.models.partitioning import is_one_cpu
 
-# How a response that is not yet a text reaches the judge (see `response`).
+# How the decoder's output distribution is passed to the judge (see `response`).
 ESTIMATORS = ("expected", "straight_through", "gumbel", "detached")
 
 

@@ -57,7 +57,7 @@ class MaskedMultimodal(base.Objective):
 def predict_masked(context: Context) -> losses.Sums:
     """Cross-entropy of the masked tokens, the first `most_predicted` of each row.
 
-    Only those positions meet the vocabulary, so a step's cost has a bound below S.
+    Logits are computed at those positions only, so that the cost of a step is bounded.
     """
     target_BxS, masked_BxS = context.batch["context"], context.encoder_input.drawn
     limit = most_predicted(context.settings, target_BxS.shape[1])

@@ -8,7 +8,7 @@ from igerg_jax.objectives.display import Line, Row
 
 
 class TextDenoising(Objective):
-    """Rebuilds the context, as it was, from spans masked and turns shuffled."""
+    """Reconstructs the original context from masked spans and shuffled turns."""
 
     name = "text_denoising"
     summary = "rebuild a text from masked spans and shuffled turns"

@@ -1,8 +1,8 @@
 """The emotion of an utterance: what trains the judge.
 
-In the consistency term of `emotional_response` the judge is given no people's words but what stands
-for the decoder's: wrong words, and mixtures of embeddings. With `mixed_weight` it is trained on
-such input too.
+In the consistency term of `emotional_response` the judge does not read what people wrote but the
+decoder's output: wrong words, and mixtures of embeddings. With `mixed_weight` it is also trained on
+a surrogate for that.
 """
 
 import jax

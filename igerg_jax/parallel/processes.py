@@ -47,9 +47,9 @@ def start(settings: Any) -> None:
     Does nothing for a run of one process, or where JAX's distributed system is started already.
 
     Raises:
-      UserError: settings that do not go together, no such cluster around this process, or this
-        process is one of several and the config does not say so.
-      ProcessMissing: the others were not there in time; the message names the coordinator.
+      UserError: settings that contradict each other, this process does not run in such a cluster,
+        or it is one of several and the config does not say so.
+      ProcessMissing: the others did not connect in time; the message names the coordinator.
       PortTaken: this is process 0, and its port is in use.
     """
     arguments = resolve(settings, os.environ)
@@ -192,7 +192,7 @@ def wait_for_all(what: str, timeout_seconds: int) -> None:
     longer than 30 seconds for the last to reach the first collective.
 
     Raises:
-      RunError: the others were not there in time.
+      RunError: the others did not arrive in time.
     """
     client = state.global_state.client
     if client is None or jax.process_count() == 1:
@@ -230,7 +230,7 @@ def abandon(code: int, is_stop: bool = False) -> None:
 
 
 def client() -> Any | None:
-    """JAX's client of what the processes of a run share; None alone, and before they have met.
+    """JAX's client of what the processes share; None in a run of one, or not connected.
 
     It aborts the process where it is used before it is connected.
     """
@@ -268,7 +268,7 @@ def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None
     if error is not None and address is None:
         method = arguments["cluster_detection_method"] or "auto"
         return (
-            f"distributed.cluster={method}: no such cluster around this process "
+            f"distributed.cluster={method}: this process does not run in such a cluster "
             f"({_one_line(error)}); set distributed.coordinator_address, process_count and "
             "process_index"
         )

@@ -187,7 +187,7 @@ def table(params: Any) -> str:
     every = groups(params)
     total = sum(group.bytes_per_device for group in every)
     shown = [group for group in every if group.bytes_per_device >= total / 100]
-    rows = [("parameters", "largest", "mesh axes", "MiB a device")]
+    rows = [("parameters", "largest", "mesh axes", "MiB per device")]
     for group in shown:
         shape = "x".join(map(str, group.shape)) or "scalar"
         rows.append((group.name, shape, group.spec, f"{group.bytes_per_device / 2**20:.3f}"))

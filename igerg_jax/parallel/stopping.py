@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C: a process that is told to stop saves what only its memory holds, and ends.
 
 In seconds, whatever it is doing, and with the exit code 128 + the signal's number. A signal raises
-`Stopped` where nothing would be lost by it. In a `loop` it is a flag, which the loop looks at
+`Stopped` where there is no unsaved state. In a `loop` it is a flag, which the loop looks at
 between batches (`Stop.check`), at the same one in all processes of a run. Python runs a signal's
 handler, and a loop looks at its flag, only once a call into XLA has returned, which may take
 minutes; so a thread ends the process where that takes too long, unless there is something to save.
@@ -92,7 +92,7 @@ class Stop:
             stops = self._last_check is not None and self._checks >= self._last_check
             return self.number if stops else None
 
-    def leave_if_asked(self) -> None:
+    def raise_if_stopping(self) -> None:
         """Raises Stopped where `check` says so."""
         if (number := self.check()) is not None:
             raise Stopped(number)

@@ -1,12 +1,12 @@
-"""Which processes of a run are still there; where one is not, one line that names it.
+"""Liveness checks between the processes of a run: reports which one was lost, in one line.
 
 JAX notices too, but ends the process by abort(), with a stack trace of C++ in place of a message.
 So JAX is given more time, and every process keeps a connection to process 0. A connection that
 closes without a goodbye means that the process has ended, and silence that it is stopped or its
 host is. Process 0 tells the others, and all of them end.
 
-A process's beats are sent by a small child of it: a thread would fall silent while the process is
-in a call that does not release Python's lock, such as the import of a large library.
+A process's heartbeats are sent by a small child of it: a thread would fall silent while the process
+is in a call that does not release the GIL, such as the import of a large library.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from typing import Any
 from igerg_jax.errors import ProcessEnded, ProcessStalled
 
 _POLL_SECONDS = 1
-# From the end of one process until the others end: time for them to say what ails themselves.
+# From the end of one process until the others end, so that they can report their own error first.
 GRACE_SECONDS = 3
 _PORT_KEY = "igerg_jax/watch/port"
 _GO_ON = "Start the run again: it resumes from its newest checkpoint"
 
 _connections: "list[_Connection]" = []  # this process's
-_beating = threading.Event()  # set once a child sends beats
+_beating = threading.Event()  # set once a child sends heartbeats
 
-# Sends an empty line a second over each connection, while its parent lives and is not stopped.
+# Sends an empty line per second over each connection, while its parent lives and is not stopped.
 _BEATS = """
 import os, sys, time
 parent, *files = map(int, sys.argv[1:])
@@ -116,7 +116,7 @@ def start(client: Any, host: str, index: int, count: int, silence_seconds: int) 
         _connections.append(to_0)
         target, arguments = _watch_one, (to_0, silence_seconds)
     threading.Thread(target=target, args=arguments, name="watch", daemon=True).start()
-    _beating.wait(silence_seconds / 2)  # what the main thread does next may hold Python's lock
+    _beating.wait(silence_seconds / 2)  # what the main thread does next may hold the GIL
 
 
 def is_watching() -> bool:
@@ -144,7 +144,7 @@ def _watch_one(to_0: _Connection, silence_seconds: int) -> None:
                 code, _, message = rest.partition(" ")
                 _end(int(code), message)
         clock.forgive([to_0])
-        _judge([to_0], silence_seconds)
+        _end_if_lost([to_0], silence_seconds)
         if to_0.ended:
             time.sleep(_POLL_SECONDS)
 
@@ -175,7 +175,7 @@ def _watch_all(listener: socket.socket, me: str, others: int, silence_seconds: i
             _send_beats(silent)
             silent = []
         clock.forgive(_connections)
-        _judge(_connections, silence_seconds)
+        _end_if_lost(_connections, silence_seconds)
 
 
 def _send_beats(connections: list[_Connection]) -> None:
@@ -207,7 +207,7 @@ class _Clock:
         self._last = now
 
 
-def _judge(connections: list[_Connection], silence_seconds: int) -> None:
+def _end_if_lost(connections: list[_Connection], silence_seconds: int) -> None:
     """Ends this process, and tells the others, if one of them is lost."""
     now = time.monotonic()
     for one in connections:

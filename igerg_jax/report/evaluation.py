@@ -8,7 +8,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.metrics import Metric
 from igerg_jax.report.templates import finite
 
-TITLES = {"valid": "Validation", "test_style": "Test, another hand's faces", "test": "Test"}
+TITLES = {"valid": "Validation", "test_style": "Test, another artist's faces", "test": "Test"}
 
 
 def by_split(values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -90,6 +90,23 @@ def _metric_row(
         "label": label,
         "worse": falls_short(metric, leading),
     }
+
+
+def word_list(labels: Any) -> str:
+    """What the word list (`igerg_jax.lexicon`) has to do with a run's data, for the report.
+
+    Args:
+      labels: summary.json's: {dataset: where its labels come from}.
+    """
+    if not isinstance(labels, Mapping) or not labels:
+        return "Where the word list also labelled the data, the model has learned from its labels."
+    labelled = " and ".join(name for name, origin in labels.items() if origin == "word list")
+    if labelled:
+        return (
+            f"The word list also gave {labelled} its labels, from which the model has learned: "
+            "only a second labeller is independent of them."
+        )
+    return "The word list labelled none of this run's data."
 
 
 def cuts(shares: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

@@ -21,7 +21,7 @@ _NAMES = {"valid": "validation"}  # of splits
 MECHANICS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
-    "examples_per_second": "examples a second",
+    "examples_per_second": "examples per second",
     "mfu": "share of the devices' peak that the model's FLOPs make up",
     "input_wait_fraction": "share of time spent waiting for data",
 }
@@ -67,6 +67,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         metric_groups=evaluation.metric_groups(splits),
         cuts=evaluation.cuts(summary.get("cut")),
         confusions=evaluation.confusions(summary.get("confusion_matrix")),
+        word_list=evaluation.word_list(summary.get("labels")),
         following=following(followed),
         following_matrices=evaluation.confusions(summary.get("following_matrix")),
         answers=answers.answers(storage.read_json_object(workdir / "answers.json")),

@@ -99,12 +99,12 @@ class Checkpoints:
         return step in self._manager.all_steps() and self._manager.metrics(step) is None
 
     def restore(self, abstract_state: Any) -> Any:
-        """The newest whole state, placed as `abstract_state`'s shardings say.
+        """The newest intact state, placed as `abstract_state`'s shardings say.
 
-        Newer ones that are damaged are moved out of the way, and said.
+        Newer ones that are damaged are moved aside and reported.
 
         Raises:
-          UserError: no checkpoint that is whole; another tokenizer; or names and shapes that differ
+          UserError: no checkpoint is intact; another tokenizer; or names and shapes that differ
             from `abstract_state`'s: the message lists what is missing, extra, or of another shape.
         """
         damaged: dict[int, DamagedCheckpoint] = {}

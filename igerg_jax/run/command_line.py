@@ -62,7 +62,7 @@ def main(
         if not storage.is_full(error):
             failed(1)
             raise
-        print(f"error: {_told_by(error)}", file=sys.stderr)
+        print(f"error: {_full_disk_message(error)}", file=sys.stderr)
         code = 2
     failed(code)
     return code
@@ -89,7 +89,7 @@ def quieten() -> None:
 
 
 def print_anything() -> None:
-    """Has characters that a terminal does not know printed, and read, as a mark in their place."""
+    """Makes the standard streams replace characters that they cannot encode or decode."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -104,7 +104,7 @@ def check_home() -> None:
         )
 
 
-def _told_by(error: BaseException | None) -> str:
+def _full_disk_message(error: BaseException | None) -> str:
     """What to say about a full disk: our own message, if there is one behind an exception."""
     last = error
     while error is not None:
@@ -186,7 +186,9 @@ def meant(name: str, value: str, values: flags.FlagValues) -> str:
     name = name.replace("-", "_")
     found = difflib.get_close_matches(name, [flag for flag in values if "." not in flag])
     if not found and "config" in values:
-        found = [f"config.{key}" for key in config_keys.like(name, list(flatten(values.config)))]
+        found = [
+            f"config.{key}" for key in config_keys.similar_keys(name, list(flatten(values.config)))
+        ]
     equals = f"={value}" if value else ""
     listed = " or ".join(f"--{flag}{equals}" for flag in found)
     return f"; did you mean {listed}?" if listed else " (see --help)"

@@ -1,7 +1,7 @@
 """Config files: where --config=FILE[:PRESET] is found, and what it returns.
 
 FILE is a path; where there is no such file, configs/… is one of those that come with igerg_jax.
-A config file of one's own may be anywhere, and starts from one of ours by
+Your own config files can live anywhere, and start from one of these by
 `from configs import pretrain`. Imports nothing heavy.
 """
 
@@ -34,7 +34,7 @@ def find(argument: str) -> str:
     if not path.is_file() or path.suffix != ".py":
         there = [p.relative_to(PACKAGED.parent).as_posix() for p in PACKAGED.rglob("[a-z]*.py")]
         close = ", ".join(nearest(file, sorted(there)))
-        raise UserError(f"config file '{file}' does not exist; there are: {close} …")
+        raise UserError(f"config file '{file}' does not exist; did you mean one of {close}?")
     return f"{path}{colon}{preset}"
 
 

@@ -105,10 +105,10 @@ def listed(config: ConfigDict) -> str:
     )
 
 
-def like(name: str, keys: list[str]) -> list[str]:
-    """The keys that a person may mean by `name`: at most three, those of the training loop first.
+def similar_keys(name: str, keys: list[str]) -> list[str]:
+    """The keys that a user may mean by `name`: at most three, those of the training loop first.
 
-    They are called so, or are spelt much like it, or have it as words of their names.
+    They have that name, or one that is spelt much like it, or contain it as whole words.
     """
     last = {key: key.rpartition(".")[2] for key in keys}
     same = [key for key in keys if name in (key, last[key])]

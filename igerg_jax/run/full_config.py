@@ -6,7 +6,7 @@ from typing import Any
 
 from igerg_jax.errors import UserError, nearest
 
-FREE = ("data.mixtures",)  # groups whose keys are anybody's
+FREE = ("data.mixtures",)  # groups with user-defined keys
 
 
 def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None:
@@ -46,7 +46,7 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _unknown(config: Mapping[str, Any], full: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Keys, and groups as a whole, that `full` has not."""
+    """Keys, and whole groups, that are not in `full`."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if key not in full:

@@ -1,8 +1,8 @@
 """The record of a run over all its starts: <workdir>/history.json, one entry for each.
 
-    started, ended          ISO 8601, UTC; ended is null while it goes on
+    started, ended          ISO 8601, UTC; ended is null while it runs
     stopped                 why: "finished", a signal, an error, "killed" (nothing was said)
-    first_step, last_step   that it began after, and that it got to (as far as it was logged)
+    first_step, last_step   the step that it started from, and the last one that was logged
     seconds                 from its start to its end
     training_seconds        of those, in training steps: no compiling, evaluating or saving
     command, commit, versions, host, seed, processes
@@ -82,11 +82,11 @@ class Start:
             stopped = f"{type(error).__name__}: {error}"[:_MAX_REASON]
             raise
         finally:
-            with contextlib.suppress(OSError):  # a full disk: the error itself is told
+            with contextlib.suppress(OSError):  # a full disk: the error itself is reported
                 self.update(stopped)
 
     def update(self, stopped: str | None) -> None:
-        """Brings the entry up to date; `stopped` = why it ends, None = it goes on."""
+        """Brings the entry up to date; `stopped` = why it ends, None = it still runs."""
         entry = self.entries[-1]
         _add_steps(entry, _last_line(self._workdir))
         entry |= {"seconds": time.perf_counter() - self._start, "stopped": stopped}

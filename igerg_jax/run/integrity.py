@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: its files are those that were written.
+"""Checkpoint integrity: whether the files are those that were written.
 
 Process 0 lists the files of a checkpoint with their checksums, in its files.json, before Orbax
 declares it finished. Whoever restores one checks it first, each process its share of the files.
@@ -63,7 +63,7 @@ def check(path: epath.Path) -> None:
     Raises:
       DamagedCheckpoint: a file is missing, cut or changed, or it was never finished.
     """
-    problems = [text for text in told_to_all("; ".join(_problems(path)[:3])) if text]
+    problems = [text for text in allgather_text("; ".join(_problems(path)[:3])) if text]
     if problems:
         others = [step for step in steps(path.parent) if str(step) != path.name]
         there = f", or another one ({', '.join(map(str, others))})" if others else ""
@@ -94,7 +94,7 @@ def _problems(path: epath.Path) -> list[str]:
 
 @contextlib.contextmanager
 def reading(path: epath.Path) -> Iterator[None]:
-    """Tells what libraries raise while they read a checkpoint without checksums as its damage."""
+    """Reports what libraries raise while reading a checkpoint without checksums as damage."""
     try:
         yield
     except UserError:
@@ -116,21 +116,21 @@ def set_aside(path: epath.Path) -> epath.Path:
     target = path.parent.parent / "damaged_checkpoints" / path.name
     while target.exists():
         target = target.with_name(f"{target.name}-again")
-    told_to_all("")  # all have looked
+    allgather_text("")  # every process has looked
     if jax.process_index() == 0:
         if storage.is_bucket(path):
             storage.bucket_files().mv(str(path), str(target), recursive=True)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
-    told_to_all("")
+    allgather_text("")
     if storage.is_bucket(path):
         storage.bucket_files()  # every process forgets what was there
     return target
 
 
-def told_to_all(text: str) -> list[str]:
-    """What each process of the run says here."""
+def allgather_text(text: str) -> list[str]:
+    """Gathers a short string from every process, in the order of the processes."""
     if jax.process_count() == 1:
         return [text]
     own = np.zeros(_TEXT_BYTES, np.uint8)

@@ -13,8 +13,8 @@ seed before any has its second.
     DIR/rows/<name>-seed<k>.json    its figures, and what they were measured with
     DIR/compare.html, .md, .csv     all rows of DIR side by side
 
-The same command goes on where it was stopped: finished rows are skipped, others resume. A row that
-fails is recorded, and the next one runs. Run it from the repository's root.
+Rerun the command to resume: finished rows are skipped. A row that fails is recorded, and the next
+one runs. Run it from the repository's root.
 Exit codes: 0; 1 = a row failed; 2 = a mistake in the command, named in one message; 130 and 143 =
 stopped by Ctrl-C or SIGTERM, the state saved.
 """

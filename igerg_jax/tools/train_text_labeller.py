@@ -5,7 +5,7 @@
 
 The datasets are named as in config.data.dataset, and DIR is as config.data.manual_dir; their turns
 must have words and labels that people gave. It prints, and keeps in the file, how well it does on
-each dataset's valid and test parts. Evaluation reads the file with
+each dataset's valid and test splits. Evaluation reads the file with
 --config.evaluate.text_labeller=FILE.npz. Needs scikit-learn: pip install 'igerg_jax[evidence]'.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
@@ -33,14 +33,14 @@ from igerg_jax.text_labeller import TextLabeller
 
 # Of (examples / those of the label) ** x, the weights of examples that are tried.
 BALANCES = (0.0, 0.25, 0.5, 0.75, 1.0)
-HELD_OUT = 10  # to choose among them, one dialogue of this many of each train part
+HELD_OUT = 10  # to choose among them, one dialogue of this many of each train split
 INVERSE_REGULARIZATION = 1.0  # scikit-learn's C
 ITERATIONS = 300
 MEASURED = ("valid", "test")
 
 
 class Texts(NamedTuple):
-    """The labelled texts of a part of a dataset."""
+    """The labelled texts of a split of a dataset."""
 
     texts: list[str]
     emotion_N: np.ndarray
@@ -50,10 +50,10 @@ class Texts(NamedTuple):
 def train(
     datasets: Sequence[str], options: Options, word_features: int, character_features: int
 ) -> TextLabeller:
-    """A labeller of the datasets' train parts, each counted alike, measured on the others.
+    """A labeller of the datasets' train splits, each counted alike, measured on the others.
 
-    How far rare labels count more is chosen on dialogues that are left out of the train parts, by
-    the macro-F1, averaged over the datasets; then all of the train parts are used.
+    How far rare labels count more is chosen on dialogues that are left out of the train splits, by
+    the macro-F1, averaged over the datasets; then all of the train splits are used.
 
     Args:
       word_features, character_features: n-grams that get an entry, the commonest ones.
@@ -72,7 +72,7 @@ def train(
     absent = set(range(NUM_EMOTIONS)) - set(emotion_N.tolist())
     if absent:
         names = ", ".join(EMOTIONS[e] for e in sorted(absent))
-        raise UserError(f"the train parts of {', '.join(datasets)} have no text of {names}")
+        raise UserError(f"the train splits of {', '.join(datasets)} have no text of {names}")
     vectorizers = make_vectorizers(word_features, character_features)
     features = vectorizers.fit_transform(texts).astype(np.float32)
     kept_N = episode_N % HELD_OUT > 0
@@ -95,7 +95,7 @@ def read(dataset: str, options: Options) -> dict[str, Texts]:
     """{split: labelled texts} of a dataset. Raises UserError for one without labelled words."""
     parts = {name: _labelled(turns) for name, turns in builders.splits(dataset, options).items()}
     if "train" not in parts or not parts["train"].texts:
-        raise UserError(f"'{dataset}' has no train part with labelled words; leave it out")
+        raise UserError(f"'{dataset}' has no train split with labelled words; leave it out")
     return {name: part for name, part in parts.items() if part.texts}
 
 
@@ -219,7 +219,7 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
     flags.DEFINE_list("datasets", [], "Names, with commas between them.", flag_values=values)
-    define("manual_dir", help="Folder of files that a person must fetch.")
+    define("manual_dir", help="Folder of files that you must download.")
     define("out", help="File to write, .npz.")
     flags.DEFINE_string(
         "data_dir", "~/.cache/igerg_jax", "Folder of what TFDS fetches.", flag_values=values

@@ -18,7 +18,7 @@ _TOO_LONG_SECONDS = 10  # that the thread needs to end the process: something ho
 
 @contextlib.contextmanager
 def watchdog(stop: Stop, stall_seconds: float, ends_run: bool) -> Iterator[None]:
-    """Dumps every thread's stack to stderr when nothing is done for `stall_seconds` (0 = never).
+    """Dumps every thread's stack to stderr when there is no progress for `stall_seconds` (0 = off).
 
     Args:
       stop: checked after each step and before each batch that is evaluated.

@@ -159,7 +159,7 @@ class JsonlWriter:
         self._path = path
         lines, bad_lines = storage.read_json_lines(path)
         if bad_lines:
-            say(f"left {bad_lines} unreadable line{'s' * (bad_lines > 1)} of '{path}' out")
+            say(f"skipped {bad_lines} unreadable line{'s' * (bad_lines > 1)} of '{path}'")
         kept = (line for line in lines if _step_of(line) <= resumed_step)
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
         # Nothing else may stay: the next line would be lost in the half line that a kill leaves.

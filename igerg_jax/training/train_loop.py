@@ -68,15 +68,17 @@ def _run(config: Any, workdir: epath.Path, stop: stopping.Stop) -> dict[str, Any
     tokenizer = dataset.tokenizer
     setup = train_state.set_up_training(config, tokenizer.vocab_size, tokenizer.special)
     with (
-        only_run(workdir),
+        exclusive_workdir(workdir),
         contextlib.closing(Checkpoints(workdir, config, tokenizer.digest)) as checkpoints,
     ):
         state, resumed_from = saved_state(setup, checkpoints, tokenizer.digest)
         is_writer = jax.process_index() == 0
         facts = {"seed": config.seed, "processes": jax.process_count()}
         record = history.Start(workdir, resumed_from or 0, start, is_writer, **facts)
-        _greet(setup, dataset, resumed_from)
-        evaluator = Evaluator(setup, dataset, stop.leave_if_asked) if dataset.split_names else None
+        _log_startup(setup, dataset, resumed_from)
+        evaluator = (
+            Evaluator(setup, dataset, stop.raise_if_stopping) if dataset.split_names else None
+        )
         with record.recorded():
             state, log = train(setup, dataset, checkpoints, evaluator, state, workdir, start)
             checkpoints.wait()
@@ -108,7 +110,7 @@ def finished_summary(config: Any, workdir: epath.Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def only_run(workdir: epath.Path) -> Iterator[None]:
+def exclusive_workdir(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of a workdir. Raises UserError, in all processes, where one is there."""
     with contextlib.ExitStack() as stack:
         refusal = ""
@@ -117,7 +119,7 @@ def only_run(workdir: epath.Path) -> Iterator[None]:
                 stack.enter_context(workdirs.locked(workdir))
             except UserError as error:
                 refusal = str(error)
-        if refusals := [text for text in integrity.told_to_all(refusal) if text]:
+        if refusals := [text for text in integrity.allgather_text(refusal) if text]:
             raise UserError(refusals[0])
         yield
 
@@ -142,19 +144,19 @@ def train(
       (the state after that step, the log of the steps that this call trained).
     """
     config, first_step = setup.config, 0 if state is None else int(state.step)
-    ready = make_ready(setup, dataset, state) if first_step < config.train.steps else None
+    ready = compile_and_prefetch(setup, dataset, state) if first_step < config.train.steps else None
     if jax.process_index() == 0:  # a command that is refused leaves no config behind
         workdir.mkdir(parents=True, exist_ok=True)
         storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
         dataset.tokenizer.save(workdir / TOKENIZER_FILE)
-    # Its writers import TensorFlow, which `make_ready` does while XLA compiles.
+    # Its writers import TensorFlow, which `compile_and_prefetch` does while XLA compiles.
     log = StepLog(config.train, workdir, first_step, start)
     profile = Profile(config.profile, workdir, first_step)
     with contextlib.closing(log), contextlib.closing(profile):
         loop = Loop(setup, checkpoints, evaluator, log, profile)
         if ready is None:  # no step is left to train; the state is only evaluated
             state = train_state.init_state(setup) if state is None else state
-            loop.catch_up(state)
+            loop.evaluate_if_missing(state)
             return state, log
         log.throughput = logs.Throughput(config.train.batch_size, ready.model_flops, jax.devices())
         processes.wait_for_all("compiled", config.distributed.initialization_timeout_seconds)
@@ -168,8 +170,8 @@ def batches(setup: TrainingSetup, dataset: Dataset, start_step: int) -> Iterator
     return dataset.train_batches(setup.config, start_step, rows_b)
 
 
-class Ready(NamedTuple):
-    """What the loop starts with."""
+class CompiledRun(NamedTuple):
+    """What the training loop starts from."""
 
     state: TrainState
     compiled: Callable  # the step
@@ -177,7 +179,9 @@ class Ready(NamedTuple):
     model_flops: int  # of a step
 
 
-def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None) -> Ready:
+def compile_and_prefetch(
+    setup: TrainingSetup, dataset: Dataset, state: TrainState | None
+) -> CompiledRun:
     """Compiles the step; meanwhile reads the first batch and counts FLOPs."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so that this thread can trace, read and count.
@@ -188,7 +192,7 @@ def make_ready(setup: TrainingSetup, dataset: Dataset, state: TrainState | None)
         source = batches(setup, dataset, int(state.step))
         first = next(source)  # this also imports TensorFlow
         flops = model_flops(setup)
-        return Ready(state, compiling.result(), itertools.chain([first], source), flops)
+        return CompiledRun(state, compiling.result(), itertools.chain([first], source), flops)
 
 
 def saved_state(
@@ -197,7 +201,7 @@ def saved_state(
     """The state to continue from, and the step that the run resumes at.
 
     Returns:
-      (the newest whole checkpoint's state, its step); in a new run (a state with the parameters of
+      (the newest intact checkpoint's state, its step); in a new run (a state with the parameters of
       `init_from`, None), or (None, None) where they are to be initialised at random.
     """
     if checkpoints.latest_step() is not None:
@@ -223,7 +227,7 @@ class Loop:
     log: StepLog
     profile: Profile
 
-    def run(self, ready: Ready) -> TrainState:
+    def run(self, ready: CompiledRun) -> TrainState:
         """Trains to `config.train.steps`.
 
         Raises:
@@ -238,7 +242,7 @@ class Loop:
             stop.loop(self.checkpoints.wait),
             guards.watchdog(stop, train.stall_seconds, train.stall_ends_run),
         ):
-            self.catch_up(state)
+            self.evaluate_if_missing(state)
             clock.start()
             for step in range(first_step + 1, train.steps + 1):
                 self._update_profile(step - 1, state)
@@ -270,7 +274,7 @@ class Loop:
             if folder := self.profile.update(step, state):
                 logs.say(f"profile: {folder}, of the steps up to {step}")
 
-    def catch_up(self, state: TrainState) -> None:
+    def evaluate_if_missing(self, state: TrainState) -> None:
         """Evaluates a state that was saved, but whose evaluation was cut short."""
         step, train = int(state.step), self.setup.config.train
         is_due = due(step, train.evaluate_every_steps) or step == train.steps
@@ -360,7 +364,7 @@ def _describe_stop(workdir: epath.Path, stopped: stopping.Stopped) -> str:
     return f"stopped by {signal.Signals(stopped.number).name} {what}"
 
 
-def _greet(setup: TrainingSetup, dataset: Dataset, resumed_from: int | None) -> None:
+def _log_startup(setup: TrainingSetup, dataset: Dataset, resumed_from: int | None) -> None:
     config, params = setup.config, setup.abstract_state.params
     sizes = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in count_parameters(params).items())
     mesh = ", ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())

@@ -11,10 +11,11 @@ import zipfile
 import numpy as np
 import pytest
 import raw_data
+from ml_collections import ConfigDict
 from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
-from igerg_jax.data import builders
+from igerg_jax.data import builders, mixtures
 from igerg_jax.data.builders import source, tfds_builder
 from igerg_jax.data.builders.fer2013 import majority
 from igerg_jax.data.builders.meld import seconds
@@ -380,6 +381,17 @@ def test_a_pair_says_whose_both_are():
 
 
 EMBEDDED = ("chitchat_openmoji", "chitchat_peeps")
+
+
+def test_a_dataset_says_where_its_labels_come_from():
+    listed = {n for n in builders.MODULES if builders.find(n)[0].info.labels == source.WORD_LIST}
+    assert listed == set(EMBEDDED)
+    data = ConfigDict({"dataset": "paired/chitchat_peeps+fer2013", "mixtures": {}})
+    data.mixtures.more = ConfigDict({"datasets": {"paired/meld+fer2013": 1.0, "fer2013": 1.0}})
+    found = mixtures.labels(data)
+    assert list(found.values()) == [source.WORD_LIST, "annotators", ""], found
+
+
 MANUAL = [n for n in sorted(builders.MODULES) if n not in (*EMBEDDED, "paired")]
 MANUAL = [n for n in MANUAL if n not in ("go_emotions", "coco_captions")]  # TFDS fetches these
 

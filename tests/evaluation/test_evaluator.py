@@ -89,6 +89,7 @@ def test_scores_are_the_objectives_own(world):
 def test_extra_test_splits_are_evaluated_like_the_test_split(world):
     for part in ("evaluation", "confusion_matrix"):
         assert set(world.out[part]) == {"valid", "test", "test_style"}
+    assert world.out["labels"] == {"chitchat_peeps/tiny": "word list"}
     test, style = (world.out["evaluation"][name] for name in ("test", "test_style"))
     assert style.keys() == test.keys()
     # The same conversations with other faces: the judge reads the words alone.

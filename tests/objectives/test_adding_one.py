@@ -122,3 +122,26 @@ def test_what_is_masked_does_not_depend_on_who_shares_an_encoder_pass(added, mon
     together = inputs(NAME, *OTHERS)
     monkeypatch.delitem(objectives.OBJECTIVES, NAME)
     small.assert_trees_equal(together, inputs(*OTHERS))
+
+
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.3])
+def test_dropout_alone_depends_on_who_shares_an_encoder_pass(added, dropout_rate):
+    """Responses as long as contexts: both it and `text_denoising` have the encoder read text."""
+    config = small.make_config(data__response_tokens=12, model__text__dropout_rate=dropout_rate)
+    config, key, others = with_keys(config), jax.random.key(0), OTHERS[1:]
+    model, batch = small.make_model(config), small.make_batch(config)
+
+    @jax.jit
+    def encodings(params):
+        visual = model.apply({"params": params}, batch, method="visual_tokens")
+
+        def of_others(*names):
+            given = combination.contexts(config, model, batch, key, 0, np.arange(8), names, visual)
+            encoded = combination.with_encodings(given, params, key)
+            return {name: encoded[name].encoding.hidden_BxLxD for name in others}
+
+        return of_others(NAME, *others), of_others(*others)
+
+    together, without = encodings(small.make_params(model, batch))
+    same = {name: np.allclose(together[name], without[name], atol=1e-5) for name in others}
+    assert same == {"text_denoising": not dropout_rate, "masked_multimodal": True}

@@ -30,12 +30,12 @@ def test_outside_of_a_loop_a_signal_raises(number):
 def test_in_a_loop_a_signal_is_a_flag(number):
     with stopping.signals() as stop, stop.loop(lambda: None):
         assert stop.check() is None
-        stop.leave_if_asked()
+        stop.raise_if_stopping()
         os.kill(os.getpid(), number)
         time.sleep(0.2)
         assert stop.check() == number
         with pytest.raises(stopping.Stopped):
-            stop.leave_if_asked()
+            stop.raise_if_stopping()
 
 
 def test_whoever_asks_again_gets_the_same():

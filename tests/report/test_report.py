@@ -97,7 +97,7 @@ def test_every_metric_of_an_evaluation_has_a_name_and_a_sentence(workdir):
     [
         ({}, 0),
         ({"image_emotion_accuracy": 0.24}, 1),
-        ({"image_emotion_accuracy": 0.2418}, 1),  # as good as always the commonest
+        ({"image_emotion_accuracy": 0.2418}, 1),  # as good as the majority class
         ({"response_perplexity": 300.0}, 1),
         ({"response_perplexity": 300.0, "unigram_perplexity": math.nan}, 0),
         ({"mean_words": 1.0, "dist_1": 0.0}, 0),  # people's responses are not a baseline
@@ -111,6 +111,26 @@ def test_a_figure_that_does_not_beat_its_baseline_is_marked(workdir, change, wor
     assert page.text.count("no better than the baseline") == worse
     assert page.text.count("no better than this") == worse
     assert len(page.all("span", class_="meter ours worse")) == worse
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (
+            {"chitchat": "word list", "meld": "annotators"},
+            "word list also gave chitchat its labels",
+        ),
+        ({"meld": "annotators"}, "word list labelled none of this run's data"),
+        (None, "Where the word list also labelled the data"),  # an older run's
+        ("chitchat", "Where the word list also labelled the data"),
+    ],
+)
+def test_it_says_what_the_word_list_has_to_do_with_the_labels(workdir, labels, says):
+    summary = made_up_run.make_summary() | {"labels": labels}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    window = {"index": 0, "context": [], "responses": []}
+    made_up_run.write_lines(workdir / "following.jsonl", [window])
+    assert report(workdir).text.count(says) == 2, "beside the seven faces and in the gallery"
 
 
 def test_the_parts_of_a_loss_follow_it(workdir):

@@ -74,7 +74,7 @@ def get_config(preset=""):
 
 @pytest.mark.parametrize("argument", ["configs/pretrian.py", "pretrain", "configs", "configs/../x"])
 def test_names_ours_where_there_is_none(argument):
-    with pytest.raises(UserError, match=r"does not exist; there are: .*configs/.*\.py"):
+    with pytest.raises(UserError, match=r"does not exist; did you mean one of .*configs/.*\.py\?"):
         config_files.load(argument)
 
 

@@ -75,4 +75,4 @@ def test_a_config_read_from_json_does_not_differ(local):
     ],
 )
 def test_keys_that_a_person_may_mean(local, name, keys):
-    assert config_keys.like(name, list(workdirs.flatten(local))) == keys
+    assert config_keys.similar_keys(name, list(workdirs.flatten(local))) == keys

@@ -179,7 +179,7 @@ def test_a_run_of_several_processes_agrees(workdir, monkeypatch):
             patch.setattr(jax, "process_index", lambda i=index: i)
             patch.setattr(
                 integrity,
-                "told_to_all",
+                "allgather_text",
                 lambda text, i=index: told.__setitem__(i, text) or [text],
             )
             with contextlib.suppress(DamagedCheckpoint):

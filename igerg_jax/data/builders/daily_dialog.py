@@ -20,6 +20,7 @@ INFO = source.Info(
 }""",
     license="CC BY-NC-SA 4.0",
     homepage="http://yanran.li/dailydialog",
+    labels="annotators",
     files="""\
 Put what ijcnlp_dailydialog.zip holds there (http://yanran.li/dailydialog): the archives
 train.zip, validation.zip and test.zip, or their folders, such as train/dialogues_train.txt and

@@ -28,6 +28,7 @@ INFO = source.Info(
 }""",
     license="That of the images; RAF-DB: for research, on request from its authors",
     homepage="http://www.whdeld.net/RAF/model1.html (RAF-DB)",
+    labels="",
     files="""\
 Put the images there as <split>/<emotion>/*.jpg (or .png, .webp, .bmp, .tif, ...), with
 splits named train, valid (val, dev) and test; or RAF-DB's folders

@@ -21,6 +21,7 @@ INFO = source.Info(
 }""",
     license="CC BY-NC 4.0",
     homepage="https://github.com/facebookresearch/EmpatheticDialogues",
+    labels="the emotion that the speaker was to write about",
     files="""\
 Put train.csv, valid.csv and test.csv of empatheticdialogues.tar.gz there, in a folder
 empatheticdialogues/ or empathetic_dialogues/; see

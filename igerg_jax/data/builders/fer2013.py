@@ -39,6 +39,7 @@ the public and as many for the private test of the challenge.""",
 }""",
     license="For research (ICML 2013 challenge); FER+ labels: MIT",
     homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
+    labels="",
     files="""\
 Put one of these there, perhaps in a folder fer2013/: fer2013.zip (Kaggle's, as
 it is downloaded), its folders train/<emotion>/*.jpg and test/<emotion>/*.jpg (perhaps with

@@ -21,6 +21,7 @@ INFO = source.Info(
 }""",
     license="Apache-2.0",
     homepage="https://github.com/google-research/google-research/tree/master/goemotions",
+    labels="annotators",
     files="Nothing to fetch by hand: TFDS downloads 'goemotions'.",
     extra={"labels": (str, ())},
 )

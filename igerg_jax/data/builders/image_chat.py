@@ -21,6 +21,7 @@ speaker has one of 215 styles. No turn is labelled with an emotion.""",
 }""",
     license="CC BY 4.0; photographs: those of YFCC100M, Creative Commons",
     homepage="https://parl.ai/projects/image_chat",
+    labels="",
     files="""\
 Put train.json, valid.json and test.json of image_chat.tgz there, in a folder image_chat/, and the
 photographs beside them as yfcc_images/<image_hash>.jpg; see https://parl.ai/projects/image_chat.

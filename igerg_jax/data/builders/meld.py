@@ -36,6 +36,7 @@ seven emotions, and a sentiment.""",
 }""",
     license="GPL-3.0 (the dataset's repository); the clips belong to the makers of the series",
     homepage="https://affective-meld.github.io",
+    labels="annotators",
     files="""\
 Put train_sent_emo.csv, dev_sent_emo.csv and test_sent_emo.csv (those that you have; at least one)
 there, in a folder meld/ or MELD.Raw/; they are part of

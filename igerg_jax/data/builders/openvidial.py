@@ -36,6 +36,7 @@ given in config.data.labels.""",
 }""",
     license="None is given by its authors; the frames belong to the makers of the films",
     homepage="https://github.com/ShannonAI/OpenViDial",
+    labels="",
     files="""\
 Get them as https://github.com/ShannonAI/OpenViDial says. 'openvidial/v1' and
 'openvidial/v2' need, for each split of train, valid and test that you have,

@@ -22,6 +22,7 @@ INFO = source.Info(
     citation="",
     license="Those of the dialogues and of the faces",
     homepage="",
+    labels="",  # those of the dialogues: `builders.info`
     files="Both datasets' files are looked for as if each were used alone.",
     extra={"face_id": (str, ())},
 )

@@ -31,6 +31,7 @@ NO_IMAGE = -1
 # {name of a split elsewhere: its name here}
 SPLIT_OF = {"train": "train", "training": "train"}
 SPLIT_OF |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid") | {"test": "test"}
+WORD_LIST = "word list"  # `Info.labels` of texts that `igerg_jax.lexicon` labelled
 SPLITS = tuple(dict.fromkeys(SPLIT_OF.values()))
 
 
@@ -40,7 +41,7 @@ class Options:
 
     Attributes:
       data_dir: folder that may be written to; TFDS downloads go below it.
-      manual_dir: folder with files that a person must fetch, "" = none.
+      manual_dir: folder with files that you must download, "" = none.
       labels_path: folder of pseudo-labels (`igerg_jax.data.builders.pseudo_labels`), "" = none.
       min_confidence: pseudo-labels below it are dropped.
     """
@@ -56,6 +57,8 @@ class Info:
     """A dataset's description.
 
     Attributes:
+      labels: where the emotions of its texts come from, for reports: `WORD_LIST`, "annotators", or
+        other words; "" = they have none.
       files: which files are needed where, and where to get them; shown when they are missing.
       extra: further entries of a turn, {name: (NumPy dtype or str, shape)}.
     """
@@ -64,6 +67,7 @@ class Info:
     citation: str
     license: str
     homepage: str
+    labels: str
     files: str
     extra: dict[str, tuple[type, tuple[int, ...]]]
 
@@ -196,7 +200,7 @@ class RawDataset:
       splits: (config, options) -> {split: turns}, train first; raises UserError when files are
         missing. Where `combines` names datasets, their splits are further arguments.
       reads_manual_dir: whether the turns depend on `Options.manual_dir`.
-      combines: config -> names of the datasets that it is made of.
+      combines: config -> names of the datasets that it is made of, that of its texts first.
     """
 
     version: str

@@ -30,7 +30,7 @@ class Settings(StackSettings):
     width: int
     class_token: bool
     tokens_per_image: int
-    norm_first: bool = dataclasses.field(default=True, init=False)  # no key: ViT's are
+    norm_first: bool = dataclasses.field(default=True, init=False)  # as ViT is; no key
 
     def check(self, image_size: int, feature_dim: int) -> None:
         check_pixels(feature_dim)

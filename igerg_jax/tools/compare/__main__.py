@@ -9,7 +9,7 @@ the baseline (by default "full", configs/pretrain.py), emotion following and res
 tested on the same test windows by paired bootstrap, with Holm's correction. The page works offline.
 
 --markdown and --csv print; --markdown=FILE and --csv=FILE write. --out= writes no page.
-Exit codes: 0; 2 = the user can mend it, as the one message says.
+Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import functools

@@ -8,7 +8,7 @@ with their turns, and what each objective makes of them, masked and shuffled wit
 random numbers. It is one file that works offline, on a desktop or a phone. --stats prints how long
 each split's texts are, how many images its windows have, what is cut and what is padding.
 
-Exit codes: 0; 2 = the user can mend it, as the one message says.
+Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a training step needs on a machine that is not here: memory, time, communication.
+"""What a training step needs on hardware that is not attached: memory, time, communication.
 
     igerg compile --config=configs/pretrain.py:large --topology=v5e:16x16
 

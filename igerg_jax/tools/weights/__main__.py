@@ -7,7 +7,7 @@
 import: --text is a folder of BART, --vision one of ViT, SigLIP or ResNet-50 (docs/weights.md lists
 what else); both are on this machine already: nothing is fetched. Training then starts with
 --config.init_from=DIR. export: --checkpoint is a workdir or one of its checkpoints. Exit codes:
-0; 2 = something to mend in the command or its files, told in one message.
+0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import functools

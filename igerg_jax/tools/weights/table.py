@@ -30,8 +30,8 @@ class Table:
         computes what this model does}.
       refusals: (config.json or {}) -> what this model has and ours cannot compute.
       left: {their pattern: why it is left out}.
-      pixels: (mean, standard deviation) a channel that our tower takes off its images and divides
-        them by; () = it reads none.
+      pixels: (mean, standard deviation) per channel that our tower subtracts from its images and
+        divides them by; () = it reads none.
       copies: {their name: names that must hold the same}.
       zeros: {their name: why it must be zero}.
       derived: {parameter of ours alone: why it becomes zero}.

