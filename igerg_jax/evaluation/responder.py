@@ -4,7 +4,6 @@ Behind one-off responses, the terminal chat and the demo page. Letters as in `ig
 R = rows of one call.
 """
 
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -13,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import pipeline
+from igerg_jax.data.images import as_png
 from igerg_jax.data.pipeline import Picture
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import search
@@ -131,9 +130,7 @@ class Responder:
         blank = np.zeros((side, side, 3), np.uint8) if self.sees_faces else None
         if blank is not None:
             # Encoded, since reading one imports TensorFlow: the first visitor would wait for it.
-            png = io.BytesIO()
-            Image.fromarray(blank).save(png, "PNG")
-            self.see(png.getvalue())
+            self.see(as_png(blank))
         for strategy in strategies:
             self.respond([("hello", None)], blank, strategy=strategy)
             if for_each_face and blank is not None:
