@@ -258,7 +258,7 @@ class Responder:
         Where its data shards cannot share the rows evenly, the first row fills the last shard.
         """
         placed = sharding.batch_sharding(self._setup.mesh)
-        shards = placed.num_devices // self._setup.mesh.shape["tensor"]
+        shards = sharding.batch_shards(self._setup.mesh)
         size = -(-len(examples) // shards) * shards
         row_b = sharding.process_rows(placed, size)
         row_b[row_b >= len(examples)] = 0

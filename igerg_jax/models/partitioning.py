@@ -14,7 +14,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 
-def batch_shards() -> tuple[tuple[str, ...], int]:
+def _batch_axes() -> tuple[tuple[str, ...], int]:
     """(the mesh axes that shard the batch, into how many parts); ((), 1) without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     rows = () if mesh.empty else _mesh_axes("batch")
@@ -41,7 +41,7 @@ def map_batch_shards(function: Callable[..., Any], *arrays_B: jax.Array) -> Any:
     have the batch as their first axis. Pallas kernels cannot tell shard_map which of their
     results are replicated, hence no check (https://github.com/jax-ml/jax/issues/21855).
     """
-    rows, shards = batch_shards()
+    rows, shards = _batch_axes()
     if shards == 1 or any(x.shape[0] % shards for x in arrays_B):  # `init` has one example
         return function(*arrays_B)
     spec = PartitionSpec(rows)
@@ -68,7 +68,7 @@ def bernoulli(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
     partitions them, xla_tpu_spmd_rng_bit_generator_unsafe, may draw other bits when the backward
     pass recomputes them (https://github.com/jax-ml/jax/issues/21046).
     """
-    rows, shards = batch_shards()
+    rows, shards = _batch_axes()
     impl = jax.random.key_impl(key)
     if "threefry" in str(impl) or shards == 1 or shape[0] % shards:
         return jax.random.bernoulli(key, p, shape)
@@ -91,7 +91,7 @@ def lookup(table_VxD: jax.Array, ids_BxL: jax.Array) -> jax.Array:
     each looks up the ids of all of them in its own columns, and they exchange the results. Left to
     itself, the partitioner finds other ways, some of which cross slices.
     """
-    rows, shards = batch_shards()
+    rows, shards = _batch_axes()
     if shards == 1 or ids_BxL.shape[0] % shards:
         return table_VxD[ids_BxL]
     columns = _mesh_axes("embed")
@@ -130,7 +130,7 @@ def by_slice(x_Bx: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     slices = 1 if mesh.empty else mesh.shape["dcn"]
     x_SxRx = x_Bx.reshape(slices, -1, *x_Bx.shape[1:])
-    rows, _ = batch_shards()
+    rows, _ = _batch_axes()
     if slices == 1 or "dcn" not in rows:  # a config's own rules may leave it out
         return x_SxRx
     within = tuple(axis for axis in rows if axis != "dcn")

@@ -70,13 +70,9 @@ def make_step(setup: TrainingSetup) -> Callable:
     )
 
 
-def compile_step(setup: TrainingSetup):
-    """`make_step`, compiled ahead of time for `setup.spec`: it cannot compile again."""
-    return lower_step(setup).compile()
-
-
 def lower_step(setup: TrainingSetup):
-    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`."""
+    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`; its `compile()` cannot
+    compile again."""
     with mesh_context(setup):
         return make_step(setup).lower(setup.abstract_state, setup.abstract_batch)
 

@@ -281,7 +281,7 @@ def uninterrupted(config, stopped) -> dict[int, dict[str, float]]:
     setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1]
     )
-    step, state, out = train_step.compile_step(setup), train_state.init_state(setup), {}
+    step, state, out = train_step.lower_step(setup).compile(), train_state.init_state(setup), {}
     source = train_loop.batches(setup, datasets.open_dataset(config), 0)
     for number in range(1, stopped[2] + MORE_STEPS + 1):
         placed = sharding.to_devices(next(source), sharding.batch_sharding(setup.mesh))
