@@ -75,16 +75,17 @@ class Responder:
         self._generators: dict[str, Callable[..., search.Responses]] = {}
 
     @classmethod
-    def open(cls, path: epath.PathLike) -> Self:
-        """A responder on one device, as the checkpoint under `path` was trained.
+    def open(cls, path: epath.PathLike, config: Any | None = None) -> Self:
+        """A responder of the checkpoint under `path`.
 
         Args:
-          path: as `igerg_jax.run.checkpoint.find` takes it.
+          path, config: as for `trained_run.open_run`. Without a config, it is on one device.
 
         Raises:
           UserError: there is none, or it has no tokenizer.
         """
-        run = trained_run.open_run(path, batch_size=1, devices=jax.devices()[:1])
+        devices = jax.devices()[:1] if config is None else None
+        run = trained_run.open_run(path, config, batch_size=1, devices=devices)
         if run.tokenizer is None:
             raise UserError(f"'{path}' was trained on synthetic batches: it has no words")
         return cls(run.setup, run.tokenizer, run.params)
