@@ -4,7 +4,6 @@ Behind one-off responses, the terminal chat and the demo page. Letters as in `ig
 R = rows of one call.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +19,7 @@ from igerg_jax.data.images import as_png
 from igerg_jax.data.pipeline import Picture
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import search
+from igerg_jax.decoding.guidance import RANGE
 from igerg_jax.decoding.strategies import STRATEGIES
 from igerg_jax.errors import UserError, check_known
 from igerg_jax.evaluation import trained_run
@@ -121,6 +121,13 @@ class Responder:
         """Whether an emotion can be named."""
         return self.config.model.emotion_embedding != "none"
 
+    def require_conditioning(self) -> None:
+        """Raises UserError where no emotion can be named."""
+        if not self.can_be_conditioned:
+            raise UserError(
+                "this model cannot be conditioned on an emotion (model.emotion_embedding='none')"
+            )
+
     def compile(self, strategies: Iterable[str], for_each_face: bool) -> None:
         """Compiles, by answering once, what answers with these strategies need.
 
@@ -144,11 +151,6 @@ class Responder:
         Raises:
           UserError: it cannot be read, or the model reads precomputed features instead.
         """
-        if feature_dim := self.config.data.feature_dim:
-            raise UserError(
-                f"data.feature_dim={feature_dim}: this model reads precomputed features, so it "
-                "cannot look at images"
-            )
         return pipeline.read_pixels(picture, self.config)
 
     def see(self, picture: Picture) -> Probabilities:
@@ -204,7 +206,7 @@ class Responder:
         self, rows: list[_Row], guidance: float | None, strategy: str | None, draw: int
     ) -> list[Answer]:
         guidance = self.guidance if guidance is None else float(guidance)
-        if not (math.isfinite(guidance) and guidance >= 0):
+        if not RANGE.allows(guidance):
             raise UserError(f"the guidance must be a number of at least 0, not {guidance}")
         generate = self._generator(strategy or self.strategy)
         examples = [self._example(row) for row in rows]
@@ -243,11 +245,7 @@ class Responder:
         named_C = np.zeros(NUM_EMOTIONS, np.float32)
         if emotion is not None:
             check_known(emotion, EMOTIONS, f"there is no emotion '{emotion}'")
-            if not self.can_be_conditioned:
-                raise UserError(
-                    "this model cannot be conditioned on an emotion "
-                    "(model.emotion_embedding='none')"
-                )
+            self.require_conditioning()
             named_C[EMOTION_ID[emotion]] = 1
         return named_C
 

@@ -1,6 +1,6 @@
 """Settings of layers and stacks: frozen and hashable, so that a Linen module takes one field.
 
-They check themselves, so that what cannot work is refused before anything is traced.
+They rely on `igerg_jax.checks`, which has refused what cannot work: `CONSTRAINTS`, `check_heads`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.constraints import Choice, Range, check_choice
+from igerg_jax.constraints import Choice, Range
 from igerg_jax.errors import UserError
 
 # Exact, as in BART and Hugging Face's ViT; or the tanh approximation, as in big_vision and SigLIP.
@@ -114,10 +114,6 @@ class LayerSettings:
     attention: str
     dtype: jnp.dtype
 
-    def __post_init__(self):
-        check_choice("gelu", self.gelu, GELUS)
-        check_choice("attention", self.attention, ATTENTION)
-
 
 @dataclasses.dataclass(frozen=True)
 class StackSettings(LayerSettings):
@@ -132,10 +128,6 @@ class StackSettings(LayerSettings):
     scan_layers: bool
     remat: str
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("remat", self.remat, REMAT_POLICIES)
-
 
 @dataclasses.dataclass(frozen=True)
 class TextSettings:
@@ -146,10 +138,6 @@ class TextSettings:
     encoder: StackSettings
     decoder: StackSettings
 
-    def __post_init__(self):
-        for stack in (self.encoder, self.decoder):
-            check_heads("text", self.width, stack.heads)
-
 
 @dataclasses.dataclass(frozen=True)
 class JudgeSettings:
@@ -159,6 +147,3 @@ class JudgeSettings:
     max_positions: int
     vocab_size: int
     stack: StackSettings
-
-    def __post_init__(self):
-        check_heads("judge", self.width, self.stack.heads)

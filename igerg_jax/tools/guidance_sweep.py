@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from absl import flags
 
 from igerg_jax import checks, report, storage
 from igerg_jax.data import mixtures
+from igerg_jax.decoding.guidance import RANGE
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import response_statistics, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator
@@ -136,7 +136,7 @@ def _guidance(texts: Sequence[str]) -> list[float]:
         values = sorted({float(text) for text in texts})
     except ValueError as error:
         raise UserError(f"--guidance takes numbers with commas between them: {error}") from error
-    if not values or values[0] < 0 or not all(map(math.isfinite, values)):
+    if not values or not all(map(RANGE.allows, values)):
         raise UserError(f"--guidance={','.join(texts)}: give numbers of at least 0")
     return values
 
