@@ -244,7 +244,7 @@ def test_the_step_is_checked_against_the_devices_that_it_is_compiled_for():
 @pytest.mark.parametrize("check", [checks.check_model, checks.check_examples])
 def test_values_of_the_model_are_checked_where_nothing_is_trained(check):
     check(make_config())
-    with pytest.raises(UserError, match="attention 'flash'.*\n.*kind 'clip' is not one of vit"):
+    with pytest.raises(UserError, match=r"attention 'flash'.*\n.*kind 'clip' is not one of vit"):
         check(make_config(model__text__attention="flash", model__vision__kind="clip"))
 
 
