@@ -77,17 +77,14 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
             "of data.context_tokens or data.response_tokens; raise the one or lower the other"
         )
     dtype = jnp.dtype(model.compute_dtype)
-    return Igerg(
+    return settings.select(
+        Igerg,
+        model,
         vision_tower=vision.build(model.vision, dtype, data.image_size, data.feature_dim),
         tokens_per_image=model.vision.tokens_per_image,
         vision_frozen=model.vision.frozen,
         text=_text_settings(model.text, dtype),
         judge=_judge_settings(model, vocab_size, dtype),
-        turn_embeddings=model.turn_embeddings,
-        emotion_embedding=model.emotion_embedding,
-        emotion_scale=model.emotion_scale,
-        contrastive_width=model.contrastive_width,
-        vocab_chunk_tokens=model.vocab_chunk_tokens,
         vocab_size=vocab_size,
         max_turns=data.context_turns + 1,
         special=special,

@@ -120,7 +120,7 @@ class Chat:
         return "a new conversation"
 
 
-def run(responder: Responder, lines: Iterable[str], write: Callable[[str], None]) -> None:
+def talk(responder: Responder, lines: Iterable[str], write: Callable[[str], None]) -> None:
     """Talks until the lines end, or /quit."""
     chat = Chat(responder)
     for line in map(str.strip, lines):

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from igerg_jax import checks, report, storage
-from igerg_jax.cli import chat as terminal_chat
+from igerg_jax.cli.chat import talk, typed_lines
 from igerg_jax.data import mixtures
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
@@ -101,9 +101,9 @@ def chat(config: Any, path: epath.PathLike) -> None:
     responder.compile([responder.strategy], for_each_face=False)
     print("/face FILE shows it a face; /help lists what else there is", file=sys.stderr)
     is_terminal = sys.stdin.isatty()
-    lines = terminal_chat.typed_lines(is_terminal)
+    lines = typed_lines(is_terminal)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C while it answers
-        terminal_chat.run(responder, lines, functools.partial(print, flush=True))
+        talk(responder, lines, functools.partial(print, flush=True))
 
 
 def compile_step(config: Any, topology: str, slices: int, file: str | None, search: bool) -> None:

@@ -63,8 +63,10 @@ T = TypeVar("T")
 
 
 def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
-    """An instance of a dataclass, each field from `computed` or else from the key of its name."""
-    names = [field.name for field in dataclasses.fields(settings) if field.init]
+    """An instance of a dataclass, each field that has no default from `computed`, or else from the
+    key of its name."""
+    fields = dataclasses.fields(settings)
+    names = [field.name for field in fields if field.init and field.default is dataclasses.MISSING]
     return settings(**{name: (computed if name in computed else keys)[name] for name in names})
 
 

@@ -125,7 +125,8 @@ def _accumulated(
       gradient: `loss_gradient`'s, of (params, batch, rows_B, counts).
       sums: the same of (params, batch, rows_B).
     """
-    # Examples i, i + parts, ... go together: each device then divides its own rows.
+    # Examples i, i + parts, ... go together: each device then divides its own rows. Split the other
+    # way, a reshape moves rows between devices (https://github.com/openxla/xla/issues/13306).
     micro = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), whole)
     shapes = jax.eval_shape(sums, params, *jax.tree.map(lambda x: x[0], micro))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
