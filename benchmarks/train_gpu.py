@@ -100,7 +100,7 @@ def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
     )
     given = count_given(setup)
     started = time.perf_counter()
-    compiled = train_step.compile_step(setup)
+    compiled = train_step.lower_step(setup).compile()
     compile_seconds = time.perf_counter() - started
     host = synthetic(setup.spec, SENTENCEPIECE_IDS, setup.model.vocab_size, seed=0)
     batch = sharding.to_devices(host, sharding.batch_sharding(setup.mesh))

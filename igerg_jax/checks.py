@@ -18,8 +18,7 @@ from igerg_jax.constraints import Range, check_choice, check_constraints
 from igerg_jax.data import config_checks, datasets, mixtures
 from igerg_jax.decoding import search
 from igerg_jax.errors import UserError, check_all
-from igerg_jax.models import settings, vision
-from igerg_jax.models.igerg import EMOTION_EMBEDDINGS as EMBEDDINGS
+from igerg_jax.models import igerg, settings, vision
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
 from igerg_jax.setup import Setup, base_key, set_up
@@ -94,9 +93,13 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
 
 def check_examples(config: Any) -> None:
     """Raises UserError where there could be no examples to look at, on any machine."""
-    config_checks.check(config.data)
-    objectives.check(config)
+    check_all(*_of_model(config), functools.partial(objectives.check, config))
     mixtures.check_start(config)
+
+
+def check_model(config: Any) -> None:
+    """Raises UserError where a value under `config.model` or `config.data` is not allowed."""
+    check_all(*_of_model(config))
 
 
 def check_inference(config: Any) -> None:
@@ -131,16 +134,16 @@ def check_evaluation_data(
 # once, before the model is traced.
 def _of_model(config: Any) -> list[Callable[[], object]]:
     model, partial = config.model, functools.partial
-    parts = ["text", "judge"] + ["vision"] * (model.vision.kind == "vit")
+    places = igerg.EMOTION_EMBEDDINGS
     return [
         partial(config_checks.check, config.data),
         partial(check_constraints, "model", model, settings.CONSTRAINTS),
-        partial(check_choice, "model.emotion_embedding", model.emotion_embedding, EMBEDDINGS),
+        partial(check_choice, "model.emotion_embedding", model.emotion_embedding, places),
         partial(check_choice, "model.vision.kind", model.vision.kind, vision.TOWERS),
         partial(_check_dtype, model.compute_dtype),
         *(
             partial(settings.check_heads, part, model[part].width, model[part].heads)
-            for part in parts
+            for part in ("text", "judge")  # a vision tower checks its own
         ),
     ]
 

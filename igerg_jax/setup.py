@@ -19,10 +19,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
-from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.models import settings, vision
-from igerg_jax.models.igerg import EMOTION_EMBEDDINGS, Igerg
+from igerg_jax.models.igerg import Igerg
 from igerg_jax.parallel import sharding
 
 
@@ -49,7 +48,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     """The model that `config` describes, and its shardings over `devices` (default all).
 
     Raises:
-      UserError: the mesh does not fit the devices, a size does not divide, a name is unknown.
+      UserError: the mesh does not fit the devices, a size does not divide.
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     model = build_model(config, vocab_size, special)
@@ -64,8 +63,11 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
 def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
     """The module that `config.model` describes.
 
+    Args:
+      config: one that `igerg_jax.checks.check_model` has passed.
+
     Raises:
-      UserError: an unknown name, or sizes that do not go together.
+      UserError: sizes that do not go together.
     """
     model, data = config.model, config.data
     longest = max(data.context_tokens, data.response_tokens)
@@ -74,19 +76,15 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
             f"model.text.max_positions={model.text.max_positions} is below the {longest} tokens "
             "of data.context_tokens or data.response_tokens; raise the one or lower the other"
         )
-    check_choice("model.emotion_embedding", model.emotion_embedding, EMOTION_EMBEDDINGS)
     dtype = jnp.dtype(model.compute_dtype)
-    return Igerg(
+    return settings.select(
+        Igerg,
+        model,
         vision_tower=vision.build(model.vision, dtype, data.image_size, data.feature_dim),
         tokens_per_image=model.vision.tokens_per_image,
         vision_frozen=model.vision.frozen,
         text=_text_settings(model.text, dtype),
         judge=_judge_settings(model, vocab_size, dtype),
-        turn_embeddings=model.turn_embeddings,
-        emotion_embedding=model.emotion_embedding,
-        emotion_scale=model.emotion_scale,
-        contrastive_width=model.contrastive_width,
-        vocab_chunk_tokens=model.vocab_chunk_tokens,
         vocab_size=vocab_size,
         max_turns=data.context_turns + 1,
         special=special,

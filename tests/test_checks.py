@@ -32,6 +32,7 @@ STEP = {
     "model__text__heads=3": r"model\.text\.width=16 .* heads=3 \(model\.text\.heads\)",
     "model__text__attention='flash'": r"model\.text\.attention 'flash' is not one of xla, fused",
     "model__text__remat='some'": r"model\.text\.remat 'some' is not one of none, dots",
+    "model__vision__gelu='quick'": r"model\.vision\.gelu 'quick' is not one of exact, tanh",
     "model__emotion_embedding='all'": r"model\.emotion_embedding 'all' is not one of none, input",
 }
 INFERENCE = {
@@ -238,6 +239,13 @@ def test_the_step_is_checked_against_the_devices_that_it_is_compiled_for():
     with pytest.raises(UserError, match="does not fit 2 devices"):
         checks.check_step(config, jax.devices()[:2])
     assert checks.check_step(config, jax.devices()[:4]).shape["fsdp"] == 4
+
+
+@pytest.mark.parametrize("check", [checks.check_model, checks.check_examples])
+def test_values_of_the_model_are_checked_where_nothing_is_trained(check):
+    check(make_config())
+    with pytest.raises(UserError, match=r"attention 'flash'.*\n.*kind 'clip' is not one of vit"):
+        check(make_config(model__text__attention="flash", model__vision__kind="clip"))
 
 
 def test_inference_does_not_depend_on_how_a_model_is_optimised(monkeypatch):

@@ -245,7 +245,7 @@ def test_pretraining_trains_a_step():
     )
     before = jax.tree.map(np.array, state.params)
     batch = sharding.to_devices(small.make_batch(config), sharding.batch_sharding(setup.mesh))
-    state, metrics = train_step.compile_step(setup)(state, batch)
+    state, metrics = train_step.lower_step(setup).compile()(state, batch)
     assert shapes(state) == shapes(setup.abstract_state)
     assert not metrics["skipped"]
     assert np.isfinite(metrics["loss/total"])

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import pretrain
+from igerg_jax.data import mixtures
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.evaluator import Evaluator
 from igerg_jax.run import recorded_config, weights_folder, workdirs
@@ -48,8 +49,8 @@ def test_two_figures_of_its_card(name, tmp_path):
     config.data.mixtures = ConfigDict()
     config.data.tokenizer.update(path=str(folder / workdirs.TOKENIZER_FILE), mixture="")
     config.evaluate.examples = 0
-    setup, prepared, params = trained_run.load_with_data(config, folder)
-    values = Evaluator(setup, prepared).metrics(params, "test", generate=False).values
+    run = trained_run.open_run(folder, config, mixtures.SPLIT_KEYS)
+    values = Evaluator(run.setup, run.dataset).metrics(run.params, "test", generate=False).values
     figures = card_figures((folder / "README.md").read_text())
     assert {key: values[metric] for key, metric in FIGURES.items()} == pytest.approx(
         figures, rel=0.01

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from igerg_jax.batch import EMOTION_ID
+from igerg_jax.decoding.guidance import RANGE
 from igerg_jax.decoding.strategies import STRATEGIES
 from igerg_jax.errors import UserError, check_known
 from igerg_jax.evaluation.responder import Answer, Probabilities, Responder, Turn
@@ -95,8 +96,7 @@ class Chat:
             self._emotion = None
             return "it answers with the emotion that it sees in the face"
         check_known(name, [AUTO, *EMOTION_ID], f"there is no emotion '{name}'")
-        if not self._responder.can_be_conditioned:
-            raise UserError("this model cannot be conditioned on an emotion")
+        self._responder.require_conditioning()
         self._emotion = name
         return f"it answers with {name}, whatever the face shows"
 
@@ -105,7 +105,7 @@ class Chat:
             guidance = float(value)
         except ValueError as error:
             raise UserError(f"'{value}' is not a number; for instance: /guidance 2") from error
-        if not 0 <= guidance < float("inf"):
+        if not RANGE.allows(guidance):
             raise UserError(f"the guidance must be at least 0, not {value}")
         self._guidance = guidance
         return f"the guidance is {guidance:g}"
@@ -120,7 +120,7 @@ class Chat:
         return "a new conversation"
 
 
-def run(responder: Responder, lines: Iterable[str], write: Callable[[str], None]) -> None:
+def talk(responder: Responder, lines: Iterable[str], write: Callable[[str], None]) -> None:
     """Talks until the lines end, or /quit."""
     chat = Chat(responder)
     for line in map(str.strip, lines):

@@ -13,12 +13,13 @@ import jax
 from etils import epath
 
 from igerg_jax import checks, report, storage
-from igerg_jax.cli import chat as terminal_chat
+from igerg_jax.cli.chat import talk, typed_lines
+from igerg_jax.data import mixtures
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.evaluation.responder import Responder, Turn
-from igerg_jax.run import checkpoint, workdirs
+from igerg_jax.run import workdirs
 from igerg_jax.tools.tpu_report import compile_report
 from igerg_jax.training import train_loop
 
@@ -36,11 +37,11 @@ def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> N
       path: of the checkpoint, as `igerg_jax.run.checkpoint.find` takes it.
     """
     checks.check_inference(config)
-    setup, prepared, params = trained_run.load_with_data(config, path)
-    evaluator = Evaluator(setup, prepared)
+    run = trained_run.open_run(path, config, mixtures.SPLIT_KEYS)
+    evaluator = Evaluator(run.setup, run.dataset)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
-    results = evaluate_run(evaluator, config, params, workdir)
+    results = evaluate_run(evaluator, config, run.params, workdir)
     if jax.process_index():
         return
     if workdir is not None:
@@ -52,9 +53,9 @@ def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> N
 def generate_samples(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
     """Responds to `generate.examples` windows of the test split: samples.jsonl, or stdout."""
     checks.check_inference(config)
-    setup, prepared, params = trained_run.load_with_data(config, path, ["test_split"])
-    evaluator = Evaluator(setup, prepared)
-    rows = evaluator.samples(params, config.data.test_split, config.generate.examples)
+    run = trained_run.open_run(path, config, ["test_split"])
+    evaluator = Evaluator(run.setup, run.dataset)
+    rows = evaluator.samples(run.params, config.data.test_split, config.generate.examples)
     if jax.process_index():
         return
     if workdir is None:
@@ -84,10 +85,7 @@ def generate_once(
             "this config does not show the model the response's image "
             "(data.include_response_image=False); leave the last --image out"
         )
-    folder = checkpoint.find(path)
-    tokenizer = trained_run.tokenizer_of(config, folder)
-    setup, params = trained_run.load(config, folder, tokenizer)
-    responder = Responder(setup, tokenizer, params)
+    responder = Responder.open(path, config)
     answer = conversation.respond(responder, turns, response_image, emotion)
     if jax.process_index() == 0:
         print(conversation.describe(answer))
@@ -98,17 +96,14 @@ def chat(config: Any, path: epath.PathLike) -> None:
     checks.check_inference(config)
     if jax.process_count() > 1:
         raise UserError("--mode=chat runs in one process: leave out config.distributed's keys")
-    folder = checkpoint.find(path)
-    tokenizer = trained_run.tokenizer_of(config, folder)
-    setup, params = trained_run.load(config, folder, tokenizer)
-    responder = Responder(setup, tokenizer, params)
+    responder = Responder.open(path, config)
     print("compiling", file=sys.stderr)
     responder.compile([responder.strategy], for_each_face=False)
     print("/face FILE shows it a face; /help lists what else there is", file=sys.stderr)
     is_terminal = sys.stdin.isatty()
-    lines = terminal_chat.typed_lines(is_terminal)
+    lines = typed_lines(is_terminal)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C while it answers
-        terminal_chat.run(responder, lines, functools.partial(print, flush=True))
+        talk(responder, lines, functools.partial(print, flush=True))
 
 
 def compile_step(config: Any, topology: str, slices: int, file: str | None, search: bool) -> None:

@@ -1,8 +1,10 @@
-"""Image files below a folder, and ImageNet's preprocessing of stored images."""
+"""Image files below a folder, images as PNG and inside pages, and ImageNet's preprocessing."""
 
+import base64
 import collections
 import fnmatch
 import glob
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -66,6 +68,18 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
         return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
     same = bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0])
     return same and _matches(parts[1:], pattern[1:])
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    """A PNG of uint8 [H, W, 3] or [H, W], without loss."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def data_url(image: bytes, kind: str) -> str:
+    """The address of an image inside a page; `kind` is "png" or "jpeg"."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def imagenet_crop(jpeg: bytes, side: int) -> np.ndarray:

@@ -74,14 +74,6 @@ def batches(
     return _raising(dataset.as_numpy_iterator(), failures)
 
 
-def single_batch(
-    parts: tuple[np.ndarray, ...], spec: BatchSpec, preprocessing: str
-) -> dict[str, np.ndarray]:
-    """Returns the one batch that a `Fetch` has returned the arrays of."""
-    batch = _finish(spec, preprocessing, *parts)
-    return {name: array.numpy() for name, array in batch.items()}
-
-
 def _read(fetch: Fetch, spec: BatchSpec, failures: list[Exception], step: tf.Tensor) -> list:
     """Calls `fetch`; keeps what it raises in `failures`, as TensorFlow passes on only its text."""
 

@@ -117,11 +117,7 @@ def single_example(
     turns = list(turns)[-config.data.context_turns :]
     if not turns or any(not text.strip() for text, _ in turns):
         raise UserError("the context is empty: give at least one turn, and words in every turn")
-    if config.data.feature_dim:
-        raise UserError(
-            f"config.data.feature_dim={config.data.feature_dim}: this model reads precomputed "
-            "features, so it cannot look at image files"
-        )
+    check_pixels(config)
     pictures = [*(picture for _, picture in turns), response_image]
     pixels = [None if picture is None else read_pixels(picture, config) for picture in pictures]
     example = windows.Example(
@@ -137,6 +133,15 @@ def single_example(
     return batch | {"images": images, "response": response}
 
 
+def check_pixels(config: ConfigDict) -> None:
+    """Raises UserError where the model reads precomputed features in place of images."""
+    if feature_dim := config.data.feature_dim:
+        raise UserError(
+            f"data.feature_dim={feature_dim}: this model reads precomputed features, so it cannot "
+            "look at images"
+        )
+
+
 def read_pixels(picture: Picture, config: ConfigDict) -> np.ndarray:
     """uint8 [H, W, 3]: what the model is shown of an image, preprocessed as in evaluation.
 
@@ -144,8 +149,10 @@ def read_pixels(picture: Picture, config: ConfigDict) -> np.ndarray:
       picture: a file, the bytes of one, or pixels that this function has returned before.
 
     Raises:
-      UserError: it can't be read, or the pixels are not as many as the model takes.
+      UserError: it can't be read, the pixels are not as many as the model takes, or the model
+        reads precomputed features.
     """
+    check_pixels(config)
     side = config.data.image_size
     if isinstance(picture, np.ndarray):
         if picture.shape != (side, side, 3) or picture.dtype != np.uint8:

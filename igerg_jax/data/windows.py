@@ -46,7 +46,6 @@ class Split:
         self.turns = turns
         self.standalone = standalone
         self.response_turn = window_ends(turns, standalone)
-        self.num_turns = len(self.turns)
         self.num_windows = len(self.response_turn)
         self._context_turns = 0 if standalone else context_turns
 

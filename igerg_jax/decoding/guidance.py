@@ -6,6 +6,7 @@ Letters as in `igerg_jax.decoding.search`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from igerg_jax.models.igerg import Igerg
 from igerg_jax.models.layers import KeyValue
 from igerg_jax.models.settings import select
 
+# In a config, and wherever else a guidance is asked for.
+RANGE = Range("guidance", at_least=0, below=math.inf)
 # Added to log p of tokens under the floor. Finite, so that where a rule excludes all tokens above
 # it, as at the last position, the likeliest of the others is still chosen.
 UNDER_THE_FLOOR = -1e3
@@ -41,11 +44,8 @@ class Guidance:
           UserError: a number out of range; the message names the key.
         """
         chosen = select(cls, config.generate)
-        ranges = (
-            Range("guidance", at_least=0),
-            Range("guidance_floor", at_least=0, at_most=1),
-        )
-        check_constraints("generate", vars(chosen), ranges)
+        floor = Range("guidance_floor", at_least=0, at_most=1)
+        check_constraints("generate", vars(chosen), (RANGE, floor))
         return chosen
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 from igerg_jax import lexicon, metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
+from igerg_jax.data.images import data_url
 from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.windows import Split
 from igerg_jax.evaluation import response_statistics, samples
@@ -176,7 +177,7 @@ def _row(
         responses.append(
             {
                 "emotion": EMOTIONS[emotion],
-                "image": samples.data_url(face),
+                "image": data_url(face, "jpeg"),
                 "seen": samples.by_emotion(probabilities["images"][emotion][slot]),
                 "generated": text,
                 "spoken_emotion": EMOTIONS[lexicon.label(text)],

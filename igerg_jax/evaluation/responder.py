@@ -4,8 +4,6 @@ Behind one-off responses, the terminal chat and the demo page. Letters as in `ig
 R = rows of one call.
 """
 
-import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -13,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import pipeline
+from igerg_jax.data.images import as_png
 from igerg_jax.data.pipeline import Picture
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import search
+from igerg_jax.decoding.guidance import RANGE
 from igerg_jax.decoding.strategies import STRATEGIES
 from igerg_jax.errors import UserError, check_known
 from igerg_jax.evaluation import trained_run
@@ -79,16 +78,17 @@ class Responder:
         self._generators: dict[str, Callable[..., search.Responses]] = {}
 
     @classmethod
-    def open(cls, path: epath.PathLike) -> Self:
-        """A responder on one device, as the checkpoint under `path` was trained.
+    def open(cls, path: epath.PathLike, config: Any | None = None) -> Self:
+        """A responder of the checkpoint under `path`.
 
         Args:
-          path: as `igerg_jax.run.checkpoint.find` takes it.
+          path, config: as for `trained_run.open_run`. Without a config, it is on one device.
 
         Raises:
           UserError: there is none, or it has no tokenizer.
         """
-        run = trained_run.open_run(path, batch_size=1, devices=jax.devices()[:1])
+        devices = jax.devices()[:1] if config is None else None
+        run = trained_run.open_run(path, config, batch_size=1, devices=devices)
         if run.tokenizer is None:
             raise UserError(f"'{path}' was trained on synthetic batches: it has no words")
         return cls(run.setup, run.tokenizer, run.params)
@@ -124,6 +124,13 @@ class Responder:
         """Whether an emotion can be named."""
         return self.config.model.emotion_embedding != "none"
 
+    def require_conditioning(self) -> None:
+        """Raises UserError where no emotion can be named."""
+        if not self.can_be_conditioned:
+            raise UserError(
+                "this model cannot be conditioned on an emotion (model.emotion_embedding='none')"
+            )
+
     def compile(self, strategies: Iterable[str], for_each_face: bool) -> None:
         """Compiles, by answering once, what answers with these strategies need.
 
@@ -134,9 +141,7 @@ class Responder:
         blank = np.zeros((side, side, 3), np.uint8) if self.sees_faces else None
         if blank is not None:
             # Encoded, since reading one imports TensorFlow: the first visitor would wait for it.
-            png = io.BytesIO()
-            Image.fromarray(blank).save(png, "PNG")
-            self.see(png.getvalue())
+            self.see(as_png(blank))
         for strategy in strategies:
             self.respond([("hello", None)], blank, strategy=strategy)
             if for_each_face and blank is not None:
@@ -149,11 +154,6 @@ class Responder:
         Raises:
           UserError: it cannot be read, or the model reads precomputed features instead.
         """
-        if feature_dim := self.config.data.feature_dim:
-            raise UserError(
-                f"data.feature_dim={feature_dim}: this model reads precomputed features, so it "
-                "cannot look at images"
-            )
         return pipeline.read_pixels(picture, self.config)
 
     def see(self, picture: Picture) -> Probabilities:
@@ -209,7 +209,7 @@ class Responder:
         self, rows: list[_Row], guidance: float | None, strategy: str | None, draw: int
     ) -> list[Answer]:
         guidance = self.guidance if guidance is None else float(guidance)
-        if not (math.isfinite(guidance) and guidance >= 0):
+        if not RANGE.allows(guidance):
             raise UserError(f"the guidance must be a number of at least 0, not {guidance}")
         generate = self._generator(strategy or self.strategy)
         examples = [self._example(row) for row in rows]
@@ -248,11 +248,7 @@ class Responder:
         named_C = np.zeros(NUM_EMOTIONS, np.float32)
         if emotion is not None:
             check_known(emotion, EMOTIONS, f"there is no emotion '{emotion}'")
-            if not self.can_be_conditioned:
-                raise UserError(
-                    "this model cannot be conditioned on an emotion "
-                    "(model.emotion_embedding='none')"
-                )
+            self.require_conditioning()
             named_C[EMOTION_ID[emotion]] = 1
         return named_C
 
@@ -264,7 +260,7 @@ class Responder:
         Where its data shards cannot share the rows evenly, the first row fills the last shard.
         """
         placed = sharding.batch_sharding(self._setup.mesh)
-        shards = placed.num_devices // self._setup.mesh.shape["tensor"]
+        shards = sharding.batch_shards(self._setup.mesh)
         size = -(-len(examples) // shards) * shards
         row_b = sharding.process_rows(placed, size)
         row_b[row_b >= len(examples)] = 0

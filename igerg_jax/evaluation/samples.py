@@ -1,6 +1,5 @@
 """samples.jsonl: held-out conversations, and what the model saw and generated in each."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from etils import epath
 
 from igerg_jax import lexicon, storage
 from igerg_jax.batch import EMOTIONS, UNKNOWN
+from igerg_jax.data.images import data_url
 from igerg_jax.data.windows import Split, Window
 
 FILE = "samples.jsonl"  # in a workdir
@@ -67,7 +67,8 @@ def context(window: Window, seen_NxC: np.ndarray, image_mask_N: np.ndarray) -> l
 
 def _face(emotion: int, jpeg: bytes | None, seen_C: np.ndarray | None) -> dict[str, Any]:
     seen = None if seen_C is None else by_emotion(seen_C)
-    return {"emotion": emotion_name(emotion), "seen": seen, "image": data_url(jpeg)}
+    image = None if jpeg is None else data_url(jpeg, "jpeg")
+    return {"emotion": emotion_name(emotion), "seen": seen, "image": image}
 
 
 def by_emotion(p_C: np.ndarray) -> dict[str, float]:
@@ -78,8 +79,3 @@ def by_emotion(p_C: np.ndarray) -> dict[str, float]:
 def emotion_name(emotion: int) -> str | None:
     """None for UNKNOWN."""
     return None if emotion == UNKNOWN else EMOTIONS[emotion]
-
-
-def data_url(jpeg: bytes | None) -> str | None:
-    """The address of an image inside a page."""
-    return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

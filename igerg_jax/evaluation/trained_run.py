@@ -12,8 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from igerg_jax import checks
-from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.data import datasets, mixtures, tokenizers
+from igerg_jax.data import datasets, tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint, workdirs
@@ -24,34 +23,67 @@ class Run(NamedTuple):
     """A checkpoint and what it takes to use it."""
 
     folder: epath.Path  # of the checkpoint
-    config: ConfigDict  # as it was trained, but for the mesh and the batch sizes
+    config: ConfigDict
     setup: Setup
     params: Any  # on the setup's mesh
     tokenizer: Any | None  # None: it was trained on synthetic batches
+    dataset: Any  # a `Prepared`; None: opened without data
 
 
-def open_run(path: epath.PathLike, batch_size: int, devices: Any | None = None) -> Run:
-    """Opens the checkpoint under `path`, its parameters replicated on every device.
+def open_run(
+    path: epath.PathLike,
+    config: Any | None = None,
+    split_keys: Sequence[str] = (),
+    batch_size: int | None = None,
+    devices: Any | None = None,
+) -> Run:
+    """Opens the checkpoint under `path`.
 
     Args:
       path: as `checkpoint.find` takes it.
-      batch_size: examples per call, over all devices.
+      config: to use it with, as given on a command line; what was taken from the checkpoint is then
+        reported on stderr. None = the one that it was trained with (`stored_config`).
+      split_keys: of `config.data`, of the splits that will be used; () = no data are opened.
+      batch_size: without `config`: examples per call, over all devices.
       devices: that examples are spread over; default all.
 
     Raises:
-      UserError: no checkpoint, no tokenizer, or a batch that does not divide over the devices.
+      UserError: no checkpoint, one of another model or tokenizer than the config's, no tokenizer,
+        no such data, or a batch that does not divide over the devices.
     """
     folder = checkpoint.find(path)
-    config = stored_config(folder, batch_size)
-    tokenizer, digest = None, None
-    vocab_size, special = config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS
-    if checkpoint.read_run(folder)["tokenizer_digest"] not in ("", datasets.SYNTHETIC):
+    as_trained, dataset, tokenizer = config is None, None, None
+    if as_trained:
+        config = stored_config(folder, batch_size)
+    if split_keys:
+        dataset = datasets.open_dataset(config)
+        checks.check_evaluation_data(dataset, config, split_keys)
+        tokenizer = dataset.tokenizer
+    elif not as_trained or has_words(folder):
         tokenizer = tokenizer_of(config, folder)
-        vocab_size, special, digest = tokenizer.vocab_size, tokenizer.special, tokenizer.digest
-    setup = set_up(config, vocab_size, special, devices)
-    sharding.check_batch(batch_size, 1, setup.mesh, "batch_size")
-    params, _ = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
-    return Run(folder, config, setup, params, tokenizer)
+    ids = tokenizer or datasets.SyntheticVocabulary(config.data.tokenizer.vocab_size)
+    setup = set_up(config, ids.vocab_size, ids.special, devices)
+    if as_trained:
+        sharding.check_batch(config.evaluate.batch_size, 1, setup.mesh, "batch_size")
+    digest = None if tokenizer is None else tokenizer.digest
+    params, loaded = checkpoint.load_params(folder, setup, tokenizer_digest=digest)
+    if not as_trained and jax.process_index() == 0:
+        _report(loaded, folder, config)
+    return Run(folder, config, setup, params, tokenizer, dataset)
+
+
+def has_words(folder: epath.Path) -> bool:
+    """Whether the checkpoint in a folder was trained on text, and not on synthetic batches."""
+    return checkpoint.read_run(folder)["tokenizer_digest"] not in ("", datasets.SYNTHETIC)
+
+
+def _report(loaded: checkpoint.Loaded, folder: epath.Path, config: Any) -> None:
+    print(loaded.describe(), file=sys.stderr)
+    trained_with = checkpoint.read_run(folder)["config"]
+    if different := workdirs.input_differences(trained_with, workdirs.as_json(config)):
+        print(
+            f"note: it was trained on other inputs: {workdirs.listed(different)}", file=sys.stderr
+        )
 
 
 def stored_config(folder: epath.Path, batch_size: int | None = None) -> ConfigDict:
@@ -67,43 +99,6 @@ def stored_config(folder: epath.Path, batch_size: int | None = None) -> ConfigDi
     config.train.update(batch_size=batch_size, accumulate_steps=1)
     config.evaluate.batch_size = batch_size
     return config
-
-
-def load_with_data(
-    config: Any, path: epath.PathLike, split_keys: Sequence[str] = mixtures.SPLIT_KEYS
-) -> tuple[Setup, Any, Any]:
-    """(setup, prepared dataset, parameters) to evaluate the checkpoint under `path` with.
-
-    Args:
-      split_keys: of `config.data`, of the splits that will be used.
-
-    Raises:
-      UserError: no checkpoint there, one of another model or tokenizer, or no such data.
-    """
-    folder = checkpoint.find(path)
-    dataset = datasets.open_dataset(config)
-    checks.check_evaluation_data(dataset, config, split_keys)
-    setup, params = load(config, folder, dataset.tokenizer)
-    return setup, dataset, params
-
-
-def load(config: Any, folder: epath.Path, tokenizer: Any) -> tuple[Setup, Any]:
-    """(setup, parameters) of one checkpoint's folder; reports on stderr what was taken.
-
-    Raises:
-      UserError: it is of another model or tokenizer.
-    """
-    setup = set_up(config, tokenizer.vocab_size, tokenizer.special)
-    params, loaded = checkpoint.load_params(folder, setup, tokenizer_digest=tokenizer.digest)
-    if jax.process_index() == 0:
-        print(loaded.describe(), file=sys.stderr)
-        trained_with = checkpoint.read_run(folder)["config"]
-        if different := workdirs.input_differences(trained_with, workdirs.as_json(config)):
-            print(
-                f"note: it was trained on other inputs: {workdirs.listed(different)}",
-                file=sys.stderr,
-            )
-    return setup, params
 
 
 def tokenizer_of(config: Any, folder: epath.Path) -> Any:

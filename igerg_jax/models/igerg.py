@@ -225,17 +225,6 @@ class Igerg(nn.Module):
         x_BxSxD = x_BxSxD + self.type_2xD[TEXT_TYPE][None, None]
         return jnp.where(words.mask_BxS[..., None], x_BxSxD, 0.0)
 
-    def encode_words(self, tokens_BxS: jax.Array, mask_BxS: jax.Array) -> Encoded:
-        """Words as BART encodes them, [B, S, D]: no CLS, no image, no type and no turn.
-
-        The part of the model that BART's own format can hold; see `igerg_jax.tools.weights`.
-        """
-        length = tokens_BxS.shape[1]
-        x = lookup(self.token_embedding_VxD, tokens_BxS) + self.encoder_positions[None, :length]
-        x = jnp.where(mask_BxS[..., None], x, 0.0)
-        hidden_BxSxD = self._encode_embedded(x, mask_BxS)
-        return Encoded(hidden_BxSxD, mask_BxS, None, None, hidden_BxSxD)
-
     def _encode_embedded(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
         x_BxLxD = self.embedding_norm(x_BxLxD).astype(self.dtype)
         x_BxLxD = self._dropout(x_BxLxD)

@@ -1,6 +1,6 @@
 """Settings of layers and stacks: frozen and hashable, so that a Linen module takes one field.
 
-They check themselves, so that what cannot work is refused before anything is traced.
+They rely on `igerg_jax.checks`, which has refused what cannot work: `CONSTRAINTS`, `check_heads`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from igerg_jax.constraints import Choice, Range, check_choice
+from igerg_jax.constraints import Choice, Range
 from igerg_jax.errors import UserError
 from igerg_jax.models import arithmetic
 
@@ -64,8 +64,10 @@ T = TypeVar("T")
 
 
 def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
-    """An instance of a dataclass, each field from `computed` or else from the key of its name."""
-    names = [field.name for field in dataclasses.fields(settings) if field.init]
+    """An instance of a dataclass, each field that has no default from `computed`, or else from the
+    key of its name."""
+    fields = dataclasses.fields(settings)
+    names = [field.name for field in fields if field.init and field.default is dataclasses.MISSING]
     return settings(**{name: (computed if name in computed else keys)[name] for name in names})
 
 
@@ -115,10 +117,6 @@ class LayerSettings:
     attention: str
     dtype: jnp.dtype
 
-    def __post_init__(self):
-        check_choice("gelu", self.gelu, GELUS)
-        check_choice("attention", self.attention, ATTENTION)
-
 
 @dataclasses.dataclass(frozen=True)
 class StackSettings(LayerSettings):
@@ -133,10 +131,6 @@ class StackSettings(LayerSettings):
     scan_layers: bool
     remat: str
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("remat", self.remat, REMAT_POLICIES)
-
 
 @dataclasses.dataclass(frozen=True)
 class TextSettings:
@@ -147,10 +141,6 @@ class TextSettings:
     encoder: StackSettings
     decoder: StackSettings
 
-    def __post_init__(self):
-        for stack in (self.encoder, self.decoder):
-            check_heads("text", self.width, stack.heads)
-
 
 @dataclasses.dataclass(frozen=True)
 class JudgeSettings:
@@ -160,6 +150,3 @@ class JudgeSettings:
     max_positions: int
     vocab_size: int
     stack: StackSettings
-
-    def __post_init__(self):
-        check_heads("judge", self.width, self.stack.heads)

@@ -28,15 +28,16 @@ def provenance() -> dict[str, Any]:
     """
     return {
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": _commit_at_start(),
         "versions": _versions(),
         "host": socket.gethostname(),
         "date": now(),
     }
 
 
-@functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
+    """The commit of the code as it is on disk now, with "-dirty" where files differ from it; None
+    where the code is no git clone."""
     root = pathlib.Path(igerg_jax.__file__).parent.parent
     if not (root / ".git").exists():  # of an installed package, another repository may be around
         return None
@@ -47,6 +48,9 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+_commit_at_start = functools.cache(commit)  # of the code that this process has imported
 
 
 @functools.cache

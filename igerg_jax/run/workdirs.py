@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath, epy
@@ -106,11 +106,16 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def locked(workdir: epath.Path) -> Iterator[None]:
+def locked(
+    workdir: epath.PathLike, kind: str = "workdir", flag: str = "--workdir"
+) -> Iterator[None]:
     """Keeps other runs out of a workdir until the block ends, or the process, in whatever way.
 
     A bucket has no locks: nothing is done there. (`filelock` does not say who has a lock, and where
     there is no flock it leaves one that a killed process never releases.)
+
+    Args:
+      kind: what a message calls the folder, which `flag` names.
 
     Raises:
       UserError: another process has it; the message names the process and its host.
@@ -118,6 +123,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     if storage.is_bucket(workdir):
         yield
         return
+    workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:
         try:
@@ -125,11 +131,11 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"workdir '{workdir}' is in use by {file.read().strip() or 'another process'}; "
-                "wait until it ends, stop it, or give another --workdir"
+                f"{kind} '{workdir}' is in use by {file.read().strip() or 'another process'}; "
+                f"wait until it ends, stop it, or give another {flag}"
             ) from error
         except OSError as error:  # a file system without locks
-            print(f"workdir '{workdir}' cannot be locked: {error.strerror}", file=sys.stderr)
+            print(f"{kind} '{workdir}' cannot be locked: {error.strerror}", file=sys.stderr)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -181,6 +187,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    """Whether a dotted key is one of `patterns`, or below one that ends with a dot."""
+    return any(key == p or (p.endswith(".") and key.startswith(p)) for p in patterns)
+
+
 def _check_writable(workdir: epath.Path) -> None:
     if storage.is_bucket(workdir):
         return  # the first write to a bucket fails if it may not be written to
@@ -206,7 +217,7 @@ def _differences(
     lines = []
     for key in sorted(stored.keys() | given.keys()):
         old, new = stored.get(key, "absent"), given.get(key, "absent")
-        is_free = any(key == f or (f.endswith(".") and key.startswith(f)) for f in free)
-        if key.startswith(groups) and old != new and (key in fixed or not is_free):
+        is_free = key not in fixed and matches(key, free)
+        if key.startswith(groups) and old != new and not is_free:
             lines.append(f"{key} (there {old!r}, here {new!r})")
     return lines

@@ -33,12 +33,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import filelock
 from absl import flags
 
+from igerg_jax.data import parts
 from igerg_jax.errors import RunError, UserError, check_known
 from igerg_jax.report.templates import duration
 from igerg_jax.run import command_line, workdirs
+from igerg_jax.run.provenance import commit
 from igerg_jax.tools.compare import files, rows
 from igerg_jax.tools.compare.rows import DONE, FAILED, INTERRUPTED, Row
 
@@ -212,11 +213,11 @@ def run_one(experiment: Experiment, out: pathlib.Path, log: pathlib.Path, spent:
         f"--config.seed={experiment.seed}",
         *experiment.overrides,
     ]
-    fields: dict[str, Any] = {"commit": commit(), "jax": importlib.metadata.version("jax")}
+    fields: dict[str, Any] = {"commit": commit() or "", "jax": importlib.metadata.version("jax")}
     start = time.perf_counter()
     code, stopped_by = call(command, log)
     fields["wall_seconds"] = spent + time.perf_counter() - start
-    fields["hardware"] = {"cpu": cpu_model(), "cores": cores()}
+    fields["hardware"] = {"cpu": cpu_model(), "cores": parts.cores()}
     if workdir.is_dir():
         fields["workdir"] = os.path.relpath(workdir, path.parent)
     if stopped_by:
@@ -293,19 +294,6 @@ def failure(code: int, log: pathlib.Path, begin: int) -> str:
     return f"{said} ({how})"
 
 
-def commit() -> str:
-    """The commit of the code, with "-dirty" where files differ from it; "" without git."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
 def cpu_model() -> str:
     """Such as "AMD EPYC 7B13"."""
     info = pathlib.Path("/proc/cpuinfo")
@@ -314,12 +302,6 @@ def cpu_model() -> str:
         if key.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    # Not on every system.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(argv: list[str]) -> int:
@@ -352,18 +334,12 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: one is at work there, or the folder cannot be written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / "lock")
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise UserError(f"another process is at work in '{folder}'; give another --out") from error
-    except OSError as error:
-        raise UserError(f"cannot write to '{folder}': {error.strerror}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(workdirs.locked(folder, "folder", "--out"))
+        except OSError as error:
+            raise UserError(f"cannot write to '{folder}': {error.strerror}") from error
         yield
-    finally:
-        lock.release()
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +29,8 @@ import jax
 from absl import flags
 
 from igerg_jax import checks, report, storage
+from igerg_jax.data import mixtures
+from igerg_jax.decoding.guidance import RANGE
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import response_statistics, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator
@@ -95,17 +96,18 @@ def run(argv: list[str]) -> None:
     windows = values.windows or config.evaluate.generated_examples
     split = values.split or config.data.test_split
     checks.check_inference(config)
-    setup, dataset, params = trained_run.load_with_data(config, folder)
+    opened = trained_run.open_run(folder, config, mixtures.SPLIT_KEYS)
+    dataset = opened.dataset
     if split not in dataset.split_names:
         raise UserError(f"no split '{split}'; there are: {', '.join(dataset.split_names)}")
-    evaluator = Evaluator(setup, dataset)
+    evaluator = Evaluator(opened.setup, dataset)
     second = evaluator.second_labeller
     measured = {
         "checkpoint": folder.name,
         "split": split,
         "windows": min(windows, dataset.split(split).num_windows),
         "text_labeller": None if second is None else second.held_out,
-        **measure(evaluator, params, split, guidance, windows),
+        **measure(evaluator, opened.params, split, guidance, windows),
     }
     if jax.process_index():
         return
@@ -134,7 +136,7 @@ def _guidance(texts: Sequence[str]) -> list[float]:
         values = sorted({float(text) for text in texts})
     except ValueError as error:
         raise UserError(f"--guidance takes numbers with commas between them: {error}") from error
-    if not values or values[0] < 0 or not all(map(math.isfinite, values)):
+    if not values or not all(map(RANGE.allows, values)):
         raise UserError(f"--guidance={','.join(texts)}: give numbers of at least 0")
     return values
 

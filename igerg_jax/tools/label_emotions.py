@@ -62,7 +62,7 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
     if batch_size < 1 or part_images < 1:
         raise UserError("--batch_size and --part_images must be at least 1")
     files, folder = find_files(images), pathlib.Path(out).expanduser()
-    run = trained_run.open_run(checkpoint, batch_size)
+    run = trained_run.open_run(checkpoint, batch_size=batch_size)
     if feature_dim := run.config.data.feature_dim:
         raise UserError(
             f"'{checkpoint}' reads precomputed features (data.feature_dim={feature_dim}), so it "

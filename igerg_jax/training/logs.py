@@ -206,7 +206,11 @@ def _make_writers(workdir: epath.Path, resumed_step: int) -> list[Any]:
 
 
 class Clock:
-    """Seconds spent training, pauses excluded, and how many of them waiting for input."""
+    """Seconds spent training, pauses excluded, and how many of them waiting for input.
+
+    clu's `periodic_actions.ReportProgress` counts evaluations and checkpoints in its steps per
+    second and in the time left, and does not know of input.
+    """
 
     def __init__(self):
         self.input_seconds = 0.0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from igerg_jax import checks, objectives, optim, report, storage
+from igerg_jax import batch, checks, objectives, optim, report, storage
 from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
 from igerg_jax.errors import UserError
@@ -182,7 +182,7 @@ class CompiledRun(NamedTuple):
 def compile_and_prefetch(
     setup: TrainingSetup, dataset: Dataset, state: TrainState | None
 ) -> CompiledRun:
-    """Compiles the step; meanwhile reads the first batch and counts FLOPs."""
+    """Compiles the step; meanwhile reads and checks the first batch, and counts FLOPs."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so that this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
@@ -191,6 +191,8 @@ def compile_and_prefetch(
         compiling = pool.submit(lowered.compile)
         source = batches(setup, dataset, int(state.step))
         first = next(source)  # this also imports TensorFlow
+        rows = len(first["context"])  # of this process
+        batch.check(first, dataclasses.replace(setup.spec, batch_size=rows))
         flops = model_flops(setup)
         return CompiledRun(state, compiling.result(), itertools.chain([first], source), flops)
 
@@ -247,9 +249,9 @@ class Loop:
             for step in range(first_step + 1, train.steps + 1):
                 self._update_profile(step - 1, state)
                 with clock.waiting_for_input():
-                    batch = next(ready.source)
+                    host_batch = next(ready.source)
                 with jax.transfer_guard("disallow"):
-                    state, metrics = ready.compiled(state, sharding.to_devices(batch, placed))
+                    state, metrics = ready.compiled(state, sharding.to_devices(host_batch, placed))
                     log.add(step, metrics)
                 signal_number = stop.check()
                 evaluates = due(step, train.evaluate_every_steps) or step == train.steps

@@ -70,13 +70,9 @@ def make_step(setup: TrainingSetup) -> Callable:
     )
 
 
-def compile_step(setup: TrainingSetup):
-    """`make_step`, compiled ahead of time for `setup.spec`: it cannot compile again."""
-    return lower_step(setup).compile()
-
-
 def lower_step(setup: TrainingSetup):
-    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`."""
+    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`; its `compile()` cannot
+    compile again."""
     with mesh_context(setup):
         return make_step(setup).lower(setup.abstract_state, setup.abstract_batch)
 
@@ -129,7 +125,8 @@ def _accumulated(
       gradient: `loss_gradient`'s, of (params, batch, rows_B, counts).
       sums: the same of (params, batch, rows_B).
     """
-    # Examples i, i + parts, ... go together: each device then divides its own rows.
+    # Examples i, i + parts, ... go together: each device then divides its own rows. Split the other
+    # way, a reshape moves rows between devices (https://github.com/openxla/xla/issues/13306).
     micro = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), whole)
     shapes = jax.eval_shape(sums, params, *jax.tree.map(lambda x: x[0], micro))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)

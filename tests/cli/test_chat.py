@@ -30,7 +30,7 @@ def talk(responder, tmp_path):
 
     def run(*lines):
         written, recording = [], Recording(responder)
-        chat.run(recording, [line.format(tmp=tmp_path) for line in lines], written.append)
+        chat.talk(recording, [line.format(tmp=tmp_path) for line in lines], written.append)
         return written, recording.asked
 
     return run

@@ -232,9 +232,9 @@ def test_evaluation_refuses_splits_before_a_checkpoint_is_read(
 ):
     tiny_config.data.update(changes)
     monkeypatch.setattr(trained_run.checkpoint, "find", lambda path: path)
-    monkeypatch.setattr(trained_run, "load", lambda *_: pytest.fail("a checkpoint was read"))
+    monkeypatch.setattr(trained_run, "set_up", lambda *_: pytest.fail("a model was set up"))
     with pytest.raises(UserError, match=message):
-        trained_run.load_with_data(tiny_config, "run")
+        trained_run.open_run("run", tiny_config, mixtures.SPLIT_KEYS)
 
 
 @pytest.mark.parametrize("of_mixture", [False, True])

@@ -45,7 +45,7 @@ def test_what_was_written_is_what_was_built(prepared, tiny_config):
         "valid"
     ]
     split = prepared.split("valid")
-    assert split.num_turns == len(source)
+    assert len(split.turns) == len(source)
     for number in (0, 1, len(source) - 1):
         row = source.row(number)
         assert split.turns.text(number) == row["text"]
@@ -60,7 +60,7 @@ def test_windows_never_cross_episodes_and_every_answer_has_one(prepared):
     for name in ("train", "valid", "test"):
         split = prepared.split(name)
         in_episode = split.turns.turn_in_episode
-        assert split.num_windows == split.num_turns - (in_episode == 0).sum()
+        assert split.num_windows == len(split.turns) - (in_episode == 0).sum()
         lengths = set()
         for i in range(split.num_windows):
             first, last = split.turn_range(i)

@@ -7,7 +7,6 @@ import small
 from igerg_jax import optim
 from igerg_jax.data import tokenizers
 from igerg_jax.evaluation import trained_run
-from igerg_jax.run import checkpoint
 from igerg_jax.setup import set_up
 from igerg_jax.tools.weights import parameters
 from igerg_jax.training import train_state
@@ -36,5 +35,4 @@ def test_using_a_run_needs_no_optimizer_and_none_of_its_state(tmp_path, no_optim
     small.assert_trees_equal(run.params, params)
     assert run.tokenizer.digest == tokenizer.digest
     assert run.config.evaluate.batch_size == 16
-    _, loaded = trained_run.load(config, checkpoint.find(tmp_path), tokenizer)
-    small.assert_trees_equal(loaded, params)
+    small.assert_trees_equal(trained_run.open_run(tmp_path, config).params, params)

@@ -9,6 +9,8 @@ import pytest
 import small
 
 from igerg_jax.batch import SpecialIds
+from igerg_jax.models.igerg import Encoded
+from igerg_jax.models.partitioning import lookup
 from igerg_jax.run import checkpoint
 from igerg_jax.tools.weights import importing
 from igerg_jax.training import train_state
@@ -102,13 +104,22 @@ def inputs(vocabulary: int, rows: int, length: int, seed: int = 0):
     return np.where(mask, ids, BART_IDS.pad).astype(np.int32), mask
 
 
+def encode_words(model, tokens_BxS, mask_BxS) -> Encoded:
+    """Words as BART encodes them, [B, S, D]: no CLS, no image, no type and no turn; for `apply`."""
+    length = tokens_BxS.shape[1]
+    x = lookup(model.token_embedding_VxD, tokens_BxS) + model.encoder_positions[None, :length]
+    x = jnp.where(mask_BxS[..., None], x, 0.0)
+    hidden_BxSxD = model._encode_embedded(x, mask_BxS)
+    return Encoded(hidden_BxSxD, mask_BxS, None, None, hidden_BxSxD)
+
+
 def text_logits(model, params, tokens_BxS, mask_BxS, decoder_BxT):
     """Returns (encoder output [B, S, D], logits [B, T, V]) of our text model alone, as in BART."""
 
     @jax.jit
     def run(params, tokens_BxS, mask_BxS, decoder_BxT):
         variables = {"params": params}
-        encoded = model.apply(variables, tokens_BxS, mask_BxS, method="encode_words")
+        encoded = model.apply(variables, tokens_BxS, mask_BxS, method=encode_words)
         hidden = model.apply(
             variables, decoder_BxT, encoded.hidden_BxLxD, encoded.mask_BxL, None, method="decode"
         )

@@ -176,7 +176,7 @@ def test_a_class_token_is_one_more_vector_before_the_patches():
     assert np.abs(np.asarray(run(params)) - np.asarray(run(moved))).max() > 1e-3
 
 
-def test_the_gelus_differ_and_no_other_is_known():
+def test_the_gelus_differ():
     images = pixels(1, 16)
 
     def output(gelu: str) -> np.ndarray:
@@ -185,8 +185,6 @@ def test_the_gelus_differ_and_no_other_is_known():
         return np.asarray(jax.jit(module.apply)({"params": params}, images))
 
     assert 0 < np.abs(output("exact") - output("tanh")).max() < 0.05
-    with pytest.raises(UserError, match="'quick' is not one of exact, tanh"):
-        output("quick")
 
 
 @pytest.mark.parametrize("patch_size", [2, 8, 16])
@@ -206,7 +204,6 @@ def test_features_pass_through():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(kind="resnet"), "'resnet' is not one of vit, resnet50, features"),
         (dict(kind="resnet50"), "'resnet50' makes 1 token"),
         (dict(kind="features", feature_dim=5), "'features' makes 1 token"),
         (dict(kind="features", tokens_per_image=1), "'features' and data.feature_dim > 0 go"),
@@ -215,7 +212,6 @@ def test_features_pass_through():
         (dict(stem="convolution", patch_size=14, side=28), "power of 2, not 14"),
         (dict(side=20), "image_size=20 does not divide into patches .*patch_size=8"),
         (dict(heads=3), "width=16 does not divide into heads=3"),
-        (dict(remat="some"), "remat 'some' is not one of none"),
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from configs import pretrain
 from igerg_jax import storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.data import datasets
+from igerg_jax.data import datasets, mixtures
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.parallel import processes, sharding
@@ -281,7 +281,7 @@ def uninterrupted(config, stopped) -> dict[int, dict[str, float]]:
     setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1]
     )
-    step, state, out = train_step.compile_step(setup), train_state.init_state(setup), {}
+    step, state, out = train_step.lower_step(setup).compile(), train_state.init_state(setup), {}
     source = train_loop.batches(setup, datasets.open_dataset(config), 0)
     for number in range(1, stopped[2] + MORE_STEPS + 1):
         placed = sharding.to_devices(next(source), sharding.batch_sharding(setup.mesh))
@@ -383,8 +383,8 @@ def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "run"
     assert len(list((run / "tensorboard").iterdir())) == 1
-    setup, prepared, params = trained_run.load_with_data(with_data, run)
-    evaluator = Evaluator(setup, prepared)
+    _, _, setup, params, _, dataset = trained_run.open_run(run, with_data, mixtures.SPLIT_KEYS)
+    evaluator = Evaluator(setup, dataset)
     summary = json.loads((run / "summary.json").read_text())
     found, confusion, _ = evaluator.metrics(params, "test", generate=True)
     assert confusion == summary["confusion_matrix"]["test"]

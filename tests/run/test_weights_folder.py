@@ -41,10 +41,10 @@ def test_it_loads_like_a_checkpoint_on_any_mesh_rounded_to_bfloat16(exported):
     assert run.tokenizer.digest == checkpoint.read_run(run.folder)["tokenizer_digest"]
     config = config.copy_and_resolve_references()
     config.mesh.update(data=2, fsdp=2, tensor=2)
-    setup, sharded = trained_run.load(config, checkpoint.find(out), run.tokenizer)
-    small.assert_trees_equal(sharded, rounded)
-    expected = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_params)
-    assert jax.tree.map(lambda leaf: leaf.sharding, sharded) == expected
+    run = trained_run.open_run(out, config)
+    small.assert_trees_equal(run.params, rounded)
+    expected = jax.tree.map(lambda leaf: leaf.sharding, run.setup.abstract_params)
+    assert jax.tree.map(lambda leaf: leaf.sharding, run.params) == expected
 
 
 def test_training_can_start_from_it_and_refuses_another_model(exported):

@@ -187,7 +187,7 @@ def test_errors_are_one_message_before_anything_runs(repository, arguments, mess
 def test_one_process_at_a_time_works_in_a_folder(repository, capsys):
     with ablations.claimed(repository / "out"):
         assert start("--only=full") == 2
-    assert "another process is at work" in capsys.readouterr().err
+    assert f"'out' is in use by process {os.getpid()}" in capsys.readouterr().err
     assert start("--only=full,full") == 0 and calls() == ["full-seed0"]
     assert start("--out=main.py") == 2
     assert "cannot write to 'main.py'" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def test_every_image_is_labelled_and_broken_ones_are_counted(world):
 
 def test_they_are_the_evaluators_probabilities(world):
     """The evaluator's probabilities of each of these images in a window that shows nothing else."""
-    run = trained_run.open_run(world.folder, BATCH)
+    run = trained_run.open_run(world.folder, batch_size=BATCH)
     chosen = world.prepared.split("train")
     batch, _ = next(
         pipeline.window_batches(

@@ -79,7 +79,7 @@ def exported(tmp_path_factory):
         folder = tmp_path_factory.mktemp("run")
         save_run(make_config(), folder, monkeypatch)
         out = stablehlo.export(str(folder), str(folder / "out"))
-        return trained_run.open_run(folder, 8), out
+        return trained_run.open_run(folder, batch_size=8), out
 
 
 def recorded(out) -> dict[str, np.ndarray]:

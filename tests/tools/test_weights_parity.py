@@ -87,7 +87,7 @@ def our_answers(model, params, tokens, mask, strategy, no_repeat_ngram=0) -> np.
 
     @jax.jit
     def answer(params, tokens, mask):
-        encoded = model.apply({"params": params}, tokens, mask, method="encode_words")
+        encoded = model.apply({"params": params}, tokens, mask, method=parity.encode_words)
         started = stream.start(model, params, stream.Source(encoded), MAX_TOKENS)
         if isinstance(strategy, Beam):
             found = search.beam_search(started, model.special, strategy, limits)

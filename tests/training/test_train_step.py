@@ -56,7 +56,7 @@ class Run:
 
     def __init__(self, setup: train_state.TrainingSetup):
         self.setup = setup
-        self.step = train_step.compile_step(setup)
+        self.step = train_step.lower_step(setup).compile()
         state = drawn_state(setup)
         self.states, self.metrics = [jax.device_get(state)], []
         for batch in batches(setup):

@@ -5,7 +5,6 @@ test. Where a layout has both tests in one folder, the file names tell which is 
 """
 
 import collections
-import io
 import itertools
 import pathlib
 import zipfile
@@ -13,12 +12,12 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data import image_files, image_gate, text_repair
 from igerg_jax.data.builders import labelled_folders, source
 from igerg_jax.data.builders.source import emotion_id
+from igerg_jax.data.images import as_png
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -170,10 +169,7 @@ class PixelFaces(source.StandaloneImages):
         return super().row(i) | {"votes": self._votes[i]}
 
     def image(self, i: int) -> bytes:
-        out = io.BytesIO()
-        grey = self._pixels[i].reshape(SIDE_PIXELS, SIDE_PIXELS)
-        Image.fromarray(grey).save(out, "PNG")
-        return out.getvalue()
+        return as_png(self._pixels[i].reshape(SIDE_PIXELS, SIDE_PIXELS))
 
 
 def _from_csv(name: str, table: str, votes_path: pathlib.Path | None) -> dict[str, source.Turns]:

@@ -1,6 +1,6 @@
 """Vision towers: what turns an image, or its precomputed features, into visual tokens.
 
-A tower is a file with two classes, and a line in `TOWERS`:
+A tower is a file with two classes, imported here, and a line in `TOWERS`:
 
     Settings    a frozen dataclass: the keys of `config.model.vision` that the tower reads, by
                 their names, and `dtype`; `check(image_size, feature_dim)` raises UserError where
@@ -18,7 +18,6 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from igerg_jax.constraints import check_choice
 from igerg_jax.models.settings import select
 from igerg_jax.models.vision import features, resnet50, vit
 
@@ -36,9 +35,8 @@ def build(
     """The tower that `config.model.vision` describes, for images or features of these sizes.
 
     Raises:
-      UserError: the kind is unknown, or the tower refuses its settings or the data.
+      UserError: the tower refuses its settings or the data.
     """
-    check_choice("model.vision.kind", vision["kind"], TOWERS)
     settings_type, module = TOWERS[vision["kind"]]
     settings = select(settings_type, vision, dtype=dtype)
     settings.check(image_size, feature_dim)

@@ -1,6 +1,5 @@
 """Renders a comparison as one page, in the style of a run's report."""
 
-import json
 import os
 import pathlib
 import urllib.parse
@@ -13,6 +12,7 @@ from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.report import charts, templates
 from igerg_jax.report.templates import finite
+from igerg_jax.storage import read_json_lines
 from igerg_jax.tools.compare import drawing, statistics, text
 from igerg_jax.tools.compare.rows import Row
 from igerg_jax.tools.compare.table import TESTED, Line, Table
@@ -81,15 +81,9 @@ def report(row: Row, folder: pathlib.Path) -> str:
 
 
 def _metrics(row: Row) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, as far as they are whole."""
+    """The records of a run's metrics.jsonl; none where the run's folder is not there."""
     path = pathlib.Path(row.workdir) / "metrics.jsonl"
-    records = []
-    for line in path.read_text("utf-8").splitlines() if row.workdir and path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    return read_json_lines(path).objects if row.workdir else []
 
 
 def _panel(key: str, logs: dict[int, list[list[dict]]]) -> drawing.Plot | None:

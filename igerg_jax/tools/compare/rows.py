@@ -10,6 +10,7 @@ from typing import Any
 from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
+from igerg_jax.storage import read_json_object
 
 FOLDER = "rows"  # in the folder of an ablation's runs
 SPLIT = "test"  # the split, by its name in summary.json, whose windows a row keeps
@@ -74,12 +75,9 @@ def short_name(config: str) -> str:
 
 def digest(config: dict[str, Any]) -> str:
     """Sixteen hex digits of a config as `workdirs.as_json` returns it; see `Row`."""
-
-    def counts(key: str) -> bool:
-        places = any(key == k or (k.endswith(".") and key.startswith(k)) for k in PLACE_KEYS)
-        return key != "seed" and not places
-
-    kept = {key: value for key, value in workdirs.flatten(config).items() if counts(key)}
+    left_out = ["seed", *PLACE_KEYS]
+    flat = workdirs.flatten(config)
+    kept = {key: value for key, value in flat.items() if not workdirs.matches(key, left_out)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -89,10 +87,10 @@ def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: the run has no summary.json, or a file is not JSON.
     """
-    summary = _json(workdir / "summary.json")
+    summary = read_json_object(workdir / "summary.json")
     if not summary:
         raise UserError(f"'{workdir}' has no summary.json: the run is not finished")
-    steps, windows = summary.get("final_step"), _json(workdir / "windows.json")
+    steps, windows = summary.get("final_step"), read_json_object(workdir / "windows.json")
     batch_size = (config.get("train") or {}).get("batch_size")
     return {
         "hardware": {"devices": summary["devices"]} if summary.get("devices") else {},
@@ -108,7 +106,7 @@ def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def of_workdir(workdir: pathlib.Path) -> Row:
     """The row of a run's folder. Raises UserError as `results`, and without a run's config."""
-    config = _json(workdir / workdirs.CONFIG_FILE)
+    config = read_json_object(workdir / workdirs.CONFIG_FILE)
     finished = results(workdir, config)
     if "seed" not in config:
         raise UserError(f"'{workdir}' has no {workdirs.CONFIG_FILE} of a run")
@@ -137,7 +135,7 @@ def of_file(path: pathlib.Path) -> Row:
     Raises:
       UserError: it is not JSON, or not a row.
     """
-    stored = _json(path)
+    stored = read_json_object(path)
     missing = [name for name in ("name", "config", "preset", "seed") if name not in stored]
     if missing:
         raise UserError(f"'{path}' is not a row of a comparison: it has no {', '.join(missing)}")
@@ -177,14 +175,3 @@ def _read(path: pathlib.Path) -> list[tuple[Row, pathlib.Path]]:
     if not files:
         raise UserError(f"'{path}' is no workdir, no row and no folder of rows")
     return [(of_file(file), file) for file in files]
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file."""
-    try:
-        value = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"'{path}' is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"'{path}' holds no JSON object")
-    return value

@@ -12,6 +12,7 @@ from PIL import Image
 
 from igerg_jax.batch import EMOTION_ID
 from igerg_jax.data.builders.chitchat_peeps import peeps
+from igerg_jax.data.images import as_png
 from igerg_jax.errors import UserError, check_known
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -40,9 +41,7 @@ def check_upload(data: bytes) -> None:
 
 def to_text(pixels: np.ndarray) -> str:
     """uint8 [H, W, 3] as the base64 of a PNG, without loss."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
+    return base64.b64encode(as_png(pixels)).decode()
 
 
 def from_text(text: object, side: int) -> np.ndarray:

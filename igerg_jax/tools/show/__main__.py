@@ -11,8 +11,6 @@ each split's texts are, how many images its windows have, what is cut and what i
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
-import base64
-import io
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -22,11 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
-from PIL import Image
 
 from igerg_jax import checks
 from igerg_jax.batch import UNKNOWN, group_of
-from igerg_jax.data import datasets, mixtures, pipeline, prepare, store
+from igerg_jax.data import datasets, images, mixtures, pipeline, prepare, store
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
@@ -160,16 +157,9 @@ def _slots(
             vector = arrays["features"][i, slot]
             note = f"{len(vector)} numbers, mean {vector.mean():.2f}, spread {vector.std():.2f}"
         else:
-            image = png(arrays["images"][i, slot])
+            image = images.data_url(images.as_png(arrays["images"][i, slot]), "png")
         slots.append(Slot(image, note, int(emotion), int(turn)))
     return slots
-
-
-def png(pixels: np.ndarray) -> str:
-    """uint8 [H, W, 3] as the address of an image inside a page, without loss."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def main(argv: list[str]) -> int:

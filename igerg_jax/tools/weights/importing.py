@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
@@ -76,6 +77,7 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     given = {part: path for part, path in (("text", text), ("vision", vision)) if path}
     if not given:
         raise UserError("nothing to import: give --text, --vision, or both")
+    checks.check_model(config)
     folder = command_line.new_folder(out)
     sources = {part: open_part(part, path) for part, path in given.items()}
     check_settings(config, sources, resize)

@@ -58,7 +58,8 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
       UserError: no checkpoint, a folder that holds something, or wrong `generate` settings.
     """
     folder = command_line.new_folder(out)
-    run = trained_run.open_run(checkpoint, RECORDED_EXAMPLES, jax.devices()[:1])
+    one = jax.devices()[:1]
+    run = trained_run.open_run(checkpoint, batch_size=RECORDED_EXAMPLES, devices=one)
     config = run.config
     if greedy:
         config.generate.strategy = "greedy"
