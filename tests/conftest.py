@@ -14,6 +14,7 @@ _FLAGS = [
     ("--xla_force_host_platform_device_count", "8"),
     ("--xla_backend_optimization_level", "0"),
     ("--xla_llvm_disable_expensive_passes", "true"),
+    ("--xla_cpu_parallel_codegen_split_count", "1"),  # small modules are not worth dividing
 ]
 if version("jaxlib").startswith("0.10."):  # XLA aborts on unknown flags
     _FLAGS.append(("--xla_cpu_use_fusion_emitters", "false"))

@@ -42,10 +42,10 @@ def test_it_is_small_and_has_the_keys_of_its_preset(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_figures_of_its_card(name, tmp_path):
+def test_two_figures_of_its_card(name, data_dir):
     folder = weights_folder.SHIPPED / name
     config = ConfigDict(json.loads(recorded_config.get_config(name).to_json_best_effort()))
-    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(tmp_path))
+    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(data_dir))
     config.data.mixtures = ConfigDict()
     config.data.tokenizer.update(path=str(folder / workdirs.TOKENIZER_FILE), mixture="")
     config.evaluate.examples = 0

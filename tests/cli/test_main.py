@@ -396,10 +396,3 @@ def test_as_a_process():
     assert done.stderr.startswith("error: unknown config key 'train.step'")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_help_as_a_process():
-    done = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0
-    for flag in (b"--config", b"--workdir", b"--mode", b"--image", b"--context", b"--checkpoint"):
-        assert flag in done.stdout

@@ -26,6 +26,7 @@ from igerg_jax.data import (
     write,
 )
 from igerg_jax.data.builders import source
+from igerg_jax.data.builders.chitchat_peeps import drawing
 from igerg_jax.errors import UserError
 
 
@@ -138,6 +139,11 @@ def files(folder) -> dict[str, bytes]:
 
 def test_killed_half_way_it_goes_on_and_ends_the_same(tiny_config, prepared, tmp_path, monkeypatch):
     """In parts of 100 turns, of which the first run does seven; a part is never done twice."""
+
+    def plain(peep, place, background, pixels):
+        return Image.new("RGB", (pixels, pixels), background.near)
+
+    monkeypatch.setattr(drawing, "render", plain)  # whole faces take most of the time
     monkeypatch.setattr(write, "PART_TURNS", 100)
     monkeypatch.setattr(write, "PART_IMAGES", 100)
     tiny_config.data.tokenizer.path = str(prepared.folder / "tokenizer.model")

@@ -263,8 +263,9 @@ def test_no_ngram_comes_twice(n):
     """Against a walk over the response so far, at every position and for any shape."""
     tokens_xT = np.random.default_rng(n).integers(5, 9, (3, 4, 10))
     flat = np.zeros((3, 4, V), np.float32)
+    allowed = jax.jit(limits.allowed, static_argnums=(3, 4))
     for position in range(9):
-        got = limits.allowed(flat, tokens_xT, jnp.int32(position), small.SPECIAL, Limits(10, n))
+        got = np.asarray(allowed(flat, tokens_xT, position, small.SPECIAL, Limits(10, n)))
         for row in np.ndindex(3, 4):
             said = tokens_xT[row][:position].tolist()
             grams = {tuple(said[i : i + n]) for i in range(len(said) - n + 1)}

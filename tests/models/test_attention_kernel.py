@@ -1,5 +1,7 @@
 """The attention kernel, interpreted, against plain JAX; and on a mesh."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,20 +24,32 @@ def inputs(seed: int = 0, rows: int = B, dtype=np.float32):
     return x, keys.astype(np.float32), dy
 
 
+def forward(causal: bool, x, keys):
+    kernel = functools.partial(attention_kernel.forward_kernel, H, causal, interpret=True)
+    return jax.jit(kernel)(x, keys)
+
+
+def reference(causal: bool):
+    return jax.jit(functools.partial(attention_kernel.reference, H, causal))
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_kernel_is_its_reference(causal):
     x, keys, _ = inputs()
-    found = attention_kernel.forward_kernel(H, causal, x, keys, interpret=True)
-    np.testing.assert_allclose(
-        found, attention_kernel.reference(H, causal, x, keys), rtol=1e-5, atol=1e-5
-    )
+    expected = reference(causal)(x, keys)
+    np.testing.assert_allclose(forward(causal, x, keys), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_kernels_gradient_is_that_of_its_reference(causal):
     x, keys, dy = inputs()
-    found = attention_kernel.backward_kernel(H, causal, x, keys, dy, interpret=True)
-    expected = jax.vjp(lambda x: attention_kernel.reference(H, causal, x, keys), x)[1](dy)[0]
+
+    @jax.jit
+    def gradients(x, keys, dy):
+        pull = jax.vjp(lambda x: attention_kernel.reference(H, causal, x, keys), x)[1]
+        return attention_kernel.backward_kernel(H, causal, x, keys, dy, interpret=True), pull(dy)[0]
+
+    found, expected = gradients(x, keys, dy)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     # What may not be attended to gets nothing: neither as a key nor as a value.
     hidden = np.repeat(keys[:, 0] == 0, 2, axis=-1).reshape(B, L, 2)[..., 0]
@@ -45,9 +59,9 @@ def test_the_kernels_gradient_is_that_of_its_reference(causal):
 
 def test_bfloat16_stays_near():
     x, keys, _ = inputs()
-    found = attention_kernel.forward_kernel(H, False, jnp.bfloat16(x), keys, interpret=True)
+    found = forward(False, jnp.bfloat16(x), keys)
     assert found.dtype == jnp.bfloat16
-    exact = attention_kernel.reference(H, False, x, keys)
+    exact = reference(False)(x, keys)
     np.testing.assert_allclose(found.astype(np.float32), exact, rtol=0.05, atol=0.05)
 
 

@@ -116,8 +116,12 @@ def test_what_is_masked_does_not_depend_on_who_shares_an_encoder_pass(added, mon
     model, batch, key = small.make_model(config), small.make_batch(config), jax.random.key(0)
 
     def inputs(*names):
-        given = combination.contexts(config, model, batch, key, 0, np.arange(8), names)
-        return {name: given[name].encoder_input for name in OTHERS[1:]}
+        @jax.jit
+        def run(batch):
+            given = combination.contexts(config, model, batch, key, 0, np.arange(8), names)
+            return {name: given[name].encoder_input for name in OTHERS[1:]}
+
+        return run(batch)
 
     together = inputs(NAME, *OTHERS)
     monkeypatch.delitem(objectives.OBJECTIVES, NAME)

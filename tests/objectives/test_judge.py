@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import small
 
@@ -19,8 +18,13 @@ def read_context(batch, rows_B=None):
     return small.context(CONFIG, batch, "text_emotion", rows_B, PARAMS)
 
 
+@jax.jit
+def mixed_embeddings(batch, rows_B):
+    return text_emotion.mixed_embeddings(read_context(batch, rows_B))
+
+
 def test_mixed_embeddings_stay_nearest_to_the_words_in_most_places():
-    mixed_BxTxJ = np.asarray(text_emotion.mixed_embeddings(read_context(BATCH)))
+    mixed_BxTxJ = np.asarray(mixed_embeddings(BATCH, np.arange(64)))
     distance_BxTxV = np.linalg.norm(mixed_BxTxJ[:, :, None] - TABLE_VxJ, axis=-1)
     kept_BxT = distance_BxTxV.argmin(-1) == BATCH["response"]
     assert 0.6 < kept_BxT.mean() < 0.9  # a quarter is replaced on average
@@ -31,9 +35,9 @@ def test_mixed_embeddings_stay_nearest_to_the_words_in_most_places():
 
 
 def test_what_is_mixed_in_depends_on_the_row():
-    mixed_BxTxJ = text_emotion.mixed_embeddings(read_context(BATCH))
+    mixed_BxTxJ = mixed_embeddings(BATCH, np.arange(64))
     last = {name: array[-8:] for name, array in BATCH.items()}
-    alone = text_emotion.mixed_embeddings(read_context(last, jnp.arange(56, 64)))
+    alone = mixed_embeddings(last, np.arange(56, 64))
     np.testing.assert_array_equal(alone, mixed_BxTxJ[-8:])
 
 
@@ -51,16 +55,19 @@ def test_the_judge_learns_from_mixed_embeddings():
 
 def test_consistency_counts_as_far_as_the_judge_reads_peoples_response():
     config = small.make_config(objectives__emotional_response__consistency_trust=True)
-    context = small.context(config, BATCH, "emotional_response", params=PARAMS)
     embedded_BxTxJ = TABLE_VxJ[np.roll(BATCH["response"], 1, axis=0)]
     mask_BxT = BATCH["response"] != small.SPECIAL.pad
 
-    def log_probability(method, *args):
-        logits_BxC = context.apply(method, *args)
-        return np.asarray(jax.nn.log_softmax(logits_BxC))[np.arange(64), BATCH["response_emotion"]]
+    @jax.jit
+    def judge(params):
+        context = small.context(config, BATCH, "emotional_response", params=params)
+        read = context.apply("judge_tokens", BATCH["response"])
+        heard = context.apply("judge_embedded", embedded_BxTxJ, mask_BxT)
+        judged = emotional_response.judged_emotion(context, embedded_BxTxJ)
+        return jax.nn.log_softmax(read), jax.nn.log_softmax(heard), judged
 
-    trust_B = np.exp(log_probability("judge_tokens", BATCH["response"]))
-    loss_B = -log_probability("judge_embedded", embedded_BxTxJ, mask_BxT)
-    judged = emotional_response.judged_emotion(context, embedded_BxTxJ)
+    *log_p, judged = judge(PARAMS)
+    read_B, heard_B = (np.asarray(x)[np.arange(64), BATCH["response_emotion"]] for x in log_p)
+    trust_B, loss_B = np.exp(read_B), -heard_B
     np.testing.assert_allclose(judged.loss_sum, (trust_B * loss_B).sum(), rtol=1e-5)
     assert judged.count == 64
