@@ -208,7 +208,7 @@ def _local() -> ConfigDict:
             steps=700,
             accumulate_steps=1,  # raise to fit the global batch into less memory
             log_every_steps=10,
-            evaluate_every_steps=350,  # 0 = only at the end
+            evaluate_every_steps=175,  # 0 = only at the end
             checkpoint_every_steps=350,  # 0 = only when it evaluates
             keep_checkpoints=2,  # the most recent; the best by evaluate.best_metric is kept too
             max_consecutive_skips=10,  # steps with a non-finite loss or gradient before giving up
