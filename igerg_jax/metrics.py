@@ -83,6 +83,17 @@ def macro_f1(confusion: np.ndarray) -> float:
     return float(np.mean(2 * hits_C[occurs_C] / seen_C[occurs_C]))
 
 
+def precision_recall_f1(confusion: np.ndarray) -> list[tuple[float, float, float]]:
+    """(precision, recall, F1) of each class, 0..1; NaN where it was never predicted, never
+    labelled, or neither.
+    """
+    hits_C, labelled_C, guessed_C = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    return [
+        (_ratio(hits, guessed), _ratio(hits, labelled), _ratio(2 * hits, labelled + guessed))
+        for hits, labelled, guessed in zip(hits_C, labelled_C, guessed_C, strict=True)
+    ]
+
+
 def majority_rate(confusion: np.ndarray) -> float:
     """Accuracy of always answering the commonest label; 0..1, NaN if empty."""
     return _ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
@@ -334,6 +345,9 @@ class Metric:
 
 _COMMONEST = "majority class"
 
+# Ends the name of a metric's standard error: by the bootstrap, with other conversations or faces.
+STANDARD_ERROR = "_standard_error"
+
 # Every metric of an evaluation besides the baselines, group by group as a report shows them.
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Emotion following": (
@@ -342,14 +356,10 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "which the word list finds the emotion of the face.",
                baseline=Baseline("emotion_following_chance", "chance"),
                headline="responses that follow the face"),
-        Metric("emotion_following_standard_error", "Its standard error", 0, "{:.1%}",
-               "How far the share would differ with other conversations (bootstrap)."),
         Metric("emotion_following_second", "Emotion following, second labeller", 1, "{:.1%}",
                "The same share, the responses read by a classifier learned from human labels: it "
                "shares neither words nor data with the first.",
                baseline=Baseline("emotion_following_chance", "chance")),
-        Metric("emotion_following_second_standard_error", "Its standard error", 0, "{:.1%}",
-               "As above."),
         Metric("emotion_following_second_macro_f1", "Macro-F1 by the second labeller", 1, "{:.3f}",
                "Mean F1 over the emotions, by the second labeller."),
         Metric("emotion_following_macro_f1", "Emotion following macro-F1", 1, "{:.3f}",

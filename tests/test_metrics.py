@@ -31,6 +31,16 @@ def test_classification_by_hand():
     assert values["x_majority_rate"] == 2 / 4
 
 
+def test_scores_of_a_class_by_hand():
+    # Class 0: TP 1, FN 1. Class 1: TP 1, FP 2. Class 2: FN 1.
+    confusion = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0]])
+    first, second, third = metrics.precision_recall_f1(confusion)
+    assert first == pytest.approx((1, 1 / 2, 2 / 3)) and second == pytest.approx((1 / 3, 1, 1 / 2))
+    assert math.isnan(third[0]) and third[1:] == (0, 0)
+    mean = np.mean([of[2] for of in (first, second, third)])
+    assert metrics.macro_f1(confusion) == pytest.approx(mean)
+
+
 def test_following_by_hand():
     """Two windows: one follows every face, one says joy (3) to all."""
     expressed_WxC = np.stack([np.arange(NUM_EMOTIONS), np.full(NUM_EMOTIONS, 3)])

@@ -42,6 +42,14 @@ def count(split: Split, config: ConfigDict) -> Counts:
     return Counts(context, response, images)
 
 
+def cut_tokens(split: Split, window: int, config: ConfigDict) -> dict[str, int]:
+    """How many tokens of a window's "context" and "response" have no room in a batch, where any."""
+    counts, data = count(split, config), config.data
+    limits = {"context": data.context_tokens, "response": data.response_tokens}
+    over = {name: int(getattr(counts, name)[window]) - limit for name, limit in limits.items()}
+    return {name: tokens for name, tokens in over.items() if tokens > 0}
+
+
 def cut_shares(split: Split, config: ConfigDict) -> dict[str, float]:
     """How many of a split's contexts and responses have more tokens than a batch has room for.
 

@@ -6,13 +6,14 @@ emotions come from it, and the second labeller (`text_labeller`) is the independ
 that people labelled, the word list is independent as well. Letters as in `igerg_jax.batch`.
 """
 
+import collections
 import copy
 import dataclasses
 import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -27,7 +28,7 @@ from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import search
-from igerg_jax.evaluation import following, response_statistics, samples
+from igerg_jax.evaluation import following, response_statistics, samples, uncertainty
 from igerg_jax.evaluation.following import Following
 from igerg_jax.evaluation.predictions import batch_counts, emotion_probabilities, guided_nll
 from igerg_jax.parallel import sharding
@@ -42,7 +43,9 @@ class Measured(NamedTuple):
     """What `Evaluator.metrics` finds. What cannot be measured is left out."""
 
     values: dict[str, float]
-    confusion: Confusion | None  # of image emotions; None without a labelled image
+    # Labelled (rows) and found emotions: "image" and, where responses are generated, "response".
+    confusion: dict[str, Confusion]
+    sizes: dict[str, int]  # `uncertainty.sizes`
     # Of each window, in the order of the split: "nll" of its response (nats) and its "tokens".
     windows: dict[str, list]
 
@@ -69,7 +72,7 @@ class Evaluator:
           params: on the setup's mesh.
           split: its name in the dataset.
           generate: also generate responses to the first `evaluate.generated_examples` of those
-            windows, and compare them with the references.
+            windows, compare them with the references, and say how certain each figure is.
 
         Every process returns the same.
         """
@@ -92,14 +95,19 @@ class Evaluator:
         values["unigram_perplexity"] = metrics.unigram_perplexity(
             self._train_counts_V, counts["response_tokens"]
         )
+        confusion = {"image": counts["image_emotion_accuracy"]}
         if to_generate:
             texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
-            values |= response_metrics(texts, *_references(data, np.arange(to_generate)))
-        values = {name: value for name, value in values.items() if not math.isnan(value)}
-        confusion = counts["image_emotion_accuracy"]
+            said = np.array([lexicon.label(text) for text in texts], np.int64)
+            references, meant = _references(data, np.arange(to_generate))
+            confusion["response"] = metrics.confusion_matrix(meant, said)
+            values |= metrics.text_metrics(texts, references)
+            values |= metrics.classification_metrics("response_emotion", confusion["response"])
+            values |= uncertainty.standard_errors(data, windows, said)
         return Measured(
-            values,
-            confusion.tolist() if confusion.any() else None,
+            {name: value for name, value in values.items() if not math.isnan(value)},
+            {name: matrix.tolist() for name, matrix in confusion.items() if matrix.any()},
+            uncertainty.sizes(data, windows["image"], to_generate),
             {"nll": windows["nll"].round(4).tolist(), "tokens": windows["tokens"].tolist()},
         )
 
@@ -261,13 +269,14 @@ def evaluate_run(
         files.
 
     Returns:
-      summary.json's "evaluation", "confusion_matrix" (of image emotions), "following_matrix"
-      (emotions shown and expressed) and "cut" (`lengths.cut_shares`), by the names of
-      `final_splits`; "labels" (`mixtures.labels`); and "text_labeller", how well the second
-      labeller does on held-out texts, None without one.
+      summary.json's "evaluation", "sizes" (`uncertainty.sizes`), "confusion_matrix" (of image
+      emotions), "response_matrix" (emotions meant and expressed), "following_matrix" (emotions
+      shown and expressed) and "cut" (`lengths.cut_shares`), by the names of `final_splits`;
+      "labels" (`mixtures.labels`); and "text_labeller", how well the second labeller does on
+      held-out texts, None without one.
     """
     second = evaluator.second_labeller
-    kinds = ("evaluation", "confusion_matrix", "following_matrix", "cut")
+    kinds = "evaluation sizes confusion_matrix response_matrix following_matrix cut".split()
     results: dict[str, Any] = {kind: {} for kind in kinds}
     results["labels"] = mixtures.labels(config.data)
     results["text_labeller"] = None if second is None else second.held_out
@@ -275,8 +284,8 @@ def evaluate_run(
     statistics: dict[str, Any] = {}
     windows: dict[str, dict[str, Any]] = {}
     for name, split in final_splits(config).items():
-        values, confusion, windows_of_split = evaluator.metrics(params, split, generate=True)
-        windows[name] = {"response": windows_of_split}
+        measured = evaluator.metrics(params, split, generate=True)
+        values, windows[name] = measured.values, {"response": measured.windows}
         followed = evaluator.following(params, split)
         if followed is not None:
             values |= followed.values
@@ -285,9 +294,10 @@ def evaluate_run(
             windows[name]["following"] = followed.windows
             if name == "test":
                 gallery = followed.rows
-        results["evaluation"][name] = values
-        if confusion is not None:
-            results["confusion_matrix"][name] = confusion
+        results["evaluation"][name], results["sizes"][name] = values, measured.sizes
+        for kind, of in {"confusion_matrix": "image", "response_matrix": "response"}.items():
+            if of in measured.confusion:
+                results[kind][name] = measured.confusion[of]
         if cut := evaluator.cut_shares(split):
             results["cut"][name] = cut
     if workdir is None:
@@ -304,29 +314,12 @@ def evaluate_run(
     return results
 
 
-def response_metrics(
-    texts: Sequence[str], references: Sequence[str], emotions: np.ndarray
-) -> dict[str, float]:
-    """`metrics.text_metrics`, and how often the lexicon finds the reference's emotion in a text.
-
-    Args:
-      texts: the generated responses.
-      references: people's own.
-      emotions: the labelled emotion of each reference, int [len(texts)], UNKNOWN = none.
-    """
-    spoken = np.array([lexicon.label(text) for text in texts], np.int64)
-    confusion = metrics.confusion_matrix(emotions, spoken)
-    return metrics.text_metrics(texts, references) | metrics.classification_metrics(
-        "response_emotion", confusion
-    )
-
-
 class _Totals:
     """What `batch_counts` returns, over the batches of a split."""
 
     def __init__(self):
         self.counts: dict[str, Any] = {}
-        self._windows: dict[str, list[np.ndarray]] = {"nll": [], "tokens": []}
+        self._windows: dict[str, list[np.ndarray]] = collections.defaultdict(list)
 
     def add(self, launched: tuple[dict[str, Any], dict[str, jax.Array]]) -> None:
         counts, windows = jax.device_get(launched)
@@ -338,9 +331,9 @@ class _Totals:
 
     def windows(self, count: int) -> dict[str, np.ndarray]:
         """Of the first `count` windows; the others are padding."""
-        wide = {"nll": np.float64, "tokens": np.int64}
         return {
-            name: np.concatenate(x)[:count].astype(wide[name]) for name, x in self._windows.items()
+            name: np.concatenate(x)[:count].astype(np.result_type(x[0], np.int64))
+            for name, x in self._windows.items()
         }
 
 

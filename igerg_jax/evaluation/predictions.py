@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from igerg_jax import metrics
 from igerg_jax.decoding import search, stream
 from igerg_jax.decoding.guidance import Guidance, GuidedStream
+from igerg_jax.evaluation import uncertainty
 from igerg_jax.models import igerg
 from igerg_jax.objectives import losses
 
@@ -26,14 +27,15 @@ def batch_counts(
     Returns:
       (`metrics.counts`, and int32 [V] "response_tokens", how often each token occurs; of each
       window float32 [B] "nll" (nats) over its response's tokens, EOS included, and int32 [B]
-      "tokens", their number).
+      "tokens", their number, and `uncertainty.labels_and_guesses`).
     """
     found = predict(model, params, batch)
     occurrences_V = jnp.zeros(model.vocab_size, jnp.int32)
     occurrences_V = occurrences_V.at[batch["response"]].add(found.spoken_BxT.astype(jnp.int32))
     counts = metrics.counts(found) | {"response_tokens": occurrences_V}
     tokens_B = found.spoken_BxT.sum(1, dtype=jnp.int32)
-    return counts, {"nll": found.nll_B, "tokens": tokens_B}
+    windows = {"nll": found.nll_B, "tokens": tokens_B}
+    return counts, windows | uncertainty.labels_and_guesses(found)
 
 
 def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> metrics.Predicted:

@@ -54,9 +54,22 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Two to six round numbers within [low, high], 0 < low < high, for a logarithmic axis."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        # Over many powers of ten, not every one of them gets a tick.
+        every = 1 + len(powers) // 6 if len(steps) == 1 else 1
+        found = [m * 10.0**p for p in powers[::every] for m in steps]
+        found = [value for value in found if low <= value <= high]
+        if len(found) >= 3:
+            return found
+    return ticks(low, high, 4)
+
+
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart of y over x, in the drawing's units."""
+    """A chart of y over x, in the drawing's units; `log`: the y axis is logarithmic."""
 
     raw: Points  # as logged, where `line` is smoothed; otherwise empty
     line: Points
@@ -65,10 +78,15 @@ class Chart:
     mark: float | None  # the x of a dashed line
     x_ticks: list[tuple[float, float]]  # (place on the axis, value)
     y_ticks: list[tuple[float, float]]
+    log: bool = False
 
 
 def line_chart(
-    points: Points, span: float = 0, mark: float | None = None, from_zero: bool = False
+    points: Points,
+    span: float = 0,
+    mark: float | None = None,
+    from_zero: bool = False,
+    log: bool = False,
 ) -> Chart | None:
     """Scales a curve to a chart; None when no y is finite.
 
@@ -76,23 +94,28 @@ def line_chart(
       points: (x, y) in order of x; a non-finite y is left out.
       span: points that the smoothed line averages over; 0 = the points joined, with dots.
       mark: an x that gets a dashed line (a resumed run), if it lies within the chart.
-      from_zero: whether the y axis starts at 0.
+      from_zero: whether the y axis starts at 0, where it is not logarithmic.
+      log: whether the y axis is logarithmic; None is returned where a y is not positive.
     """
     raw = thin(points)
-    if not raw:
+    if not raw or (log and min(y for _, y in raw) <= 0):
         return None
     values = thin(smooth(points, span)) if span else raw
+    scale = math.log10 if log else float
     x0, x1 = raw[0][0], raw[-1][0]
     if x1 == x0:
         x0, x1 = x0 - 1, x1 + 1
-    y0, y1 = _y_range(raw, values, from_zero)
+    scaled = ([(a, scale(b)) for a, b in of] for of in (raw, values))
+    y0, y1 = _y_range(*scaled, from_zero and not log)
 
     def x(value: float) -> float:
         return round(LEFT + (value - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
 
     def y(value: float) -> float:
-        return round(BOTTOM - (min(max(value, y0), y1) - y0) / (y1 - y0) * (BOTTOM - TOP), 1)
+        place = (min(max(scale(value), y0), y1) - y0) / (y1 - y0)
+        return round(BOTTOM - place * (BOTTOM - TOP), 1)
 
+    y_values = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
     line = [(x(a), y(b)) for a, b in values]
     return Chart(
         raw=[(x(a), y(b)) for a, b in raw] if span else [],
@@ -101,7 +124,8 @@ def line_chart(
         dots=line if not span and len(line) <= MAX_DOTS else line[-1:],
         mark=x(mark) if mark is not None and x0 < mark < x1 else None,
         x_ticks=[(x(value), value) for value in ticks(x0, x1, 4)],
-        y_ticks=[(y(value), value) for value in ticks(y0, y1, 4)],
+        y_ticks=[(y(value), value) for value in y_values],
+        log=log,
     )
 
 

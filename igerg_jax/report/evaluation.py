@@ -1,7 +1,9 @@
-"""The report's figures of evaluation: headline, metric table, confusion matrices."""
+"""The report's figures of evaluation: headline, metrics, confusions, scores by emotion."""
 
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS
@@ -26,13 +28,20 @@ def _leading(evaluation: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     return list(evaluation.values())[-1] if evaluation else {}
 
 
-def headline(evaluation: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def headline(
+    evaluation: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The metrics of the leading split that are shown as large figures.
 
+    Args:
+      evaluation, sizes: summary.json's, by the split's title.
+
     Returns:
-      {"metric", "value", "bars", "worse"}: bars are (label, value, share of the scale, CSS class)
-      of this model and of its baseline; `worse`: the model does not beat its baseline.
+      {"metric", "value", "error", "faces", "bars", "worse"}: bars are (label, value, share of the
+      scale, CSS class) of this model and of its baseline; `worse`: the model does not beat its
+      baseline; `faces`: how many different ones there were, for metrics of faces.
     """
+    faces = _leading(sizes).get("faces")
     figures, values = [], _leading(evaluation)
     for metric in metrics.rows():
         if not metric.headline or not finite(values.get(metric.name)):
@@ -44,7 +53,16 @@ def headline(evaluation: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
             known.append((label, values[other], "base"))
         scale = max(1.0 if "%" in metric.format else 0.0, *(bar[1] for bar in known), 1e-9)
         bars = [(text, number, number / scale, kind) for text, number, kind in known]
-        figures.append({"metric": metric, "value": value, "bars": bars, "worse": worse})
+        figures.append(
+            {
+                "metric": metric,
+                "value": value,
+                "error": values.get(metric.name + metrics.STANDARD_ERROR),
+                "faces": faces if metric.counts is metrics.image_emotions else None,
+                "bars": bars,
+                "worse": worse,
+            }
+        )
     return figures
 
 
@@ -60,15 +78,17 @@ def metric_groups(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list
     """The rows of the metric table by group.
 
     Returns:
-      {group: rows {"metric", "values" (one a split), "beside", "label", "worse"}}: `beside` is the
-      value to compare the leading split's with, None where there is none, and `label` what it is.
+      {group: rows {"metric", "values" (one a split: the value, its standard error), "beside",
+      "label", "worse"}}: `beside` is the value to compare the leading split's with, None where
+      there is none, and `label` what it is.
     """
     leading = _leading(evaluation)
     reported = {name for values in evaluation.values() for name in values}
     known = metrics.by_name()
-    compared = {m.baseline.name for m in known.values()} | {f"reference_{n}" for n in known}
+    beside = {m.baseline.name for m in known.values()}
+    beside |= {f"reference_{n}" for n in known} | {n + metrics.STANDARD_ERROR for n in known}
     # What an older or newer version has measured is shown rather than dropped.
-    rest = [Metric(n, n, 0, "{:.4g}", "") for n in sorted(reported - known.keys() - compared)]
+    rest = [Metric(n, n, 0, "{:.4g}", "") for n in sorted(reported - known.keys() - beside)]
     groups = {}
     for title, members in {**metrics.GROUPS, "Other": rest}.items():
         rows = [_metric_row(m, evaluation, leading) for m in members if m.name in reported]
@@ -85,7 +105,10 @@ def _metric_row(
         other, label = f"reference_{metric.name}", "people's responses"
     return {
         "metric": metric,
-        "values": [values.get(metric.name) for values in evaluation.values()],
+        "values": [
+            (values.get(metric.name), values.get(metric.name + metrics.STANDARD_ERROR))
+            for values in evaluation.values()
+        ],
         "beside": leading[other] if finite(leading.get(other)) else None,
         "label": label,
         "worse": falls_short(metric, leading),
@@ -123,13 +146,26 @@ def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, A
     """Rows of each split's confusion matrix, the leading split first.
 
     Returns:
-      {title: rows {"name" of the label, "total", "cells" = (count, share of the row) a prediction}}
+      {title: rows {"name" of the label, "total", "cells" = (count, share of the row) a prediction,
+      "scores" = (precision, recall, F1)}}
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for title, matrix in reversed(by_split(matrices).items()):
         tables[title] = []
-        for name, counts in zip(EMOTIONS, matrix, strict=True):
+        scores = metrics.precision_recall_f1(np.array(matrix))
+        for name, counts, of_name in zip(EMOTIONS, matrix, scores, strict=True):
             total = sum(counts)
             cells = [(count, count / total if total else 0.0) for count in counts]
-            tables[title].append({"name": name, "total": total, "cells": cells})
+            row = {"name": name, "total": total, "cells": cells, "scores": of_name}
+            tables[title].append(row)
     return tables
+
+
+def sizes(found: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """{split's title: its values of summary.json's "sizes"}, where all of them are numbers."""
+    names = ("windows", "conversations", "faces", "generated")
+    return {
+        title: values
+        for title, values in by_split(found).items()
+        if isinstance(values, Mapping) and all(finite(values.get(name)) for name in names)
+    }

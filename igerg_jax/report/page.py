@@ -51,6 +51,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
     resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
     splits = evaluation.by_split(summary.get("evaluation"))
+    sizes = evaluation.sizes(summary.get("sizes"))
     page = templates.render(
         _TEMPLATE,
         title=" · ".join(str(part) for part in (name or workdir.name, preset) if part),
@@ -62,12 +63,14 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         losses=_losses(records, summary.get("objectives") or {}, resumed),
         mechanics=_mechanics(records, resumed),
         curves=_curves(records),
-        figures=evaluation.headline(splits),
+        figures=evaluation.headline(splits, sizes),
         splits=list(splits),
         metric_groups=evaluation.metric_groups(splits),
+        sizes=sizes,
         cuts=evaluation.cuts(summary.get("cut")),
         confusions=evaluation.confusions(summary.get("confusion_matrix")),
         word_list=evaluation.word_list(summary.get("labels")),
+        response_matrices=evaluation.confusions(summary.get("response_matrix")),
         following=following(followed),
         following_matrices=evaluation.confusions(summary.get("following_matrix")),
         answers=answers.answers(storage.read_json_object(workdir / "answers.json")),
@@ -156,10 +159,14 @@ def _curves(records: list[dict]) -> list[dict]:
 def _panel(
     title: str, text: str, points: charts.Points, smoothed: bool = False, **options: Any
 ) -> dict[str, Any]:
-    """A chart and its captions; "change" is where a smoothed line starts and ends, if anywhere."""
+    """A chart and its captions; "change" is where a smoothed line starts and ends, if anywhere.
+
+    "log" is the same chart with a logarithmic y axis, where all values are positive.
+    """
     span = max(3.0, len(points) / 40) if smoothed else 0
     chart = charts.line_chart(points, span, **options)
+    log = charts.line_chart(points, span, **options, log=True)
     change = None
     if smoothed and chart and len(chart.values) > 1:
         change = chart.values[0][1], chart.values[-1][1]
-    return {"title": title, "text": text, "chart": chart, "change": change}
+    return {"title": title, "text": text, "chart": chart, "log": log, "change": change}

@@ -62,7 +62,7 @@ def _keys(name: str, node: ast.stmt | ast.keyword, value: ast.expr) -> list[Key]
 
 def describe(config: ConfigDict) -> str:
     """Every key with its value and its comments, for people."""
-    values, lines, group = _values(config), [], ""
+    values, lines, group = values_of(config), [], ""
     for key in documented():
         if key.name not in values:
             continue
@@ -77,7 +77,7 @@ def describe(config: ConfigDict) -> str:
 
 def differences(config: ConfigDict, base: ConfigDict) -> str:
     """The keys in which two configs differ, with both values; their names aside."""
-    ours, theirs = _values(config), _values(base)
+    ours, theirs = values_of(config), values_of(base)
     lines = []
     for name in dict.fromkeys([*theirs, *ours]):
         here, there = (repr(v[name]) if name in v else MISSING for v in (ours, theirs))
@@ -89,7 +89,7 @@ def differences(config: ConfigDict, base: ConfigDict) -> str:
 def listed(config: ConfigDict) -> str:
     """KEY=VALUE of every key, those of a group together, for --help."""
     groups: dict[str, list[str]] = {}
-    for name, value in _values(config).items():
+    for name, value in values_of(config).items():
         group, dot, last = name.rpartition(".")
         groups.setdefault(f"--config.{group}{dot}", []).append(f"{last}={value!r}")
     return "\n".join(
@@ -118,7 +118,7 @@ def similar_keys(name: str, keys: list[str]) -> list[str]:
     return sorted(found, key=lambda key: not key.startswith("train."))[:3]
 
 
-def _values(config: ConfigDict) -> dict[str, Any]:
+def values_of(config: ConfigDict) -> dict[str, Any]:
     """{dotted key: value}; data.mixtures, the keys under which a user names, is one value."""
     values = {k: v for k, v in flatten(config).items() if not k.startswith("data.mixtures.")}
     mixtures = config.to_dict().get("data", {}).get("mixtures")

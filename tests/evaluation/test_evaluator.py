@@ -242,8 +242,8 @@ def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
     config = make_config(data_dir, data__use_images=False)
     evaluator = world.evaluator  # with what it compiled: the shapes are the same
     monkeypatch.setattr(evaluator, "_setup", dataclasses.replace(world.setup, config=config))
-    got, confusion, _ = evaluator.metrics(world.params, "valid", generate=False)
-    assert confusion is None and not any("emotion" in name for name in got)
+    got, confusion, sizes, _ = evaluator.metrics(world.params, "valid", generate=False)
+    assert confusion == {} and sizes["faces"] == 0 and not any("emotion" in name for name in got)
     assert got["response_perplexity"] > 1 and all(map(math.isfinite, got.values()))
     (row,) = evaluator.samples(world.params, "test", 1)
     assert all(turn["seen"] is None and turn["image"] for turn in row["context"])

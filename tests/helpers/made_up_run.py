@@ -10,6 +10,7 @@ import numpy as np
 from igerg_jax.batch import EMOTIONS
 
 CUT = {"contexts": 0.034, "responses": 0.576, "context_tokens": 96, "response_tokens": 20}
+SIZES = {"windows": 1512, "conversations": 43, "faces": 97, "generated": 256}
 OBJECTIVES = {
     "image_emotion": (1.95, 0.35),
     "sequence_emotion": (1.94, 0.6),
@@ -154,6 +155,7 @@ def make_summary() -> dict:
         "mean_words": 7.4,
         "reference_mean_words": 9.1,
         "response_emotion_accuracy": 0.534,
+        "image_emotion_accuracy_standard_error": 0.0456,
     }
     evaluation |= {f"bleu_{n}": 15.0 / n**2 for n in range(1, 5)}
     evaluation |= {f"dist_{n}": 0.02 * n for n in range(1, 5)}
@@ -182,6 +184,8 @@ def make_summary() -> dict:
         },
         "evaluation": {"valid": {k: v * 1.02 for k, v in evaluation.items()}, "test": evaluation},
         "confusion_matrix": {"test": confusion.tolist()},
+        "response_matrix": {"test": confusion.T.tolist()},
+        "sizes": {"test": SIZES, "valid": SIZES | {"faces": None}},
         "cut": {"test": CUT, "valid": CUT | {"contexts": None}},
     }
 

@@ -386,8 +386,10 @@ def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
     _, _, setup, params, _, dataset = trained_run.open_run(run, with_data, mixtures.SPLIT_KEYS)
     evaluator = Evaluator(setup, dataset)
     summary = json.loads((run / "summary.json").read_text())
-    found, confusion, _ = evaluator.metrics(params, "test", generate=True)
-    assert confusion == summary["confusion_matrix"]["test"]
+    found, confusion, sizes, _ = evaluator.metrics(params, "test", generate=True)
+    assert confusion["image"] == summary["confusion_matrix"]["test"]
+    assert confusion["response"] == summary["response_matrix"]["test"]
+    assert sizes == summary["sizes"]["test"]
     followed = evaluator.following(params, "test")
     assert followed.matrix == summary["following_matrix"]["test"]
     rows = storage.read_json_lines(run / "following.jsonl").objects

@@ -1,6 +1,7 @@
 """The report of a made-up run."""
 
 import html.parser
+import itertools
 import json
 import math
 import pathlib
@@ -29,7 +30,7 @@ def workdir(tmp_path):
 class Page(html.parser.HTMLParser):
     """What a browser would find: balanced tags, ids, links, text by element."""
 
-    VOID = frozenset({"meta", "img", "input", "br", "link", "hr"})
+    VOID = frozenset({"meta", "img", "input", "br", "link", "hr", "wbr"})
 
     def __init__(self, text: str):
         super().__init__()
@@ -151,6 +152,50 @@ def test_same_files_give_the_same_bytes(workdir):
     assert write_report(workdir).read_bytes() == first
 
 
+def test_what_figures_rest_on_stands_beside_them(workdir):
+    text = " ".join(report(workdir).text.split())
+    assert "81.2% ± 4.6% faces named correctly · 97 different faces" in text
+    assert "Test: 1,512 windows of 43 conversations, with 97 different labelled faces" in text
+    assert "Validation: 1,512" not in text  # one of its sizes is no number
+
+
+def test_each_emotion_has_its_scores(workdir):
+    matrix = np.zeros((7, 7), int)
+    matrix[3, 3], matrix[3, 4], matrix[2, 3] = 6, 2, 3  # joy: precision 6/9, recall 6/8
+    summary = made_up_run.make_summary() | {"confusion_matrix": {"test": matrix.tolist()}}
+    summary.pop("response_matrix")
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    text = " ".join(report(workdir).text.split())
+    assert "joy 0.667 0.750 0.706 8" in text
+    assert "sadness 0.000 – 0.000 0" in text and "surprise – – – 0" in text
+
+
+def test_positive_curves_have_a_logarithmic_twin(workdir):
+    records = made_up_run.make_records(100, 10)
+    for record in records:
+        if "loss/total" in record:
+            record |= {"loss/falls": 10 ** (3 - record["step"] / 50), "loss/signed": -1.0}
+    made_up_run.write_lines(workdir / "metrics.jsonl", records)
+    charts = {a.get("aria-label", ""): a for a in report(workdir).all("svg")}
+    (log,) = (a for label, a in charts.items() if label.startswith("logarithmic: falls"))
+    places = [tuple(map(float, p.split(","))) for p in log["data-points"].split()]
+    slopes = {round((b[3] - a[3]) / (b[2] - a[2]), 1) for a, b in itertools.pairwise(places[3:])}
+    assert len(slopes) == 1, "exponential decay is a straight line"
+    assert not [label for label in charts if label.startswith("logarithmic: signed")]
+
+
+def test_conversations_can_be_chosen_by_emotion_and_linked_to(workdir):
+    page, text = report(workdir), write_report(workdir).read_text("utf-8")
+    cards = page.all("article")
+    for sample, card in zip(made_up_run.make_samples(6), cards, strict=True):
+        assert card.get("data-meant") == sample["reference_emotion"]
+        assert card["id"] == f"conversation-{sample['index']}"
+        assert page.all("a", href=f"#{card['id']}")
+    for name in EMOTIONS:
+        assert page.all("input", id=f"meant-{name}") and page.all("label", for_=f"meant-{name}")
+        assert f':has(#meant-{name}:checked) .card:not([data-meant="{name}"])' in text
+
+
 def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
     page = report(workdir)
     labels = [a["aria-label"] for a in page.all("svg", class_="chart") if "aria-label" in a]
@@ -159,9 +204,10 @@ def test_every_objective_has_a_chart_and_every_metric_a_row(workdir):
     for name in made_up_run.OBJECTIVES:
         assert f"learn {name} & more" in page.text
     starts = len(made_up_run.make_summary()["history"]["entries"])
-    rows = len(page.all("th", scope="row")) - len(EMOTIONS) - starts
+    rows = len(page.all("th", scope="row")) - 2 * len(EMOTIONS) - starts
     evaluated = made_up_run.make_summary()["evaluation"]["test"]
     of_model = {k for k in evaluated if not k.startswith(("reference_", "unigram"))}
+    of_model = {k for k in of_model if not k.endswith("_standard_error")}
     assert rows == len({k for k in of_model if not k.endswith("majority_rate")})
     for text in ("81.2%", "24.2%", "65.4", "214.8", "103.2", "2,012,345", "3 min 7 s", "step 200"):
         assert text in page.text, text

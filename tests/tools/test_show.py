@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from igerg_jax import objectives
-from igerg_jax.batch import BatchSpec, group_of
+from igerg_jax.batch import EMOTIONS, BatchSpec, group_of
 from igerg_jax.data import lengths, pipeline, prepare, windows
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Igerg
@@ -127,7 +127,7 @@ def test_the_page_holds_the_very_pixels_and_nothing_from_outside(prepared, tiny_
     assert not re.search(r'(src|href)="(?!data:|#)|https?:|url\(', page)
     assert "default-src 'none'" in page and "script-src" not in page
     for name in objectives.active(tiny_config):
-        assert page.count(f"<h4>{name}</h4>") == COUNT
+        assert page.count(f"<h4>{name.replace('_', '_<wbr>')}</h4>") == COUNT
 
 
 def test_a_withheld_image_says_so(prepared, tiny_config):
@@ -168,6 +168,34 @@ def test_counts_are_those_of_the_batches(prepared, tiny_config, change):
     assert f"room for {spec.images} images, {padding:.1%} of it padding" in counts.describe(
         prepared, tiny_config
     )
+
+
+def test_the_labels_of_a_split_are_counted(prepared, tiny_config):
+    split = prepared.split("valid")
+    emotions = split.turns.emotion[split.response_turn]
+    described = counts.describe(prepared, tiny_config).partition("valid: split")[2]
+    of_responses = described.partition("labels of responses")[2].partition("labels of images")[0]
+    for number, name in enumerate(EMOTIONS):
+        count = int((emotions == number).sum())
+        share = count / len(emotions)
+        assert (f"{count:,} ({share:.1%})" in of_responses) == (count > 0)
+        assert (name in of_responses) == (count > 0)
+    assert counts.labels(np.array([-1, 3, 3]))[-1].split() == [
+        *("no", "label", "█" * 12, "1", "(33.3%)")
+    ]
+
+
+def test_words_that_had_no_room_are_said(prepared, tiny_config):
+    (group,), whole = page_of(prepared, tiny_config)
+    windows_cut = [example.cut for example in group.examples]
+    tiny_config.data.response_tokens = 3
+    (group,), cut = page_of(prepared, tiny_config)
+    for example, before in zip(group.examples, windows_cut, strict=True):
+        split = prepared.split("train")
+        length = len(split.turns.tokens(int(split.response_turn[example.window]))) + 1
+        assert example.cut.get("response", 0) == max(0, length - 3)
+        assert example.cut.get("context") == before.get("context")
+    assert cut.count("response: last") > whole.count("response: last")
 
 
 def test_a_histogram_counts_everything_once():

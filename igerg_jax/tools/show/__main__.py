@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax import checks
 from igerg_jax.batch import UNKNOWN, group_of
-from igerg_jax.data import datasets, images, mixtures, pipeline, prepare, store
+from igerg_jax.data import datasets, images, lengths, mixtures, pipeline, prepare, store
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
@@ -105,6 +105,7 @@ def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> li
                     slots=_slots(arrays, i, split, window, config.data),
                     sequence_emotion=int(arrays["sequence_emotion"][i]),
                     response_emotion=int(arrays["response_emotion"][i]),
+                    cut=lengths.cut_tokens(split, window, config),
                     objectives=_lines(arrays, i, contexts, tokenizer),
                 )
             )

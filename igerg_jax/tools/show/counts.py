@@ -1,9 +1,10 @@
-"""How long texts are, how many images windows have, and what is cut or padding, as text."""
+"""How long texts are, how many images and which labels windows have, what is cut: as text."""
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from igerg_jax.data import mixtures
+from igerg_jax.batch import EMOTIONS
+from igerg_jax.data import mixtures, store
 from igerg_jax.data.lengths import Counts, count
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
@@ -49,7 +50,23 @@ def _describe_split(use: str, split: Split, config: ConfigDict) -> str:
         shown = "  ".join(f"{p}% {int(v)}" for p, v in zip(_PERCENTILES, marks, strict=True))
         lines.append(f"    percentiles: {shown}  mean {values.mean():.1f}")
         lines += [f"    {line}" for line in histogram(values)]
+    turns, last = split.turns, split.response_turn
+    shown = turns.image != store.NO_IMAGE
+    for what, emotions in (("responses", turns.emotion[last]), ("images", turns.emotion[shown])):
+        lines.append(f"\n  labels of {what}: {len(emotions):,}")
+        lines += [f"    {line}" for line in labels(emotions)]
     return "\n".join(lines)
+
+
+def labels(emotions: np.ndarray) -> list[str]:
+    """Lines of text, one for each emotion that occurs in int[x], and one for those without."""
+    names = [*EMOTIONS, "no label"]  # UNKNOWN is -1: the last
+    numbers = np.bincount(emotions % len(names), minlength=len(names))
+    return [
+        f"{name:>9} {'█' * round(_BAR * n / numbers.max()):<{_BAR}} {n:,} ({n / len(emotions):.1%})"
+        for name, n in zip(names, numbers.tolist(), strict=True)
+        if n
+    ]
 
 
 def histogram(values: np.ndarray) -> list[str]:

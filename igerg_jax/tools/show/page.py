@@ -25,7 +25,10 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A row of a batch; `response_slot` is -1 where the turn answers nothing."""
+    """A row of a batch; `response_slot` is -1 where the turn answers nothing.
+
+    `cut`: of "context" and "response", how many tokens had no room in the batch, where any.
+    """
 
     dataset: str
     window: int
@@ -34,6 +37,7 @@ class Example:
     slots: list[Slot]
     sequence_emotion: int
     response_emotion: int
+    cut: dict[str, int]
     objectives: dict[str, list[Line]]
 
 

@@ -1,0 +1,107 @@
+"""What MkDocs does besides its own work, to build the site of the docs (see mkdocs.yml).
+
+The README, CONTRIBUTING.md and CHANGELOG.md are pages too; the references of commands and config
+keys are written from the code; formulas become MathML, which browsers draw themselves.
+"""
+
+import ast
+import html
+import os
+import pathlib
+import posixpath
+import re
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+
+from igerg_jax.cli.igerg import COMMANDS
+from igerg_jax.run import config_files, config_keys
+
+ROOT = pathlib.Path(__file__).parent.parent
+# {page of the site: file of the repository}
+PAGES = {
+    "index.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changes.md": "CHANGELOG.md",
+}
+LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_files(files, config):
+    """Adds the pages that are made of other files."""
+    made = {page: (ROOT / file).read_text("utf-8") for page, file in PAGES.items()}
+    made |= {"reference/commands.md": commands(), "reference/config.md": config_reference()}
+    for page, text in made.items():
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Has links that are right in the repository lead to pages of the site, or to the code."""
+    place = posixpath.dirname(PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
+    here = posixpath.dirname(page.file.src_uri)
+    pages = {file: uri for uri, file in PAGES.items()}
+
+    def moved(match):
+        words, target = match.groups()
+        path, hash_, anchor = target.partition("#")
+        if not path or "://" in path:
+            return match[0]
+        path = posixpath.normpath(posixpath.join(place, path))
+        uri = pages.get(path, path.removeprefix("docs/"))
+        if files.get_file_from_path(uri) and (path in pages or path.startswith("docs/")):
+            return f"{words}({posixpath.relpath(uri, here or '.')}{hash_}{anchor})"
+        if not (ROOT / path).exists():
+            return match[0]  # a link to nothing: MkDocs says so
+        if not config.repo_url:
+            return words.lstrip("!")[1:-1]
+        return f"{words}({config.repo_url}/blob/main/{path}{hash_}{anchor})"
+
+    return LINK.sub(moved, markdown)
+
+
+def on_page_content(content, page, config, files):
+    """Formulas as MathML."""
+
+    def mathml(match):
+        display = "block" if match[1] == "div" else "inline"
+        return convert(html.unescape(match[2]), display=display)
+
+    return FORMULA.sub(mathml, content)
+
+
+def commands() -> str:
+    """A section for each command of `igerg`, as its module describes it."""
+    lines = ["# Commands", "", "`igerg COMMAND --help` also lists the flags and config keys.", ""]
+    for name, command in COMMANDS.items():
+        path = ROOT / (command.module.replace(".", os.sep) + ".py")
+        doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        lines += [f"## igerg {name}", "", command.summary, ""]
+        if not command.mode:  # a module of its own
+            lines += ["```text", doc, "```", ""]
+    return "\n".join(lines)
+
+
+def config_reference() -> str:
+    """A table for each group of keys: value in the preset local, and what the comments say."""
+    config = config_files.load(config_files.DEFAULT)
+    values = config_keys.values_of(config)
+    lines = [
+        "# Config keys",
+        "",
+        "Every key of `configs/pretrain.py` with its value in the preset `local`. "
+        "`--config.KEY=VALUE` sets one; `igerg config --config=FILE --diff` prints what a config "
+        "changes.",
+    ]
+    groups: dict[str, list[str]] = {}
+    for key in config_keys.documented():
+        group, _, last = key.name.rpartition(".")
+        meaning = " ".join([*key.above, key.beside]).strip().replace("|", "\\|")
+        value = f"`{values[key.name]!r}`" if key.name in values else ""
+        row = f"| `{last}` | {value} | {html.escape(meaning, quote=False)} |"
+        groups.setdefault(group, []).append(row)
+    for group, rows in groups.items():
+        lines += ["", f"## {group or 'The run'}", "", "| key | value | meaning |", "|---|---|---|"]
+        lines += rows
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,124 @@
+"""How far figures would differ with other conversations and other faces: a cluster bootstrap.
+
+The windows of a conversation overlap, and one face is shown in many windows. So whole conversations
+are drawn with replacement and, for the emotions of images, different images (Efron & Tibshirani
+1993, chapter 8). Letters as in `igerg_jax.batch`; W = windows, K = clusters.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from igerg_jax import metrics
+from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.data import store
+from igerg_jax.data.windows import Split
+
+RESAMPLES = 1000
+_OF_CONFUSION = {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}
+
+
+def labels_and_guesses(found: metrics.Predicted) -> dict[str, Any]:
+    """The label, UNKNOWN where none counts, and the likeliest emotion, int8, of each
+
+    "image" [B, N, 2], "sequence" [B, 2] and "judge" [B, 2] of a batch.
+    """
+    batch, shown_BxN, said_B = found.batch, found.batch["image_mask"], found.spoken_BxT.any(1)
+    parts = {
+        "image": (shown_BxN, batch["image_emotion"], found.image_logits_BxNxC),
+        "sequence": (shown_BxN.any(1), batch["sequence_emotion"], found.sequence_logits_BxC),
+        "judge": (said_B, batch["response_emotion"], found.judge_logits_BxC),
+    }
+    return {
+        name: jnp.stack([jnp.where(counts, label, UNKNOWN), logits.argmax(-1)], -1).astype(jnp.int8)
+        for name, (counts, label, logits) in parts.items()
+    }
+
+
+def standard_errors(
+    split: Split, windows: Mapping[str, np.ndarray], said_G: np.ndarray
+) -> dict[str, float]:
+    """{name of a metric with `metrics.STANDARD_ERROR` appended: its standard error}.
+
+    Args:
+      windows: of the first W windows of the split: `labels_and_guesses`, and "nll" and "tokens" of
+        their responses.
+      said_G: the emotions in the generated responses of the first G of them.
+
+    Returns:
+      Of what has at least two clusters with something to measure in them.
+    """
+    talk_W = conversations(split)[: len(windows["nll"])]
+    meant_G = split.turns.emotion[split.response_turn[: len(said_G)]]
+    tables = {
+        "image_emotion": (image_of_slots(split, *windows["image"].shape[:2]), windows["image"]),
+        "sequence_emotion": (talk_W, windows["sequence"]),
+        "judge": (talk_W, windows["judge"]),
+        "response_emotion": (talk_W[: len(said_G)], np.stack([meant_G, said_G], -1)),
+    }
+    known = metrics.by_name()
+    errors = {}
+    for prefix, (cluster, pairs) in tables.items():
+        counts_KxM = confusions(cluster, pairs).reshape(-1, NUM_EMOTIONS**2)
+        for name, figure in _OF_CONFUSION.items():
+            if f"{prefix}_{name}" in known:
+                errors[f"{prefix}_{name}"] = standard_error(
+                    counts_KxM, lambda m, f=figure: f(m.reshape(NUM_EMOTIONS, NUM_EMOTIONS))
+                )
+    _, number_W = np.unique(talk_W, return_inverse=True)
+    sums_Kx2 = np.stack([np.bincount(number_W, windows[k]) for k in ("nll", "tokens")], -1)
+    errors["response_perplexity"] = standard_error(sums_Kx2, lambda m: metrics.perplexity(*m))
+    return {f"{k}{metrics.STANDARD_ERROR}": v for k, v in errors.items() if np.isfinite(v)}
+
+
+def standard_error(counts_KxM: np.ndarray, figure: Callable[[np.ndarray], float]) -> float:
+    """The standard deviation of `figure` of the sum of K clusters' counts, by the bootstrap.
+
+    A pure function of its arguments. NaN with fewer than two clusters.
+    """
+    clusters = len(counts_KxM)
+    if clusters < 2:
+        return float("nan")
+    rng = np.random.default_rng(0)
+    drawn = (rng.integers(clusters, size=clusters) for _ in range(RESAMPLES))
+    sums = (np.bincount(d, minlength=clusters) @ counts_KxM for d in drawn)
+    return float(np.std([figure(sum_M) for sum_M in sums]))
+
+
+def confusions(cluster_x: np.ndarray, pairs_xx2: np.ndarray) -> np.ndarray:
+    """int64 [K, C, C]: each cluster's labelled (rows) and guessed emotions, where labelled."""
+    label_x, guess_x = np.moveaxis(pairs_xx2, -1, 0)
+    known_x = label_x != UNKNOWN
+    found, number = np.unique(cluster_x[known_x], return_inverse=True)
+    counts = np.zeros((len(found), NUM_EMOTIONS, NUM_EMOTIONS), np.int64)
+    np.add.at(counts, (number, label_x[known_x], guess_x[known_x]), 1)
+    return counts
+
+
+def sizes(split: Split, image_WxNx2: np.ndarray, generated: int) -> dict[str, int]:
+    """On how much figures rest: "windows", "conversations", different labelled "faces", and
+    "generated", the responses."""
+    windows, slots = image_WxNx2.shape[:2]
+    labelled_WxN = image_WxNx2[..., 0] != UNKNOWN
+    return {
+        "windows": windows,
+        "conversations": len(np.unique(conversations(split)[:windows])),
+        "faces": len(np.unique(image_of_slots(split, windows, slots)[labelled_WxN])),
+        "generated": generated,
+    }
+
+
+def conversations(split: Split) -> np.ndarray:
+    """int64 [windows of the split]: which episode each is of."""
+    return np.cumsum(split.turns.turn_in_episode == 0)[split.response_turn]
+
+
+def image_of_slots(split: Split, windows: int, slots: int) -> np.ndarray:
+    """int64 [windows, slots]: the record of each slot's image, NO_IMAGE where there is none."""
+    found_WxN = np.full((windows, slots), store.NO_IMAGE, np.int64)
+    for i in range(windows):
+        first, last = split.turn_range(i)
+        found_WxN[i, : last - first + 1] = split.turns.image[first : last + 1]
+    return found_WxN

@@ -1,0 +1,94 @@
+"""Standard errors: what they are for figures whose error is known, and what is drawn."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from evaluated import EXAMPLES, GENERATED, World, make_config
+
+from igerg_jax import metrics
+from igerg_jax.batch import EMOTIONS, UNKNOWN
+from igerg_jax.data import windows as windows_lib
+from igerg_jax.evaluation import uncertainty
+from igerg_jax.report import write_report
+
+
+@pytest.fixture(scope="module")
+def world(data_dir, tmp_path_factory):
+    return World(make_config(data_dir), tmp_path_factory.mktemp("run"))
+
+
+def test_the_error_of_a_share_is_that_of_independent_clusters():
+    rng = np.random.default_rng(0)
+    right_K = rng.random(300) < 0.7
+    labels = np.zeros(300, int)
+    pairs = np.stack([labels, np.where(right_K, 0, 1)], -1)
+    alone = uncertainty.confusions(np.arange(300), pairs).reshape(300, -1)
+
+    def accuracy(counts):
+        return metrics.accuracy(counts.reshape(7, 7))
+
+    expected = right_K.std() / math.sqrt(300)
+    assert uncertainty.standard_error(alone, accuracy) == pytest.approx(expected, rel=0.1)
+    # Nine more copies of each add nothing, as long as they lie in its cluster.
+    ten_times = uncertainty.confusions(np.tile(np.arange(300), 10), np.tile(pairs, (10, 1)))
+    found = uncertainty.standard_error(ten_times.reshape(300, -1), accuracy)
+    assert found == pytest.approx(uncertainty.standard_error(alone, accuracy))
+    split = uncertainty.confusions(np.arange(3000), np.tile(pairs, (10, 1))).reshape(3000, -1)
+    assert uncertainty.standard_error(split, accuracy) < expected / 2.5
+    assert math.isnan(uncertainty.standard_error(alone[:1], accuracy))
+
+
+def test_what_has_no_label_is_in_no_cluster():
+    cluster = np.array([[5, 5, 9], [9, 7, 7]])
+    pairs = np.array([[[0, 0], [1, 0], [UNKNOWN, 3]], [[2, 2], [UNKNOWN, 0], [UNKNOWN, 1]]])
+    counts = uncertainty.confusions(cluster, pairs)
+    assert counts.shape == (2, 7, 7) and counts.sum() == 3  # 7 has none
+    assert counts[0, 0, 0] == counts[0, 1, 0] == counts[1, 2, 2] == 1
+
+
+def test_a_run_says_how_certain_its_figures_are_and_on_what_they_rest(world):
+    split = world.prepared.split("test")
+    values, sizes = world.out["evaluation"]["test"], world.out["sizes"]["test"]
+    talks, faces = set(), set()
+    for i in range(EXAMPLES):
+        first, last = split.turn_range(i)
+        turns = range(first, last + 1)
+        talks.add(max(t for t in range(last + 1) if split.turns.turn_in_episode[t] == 0))
+        read = windows_lib.read(split, i)
+        pairs = zip(read.images, read.emotions, strict=True)
+        faces |= {image for image, emotion in pairs if image >= 0 and emotion != UNKNOWN}
+        assert len(turns) == len(read.images)
+    assert sizes == {
+        "windows": EXAMPLES,
+        "conversations": len(talks),
+        "faces": len(faces),
+        "generated": GENERATED,
+    }
+    of_images = values["image_emotion_accuracy_standard_error"]
+    assert 0 < of_images < 0.5
+    end = metrics.STANDARD_ERROR
+    errors = {name for name in values if name.endswith(end)}
+    assert {name.removesuffix(end) for name in errors} <= values.keys()
+    if len(talks) > 1:
+        assert f"response_perplexity{end}" in errors
+
+
+def test_the_matrix_of_responses_counts_the_generated_ones(world):
+    matrix = np.array(world.out["response_matrix"]["test"])
+    split = world.prepared.split("test")
+    meant = split.turns.emotion[split.response_turn[:GENERATED]]
+    expected = np.bincount(meant[meant != UNKNOWN], minlength=len(EMOTIONS))
+    np.testing.assert_array_equal(matrix.sum(1), expected)
+    accuracy = world.out["evaluation"]["test"]["response_emotion_accuracy"]
+    assert metrics.accuracy(matrix) == pytest.approx(accuracy)
+
+
+def test_every_figure_of_an_evaluation_has_a_name_in_the_report(world):
+    (world.workdir / "summary.json").write_text(json.dumps(world.out))
+    text = write_report(world.workdir).read_text("utf-8")
+    assert ">Other</th>" not in text and "±" in text
+    for metric in metrics.rows():
+        if metric.name in world.out["evaluation"]["test"]:
+            assert f'<th scope="row">{metric.title}' in text and metric.explanation
