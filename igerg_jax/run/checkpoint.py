@@ -25,7 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.metrics import measured_in_training
@@ -90,6 +90,7 @@ class Checkpoints:
             folder.mkdir(exist_ok=True)
             text = json.dumps({name: float(value) for name, value in metrics.items()})
             storage.write_text(folder / _METRICS, text)
+            manifests.add(folder.parent, f"{_METRICS}/{_METRICS}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"metrics of step {step}")
         self._manager.reload()
@@ -305,13 +306,14 @@ def find(path: epath.PathLike) -> epath.Path:
         weights folder, or the name of a weights folder of this package.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or the weights folder is damaged.
       DamagedCheckpoint: a UserError; the newest is not whole.
     """
     name, path = path, absolute(path)
     if not path.exists() and (shipped := weights_folder.shipped(name)):
-        return shipped
+        path = shipped
     if weights_folder.is_weights_folder(path):
+        weights_folder.check(path)
         return path
     found = _newest(path)
     if found is not None:

@@ -25,6 +25,7 @@ def export(path: str, out: str) -> str:
     kept = checkpoint.tokenizer_file(source)
     if kept.exists():
         tokenizers.read(kept).save(folder / workdirs.TOKENIZER_FILE)
+    weights_folder.seal(folder)
     count = sum(array.size for array in arrays.values())
     size = (folder / weights_folder.ARRAYS_FILE).stat().length
     return f"wrote '{out}' from '{source}': {count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB"
