@@ -1,5 +1,6 @@
 """Raw files with any bytes changed: each dataset reads them or says what is wrong with them."""
 
+import contextlib
 import json
 import pathlib
 import pickle
@@ -127,10 +128,8 @@ def read_all(dataset: str, folder: pathlib.Path) -> None:
             assert -1 <= row["emotion"] < NUM_EMOTIONS
             row["text"].encode()  # it has no half of a surrogate pair
             if data := turns.image(i):
-                try:
+                with contextlib.suppress(image_gate.BrokenImage):
                     image_gate.as_jpeg(data)
-                except image_gate.BrokenImage:
-                    pass
 
 
 @pytest.mark.parametrize("dataset", WRITERS)
@@ -165,10 +164,8 @@ def test_an_archive_writes_nothing_wherever_its_names_point(tmp_path):
     link.external_attr = 0o120777 << 16  # a symbolic link
     with zipfile.ZipFile(tmp_path / "here" / "fer2013.zip", "a") as archive:
         archive.writestr(link, "/etc/passwd")
-    try:
+    with contextlib.suppress(UserError):
         read_all("fer2013", tmp_path / "here")
-    except UserError:
-        pass
     assert [path.name for path in tmp_path.rglob("*")] == ["here", "fer2013.zip"]
 
 

@@ -87,4 +87,4 @@ def check_killed(runs: list[small_runs.Started], victim: small_runs.Started) -> 
             run.process.kill()
             continue
         # 0: the other had finished.
-        assert run.wait(60) in (ProcessEnded.exit_code, ProcessMissing.exit_code, 0), run.said()
+        assert run.wait() in (ProcessEnded.exit_code, ProcessMissing.exit_code, 0), run.said()

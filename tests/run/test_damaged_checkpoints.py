@@ -7,6 +7,7 @@ import shutil
 import jax
 import pytest
 import small
+from damage import FAULTS
 from etils import epath
 from test_checkpoint import DIGEST, make_state, set_up
 
@@ -17,14 +18,6 @@ from igerg_jax.run.checkpoint import Checkpoints, find, load_params, read_run
 from igerg_jax.run.integrity import DamagedCheckpoint
 
 STEPS = (3, 6)
-FAULTS = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "flipped": lambda path: path.write_bytes(
-        path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 16])
-    ),
-    "removed": lambda path: path.unlink(),
-}
 # Orbax writes these last and restores without what is in them.
 UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
