@@ -247,6 +247,30 @@ def test_a_number_is_a_number(tmp_path, command, name):
     assert list(tmp_path.iterdir()) == []
 
 
+WORDS = {
+    "tpu_pod.sh create r": ("TPU_ZONE", "TPU_TYPE", "TPU_PROJECT", "TPU_RUNTIME"),
+    "tpu_pod.sh logs r": ("TPU_ZONE", "TPU_PROJECT"),
+    "gke.sh run r --config=x": ("GKE_CLUSTER", "GKE_ZONE", "GKE_PROJECT", "GKE_IMAGE", "TPU_TYPE"),
+    "gke.sh logs r": ("GKE_CLUSTER", "GKE_ZONE", "GKE_PROJECT"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(command, name) for command in WORDS for name in WORDS[command]]
+)
+def test_a_word_stays_a_word(tmp_path, command, name):
+    """Whatever a shell would make of it: it runs nothing, and reaches the command whole."""
+    attack = f"a'b; touch {tmp_path}/1 $(touch {tmp_path}/2) `touch {tmp_path}/3` \" & | > * \\"
+    runtime = {"TPU_RUNTIME": "v2"} if name == "TPU_TYPE" else {}
+    script, *arguments = command.split()
+    commands = printed(script, *arguments, **runtime, **{name: attack})
+    assert any(word.endswith(attack) for words in commands for word in words)
+    shell = start(script, "--dry-run", *arguments, **SETTINGS, **runtime, **{name: attack}).stdout
+    # What is printed can be pasted.
+    subprocess.run(["bash", "-c", shell], env={"PATH": "/nowhere"}, capture_output=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_number_that_a_script_takes_is_checked():
     """That is, every setting that has a number as its default, or that arithmetic reads."""
     for path in (ROOT / "launch").iterdir():

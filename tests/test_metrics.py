@@ -92,7 +92,7 @@ ANY_TEXTS = st.lists(
 )
 
 
-@properties.examples(30)
+@properties.examples(8)
 @hypothesis.given(pairs=ANY_TEXTS)
 def test_metrics_of_any_texts_are_in_their_range(pairs):
     texts, references = [[pair[side] for pair in pairs] for side in (0, 1)]
@@ -111,7 +111,7 @@ def test_metrics_of_any_texts_are_in_their_range(pairs):
             assert value == again[other], name
 
 
-@properties.examples(40)
+@properties.examples(20)
 @hypothesis.given(data=st.data())
 def test_what_is_masked_or_unlabelled_is_not_counted(data):
     """Whatever stands there; and batches add up."""

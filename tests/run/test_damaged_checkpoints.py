@@ -143,6 +143,31 @@ def test_a_checkpoint_from_before_there_were_checksums_is_restored(workdir, setu
     assert capsys.readouterr().err.count("read unchecked") == 1
 
 
+def test_metrics_that_are_added_later_are_checked_too(workdir, setup):
+    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
+    checkpoints.add_metrics(6, {setup.config.evaluate.best_metric: 2.0})
+    checkpoints.close()
+    newest = workdir / "checkpoints" / "6"
+    integrity.check(newest)
+    FAULTS["cut"](newest / "metrics" / "metrics")
+    with pytest.raises(DamagedCheckpoint, match="metrics/metrics has"):
+        integrity.check(newest)
+    assert int(restore(workdir, setup).step) == 3
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_damaged_metrics_of_an_older_checkpoint_stop_nothing(workdir, setup, fault):
+    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
+    checkpoints.add_metrics(3, {setup.config.evaluate.best_metric: 2.0})
+    checkpoints.close()
+    FAULTS[fault](workdir / "checkpoints" / "3" / "metrics" / "metrics")
+    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
+    assert int(checkpoints.restore(setup.abstract_state).step) == 6
+    assert checkpoints.save(make_state(setup, 9))
+    checkpoints.close()
+    assert int(restore(workdir, setup).step) == 9
+
+
 def test_where_none_is_whole_training_does_not_start_anew(workdir, setup):
     for step in STEPS:
         FAULTS["emptied"](workdir / "checkpoints" / str(step) / "state" / "_METADATA")

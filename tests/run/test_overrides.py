@@ -26,7 +26,7 @@ def parsed(*arguments: str):
     return command_line.parse(argv, command_line.new_flags).config
 
 
-@properties.examples(40)
+@properties.examples(15)
 @hypothesis.given(key=st.sampled_from(KEYS), value=VALUES)
 def test_an_override_sets_its_key_alone_or_is_refused(key, value):
     try:
@@ -43,7 +43,7 @@ def test_an_override_sets_its_key_alone_or_is_refused(key, value):
         assert repr(found[key]) == repr(type(before[key])(float(value)))
 
 
-@properties.examples(30)
+@properties.examples(10)
 @hypothesis.given(key=st.sampled_from(KEYS), at=st.integers(0, 30), letter=st.sampled_from("aey_"))
 def test_a_key_with_one_letter_wrong_is_refused_and_the_right_one_suggested(key, at, letter):
     group, dot, name = key.rpartition(".")
