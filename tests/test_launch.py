@@ -261,11 +261,11 @@ WORDS = {
 def test_a_word_stays_a_word(tmp_path, command, name):
     """Whatever a shell would make of it: it runs nothing, and reaches the command whole."""
     attack = f"a'b; touch {tmp_path}/1 $(touch {tmp_path}/2) `touch {tmp_path}/3` \" & | > * \\"
-    runtime = {"TPU_RUNTIME": "v2"} if name == "TPU_TYPE" else {}
+    settings = SETTINGS | {"TPU_RUNTIME": "v2", name: attack}
     script, *arguments = command.split()
-    commands = printed(script, *arguments, **runtime, **{name: attack})
+    commands = printed(script, *arguments, **settings)
     assert any(word.endswith(attack) for words in commands for word in words)
-    shell = start(script, "--dry-run", *arguments, **SETTINGS, **runtime, **{name: attack}).stdout
+    shell = start(script, "--dry-run", *arguments, **settings).stdout
     # What is printed can be pasted.
     subprocess.run(["bash", "-c", shell], env={"PATH": "/nowhere"}, capture_output=True)
     assert list(tmp_path.iterdir()) == []

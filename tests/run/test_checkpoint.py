@@ -10,7 +10,7 @@ import small
 from jax.sharding import NamedSharding, PartitionSpec
 
 from igerg_jax.errors import UserError
-from igerg_jax.run.checkpoint import Checkpoints, find, load_params
+from igerg_jax.run.checkpoint import Checkpoints, check_init, find, load_params
 from igerg_jax.training import train_state
 
 DIGEST = "0123456789abcdef"
