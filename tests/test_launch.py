@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
@@ -266,9 +267,12 @@ def test_a_word_stays_a_word(tmp_path, command, name):
     commands = printed(script, *arguments, **settings)
     assert any(word.endswith(attack) for words in commands for word in words)
     shell = start(script, "--dry-run", *arguments, **settings).stdout
-    # What is printed can be pasted.
-    subprocess.run(["bash", "-c", shell], env={"PATH": "/nowhere"}, capture_output=True)
-    assert list(tmp_path.iterdir()) == []
+    # What is printed can be pasted: here, into a shell that knows no other program.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "touch").symlink_to(shutil.which("touch"))
+    bash = shutil.which("bash")
+    subprocess.run([bash, "-c", shell], env={"PATH": f"{tmp_path}/bin"}, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_every_number_that_a_script_takes_is_checked():

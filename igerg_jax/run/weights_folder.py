@@ -3,7 +3,8 @@
     model.safetensors   the parameters, by our names, usually in bfloat16
     run.json            step, seed, tokenizer digest and config, as a checkpoint records them
     tokenizer.model     of the model's text
-    files.json          checksums of these three (`igerg_jax.manifests`); older folders have none
+    image_domain.json   what its training images were like (`igerg_jax.data.image_domain`), if known
+    files.json          checksums of these (`igerg_jax.manifests`); older folders have none
     README.md           the model card, where somebody wrote one
 
 A weights folder may be given wherever a checkpoint's parameters are read: --checkpoint and

@@ -109,6 +109,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_found_without_reading_it(tmp_path):
 
 LOCK = """
 import json, os, sys, time
+os.environ["EPATH_USE_TF"] = "false"
 from etils import epath
 from igerg_jax.errors import UserError
 from igerg_jax.run import bucket_lock, workdirs

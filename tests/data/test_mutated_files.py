@@ -123,11 +123,12 @@ def read_all(dataset: str, folder: pathlib.Path) -> None:
     for turns in builders.splits(dataset.strip(), options).values():
         rows = [turns.row(i) for i in range(len(turns))]
         store.write_text(rows)
-        assert len(turns.image_keys) == len(turns.emotions) == len(turns)
+        keys = turns.image_keys
+        assert len(keys) == len(turns.emotions) == len(turns)
         for i, row in enumerate(rows):
             assert -1 <= row["emotion"] < NUM_EMOTIONS
             row["text"].encode()  # it has no half of a surrogate pair
-            if data := turns.image(i):
+            if keys[i] != source.NO_IMAGE and (data := turns.image(i)):
                 with contextlib.suppress(image_gate.BrokenImage):
                     image_gate.as_jpeg(data)
 
