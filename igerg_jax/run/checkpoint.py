@@ -178,6 +178,7 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             last = policies.LatestN(self._config.train.keep_checkpoints)
+            self._set_aside_unreadable_metrics()
             self._opened = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
@@ -193,6 +194,26 @@ class Checkpoints:
                 item_handlers={STATE: _arrays(), RUN: ocp.JsonCheckpointHandler()},
             )
         return self._opened
+
+    def _set_aside_unreadable_metrics(self) -> None:
+        """Moves checkpoints whose metrics are damaged out of the way of Orbax, which reads all."""
+        own = [str(step) for step in integrity.steps(self._folder) if not self._is_readable(step)]
+        for step in sorted(
+            {s for text in integrity.told_to_all(" ".join(own)) for s in text.split()}
+        ):
+            there = integrity.set_aside(self._folder / step)
+            if jax.process_index() == 0:
+                message = (
+                    f"checkpoint '{self._folder / step}' has damaged metrics: moved to '{there}'"
+                )
+                print(message, file=sys.stderr)
+
+    def _is_readable(self, step: int) -> bool:
+        path = self._folder / str(step) / _METRICS / _METRICS
+        try:
+            return not path.exists() or isinstance(json.loads(path.read_text()), dict)
+        except ValueError:  # not JSON, or not UTF-8
+            return False
 
     def _score(self, metrics: dict[str, float]) -> float:
         evaluate = self._config.evaluate
