@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from igerg_jax.data import datasets, image_domain, pipeline, store
 from igerg_jax.data.order import evenly_spaced
@@ -35,8 +36,10 @@ def calibrate(path: str, false_alarms: float) -> str:
     config = trained_run.stored_config(folder)
     if config.data.feature_dim or not config.data.use_images:
         raise UserError(f"'{path}' was not trained on images")
+    config.data.mixtures = ConfigDict()  # evaluation uses config.data.dataset alone
     if checkpoint.tokenizer_file(folder).exists():
-        config.data.tokenizer.path = str(checkpoint.tokenizer_file(folder))
+        path = str(checkpoint.tokenizer_file(folder))
+        config.data.tokenizer.update(path=path, mixture="")
     prepared = datasets.open_dataset(config)
     if not prepared.split_names:
         raise UserError(f"'{path}' was trained on random batches")
