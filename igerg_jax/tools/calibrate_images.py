@@ -38,8 +38,8 @@ def calibrate(path: str, false_alarms: float) -> str:
         raise UserError(f"'{path}' was not trained on images")
     config.data.mixtures = ConfigDict()  # evaluation uses config.data.dataset alone
     if checkpoint.tokenizer_file(folder).exists():
-        path = str(checkpoint.tokenizer_file(folder))
-        config.data.tokenizer.update(path=path, mixture="")
+        tokenizer = str(checkpoint.tokenizer_file(folder))
+        config.data.tokenizer.update(path=tokenizer, mixture="")
     prepared = datasets.open_dataset(config)
     if not prepared.split_names:
         raise UserError(f"'{path}' was trained on random batches")
