@@ -1,5 +1,7 @@
 """Command lines, flag files and run folders of any content: one message, and never a traceback."""
 
+import json
+
 import hypothesis
 import properties
 import pytest
@@ -73,6 +75,19 @@ def test_a_run_folder_with_any_content_is_reported_or_refused(tmp_path_factory, 
             use()
         except UserError as error:
             assert str(error)
+
+
+GROUPS = (
+    "evaluation objectives parameters history cut confusion_matrix following_matrix text_labeller "
+    "resumed_from name preset devices"
+).split()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_report_leaves_out_what_no_run_writes(tmp_path, group):
+    for value in (3, [1], "x", {"test": 3}, {"test": [[1], 2]}, {"test": {"a": {"b": [1]}}}):
+        (tmp_path / "summary.json").write_text(json.dumps({group: value}))
+        write_report(tmp_path)
 
 
 @pytest.fixture(autouse=True)
