@@ -35,7 +35,7 @@ _current: "Stop | None" = None
 
 
 def _is_ignored(frame: types.FrameType | None) -> bool:
-    """Whether what is raised in `frame` ends in one of `_IGNORING`, which may have called others."""
+    """Whether what is raised in `frame` ends in one of `_IGNORING`, which may have called it."""
     while frame is not None:
         if frame.f_code.co_name in _IGNORING:
             return True
