@@ -49,6 +49,17 @@ def write(folder: epath.PathLike, without: Collection[str] = (), watch: Watch = 
     storage.write_text(epath.Path(folder) / FILE, json.dumps(files, indent=1) + "\n")
 
 
+def add(folder: epath.PathLike, name: str) -> None:
+    """Lists a file that was written after the others. Does nothing where there is no list."""
+    if not (epath.Path(folder) / FILE).exists():
+        return
+    facts = found(folder)[name]
+    if not storage.is_bucket(folder):
+        (facts["crc32c"],) = checksums(folder, [(name, "crc32c")])
+    files = read(folder) | {name: facts}
+    storage.write_text(epath.Path(folder) / FILE, json.dumps(files, indent=1) + "\n")
+
+
 def read(folder: epath.PathLike) -> Files:
     """What `write` listed. Raises OSError without a list, ValueError where it is damaged."""
     files = json.loads((epath.Path(folder) / FILE).read_text())

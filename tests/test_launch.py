@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
@@ -245,6 +246,33 @@ def test_a_number_is_a_number(tmp_path, command, name):
         assert done.stderr.startswith(f"error: {name}='{value}' must be a whole number from ")
         assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+WORDS = {
+    "tpu_pod.sh create r": ("TPU_ZONE", "TPU_TYPE", "TPU_PROJECT", "TPU_RUNTIME"),
+    "tpu_pod.sh logs r": ("TPU_ZONE", "TPU_PROJECT"),
+    "gke.sh run r --config=x": ("GKE_CLUSTER", "GKE_ZONE", "GKE_PROJECT", "GKE_IMAGE", "TPU_TYPE"),
+    "gke.sh logs r": ("GKE_CLUSTER", "GKE_ZONE", "GKE_PROJECT"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(command, name) for command in WORDS for name in WORDS[command]]
+)
+def test_a_word_stays_a_word(tmp_path, command, name):
+    """Whatever a shell would make of it: it runs nothing, and reaches the command whole."""
+    attack = f"a'b; touch {tmp_path}/1 $(touch {tmp_path}/2) `touch {tmp_path}/3` \" & | > * \\"
+    settings = SETTINGS | {"TPU_RUNTIME": "v2", name: attack}
+    script, *arguments = command.split()
+    commands = printed(script, *arguments, **settings)
+    assert any(word.endswith(attack) for words in commands for word in words)
+    shell = start(script, "--dry-run", *arguments, **settings).stdout
+    # What is printed can be pasted: here, into a shell that knows no other program.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "touch").symlink_to(shutil.which("touch"))
+    bash = shutil.which("bash")
+    subprocess.run([bash, "-c", shell], env={"PATH": f"{tmp_path}/bin"}, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_every_number_that_a_script_takes_is_checked():

@@ -3,10 +3,14 @@
 import html
 import json
 import math
+import re
 
 import contributing
+import hypothesis
 import numpy as np
+import properties
 import pytest
+from hypothesis import strategies as st
 
 from igerg_jax import metrics, report
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
@@ -91,6 +95,74 @@ def test_classification_properties(seed):
     always = np.bincount(labels[known]).argmax()
     constant = metrics.confusion_matrix(labels, np.full_like(labels, always))
     assert metrics.majority_rate(confusion) == metrics.accuracy(constant)
+
+
+ANY_TEXTS = st.lists(
+    st.tuples(*[st.text(st.one_of(st.sampled_from("ab .,!'"), st.characters()))] * 2), max_size=6
+)
+
+
+@properties.examples(8)
+@hypothesis.given(pairs=ANY_TEXTS)
+def test_metrics_of_any_texts_are_in_their_range(pairs):
+    texts, references = [[pair[side] for pair in pairs] for side in (0, 1)]
+    values = metrics.text_metrics(texts, references)
+    again = metrics.text_metrics(references, texts)
+    for name, value in values.items():
+        if not texts:
+            assert math.isnan(value), name
+            continue
+        top = 100 if re.match("bleu|rouge", name) else 1 if "dist_" in name else math.inf
+        assert 0 <= value <= top + 1e-9, name
+        if name.startswith("rouge"):
+            assert value == pytest.approx(again[name]), name
+        elif not name.startswith("bleu"):
+            other = name.removeprefix("reference_") if "reference_" in name else f"reference_{name}"
+            assert value == again[other], name
+
+
+@properties.examples(20)
+@hypothesis.given(data=st.data())
+def test_what_is_masked_or_unlabelled_is_not_counted(data):
+    """Whatever stands there; and batches add up."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    rows, images, tokens = (data.draw(st.integers(1, 5)) for _ in range(3))
+    batch = {
+        "image_mask": rng.random((rows, images)) < 0.6,
+        "image_emotion": rng.integers(UNKNOWN, NUM_EMOTIONS, (rows, images)),
+        "sequence_emotion": rng.integers(UNKNOWN, NUM_EMOTIONS, rows),
+        "response_emotion": rng.integers(UNKNOWN, NUM_EMOTIONS, rows),
+    }
+    shapes = ((rows, images), (rows,), (rows,))
+    logits = [rng.normal(size=(*shape, NUM_EMOTIONS)) for shape in shapes]
+    spoken = rng.random((rows, tokens)) < 0.6
+    rest = (spoken, rng.random(rows), rng.integers(0, tokens + 1, rows))
+    found = metrics.counts(metrics.Predicted(batch, *logits, *rest))
+
+    real = [batch["image_mask"], batch["image_mask"].any(1), spoken.any(1)]
+    labels = [batch[f"{name}_emotion"] for name in ("image", "sequence", "response")]
+    names = ("image", "sequence", "response")
+    for i, name in enumerate(names):
+        counted = real[i] & (labels[i] != UNKNOWN)
+        batch[f"{name}_emotion"] = np.where(
+            real[i], labels[i], rng.integers(0, NUM_EMOTIONS, labels[i].shape)
+        )
+        logits[i] = np.where(counted[..., None], logits[i], rng.normal(size=logits[i].shape))
+    again = metrics.counts(metrics.Predicted(batch, *logits, *rest))
+    parts = [
+        metrics.counts(
+            metrics.Predicted(
+                {k: v[row] for k, v in batch.items()},
+                *(x[row] for x in logits),
+                *(x[row] for x in rest),
+            )
+        )
+        for row in np.arange(rows).reshape(-1, 1)
+    ]
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, again[name], err_msg=name)
+        total = sum(np.asarray(part[name]) for part in parts)
+        np.testing.assert_allclose(np.asarray(value), total, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from igerg_jax import checks, report, storage
 from igerg_jax.cli.chat import talk, typed_lines
-from igerg_jax.data import mixtures
+from igerg_jax.data import image_domain, mixtures, pipeline
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
@@ -89,6 +90,20 @@ def generate_once(
     answer = conversation.respond(responder, turns, response_image, emotion)
     if jax.process_index() == 0:
         print(conversation.describe(answer))
+        _warn_of_strange_images(config, folder, [image for _, image in turns] + [response_image])
+
+
+def _warn_of_strange_images(config: Any, folder: epath.Path, images: Sequence[str | None]) -> None:
+    """Says which images are unlike those that the checkpoint in `folder` was trained on."""
+    domain = image_domain.read(checkpoint.tokenizer_file(folder).parent)
+    given = [image for image in images if image]
+    if domain is None or not given:
+        return
+    pixels = np.stack([pipeline.read_pixels(image, config) for image in given])
+    strange_N = domain.is_strange(pixels)
+    if strange_N.any():
+        names = ", ".join(image for image, strange in zip(given, strange_N, strict=True) if strange)
+        print(f"{domain.warning(strange_N.sum(), len(given))}: {names}", file=sys.stderr)
 
 
 def chat(config: Any, path: epath.PathLike) -> None:

@@ -88,15 +88,9 @@ def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Token
             "path to an existing one, or config.data.tokenizer.mixture to datasets with words"
         )
     print(f"training a tokenizer on {len(texts)} texts of {', '.join(weights)}", file=sys.stderr)
-    try:
-        tokenizer = tokenizers.train_sentencepiece(
-            texts, settings.model_type, settings.vocab_size, settings.byte_fallback
-        )
-    except RuntimeError as error:  # SentencePiece's message says which sizes are possible
-        raise UserError(
-            f"no tokenizer of config.data.tokenizer.vocab_size={settings.vocab_size} can be "
-            f"trained on {len(texts)} texts of {', '.join(weights)}: {' '.join(str(error).split())}"
-        ) from error
+    tokenizer = tokenizers.train_sentencepiece(
+        texts, settings.model_type, settings.vocab_size, settings.byte_fallback
+    )
     with storage.replacing(path_of(data, tokenizer)) as temporary:
         tokenizer.save(temporary)
     storage.write_text(_note(data), tokenizer.digest)

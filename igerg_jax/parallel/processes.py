@@ -21,7 +21,7 @@ from jax._src import distributed as state  # nor has the client
 
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import PortTaken, ProcessMissing, RunError, UserError
-from igerg_jax.parallel import watch
+from igerg_jax.parallel import roll_call, watch
 
 # JAX's names of the clusters that it detects, and two of ours: no cluster, and the first that JAX
 # finds (Kubernetes, too, which has no name).
@@ -32,6 +32,7 @@ _PROBE_SECONDS = 3
 _STOP_SECONDS = 3
 
 _is_joined = False  # to the other processes of the run
+_roll: roll_call.Roll | None = None  # in process 0
 
 # Environments that hold several processes: name -> how many, from the environment.
 _PROCESS_COUNTS = {
@@ -104,17 +105,19 @@ def _join(arguments: dict[str, Any], timeout: int, heartbeat_seconds: int) -> No
     """Starts JAX's distributed system, and `watch`. Raises PortTaken and what JAX raises."""
     address, index = arguments["coordinator_address"], arguments["process_id"]
     host, _, port = address.rpartition(":")
+    count = arguments["num_processes"]
+    global _is_joined, _roll
     if index == 0:
         _check_free(int(port))
-    jax.distributed.initialize(
-        **arguments | {"coordinator_address": watch.relay(address) if index else address},
-        initialization_timeout=timeout + _GRACE_SECONDS,
-        heartbeat_timeout_seconds=2 * heartbeat_seconds + _GRACE_SECONDS,  # `watch` comes first
-    )
-    count = arguments["num_processes"]
+        _roll = roll_call.listen(int(port), count)
+    with roll_call.answering(host.strip("[]"), int(port), index):
+        jax.distributed.initialize(
+            **arguments | {"coordinator_address": watch.relay(address) if index else address},
+            initialization_timeout=timeout + _GRACE_SECONDS,
+            heartbeat_timeout_seconds=2 * heartbeat_seconds + _GRACE_SECONDS,  # `watch` is first
+        )
     watch.start(state.global_state.client, host.strip("[]"), index, count, heartbeat_seconds)
     atexit.register(watch.say_goodbye)
-    global _is_joined
     _is_joined = True
 
 
@@ -283,10 +286,20 @@ def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None
         )
     else:
         reason = (
-            f"the coordinator answers, but not all processes were there within {timeout} s; see "
-            "that each was started, with the same distributed.process_count"
+            f"the coordinator answers, but not all processes were there within {timeout} s"
+            f"{_missing()}; see that each was started, with the same "
+            "distributed.process_count"
         )
     return f"{_who(arguments)}: {reason}"
+
+
+def _missing() -> str:
+    """In process 0: which processes have not come. Elsewhere: who knows it."""
+    if _roll is None:
+        return " (process 0 says which)"
+    names = [str(index) for index in _roll.missing()]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f": no word from process {', '.join(names[:8])}{more}" if names else ""
 
 
 def _probe(address: str) -> str:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 
 import jax
@@ -31,6 +32,15 @@ _IGNORING = ("_xla_gc_callback", "__del__")
 _SIGNAL_KEY, _CHECKS_KEY = "igerg_jax/stop/signal", "igerg_jax/stop/checks/"
 
 _current: "Stop | None" = None
+
+
+def _is_ignored(frame: types.FrameType | None) -> bool:
+    """Whether what is raised in `frame` ends in one of `_IGNORING`, which may have called it."""
+    while frame is not None:
+        if frame.f_code.co_name in _IGNORING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Stopped(SystemExit):
@@ -100,9 +110,9 @@ class Stop:
     def _set_unsaved(self, unsaved: bool) -> None:
         self._unsaved, self._since = unsaved, time.monotonic()
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
         self._ask(number)
-        if frame is not None and frame.f_code.co_name in _IGNORING:
+        if _is_ignored(frame):
             threading.Timer(0.1, self._nudge).start()
         elif not self._loops and not self._raised:
             self._raised = True

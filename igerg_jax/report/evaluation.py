@@ -19,7 +19,7 @@ def by_split(values: Mapping[str, Any] | None) -> dict[str, Any]:
     "valid" comes first and "test" last; a run may have evaluated splits of any other name.
     """
     place = {"valid": 0, "test": 2}
-    values = values or {}
+    values = values if isinstance(values, Mapping) else {}
     names = sorted((name for name in values if values[name]), key=lambda n: place.get(n, 1))
     return {TITLES.get(name, f"Split '{name}'"): values[name] for name in names}
 
@@ -142,6 +142,14 @@ def cuts(shares: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
     }
 
 
+def _is_matrix(found: Any) -> bool:
+    """Whether it has a row of numbers for each emotion."""
+    rows = found if isinstance(found, list) else []
+    return len(rows) == len(EMOTIONS) and all(
+        isinstance(row, list) and all(map(finite, row)) for row in rows
+    )
+
+
 def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
     """Rows of each split's confusion matrix, the leading split first.
 
@@ -151,6 +159,8 @@ def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, A
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for title, matrix in reversed(by_split(matrices).items()):
+        if not _is_matrix(matrix):
+            continue
         tables[title] = []
         scores = metrics.precision_recall_f1(np.array(matrix))
         for name, counts, of_name in zip(EMOTIONS, matrix, scores, strict=True):

@@ -14,6 +14,8 @@ from igerg_jax.report import answers, charts, evaluation, templates
 from igerg_jax.report.gallery import following, gallery
 from igerg_jax.report.templates import finite, is_number
 
+# The groups of summary.json, and how many levels each has.
+_DEPTHS = {"evaluation": 2, "objectives": 2, "parameters": 1, "text_labeller": 3}
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html"
 
 TOTAL = "the weighted sum that is minimised"
@@ -45,12 +47,13 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         raise UserError(f"there is no folder '{workdir}' to report on; give a run's --workdir")
     config = storage.read_json_object(workdir / "config.json")
     summary = storage.read_json_object(workdir / "summary.json")
+    summary |= {name: _groups(summary.get(name), depth) for name, depth in _DEPTHS.items()}
     names = ("metrics.jsonl", "samples.jsonl", "following.jsonl")
     files = [storage.read_json_lines(workdir / name) for name in names]
     records, samples, followed = (file.objects for file in files)
     name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
     resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
-    splits = evaluation.by_split(summary.get("evaluation"))
+    splits = evaluation.by_split(summary["evaluation"])
     sizes = evaluation.sizes(summary.get("sizes"))
     page = templates.render(
         _TEMPLATE,
@@ -59,8 +62,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         resumed=resumed,
         waiting=_mean(value for _, value in _series(records, "input_wait_fraction")),
         history=_history(summary.get("history")),
-        parameters=_parameters(summary.get("parameters") or {}),
-        losses=_losses(records, summary.get("objectives") or {}, resumed),
+        parameters=_parameters(summary["parameters"]),
+        losses=_losses(records, summary["objectives"], resumed),
         mechanics=_mechanics(records, resumed),
         curves=_curves(records),
         figures=evaluation.headline(splits, sizes),
@@ -76,7 +79,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         answers=answers.answers(storage.read_json_object(workdir / "answers.json")),
         answer_columns=answers.ANSWERS,
         guidance=answers.guidance(storage.read_json_object(workdir / "guidance.json")),
-        held_out=answers.held_out(summary.get("text_labeller")),
+        held_out=answers.held_out(summary["text_labeller"]),
         gallery=gallery(samples),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         torn=sum(file.bad_lines for file in files),
@@ -106,6 +109,14 @@ def _history(found: Any) -> dict[str, Any]:
     versions = versions if isinstance(versions, dict) else {}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return {**found, "entries": entries, "versions": listed}
+
+
+def _groups(found: Any, depth: int) -> dict[str, Any]:
+    """Dicts in dicts, so many levels of them; what is none is left out."""
+    found = found if isinstance(found, dict) else {}
+    if depth == 1:
+        return found
+    return {name: _groups(each, depth - 1) for name, each in found.items() if _groups(each, 1)}
 
 
 def _parameters(counts: Mapping[str, Any]) -> dict[str, Any]:

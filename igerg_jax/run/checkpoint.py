@@ -25,7 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.metrics import measured_in_training
@@ -90,6 +90,7 @@ class Checkpoints:
             folder.mkdir(exist_ok=True)
             text = json.dumps({name: float(value) for name, value in metrics.items()})
             storage.write_text(folder / _METRICS, text)
+            manifests.add(folder.parent, f"{_METRICS}/{_METRICS}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"metrics of step {step}")
         self._manager.reload()
@@ -177,6 +178,7 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             last = policies.LatestN(self._config.train.keep_checkpoints)
+            self._set_aside_unreadable_metrics()
             self._opened = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
@@ -192,6 +194,26 @@ class Checkpoints:
                 item_handlers={STATE: _arrays(), RUN: ocp.JsonCheckpointHandler()},
             )
         return self._opened
+
+    def _set_aside_unreadable_metrics(self) -> None:
+        """Moves checkpoints whose metrics are damaged out of the way of Orbax, which reads all."""
+        own = [str(step) for step in integrity.steps(self._folder) if not self._is_readable(step)]
+        for step in sorted(
+            {s for text in integrity.told_to_all(" ".join(own)) for s in text.split()}
+        ):
+            there = integrity.set_aside(self._folder / step)
+            if jax.process_index() == 0:
+                message = (
+                    f"checkpoint '{self._folder / step}' has damaged metrics: moved to '{there}'"
+                )
+                print(message, file=sys.stderr)
+
+    def _is_readable(self, step: int) -> bool:
+        path = self._folder / str(step) / _METRICS / _METRICS
+        try:
+            return not path.exists() or isinstance(json.loads(path.read_text()), dict)
+        except ValueError:  # not JSON, or not UTF-8
+            return False
 
     def _score(self, metrics: dict[str, float]) -> float:
         evaluate = self._config.evaluate
@@ -305,13 +327,14 @@ def find(path: epath.PathLike) -> epath.Path:
         weights folder, or the name of a weights folder of this package.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or the weights folder is damaged.
       DamagedCheckpoint: a UserError; the newest is not whole.
     """
     name, path = path, absolute(path)
     if not path.exists() and (shipped := weights_folder.shipped(name)):
-        return shipped
+        path = shipped
     if weights_folder.is_weights_folder(path):
+        weights_folder.check(path)
         return path
     found = _newest(path)
     if found is not None:

@@ -3,6 +3,8 @@
     model.safetensors   the parameters, by our names, usually in bfloat16
     run.json            step, seed, tokenizer digest and config, as a checkpoint records them
     tokenizer.model     of the model's text
+    image_domain.json   what its training images were like (`igerg_jax.data.image_domain`), if known
+    files.json          checksums of these (`igerg_jax.manifests`); older folders have none
     README.md           the model card, where somebody wrote one
 
 A weights folder may be given wherever a checkpoint's parameters are read: --checkpoint and
@@ -10,6 +12,7 @@ A weights folder may be given wherever a checkpoint's parameters are read: --che
 package, and are known by their name alone.
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -22,10 +25,10 @@ import safetensors.numpy
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from igerg_jax import storage
+from igerg_jax import manifests, storage
 from igerg_jax.errors import UserError
 
-ARRAYS_FILE, RUN_FILE = "model.safetensors", "run.json"
+ARRAYS_FILE, RUN_FILE, CARD_FILE = "model.safetensors", "run.json", "README.md"
 SHIPPED = epath.Path(__file__).parent.parent / "pretrained"  # one weights folder per name
 
 
@@ -52,6 +55,26 @@ def write(
     cast = {name: array.astype(dtype, order="C") for name, array in arrays.items()}
     (folder / ARRAYS_FILE).write_bytes(safetensors.numpy.save(cast, metadata={"format": "np"}))
     (folder / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
+
+
+def seal(folder: epath.Path) -> None:
+    """Lists the checksums of what `folder` holds, the card aside; to be called last."""
+    manifests.write(folder, without=(CARD_FILE,))
+
+
+@functools.lru_cache
+def check(folder: epath.Path) -> None:
+    """Raises UserError where a file of `folder` is not as it was written, if it has checksums.
+
+    A folder that was found whole is not read again.
+    """
+    if not (folder / manifests.FILE).exists():
+        return
+    if problems := manifests.damage(folder):
+        raise UserError(
+            f"the weights folder '{folder}' is damaged: {'; '.join(problems[:3])}. Fetch or "
+            "export it again"
+        )
 
 
 def read_run(folder: epath.Path) -> dict[str, Any]:

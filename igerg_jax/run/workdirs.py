@@ -111,7 +111,7 @@ def locked(
 ) -> Iterator[None]:
     """Keeps other runs out of a workdir until the block ends, or the process, in whatever way.
 
-    A bucket has no locks: nothing is done there. (`filelock` does not say who has a lock, and where
+    In a bucket, see `igerg_jax.run.bucket_lock`. (`filelock` does not say who has a lock, and where
     there is no flock it leaves one that a killed process never releases.)
 
     Args:
@@ -120,8 +120,12 @@ def locked(
     Raises:
       UserError: another process has it; the message names the process and its host.
     """
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
     if storage.is_bucket(workdir):
-        yield
+        from igerg_jax.run import bucket_lock
+
+        with bucket_lock.locked(workdir / LOCK_FILE, owner):
+            yield
         return
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -137,7 +141,7 @@ def locked(
         except OSError as error:  # a file system without locks
             print(f"{kind} '{workdir}' cannot be locked: {error.strerror}", file=sys.stderr)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{owner}\n")
         file.flush()
         yield
 

@@ -11,7 +11,9 @@ If it is killed, the same command resumes: parts that are written are kept.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 
     DIR/labels-*.npz     image str[n], probability float32[n, 7] in the order of
-                         igerg_jax.batch.EMOTIONS; broken str[m], files that are not images
+                         igerg_jax.batch.EMOTIONS; broken str[m], files that are not images;
+                         strange bool[n], unlike the images that the model was trained on (as far
+                         as igerg_jax.tools.calibrate_images has been run)
     DIR/summary.json     counts, also by the likeliest emotion, and of files passed over
 """
 
@@ -30,18 +32,20 @@ from absl import flags
 
 from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
-from igerg_jax.data import image_files, parts, pipeline
+from igerg_jax.data import image_domain, image_files, parts, pipeline
 from igerg_jax.data.images import find_files
 from igerg_jax.data.parts import progress
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.parallel import sharding
+from igerg_jax.run import checkpoint as checkpoints
 from igerg_jax.run import command_line
 from igerg_jax.setup import jitted
 
 PLAN, SUMMARY = "plan.json", "summary.json"
-Labels = Iterator[tuple[str, np.ndarray | None]]  # (name, float32[7], or None where broken)
+# (name; float32[7], or None where broken; whether it is unlike the training images)
+Labels = Iterator[tuple[str, np.ndarray | None, bool]]
 
 
 def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: int) -> dict:
@@ -76,20 +80,24 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
         for path, border in zip(paths, borders, strict=True)
         if not path.exists()
     ]
-    labels = predict(run, files.folder, [name for _, names in missing for name in names])
+    domain = image_domain.read(checkpoints.tokenizer_file(run.folder).parent)
+    labels = predict(run, files.folder, [name for _, names in missing for name in names], domain)
     for path, names in progress(missing, "labelling", "part"):
         rows = [next(labels) for _ in names]
-        good = [(name, p_C) for name, p_C in rows if p_C is not None]
+        good = [(name, p_C, strange) for name, p_C, strange in rows if p_C is not None]
         arrays = {  # the first two are what igerg_jax.data.builders.pseudo_labels reads
-            "image": np.array([name for name, _ in good], np.str_),
-            "probability": np.array([p for _, p in good], np.float32).reshape(-1, NUM_EMOTIONS),
-            "broken": np.array([name for name, p_C in rows if p_C is None], np.str_),
+            "image": np.array([name for name, *_ in good], np.str_),
+            "probability": np.array([p for _, p, _ in good], np.float32).reshape(-1, NUM_EMOTIONS),
+            "broken": np.array([name for name, p_C, _ in rows if p_C is None], np.str_),
+            "strange": np.array([strange for *_, strange in good], bool),
         }
         parts.save_npz(path, arrays)
     counts = summary(paths) | {"passed_over": dict(files.passed_over)}
     taken, broken = counts["labelled"], counts["broken"]
     line = image_files.count_line(taken, 0, broken, files.passed_over)
     print(f"{files.folder}: {line}", file=sys.stderr)
+    if domain is not None and counts["strange"] > domain.expected(taken):
+        print(domain.warning(counts["strange"], taken), file=sys.stderr)
     storage.write_text(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
     return counts
 
@@ -123,8 +131,14 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         raise UserError(f"'{folder}' holds other labels: {different}. Give another --out")
 
 
-def predict(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
-    """Yields every name with its probabilities; the device runs one batch while another is read."""
+def predict(
+    run: Any,
+    folder: pathlib.Path,
+    names: Sequence[str],
+    domain: image_domain.Domain | None = None,
+) -> Labels:
+    """Yields every name with its probabilities, and whether the image is unlike those of `domain`;
+    the device runs one batch while another is read."""
     placed = sharding.batch_sharding(run.setup.mesh)
 
     def of_the_image(model, params, batch):
@@ -133,26 +147,32 @@ def predict(run: Any, folder: pathlib.Path, names: Sequence[str]) -> Labels:
     probabilities = jitted(run.setup, of_the_image)
     paths, names = [folder / name for name in names], iter(names)
 
-    def launched() -> Iterator[tuple[np.ndarray, jax.Array]]:
+    def launched() -> Iterator[tuple[np.ndarray, jax.Array, np.ndarray]]:
         for batch in pipeline.file_batches(paths, run.setup.model.special, run.config):
             images = {name: batch[name] for name in ("images", "image_mask", "image_turn")}
             p_BxC = probabilities(run.params, sharding.to_devices(images, placed))
-            yield batch["image_mask"][:, 0], p_BxC
+            real_B = batch["image_mask"][:, 0]
+            strange_B = np.zeros_like(real_B) if domain is None else real_B.copy()
+            if strange_B.any():
+                strange_B[real_B] = domain.is_strange(batch["images"][real_B, 0])
+            yield real_B, p_BxC, strange_B
 
     # Pairs, so that the next batch is launched before this one is waited for.
-    for (real_B, p_BxC), _ in itertools.pairwise(itertools.chain(launched(), [None])):
-        for real, p_C, name in zip(real_B, np.asarray(p_BxC), names, strict=False):
-            yield name, p_C if real else None
+    for (real_B, p_BxC, strange_B), _ in itertools.pairwise(itertools.chain(launched(), [None])):
+        rows = zip(real_B, np.asarray(p_BxC), strange_B, names, strict=False)
+        for real, p_C, strange, name in rows:
+            yield name, p_C if real else None, bool(strange)
 
 
 def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
     """Counts over all parts, including those of earlier calls."""
     broken: list[str] = []
-    counts_C, sure_C = np.zeros(NUM_EMOTIONS, np.int64), np.zeros(NUM_EMOTIONS)
+    counts_C, sure_C, strange = np.zeros(NUM_EMOTIONS, np.int64), np.zeros(NUM_EMOTIONS), 0
     for path in paths:
         with np.load(path) as part:
             p_NxC = part["probability"]
             broken += part["broken"].tolist()
+            strange += int(part["strange"].sum()) if "strange" in part else 0
         best_N = p_NxC.argmax(1)
         counts_C += np.bincount(best_N, minlength=NUM_EMOTIONS)
         sure_C += np.bincount(best_N, p_NxC.max(1, initial=0), NUM_EMOTIONS)
@@ -161,6 +181,7 @@ def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
         "labelled": int(counts_C.sum()),
         "broken": len(broken),
         "first_broken": broken[:20],
+        "strange": strange,
         "images_by_emotion": dict(zip(EMOTIONS, counts_C.tolist(), strict=True)),
         "mean_confidence": dict(zip(EMOTIONS, means.round(4).tolist(), strict=True)),
     }

@@ -107,6 +107,44 @@ def test_a_damaged_checkpoint_in_a_bucket_is_found_without_reading_it(tmp_path):
     assert "checkpoints/6/files.json" in files
 
 
+LOCK = """
+import json, os, sys, time
+os.environ["EPATH_USE_TF"] = "false"
+from etils import epath
+from igerg_jax.errors import UserError
+from igerg_jax.run import bucket_lock, workdirs
+bucket_lock.BEAT_SECONDS, bucket_lock._SETTLE_SECONDS = 0.2, 0.1
+workdir, mode = epath.Path("gs://bucket/runs/one"), sys.argv[1]
+lock = workdir / "lock"
+with workdirs.locked(workdir):
+    holder = json.loads(lock.read_text())["owner"]
+    if mode == "killed":
+        os._exit(0)
+    time.sleep(0.7)  # some beats
+    if mode == "overtaken":
+        lock.write_text(json.dumps({"owner": "process 7 on elsewhere", "id": "x"}))
+        time.sleep(20)
+    try:
+        with workdirs.locked(workdir):
+            raise AssertionError("two have it")
+    except UserError as error:
+        print(error)
+        assert f"'gs://bucket/runs/one' is in use by {holder};" in str(error)
+assert not lock.exists()
+"""
+
+
+def test_a_bucket_has_one_run_at_a_time():
+    """Who was killed does not keep it; who was taken for dead ends."""
+    with fake_gcs.serve() as (store, environment):
+        run(LOCK, environment, "killed")
+        assert "bucket/runs/one/lock" in store.objects
+        said = run(LOCK, environment, "ends")
+        assert "in use by process" in said and "bucket/runs/one/lock" not in store.objects
+        with pytest.raises(AssertionError, match=r"error: .* in use by process 7 on elsewhere"):
+            run(LOCK, environment, "overtaken")
+
+
 READ = """
 import json, sys
 import numpy as np

@@ -10,6 +10,7 @@ import zlib
 
 import hypothesis
 import numpy as np
+import properties
 import pytest
 import raw_data
 from hypothesis import strategies as st
@@ -21,13 +22,7 @@ from igerg_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 RAMP_16x16 = np.arange(256, dtype=np.uint16).reshape(16, 16)  # every 8-bit grey
-quick = hypothesis.settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+quick = properties.examples(60)
 
 
 def encoded(image, kind, **options):

@@ -1,9 +1,15 @@
 """The order of examples: a permutation an epoch, without a seam, the same on any hosts."""
 
+import hypothesis
 import numpy as np
+import properties
 import pytest
+from hypothesis import strategies as st
 
 from igerg_jax.data import order
+
+SIZES = st.integers(1, 2**40)
+SEEDS = st.integers(0, 2**31)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
@@ -69,3 +75,27 @@ def test_uniforms_are_uniform_stateless_and_broadcast():
 def test_no_examples_is_an_error():
     with pytest.raises(ValueError, match="num_examples"):
         order.examples_at(0, order.positions(0, 4), 0)
+
+
+@properties.examples(60)
+@hypothesis.given(size=SIZES, seed=SEEDS, epoch=SEEDS, data=st.data())
+def test_no_two_examples_share_a_place_in_an_epoch_of_any_size(size, seed, epoch, data):
+    values = np.array(data.draw(st.lists(st.integers(0, size - 1), unique=True, min_size=1)))
+    found = order.permute(seed, epoch, values, size)
+    assert found.min() >= 0 and found.max() < size
+    assert len(set(found.tolist())) == len(values)
+
+
+@properties.examples(60)
+@hypothesis.given(
+    size=SIZES, seed=SEEDS, step=st.integers(0, 2**40), batch=st.integers(1, 64), data=st.data()
+)
+def test_hosts_that_share_a_batch_in_any_way_read_what_one_host_reads(
+    size, seed, step, batch, data
+):
+    positions = order.positions(step, batch)
+    hosts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=batch, max_size=batch)))
+    together = np.empty_like(positions)
+    for host in range(4):
+        together[hosts == host] = order.examples_at(seed, positions[hosts == host], size)
+    np.testing.assert_array_equal(together, order.examples_at(seed, positions, size))

@@ -57,6 +57,15 @@ def test_prepares_prints_and_verifies(raw, capsys, tmp_path):
     assert files(tmp_path / "data") == before
 
 
+def test_a_vocabulary_that_the_words_do_not_fill_is_one_line(raw, capsys):
+    code, out, err = called(capsys, *SMALL, *raw, "--config.data.tokenizer.vocab_size=5000")
+    *progress, last = err.splitlines()
+    assert code == 2 and "verified" not in out
+    assert last.startswith("error: cannot train a SentencePiece model (config.data.tokenizer: ")
+    assert "vocab_size=5000" in last and "value <= " in last
+    assert not [line for line in progress if "rror" in line]
+
+
 def test_verify_names_what_is_damaged_and_deletes_nothing(raw, capsys, tmp_path):
     code, _, err = called(capsys, *SMALL, *raw, "--verify")
     assert code == 2 and "'paired/meld+fer2013' is not prepared" in err

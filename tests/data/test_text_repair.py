@@ -3,12 +3,13 @@
 import pathlib
 
 import hypothesis
+import properties
 import pytest
 from hypothesis import strategies as st
 
 from igerg_jax.data.text_repair import decoded, decoded_line, lines, repaired
 
-quick = hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
+quick = properties.examples(100)
 CONTROLS = [chr(code) for code in range(0x80, 0xA0)]
 ROOT = pathlib.Path(__file__).parents[2]
 

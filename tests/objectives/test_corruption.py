@@ -3,10 +3,13 @@
 import collections
 import math
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import properties
 import pytest
+from hypothesis import strategies as st
 
 from igerg_jax.batch import SENTENCEPIECE_IDS as SPECIAL
 from igerg_jax.objectives import corruption
@@ -211,3 +214,33 @@ def test_a_row_depends_on_its_own_key_alone(corrupt):
 def test_an_empty_row_stays_empty(corrupt):
     tokens, turns = corrupt(keys_of(ROWS), TOKENS, TURNS)
     assert (np.asarray(tokens)[0] == SPECIAL.pad).all() and not np.asarray(turns)[0].any()
+
+
+WORD = st.integers(0, VOCAB_SIZE - 1).filter(lambda token: token != SPECIAL.pad)  # EOS, too
+LENGTHS = st.lists(st.lists(WORD, min_size=1, max_size=9), max_size=8)  # of turns
+
+
+@properties.examples(20)
+@hypothesis.given(turns=LENGTHS, seed=st.integers(0, 2**31))
+def test_a_row_of_any_tokens_keeps_its_order_turns_and_padding(turns, seed):
+    """However its turns end, whatever special tokens it holds; with 1,024 keys each time."""
+    tokens = [token for words in turns for token in words][:S]
+    numbers = [number for number, words in enumerate(turns) for _ in words][:S]
+    padding = [0] * (S - len(tokens))
+    row = np.array(tokens + [SPECIAL.pad for _ in padding], np.int32)
+    turn = np.array(numbers + padding, np.int32)
+    rows, keys = (np.tile(x, (ROWS, 1)) for x in (row, turn)), keys_of(ROWS, seed)
+    rows, row_turns = rows
+    masked, chosen = map(np.asarray, mask_tokens(keys, rows))
+    assert (masked == rows)[~chosen].all()
+    assert not chosen[np.isin(rows, (SPECIAL.pad, SPECIAL.eos))].any()
+    moved, moved_turns = map(np.asarray, shuffle(keys, rows, row_turns))
+    assert (np.sort(moved) == np.sort(rows)).all()
+    filled, filled_turns = map(np.asarray, infill(keys, rows, row_turns))
+    for new, new_turns in ((moved, moved_turns), (filled, filled_turns)):
+        real = new != SPECIAL.pad
+        assert (np.diff(real.astype(int)) <= 0).all() and not new_turns[~real].any()
+        assert (np.diff(new_turns)[real[:, 1:]] >= 0).all()
+    for new in np.unique(filled[:64], axis=0):  # what still stands is in its old order
+        left = iter(tokens)
+        assert all(t in left for t in new if t not in (SPECIAL.mask, SPECIAL.pad))

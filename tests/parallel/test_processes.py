@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ import time
 import jax
 import numpy as np
 import pytest
+import small_runs
 from etils import epath
 from ml_collections import ConfigDict
+from small_runs import LIMIT_SECONDS, command, free_port, losses, without_tensorflow
 
 from configs import pretrain
 from igerg_jax import storage
@@ -22,12 +25,11 @@ from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets, mixtures
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
-from igerg_jax.parallel import processes, sharding
+from igerg_jax.parallel import processes, roll_call, sharding
 from igerg_jax.training import train_loop, train_state, train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 MORE_STEPS = 3  # after the stop
-LIMIT_SECONDS = 240  # of a process that a test starts; it ends far sooner, or hangs
 
 
 def settings(**changes) -> ConfigDict:
@@ -87,21 +89,6 @@ def test_settings_that_do_not_go_together(changes, environment, says):
         processes.resolve(settings(**changes), environment)
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def without_tensorflow(folder: pathlib.Path) -> dict[str, str]:
-    """An environment where it cannot be imported: it takes ten seconds, and only writes events."""
-    (folder / "tensorflow").mkdir(parents=True, exist_ok=True)
-    (folder / "tensorflow" / "__init__.py").write_text("raise ImportError('not here')\n")
-    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(folder)}
-
-
 def test_who_cannot_reach_the_others_says_so_and_ends(tmp_path):
     """Both ends: a process without coordinator, and a coordinator whose other never comes."""
     lonely, absent = free_port(), free_port()
@@ -126,10 +113,30 @@ def test_who_cannot_reach_the_others_says_so_and_ends(tmp_path):
     message = f"cannot reach the coordinator 127.0.0.1:{absent} within 2 s (Connection refused)"
     assert worker.startswith("error: process 1 of 2") and message in worker
     assert host.startswith(f"error: process 0 of 2, coordinator 127.0.0.1:{lonely}")
-    assert "not all processes were there within 2 s" in host
+    assert "not all processes were there within 2 s: no word from process 1; see" in host
     for text in (worker, host):
         assert text.count("\n") == 1, text  # no stack trace
     assert not (tmp_path / "run").exists()
+
+
+def test_the_roll_call_knows_who_has_come():
+    port = free_port()
+    roll = roll_call.listen(port, 4)
+    with (
+        roll_call.answering("127.0.0.1", port, 2),
+        roll_call.answering("localhost", port, 7),  # of another run
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        for text in (b"", b"hello", b"igerg_jax process -1", b"igerg_jax process 9", b"\xff" * 99):
+            stranger.sendto(text, ("127.0.0.1", port))
+        deadline = time.monotonic() + 20
+        while roll.missing() != [1, 3] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert roll.missing() == [1, 3]
+        with roll_call.answering("localhost", port, 1):
+            while roll.missing() != [3] and time.monotonic() < deadline:
+                time.sleep(0.01)
+    assert roll.missing() == [3]
 
 
 # Rows of a batch where processes do not lie one after another along the mesh, and where a tensor
@@ -139,7 +146,7 @@ import sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from igerg_jax.parallel import processes, sharding
+from igerg_jax.parallel import processes, roll_call, sharding
 from igerg_jax.errors import RunError
 from ml_collections import ConfigDict
 index = int(sys.argv[2])
@@ -193,40 +200,7 @@ def test_each_process_reads_the_rows_that_its_devices_hold():
 
 @pytest.fixture(scope="module")
 def config() -> ConfigDict:
-    """Random feature vectors, one layer, two objectives, and dropout, whose seeds must fit too."""
-    config = pretrain.get_config()
-    config.data.update(dataset=datasets.SYNTHETIC, context_turns=2, feature_dim=8)
-    config.data.update(context_tokens=12, response_tokens=8)
-    config.data.tokenizer.vocab_size = 64
-    config.model.vision.kind = "features"
-    config.model.text.update(width=16, encoder_layers=1, decoder_layers=1, heads=2)
-    config.model.text.update(mlp_width=32, max_positions=16, dropout_rate=0.1)
-    config.model.judge.update(width=8, heads=2, mlp_width=16)
-    for name, objective in config.objectives.items():
-        objective.weight = 1.0 if name in ("image_emotion", "text_emotion") else 0.0
-    # A schedule that does not depend on how long the run will be.
-    config.optim.update(schedule="inverse_sqrt", warmup_steps=2, peak_learning_rate=1e-3)
-    config.train.update(batch_size=8, steps=500, log_every_steps=1, evaluate_every_steps=0)
-    config.train.update(checkpoint_every_steps=0, stall_seconds=0)
-    config.evaluate.batch_size = 8
-    config.generate.max_tokens = 8
-    return config
-
-
-def command(config: ConfigDict, folder: pathlib.Path, processes: int) -> list[str]:
-    """Of a run of `config` in folder/run."""
-    source = f"from ml_collections import ConfigDict\nCONFIG = {config.to_dict()!r}\n\n\n"
-    source += 'def get_config(preset=""):\n    return ConfigDict(CONFIG)\n'
-    (folder / "config.py").write_text(source)
-    options = [f"--config={folder}/config.py", f"--workdir={folder}/run"]
-    return ["./launch/multiprocess.sh", str(processes), *options]
-
-
-def losses(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
-    lines = storage.read_json_lines(epath.Path(workdir) / "metrics.jsonl").objects
-    return {
-        line["step"]: {k: v for k, v in line.items() if k.startswith("loss/")} for line in lines
-    }
+    return small_runs.make_config()
 
 
 def assert_same_losses(found, expected, numbers) -> None:
@@ -353,25 +327,12 @@ def test_a_stopped_run_resumes_on_four_processes(config, stopped, uninterrupted,
     assert done.stderr.count("report: ") == 1
 
 
-@pytest.fixture(scope="module")
-def with_data(config, data_dir) -> ConfigDict:
-    """The same model with pixels and words: the smallest that reads, evaluates and generates."""
-    config = config.copy_and_resolve_references()
-    config.data.update(dataset="chitchat_peeps/tiny", data_dir=str(data_dir))
-    config.data.update(context_turns=2, image_size=16, feature_dim=0, prefetch_batches=2)
-    config.data.tokenizer.vocab_size = 512
-    config.model.vision.update(kind="vit", patch_size=16, width=16, layers=1, heads=2, mlp_width=32)
-    config.train.steps = 2
-    config.evaluate.update(batch_size=8, examples=13, generated_examples=13, following_examples=3)
-    config.generate.update(strategy="greedy", max_tokens=6, examples=5)
-    return config
-
-
 @pytest.mark.slow
-def test_processes_read_and_evaluate_as_one(with_data, tmp_path):
+def test_processes_read_and_evaluate_as_one(config, data_dir, tmp_path):
     """Data is prepared once, by whoever comes first; 13 windows end in the midst of a batch."""
     from igerg_jax.evaluation.evaluator import Evaluator
 
+    with_data = small_runs.with_data(config, data_dir)
     done = subprocess.run(
         command(with_data, tmp_path, 2),
         cwd=ROOT,

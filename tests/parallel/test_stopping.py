@@ -38,6 +38,27 @@ def test_in_a_loop_a_signal_is_a_flag(number):
             stop.raise_if_stopping()
 
 
+def test_where_what_is_raised_is_ignored_it_is_raised_later():
+    """Also where the function that ignores it has called others."""
+
+    def called():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # the next signal comes within it
+        seen.append("not interrupted")
+
+    class Ignoring:
+        def __del__(self):
+            called()
+
+    seen = []
+    with pytest.raises(SystemExit), stopping.signals():
+        ignoring = Ignoring()
+        del ignoring
+        time.sleep(5)
+        pytest.fail("it went on")
+    assert seen == ["not interrupted"]
+
+
 def test_whoever_asks_again_gets_the_same():
     with stopping.signals() as outer, stopping.signals() as inner:
         assert outer is inner

@@ -10,7 +10,7 @@ import small
 from jax.sharding import NamedSharding, PartitionSpec
 
 from igerg_jax.errors import UserError
-from igerg_jax.run.checkpoint import Checkpoints, find, load_params
+from igerg_jax.run.checkpoint import Checkpoints, check_init, find, load_params
 from igerg_jax.training import train_state
 
 DIGEST = "0123456789abcdef"
@@ -220,6 +220,15 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(saved):
     assert f"took {len(loaded.loaded)} arrays" in described
     assert "turn_embedding" in described.split("skipped")[1].split("randomly")[0]
     assert "turn_embedding" in described.split("randomly initialised")[1]
+
+
+def test_fine_tuning_from_another_size_is_refused_before_anything_is_read(saved):
+    folder, *_ = saved
+    check_init(folder, set_up(devices=1, data__context_turns=3))  # a little differs
+    with pytest.raises(
+        UserError, match=r"is of another model: of \d+ .* differ in shape: .*PRESET"
+    ):
+        check_init(folder, set_up(devices=1, model__text__width=32))
 
 
 def test_evaluation_takes_nothing_less_than_the_whole_model(saved):

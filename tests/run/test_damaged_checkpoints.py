@@ -7,6 +7,7 @@ import shutil
 import jax
 import pytest
 import small
+from damage import FAULTS
 from etils import epath
 from test_checkpoint import DIGEST, make_state, set_up
 
@@ -17,14 +18,6 @@ from igerg_jax.run.checkpoint import Checkpoints, find, load_params, read_run
 from igerg_jax.run.integrity import DamagedCheckpoint
 
 STEPS = (3, 6)
-FAULTS = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "flipped": lambda path: path.write_bytes(
-        path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 16])
-    ),
-    "removed": lambda path: path.unlink(),
-}
 # Orbax writes these last and restores without what is in them.
 UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
@@ -148,6 +141,31 @@ def test_a_checkpoint_from_before_there_were_checksums_is_restored(workdir, setu
     unlist(workdir / "checkpoints" / "6")
     small.assert_trees_equal(restore(workdir, setup), make_state(setup, 6, seed=6))
     assert capsys.readouterr().err.count("read unchecked") == 1
+
+
+def test_metrics_that_are_added_later_are_checked_too(workdir, setup):
+    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
+    checkpoints.add_metrics(6, {setup.config.evaluate.best_metric: 2.0})
+    checkpoints.close()
+    newest = workdir / "checkpoints" / "6"
+    integrity.check(newest)
+    FAULTS["cut"](newest / "metrics" / "metrics")
+    with pytest.raises(DamagedCheckpoint, match="metrics/metrics has"):
+        integrity.check(newest)
+    assert int(restore(workdir, setup).step) == 3
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_damaged_metrics_of_an_older_checkpoint_stop_nothing(workdir, setup, fault):
+    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
+    checkpoints.add_metrics(3, {setup.config.evaluate.best_metric: 2.0})
+    checkpoints.close()
+    FAULTS[fault](workdir / "checkpoints" / "3" / "metrics" / "metrics")
+    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
+    assert int(checkpoints.restore(setup.abstract_state).step) == 6
+    assert checkpoints.save(make_state(setup, 9))
+    checkpoints.close()
+    assert int(restore(workdir, setup).step) == 9
 
 
 def test_where_none_is_whole_training_does_not_start_anew(workdir, setup):

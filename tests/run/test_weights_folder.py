@@ -1,11 +1,14 @@
 """Weights folders: what is exported is found, loads like a checkpoint, and brings its config."""
 
+import shutil
+
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import small
 
+from igerg_jax import manifests
 from igerg_jax.cli import main
 from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
@@ -71,6 +74,26 @@ def test_a_damaged_file_is_named(exported, tmp_path):
     (tmp_path / weights_folder.RUN_FILE).write_text("{")
     with pytest.raises(UserError, match=r"run\.json' is damaged"):
         trained_run.open_run(tmp_path, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    "name", [weights_folder.ARRAYS_FILE, weights_folder.RUN_FILE, workdirs.TOKENIZER_FILE]
+)
+def test_one_changed_bit_is_noticed(exported, tmp_path, name):
+    """But for a folder from before there were checksums; and the card may be written later."""
+    _, _, out = exported
+    copy = workdirs.epath.Path(shutil.copytree(out, tmp_path / "copy"))
+    (copy / weights_folder.CARD_FILE).write_text("# A model")
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(UserError, match=rf"copy' is damaged: {name} has other bytes.*export it"):
+        checkpoint.find(copy)
+    (copy / manifests.FILE).unlink()
+    assert checkpoint.find(copy) == copy
+    (copy / name).write_bytes((out / name).read_bytes())
+    shutil.copy(out / manifests.FILE, copy)
+    assert checkpoint.find(copy) == copy
 
 
 def test_a_checkpoint_brings_its_config(exported, tmp_path, monkeypatch):

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import random_run
 import small
+from PIL import Image
 
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
-from igerg_jax.data import builders, parts, pipeline
+from igerg_jax.data import builders, image_domain, parts, pipeline
 from igerg_jax.data.images import find_files
 from igerg_jax.evaluation import evaluator, trained_run
-from igerg_jax.tools import label_emotions
+from igerg_jax.tools import calibrate_images, label_emotions
+from igerg_jax.tools.weights import sharing
 
 IMAGES, BATCH, PART = 21, 8, 10
 BROKEN = ("train_images/3.jpg", "train_images/5.jpg")
@@ -70,6 +72,31 @@ def read(folder) -> dict[str, np.ndarray]:
         with np.load(path) as part:
             found |= dict(zip(part["image"].tolist(), part["probability"], strict=True))
     return found
+
+
+def test_images_unlike_those_of_training_are_said(world, tmp_path, capsys):
+    """Once the checkpoint's own images are calibrated with; the export takes that along."""
+    assert world.summary["strange"] == 0
+    said = calibrate_images.calibrate(str(world.folder), 0.01)
+    assert "training images, threshold" in said
+    try:
+        exported = tmp_path / "exported"
+        sharing.export(str(world.folder), str(exported))
+        noise = np.random.default_rng(0).integers(0, 256, (20, 40, 40, 3), np.uint8)
+        (tmp_path / "noise").mkdir()
+        for number, pixels in enumerate(noise):
+            Image.fromarray(pixels).save(tmp_path / "noise" / f"{number}.png")
+        capsys.readouterr()
+        for path in (world.folder, exported):
+            images = str(tmp_path / "noise")
+            out = str(tmp_path / f"labels-{path.name}")
+            counts = label_emotions.label(str(path), images, out, BATCH, PART)
+            assert counts["strange"] == counts["labelled"] == 20
+            assert "warning: 20 of 20 images are unlike" in capsys.readouterr().err
+        counts = world.label(tmp_path / "own")
+        assert counts["strange"] <= 2 and "warning" not in capsys.readouterr().err
+    finally:
+        (world.folder / image_domain.FILE).unlink()
 
 
 def test_every_image_is_labelled_and_broken_ones_are_counted(world):

@@ -3,7 +3,6 @@
 import collections
 import pathlib
 import zipfile
-import zlib
 
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data import text_repair
@@ -31,6 +30,7 @@ _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 _EMOTIONS = ("neutral", "anger", "disgust", "fear", "joy", "sadness", "surprise")  # by number
 _EMOTION_OF = {str(n): EMOTION_ID[name] for n, name in enumerate(_EMOTIONS)}
 _END = "__eou__"
+_MAX_BYTES = 1 << 28  # of an unpacked file; the largest has 6 MB
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -63,9 +63,15 @@ def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
             data = (home / name).read_bytes()
         else:
             with zipfile.ZipFile(home / f"{split}.zip") as archive:
+                if archive.getinfo(name).file_size > _MAX_BYTES:
+                    raise UserError(
+                        f"'{home / split}.zip': {name} is larger than any file of DailyDialog"
+                    )
                 data = archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"'{home}' has no {name}, packed or not") from error
+    except UserError:
+        raise
+    except Exception as error:  # of several types: a damaged entry, an unknown compression
+        raise UserError(f"'{home}' has no {name} that can be read, packed or not") from error
     return [line for line in text_repair.lines(text_repair.decoded(data)) if line.strip()]
 
 

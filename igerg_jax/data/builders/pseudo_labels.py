@@ -7,7 +7,6 @@ igerg_jax.batch.EMOTIONS.
 
 import functools
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -68,7 +67,7 @@ def read(folder: pathlib.Path) -> dict[str, tuple[int, float]]:
                 names, p_Nx7 = part["image"], part["probability"]
             if p_Nx7.shape != (len(names), NUM_EMOTIONS):
                 raise ValueError(f"probabilities of shape {p_Nx7.shape}")
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of several types: NumPy's, those of archives and pickles
             raise UserError(f"'{path}' does not hold pseudo-labels: {error}") from error
         best = p_Nx7.argmax(axis=1)
         confidence = p_Nx7[np.arange(len(best)), best]

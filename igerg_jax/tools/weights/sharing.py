@@ -3,7 +3,7 @@
 import ml_dtypes
 from etils import epath
 
-from igerg_jax.data import tokenizers
+from igerg_jax.data import image_domain, tokenizers
 from igerg_jax.run import checkpoint, command_line, weights_folder, workdirs
 from igerg_jax.tools.weights import parameters
 
@@ -25,6 +25,9 @@ def export(path: str, out: str) -> str:
     kept = checkpoint.tokenizer_file(source)
     if kept.exists():
         tokenizers.read(kept).save(folder / workdirs.TOKENIZER_FILE)
+    if (domain := image_domain.read(checkpoint.tokenizer_file(source).parent)) is not None:
+        image_domain.write(domain, folder)
+    weights_folder.seal(folder)
     count = sum(array.size for array in arrays.values())
     size = (folder / weights_folder.ARRAYS_FILE).stat().length
     return f"wrote '{out}' from '{source}': {count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB"

@@ -1,0 +1,91 @@
+"""SIGTERM and Ctrl-C in every phase of a run: it ends in seconds, and loses nothing."""
+
+import signal
+import time
+
+import pytest
+import small_runs
+from test_kills import STEPS, assert_equal, make_config
+
+pytestmark = pytest.mark.slow
+PATIENCE_SECONDS = small_runs.LIMIT_SECONDS / 4  # a call that takes longer than 5 s is cut short
+
+
+def phases(folder):
+    """{phase: whether the last of `runs` has come to it}."""
+    run = folder / "run"
+
+    def saving(said):
+        return any("orbax" in path.name for path in (run / "checkpoints").glob("*tmp*"))
+
+    return {
+        "starting": lambda said: True,
+        "compiling": lambda said: "compiling the step" in said,
+        "a step": lambda said: len(small_runs.losses(run)) > 1,
+        "saving": saving,
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_every_phase(number, tmp_path, tried):
+    """Each phase is that of a start of one run, which then equals an uninterrupted one."""
+    config = make_config()
+    with small_runs.started(config, tmp_path / "whole") as (run,):
+        assert run.wait() == 0, run.said()
+    folder, stopped = tmp_path / "stopped", []
+    for phase, reached in phases(folder).items():
+        with small_runs.started(config, folder) as (run,):
+            if not run.wait_for(lambda run=run, reached=reached: reached(run.said())):
+                break  # it was done before it could be caught
+            run.send(number)
+            sent = time.monotonic()
+            code = run.wait(PATIENCE_SECONDS)
+            assert code in (128 + number, -number), run.said()
+            assert code > 0 or phase == "starting"
+            assert "Traceback" not in run.said(), run.said()
+            stopped.append((phase, round(time.monotonic() - sent, 1)))
+    print(f"{number.name}: {stopped}")
+    with small_runs.started(config, folder) as (run,):
+        assert run.wait() == 0, run.said()
+    assert_equal(folder, tmp_path / "whole")
+    assert len(stopped) >= 3 and STEPS > 0
+    for phase, _ in stopped:
+        tried(f"{number.name} while {phase}", 128 + number, 1, "saved where needed; resumes")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_an_evaluation(number, data_dir, tmp_path, tried):
+    """With words and pictures, in an interpreter of its own."""
+    import subprocess
+
+    config = small_runs.with_data(small_runs.make_config(), data_dir)
+    config.train.update(steps=4, evaluate_every_steps=2)
+    config.evaluate.examples = 0  # all there are
+    run = tmp_path / "run"
+
+    def go_on(stop_at):
+        process = subprocess.Popen(
+            small_runs.command(config, tmp_path),
+            cwd=small_runs.ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 4 * small_runs.LIMIT_SECONDS
+        try:
+            while stop_at and process.poll() is None and not (run / "checkpoints" / "2").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            if stop_at:
+                process.send_signal(number)
+            said = process.communicate(timeout=4 * small_runs.LIMIT_SECONDS)[1]
+        finally:
+            process.kill()
+        return process.returncode, said
+
+    code, said = go_on(True)
+    assert code == 128 + number, said
+    assert "step 2 on valid" not in said
+    code, said = go_on(False)
+    assert code == 0, said
+    assert "step 2 on valid" in said and "step 4 on valid" in said
+    tried(f"{number.name} while evaluating", code := 128 + number, 1, "saved; evaluates next time")
