@@ -20,7 +20,7 @@ from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.evaluation.responder import Responder, Turn
-from igerg_jax.run import workdirs
+from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.tools.tpu_report import compile_report
 from igerg_jax.training import train_loop
 
@@ -90,7 +90,8 @@ def generate_once(
     answer = conversation.respond(responder, turns, response_image, emotion)
     if jax.process_index() == 0:
         print(conversation.describe(answer))
-        _warn_of_strange_images(config, folder, [image for _, image in turns] + [response_image])
+        images = [image for _, image in turns] + [response_image]
+        _warn_of_strange_images(config, checkpoint.find(path), images)
 
 
 def _warn_of_strange_images(config: Any, folder: epath.Path, images: Sequence[str | None]) -> None:

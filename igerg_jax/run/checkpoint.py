@@ -199,7 +199,7 @@ class Checkpoints:
         """Moves checkpoints whose metrics are damaged out of the way of Orbax, which reads all."""
         own = [str(step) for step in integrity.steps(self._folder) if not self._is_readable(step)]
         for step in sorted(
-            {s for text in integrity.told_to_all(" ".join(own)) for s in text.split()}
+            {s for text in integrity.allgather_text(" ".join(own)) for s in text.split()}
         ):
             there = integrity.set_aside(self._folder / step)
             if jax.process_index() == 0:
