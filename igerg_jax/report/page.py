@@ -47,13 +47,15 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         raise UserError(f"there is no folder '{workdir}' to report on; give a run's --workdir")
     config = storage.read_json_object(workdir / "config.json")
     summary = storage.read_json_object(workdir / "summary.json")
-    summary |= {name: _groups(summary.get(name), depth) for name, depth in _DEPTHS.items()}
+    summary |= {
+        name: _groups(summary[name], _DEPTHS[name]) for name in _DEPTHS.keys() & summary.keys()
+    }
     names = ("metrics.jsonl", "samples.jsonl", "following.jsonl")
     files = [storage.read_json_lines(workdir / name) for name in names]
     records, samples, followed = (file.objects for file in files)
     name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
     resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
-    splits = evaluation.by_split(summary["evaluation"])
+    splits = evaluation.by_split(summary.get("evaluation"))
     sizes = evaluation.sizes(summary.get("sizes"))
     page = templates.render(
         _TEMPLATE,
@@ -62,8 +64,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         resumed=resumed,
         waiting=_mean(value for _, value in _series(records, "input_wait_fraction")),
         history=_history(summary.get("history")),
-        parameters=_parameters(summary["parameters"]),
-        losses=_losses(records, summary["objectives"], resumed),
+        parameters=_parameters(summary.get("parameters") or {}),
+        losses=_losses(records, summary.get("objectives") or {}, resumed),
         mechanics=_mechanics(records, resumed),
         curves=_curves(records),
         figures=evaluation.headline(splits, sizes),
@@ -79,7 +81,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         answers=answers.answers(storage.read_json_object(workdir / "answers.json")),
         answer_columns=answers.ANSWERS,
         guidance=answers.guidance(storage.read_json_object(workdir / "guidance.json")),
-        held_out=answers.held_out(summary["text_labeller"]),
+        held_out=answers.held_out(summary.get("text_labeller")),
         gallery=gallery(samples),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         torn=sum(file.bad_lines for file in files),

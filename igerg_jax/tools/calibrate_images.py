@@ -62,7 +62,7 @@ def _images(prepared, name: str, config) -> np.ndarray:
     """uint8 [N, H, W, 3]: images of a split, each once, as the model is shown them."""
     turns = prepared.split(name).turns
     records = np.unique(turns.image[turns.image != store.NO_IMAGE])
-    if len(records) < 100:
+    if len(records) < 50:
         raise UserError(f"split '{name}' has {len(records)} images: too few to calibrate with")
     chosen = records[evenly_spaced(_IMAGES, len(records))]
     return np.stack([pipeline.read_pixels(jpeg, config) for jpeg in turns.read_images(chosen)])

@@ -151,7 +151,8 @@ def _run_main(arguments: list[str], log: str) -> None:
     for standard in (1, 2):
         os.dup2(out, standard)
     os.chdir(ROOT)
-    os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=1"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=1"
     sys.modules["tensorflow"] = None
     from igerg_jax.cli import main
 
