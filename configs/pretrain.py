@@ -214,6 +214,7 @@ def _local() -> ConfigDict:
             max_consecutive_skips=10,  # steps with a non-finite loss or gradient before giving up
             stall_seconds=600,  # dump all stacks when no step ends for this long; 0 = never
             stall_ends_run=False,  # True: end the run, so that the launcher can restart it
+            wandb_project="",  # at Weights & Biases, beside TensorBoard; "" = none
             prng="threefry2x32",  # or rbg: fast on TPUs, but dropout then depends on the mesh
         )
     )

@@ -5,6 +5,7 @@ once at its start.
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,6 +61,11 @@ def check_training(config: Any, starts: bool) -> None:
         lambda: _check_evaluation_batch(config, setup.mesh),
     )
     text_labeller.of_config(config)
+    if config.train.wandb_project and not importlib.util.find_spec("wandb"):
+        raise UserError(
+            f"train.wandb_project={config.train.wandb_project!r} needs wandb: pip install "
+            "-r requirements-wandb.txt, or leave it empty"
+        )
     if not is_synthetic:
         mixtures.check_start(config)
     if not starts:

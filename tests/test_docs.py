@@ -27,6 +27,8 @@ STANDS_FOR = {
     "--checkpoint=…": "--checkpoint=small",
     "--checkpoint=RUN": "--checkpoint=small",
     "--step=K": "--step=3",
+    "--windows=N": "--windows=9",
+    "--batch_size=N": "--batch_size=9",
     "--config.data.prepare_workers=N": "--config.data.prepare_workers=2",
 }
 

@@ -6,7 +6,7 @@ They take the page's colours, grow with it and need no library.
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 Points = Sequence[tuple[float, float]]  # (x, y); x ascending; a non-finite y is left out
 
@@ -101,12 +101,12 @@ def line_chart(
     if not raw or (log and min(y for _, y in raw) <= 0):
         return None
     values = thin(smooth(points, span)) if span else raw
-    scale = math.log10 if log else float
+    scale: Callable[[float], float] = math.log10 if log else float
     x0, x1 = raw[0][0], raw[-1][0]
     if x1 == x0:
         x0, x1 = x0 - 1, x1 + 1
-    scaled = ([(a, scale(b)) for a, b in of] for of in (raw, values))
-    y0, y1 = _y_range(*scaled, from_zero and not log)
+    scaled, scaled_values = ([(a, scale(b)) for a, b in of] for of in (raw, values))
+    y0, y1 = _y_range(scaled, scaled_values, from_zero and not log)
 
     def x(value: float) -> float:
         return round(LEFT + (value - x0) / (x1 - x0) * (RIGHT - LEFT), 1)

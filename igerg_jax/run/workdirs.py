@@ -34,7 +34,7 @@ CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps 
 FREE_KEYS = """
     train.steps train.log_every_steps train.evaluate_every_steps train.checkpoint_every_steps
     train.keep_checkpoints train.max_consecutive_skips train.stall_seconds
-    train.stall_ends_run
+    train.stall_ends_run train.wandb_project
     evaluate. generate. distributed. profile. mesh. sharding_rules compilation_cache_dir
     data.data_dir data.bucket_copies_dir data.eval_split data.test_split
     data.extra_test_splits data.prefetch_batches data.read_threads data.prepare_workers

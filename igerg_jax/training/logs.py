@@ -1,9 +1,8 @@
-"""How training reports its progress: metrics.jsonl, TensorBoard events, and the terminal."""
+"""How training reports its progress: metrics.jsonl, trackers, and the terminal."""
 
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from etils import epath
 from igerg_jax import storage
 from igerg_jax.errors import RunError
 from igerg_jax.parallel import chips
+from igerg_jax.training import trackers
 
 _BUCKET_SECONDS = 30
 
@@ -45,7 +45,10 @@ class StepLog:
         self._train, self._workdir = train, workdir
         self._first_step, self._start = first_step, start
         is_writer = jax.process_index() == 0
-        self._writers = _make_writers(workdir, first_step) if is_writer else []
+        self._writers: list[Any] = []
+        if is_writer:
+            self._writers.append(JsonlWriter(workdir / "metrics.jsonl", first_step))
+            self._writers.append(tracker(workdir, train.wandb_project))
         self._bar = tqdm.tqdm(
             total=train.steps,
             initial=first_step,
@@ -114,7 +117,7 @@ class StepLog:
         self._interval, self._interval_start = [], (seconds, waited)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes scalars to metrics.jsonl and TensorBoard."""
+        """Writes scalars to metrics.jsonl and the trackers."""
         for writer in self._writers:
             writer.write_scalars(step, scalars)
 
@@ -193,16 +196,13 @@ def _step_of(line: Mapping[str, Any]) -> float:
     return step if isinstance(step, int | float) else math.inf
 
 
-def _make_writers(workdir: epath.Path, resumed_step: int) -> list[Any]:
-    """metrics.jsonl always; TensorBoard events where TensorFlow is installed."""
-    writers: list[Any] = [JsonlWriter(workdir / "metrics.jsonl", resumed_step)]
+def tracker(workdir: epath.Path, wandb_project: str) -> trackers.Tracker:
+    """`trackers.open_tracker`; where a package is missing, this is said and nothing is written."""
     try:
-        from clu import metric_writers  # imports TensorFlow: 13 s on two cores
-
-        writers.append(metric_writers.SummaryWriter(os.fspath(workdir / "tensorboard")))
+        return trackers.open_tracker(workdir, wandb_project)
     except ImportError as error:
         say(f"no TensorBoard events ({error.name or error} is not installed)")
-    return writers
+        return trackers.Tracker([])
 
 
 class Clock:

@@ -8,7 +8,7 @@ import itertools
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from igerg_jax import batch, checks, objectives, optim, report, storage
 from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
 from igerg_jax.errors import UserError
+from igerg_jax.evaluation import samples
 from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
 from igerg_jax.parallel import processes, sharding, stopping
 from igerg_jax.run import history, integrity, workdirs
@@ -88,8 +89,17 @@ def _run(config: Any, workdir: epath.Path, stop: stopping.Stop) -> dict[str, Any
         summary = summarise(config, workdir, state, resumed_from, log, record.entries) | results
         if is_writer:
             storage.write_text(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+            track_results(config, workdir, summary)
             logs.say(f"report: {report.write_report(workdir)}")
         return summary
+
+
+def track_results(config: Any, workdir: epath.Path, summary: Mapping[str, Any]) -> None:
+    """Has the trackers show what the run came to."""
+    rows = storage.read_json_lines(workdir / samples.FILE).objects
+    with contextlib.closing(logs.tracker(workdir, config.train.wandb_project)) as tracker:
+        evaluation = summary.get("evaluation") or {}
+        tracker.write_results(summary["final_step"], evaluation, rows, config.to_dict())
 
 
 def finished_summary(config: Any, workdir: epath.Path) -> dict[str, Any] | None:

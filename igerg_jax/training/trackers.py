@@ -1,0 +1,150 @@
+"""Where a run is followed while it goes on: TensorBoard and, if asked for, Weights & Biases.
+
+Both are written through the interface of `clu.metric_writers`, with the same names. What is
+written to metrics.jsonl under "loss/total" is "train/loss/total" here: trackers sort and group
+their curves by the first part of a name.
+"""
+
+import base64
+import io
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from igerg_jax import storage
+from igerg_jax.run.workdirs import flatten
+
+FOLDER = "tensorboard"  # in a workdir
+WANDB_ID = "wandb-id"  # in a workdir: the run's id at Weights & Biases, which a resumed run keeps
+OF_TRAINING = ("loss/", "metric/", "learning_rate", "grad_norm")
+SAMPLES, FACE_SIZE = 8, 96  # how many conversations are written; pixels per side
+
+
+class Tracker:
+    """Writes to several writers, under the names that trackers group well."""
+
+    def __init__(self, writers: Sequence[Any]):
+        self._writers = writers
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes scalars that are named as in metrics.jsonl."""
+        tagged = {tag(name): value for name, value in scalars.items()}
+        for writer in self._writers:
+            writer.write_scalars(step, tagged)
+
+    def write_results(
+        self,
+        step: int,
+        evaluation: Mapping[str, Mapping[str, float]],
+        rows: Sequence[Mapping[str, Any]],
+        config: Mapping[str, Any],
+    ) -> None:
+        """Writes what a run came to.
+
+        Args:
+          evaluation: {split: {metric: value}}.
+          rows: of samples.jsonl; the first `SAMPLES` are written.
+          config: of the run, whose numbers and words become hyperparameters.
+        """
+        scalars = {f"{k}/{name}": v for k, of in evaluation.items() for name, v in of.items()}
+        shown = rows[:SAMPLES]
+        faces = [face for row in shown if (face := _face(row)) is not None]
+        kinds = bool | int | float | str
+        hparams = {k: v for k, v in flatten(config).items() if isinstance(v, kinds)}
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+            writer.write_hparams(hparams)
+            if shown:
+                writer.write_texts(step, {"samples/conversations": table(shown)})
+            if faces:
+                writer.write_images(step, {"samples/faces": np.stack(faces)})
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def open_tracker(workdir: epath.Path, wandb_project: str) -> Tracker:
+    """A tracker of a run.
+
+    Args:
+      wandb_project: the project at Weights & Biases; "" = TensorBoard alone.
+
+    Raises:
+      ImportError: TensorFlow, or wandb where it is asked for, is not installed.
+    """
+    from clu import metric_writers  # imports TensorFlow: 13 s on two cores
+
+    writers: list[Any] = [metric_writers.SummaryWriter(os.fspath(workdir / FOLDER))]
+    if wandb_project:
+        writers.append(WandbWriter(workdir, wandb_project))
+    return Tracker(writers)
+
+
+def tag(name: str) -> str:
+    """The name in a tracker of what metrics.jsonl calls `name`."""
+    if name.startswith(OF_TRAINING):
+        return f"train/{name}"
+    return name if "/" in name else f"utilisation/{name}"
+
+
+class WandbWriter:
+    """A run at Weights & Biases, with the methods of a `clu.metric_writers.MetricWriter`."""
+
+    def __init__(self, workdir: epath.Path, project: str):
+        import wandb
+
+        self._wandb = wandb
+        file = workdir / WANDB_ID
+        if not file.exists():
+            storage.write_text(file, uuid.uuid4().hex[:12])
+        # Its files are on this machine, wherever the workdir is.
+        folder = None if storage.is_bucket(workdir) else os.fspath(workdir)
+        self._run = wandb.init(
+            project=project, name=workdir.name, id=file.read_text(), resume="allow", dir=folder
+        )
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._run.log(dict(scalars), step=step)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        def rows(text):
+            return self._wandb.Table(columns=["text"], data=[[line] for line in text.splitlines()])
+
+        self._run.log({name: rows(text) for name, text in texts.items()}, step=step)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        found = {name: [self._wandb.Image(x) for x in array] for name, array in images.items()}
+        self._run.log(found, step=step)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        self._run.config.update(dict(hparams), allow_val_change=True)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of samples.jsonl as a table in Markdown."""
+    lines = ["| last turn | meant | said | generated | reference |", "|---|---|---|---|---|"]
+    for row in rows:
+        turns = row.get("context") or [{}]
+        cells = [turns[-1].get("text"), row.get("reference_emotion"), row.get("spoken_emotion")]
+        cells += [row.get("generated"), row.get("reference")]
+        escaped = (" ".join(str(c or "–").replace("|", "\\|").split()) for c in cells)
+        lines.append(f"| {' | '.join(escaped)} |")
+    return "\n".join(lines)
+
+
+def _face(row: Mapping[str, Any]) -> np.ndarray | None:
+    """The response's image of a row of samples.jsonl, uint8 [96, 96, 3]."""
+    url = (row.get("response_image") or {}).get("image")
+    if not url:
+        return None
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+    return np.asarray(image.resize((FACE_SIZE, FACE_SIZE)))
