@@ -8,10 +8,12 @@ import sys
 
 import pytest
 
+from configs import pretrain
 from igerg_jax.cli import igerg, main
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=configs/pretrain.py"
+STEPS = {preset: pretrain.get_config(preset).train.steps for preset in ("local", "small")}
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +94,7 @@ def test_names_what_is_wrong(capsys, arguments, names):
 
 def test_the_help_of_a_mode_has_its_flags_and_the_keys_of_the_config(capsys):
     train = said(capsys, "train", "--help", f"{CONFIG}:small")
-    assert "--workdir:" in train and "steps=6500" in train
+    assert "--workdir:" in train and f"steps={STEPS['small']}" in train
     for other in ("--context:", "--topology:", "--checkpoint:", "--mode:"):
         assert other not in train
     assert "--context:" in said(capsys, "generate", "--help")
@@ -108,10 +110,10 @@ def test_a_command_is_what_main_does_in_that_mode(monkeypatch, mode):
 
 
 def test_config_prints_a_config(capsys):
-    assert "\ntrain.steps = 700\n" in said(capsys, "config")
+    assert f"\ntrain.steps = {STEPS['local']}\n" in said(capsys, "config")
     text = said(capsys, "config", f"{CONFIG}:small", "--diff", "--config.seed=4")
     assert "seed = 4  # pretrain:local has 0" in text
-    assert "train.steps = 6500  # pretrain:local has 700" in text
+    assert f"train.steps = {STEPS['small']}  # pretrain:local has {STEPS['local']}" in text
     width = "model.text.width = 192"  # in a config that was recorded with a checkpoint
     recorded = ("config", "--checkpoint=small", "--diff")
     assert width in said(capsys, *recorded)
