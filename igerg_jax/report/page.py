@@ -46,10 +46,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     if not workdir.is_dir():
         raise UserError(f"there is no folder '{workdir}' to report on; give a run's --workdir")
     config = storage.read_json_object(workdir / "config.json")
-    summary = storage.read_json_object(workdir / "summary.json")
-    summary |= {
-        name: _groups(summary[name], _DEPTHS[name]) for name in _DEPTHS.keys() & summary.keys()
-    }
+    summary = _read_summary(workdir)
     names = ("metrics.jsonl", "samples.jsonl", "following.jsonl")
     files = [storage.read_json_lines(workdir / name) for name in names]
     records, samples, followed = (file.objects for file in files)
@@ -111,6 +108,13 @@ def _history(found: Any) -> dict[str, Any]:
     versions = versions if isinstance(versions, dict) else {}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return {**found, "entries": entries, "versions": listed}
+
+
+def _read_summary(workdir: epath.Path) -> dict[str, Any]:
+    """summary.json, its groups without what is not as deep as it should be."""
+    summary = storage.read_json_object(workdir / "summary.json")
+    known = _DEPTHS.keys() & summary.keys()
+    return summary | {name: _groups(summary[name], _DEPTHS[name]) for name in known}
 
 
 def _groups(found: Any, depth: int) -> dict[str, Any]:

@@ -245,7 +245,7 @@ class Loaded(NamedTuple):
 
     def describe(self) -> str:
         source = "moving average" if self.averaged else "parameters"
-        parts = [f"took {len(self.loaded)} arrays of the {source} in {self.path}"]
+        parts = [f"loaded {len(self.loaded)} arrays of the {source} in {self.path}"]
         if self.skipped:
             parts.append(f"skipped {workdirs.listed(self.skipped)}")
         if self.initialised:

@@ -6,7 +6,6 @@ their curves by the first part of a name.
 """
 
 import base64
-import io
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from igerg_jax import storage
+from igerg_jax.data import image_gate
 from igerg_jax.run.workdirs import flatten
 
 FOLDER = "tensorboard"  # in a workdir
@@ -146,5 +145,5 @@ def _face(row: Mapping[str, Any]) -> np.ndarray | None:
     url = (row.get("response_image") or {}).get("image")
     if not url:
         return None
-    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+    image = image_gate.read_rgb(base64.b64decode(url.partition(",")[2]))
     return np.asarray(image.resize((FACE_SIZE, FACE_SIZE)))

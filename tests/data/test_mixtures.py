@@ -258,7 +258,7 @@ def test_a_split_without_an_example_is_refused(tiny_config):
     empty = types.SimpleNamespace(num_windows=0)
     real = prepared.split
     prepared.split = lambda name: empty if name == "test" else real(name)
-    with pytest.raises(UserError, match="split 'test' of 'chitchat_peeps/tiny' has no turn"):
+    with pytest.raises(UserError, match="'test' of 'chitchat_peeps/tiny' has no response turns"):
         checks.check_evaluation_data(prepared, tiny_config)
     checks.check_evaluation_data(prepared, tiny_config, ["eval_split"])
 

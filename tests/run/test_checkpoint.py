@@ -217,7 +217,7 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(saved):
     for name in params.keys() - {"turn_embedding", "contrastive_text", "contrastive_image"}:
         small.assert_trees_equal(params[name], state.params[name])
     described = loaded.describe()
-    assert f"took {len(loaded.loaded)} arrays" in described
+    assert f"loaded {len(loaded.loaded)} arrays" in described
     assert "turn_embedding" in described.split("skipped")[1].split("randomly")[0]
     assert "turn_embedding" in described.split("randomly initialised")[1]
 

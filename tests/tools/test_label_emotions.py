@@ -156,9 +156,9 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(world, tmp_path, monkeypat
 
     predicted, written = label_emotions.predict, []
 
-    def look(run, folder, names):
+    def look(run, folder, names, *domain):
         traces.append(len(names))
-        return predicted(run, folder, names)
+        return predicted(run, folder, names, *domain)
 
     def note(path, arrays):
         written.append(path.name)
