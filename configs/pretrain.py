@@ -170,7 +170,7 @@ def _local() -> ConfigDict:
                 consistency_trust=False,
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
-                temperature_anneal_steps=800,  # the local preset stops after 700, at 0.55
+                temperature_anneal_steps=800,  # until temperature_end is reached
             ),
             image_text_contrastive=dict(
                 weight=0.1,
@@ -205,11 +205,11 @@ def _local() -> ConfigDict:
     config.train = ConfigDict(
         dict(
             batch_size=16,  # global batch in examples, over all devices and accumulation steps
-            steps=700,
+            steps=900,
             accumulate_steps=1,  # raise to fit the global batch into less memory
             log_every_steps=10,
-            evaluate_every_steps=350,  # 0 = only at the end
-            checkpoint_every_steps=350,  # 0 = only when it evaluates
+            evaluate_every_steps=225,  # 0 = only at the end
+            checkpoint_every_steps=450,  # 0 = only when it evaluates
             keep_checkpoints=2,  # the most recent; the best by evaluate.best_metric is kept too
             max_consecutive_skips=10,  # steps with a non-finite loss or gradient before giving up
             stall_seconds=600,  # dump all stacks when no step ends for this long; 0 = never
