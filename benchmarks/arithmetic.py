@@ -1,0 +1,92 @@
+"""Times models.arithmetic against what it stands for, forward and backward, in turn.
+
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.arithmetic
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igerg_jax.models import arithmetic
+
+ROUNDS, CALLS = 15, 10  # the median of the rounds is printed
+
+
+def plain_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.tensordot(x, kernel, 1)
+
+
+def plain_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    norm = nn.LayerNorm(epsilon=1e-5)
+    return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+
+plain_gelu = functools.partial(nn.gelu, approximate=False)
+norm = functools.partial(arithmetic.normalise, epsilon=1e-5)
+
+
+def layer(product: Callable, gelu: Callable, norm: Callable) -> Callable:
+    """A feed-forward layer of (x, both kernels, scale, bias)."""
+    return lambda x, up, down, scale, bias: (
+        x + product(gelu(product(norm(x, scale, bias), up)), down)
+    )
+
+
+def compare(name: str, functions: Mapping[str, Callable], arguments: tuple) -> None:
+    """Prints a line with each function's milliseconds and seconds to compile."""
+    programs, compiling = {}, {}
+    for key, function in functions.items():
+        start = time.perf_counter()
+
+        def loss(*arguments, function=function):
+            return (function(*arguments) ** 2).sum()
+
+        gradient = jax.jit(jax.grad(loss, tuple(range(len(arguments)))))
+        programs[key] = gradient.lower(*arguments).compile()
+        compiling[key] = time.perf_counter() - start
+    seconds: dict[str, list[float]] = {key: [] for key in functions}
+    for _ in range(ROUNDS):
+        for key, program in programs.items():
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                out = program(*arguments)
+            jax.block_until_ready(out)
+            seconds[key].append((time.perf_counter() - start) / CALLS)
+    figures = (
+        f"{key} {1000 * statistics.median(taken):.2f} ms (compiled in {compiling[key]:.2f} s)"
+        for key, taken in seconds.items()
+    )
+    print(f"{name}: {'; '.join(figures)}", flush=True)
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    x, hidden = normal(32, 64, 192), normal(32, 64, 768)
+    up, down = normal(192, 768) / 14, normal(768, 192) / 28
+    scale, bias = jnp.ones(192), jnp.zeros(192)
+    product, gelu = arithmetic.product, arithmetic.gelu
+    compare("product", {"plain": plain_product, "ours": product}, (x, up))
+    compare("GELU", {"plain": plain_gelu, "ours": gelu}, (hidden,))
+    compare("layer norm", {"plain": plain_norm, "ours": norm}, (x, scale, bias))
+    layers = {
+        "plain": layer(plain_product, plain_gelu, plain_norm),
+        "our product": layer(product, plain_gelu, plain_norm),
+        "our GELU": layer(plain_product, gelu, plain_norm),
+        "our norm": layer(plain_product, plain_gelu, norm),
+        "all ours": layer(product, gelu, norm),
+    }
+    compare("layer", layers, (x, up, down, scale, bias))
+
+
+if __name__ == "__main__":
+    main()
