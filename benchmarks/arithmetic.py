@@ -1,4 +1,4 @@
-"""Times models.arithmetic against what it stands for, forward and backward, in turn.
+"""Times models.arithmetic against what it stands for, in turn; layers forward and backward.
 
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.arithmetic
 """
@@ -38,17 +38,27 @@ def layer(product: Callable, gelu: Callable, norm: Callable) -> Callable:
     )
 
 
+def gradients(function: Callable) -> Callable:
+    """The gradients of a sum of squares, so that both passes are timed."""
+
+    def run(*arguments):
+        grad = jax.grad(lambda *x: (function(*x) ** 2).sum(), tuple(range(len(arguments))))
+        return grad(*arguments)
+
+    return run
+
+
+def sample(argmax: Callable) -> Callable:
+    """A token for each row of (logits, noise's key), as `decoding.strategies.Sample` draws it."""
+    return lambda logits, key: argmax(jax.random.gumbel(key, logits.shape) + logits)
+
+
 def compare(name: str, functions: Mapping[str, Callable], arguments: tuple) -> None:
     """Prints a line with each function's milliseconds and seconds to compile."""
     programs, compiling = {}, {}
     for key, function in functions.items():
         start = time.perf_counter()
-
-        def loss(*arguments, function=function):
-            return (function(*arguments) ** 2).sum()
-
-        gradient = jax.jit(jax.grad(loss, tuple(range(len(arguments)))))
-        programs[key] = gradient.lower(*arguments).compile()
+        programs[key] = jax.jit(function).lower(*arguments).compile()
         compiling[key] = time.perf_counter() - start
     seconds: dict[str, list[float]] = {key: [] for key in functions}
     for _ in range(ROUNDS):
@@ -75,9 +85,11 @@ def main() -> None:
     up, down = normal(192, 768) / 14, normal(768, 192) / 28
     scale, bias = jnp.ones(192), jnp.zeros(192)
     product, gelu = arithmetic.product, arithmetic.gelu
-    compare("product", {"plain": plain_product, "ours": product}, (x, up))
-    compare("GELU", {"plain": plain_gelu, "ours": gelu}, (hidden,))
-    compare("layer norm", {"plain": plain_norm, "ours": norm}, (x, scale, bias))
+    compare("product", {"plain": gradients(plain_product), "ours": gradients(product)}, (x, up))
+    compare("GELU", {"plain": gradients(plain_gelu), "ours": gradients(gelu)}, (hidden,))
+    compare(
+        "layer norm", {"plain": gradients(plain_norm), "ours": gradients(norm)}, (x, scale, bias)
+    )
     layers = {
         "plain": layer(plain_product, plain_gelu, plain_norm),
         "our product": layer(product, plain_gelu, plain_norm),
@@ -85,7 +97,11 @@ def main() -> None:
         "our norm": layer(plain_product, plain_gelu, norm),
         "all ours": layer(product, gelu, norm),
     }
+    layers = {key: gradients(function) for key, function in layers.items()}
     compare("layer", layers, (x, up, down, scale, bias))
+    argmaxes = {"plain": functools.partial(jnp.argmax, axis=-1), "ours": arithmetic.argmax}
+    drawn = {key: sample(argmax) for key, argmax in argmaxes.items()}
+    compare("sample", drawn, (normal(256, 2048), jax.random.key(0)))
 
 
 if __name__ == "__main__":

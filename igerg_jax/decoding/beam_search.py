@@ -2,7 +2,6 @@
 K beams (not visual tokens), J candidates a beam, and P = 2K.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,7 @@ class BeamState(NamedTuple):
     """K live hypotheses a row, and the best that have ended."""
 
     position: jax.Array  # int32 scalar: tokens chosen
-    past: Any  # of the stream: [layers, K, B, T, H, E]
+    past: Any  # of the stream: [layers, K, B, H, T, E]
     tokens_BxKxT: jax.Array
     log_p_BxK: jax.Array  # -inf = no such beam
     ended: Hypotheses
@@ -45,32 +44,23 @@ def beam_search(
     Face's `early_stopping=False`), or when none can ever beat the best. With one beam this is
     greedy.
     """
-    decoder = started.decoder
 
     def choose(state: BeamState, hidden_BxKxD: Any) -> BeamState:
-        log_p_BxKxV = decoder.log_probabilities(hidden_BxKxD)
+        log_p_BxKxV = started.decoder.log_probabilities(hidden_BxKxD)
         log_p_BxKxV = allowed(log_p_BxKxV, state.tokens_BxKxT, state.position, special, limits)
         best = _continuations(state, log_p_BxKxV)
         return select(state, best, special.eos, strategy, limits.max_tokens)
 
     def step(state: BeamState) -> BeamState:
-        # Mapped over beams, not folded into rows: the encoder's keys and values, the larger part
-        # of the cache, stay one copy a row.
-        decode = functools.partial(decoder.step, position=state.position)
         last_BxK = state.tokens_BxKxT[:, :, state.position - 1]
-        hidden_BxKxD, past = jax.vmap(
-            lambda token_B, past: decode(token_B, past=past), in_axes=(1, 1), out_axes=(1, 1)
-        )(last_BxK, state.past)
+        hidden_BxKxD, past = started.step(last_BxK, state.position, state.past)
         return choose(state._replace(past=past), hidden_BxKxD)
 
     def unfinished(state: BeamState) -> jax.Array:
         # The bound is for models that give NaN, whose beams never end.
         return ~state.done_B.all() & (state.position < limits.max_tokens)
 
-    # Beams are axis 1 of both: [B, K, D] and [layers, K, B, T, H, E].
-    hidden_BxKxD, past = jax.tree.map(
-        lambda x: jnp.repeat(x[:, None], strategy.beams, axis=1), (started.hidden, started.past)
-    )
+    hidden_BxKxD, past = started.repeated(strategy.beams)
     first = first_state(started.rows, limits.max_tokens, special.pad, strategy, past)
     state = choose(first, hidden_BxKxD)
     return jax.lax.while_loop(unfinished, step, state).ended

@@ -117,9 +117,6 @@ def generate(
     if rows_B is None:
         rows_B = jnp.arange(batch["context"].shape[0])
     decoded_from = sources(model, params, batch, target_emotion_BxC, guidance.needs_both)
-    candidates = strategy.candidates if isinstance(strategy, Sample) else 1
-    if candidates > 1:
-        decoded_from = jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), decoded_from)
     if guidance.needs_both:
         started = start_guided(model, params, decoded_from, guidance, limits.max_tokens)
     else:
@@ -128,10 +125,11 @@ def generate(
         hypotheses = beam_search(started, model.special, strategy, limits)
         return Responses(*(leaf[:, 0] for leaf in hypotheses))
     keys_B = random_keys.row_keys(rng, rows_B)
+    candidates = strategy.candidates if isinstance(strategy, Sample) else 1
     if candidates == 1:
-        return decode_rows(started, model.special, keys_B, strategy, limits)
+        return decode_rows(started, model.special, keys_B[:, None], strategy, limits)
     keys_BxK = jax.vmap(functools.partial(jax.random.split, num=candidates))(keys_B)
-    decoded = decode_rows(started, model.special, keys_BxK.reshape(-1), strategy, limits)
+    decoded = decode_rows(started, model.special, keys_BxK, strategy, limits)
     return best_candidates(decoded, candidates, strategy.length_penalty, model.special)
 
 
@@ -170,56 +168,59 @@ def sources(
     return source, Source(apply(images, words, method="encode"), None)
 
 
-class RowState(NamedTuple):
-    """One response a row, so far."""
+class ResponseState(NamedTuple):
+    """R = B * K responses so far, those of one row side by side."""
 
     position: jax.Array  # int32 scalar: tokens chosen
-    past: Any  # of the stream: [layers, B, T, H, E], of the positions decoded so far
-    tokens_BxT: jax.Array
-    last_B: jax.Array  # the token to decode next
-    log_p_B: jax.Array
-    done_B: jax.Array
+    past: Any  # of the stream: [layers, K, B, H, T, E], of the positions decoded so far
+    tokens_RxT: jax.Array
+    last_R: jax.Array  # the token to decode next
+    log_p_R: jax.Array
+    done_R: jax.Array
 
 
 def decode_rows(
     started: Started,
     special: SpecialIds,
-    keys_B: jax.Array,
+    keys_BxK: jax.Array,
     strategy: TokenStrategy,
     limits: Limits,
 ) -> Responses:
-    """Responses of one token per row and step, with each row's own key."""
-    decoder, rows, max_tokens = started.decoder, started.rows, limits.max_tokens
+    """K responses per row, each with its own key, of one token per step: [B * K] of them."""
+    shape, max_tokens = keys_BxK.shape, limits.max_tokens
+    keys_R, rows = keys_BxK.reshape(-1), keys_BxK.size
 
-    def choose(state: RowState, hidden_BxD: Any) -> RowState:
-        log_p_BxV = decoder.log_probabilities(hidden_BxD)
-        step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.position)
-        allowed_BxV = allowed(log_p_BxV, state.tokens_BxT, state.position, special, limits)
-        token_B = strategy.choose(allowed_BxV, step_keys_B)
-        gain_B = jnp.take_along_axis(log_p_BxV, token_B[:, None], axis=1)[:, 0]
-        token_B = jnp.where(state.done_B, special.pad, token_B)
+    def choose(state: ResponseState, hidden_BxKxD: Any) -> ResponseState:
+        log_p_RxV = started.decoder.log_probabilities(hidden_BxKxD).reshape(rows, -1)
+        step_keys_R = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_R, state.position)
+        allowed_RxV = allowed(log_p_RxV, state.tokens_RxT, state.position, special, limits)
+        token_R = strategy.choose(allowed_RxV, step_keys_R)
+        gain_R = jnp.take_along_axis(log_p_RxV, token_R[:, None], axis=1)[:, 0]
+        token_R = jnp.where(state.done_R, special.pad, token_R)
         return state._replace(
             position=state.position + 1,
-            tokens_BxT=state.tokens_BxT.at[:, state.position].set(token_B),
-            last_B=token_B,
-            log_p_B=state.log_p_B + jnp.where(state.done_B, 0.0, gain_B),
-            done_B=state.done_B | (token_B == special.eos),
+            tokens_RxT=state.tokens_RxT.at[:, state.position].set(token_R),
+            last_R=token_R,
+            log_p_R=state.log_p_R + jnp.where(state.done_R, 0.0, gain_R),
+            done_R=state.done_R | (token_R == special.eos),
         )
 
-    def step(state: RowState) -> RowState:
-        hidden_BxD, past = decoder.step(state.last_B, state.position, state.past)
-        return choose(state._replace(past=past), hidden_BxD)
+    def step(state: ResponseState) -> ResponseState:
+        last_BxK = state.last_R.reshape(shape)
+        hidden_BxKxD, past = started.step(last_BxK, state.position, state.past)
+        return choose(state._replace(past=past), hidden_BxKxD)
 
-    def unfinished(state: RowState) -> jax.Array:
-        return ~state.done_B.all() & (state.position < max_tokens)
+    def unfinished(state: ResponseState) -> jax.Array:
+        return ~state.done_R.all() & (state.position < max_tokens)
 
-    state = RowState(
+    hidden_BxKxD, past = started.repeated(shape[1])
+    state = ResponseState(
         position=jnp.int32(0),
-        past=started.past,
-        tokens_BxT=jnp.full((rows, max_tokens), special.pad, jnp.int32),
-        last_B=jnp.full((rows,), special.decoder_start, jnp.int32),
-        log_p_B=jnp.zeros((rows,), jnp.float32),
-        done_B=jnp.zeros((rows,), bool),
+        past=past,
+        tokens_RxT=jnp.full((rows, max_tokens), special.pad, jnp.int32),
+        last_R=jnp.full((rows,), special.decoder_start, jnp.int32),
+        log_p_R=jnp.zeros((rows,), jnp.float32),
+        done_R=jnp.zeros((rows,), bool),
     )
-    state = jax.lax.while_loop(unfinished, step, choose(state, started.hidden))
-    return Responses(state.tokens_BxT, state.log_p_B, state.log_p_B)
+    state = jax.lax.while_loop(unfinished, step, choose(state, hidden_BxKxD))
+    return Responses(state.tokens_RxT, state.log_p_R, state.log_p_R)

@@ -12,12 +12,14 @@ responses a row, and has a loop of its own.
 """
 
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from igerg_jax.constraints import Range, check_choice, check_constraints
+from igerg_jax.models.arithmetic import argmax
 from igerg_jax.models.partitioning import top_k
 from igerg_jax.models.settings import select
 
@@ -36,7 +38,7 @@ class Greedy:
         """Nothing can be wrong."""
 
     def choose(self, log_p_BxV: jax.Array, keys_B: jax.Array) -> jax.Array:
-        return log_p_BxV.argmax(-1).astype(jnp.int32)
+        return argmax(log_p_BxV)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Sample:
 
     def choose(self, log_p_BxV: jax.Array, keys_B: jax.Array) -> jax.Array:
         logits_BxV = self.filtered(log_p_BxV)
-        return jax.vmap(jax.random.categorical)(keys_B, logits_BxV).astype(jnp.int32)
+        gumbel = functools.partial(jax.random.gumbel, shape=logits_BxV.shape[1:])
+        return argmax(jax.vmap(gumbel)(keys_B) + logits_BxV)  # as `jax.random.categorical` draws
 
     def filtered(self, log_p_BxV: jax.Array) -> jax.Array:
         """The logits float32 [B, V] that are sampled from: -inf where a filter excludes a token."""

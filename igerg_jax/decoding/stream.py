@@ -5,6 +5,7 @@ opaque pytrees: one array or cache of a `Stream`, a pair of them of a `guidance.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -61,12 +62,28 @@ class Started(NamedTuple):
 
     decoder: Any  # a `Stream`, or what has its two methods
     hidden: Any  # [B, D]
-    past: Any  # [layers, B, T, H, E]
+    past: Any  # [layers, B, H, T, E]
 
     @property
     def rows(self) -> int:
         """B."""
         return jax.tree.leaves(self.hidden)[0].shape[0]
+
+    def repeated(self, count: int) -> tuple[Any, Any]:
+        """`hidden` and `past` for K = `count` responses per row: [B, K, D], [layers, K, B, …]."""
+        return jax.tree.map(
+            lambda x: jnp.repeat(x[:, None], count, axis=1), (self.hidden, self.past)
+        )
+
+    def step(self, token_BxK: jax.Array, position: jax.Array, past: Any) -> tuple[Any, Any]:
+        """The decoder's `step` for K responses per row: (hidden [B, K, D], the updated past).
+
+        Mapped over the responses, not folded into rows: the encoder's keys and values, the larger
+        part of the cache, stay one copy per row.
+        """
+        step = functools.partial(self.decoder.step, position=position)
+        one = lambda token_B, past: step(token_B, past=past)  # noqa: E731
+        return jax.vmap(one, in_axes=(1, 1), out_axes=(1, 1))(token_BxK, past)
 
 
 def start(model: Igerg, params: Any, source: Source, max_tokens: int) -> Started:

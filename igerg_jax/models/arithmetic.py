@@ -1,6 +1,6 @@
-"""Products, GELU and layer norm, in the form that XLA's CPU compiler computes fastest.
+"""Products, GELU, layer norm and argmax, in the form that XLA's CPU compiler computes fastest.
 
-Mathematically they are `jnp.tensordot`, `jax.nn.gelu` and Linen's LayerNorm. A feed-forward layer
+Mathematically they are `jnp.tensordot`, `jax.nn.gelu`, Linen's LayerNorm and `jnp.argmax`. A feed-forward layer
 (norm, 192 to 768, GELU, back, residual; 32 x 64 tokens, float32) takes 58 ms forward and backward
 with those and 28 ms with these, on two cores (`python -m benchmarks.arithmetic`). Letters as in
 `igerg_jax.batch`; x = any axes.
@@ -108,6 +108,19 @@ def _moments(x_xD: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     mean_xx1 = x_xD.mean(-1, keepdims=True)
     variance_xx1 = (x_xD * x_xD).mean(-1, keepdims=True) - mean_xx1 * mean_xx1
     return mean_xx1, jax.lax.rsqrt(jnp.maximum(variance_xx1, 0.0) + epsilon)
+
+
+def argmax(x_xV: jax.Array) -> jax.Array:
+    """`jnp.argmax` over the last axis, int32; 0 where there is a NaN.
+
+    XLA stores `x`, since it is used twice. `jnp.argmax` would compute it within its own loop, which
+    the CPU compiler does not vectorise: sampling a token for 256 rows, out of 2,048, takes 23 ms
+    with that and 8 ms with this, on one core.
+    """
+    vocabulary = x_xV.shape[-1]
+    ids_xV = jax.lax.broadcasted_iota(jnp.int32, x_xV.shape, x_xV.ndim - 1)
+    below_xV = x_xV < x_xV.max(-1, keepdims=True)
+    return jnp.where(below_xV, vocabulary, ids_xV).min(-1)
 
 
 def _row(x_D: jax.Array, like_xD: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 Letters are those of `igerg_jax.batch`, and here also: L query length, M key length, E = D / H.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -17,10 +18,14 @@ from igerg_jax.models.settings import LayerSettings
 
 
 class KeyValue(NamedTuple):
-    """Keys and values, [B, M, H, E] each; in a cache, with a leading layer axis."""
+    """A cache of keys and values, with heads before positions; of a stack, with a layer axis first.
 
-    k_BxMxHxE: jax.Array
-    v_BxMxHxE: jax.Array
+    That is the order of axes in which they are multiplied. In the order of the projections,
+    [B, M, H, E], XLA's CPU compiler would transpose the whole cache in every step.
+    """
+
+    k_BxHxMxE: jax.Array
+    v_BxHxMxE: jax.Array
 
 
 # Linen's DenseGeneral has the same parameters, but cannot initialise them with logical axes: it
@@ -102,7 +107,7 @@ class Attention(nn.Module):
           causal: `mask` is the causal one; else it is the same for all queries.
 
         Returns:
-          ([B, L, D] in `dtype`, the keys and values that were attended to; None if fused).
+          ([B, L, D] in `dtype`, the keys and values that were attended to, None if fused).
 
         Raises:
           ValueError: D does not divide into the heads.
@@ -112,21 +117,16 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} does not divide into {self.settings.heads} heads")
         sizes = (self.settings.heads, width, self.settings.dtype)
         query, out = HeadProjection(*sizes, name="query"), OutProjection(*sizes, name="out")
-        key_value = cache
         if memory_BxMxD is not None:
             key, value = HeadProjection(*sizes, name="key"), HeadProjection(*sizes, name="value")
             if cache is None and memory_BxMxD is x_BxLxD and self._fuses():
                 keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
                 return out(self._fused((query, key, value), x_BxLxD, keys_BxL, causal)), None
-            key_value = KeyValue(key(memory_BxMxD), value(memory_BxMxD))
-        if cache is not None and memory_BxMxD is not None:
-            key_value = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1),
-                cache,
-                key_value,
-            )
+            new = KeyValue(*(x.swapaxes(1, 2) for x in (key(memory_BxMxD), value(memory_BxMxD))))
+            cache = new if cache is None else _written(cache, new, position)
+        key_value = (x.swapaxes(1, 2) for x in cache)
         y_BxLxHxE = jax.nn.dot_product_attention(query(x_BxLxD), *key_value, mask=mask_Bx1xLxM)
-        return out(y_BxLxHxE), key_value
+        return out(y_BxLxHxE), cache
 
     def _fuses(self) -> bool:
         return self.settings.attention == "fused" and not is_sharded("heads")
@@ -141,3 +141,9 @@ class Attention(nn.Module):
         x_BxLx3D = checkpoint_name(x_BxLxD @ kernel_Dx3D + bias_3D[None, None], "attention")
         y_BxLxD = attention_kernel.attend(x_BxLx3D, keys_BxL, self.settings.heads, causal)
         return checkpoint_name(y_BxLxD, "attention")
+
+
+def _written(cache: KeyValue, new: KeyValue, position: jax.Array) -> KeyValue:
+    """`cache` with `new` from `position` on."""
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=position, axis=2)
+    return jax.tree.map(write, cache, new)

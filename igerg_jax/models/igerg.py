@@ -282,11 +282,11 @@ class Igerg(nn.Module):
         """Decodes a prefix (at least the start token) into a new cache of `max_tokens` places.
 
         Returns:
-          ([B, P, D], the cache with leaves [layers, B, max_tokens or L, H, E]).
+          ([B, P, D], the cache with leaves [layers, B, H, max_tokens or L, E]).
         """
         x_BxPxD = self._decoder_input(tokens_BxP, 0, target_emotion_BxC)
         hidden, cache = self.decoder(x_BxPxD, encoded_BxLxD, encoded_mask_BxL, None, None, True)
-        room = ((0, 0), (0, 0), (0, max_tokens - tokens_BxP.shape[1]), (0, 0), (0, 0))
+        room = ((0, 0), (0, 0), (0, 0), (0, max_tokens - tokens_BxP.shape[1]), (0, 0))
         past = KeyValue(*(jnp.pad(leaf, room) for leaf in cache.self_attention))
         hidden = self._condition("output", hidden, target_emotion_BxC)
         return hidden, DecoderCache(past, cache.cross_attention)

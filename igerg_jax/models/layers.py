@@ -221,7 +221,7 @@ class Decoder(nn.Module):
         length = x_BxTxD.shape[1]
         at_T, keys = jnp.arange(length), length
         if cache is not None:
-            at_T, keys = position + at_T, cache.self_attention.k_BxMxHxE.shape[2]
+            at_T, keys = position + at_T, cache.self_attention.k_BxHxMxE.shape[3]
         causal_1x1xTxM = (at_T[:, None] >= jnp.arange(keys)[None, :])[None, None]
         mask_Bx1x1xL = encoded_mask_BxL[:, None, None, :]
         layers = stack(DecoderLayer, self.settings, keep_cache, scanned=1, broadcast=4)

@@ -185,7 +185,7 @@ def test_without_guidance_there_is_one_stream_whatever_the_floor(guided, strateg
             found = beam_search.beam_search(started, small.SPECIAL, strategy, Limits(T, 0))
             return search.Responses(*(leaf[:, 0] for leaf in found))
         keys_B = random_keys.row_keys(KEY, jnp.arange(ROWS))
-        return search.decode_rows(started, small.SPECIAL, keys_B, strategy, Limits(T, 0))
+        return search.decode_rows(started, small.SPECIAL, keys_B[:, None], strategy, Limits(T, 0))
 
     def unguided(params, batch):
         return guided.generate(strategy, 0.0, 0.5, params, batch, None)

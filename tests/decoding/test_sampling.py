@@ -87,8 +87,10 @@ def test_the_likeliest_of_several_candidates_is_kept():
         pair = search.sources(model, params, batch, None, guided=True)
         started = start_guided(model, params, pair, GUIDANCE, T)
         return jax.lax.map(
-            lambda keys_B: search.decode_rows(started, small.SPECIAL, keys_B, SAMPLE, Limits(T, 0)),
-            keys_KxB,
+            lambda keys_Bx1: search.decode_rows(
+                started, small.SPECIAL, keys_Bx1, SAMPLE, Limits(T, 0)
+            ),
+            keys_KxB[..., None],
         )
 
     drawn = jax.device_get(one_by_one(params, keys_BxK.T))

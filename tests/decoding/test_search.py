@@ -76,7 +76,7 @@ class World:
                 found = beam_search.beam_search(started, small.SPECIAL, strategy, rules)
                 return search.Responses(*(leaf[:, 0] for leaf in found))
             keys_B = random_keys.row_keys(rng, row_B)
-            return search.decode_rows(started, small.SPECIAL, keys_B, strategy, rules)
+            return search.decode_rows(started, small.SPECIAL, keys_B[:, None], strategy, rules)
 
         return jax.jit(run)
 

@@ -1,4 +1,4 @@
-"""Products, GELU and layer norm are what they are named after, and so are their gradients."""
+"""Each function is what it is named after, and so is its gradient."""
 
 import math
 
@@ -77,3 +77,12 @@ def test_normalise_keeps_the_gradients_dtype_and_computes_float32():
     one, zero = jnp.ones(8), jnp.zeros(8)
     assert arithmetic.normalise(x, one, zero, 1e-5).dtype == jnp.float32
     assert jax.grad(lambda x: arithmetic.normalise(x, one, zero, 1e-5)[0, 0])(x).dtype == x.dtype
+
+
+def test_argmax_is_the_first_of_the_largest():
+    x = np.round(2 * normal(3, 50, 9))  # many ties
+    x[0, 0], x[0, 1, 4] = -np.inf, np.inf
+    got = jax.jit(arithmetic.argmax)(x)
+    assert got.dtype == jnp.int32
+    np.testing.assert_array_equal(got, x.argmax(-1))
+    assert arithmetic.argmax(np.full((1, 4), np.nan, np.float32)) == 0  # a token, whatever it is

@@ -93,7 +93,9 @@ def our_answers(model, params, tokens, mask, strategy, no_repeat_ngram=0) -> np.
             found = search.beam_search(started, model.special, strategy, limits)
             return found.tokens_BxKxT[:, 0]
         keys = jax.random.split(jax.random.key(0), len(tokens))
-        return search.decode_rows(started, model.special, keys, strategy, limits).tokens_BxT
+        return search.decode_rows(
+            started, model.special, keys[:, None], strategy, limits
+        ).tokens_BxT
 
     return np.asarray(answer(params, tokens, mask))
 
