@@ -1,9 +1,9 @@
 """Products, GELU, layer norm and argmax, in the form that XLA's CPU compiler computes fastest.
 
-Mathematically they are `jnp.tensordot`, `jax.nn.gelu`, Linen's LayerNorm and `jnp.argmax`. A feed-forward layer
-(norm, 192 to 768, GELU, back, residual; 32 x 64 tokens, float32) takes 58 ms forward and backward
-with those and 28 ms with these, on two cores (`python -m benchmarks.arithmetic`). Letters as in
-`igerg_jax.batch`; x = any axes.
+Mathematically they are `jnp.tensordot`, `jax.nn.gelu`, Linen's LayerNorm and `jnp.argmax`. A
+feed-forward layer (norm, 192 to 768, GELU, back, residual; 32 x 64 tokens, float32) takes 58 ms
+forward and backward with those and 28 ms with these, on two cores (`python -m
+benchmarks.arithmetic`). Letters as in `igerg_jax.batch`; x = any axes.
 """
 
 import functools
