@@ -149,8 +149,7 @@ def _local() -> ConfigDict:
             sequence_emotion=dict(weight=1.0),
             # BART's infilling: the fraction of words hidden, and the mean span length.
             text_denoising=dict(weight=1.0, mask_fraction=0.3, mean_span_tokens=3.0),
-            # mixed_weight: of the same loss on corrupted and mixed embeddings; 0 = off.
-            text_emotion=dict(weight=1.0, mixed_weight=0.0),
+            text_emotion=dict(weight=1.0),
             # BERT's masking; max_fraction of context_tokens caps the positions that are predicted.
             masked_multimodal=dict(weight=1.0, mask_fraction=0.15, max_fraction=0.25),
             emotional_response=dict(
@@ -166,8 +165,6 @@ def _local() -> ConfigDict:
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
                 consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
                 consistency_ramp_steps=200,  # steps over which lambda rises linearly
-                # Scales each example's term by the judge's probability of the reference's label.
-                consistency_trust=False,
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
                 temperature_anneal_steps=800,  # until temperature_end is reached

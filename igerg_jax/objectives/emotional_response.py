@@ -52,7 +52,6 @@ class EmotionalResponse(Objective):
         Range("consistency_weight", at_least=0),
         Range("consistency_start_step"),  # negative: the ramp has begun when training starts
         Range("consistency_ramp_steps", at_least=0),
-        Choice("consistency_trust", (False, True)),
         Range("temperature_start", above=0),
         Range("temperature_end", above=0),
         Range("temperature_anneal_steps", at_least=0),
@@ -190,19 +189,7 @@ def judged_emotion(context: Context, embedded_BxTxJ: jax.Array) -> losses.Sums:
     params = {**context.params, "judge_network": fixed_judge(context.params)}
     logits_BxC = context.apply("judge_embedded", embedded_BxTxJ, spoken_BxT, params=params)
     labels_B = jnp.where(spoken_BxT.any(1), context.batch["response_emotion"], UNKNOWN)
-    weights_B = judge_trust(context, params) if context.settings["consistency_trust"] else None
-    return losses.classification(logits_BxC, labels_B, weights_B)
-
-
-def judge_trust(context: Context, params: Mapping[str, Any]) -> jax.Array:
-    """float32 [B]: the probability that the judge gives the label of people's own response.
-
-    Near 1/7 until the judge can read, so that the term waits for it, and always low for a response
-    whose label the judge does not find in its words.
-    """
-    logits_BxC = context.apply("judge_tokens", context.batch["response"], params=params)
-    label_BxC = jax.nn.one_hot(context.batch["response_emotion"], NUM_EMOTIONS)
-    return jax.lax.stop_gradient((jax.nn.softmax(logits_BxC) * label_BxC).sum(-1))
+    return losses.classification(logits_BxC, labels_B)
 
 
 def fixed_judge(params: Mapping[str, Any]) -> Any:

@@ -40,17 +40,14 @@ class RowSums(NamedTuple):
         return Sums(*(x_B.sum() for x_B in self))
 
 
-def classification(
-    logits_xC: jax.Array, labels_x: jax.Array, weights_x: jax.Array | None = None
-) -> Sums:
+def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
     """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...]; those below 0 are
-    unknown and add nothing. Weights, float32 [...], scale each one's loss, but not its count."""
+    unknown and add nothing."""
     known_x = labels_x >= 0
     nll_x = optax.softmax_cross_entropy_with_integer_labels(
         logits_xC, jnp.maximum(labels_x, 0), where=known_x
     )
     correct_x = known_x & (logits_xC.argmax(-1) == labels_x)
-    nll_x = nll_x if weights_x is None else nll_x * weights_x
     return Sums(nll_x.sum(), _count(known_x), _count(correct_x))
 
 
