@@ -122,23 +122,30 @@ def base_key(config: Any) -> jax.Array:
     return jax.random.key(config.seed, impl=config.train.prng)
 
 
-def jitted(setup: Setup, function: Callable) -> Callable:
+class Jitted:
     """`function(model, ...)` jitted on the setup's mesh, its result replicated on every device."""
-    compiled = jax.jit(
-        lambda *arguments: function(setup.model, *arguments),
-        out_shardings=sharding.replicated(setup.mesh),
-    )
 
-    def call(*arguments):
-        with mesh_context(setup):
-            return compiled(*arguments)
+    def __init__(self, setup: Setup, function: Callable):
+        self._setup = setup
+        self._function = jax.jit(
+            lambda *arguments: function(setup.model, *arguments),
+            out_shardings=sharding.replicated(setup.mesh),
+        )
 
-    return call
+    def __call__(self, *arguments: Any) -> Any:
+        with mesh_context(self._setup):
+            return self._function(*arguments)
+
+    def compile(self, *arguments: Any) -> None:
+        """Compiles for arguments like these (arrays, or `jax.ShapeDtypeStruct`s with shardings), so
+        that the first call does not."""
+        with mesh_context(self._setup):
+            self._function.lower(*arguments).compile()
 
 
 def replicated_key(setup: Setup) -> jax.Array:
     """The run's key, on every device."""
-    return jitted(setup, lambda model: base_key(setup.config))()
+    return Jitted(setup, lambda model: base_key(setup.config))()
 
 
 def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +32,7 @@ from igerg_jax.decoding.limits import Limits, allowed
 from igerg_jax.decoding.strategies import Beam, Sample, Strategy, TokenStrategy
 from igerg_jax.decoding.stream import Source, Started
 from igerg_jax.models import igerg
-from igerg_jax.setup import Setup, jitted
+from igerg_jax.setup import Jitted, Setup
 
 # The arrays of a batch that a response depends on: no label, and no response.
 BATCH_ENTRIES = ("images", "features", "image_mask", "image_turn", "context", "context_turn")
@@ -63,33 +63,21 @@ class Settings(NamedTuple):
         return cls(strategies.strategy(config), Limits.of(config), Guidance.of(config))
 
 
-def make_respond(setup: Setup, settings: Settings | None = None) -> Callable[..., Responses]:
-    """A function (params, batch, rng, rows_B=None, target_emotion_BxC=None, guidance=None) ->
-    `Responses`, as `settings` say (default: what `config.generate` says).
+class Respond:
+    """Responses to batches, as `settings` say (default: what `config.generate` says).
 
-    It compiles once per shape. It uses the batch's images and context. `rows_B`, int32, numbers
-    the examples: with the key `rng` the number decides what is sampled, so that an example's
-    sample is the same in any batch (default: its place in the batch). `target_emotion_BxC` are
-    probabilities of the emotion to respond with (default: the one seen in the response's image).
-    `guidance`, a float32 scalar, takes the place of the settings' and may be another in every call.
-    Parameters and batch are on `setup.mesh`; the result is replicated.
+    It compiles once per shape. Parameters and batch are on `setup.mesh`; the result is replicated.
 
     Raises:
       UserError: as `Settings.of`.
     """
-    settings = settings or Settings.of(setup.config)
 
-    def answer(model, params, batch, rng, rows_B, target_emotion_BxC, guidance):
-        now = settings
-        if guidance is not None:
-            now = settings._replace(
-                guidance=dataclasses.replace(settings.guidance, guidance=guidance)
-            )
-        return generate(model, params, batch, rng, now, rows_B, target_emotion_BxC)
+    def __init__(self, setup: Setup, settings: Settings | None = None):
+        settings = settings or Settings.of(setup.config)
+        self._jitted = Jitted(setup, functools.partial(_respond, settings=settings))
 
-    compiled = jitted(setup, answer)
-
-    def respond(
+    def __call__(
+        self,
         params: Any,
         batch: Mapping[str, jax.Array],
         rng: jax.Array,
@@ -97,10 +85,32 @@ def make_respond(setup: Setup, settings: Settings | None = None) -> Callable[...
         target_emotion_BxC: jax.Array | None = None,
         guidance: jax.Array | None = None,
     ) -> Responses:
-        inputs = {name: batch[name] for name in BATCH_ENTRIES if name in batch}
-        return compiled(params, inputs, rng, rows_B, target_emotion_BxC, guidance)
+        """One response per row of the batch, of which images and context are used.
 
-    return respond
+        Args:
+          rng: a key. With it, an example's number in `rows_B` decides what is sampled.
+          rows_B: int32, so that an example's sample is the same in any batch; default: the place
+            in the batch.
+          target_emotion_BxC: probabilities of the emotion to respond with; default: the one seen in
+            the response's image.
+          guidance: a float32 scalar in place of the settings', which may differ from call to call.
+        """
+        return self._jitted(params, _inputs(batch), rng, rows_B, target_emotion_BxC, guidance)
+
+    def compile(self, params: Any, batch: Mapping[str, Any], rng: jax.Array, rows_B: Any) -> None:
+        """As `Jitted.compile`, for calls with these four arguments."""
+        self._jitted.compile(params, _inputs(batch), rng, rows_B, None, None)
+
+
+def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: batch[name] for name in BATCH_ENTRIES if name in batch}
+
+
+def _respond(model, params, batch, rng, rows_B, target_emotion_BxC, guidance, *, settings):
+    if guidance is not None:
+        guided = dataclasses.replace(settings.guidance, guidance=guidance)
+        settings = settings._replace(guidance=guided)
+    return generate(model, params, batch, rng, settings, rows_B, target_emotion_BxC)
 
 
 def generate(
@@ -112,7 +122,7 @@ def generate(
     rows_B: jax.Array | None = None,
     target_emotion_BxC: jax.Array | None = None,
 ) -> Responses:
-    """Encodes a batch's images and context, decodes a response; what `make_respond` jits."""
+    """Encodes a batch's images and context, decodes a response; what `Respond` jits."""
     strategy, limits, guidance = settings
     if rows_B is None:
         rows_B = jnp.arange(batch["context"].shape[0])

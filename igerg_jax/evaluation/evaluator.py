@@ -32,7 +32,7 @@ from igerg_jax.evaluation import following, response_statistics, samples, uncert
 from igerg_jax.evaluation.following import Following
 from igerg_jax.evaluation.predictions import batch_counts, emotion_probabilities, guided_nll
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, jitted, replicated_key
+from igerg_jax.setup import Jitted, Setup, replicated_key
 
 WINDOWS_FILE = "windows.json"  # in a workdir: what was measured on each window
 
@@ -59,11 +59,23 @@ class Evaluator:
         """`between_batches` is called before each batch; what it raises ends an evaluation."""
         self._setup, self._prepared, self._between_batches = setup, prepared, between_batches
         self.second_labeller = text_labeller.of_config(setup.config)
-        self._respond = search.make_respond(setup)
-        self._batch_counts = jitted(setup, batch_counts)
-        self._probabilities = jitted(setup, emotion_probabilities)
-        self._guided_nll = jitted(setup, guided_nll)
+        self._respond = search.Respond(setup)
+        self._batch_counts = Jitted(setup, batch_counts)
+        self._probabilities = Jitted(setup, emotion_probabilities)
+        self._guided_nll = Jitted(setup, guided_nll)
         self._key = replicated_key(setup)
+
+    def compile(self, params: Any, split: str) -> None:
+        """Compiles what evaluations run, so that they need not wait for it.
+
+        Args:
+          params: `jax.ShapeDtypeStruct`s with their shardings will do.
+          split: any of the dataset, for the shapes of a batch.
+        """
+        _, batch, rows_B = next(self._batches(self._prepared.split(split), np.arange(1)))
+        self._batch_counts.compile(params, batch)
+        if self._setup.config.evaluate.generated_examples:
+            self._respond.compile(params, batch, self._key, rows_B)
 
     def metrics(self, params: Any, split: str, generate: bool) -> Measured:
         """Metrics over the first `evaluate.examples` windows of a split.

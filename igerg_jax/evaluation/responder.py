@@ -27,7 +27,7 @@ from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.evaluation.samples import by_emotion
 from igerg_jax.models import igerg
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, jitted, replicated_key
+from igerg_jax.setup import Jitted, Setup, replicated_key
 
 Turn = tuple[str, Picture | None]  # words, and the speaker's image or None
 Probabilities = dict[str, float]  # by emotion
@@ -72,8 +72,8 @@ class Responder:
         self._settings = search.Settings.of(setup.config)
         self._key = replicated_key(setup)
         self._predict, self._judge = (
-            jitted(setup, _predict_emotions),
-            jitted(setup, _judge),
+            Jitted(setup, _predict_emotions),
+            Jitted(setup, _judge),
         )
         self._generators: dict[str, Callable[..., search.Responses]] = {}
 
@@ -237,7 +237,7 @@ class Responder:
             config = self.config.copy_and_resolve_references()
             config.generate.strategy = strategy
             settings = search.Settings.of(config)
-            self._generators[strategy] = search.make_respond(self._setup, settings)
+            self._generators[strategy] = search.Respond(self._setup, settings)
         return self._generators[strategy]
 
     def _example(self, row: _Row) -> dict[str, np.ndarray]:

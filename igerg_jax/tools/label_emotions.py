@@ -41,7 +41,7 @@ from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint as checkpoints
 from igerg_jax.run import command_line
-from igerg_jax.setup import jitted
+from igerg_jax.setup import Jitted
 
 PLAN, SUMMARY = "plan.json", "summary.json"
 # (name; float32[7], or None where broken; whether it is unlike the training images)
@@ -144,7 +144,7 @@ def predict(
     def of_the_image(model, params, batch):
         return image_probabilities(model, params, batch)[0][:, 0]
 
-    probabilities = jitted(run.setup, of_the_image)
+    probabilities = Jitted(run.setup, of_the_image)
     paths, names = [folder / name for name in names], iter(names)
 
     def launched() -> Iterator[tuple[np.ndarray, jax.Array, np.ndarray]]:

@@ -154,7 +154,9 @@ def train(
       (the state after that step, the log of the steps that this call trained).
     """
     config, first_step = setup.config, 0 if state is None else int(state.step)
-    ready = compile_and_prefetch(setup, dataset, state) if first_step < config.train.steps else None
+    ready = None
+    if first_step < config.train.steps:
+        ready = compile_and_prefetch(setup, dataset, evaluator, state)
     if jax.process_index() == 0:  # a command that is refused leaves no config behind
         workdir.mkdir(parents=True, exist_ok=True)
         storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
@@ -190,9 +192,10 @@ class CompiledRun(NamedTuple):
 
 
 def compile_and_prefetch(
-    setup: TrainingSetup, dataset: Dataset, state: TrainState | None
+    setup: TrainingSetup, dataset: Dataset, evaluator: Evaluator | None, state: TrainState | None
 ) -> CompiledRun:
-    """Compiles the step; meanwhile reads and checks the first batch, and counts FLOPs."""
+    """Compiles the step; meanwhile reads and checks the first batch, counts FLOPs, and compiles
+    the evaluation."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so that this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
@@ -204,6 +207,8 @@ def compile_and_prefetch(
         rows = len(first["context"])  # of this process
         batch.check(first, dataclasses.replace(setup.spec, batch_size=rows))
         flops = model_flops(setup)
+        if evaluator is not None:
+            evaluator.compile(setup.abstract_params, setup.config.data.eval_split)
         return CompiledRun(state, compiling.result(), itertools.chain([first], source), flops)
 
 

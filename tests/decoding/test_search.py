@@ -285,7 +285,7 @@ def test_responses_obey_the_ngram_rule(world, strategy):
 
 
 def whole_run(world, mesh, devices=None):
-    """(setup, the arguments of `make_respond`'s result) for a real batch on a mesh."""
+    """(setup, the arguments of a `Respond`) for a real batch on a mesh."""
     config = small.make_config(train__batch_size=ROWS)
     config.mesh.update(mesh)
     config.generate.update(max_tokens=T, strategy="sample", no_repeat_ngram=0, **vars(SAMPLE))
@@ -301,11 +301,11 @@ def test_respond_is_the_same_on_any_mesh_and_traced_once(world, monkeypatch):
     traces, plain = [], search.generate
     monkeypatch.setattr(search, "generate", lambda *given: traces.append(1) or plain(*given))
     setup, arguments = whole_run(world, {"fsdp": 2, "tensor": 2})
-    respond = search.make_respond(setup)
+    respond = search.Respond(setup)
     sharded = [respond(*arguments) for _ in range(2)][-1]
     assert len(traces) == 1 and sharded.tokens_BxT.is_fully_replicated
     setup, arguments = whole_run(world, {}, jax.devices()[:1])
-    alone = search.make_respond(setup)(*arguments)
+    alone = search.Respond(setup)(*arguments)
     np.testing.assert_array_equal(sharded.tokens_BxT, alone.tokens_BxT)
     np.testing.assert_allclose(sharded.score_B, alone.score_B, rtol=1e-4)
     assert len({tuple(tokens) for tokens in np.asarray(alone.tokens_BxT).tolist()}) > 1

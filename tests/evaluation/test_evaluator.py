@@ -31,6 +31,7 @@ from igerg_jax.batch import EMOTIONS
 from igerg_jax.decoding.search import Responses
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import conversation, following, samples
+from igerg_jax.evaluation.evaluator import Evaluator
 from igerg_jax.evaluation.responder import Responder
 from igerg_jax.models import igerg
 from igerg_jax.objectives import combination
@@ -84,6 +85,18 @@ def test_scores_are_the_objectives_own(world):
     assert got["unigram_perplexity"] == pytest.approx(slow_unigram(world, "valid"))
     confusion = np.array(world.out["confusion_matrix"]["valid"])
     assert confusion.sum() == found["image_emotion"][1]
+
+
+def test_what_was_compiled_in_advance_is_not_compiled_again(world, caplog):
+    evaluator, compilations = (
+        Evaluator(world.setup, world.prepared),
+        "XLA compilation of jit(<lambda>)",
+    )
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        evaluator.compile(world.setup.abstract_params, "valid")
+        assert caplog.text.count(compilations) == 2
+        evaluator.metrics(world.params, "test", generate=True)
+    assert caplog.text.count(compilations) == 2
 
 
 def test_extra_test_splits_are_evaluated_like_the_test_split(world):
