@@ -46,7 +46,8 @@ class Measured(NamedTuple):
     # Labelled (rows) and found emotions: "image" and, where responses are generated, "response".
     confusion: dict[str, Confusion]
     sizes: dict[str, int]  # `uncertainty.sizes`
-    # Of each window, in the order of the split: "nll" of its response (nats) and its "tokens".
+    # Of each window, in the order of the split: "nll" of its response (nats), its "tokens", and the
+    # number of its "conversation".
     windows: dict[str, list]
 
 
@@ -120,7 +121,11 @@ class Evaluator:
             {name: value for name, value in values.items() if not math.isnan(value)},
             {name: matrix.tolist() for name, matrix in confusion.items() if matrix.any()},
             uncertainty.sizes(data, windows["image"], to_generate),
-            {"nll": windows["nll"].round(4).tolist(), "tokens": windows["tokens"].tolist()},
+            {
+                "nll": windows["nll"].round(4).tolist(),
+                "tokens": windows["tokens"].tolist(),
+                "conversation": uncertainty.conversations(data)[:examples].tolist(),
+            },
         )
 
     @functools.cached_property

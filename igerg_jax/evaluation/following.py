@@ -4,6 +4,7 @@ In some windows of a split, the responding turn's image is replaced by one of ea
 taken from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from igerg_jax.data import store
 from igerg_jax.data.images import data_url
 from igerg_jax.data.order import evenly_spaced
 from igerg_jax.data.windows import Split
-from igerg_jax.evaluation import response_statistics, samples
+from igerg_jax.evaluation import response_statistics, samples, uncertainty
 from igerg_jax.models.igerg import response_image
 from igerg_jax.text_labeller import TextLabeller
 
@@ -37,8 +38,8 @@ class Following(NamedTuple):
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
     answers: Mapping[str, Any]  # a split's entry of `response_statistics.FILE`
-    # Of every window that was answered: "index" in the split, "said": the emotion ids in the words,
-    # by the emotion shown.
+    # Of every window that was answered: "index" in the split, "conversation" as in
+    # `evaluator.Measured`, and "said": the emotion ids in the words, by the emotion shown.
     windows: dict[str, list]
 
 
@@ -109,7 +110,13 @@ def measure(
         rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
     shown_R = np.tile(np.arange(NUM_EMOTIONS), len(expressed_WxC))
     compared = response_statistics.compared(texts, shown_R, cut_R, split, len(expressed_WxC))
-    windows = {"index": chosen.windows_W.tolist(), "said": expressed_WxC.tolist()}
+    # One window has no standard error.
+    values = {name: value for name, value in values.items() if not math.isnan(value)}
+    windows = {
+        "index": chosen.windows_W.tolist(),
+        "conversation": uncertainty.conversations(split)[chosen.windows_W].tolist(),
+        "said": expressed_WxC.tolist(),
+    }
     return Following(values, confusion.tolist(), rows, compared, windows)
 
 
@@ -132,21 +139,12 @@ def following_metrics(
     name = "emotion_following"
     return {
         name: metrics.accuracy(confusion),
-        f"{name}_standard_error": bootstrap_error(share_W),
+        f"{name}_standard_error": uncertainty.standard_error(share_W[:, None], np.sum)
+        / len(share_W),
         f"{name}_macro_f1": metrics.macro_f1(confusion),
         f"{name}_distinct": float(np.mean(different_W)),
         f"{name}_chance": 1 / NUM_EMOTIONS,
     }, confusion
-
-
-def bootstrap_error(values: np.ndarray, resamples: int = 2000) -> float:
-    """Standard error of the mean of `values`, by the bootstrap (Efron 1979): with replacement.
-
-    A pure function of its arguments.
-    """
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(values), size=(resamples, len(values)))
-    return float(np.asarray(values)[drawn].mean(axis=1).std())
 
 
 def _second_values(expressed_WxC: np.ndarray) -> dict[str, float]:

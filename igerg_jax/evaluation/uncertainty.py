@@ -5,6 +5,8 @@ are drawn with replacement and, for the emotions of images, different images (Ef
 1993, chapter 8). Letters as in `igerg_jax.batch`; W = windows, K = clusters.
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,15 +78,21 @@ def standard_errors(
 def standard_error(counts_KxM: np.ndarray, figure: Callable[[np.ndarray], float]) -> float:
     """The standard deviation of `figure` of the sum of K clusters' counts, by the bootstrap.
 
-    A pure function of its arguments. NaN with fewer than two clusters.
+    Scaled as a sample's is, by sqrt(K / (K - 1)). A pure function of its arguments. NaN with fewer
+    than two clusters.
     """
     clusters = len(counts_KxM)
     if clusters < 2:
         return float("nan")
+    found = [figure(sum_M) for sum_M in _resamples(clusters) @ counts_KxM]
+    return float(np.std(found)) * math.sqrt(clusters / (clusters - 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _resamples(clusters: int) -> np.ndarray:
+    """int64 [RESAMPLES, K]: how often each cluster is drawn."""
     rng = np.random.default_rng(0)
-    drawn = (rng.integers(clusters, size=clusters) for _ in range(RESAMPLES))
-    sums = (np.bincount(d, minlength=clusters) @ counts_KxM for d in drawn)
-    return float(np.std([figure(sum_M) for sum_M in sums]))
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), RESAMPLES)
 
 
 def confusions(cluster_x: np.ndarray, pairs_xx2: np.ndarray) -> np.ndarray:

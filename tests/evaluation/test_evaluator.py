@@ -170,7 +170,12 @@ def test_what_is_kept_of_each_window_gives_the_figures(world):
             continue
         said = np.array(windows["following"]["said"])
         assert values["emotion_following"] == (said == np.arange(7)).mean()
-        assert windows["following"]["index"] == following.plan(split, FOLLOWING).windows_W.tolist()
+        chosen_W = following.plan(split, FOLLOWING).windows_W
+        assert windows["following"]["index"] == chosen_W.tolist()
+        turns, starts = split.response_turn, np.flatnonzero(split.turns.turn_in_episode == 0)
+        talk_W = np.searchsorted(starts, turns, side="right")
+        assert response["conversation"] == talk_W[:EXAMPLES].tolist()
+        assert windows["following"]["conversation"] == talk_W[chosen_W].tolist()
     # One window alone has the likelihood that it has among others.
     other = world.evaluator._batches(world.prepared.split("test"), np.array([5]))
     ((_, batch, _),) = other

@@ -40,6 +40,20 @@ def test_the_error_of_a_share_is_that_of_independent_clusters():
     assert math.isnan(uncertainty.standard_error(alone[:1], accuracy))
 
 
+@pytest.mark.parametrize("clusters", [48, 100])
+def test_two_standard_errors_to_both_sides_cover_the_truth(clusters):
+    """Conversations of unequal length, in each of which answers are right more or less often."""
+    rng = np.random.default_rng(0)
+    size_ExK = rng.integers(1, 12, (2000, clusters))
+    right_ExK = rng.binomial(size_ExK, rng.beta(4, 2, size_ExK.shape))
+    truth, covered = 4 / 6, 0
+    for counts_KxM in np.stack([right_ExK, size_ExK], -1):
+        right, size = counts_KxM.sum(0)
+        error = uncertainty.standard_error(counts_KxM, lambda m: m[0] / m[1])
+        covered += abs(right / size - truth) < 1.96 * error
+    assert 0.93 <= covered / len(size_ExK) <= 0.97
+
+
 def test_what_has_no_label_is_in_no_cluster():
     cluster = np.array([[5, 5, 9], [9, 7, 7]])
     pairs = np.array([[[0, 0], [1, 0], [UNKNOWN, 3]], [[2, 2], [UNKNOWN, 0], [UNKNOWN, 1]]])

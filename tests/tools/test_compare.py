@@ -76,18 +76,86 @@ def line_of(found: table.Table, name: str) -> table.Line:
 # Statistics.
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say_and_p_values_are_honest():
-    """Experiments with skewed noise and windows of different lengths; the truth is known."""
-    rng, truth = np.random.default_rng(0), 0.1
-    weight_ExW = rng.integers(1, 20, (1000, 100)).astype(float)
-    noise_ExW = (rng.exponential(size=weight_ExW.shape) - 1) * np.sqrt(weight_ExW)
-    found = statistics.paired_bootstrap(truth * weight_ExW + noise_ExW, weight_ExW, resamples=999)
-    covered = np.mean((found.low <= truth) & (truth <= found.high))
-    assert 0.93 <= covered <= 0.97
-    null = statistics.paired_bootstrap(noise_ExW, weight_ExW, resamples=999)
+def of_faces(rng, shape):
+    """Of seven faces, the share that one model's words follow minus another's; no true difference.
+
+    How easy a window is, both have in common.
+    """
+    easy = rng.beta(2, 2, shape)
+    return (rng.binomial(7, easy, shape) - rng.binomial(7, easy, shape)) / 7, np.ones(shape)
+
+
+def of_strong_models(rng, shape):
+    """The same where nearly every face is followed, so that most windows do not differ."""
+    return (rng.binomial(7, 0.95, shape) - rng.binomial(7, 0.95, shape)) / 7, np.ones(shape)
+
+
+def of_tokens(rng, shape):
+    """Differences of log-likelihoods, heavy-tailed (t with 4 degrees of freedom) for each token, of
+    responses as long as people's."""
+    tokens = np.ceil(rng.lognormal(2.2, 0.6, shape))
+    return np.sqrt(tokens) * rng.standard_t(4, shape), tokens
+
+
+def of_skewed_tokens(rng, shape):
+    tokens = np.ceil(rng.lognormal(2.2, 0.6, shape))
+    return np.sqrt(tokens) * (rng.exponential(size=shape) - 1), tokens
+
+
+# Conversations that `local` answers for seven faces, and about as many as its test windows are of.
+@pytest.mark.parametrize("clusters", [48, 100])
+@pytest.mark.parametrize("world", [of_faces, of_strong_models, of_tokens, of_skewed_tokens])
+def test_intervals_cover_the_truth_as_often_as_they_say_and_p_values_are_honest(world, clusters):
+    noise_ExK, weight_ExK = world(np.random.default_rng(0), (3000, clusters))
+    null = statistics.paired_bootstrap(noise_ExK, weight_ExK, resamples=999)
+    assert 0.93 <= np.mean((null.low <= 0) & (null.high >= 0)) <= 0.97
     assert 0.03 <= np.mean(null.p < 0.05) <= 0.07
     assert 0.45 <= np.mean(null.p < 0.5) <= 0.55
+    # A true difference moves all of it along, and shows.
+    truth = 0.5 * noise_ExK.std() * np.sqrt(1000) / weight_ExK.sum(1).mean()
+    found = statistics.paired_bootstrap(noise_ExK + truth * weight_ExK, weight_ExK, resamples=999)
+    np.testing.assert_allclose(found.low, null.low + truth, atol=1e-9)
+    np.testing.assert_allclose(found.estimate, null.estimate + truth, atol=1e-9)
     assert np.mean(found.p < 0.05) > 2 * np.mean(null.p < 0.05)
+
+
+def test_the_interval_and_the_p_value_say_the_same():
+    rng = np.random.default_rng(2)
+    noise_ExK, weight_ExK = of_tokens(rng, (500, 30))
+    found = statistics.paired_bootstrap(noise_ExK + 0.15 * weight_ExK, weight_ExK, resamples=999)
+    outside = (found.low > 0) | (found.high < 0)
+    assert 0.1 < outside.mean() < 0.9
+    # `confidence` of 999 is no whole number, so they may part where p is next to 0.05.
+    np.testing.assert_array_equal(outside, found.p < 0.0505)
+
+
+def test_windows_of_one_conversation_are_drawn_together():
+    """Ten windows each that all differ alike are no more evidence than one."""
+    conversation_W = np.repeat(np.arange(12), 10)
+    differs_W = np.repeat(np.random.default_rng(3).standard_normal(12), 10)
+    of = {"response": {"nll": [0.0] * 120, "tokens": [2] * 120}}
+    other = {"response": {"nll": (differs_W + 0.5).tolist(), "tokens": [2] * 120}}
+
+    def interval(with_record: bool):
+        for windows in (of, other):
+            windows["response"]["conversation"] = conversation_W.tolist() if with_record else []
+        found = table.build([make_row(of=of), make_row("no_images", of=other)], None)
+        effect = line_of(found, "no_images").effects["response_perplexity"]
+        return np.log([effect.low, effect.high])
+
+    together, apart = interval(True), interval(False)
+    ten_K = statistics.paired_bootstrap(differs_W[::10] + 0.5, np.full(12, 2.0))
+    np.testing.assert_allclose(together, [ten_K.low, ten_K.high], rtol=1e-9)
+    assert np.ptp(together) > 2.5 * np.ptp(apart)
+
+
+def test_an_interval_has_no_ends_where_hardly_any_window_differs():
+    difference = np.zeros(40)
+    difference[3] = 1 / 7
+    found = statistics.paired_bootstrap(difference, np.ones(40), resamples=999)
+    assert (found.low, found.high) == (-np.inf, np.inf) and found.p > 0.2
+    effect = table.Effect(1.5, 0.0, math.inf, 0.3, 0.6)
+    assert text.effect(effect, "response_perplexity") == "×1.500, p = 0.600"
 
 
 def test_what_makes_a_window_hard_for_both_cancels_out():
@@ -105,8 +173,8 @@ def test_what_makes_a_window_hard_for_both_cancels_out():
 def test_no_difference_and_the_same_difference_everywhere():
     same = statistics.paired_bootstrap(np.zeros(20), np.ones(20))
     assert (same.estimate, same.low, same.high, same.p) == (0, 0, 0, 1)
-    always = statistics.paired_bootstrap(np.full(20, 0.25), np.ones(20), resamples=999)
-    assert (always.estimate, always.low, always.high) == (0.25, 0.25, 0.25)
+    always = statistics.paired_bootstrap(np.full(20, 0.1), np.ones(20), resamples=999)
+    assert (always.estimate, always.low, always.high) == pytest.approx((0.1, 0.1, 0.1))
     assert always.p == pytest.approx(1 / 1000)
     with pytest.raises(ValueError, match="too few"):
         statistics.paired_bootstrap(np.ones(5), np.ones(5))
@@ -164,7 +232,7 @@ def test_a_difference_is_tested_on_the_same_windows():
     "of",
     [
         {},
-        windows(count=statistics.MIN_WINDOWS - 1),  # too few, and others
+        windows(count=statistics.MIN_CLUSTERS - 1),  # too few, and others
         {"response": {"nll": [1.0] * W, "tokens": [3] * W}},
         windows() | {"response": {"nll": [1.0] * W, "tokens": [3] * W}},
         {

@@ -44,7 +44,7 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
         lines=numbered,
         text=text,
         tested=TESTED,
-        min_windows=statistics.MIN_WINDOWS,
+        min_conversations=statistics.MIN_CLUSTERS,
         resamples=statistics.RESAMPLES,
         axes_of=(metrics.by_name()[X], metrics.by_name()[Y]),
         scatter=drawing.scatter(both),

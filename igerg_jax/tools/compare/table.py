@@ -31,6 +31,7 @@ class PerWindow(NamedTuple):
     key: list  # what is the same where two runs have had the same windows
     value_W: np.ndarray
     weight_W: np.ndarray
+    cluster_W: np.ndarray  # which conversation each is of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,8 @@ def _response_likelihood(windows: Mapping[str, Any]) -> PerWindow | None:
     nll, tokens = response.get("nll") or [], response.get("tokens") or []
     if not tokens or len(nll) != len(tokens):
         return None
-    return PerWindow(tokens, np.array(nll, float), np.array(tokens, float))
+    weight_W = np.array(tokens, float)
+    return PerWindow(tokens, np.array(nll, float), weight_W, _conversations(response, len(nll)))
 
 
 def _following(windows: Mapping[str, Any]) -> PerWindow | None:
@@ -101,7 +103,14 @@ def _following(windows: Mapping[str, Any]) -> PerWindow | None:
     share_W = (expressed_WxC == np.arange(NUM_EMOTIONS)).mean(1)
     # Numbers alone could be those of another data set's windows; its words are others.
     key = [index, (windows.get("response") or {}).get("tokens")]
-    return PerWindow(key, share_W, np.ones(len(index)))
+    conversations_W = _conversations(following, len(index))
+    return PerWindow(key, share_W, np.ones(len(index)), conversations_W)
+
+
+def _conversations(of: Mapping[str, Any], windows: int) -> np.ndarray:
+    """int64 [W], which conversation each window is of; without a record, each is one of its own."""
+    kept = of.get("conversation") or []
+    return np.unique(kept if len(kept) == windows else np.arange(windows), return_inverse=True)[1]
 
 
 TESTED = {
@@ -197,9 +206,12 @@ def _over_seeds(line: Line, tested: Tested) -> PerWindow | None:
 
 
 def _difference(one: PerWindow | None, base: PerWindow | None) -> statistics.Difference | None:
-    """None where the windows are not the same, or too few."""
+    """None where the windows are not the same, or of too few conversations."""
     if one is None or base is None or one.key != base.key:
         return None
-    if len(one.value_W) < statistics.MIN_WINDOWS:
+    # Of two runs, one may be from before conversations were recorded.
+    cluster_W = min(one.cluster_W, base.cluster_W, key=np.max)
+    if cluster_W.max() + 1 < statistics.MIN_CLUSTERS:
         return None
-    return statistics.paired_bootstrap(one.value_W - base.value_W, one.weight_W)
+    difference_K = np.bincount(cluster_W, one.value_W - base.value_W)
+    return statistics.paired_bootstrap(difference_K, np.bincount(cluster_W, one.weight_W))

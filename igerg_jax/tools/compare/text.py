@@ -23,8 +23,10 @@ def p_value(p: float) -> str:
 
 
 def effect(found: Effect, metric: str) -> str:
-    """The difference from the baseline, its interval and its corrected p-value."""
+    """The difference from the baseline, its interval, if it has ends, and its corrected p-value."""
     form = TESTED[metric].format
+    if not finite(found.high):
+        return f"{form.format(found.estimate)}, {p_value(found.corrected)}"
     low, high = (form.format(end).removesuffix(" points") for end in (found.low, found.high))
     return f"{form.format(found.estimate)} [{low}, {high}], {p_value(found.corrected)}"
 
