@@ -1,8 +1,7 @@
-"""The metrics of an evaluation: functions from predictions and strings to floats, and how each is
-shown.
+"""The metrics of an evaluation: functions from predictions to floats, and how each is shown.
 
-NumPy and the standard library only, besides sacrebleu and rouge-score for the metrics that they
-define. Letters as in `igerg_jax.batch`.
+NumPy and the standard library only; `igerg_jax.text_metrics` has the functions of texts. Letters as
+in `igerg_jax.batch`.
 
 To add a metric, write its function and add a row to `GROUPS`: evaluation computes it, the report
 shows it, and evaluations during training measure it where it needs no generated text.
@@ -11,16 +10,17 @@ A metric of nothing (no labelled example, no token, no pair of texts) is NaN: th
 measure. Zero would say that the model was bad.
 """
 
-import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from igerg_jax import text_metrics
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.text_metrics import ratio
 
 
 class Predicted(NamedTuple):
@@ -66,7 +66,7 @@ def confusion_matrix(
 
 def accuracy(confusion: np.ndarray) -> float:
     """Share of labelled examples on the diagonal of a `confusion_matrix`; 0..1, NaN if empty."""
-    return _ratio(np.trace(confusion), np.sum(confusion))
+    return ratio(np.trace(confusion), np.sum(confusion))
 
 
 def macro_f1(confusion: np.ndarray) -> float:
@@ -89,14 +89,14 @@ def precision_recall_f1(confusion: np.ndarray) -> list[tuple[float, float, float
     """
     hits_C, labelled_C, guessed_C = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     return [
-        (_ratio(hits, guessed), _ratio(hits, labelled), _ratio(2 * hits, labelled + guessed))
+        (ratio(hits, guessed), ratio(hits, labelled), ratio(2 * hits, labelled + guessed))
         for hits, labelled, guessed in zip(hits_C, labelled_C, guessed_C, strict=True)
     ]
 
 
 def majority_rate(confusion: np.ndarray) -> float:
     """Accuracy of always answering the commonest label; 0..1, NaN if empty."""
-    return _ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
+    return ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
 
 
 def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, float]:
@@ -198,12 +198,12 @@ def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> floa
     return perplexity(-float(counts_V @ log_probability_V), float(counts_V.sum()))
 
 
-def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def of_texts(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Every row of `GROUPS` that is of texts, for generated texts and one reference for each.
 
     Returns:
-      {name: value}. For a metric of the texts alone, also the references' value as
-      `reference_{name}`. All are NaN when there are no texts.
+      {name: value}, and the references' own value as `reference_{name}` of a metric of the texts
+      alone and of one that says so. All are NaN when there are no texts.
 
     Raises:
       ValueError: the lists differ in length.
@@ -214,86 +214,12 @@ def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, f
     for metric in rows():
         if metric.of_pairs:
             values[metric.name] = metric.of_pairs(texts, references)
+            if metric.of_people:
+                values[f"reference_{metric.name}"] = metric.of_pairs(references, references)
         elif metric.of_texts:
             values[metric.name] = metric.of_texts(texts)
             values[f"reference_{metric.name}"] = metric.of_texts(references)
     return values
-
-
-def bleu(texts: Sequence[str], references: Sequence[str], order: int) -> float:
-    """Corpus BLEU-`order` in percent, by sacrebleu, as OpenViDial defines it.
-
-    The geometric mean of the precisions of 1- to `order`-grams (cumulative), times the brevity
-    penalty (Papineni et al. 2002); one reference, case-sensitive, no smoothing, so that it is 0
-    when no n-gram of the corpus matches. Tokens are those of sacrebleu's 13a, which splits off
-    punctuation much as the Moses tokenizer does.
-    """
-    from sacrebleu.metrics import BLEU
-
-    if not texts:
-        return math.nan
-    scorer = BLEU(tokenize="13a", smooth_method="none", max_ngram_order=order, force=True)
-    return float(scorer.corpus_score(list(texts), [list(references)]).score)
-
-
-def rouge(texts: Sequence[str], references: Sequence[str], kind: str) -> float:
-    """Mean ROUGE F1 in percent, by rouge-score (Lin 2004).
-
-    Each pair is scored alone and the scores are averaged. Tokens are lower-case runs of letters
-    and digits, not stemmed; a pair in which either side has none scores 0.
-
-    Args:
-      kind: "rouge1", "rouge2" or "rougeL".
-    """
-    from rouge_score.rouge_scorer import RougeScorer
-
-    if not texts:
-        return math.nan
-    scorer = RougeScorer([kind], use_stemmer=False)
-    pairs = zip(texts, references, strict=True)
-    return 100 * float(np.mean([scorer.score(ref, text)[kind].fmeasure for text, ref in pairs]))
-
-
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Dist-n (Li et al. 2016): distinct n-grams over all n-grams of the corpus; 0..1.
-
-    Words are what white space separates. The n-grams of all texts are counted together, as
-    OpenViDial does, so the value falls as the corpus grows: compare only corpora of one size. 0
-    when texts are too short to have any n-gram; NaN when there are no texts.
-    """
-    counts = collections.Counter(_ngrams(texts, n))
-    if not counts:
-        return 0.0 if texts else math.nan
-    return len(counts) / counts.total()
-
-
-def ngram_entropy(texts: Sequence[str], n: int) -> float:
-    """Entropy of the corpus's n-gram frequencies in nats (Ent-n of Zhang et al. 2018).
-
-    Unlike Dist-n it tells a stock phrase from evenly used ones. 0 when texts are too
-    short to have any n-gram; NaN when there are no texts.
-    """
-    counts = np.array(list(collections.Counter(_ngrams(texts, n)).values()), np.float64)
-    if not counts.size:
-        return 0.0 if texts else math.nan
-    shares = counts / counts.sum()
-    return max(0.0, -float(shares @ np.log(shares)))  # max: -0.0 reads badly
-
-
-def mean_words(texts: Sequence[str]) -> float:
-    """Words per text, separated by white space; NaN when there are no texts."""
-    return _ratio(sum(len(text.split()) for text in texts), len(texts))
-
-
-def _ngrams(texts: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    for text in texts:
-        words = text.split()
-        yield from zip(*(words[i:] for i in range(n)), strict=False)
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    """NaN where the denominator is 0."""
-    return float(numerator) / float(denominator) if denominator else math.nan
 
 
 class Baseline(NamedTuple):
@@ -321,6 +247,7 @@ class Metric:
       format: of a value, for `str.format`.
       explanation: one sentence for a reader who does not know the metric.
       of_texts, of_pairs: (texts) -> float, or (texts, references) -> float.
+      of_people: whether `of_pairs` says something of the references paired with themselves.
       counts: (predicted) -> a number, an array or a tuple of them, to be summed over batches.
       of_counts: (*those sums) -> float; by default the first over the second.
       baseline: without one, the references' own value, `reference_{name}`, is shown for comparison
@@ -336,8 +263,9 @@ class Metric:
     explanation: str
     of_texts: Callable[[Sequence[str]], float] | None = None
     of_pairs: Callable[[Sequence[str], Sequence[str]], float] | None = None
+    of_people: bool = False
     counts: Callable[[Predicted], Any] | None = None
-    of_counts: Callable[..., float] = _ratio
+    of_counts: Callable[..., float] = ratio
     baseline: Baseline = NO_BASELINE
     headline: str = ""
     curve: bool = False
@@ -407,33 +335,50 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "Mean F1 over the emotions of generated responses, by the word list."),
         Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
                "Words shared with the true response, in percent, less a brevity penalty.",
-               of_pairs=partial(bleu, order=1)),
+               of_pairs=partial(text_metrics.bleu, order=1)),
         Metric("bleu_2", "BLEU-2", 1, "{:.2f}", "The same with pairs of words as well.",
-               of_pairs=partial(bleu, order=2)),
+               of_pairs=partial(text_metrics.bleu, order=2)),
         Metric("bleu_3", "BLEU-3", 1, "{:.2f}", "The same with runs of up to three words.",
-               of_pairs=partial(bleu, order=3)),
+               of_pairs=partial(text_metrics.bleu, order=3)),
         Metric("bleu_4", "BLEU-4", 1, "{:.2f}", "The same with runs of up to four words.",
-               of_pairs=partial(bleu, order=4)),
+               of_pairs=partial(text_metrics.bleu, order=4)),
+        *(Metric(f"moses_bleu_{n}", f"BLEU-{n}, Moses tokens", 1, "{:.2f}",
+                 f"BLEU-{n} of the Moses tokenizer's tokens, as older work has it.",
+                 of_pairs=partial(text_metrics.bleu, order=n, tokens="moses"))
+          for n in range(1, 5)),
+        Metric("meteor", "METEOR", 1, "{:.2f}",
+               "Words shared, by stem too, but not by meaning, in percent: recall counts most, and "
+               "another order costs.",
+               of_pairs=text_metrics.meteor),
+        Metric("cider", "CIDEr-D", 1, "{:.3f}",
+               "Runs of up to four words shared with the true response, rare ones counting most; "
+               "10 at best.",
+               of_pairs=text_metrics.cider),
         Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
                "Overlap of words, precision and recall balanced (F1), in percent.",
-               of_pairs=partial(rouge, kind="rouge1")),
+               of_pairs=partial(text_metrics.rouge, kind="rouge1")),
         Metric("rouge_2", "ROUGE-2", 1, "{:.2f}", "The same with pairs of words.",
-               of_pairs=partial(rouge, kind="rouge2")),
+               of_pairs=partial(text_metrics.rouge, kind="rouge2")),
         Metric("rouge_l", "ROUGE-L", 1, "{:.2f}", "The same with the longest common subsequence.",
-               of_pairs=partial(rouge, kind="rougeL")),
+               of_pairs=partial(text_metrics.rouge, kind="rougeL")),
         Metric("dist_1", "Dist-1", 1, "{:.4f}",
                "Distinct words over all words generated: low means the same words over and over.",
-               partial(distinct, n=1)),
+               partial(text_metrics.distinct, n=1)),
         Metric("dist_2", "Dist-2", 1, "{:.4f}", "The same with pairs of words.",
-               partial(distinct, n=2)),
+               partial(text_metrics.distinct, n=2)),
         Metric("dist_3", "Dist-3", 1, "{:.4f}", "The same with runs of three words.",
-               partial(distinct, n=3)),
+               partial(text_metrics.distinct, n=3)),
         Metric("dist_4", "Dist-4", 1, "{:.4f}", "The same with runs of four words.",
-               partial(distinct, n=4)),
+               partial(text_metrics.distinct, n=4)),
+        Metric("dist_adjusted", "Distinct, adjusted", 1, "{:.3f}",
+               "Distinct words over as many as equal draws from people's words would have: it does "
+               "not fall with length.",
+               of_pairs=text_metrics.distinct_adjusted, of_people=True),
         Metric("entropy_4", "Entropy-4", 1, "{:.2f}",
                "How evenly runs of four words are used, in nats: low means stock phrases.",
-               partial(ngram_entropy, n=4)),
-        Metric("mean_words", "Mean length", 0, "{:.1f}", "Words per response.", mean_words),
+               partial(text_metrics.ngram_entropy, n=4)),
+        Metric("mean_words", "Mean length", 0, "{:.1f}", "Words per response.",
+               text_metrics.mean_words),
     ),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import properties
 import pytest
 from hypothesis import strategies as st
 
-from igerg_jax import metrics, report
+from igerg_jax import metrics, report, text_metrics
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.evaluation import following
 
@@ -98,17 +98,18 @@ ANY_TEXTS = st.lists(
 @hypothesis.given(pairs=ANY_TEXTS)
 def test_metrics_of_any_texts_are_in_their_range(pairs):
     texts, references = [[pair[side] for pair in pairs] for side in (0, 1)]
-    values = metrics.text_metrics(texts, references)
-    again = metrics.text_metrics(references, texts)
+    values = metrics.of_texts(texts, references)
+    again = metrics.of_texts(references, texts)
     for name, value in values.items():
         if not texts:
             assert math.isnan(value), name
             continue
-        top = 100 if re.match("bleu|rouge", name) else 1 if "dist_" in name else math.inf
+        of_pairs = not name.startswith("reference_") and metrics.by_name()[name].of_pairs
+        top = 1 if re.search(r"dist_\d", name) else 100 if of_pairs else math.inf
         assert 0 <= value <= top + 1e-9, name
         if name.startswith("rouge"):
             assert value == pytest.approx(again[name]), name
-        elif not name.startswith("bleu"):
+        elif not of_pairs and name != "reference_dist_adjusted":
             other = name.removeprefix("reference_") if "reference_" in name else f"reference_{name}"
             assert value == again[other], name
 
@@ -168,7 +169,7 @@ def test_confusion_matrix_refuses_what_is_no_class(labels, predictions):
 def test_nothing_to_measure_is_nan():
     confusion = metrics.confusion_matrix(np.array([UNKNOWN]), np.array([0]))
     values = metrics.classification_metrics("x", confusion)
-    values |= metrics.text_metrics([], [])
+    values |= metrics.of_texts([], [])
     values["ppl"] = metrics.perplexity(0.0, 0)
     assert all(math.isnan(value) for value in values.values()), values
 
@@ -190,7 +191,7 @@ def test_unigram_perplexity_by_hand_and_at_its_limits():
 
 
 def bleu(texts, references) -> dict[int, float]:
-    return {order: metrics.bleu(texts, references, order) for order in range(1, 5)}
+    return {order: text_metrics.bleu(texts, references, order) for order in range(1, 5)}
 
 
 def test_bleu_by_hand():
@@ -207,18 +208,20 @@ def test_bleu_has_a_brevity_penalty_over_the_corpus():
     scores = bleu(["a b c"], ["a b c d e f"])
     assert scores[1] == scores[2] == pytest.approx(100 * math.exp(-1))
     # A long text beside it makes the corpus long enough: the penalty is not per sentence.
-    assert metrics.bleu(["a b c", "x y z"], ["a b c", "x y z"], 1) == pytest.approx(100)
-    assert metrics.bleu(["a b c", "d e f g"], ["a b c d", "e f g"], 1) == pytest.approx(100 * 6 / 7)
+    assert text_metrics.bleu(["a b c", "x y z"], ["a b c", "x y z"], 1) == pytest.approx(100)
+    assert text_metrics.bleu(["a b c", "d e f g"], ["a b c d", "e f g"], 1) == pytest.approx(
+        100 * 6 / 7
+    )
 
 
 def test_bleu_keeps_case_and_splits_off_punctuation():
-    assert metrics.bleu(["Hello there"], ["hello there"], 1) == pytest.approx(50)
-    assert metrics.bleu(["hello there!"], ["hello there ."], 1) == pytest.approx(200 / 3)
+    assert text_metrics.bleu(["Hello there"], ["hello there"], 1) == pytest.approx(50)
+    assert text_metrics.bleu(["hello there!"], ["hello there ."], 1) == pytest.approx(200 / 3)
 
 
 def rouge(texts, references) -> dict[str, float]:
     kinds = {"1": "rouge1", "2": "rouge2", "l": "rougeL"}
-    return {name: metrics.rouge(texts, references, kind) for name, kind in kinds.items()}
+    return {name: text_metrics.rouge(texts, references, kind) for name, kind in kinds.items()}
 
 
 def test_rouge_by_hand():
@@ -235,12 +238,100 @@ def test_rouge_by_hand():
     assert rouge(["running"], ["run"])["1"] == 0  # not stemmed
 
 
+def test_words_are_those_of_rouge_score_in_ascii_and_of_any_script():
+    from rouge_score.tokenize import tokenize
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        text = "".join(map(chr, rng.integers(9, 127, 40)))
+        assert text_metrics.words(text) == tokenize(text, None)
+    for text, expected in {
+        "Naïve CAFÉ, straße!": "naïve café straße",
+        "cafe\N{COMBINING ACUTE ACCENT}": "café",
+        "Привет, как дела?": "привет как дела",
+        "नमस्ते दुनिया": "नमस्ते दुनिया",  # with vowel signs, which are marks
+        "我喜欢 JAX。": "我 喜 欢 jax",
+        "これはペンです": "こ れ は ペ ン で す",
+        "سلام ۱۲۳": "سلام ۱۲۳",
+        "🙂 — …": "",
+    }.items():
+        assert text_metrics.words(text) == expected.split(), text
+
+
+@pytest.mark.parametrize("text", ["Привет, как дела?", "今天天气很好吗", "naïve über", "مرحبا بك"])
+def test_no_metric_of_words_is_blind_to_a_script(text):
+    other = " ".join(reversed(text.split())) + " x"
+    values = metrics.of_texts([text, "a b c d"], [text, "e f g h"])
+    for name in ("rouge_1", "rouge_l", "meteor"):
+        assert values[name] > 45, name
+    assert values["cider"] > 2
+    assert text_metrics.rouge([text], [other], "rouge1") > 40
+
+
+def test_moses_bleu_by_hand():
+    # Moses splits "can't" before the apostrophe's part, and keeps "e.g." whole; 13a does neither.
+    assert text_metrics.moses_tokens("I can't, e.g. now.") == "I can 't , e.g. now ."
+    # Tokens "I can 't" and "I can": 2 of 3 are right, and nothing is too short.
+    found = text_metrics.bleu(["I can't"], ["I can"], 1, "moses")
+    assert found == pytest.approx(100 * 2 / 3)
+    assert text_metrics.bleu(["I can't"], ["I can"], 1) == pytest.approx(50)
+
+
+def test_meteor_by_hand():
+    # 3 words of 3 and of 4 match, in one chunk: P = 1, R = 3/4, F = P R / (0.9 P + 0.1 R), and a
+    # penalty of 0.5 (1 / 3)^3.
+    score = (3 / 4) / (0.9 + 0.1 * 3 / 4) * (1 - 0.5 / 27)
+    assert text_metrics.meteor(["the cat sat"], ["The cat sat down."]) == pytest.approx(100 * score)
+    # "walks" has the stem of "walking"; "big" and "large" are only synonyms: one match of two.
+    score = (1 / 4) / (0.9 * 1 / 2 + 0.1 * 1 / 2) * (1 - 0.5)
+    found = text_metrics.meteor(["walks big"], ["walking large"])
+    assert found == pytest.approx(100 * score)
+    # Two chunks of one word each: the penalty is whole.
+    assert text_metrics.meteor(["b a"], ["a b"]) == pytest.approx(50)
+    assert text_metrics.meteor(["a", "x"], ["a", "b"]) == pytest.approx(25)
+    assert text_metrics.meteor([""], ["a"]) == text_metrics.meteor(["!"], ["?"]) == 0
+
+
+def test_cider_is_pycocoevalcaps():
+    """CiderScorer of pycocoevalcap 1.2 on the same tokens."""
+    texts = ["the cat sat on the mat", "a dog ran to a park", "i am happy", "the the the the", "no"]
+    references = ["the cat is on a mat", "a dog ran to the park today", "i am so happy for you",
+                  "the cat sat down", "no"]  # fmt: skip
+    alone = [1.8091532180, 5.1536852023, 2.2577239205, 0.1273897284, 2.5000000000]
+    assert text_metrics.cider(texts, references) == pytest.approx(np.mean(alone), abs=1e-9)
+
+
+def test_cider_by_hand():
+    # Of two references, "a" is in both and counts nothing; all else has the weight ln 2. Words:
+    # (b, c) against (b, d); pairs: (ab, bc) against (ab, bd). Both cosines are 1/2, lengths equal.
+    found = text_metrics.cider(["a b c", "x"], ["a b d", "a"])
+    assert found == pytest.approx((10 / 4 * (1 / 2 + 1 / 2) + 0) / 2)
+    # Three words too many, of which the pairs have (ab, bc, ca, aa twice): cosine 1 / sqrt(7 * 2).
+    found = text_metrics.cider(["a b c a a a", "x"], ["a b d", "a"])
+    expected = 10 / 4 * (1 / 2 + 1 / 14**0.5) * math.exp(-(3**2) / (2 * 6**2))
+    assert found == pytest.approx(expected / 2)
+
+
+def test_adjusted_distinct_by_hand_and_does_not_fall_with_length():
+    # Three different words of four, of a vocabulary of five.
+    found = text_metrics.distinct_adjusted(["a b", "a c"], ["a b c", "d e a"])
+    assert found == pytest.approx(3 / (5 * (1 - (4 / 5) ** 4)))
+    rng = np.random.default_rng(0)
+    vocabulary = [str(word) for word in range(300)]
+    draw = lambda words: [" ".join(rng.choice(vocabulary, words)) for _ in range(50)]  # noqa: E731
+    for length in (3, 30):
+        drawn = draw(length)
+        found = text_metrics.distinct_adjusted(drawn, [" ".join(vocabulary)])
+        assert found == pytest.approx(1, abs=0.06)
+    assert text_metrics.distinct(draw(3), 1) > 3 * text_metrics.distinct(draw(30), 1)
+
+
 def test_distinct_and_entropy_by_hand():
     texts = ["a b a", "a b"]
-    assert metrics.distinct(texts, 1) == 2 / 5
-    assert metrics.distinct(texts, 2) == 2 / 3  # ab, ba, ab: none across the texts' border
+    assert text_metrics.distinct(texts, 1) == 2 / 5
+    assert text_metrics.distinct(texts, 2) == 2 / 3  # ab, ba, ab: none across the texts' border
     expected = -(3 / 5 * math.log(3 / 5) + 2 / 5 * math.log(2 / 5))
-    assert metrics.ngram_entropy(texts, 1) == pytest.approx(expected)
+    assert text_metrics.ngram_entropy(texts, 1) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n", range(1, 5))
@@ -248,25 +339,29 @@ def test_diversity_properties(n):
     rng = np.random.default_rng(n)
     texts = [" ".join(map(str, rng.integers(0, 6, size=8))) for _ in range(20)]
     count = 20 * (8 - n + 1)
-    assert 1 / count <= metrics.distinct(texts, n) <= 1
-    assert 0 <= metrics.ngram_entropy(texts, n) <= math.log(count)
+    assert 1 / count <= text_metrics.distinct(texts, n) <= 1
+    assert 0 <= text_metrics.ngram_entropy(texts, n) <= math.log(count)
     # Saying everything twice halves Dist-n and leaves the frequencies as they are.
-    assert metrics.distinct(texts * 2, n) == pytest.approx(metrics.distinct(texts, n) / 2)
-    assert metrics.ngram_entropy(texts * 2, n) == pytest.approx(metrics.ngram_entropy(texts, n))
+    assert text_metrics.distinct(texts * 2, n) == pytest.approx(text_metrics.distinct(texts, n) / 2)
+    assert text_metrics.ngram_entropy(texts * 2, n) == pytest.approx(
+        text_metrics.ngram_entropy(texts, n)
+    )
     different = [" ".join(f"{i}.{j}" for j in range(8)) for i in range(20)]
-    assert metrics.distinct(different, n) == 1
-    assert metrics.ngram_entropy(different, n) == pytest.approx(math.log(count))
-    assert metrics.ngram_entropy(["a " * n] * 5, n) == 0
+    assert text_metrics.distinct(different, n) == 1
+    assert text_metrics.ngram_entropy(different, n) == pytest.approx(math.log(count))
+    assert text_metrics.ngram_entropy(["a " * n] * 5, n) == 0
 
 
 def test_text_metrics_of_the_references_themselves():
-    values = metrics.text_metrics(TEXTS, TEXTS)
-    for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_1", "rouge_2", "rouge_l"):
+    values = metrics.of_texts(TEXTS, TEXTS)
+    for name in ("bleu_1", "bleu_4", "moses_bleu_4", "rouge_1", "rouge_2", "rouge_l"):
         assert values[name] == pytest.approx(100), name
+    assert values["cider"] == pytest.approx(10)
+    assert values["dist_adjusted"] == values["reference_dist_adjusted"]
     assert values["mean_words"] == pytest.approx((6 + 7 + 7) / 3)
     assert values["dist_4"] == 1
     order = [2, 0, 1]
-    shuffled = metrics.text_metrics([TEXTS[i] for i in order], [TEXTS[i] for i in order])
+    shuffled = metrics.of_texts([TEXTS[i] for i in order], [TEXTS[i] for i in order])
     assert shuffled == pytest.approx(values)
 
 
@@ -278,14 +373,14 @@ def test_bleu_falls_with_order_and_lies_in_percent():
 
 @pytest.mark.parametrize("empty", ["", "  ", "\n"])
 def test_a_generator_that_says_nothing_scores_zero(empty):
-    values = metrics.text_metrics([empty] * 3, TEXTS)
+    values = metrics.of_texts([empty] * 3, TEXTS)
     of_texts = {k: v for k, v in values.items() if not k.startswith("reference_")}
     assert of_texts and set(of_texts.values()) == {0.0}, of_texts
 
 
 def test_text_metrics_refuses_lists_of_different_length():
     with pytest.raises(ValueError, match="2 texts but 3"):
-        metrics.text_metrics(TEXTS[:2], TEXTS)
+        metrics.of_texts(TEXTS[:2], TEXTS)
 
 
 def test_adding_a_metric_of_texts_takes_one_function_and_one_row(tmp_path, monkeypatch):
@@ -293,7 +388,7 @@ def test_adding_a_metric_of_texts_takes_one_function_and_one_row(tmp_path, monke
     row, _ = contributing.metric_rows()
     heading = "Response generated"
     monkeypatch.setitem(metrics.GROUPS, heading, (*metrics.GROUPS[heading], row))
-    values = metrics.text_metrics(["Why? Because.", "You did what ?"], ["Really?", "Who?"])
+    values = metrics.of_texts(["Why? Because.", "You did what ?"], ["Really?", "Who?"])
     assert (values["questions"], values["reference_questions"]) == (0.5, 1.0)
     (tmp_path / "summary.json").write_text(json.dumps({"evaluation": {"test": values}}))
     report.write_report(tmp_path)

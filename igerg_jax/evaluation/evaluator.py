@@ -21,7 +21,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from igerg_jax import lexicon, metrics, storage, text_labeller
+from igerg_jax import lexicon, metrics, storage, text_labeller, text_metrics
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import lengths, mixtures, pipeline
 from igerg_jax.data.order import evenly_spaced
@@ -114,7 +114,7 @@ class Evaluator:
             said = np.array([lexicon.label(text) for text in texts], np.int64)
             references, meant = _references(data, np.arange(to_generate))
             confusion["response"] = metrics.confusion_matrix(meant, said)
-            values |= metrics.text_metrics(texts, references)
+            values |= metrics.of_texts(texts, references)
             values |= metrics.classification_metrics("response_emotion", confusion["response"])
             values |= uncertainty.standard_errors(data, windows, said)
         return Measured(
@@ -223,8 +223,8 @@ class Evaluator:
         references, _ = _references(data, ids)
         return {
             **{f"{name}_perplexity": metrics.perplexity(*pair) for name, pair in sums.items()},
-            "dist_2": metrics.distinct(texts, 2),
-            "reference_dist_2": metrics.distinct(references, 2),
+            "dist_2": text_metrics.distinct(texts, 2),
+            "reference_dist_2": text_metrics.distinct(references, 2),
         }
 
     def cut_shares(self, split: str) -> dict[str, float]:

@@ -153,36 +153,6 @@ def test_without_generation_nothing_is_generated(world, monkeypatch):
     assert got == {name: whole[name] for name in got} and "bleu_1" in whole
 
 
-def test_what_is_kept_of_each_window_gives_the_figures(world):
-    kept = json.loads((world.workdir / "windows.json").read_text())
-    assert set(kept) == {"valid", "test", "test_style"}
-    longest = world.setup.config.data.response_tokens
-    for name, windows in kept.items():
-        split, values = world.prepared.split(name), world.out["evaluation"][name]
-        lengths = [len(split.turns.tokens(turn)) + 1 for turn in split.response_turn[:EXAMPLES]]
-        response = windows["response"]
-        assert response["tokens"] == np.minimum(lengths, longest).tolist()
-        assert len(response["nll"]) == EXAMPLES and min(response["nll"]) > 0
-        perplexity = math.exp(sum(response["nll"]) / sum(response["tokens"]))
-        assert values["response_perplexity"] == pytest.approx(perplexity, rel=1e-5)
-        if name not in world.out["following_matrix"]:  # no face of some emotion
-            assert "following" not in windows and name != "test"
-            continue
-        said = np.array(windows["following"]["said"])
-        assert values["emotion_following"] == (said == np.arange(7)).mean()
-        chosen_W = following.plan(split, FOLLOWING).windows_W
-        assert windows["following"]["index"] == chosen_W.tolist()
-        turns, starts = split.response_turn, np.flatnonzero(split.turns.turn_in_episode == 0)
-        talk_W = np.searchsorted(starts, turns, side="right")
-        assert response["conversation"] == talk_W[:EXAMPLES].tolist()
-        assert windows["following"]["conversation"] == talk_W[chosen_W].tolist()
-    # One window alone has the likelihood that it has among others.
-    other = world.evaluator._batches(world.prepared.split("test"), np.array([5]))
-    ((_, batch, _),) = other
-    _, alone = world.evaluator._batch_counts(world.params, batch)
-    assert kept["test"]["response"]["nll"][5] == pytest.approx(float(alone["nll"][0]), rel=1e-4)
-
-
 def test_samples_are_spread_over_the_split_and_follow_the_schema(world):
     split = world.prepared.split("test")
     numbers = [row["index"] for row in world.samples]

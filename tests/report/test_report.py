@@ -80,7 +80,7 @@ def test_one_file_that_fetches_nothing(workdir):
 
 def test_every_metric_of_an_evaluation_has_a_name_and_a_sentence(workdir):
     confusion = metrics.confusion_matrix(np.array([0]), np.array([0]))
-    measured = metrics.text_metrics(["a b c d"], ["a b c d"]) | {"judge_accuracy": 0.7}
+    measured = metrics.of_texts(["a b c d"], ["a b c d"]) | {"judge_accuracy": 0.7}
     for name in ("image_emotion", "sequence_emotion", "response_emotion"):
         measured |= metrics.classification_metrics(name, confusion)
     measured |= {"response_perplexity": 9.0, "unigram_perplexity": 90.0}
