@@ -223,7 +223,7 @@ def _local() -> ConfigDict:
             examples=512,  # windows from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
             following_examples=48,  # at the end, with each of seven faces in turn; 0 = off
-            # File of tools.train_text_labeller, which reads the same responses; "" = none.
+            # Files of tools.train_text_labeller that read the same responses; up to two, "" = none.
             text_labeller="",
             best_metric="response_perplexity",
             best_mode="min",  # min, max

@@ -5,8 +5,8 @@ and context are ignored. Related emotions count as one, as in Plutchik's wheel: 
 dislike and boredom are disgust; annoyance is anger; sympathy and disappointment are sadness.
 
 Evaluation reads generated texts with `label`. The embedded datasets are labelled with it too, so
-for models that were trained on them it is not independent: `igerg_jax.text_labeller` is. It depends
-on the standard library and the emotion ids alone.
+for models that were trained on them it is not independent: those of `igerg_jax.text_labeller` are.
+It depends on the standard library and the emotion ids alone.
 """
 
 import re

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from igerg_jax import text_metrics
-from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
-from igerg_jax.text_metrics import ratio
+from igerg_jax import text_labeller, text_metrics
+from igerg_jax.batch import NEUTRAL, NUM_EMOTIONS, UNKNOWN
+from igerg_jax.text_metrics import perplexity, ratio
 
 
 class Predicted(NamedTuple):
@@ -94,6 +94,16 @@ def precision_recall_f1(confusion: np.ndarray) -> list[tuple[float, float, float
     ]
 
 
+def non_neutral_accuracy(confusion: np.ndarray) -> float:
+    """Accuracy over the examples whose label is not neutral; 0..1, NaN if there are none.
+
+    Where most are neutral, accuracy says little: always answering neutral has most of it, and
+    none of this.
+    """
+    others = np.arange(len(confusion)) != NEUTRAL
+    return ratio(np.diag(confusion)[others].sum(), confusion[others].sum())
+
+
 def majority_rate(confusion: np.ndarray) -> float:
     """Accuracy of always answering the commonest label; 0..1, NaN if empty."""
     return ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
@@ -106,6 +116,24 @@ def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, floa
         f"{prefix}_macro_f1": macro_f1(confusion),
         f"{prefix}_majority_rate": majority_rate(confusion),
     }
+
+
+# {what a name in summary.json has after "response_emotion_": its function of a `confusion_matrix`}
+OF_EMOTIONS = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+    "non_neutral_accuracy": non_neutral_accuracy,
+}
+
+
+def response_emotions(confusion: np.ndarray, labeller: str) -> dict[str, float]:
+    """`OF_EMOTIONS` of emotions meant (rows) and expressed, `response_emotion_…`.
+
+    Args:
+      labeller: "" = the word list; else one of `text_labeller.ORDINALS`, which ends the names.
+    """
+    end = f"_{labeller}" if labeller else ""
+    return {f"response_emotion_{name}{end}": of(confusion) for name, of in OF_EMOTIONS.items()}
 
 
 def image_emotions(predicted: Predicted) -> Any:
@@ -171,33 +199,6 @@ def measured_in_training() -> list[str]:
     return [metric.name for metric in counted] + baselines
 
 
-def perplexity(loss_sum: float, count: float) -> float:
-    """exp of the mean negative log-likelihood (nats) of `count` tokens; NaN if there are none."""
-    if count <= 0:
-        return math.nan
-    try:
-        return math.exp(loss_sum / count)
-    except OverflowError:
-        return math.inf
-
-
-def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> float:
-    """Perplexity of a text under token frequencies alone: what a language model must beat.
-
-    Args:
-      train_counts_V: how often each token id occurs in the training text; integers [V].
-      counts_V: the same for the text that is scored; integers [V].
-
-    Returns:
-      The perplexity under the training frequencies with one added to each count, so that a
-      token that training never saw keeps some probability. NaN when `counts_V` is all 0.
-    """
-    smoothed_V = np.asarray(train_counts_V, np.float64) + 1.0
-    log_probability_V = np.log(smoothed_V) - np.log(smoothed_V.sum())
-    counts_V = np.asarray(counts_V, np.float64)
-    return perplexity(-float(counts_V @ log_probability_V), float(counts_V.sum()))
-
-
 def of_texts(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Every row of `GROUPS` that is of texts, for generated texts and one reference for each.
 
@@ -252,6 +253,8 @@ class Metric:
       of_counts: (*those sums) -> float; by default the first over the second.
       baseline: without one, the references' own value, `reference_{name}`, is shown for comparison
         where there is one.
+      labeller: which labeller of texts it rests on: "" = the word list or none, else one of
+        `text_labeller.ORDINALS`; a report says how well that one does.
       headline: its title as one of the report's large figures; "" = it is not one.
       curve: whether a report draws its values on held-out data, by step.
     """
@@ -267,6 +270,7 @@ class Metric:
     counts: Callable[[Predicted], Any] | None = None
     of_counts: Callable[..., float] = ratio
     baseline: Baseline = NO_BASELINE
+    labeller: str = ""
     headline: str = ""
     curve: bool = False
 
@@ -276,6 +280,35 @@ _COMMONEST = "majority class"
 # Ends the name of a metric's standard error: by the bootstrap, with other conversations or faces.
 STANDARD_ERROR = "_standard_error"
 
+
+def _following_rows(ordinal: str) -> list[Metric]:
+    """Emotion following by a labeller that was learnt."""
+    name = f"emotion_following_{ordinal}"
+    return [
+        Metric(name, f"Emotion following, {ordinal} labeller", 1, "{:.1%}",
+               "The same share, the responses read by a classifier learned from human labels: it "
+               "shares neither words nor data with the word list.",
+               baseline=Baseline("emotion_following_chance", "chance"), labeller=ordinal),
+        Metric(f"{name}_macro_f1", f"Macro-F1 by the {ordinal} labeller", 1, "{:.3f}",
+               f"Mean F1 over the emotions, by the {ordinal} labeller.", labeller=ordinal),
+    ]  # fmt: skip
+
+
+def _response_rows(ordinal: str) -> list[Metric]:
+    """The emotions of responses by a labeller that was learnt."""
+    by = f"by the {ordinal} labeller; beside it, what that finds in people's responses."
+    return [
+        Metric(f"response_emotion_accuracy_{ordinal}", f"Response emotion, {ordinal} labeller", 1,
+               "{:.1%}", f"Share of responses with the emotion of the true one, {by}",
+               labeller=ordinal),
+        Metric(f"response_emotion_macro_f1_{ordinal}", f"Its macro-F1, {ordinal} labeller", 1,
+               "{:.3f}", f"Mean F1 over the emotions, {by}", labeller=ordinal),
+        Metric(f"response_emotion_non_neutral_accuracy_{ordinal}",
+               f"Neutral left out, {ordinal} labeller", 1, "{:.1%}",
+               f"The share over true responses that are not neutral, {by}", labeller=ordinal),
+    ]  # fmt: skip
+
+
 # Every metric of an evaluation besides the baselines, group by group as a report shows them.
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Emotion following": (
@@ -284,17 +317,12 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "which the word list finds the emotion of the face.",
                baseline=Baseline("emotion_following_chance", "chance"),
                headline="responses that follow the face"),
-        Metric("emotion_following_second", "Emotion following, second labeller", 1, "{:.1%}",
-               "The same share, the responses read by a classifier learned from human labels: it "
-               "shares neither words nor data with the first.",
-               baseline=Baseline("emotion_following_chance", "chance")),
-        Metric("emotion_following_second_macro_f1", "Macro-F1 by the second labeller", 1, "{:.3f}",
-               "Mean F1 over the emotions, by the second labeller."),
         Metric("emotion_following_macro_f1", "Emotion following macro-F1", 1, "{:.3f}",
                "Mean F1 over the emotions; low if the model expresses the same emotion for every "
                "face."),
         Metric("emotion_following_distinct", "Different responses to seven faces", 1, "{:.2f}",
                "Of the seven responses to the same words, how many differ."),
+        *(metric for ordinal in text_labeller.ORDINALS for metric in _following_rows(ordinal)),
     ),
     "Emotion seen": (
         Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
@@ -333,6 +361,9 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                headline="responses with the emotion meant"),
         Metric("response_emotion_macro_f1", "Response emotion macro-F1", 1, "{:.3f}",
                "Mean F1 over the emotions of generated responses, by the word list."),
+        Metric("response_emotion_non_neutral_accuracy", "Response emotion, neutral left out", 1,
+               "{:.1%}", "The share, over true responses with an emotion other than neutral."),
+        *(metric for ordinal in text_labeller.ORDINALS for metric in _response_rows(ordinal)),
         Metric("bleu_1", "BLEU-1", 1, "{:.2f}",
                "Words shared with the true response, in percent, less a brevity penalty.",
                of_pairs=partial(text_metrics.bleu, order=1)),

@@ -1,4 +1,4 @@
-"""Metrics of generated texts: functions from strings to a float.
+"""Metrics of texts: functions from strings to a float, and perplexities.
 
 They are defined by the libraries that are named, where there is one for them. "Words" of ROUGE,
 METEOR and CIDEr are those of `words`; Dist-n and lengths split at white space, as OpenViDial does.
@@ -206,6 +206,33 @@ def ngram_entropy(texts: Sequence[str], n: int) -> float:
         return 0.0 if texts else math.nan
     shares = counts / counts.sum()
     return max(0.0, -float(shares @ np.log(shares)))  # max: -0.0 reads badly
+
+
+def perplexity(loss_sum: float, count: float) -> float:
+    """exp of the mean negative log-likelihood (nats) of `count` tokens; NaN if there are none."""
+    if count <= 0:
+        return math.nan
+    try:
+        return math.exp(loss_sum / count)
+    except OverflowError:
+        return math.inf
+
+
+def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> float:
+    """Perplexity of a text under token frequencies alone: what a language model must beat.
+
+    Args:
+      train_counts_V: how often each token id occurs in the training text; integers [V].
+      counts_V: the same for the text that is scored; integers [V].
+
+    Returns:
+      The perplexity under the training frequencies with one added to each count, so that a
+      token that training never saw keeps some probability. NaN when `counts_V` is all 0.
+    """
+    smoothed_V = np.asarray(train_counts_V, np.float64) + 1.0
+    log_probability_V = np.log(smoothed_V) - np.log(smoothed_V.sum())
+    counts_V = np.asarray(counts_V, np.float64)
+    return perplexity(-float(counts_V @ log_probability_V), float(counts_V.sum()))
 
 
 def mean_words(texts: Sequence[str]) -> float:

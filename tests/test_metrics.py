@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from igerg_jax import metrics, report, text_metrics
-from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
+from igerg_jax.batch import EMOTION_ID, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.evaluation import following
 
 TEXTS = ["the cat sat on the mat", "a dog ran to the park today", "I am so happy for you !"]
@@ -33,6 +33,23 @@ def test_classification_by_hand():
     assert values["x_accuracy"] == 2 / 4
     assert values["x_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
     assert values["x_majority_rate"] == 2 / 4
+
+
+def test_non_neutral_accuracy_by_hand():
+    neutral, joy, fear = (EMOTION_ID[name] for name in ("neutral", "joy", "fear"))
+    labels = np.array([neutral, neutral, neutral, joy, joy, fear, UNKNOWN])
+    guesses = np.array([neutral, neutral, joy, joy, neutral, joy, joy])
+    confusion = metrics.confusion_matrix(labels, guesses)
+    values = metrics.response_emotions(confusion, "second")
+    assert values["response_emotion_non_neutral_accuracy_second"] == pytest.approx(1 / 3)
+    assert values["response_emotion_accuracy_second"] == pytest.approx(3 / 6)
+    assert set(metrics.response_emotions(confusion, "")) == {
+        f"response_emotion_{name}" for name in ("accuracy", "macro_f1", "non_neutral_accuracy")
+    }
+    always = metrics.confusion_matrix(labels, np.full(7, neutral))
+    assert metrics.non_neutral_accuracy(always) == 0 and metrics.accuracy(always) == 1 / 2
+    only = metrics.confusion_matrix(np.full(3, neutral), np.zeros(3, int))
+    assert math.isnan(metrics.non_neutral_accuracy(only))
 
 
 def test_scores_of_a_class_by_hand():
@@ -170,24 +187,24 @@ def test_nothing_to_measure_is_nan():
     confusion = metrics.confusion_matrix(np.array([UNKNOWN]), np.array([0]))
     values = metrics.classification_metrics("x", confusion)
     values |= metrics.of_texts([], [])
-    values["ppl"] = metrics.perplexity(0.0, 0)
+    values["ppl"] = text_metrics.perplexity(0.0, 0)
     assert all(math.isnan(value) for value in values.values()), values
 
 
 def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
-    assert metrics.perplexity(5 * math.log(32), 5) == pytest.approx(32)
-    assert metrics.perplexity(1e6, 1) == math.inf
+    assert text_metrics.perplexity(5 * math.log(32), 5) == pytest.approx(32)
+    assert text_metrics.perplexity(1e6, 1) == math.inf
 
 
 def test_unigram_perplexity_by_hand_and_at_its_limits():
     # Smoothed: 3/5, 1/5, 1/5.
-    values = metrics.unigram_perplexity(np.array([2, 0, 0]), np.array([1, 1, 0]))
+    values = text_metrics.unigram_perplexity(np.array([2, 0, 0]), np.array([1, 1, 0]))
     assert values == pytest.approx((3 / 5 * 1 / 5) ** -0.5)
-    assert metrics.unigram_perplexity(np.zeros(9), np.ones(9)) == pytest.approx(9)
+    assert text_metrics.unigram_perplexity(np.zeros(9), np.ones(9)) == pytest.approx(9)
     own = np.array([5000, 3000, 1000, 1000])
     other = own[::-1]
-    assert metrics.unigram_perplexity(own, own) < metrics.unigram_perplexity(other, own)
-    assert math.isnan(metrics.unigram_perplexity(own, np.zeros(4)))
+    assert text_metrics.unigram_perplexity(own, own) < text_metrics.unigram_perplexity(other, own)
+    assert math.isnan(text_metrics.unigram_perplexity(own, np.zeros(4)))
 
 
 def bleu(texts, references) -> dict[int, float]:

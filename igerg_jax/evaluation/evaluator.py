@@ -2,8 +2,8 @@
 
 The emotion of a generated text is the one that `lexicon.label` finds. The generator never sees the
 word list, but the embedded datasets are labelled with it, so there the judge and the target
-emotions come from it, and the second labeller (`text_labeller`) is the independent one. For texts
-that people labelled, the word list is independent as well. Letters as in `igerg_jax.batch`.
+emotions come from it, and the labellers of `text_labeller` are the independent ones. For texts that
+people labelled, the word list is independent as well. Letters as in `igerg_jax.batch`.
 """
 
 import collections
@@ -59,7 +59,7 @@ class Evaluator:
     ):
         """`between_batches` is called before each batch; what it raises ends an evaluation."""
         self._setup, self._prepared, self._between_batches = setup, prepared, between_batches
-        self.second_labeller = text_labeller.of_config(setup.config)
+        self.labellers = text_labeller.of_config(setup.config)
         self._respond = search.Respond(setup)
         self._batch_counts = Jitted(setup, batch_counts)
         self._probabilities = Jitted(setup, emotion_probabilities)
@@ -105,18 +105,16 @@ class Evaluator:
         totals.add(pending)
         counts, windows = totals.counts, totals.windows(examples)
         values = metrics.of_counts(counts)
-        values["unigram_perplexity"] = metrics.unigram_perplexity(
+        values["unigram_perplexity"] = text_metrics.unigram_perplexity(
             self._train_counts_V, counts["response_tokens"]
         )
         confusion = {"image": counts["image_emotion_accuracy"]}
         if to_generate:
             texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
-            said = np.array([lexicon.label(text) for text in texts], np.int64)
             references, meant = _references(data, np.arange(to_generate))
-            confusion["response"] = metrics.confusion_matrix(meant, said)
             values |= metrics.of_texts(texts, references)
-            values |= metrics.classification_metrics("response_emotion", confusion["response"])
-            values |= uncertainty.standard_errors(data, windows, said)
+            said, confusion["response"], of_emotions = self._expressed(texts, references, meant)
+            values |= of_emotions | uncertainty.standard_errors(data, windows, said)
         return Measured(
             {name: value for name, value in values.items() if not math.isnan(value)},
             {name: matrix.tolist() for name, matrix in confusion.items() if matrix.any()},
@@ -127,6 +125,25 @@ class Evaluator:
                 "conversation": uncertainty.conversations(data)[:examples].tolist(),
             },
         )
+
+    def _expressed(
+        self, texts: list[str], references: list[str], meant: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, float]]:
+        """The emotions in generated texts by each labeller, "" = the lexicon; the lexicon's
+        confusion matrix; and the metrics of them all, those of people's texts beside them."""
+        said = {"": np.array([lexicon.label(text) for text in texts], np.int64)}
+        said |= {ordinal: labeller.labels(texts) for ordinal, labeller in self.labellers.items()}
+        values = {}
+        for labeller, said_G in said.items():
+            confusion = metrics.confusion_matrix(meant, said_G)
+            values |= metrics.response_emotions(confusion, labeller)
+        for ordinal, labeller in self.labellers.items():
+            of_people = metrics.confusion_matrix(meant, labeller.labels(references))
+            found = metrics.response_emotions(of_people, ordinal)
+            values |= {f"reference_{name}": value for name, value in found.items()}
+        confusion = metrics.confusion_matrix(meant, said[""])
+        values["response_emotion_majority_rate"] = metrics.majority_rate(confusion)
+        return said, confusion, values
 
     @functools.cached_property
     def _train_counts_V(self) -> np.ndarray:
@@ -179,7 +196,7 @@ class Evaluator:
             together,
             np.concatenate(masks),
             np.concatenate(cut),
-            self.second_labeller,
+            self.labellers,
         )
 
     def at_guidance(self, guidance: float) -> Self:
@@ -222,7 +239,7 @@ class Evaluator:
         texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
         references, _ = _references(data, ids)
         return {
-            **{f"{name}_perplexity": metrics.perplexity(*pair) for name, pair in sums.items()},
+            **{f"{name}_perplexity": text_metrics.perplexity(*pair) for name, pair in sums.items()},
             "dist_2": text_metrics.distinct(texts, 2),
             "reference_dist_2": text_metrics.distinct(references, 2),
         }
@@ -289,14 +306,13 @@ def evaluate_run(
       summary.json's "evaluation", "sizes" (`uncertainty.sizes`), "confusion_matrix" (of image
       emotions), "response_matrix" (emotions meant and expressed), "following_matrix" (emotions
       shown and expressed) and "cut" (`lengths.cut_shares`), by the names of `final_splits`;
-      "labels" (`mixtures.labels`); and "text_labeller", how well the second labeller does on
-      held-out texts, None without one.
+      "labels" (`mixtures.labels`); and "text_labeller", how well the labellers besides the lexicon
+      do on held-out texts (`text_labeller.summary`).
     """
-    second = evaluator.second_labeller
     kinds = "evaluation sizes confusion_matrix response_matrix following_matrix cut".split()
     results: dict[str, Any] = {kind: {} for kind in kinds}
     results["labels"] = mixtures.labels(config.data)
-    results["text_labeller"] = None if second is None else second.held_out
+    results["text_labeller"] = text_labeller.summary(evaluator.labellers)
     gallery: list[dict[str, Any]] = []
     statistics: dict[str, Any] = {}
     windows: dict[str, dict[str, Any]] = {}

@@ -39,7 +39,8 @@ class Following(NamedTuple):
     rows: list[dict[str, Any]]  # of `FILE`
     answers: Mapping[str, Any]  # a split's entry of `response_statistics.FILE`
     # Of every window that was answered: "index" in the split, "conversation" as in
-    # `evaluator.Measured`, and "said": the emotion ids in the words, by the emotion shown.
+    # `evaluator.Measured`, and "said": the emotion ids in the words, by the emotion shown; those
+    # that another labeller finds as "said_second" and so on.
     windows: dict[str, list]
 
 
@@ -87,7 +88,7 @@ def measure(
     probabilities: Mapping[str, np.ndarray],
     image_mask_RxN: np.ndarray,
     cut_R: np.ndarray,
-    second: TextLabeller | None,
+    labellers: Mapping[str, TextLabeller],
 ) -> Following:
     """The figures, and some windows for people to read.
 
@@ -96,13 +97,16 @@ def measure(
       probabilities: of the same rows, as `predictions.emotion_probabilities` names them.
       image_mask_RxN: which images the model was given.
       cut_R: bool, whether a response has the longest length, so it may be truncated.
-      second: reads the same responses for the figures whose names end with "_second".
+      labellers: read the same responses, for the figures with their keys in their names.
     """
     expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
     texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
     values, confusion = following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
-    if second is not None:
-        values |= _second_values(second.labels(texts).reshape(expressed_WxC.shape))
+    said = {"said": expressed_WxC.tolist()}
+    for ordinal, labeller in labellers.items():
+        read_WxC = labeller.labels(texts).reshape(expressed_WxC.shape)
+        values |= _values_by(ordinal, read_WxC)
+        said[f"said_{ordinal}"] = read_WxC.tolist()
     rows = []
     for w in evenly_spaced(GALLERY_WINDOWS, len(expressed_WxC)):
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
@@ -115,7 +119,7 @@ def measure(
     windows = {
         "index": chosen.windows_W.tolist(),
         "conversation": uncertainty.conversations(split)[chosen.windows_W].tolist(),
-        "said": expressed_WxC.tolist(),
+        **said,
     }
     return Following(values, confusion.tolist(), rows, compared, windows)
 
@@ -147,14 +151,11 @@ def following_metrics(
     }, confusion
 
 
-def _second_values(expressed_WxC: np.ndarray) -> dict[str, float]:
+def _values_by(ordinal: str, expressed_WxC: np.ndarray) -> dict[str, float]:
+    """The figures of another labeller than the lexicon."""
     values, _ = following_metrics(expressed_WxC, np.ones(len(expressed_WxC)))
-    name = "emotion_following"
-    return {
-        f"{name}_second": values[name],
-        f"{name}_second_standard_error": values[f"{name}_standard_error"],
-        f"{name}_second_macro_f1": values[f"{name}_macro_f1"],
-    }
+    name, ends = "emotion_following", ("", "_standard_error", "_macro_f1")
+    return {f"{name}_{ordinal}{end}": values[f"{name}{end}"] for end in ends}
 
 
 def _row(

@@ -13,13 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from igerg_jax import metrics
+from igerg_jax import metrics, text_metrics
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import store
 from igerg_jax.data.windows import Split
 
 RESAMPLES = 1000
-_OF_CONFUSION = {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}
 
 
 def labels_and_guesses(found: metrics.Predicted) -> dict[str, Any]:
@@ -40,38 +39,44 @@ def labels_and_guesses(found: metrics.Predicted) -> dict[str, Any]:
 
 
 def standard_errors(
-    split: Split, windows: Mapping[str, np.ndarray], said_G: np.ndarray
+    split: Split, windows: Mapping[str, np.ndarray], said: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """{name of a metric with `metrics.STANDARD_ERROR` appended: its standard error}.
 
     Args:
       windows: of the first W windows of the split: `labels_and_guesses`, and "nll" and "tokens" of
         their responses.
-      said_G: the emotions in the generated responses of the first G of them.
+      said: of each labeller, as in `metrics.response_emotions`, the emotions in the generated
+        responses of the first of them.
 
     Returns:
       Of what has at least two clusters with something to measure in them.
     """
     talk_W = conversations(split)[: len(windows["nll"])]
-    meant_G = split.turns.emotion[split.response_turn[: len(said_G)]]
     tables = {
-        "image_emotion": (image_of_slots(split, *windows["image"].shape[:2]), windows["image"]),
-        "sequence_emotion": (talk_W, windows["sequence"]),
-        "judge": (talk_W, windows["judge"]),
-        "response_emotion": (talk_W[: len(said_G)], np.stack([meant_G, said_G], -1)),
+        ("image_emotion", ""): (
+            image_of_slots(split, *windows["image"].shape[:2]),
+            windows["image"],
+        ),
+        ("sequence_emotion", ""): (talk_W, windows["sequence"]),
+        ("judge", ""): (talk_W, windows["judge"]),
     }
+    for labeller, said_G in said.items():
+        meant_G = split.turns.emotion[split.response_turn[: len(said_G)]]
+        end = f"_{labeller}" if labeller else ""
+        tables["response_emotion", end] = talk_W[: len(said_G)], np.stack([meant_G, said_G], -1)
     known = metrics.by_name()
     errors = {}
-    for prefix, (cluster, pairs) in tables.items():
+    for (prefix, end), (cluster, pairs) in tables.items():
         counts_KxM = confusions(cluster, pairs).reshape(-1, NUM_EMOTIONS**2)
-        for name, figure in _OF_CONFUSION.items():
-            if f"{prefix}_{name}" in known:
-                errors[f"{prefix}_{name}"] = standard_error(
+        for name, figure in metrics.OF_EMOTIONS.items():
+            if f"{prefix}_{name}{end}" in known:
+                errors[f"{prefix}_{name}{end}"] = standard_error(
                     counts_KxM, lambda m, f=figure: f(m.reshape(NUM_EMOTIONS, NUM_EMOTIONS))
                 )
     _, number_W = np.unique(talk_W, return_inverse=True)
     sums_Kx2 = np.stack([np.bincount(number_W, windows[k]) for k in ("nll", "tokens")], -1)
-    errors["response_perplexity"] = standard_error(sums_Kx2, lambda m: metrics.perplexity(*m))
+    errors["response_perplexity"] = standard_error(sums_Kx2, lambda m: text_metrics.perplexity(*m))
     return {f"{k}{metrics.STANDARD_ERROR}": v for k, v in errors.items() if np.isfinite(v)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from igerg_jax.batch import EMOTIONS
@@ -38,6 +38,8 @@ POINTS = (
     Column("emotion_following_standard_error", "±", "{:.1%}"),
     Column("emotion_following_second", "by the second labeller", "{:.1%}"),
     Column("emotion_following_second_standard_error", "±", "{:.1%}"),
+    Column("emotion_following_third", "by the third labeller", "{:.1%}"),
+    Column("emotion_following_third_standard_error", "±", "{:.1%}"),
     Column("generated_perplexity", "perplexity of generated", "{:.1f}"),
     Column("response_perplexity", "perplexity of people's", "{:.1f}"),
     Column("dist_2", "Dist-2", "{:.3f}"),
@@ -47,7 +49,11 @@ POINTS = (
     Column("repeats", "repeat a pair of words", "{:.0%}"),
     Column("broken_off", "broken off", "{:.0%}"),
 )
-JUDGES = {"emotion_following": "word list", "emotion_following_second": "second labeller"}
+JUDGES = {
+    "emotion_following": "word list",
+    "emotion_following_second": "second labeller",
+    "emotion_following_third": "third labeller",
+}
 COSTS = {
     "generated_perplexity": "perplexity of the generated responses, without guidance",
     "response_perplexity": "perplexity of people's responses, with guidance",
@@ -118,13 +124,34 @@ def guidance(found: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def held_out(figures: Mapping[str, Any] | None) -> list[str]:
-    """How well the second labeller does on held-out texts: a line for each part of a dataset."""
-    return [
-        f"{dataset}, {split}: accuracy {formatted(values.get('accuracy'), '{:.3f}')}, "
-        f"weighted F1 {formatted(values.get('weighted_f1'), '{:.3f}')}, "
-        f"macro-F1 {formatted(values.get('macro_f1'), '{:.3f}')} "
-        f"({formatted(values.get('examples'), '{:,}')} texts)"
-        for dataset, parts in (figures or {}).items()
-        for split, values in parts.items()
-    ]
+def held_out(found: Any) -> dict[str, dict[str, Any]]:
+    """How well labellers do on held-out texts.
+
+    Args:
+      found: summary.json's "text_labeller", of any version and in any state.
+
+    Returns:
+      {ordinal: {"kind", "lines": one for each split of a dataset}}
+    """
+    return {
+        ordinal: {"kind": kind, "lines": lines}
+        for ordinal, kinds in _mapping(found).items()
+        for kind, datasets in _mapping(kinds).items()
+        if (lines := [*_held_out_lines(datasets)])
+    }
+
+
+def _held_out_lines(datasets: Any) -> Iterator[str]:
+    for dataset, parts in _mapping(datasets).items():
+        for split, values in _mapping(parts).items():
+            if finite(_mapping(values).get("accuracy")):
+                yield (
+                    f"{dataset}, {split}: accuracy {formatted(values['accuracy'], '{:.3f}')}, "
+                    f"macro-F1 {formatted(values.get('macro_f1'), '{:.3f}')}, "
+                    f"weighted F1 {formatted(values.get('weighted_f1'), '{:.3f}')} "
+                    f"({formatted(values.get('examples'), '{:,}')} texts)"
+                )
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}

@@ -127,7 +127,7 @@ def word_list(labels: Any) -> str:
     if labelled:
         return (
             f"The word list also gave {labelled} its labels, from which the model has learned: "
-            "only a second labeller is independent of them."
+            "only a labeller that learnt from other data is independent of them."
         )
     return "The word list labelled none of this run's data."
 

@@ -15,7 +15,7 @@ from igerg_jax.report.gallery import following, gallery
 from igerg_jax.report.templates import finite, is_number
 
 # The groups of summary.json, and how many levels each has.
-_DEPTHS = {"evaluation": 2, "objectives": 2, "parameters": 1, "text_labeller": 3}
+_DEPTHS = {"evaluation": 2, "objectives": 2, "parameters": 1}
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html"
 
 TOTAL = "the weighted sum that is minimised"

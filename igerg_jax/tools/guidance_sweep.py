@@ -4,9 +4,9 @@
 
 RUN is a run's folder; its newest checkpoint responds to windows of a split once for each value of
 generate.guidance, all else as the run was configured. RUN/guidance.json gets one entry a value, and
-RUN/report.html shows them. --text_labeller names the file of a second labeller (else the run's own
-evaluate.text_labeller). All values share one program. Exit codes: 0; 2 = a mistake in the
-command or its files, named in one message.
+RUN/report.html shows them. --text_labeller names the files of labellers besides the lexicon (else
+the run's own evaluate.text_labeller). All values share one program. Exit codes: 0; 2 = a mistake in
+the command or its files, named in one message.
 
     emotion_following      and the others of that name, as in summary.json: responses to seven faces
     generated_perplexity   of the generated responses under the model without guidance
@@ -28,13 +28,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from igerg_jax import checks, report, storage
+from igerg_jax import checks, report, storage, text_labeller
 from igerg_jax.data import mixtures
 from igerg_jax.decoding.guidance import RANGE
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import response_statistics, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator
 from igerg_jax.run import checkpoint, command_line, workdirs
+from igerg_jax.text_labeller import ORDINALS
 
 FILE = "guidance.json"  # in a workdir
 RESPONSE_STATISTICS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broken_off")
@@ -101,12 +102,11 @@ def run(argv: list[str]) -> None:
     if split not in dataset.split_names:
         raise UserError(f"no split '{split}'; there are: {', '.join(dataset.split_names)}")
     evaluator = Evaluator(opened.setup, dataset)
-    second = evaluator.second_labeller
     measured = {
         "checkpoint": folder.name,
         "split": split,
         "windows": min(windows, dataset.split(split).num_windows),
-        "text_labeller": None if second is None else second.held_out,
+        "text_labeller": text_labeller.summary(evaluator.labellers),
         **measure(evaluator, opened.params, split, guidance, windows),
     }
     if jax.process_index():
@@ -120,8 +120,9 @@ def describe(points: Sequence[dict[str, Any]]) -> str:
     """A line for each value of guidance."""
     lines = []
     for point in points:
-        second = point.get("emotion_following_second")
-        also = "" if second is None else f" ({second:.3f} by the second labeller)"
+        by = {ordinal: point.get(f"emotion_following_{ordinal}") for ordinal in ORDINALS}
+        found = [f"{x:.3f} by the {ordinal} labeller" for ordinal, x in by.items() if x is not None]
+        also = f" ({', '.join(found)})" if found else ""
         lines.append(
             f"guidance {point['guidance']:g}: following {point['emotion_following']:.3f}{also}, "
             f"perplexity of the generated {point['generated_perplexity']:.1f}, of people's "
@@ -150,7 +151,7 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
     define("workdir", help="A run's folder.")
-    define("text_labeller", help="File of igerg_jax.tools.train_text_labeller.")
+    define("text_labeller", help="Files of igerg_jax.tools.train_text_labeller.")
     define("split", help="Split to respond to; default the run's data.test_split.")
     strengths = ["0", "0.5", "1", "2", "4"]
     flags.DEFINE_list("guidance", strengths, "Values of generate.guidance.", flag_values=values)

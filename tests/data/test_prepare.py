@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igerg_jax import metrics
+from igerg_jax import text_metrics
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.data import (
     builders,
@@ -263,7 +263,7 @@ def test_unigram_perplexity_by_hand(prepared, tiny_config):
         counts[token] += 1
     log_p = [np.log(counts[token] / counts.sum()) for token in tokens("valid")]
     expected = np.exp(-np.mean(log_p))
-    found = metrics.unigram_perplexity(
+    found = text_metrics.unigram_perplexity(
         prepared.response_token_counts("train"), prepared.response_token_counts("valid")
     )
     assert found == pytest.approx(expected, rel=1e-6)

@@ -327,25 +327,49 @@ def test_the_answers_to_the_faces_are_counted_beside_peoples(world):
     assert found["people"]["all"]["broken_off"] is None
 
 
-def test_a_second_labeller_reads_the_same_answers(world, monkeypatch):
-    class Knows:
-        """Finds the emotion shown, and joy in every second window."""
+class Knows:
+    """Finds the emotion shown, and joy in every second window."""
 
-        def labels(self, texts):
-            found = np.tile(np.arange(7), (FOLLOWING, 1))
-            found[1::2] = EMOTIONS.index("joy")
-            assert len(texts) == found.size
-            return found.ravel()
+    def labels(self, texts):
+        found = np.tile(np.arange(7), (FOLLOWING, 1))
+        found[1::2] = EMOTIONS.index("joy")
+        assert len(texts) == found.size
+        return found.ravel()
 
-    monkeypatch.setattr(world.evaluator, "second_labeller", Knows())
-    values = world.evaluator.following(world.params, "test").values
-    before = world.out["evaluation"]["test"]
+
+class Joyful:
+    """Finds joy in all."""
+
+    def labels(self, texts):
+        return np.full(len(texts), EMOTIONS.index("joy"))
+
+
+def test_other_labellers_read_the_same_answers(world, monkeypatch):
+    monkeypatch.setattr(world.evaluator, "labellers", {"second": Knows(), "third": Joyful()})
+    found = world.evaluator.following(world.params, "test")
+    values, before = found.values, world.out["evaluation"]["test"]
     assert values["emotion_following"] == before["emotion_following"]
     joyful = FOLLOWING // 2
     expected = (FOLLOWING - joyful + joyful / 7) / FOLLOWING
     assert values["emotion_following_second"] == pytest.approx(expected)
     assert values["emotion_following_second_standard_error"] > 0
-    assert "emotion_following_second" not in before and world.out["text_labeller"] is None
+    assert values["emotion_following_third"] == pytest.approx(1 / 7)
+    said = np.array(found.windows["said_second"]), np.array(found.windows["said_third"])
+    assert said[0].shape == said[1].shape == (FOLLOWING, 7) and said[1].min() == said[1].max()
+    assert "emotion_following_second" not in before and world.out["text_labeller"] == {}
+
+
+def test_other_labellers_read_the_generated_responses_and_peoples_own(world, monkeypatch):
+    monkeypatch.setattr(world.evaluator, "labellers", {"third": Joyful()})
+    values = world.evaluator.metrics(world.params, "test", generate=True).values
+    before = world.out["evaluation"]["test"]
+    split = world.prepared.split("test")
+    meant = split.turns.emotion[split.response_turn[:GENERATED]]
+    share = np.mean(meant == EMOTIONS.index("joy"))
+    for name in ("response_emotion_accuracy_third", "reference_response_emotion_accuracy_third"):
+        assert values[name] == pytest.approx(share) and name not in before
+    for name in ("accuracy", "macro_f1", "non_neutral_accuracy"):
+        assert values.get(f"response_emotion_{name}") == before.get(f"response_emotion_{name}")
 
 
 def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatch):

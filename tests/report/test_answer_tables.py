@@ -34,7 +34,8 @@ def make_guidance(**changes) -> dict:
          "generated_perplexity": 10 + 5 * g, "response_perplexity": 90 + g, "dist_2": 0.5 - g / 10}
         for g in (0.0, 0.5, 2.0)
     ]  # fmt: skip
-    held_out = {"meld": {"test": {"accuracy": 0.55, "weighted_f1": 0.5, "macro_f1": 0.37}}}
+    figures = {"test": {"accuracy": 0.55, "weighted_f1": 0.5, "macro_f1": 0.37, "examples": 9}}
+    held_out = {"second": {"kind": {"meld": figures}}}
     found = dict(split="test", windows=64, following_windows=48, text_labeller=held_out)
     return found | {"points": points, "people": {"dist_2": 0.858}} | changes
 
@@ -78,7 +79,7 @@ def test_guidance_is_drawn_and_tabled(tmp_path):
     assert [row[0] for row in rows] == ["0", "0.5", "2", "people"]
     assert rows[1][1:] == ["35.0%", "25.0%", "12.5", "90.5", "0.450"]
     assert rows[3][1:] == ["–", "–", "–", "–", "0.858"]
-    assert "meld, test: accuracy 0.550, weighted F1 0.500, macro-F1 0.370" in page
+    assert "meld, test: accuracy 0.550, macro-F1 0.370, weighted F1 0.500" in page
 
 
 def test_without_a_second_labeller_it_has_no_line_and_no_column(tmp_path):
@@ -89,18 +90,38 @@ def test_without_a_second_labeller_it_has_no_line_and_no_column(tmp_path):
     assert "second labeller" not in page and page.count('class="dot series0"') == 3 * 3
 
 
-def test_the_second_labellers_own_figures_are_beside_what_it_finds(tmp_path):
+def test_a_labellers_own_figures_are_beside_what_it_finds(tmp_path):
     held_out = make_guidance()["text_labeller"]
+    held_out["third"] = {"other kind": {"meld": {"valid": {"accuracy": 0.25, "macro_f1": 0.125}}}}
     evaluation = {"test": {"emotion_following": 0.6, "emotion_following_second": 0.4}}
+    evaluation["test"]["response_emotion_macro_f1_third"] = 0.2
     summary = {"evaluation": evaluation, "text_labeller": held_out}
     page = page_of(tmp_path, summary=summary)
-    assert "second labeller" in page and "macro-F1 0.370" in page and "40.0%" in page
-    assert "second labeller, a" not in page_of(tmp_path, summary={"evaluation": {}})
+    row = r'<tr><th scope="row">{}.*?</tr>'
+    (second,) = re.findall(row.format("Emotion following, second labeller"), page, re.DOTALL)
+    assert "accuracy 0.550, macro-F1 0.370" in second and "40.0%" in second
+    (third,) = re.findall(row.format("Its macro-F1, third labeller"), page, re.DOTALL)
+    assert "accuracy 0.250, macro-F1 0.125" in third and "0.370" not in third
+    (first,) = re.findall(row.format("Emotion following <"), page, re.DOTALL) or [""]
+    assert "held out" not in first
+    assert "The third labeller (other kind)" in page
+    assert "labeller (" not in page_of(tmp_path, summary={"evaluation": {}})
+
+
+@pytest.mark.parametrize("found", [None, 3, [], {"meld": {"valid": {"accuracy": 0.5}}}, {"x": 1}])
+def test_figures_of_labellers_that_are_none_are_left_out(tmp_path, found):
+    evaluation = {"test": {"emotion_following_second": 0.4}}
+    page = page_of(tmp_path, summary={"text_labeller": found, "evaluation": evaluation})
+    assert "40.0%" in page and "That labeller" not in page
+    guidance = make_guidance(text_labeller=found)
+    assert "labeller (" not in page_of(tmp_path, guidance=guidance)
 
 
 def test_words_of_an_answer_stay_words(tmp_path):
     answers = make_answers(joy=statistics(frequent_words=[[ATTACK, 0.5]]))
-    guidance = make_guidance(split=ATTACK, text_labeller={ATTACK: {ATTACK: {"accuracy": 0.5}}})
+    guidance = make_guidance(
+        split=ATTACK, text_labeller={ATTACK: {ATTACK: {"x": {"y": {"accuracy": 0.5}}}}}
+    )
     page = page_of(tmp_path, answers, guidance)
     assert "alert(1)</script>" not in page
     assert page.count(html.escape(ATTACK, quote=False).split("&gt;", 1)[1]) == 4

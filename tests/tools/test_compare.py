@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pytest
 
+from igerg_jax.errors import UserError
 from igerg_jax.tools.compare import __main__ as compare
 from igerg_jax.tools.compare import drawing, page, rows, statistics, table, text
 from igerg_jax.tools.compare.rows import FAILED, Row
@@ -226,6 +227,25 @@ def test_a_difference_is_tested_on_the_same_windows():
     unchanged = line_of(found, "no_image_emotion").effects
     assert unchanged["response_perplexity"][:3] == (1, 1, 1)
     assert unchanged["emotion_following"].corrected == 1
+
+
+def test_following_is_tested_by_every_labeller_and_their_own_figures_are_shown(tmp_path):
+    held_out = {"second": {"kind": {"meld": {"valid": {"accuracy": 0.5, "macro_f1": 0.375}}}}}
+    one, other = windows(0, right=0.5), windows(1, right=0.5)
+    one["following"]["said_second"] = [[0] * 7] * FOLLOWED
+    other["following"]["said_second"] = [list(range(7))] * (FOLLOWED - 1) + [[0] * 7]
+    kept = [make_row(of=one), make_row("no_images", of=other)]
+    for row in kept:
+        row.evaluation["test"]["emotion_following_second"] = 0.5
+    kept = [dataclasses.replace(row, text_labeller=held_out) for row in kept]
+    found = table.build(kept, None)
+    effect = line_of(found, "no_images").effects["emotion_following_second"]
+    assert effect.estimate == pytest.approx(100 * (6 / 7) * (FOLLOWED - 1) / FOLLOWED)
+    assert "accuracy 0.500, macro-F1 0.375" in text.markdown(found)
+    assert "accuracy 0.500, macro-F1 0.375" in page.render(found, [], tmp_path)
+    other_file = dataclasses.replace(kept[1], text_labeller={"second": {"kind": {}}})
+    with pytest.raises(UserError, match=r"different files of evaluate\.text_labeller"):
+        table.build([kept[0], other_file], None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from igerg_jax import text_labeller
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.decoding import search
 from igerg_jax.run import checkpoint
-from igerg_jax.text_labeller import TextLabeller
+from igerg_jax.text_labeller import Linear
 from igerg_jax.tools import guidance_sweep
 
 STRENGTHS, WINDOWS, BATCH = (0.0, 4.0), 3, 8
@@ -30,7 +30,7 @@ def world(data_dir, tmp_path_factory):
     config.evaluate.batch_size = BATCH
     config.generate.update(strategy="greedy", max_tokens=8, guidance_floor=0.0)
     random_run.save(config, folder)
-    second = TextLabeller(
+    second = Linear(
         words=("the",),
         characters=(),
         idf_F=np.ones(1, np.float32),
@@ -69,7 +69,7 @@ def test_points_say_what_was_measured(world):
         # A random model is surer of its own without guidance, and of people's less with it.
         assert plain[name] < guided[name]
     assert plain["generated_perplexity"] < plain["response_perplexity"]
-    assert found["text_labeller"]["meld"]["valid"]["accuracy"] == 0.512
+    assert found["text_labeller"]["second"][Linear.kind]["meld"]["valid"]["accuracy"] == 0.512
     assert (found["split"], found["windows"], found["following_windows"]) == ("test", 3, 3)
 
 

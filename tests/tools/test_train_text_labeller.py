@@ -12,6 +12,8 @@ from igerg_jax import text_labeller
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
 from igerg_jax.data.builders.source import Options
 from igerg_jax.errors import UserError
+from igerg_jax.text_labeller import network
+from igerg_jax.tools import text_network
 from igerg_jax.tools import train_text_labeller as tool
 
 needs_sklearn = pytest.mark.skipif(
@@ -58,7 +60,7 @@ def test_numpy_gives_scikit_learns_probabilities(tmp_path):
     vectorizers = tool.make_vectorizers(50, 150)
     features = vectorizers.fit_transform(texts)
     model = tool.fit(features, emotion_N, np.ones(len(texts)))
-    text_labeller.write(tmp_path / "x.npz", tool.exported(vectorizers, model, {}))
+    text_labeller.write(tmp_path / "x.npz", tool.exported(vectorizers, model))
     asked = [*texts, *ODD]
     expected = model.predict_proba(vectorizers.transform(asked))
     found = text_labeller.read(tmp_path / "x.npz").probabilities(asked)
@@ -83,6 +85,41 @@ def test_a_labeller_is_trained_measured_and_written(tmp_path, capsys):
     assert '"weighted_f1": 1.0' in capsys.readouterr().out
 
 
+def test_a_network_is_trained_on_other_splits(tmp_path, capsys):
+    put_meld(tmp_path, {"train": 3, "dev": 30, "test": 2})
+    arguments = [f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}", "--datasets=meld"]
+    arguments += ["--kind=network", "--train_splits=valid", f"--out={tmp_path / 'x.npz'}"]
+    assert tool.main(["", *arguments]) == 0
+    labeller = text_labeller.read(tmp_path / "x.npz")
+    assert isinstance(labeller, text_labeller.Network)
+    assert set(labeller.held_out["meld"]) == {"train", "test"}
+    assert [EMOTIONS[e] for e in labeller.labels(list(SAID.values()))] == list(SAID)
+    assert "epoch 1: loss" in capsys.readouterr().out
+    assert tool.main(["", *arguments, "--seed=1"]) == 0
+    other = text_labeller.read(tmp_path / "x.npz")
+    assert np.abs(other.intercepts_C - labeller.intercepts_C).max() > 0
+
+
+def test_numpy_gives_flaxs_logits():
+    import jax
+
+    words = ("so", "happy", "!")
+    model = text_network.Convolutions(2 + len(words))
+    texts = ["so", "Happy so sad!", "so happy happy ! !", "unheard"]
+    ids = network.ids_of(words)
+    id_NxL = np.zeros((len(texts), 8), np.int32)
+    for row, text in zip(id_NxL, texts, strict=True):
+        found = network.encode(text, ids)
+        row[: len(found)] = found
+    params = model.init(jax.random.key(0), id_NxL, train=False)["params"]
+    # Biases begin at 0, which would hide one that is added to nothing.
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    expected = model.apply({"params": params}, id_NxL, train=False)
+    found = text_network.exported(params, words)
+    for text, logits_C in zip(texts, expected, strict=True):
+        np.testing.assert_allclose(found.logits(text), logits_C, rtol=1e-4, atol=1e-4)
+
+
 @needs_sklearn
 def test_figures_are_scikit_learns(tmp_path):
     from sklearn import metrics
@@ -94,7 +131,7 @@ def test_figures_are_scikit_learns(tmp_path):
         def labels(self, texts):
             return found
 
-    part = tool.Texts(["x"] * 60, truth, truth)
+    part = tool.Texts(["x"] * 60, truth, truth, truth)
     got = tool.figures(Says(), part)
     assert got["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found), abs=1e-4)
     for average in ("weighted", "macro"):
@@ -134,6 +171,16 @@ def test_what_is_wrong_is_said(tmp_path, capsys, monkeypatch):
     ):
         assert tool.main(["", *arguments]) == 2
         assert says in capsys.readouterr().err
+    put_daily(tmp_path, {"train": 2, "validation": 1})
+    arguments = [f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}", f"--out={tmp_path}/x.npz"]
+    for more, says in (
+        ("--train_splits=dev", "none of train, valid, test"),
+        ("--train_splits=test", "test of daily_dialog: no labelled words"),
+        ("--word_features=0", "at least 1"),
+    ):
+        assert tool.main(["", *arguments, "--datasets=daily_dialog", more]) == 2
+        assert says in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"requirements-evidence\.txt"):
-        tool.train(["meld"], Options("", str(tmp_path), "", 0.0), 10, 10)
+        of = tool.read("daily_dialog", Options(str(tmp_path), str(tmp_path), "", 0.0))["train"]
+        tool.train_linear(of, tool.Settings("linear", ["daily_dialog"], ["train"], 0, 10, 10))

@@ -39,6 +39,7 @@ class Row:
       hardware: {"cpu": model, "cores": number, "devices": as in summary.json}.
       wall_seconds: of the whole command, evaluation included, over all attempts.
       evaluation: {split: {metric: value}}, as in summary.json.
+      text_labeller: how well the labellers besides the lexicon do, as in summary.json.
       following_matrix: int [7, 7] of `SPLIT`, as in summary.json.
       windows: of `SPLIT`, as in windows.json.
       workdir: the run's folder, in the file relative to it; "" = not there.
@@ -60,6 +61,7 @@ class Row:
     examples: int | None = None
     parameters: int | None = None
     evaluation: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    text_labeller: dict[str, Any] = dataclasses.field(default_factory=dict)
     following_matrix: list[list[int]] | None = None
     windows: dict[str, Any] = dataclasses.field(default_factory=dict)
     workdir: str = ""
@@ -99,6 +101,7 @@ def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
         "examples": steps * batch_size if steps is not None and batch_size else None,
         "parameters": (summary.get("parameters") or {}).get("total"),
         "evaluation": summary.get("evaluation") or {},
+        "text_labeller": summary.get("text_labeller") or {},
         "following_matrix": (summary.get("following_matrix") or {}).get(SPLIT),
         "windows": windows.get(SPLIT) or {},
     }

@@ -1,6 +1,7 @@
 """Rows to a table: one line a config, its metrics over seeds, and tests against a baseline."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ import numpy as np
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.metrics import Metric, by_name
+from igerg_jax.report import answers
 from igerg_jax.report.templates import finite
+from igerg_jax.text_labeller import ORDINALS
 from igerg_jax.tools.compare import statistics
 from igerg_jax.tools.compare.rows import DONE, FULL, SPLIT, Row, short_name
 
@@ -18,9 +21,11 @@ BASELINE = FULL["pretrain"]
 
 # The columns, in order; `igerg_jax.metrics` has their titles, directions and formats.
 COLUMNS = """
-    response_perplexity emotion_following emotion_following_distinct response_emotion_accuracy
-    image_emotion_accuracy sequence_emotion_accuracy judge_accuracy
-    dist_1 dist_2 bleu_1 bleu_2 bleu_4 rouge_l
+    response_perplexity emotion_following emotion_following_second emotion_following_third
+    emotion_following_distinct response_emotion_accuracy response_emotion_macro_f1
+    response_emotion_non_neutral_accuracy response_emotion_macro_f1_second
+    response_emotion_macro_f1_third image_emotion_accuracy sequence_emotion_accuracy judge_accuracy
+    dist_1 dist_2 dist_adjusted bleu_1 bleu_2 bleu_4 rouge_l meteor cider
 """.split()
 COMPUTE = ("wall_seconds", "steps", "examples", "parameters")  # fields of a row
 
@@ -84,6 +89,7 @@ class Table:
     metrics: list[Metric]  # the columns that any line has
     lines: list[Line]  # the baseline first, if there is one
     baseline: str  # its name; "" = nothing is compared
+    held_out: dict[str, dict[str, Any]]  # `report.answers.held_out` of the rows' labellers
 
 
 def _response_likelihood(windows: Mapping[str, Any]) -> PerWindow | None:
@@ -95,9 +101,9 @@ def _response_likelihood(windows: Mapping[str, Any]) -> PerWindow | None:
     return PerWindow(tokens, np.array(nll, float), weight_W, _conversations(response, len(nll)))
 
 
-def _following(windows: Mapping[str, Any]) -> PerWindow | None:
+def _following(windows: Mapping[str, Any], said: str) -> PerWindow | None:
     following = windows.get("following") or {}
-    index, expressed_WxC = following.get("index") or [], np.array(following.get("said") or [])
+    index, expressed_WxC = following.get("index") or [], np.array(following.get(said) or [])
     if not index or expressed_WxC.shape != (len(index), NUM_EMOTIONS):
         return None
     share_W = (expressed_WxC == np.arange(NUM_EMOTIONS)).mean(1)
@@ -113,10 +119,17 @@ def _conversations(of: Mapping[str, Any], windows: int) -> np.ndarray:
     return np.unique(kept if len(kept) == windows else np.arange(windows), return_inverse=True)[1]
 
 
+def _test_of_following(said: str) -> Tested:
+    """`said`: a key of windows.json, whose labeller found the emotions."""
+    per_window = functools.partial(_following, said=said)
+    return Tested(per_window, lambda difference: 100 * difference, "{:+.1f} points")
+
+
 TESTED = {
     # A difference of log-likelihoods per token is the logarithm of a ratio of perplexities.
     "response_perplexity": Tested(_response_likelihood, math.exp, "×{:.3f}"),
-    "emotion_following": Tested(_following, lambda difference: 100 * difference, "{:+.1f} points"),
+    "emotion_following": _test_of_following("said"),
+    **{f"emotion_following_{name}": _test_of_following(f"said_{name}") for name in ORDINALS},
 }
 
 
@@ -144,7 +157,25 @@ def build(rows: Iterable[Row], baseline: str | None) -> Table:
         lines = _compared(lines)
     present = {name for line in lines for name in line.cells}
     known = by_name()
-    return Table([known[name] for name in COLUMNS if name in present], lines, chosen)
+    held_out = _held_out([row for line in lines for row in line.rows])
+    return Table([known[name] for name in COLUMNS if name in present], lines, chosen, held_out)
+
+
+def _held_out(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """How well the labellers of the rows do.
+
+    Raises:
+      UserError: two rows have had different ones, whose figures mean different things.
+    """
+    named = [row for row in rows if row.text_labeller]
+    for row in named:
+        if row.text_labeller != named[0].text_labeller:
+            raise UserError(
+                f"{named[0].name} (seed {named[0].seed}) and {row.name} (seed {row.seed}) were "
+                "evaluated with different files of evaluate.text_labeller: evaluate them anew with "
+                "the same, or compare them apart"
+            )
+    return answers.held_out(named[0].text_labeller) if named else {}
 
 
 def _names(keys: Sequence[tuple[str, str, str]]) -> dict[tuple, str]:

@@ -57,6 +57,10 @@ def markdown(table: Table) -> str:
                 ]
                 body.append([line.name, *texts])
         parts.append(_markdown_table(head, body))
+    parts += [
+        f"The {ordinal} labeller ({labeller['kind']}), held out: {'; '.join(labeller['lines'])}.\n"
+        for ordinal, labeller in table.held_out.items()
+    ]
     return "\n".join(parts)
 
 
