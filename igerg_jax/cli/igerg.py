@@ -26,6 +26,9 @@ COMMANDS = {
     "chat": Command("igerg_jax.cli.main", "Talk with a model in the terminal.", "chat"),
     "demo": Command("igerg_jax.tools.demo.__main__", "Talk with a model on a page in a browser."),
     "compare": Command("igerg_jax.tools.compare.__main__", "Compare runs: a page or a table."),
+    "human_eval": Command(
+        "igerg_jax.tools.human_eval.__main__", "Have people compare two runs' responses, blind."
+    ),
     "report": Command("igerg_jax.report.__main__", "Rewrite the report of a run."),
     "compile": Command(
         "igerg_jax.cli.main",

@@ -1,0 +1,1 @@
+"""People compare the responses of two runs, blind; see `__main__`."""
