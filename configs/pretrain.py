@@ -225,6 +225,8 @@ def _local() -> ConfigDict:
             following_examples=48,  # at the end, with each of seven faces in turn; 0 = off
             # Files of tools.train_text_labeller that read the same responses; up to two, "" = none.
             text_labeller="",
+            # Folder of a transformers encoder that BERTScore compares responses with; "" = none.
+            similarity_weights="",
             best_metric="response_perplexity",
             best_mode="min",  # min, max
         )

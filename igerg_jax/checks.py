@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from igerg_jax import objectives, optim, text_labeller
+from igerg_jax import objectives, optim, similarity, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.constraints import Range, check_choice, check_constraints
 from igerg_jax.data import config_checks, datasets, mixtures
@@ -61,6 +61,7 @@ def check_training(config: Any, starts: bool) -> None:
         lambda: _check_evaluation_batch(config, setup.mesh),
     )
     text_labeller.of_config(config)
+    similarity.check(config)
     if config.train.wandb_project and not importlib.util.find_spec("wandb"):
         raise UserError(
             f"train.wandb_project={config.train.wandb_project!r} needs wandb: pip install "
@@ -113,6 +114,7 @@ def check_inference(config: Any) -> None:
     check_all(*_of_model(config), *_of_evaluation(config))
     _check_evaluation_batch(config, _check_model(config).mesh)
     text_labeller.of_config(config)
+    similarity.check(config)
 
 
 def check_data(dataset: datasets.Dataset, config: Any) -> None:

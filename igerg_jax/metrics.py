@@ -385,6 +385,9 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "Runs of up to four words shared with the true response, rare ones counting most; "
                "10 at best.",
                of_pairs=text_metrics.cider),
+        Metric("similarity", "BERTScore", 1, "{:.3f}",
+               "How alike tokens of the true response and their closest of the generated one are, and "
+               "the reverse, to a pre-trained encoder."),
         Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
                "Overlap of words, precision and recall balanced (F1), in percent.",
                of_pairs=partial(text_metrics.rouge, kind="rouge1")),

@@ -16,6 +16,6 @@ ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt requirem
 if [[ "${1:-}" == "--parity" ]]; then
   shift
   with_pip requirements-parity.txt
-  exec .venv/bin/python -m pytest -m parity tests/tools tests/data/test_byte_level_bpe.py "$@"
+  exec .venv/bin/python -m pytest -m parity tests/tools tests/data/test_byte_level_bpe.py tests/test_similarity.py "$@"
 fi
 exec .venv/bin/python -m pytest "$@"

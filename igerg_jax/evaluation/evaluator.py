@@ -21,7 +21,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from igerg_jax import lexicon, metrics, storage, text_labeller, text_metrics
+from igerg_jax import lexicon, metrics, similarity, storage, text_labeller, text_metrics
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import lengths, mixtures, pipeline
 from igerg_jax.data.order import evenly_spaced
@@ -60,6 +60,7 @@ class Evaluator:
         """`between_batches` is called before each batch; what it raises ends an evaluation."""
         self._setup, self._prepared, self._between_batches = setup, prepared, between_batches
         self.labellers = text_labeller.of_config(setup.config)
+        self._similarity = similarity.of_config(setup.config)
         self._respond = search.Respond(setup)
         self._batch_counts = Jitted(setup, batch_counts)
         self._probabilities = Jitted(setup, emotion_probabilities)
@@ -113,6 +114,8 @@ class Evaluator:
             texts = [self._prepared.tokenizer.decode(row) for rows in tokens for row in rows]
             references, meant = _references(data, np.arange(to_generate))
             values |= metrics.of_texts(texts, references)
+            if self._similarity is not None:
+                values["similarity"] = self._similarity(texts, references)
             said, confusion["response"], of_emotions = self._expressed(texts, references, meant)
             values |= of_emotions | uncertainty.standard_errors(data, windows, said)
         return Measured(

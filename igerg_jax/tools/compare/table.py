@@ -25,7 +25,7 @@ COLUMNS = """
     emotion_following_distinct response_emotion_accuracy response_emotion_macro_f1
     response_emotion_non_neutral_accuracy response_emotion_macro_f1_second
     response_emotion_macro_f1_third image_emotion_accuracy sequence_emotion_accuracy judge_accuracy
-    dist_1 dist_2 dist_adjusted bleu_1 bleu_2 bleu_4 rouge_l meteor cider
+    dist_1 dist_2 dist_adjusted bleu_1 bleu_2 bleu_4 rouge_l meteor cider similarity
 """.split()
 COMPUTE = ("wall_seconds", "steps", "examples", "parameters")  # fields of a row
 
