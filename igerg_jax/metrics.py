@@ -386,8 +386,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "10 at best.",
                of_pairs=text_metrics.cider),
         Metric("similarity", "BERTScore", 1, "{:.3f}",
-               "How alike tokens of the true response and their closest of the generated one are, and "
-               "the reverse, to a pre-trained encoder."),
+               "How alike an encoder finds each token of the true response and the closest of the "
+               "generated one, and the reverse."),
         Metric("rouge_1", "ROUGE-1", 1, "{:.2f}",
                "Overlap of words, precision and recall balanced (F1), in percent.",
                of_pairs=partial(text_metrics.rouge, kind="rouge1")),

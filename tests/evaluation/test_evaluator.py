@@ -134,7 +134,7 @@ def test_generated_texts_meet_their_own_references(world, monkeypatch):
     windows = [split.window(i) for i in range(GENERATED)]
     kept = world.setup.config.data.response_tokens - 1
     texts = [tokenizer.decode(tokenizer.encode(w.response_text)[:kept]) for w in windows]
-    expected = metrics.text_metrics(texts, [w.response_text for w in windows])
+    expected = metrics.of_texts(texts, [w.response_text for w in windows])
     assert {name: got[name] for name in expected} == pytest.approx(expected)
     assert got["rouge_1"] > 50
     right = np.mean(
