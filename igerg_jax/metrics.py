@@ -7,8 +7,8 @@ define. Letters as in `igerg_jax.batch`.
 To add a metric, write its function and add a row to `GROUPS`: evaluation computes it, the report
 shows it, and evaluations during training measure it where it needs no generated text.
 
-A metric of nothing (no labelled example, no token, no pair of texts) is NaN: there was nothing to
-measure. Zero would say that the model was bad.
+A metric with nothing to measure (no labelled example, no token, no pair of texts) is NaN. Zero
+would say that the model was bad.
 """
 
 import collections
@@ -26,9 +26,9 @@ from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 class Predicted(NamedTuple):
     """A batch of windows and what a model predicts for it: what the counts of metrics are made of.
 
-    Arrays of NumPy or, while they are traced, of JAX: what counts them uses their methods and
-    operators alone. Emotions of images and sequences are predicted from images alone; the response
-    from images and words, each token after those before it.
+    The arrays are NumPy's, or JAX's while they are traced, so that code here uses nothing but their
+    methods and operators. The emotions of images and sequences are predicted from images only; the
+    response from images and words, each token given those before it.
     """
 
     batch: Mapping[str, Any]  # the arrays of `igerg_jax.batch`
@@ -72,7 +72,7 @@ def accuracy(confusion: np.ndarray) -> float:
 def macro_f1(confusion: np.ndarray) -> float:
     """Mean F1 over the classes that occur as a label or as a prediction; 0..1, NaN if empty.
 
-    A class that nobody named and nobody predicted has no F1; one that was predicted but never
+    A class that is neither a label nor a prediction has no F1; one that was predicted but never
     right has 0. This is what scikit-learn's `f1_score(average="macro")` does.
     """
     hits_C = np.diag(confusion).astype(np.float64)
@@ -84,18 +84,18 @@ def macro_f1(confusion: np.ndarray) -> float:
 
 
 def precision_recall_f1(confusion: np.ndarray) -> list[tuple[float, float, float]]:
-    """(precision, recall, F1) of each class, 0..1; NaN where it was never predicted, never
-    labelled, or neither.
+    """(precision, recall, F1) of each class, 0..1; NaN where undefined: for a class that is never
+    predicted, never a label, or never either of them.
     """
-    hits_C, labelled_C, guessed_C = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    hits_C, labelled_C, predicted_C = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     return [
-        (_ratio(hits, guessed), _ratio(hits, labelled), _ratio(2 * hits, labelled + guessed))
-        for hits, labelled, guessed in zip(hits_C, labelled_C, guessed_C, strict=True)
+        (_ratio(hits, predicted), _ratio(hits, labelled), _ratio(2 * hits, labelled + predicted))
+        for hits, labelled, predicted in zip(hits_C, labelled_C, predicted_C, strict=True)
     ]
 
 
 def majority_rate(confusion: np.ndarray) -> float:
-    """Accuracy of always answering the commonest label; 0..1, NaN if empty."""
+    """Accuracy of always predicting the commonest label; 0..1, NaN if empty."""
     return _ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
 
 
@@ -144,15 +144,15 @@ def _count_pairs(logits_xC: Any, labels_x: Any, real_x: Any) -> Any:
 
 
 def counts(predicted: Predicted) -> dict[str, Any]:
-    """{metric: its counts of a batch}, of every row of `GROUPS` that has some.
+    """{metric: its counts over a batch}, for every row of `GROUPS` with `counts`.
 
-    Counts of batches add up. What is unlabelled or padding adds nothing.
+    Counts of batches add up. Unlabelled examples and padding add nothing.
     """
     return {metric.name: metric.counts(predicted) for metric in rows() if metric.counts}
 
 
 def of_counts(sums: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics, and their baselines, of summed `counts`."""
+    """The metrics and their baselines, from `counts` summed over batches."""
     values = {}
     for metric in rows():
         if metric.counts:
@@ -165,7 +165,7 @@ def of_counts(sums: Mapping[str, Any]) -> dict[str, float]:
 
 
 def measured_in_training() -> list[str]:
-    """What evaluations during training measure. They generate no response: that takes long."""
+    """Names of what evaluations during training measure, without generating: that takes long."""
     counted = [metric for metric in rows() if metric.counts]
     baselines = [metric.baseline.name for metric in counted if metric.baseline.name]
     return [metric.name for metric in counted] + baselines
@@ -190,7 +190,7 @@ def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> floa
 
     Returns:
       The perplexity under the training frequencies with one added to each count, so that a
-      token that training never saw keeps some probability. NaN when `counts_V` is all 0.
+      token absent from the training text keeps some probability. NaN when `counts_V` is all 0.
     """
     smoothed_V = np.asarray(train_counts_V, np.float64) + 1.0
     log_probability_V = np.log(smoothed_V) - np.log(smoothed_V.sum())
@@ -199,10 +199,10 @@ def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> floa
 
 
 def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Every row of `GROUPS` that is of texts, for generated texts and one reference for each.
+    """Every text metric of `GROUPS`, for generated texts and one reference for each.
 
     Returns:
-      {name: value}. For a metric of the texts alone, also the references' value as
+      {name: value}. For a metric that needs no references, also the references' own value as
       `reference_{name}`. All are NaN when there are no texts.
 
     Raises:
@@ -228,7 +228,7 @@ def bleu(texts: Sequence[str], references: Sequence[str], order: int) -> float:
     when no n-gram of the corpus matches. Tokens are those of sacrebleu's 13a, which splits off
     punctuation much as the Moses tokenizer does.
     """
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics import BLEU  # here, as it delays the start of every command
 
     if not texts:
         return math.nan
@@ -239,13 +239,13 @@ def bleu(texts: Sequence[str], references: Sequence[str], order: int) -> float:
 def rouge(texts: Sequence[str], references: Sequence[str], kind: str) -> float:
     """Mean ROUGE F1 in percent, by rouge-score (Lin 2004).
 
-    Each pair is scored alone and the scores are averaged. Tokens are lower-case runs of letters
+    Scores of single pairs are averaged. Tokens are lower-case runs of letters
     and digits, not stemmed; a pair in which either side has none scores 0.
 
     Args:
       kind: "rouge1", "rouge2" or "rougeL".
     """
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer  # here: it imports NLTK, which takes seconds
 
     if not texts:
         return math.nan
@@ -270,8 +270,8 @@ def distinct(texts: Sequence[str], n: int) -> float:
 def ngram_entropy(texts: Sequence[str], n: int) -> float:
     """Entropy of the corpus's n-gram frequencies in nats (Ent-n of Zhang et al. 2018).
 
-    Unlike Dist-n it tells a stock phrase from evenly used ones. 0 when texts are too
-    short to have any n-gram; NaN when there are no texts.
+    Unlike Dist-n, it is lower where a few stock phrases dominate. 0 when texts are too short to
+    have any n-gram; NaN when there are no texts.
     """
     counts = np.array(list(collections.Counter(_ngrams(texts, n)).values()), np.float64)
     if not counts.size:
@@ -301,7 +301,7 @@ class Baseline(NamedTuple):
 
     name: str  # its key in summary.json
     title: str
-    of_counts: Callable[..., float] | None = None  # as a metric's; None = computed elsewhere
+    of_counts: Callable[..., float] | None = None  # as `Metric`'s; None = computed elsewhere
 
 
 NO_BASELINE = Baseline("", "")
@@ -311,8 +311,8 @@ NO_BASELINE = Baseline("", "")
 class Metric:
     """A metric: how it is computed, and how a report shows it.
 
-    One of predictions has `counts`, one of generated text `of_texts` or `of_pairs`; what computes
-    any other is said beside its row.
+    A metric of predictions has `counts`, one of generated text `of_texts` or `of_pairs`. Rows with
+    none of these are measured in `igerg_jax.evaluation`: `following` and `evaluator`.
 
     Attributes:
       name: the key in summary.json.
@@ -345,7 +345,7 @@ class Metric:
 
 _COMMONEST = "majority class"
 
-# Ends the name of a metric's standard error: by the bootstrap, with other conversations or faces.
+# Suffix of the name of a metric's standard error, by the bootstrap over conversations or faces.
 STANDARD_ERROR = "_standard_error"
 
 # Every metric of an evaluation besides the baselines, group by group as a report shows them.
@@ -357,8 +357,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                baseline=Baseline("emotion_following_chance", "chance"),
                headline="responses that follow the face"),
         Metric("emotion_following_second", "Emotion following, second labeller", 1, "{:.1%}",
-               "The same share, the responses read by a classifier learned from human labels: it "
-               "shares neither words nor data with the first.",
+               "The same share by a classifier trained on human labels, which has neither words "
+               "nor data in common with the word list.",
                baseline=Baseline("emotion_following_chance", "chance")),
         Metric("emotion_following_second_macro_f1", "Macro-F1 by the second labeller", 1, "{:.3f}",
                "Mean F1 over the emotions, by the second labeller."),
@@ -370,7 +370,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Emotion seen": (
         Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
-               "Share of faces, none of them seen in training, whose emotion is named correctly.",
+               "Share of labelled faces whose emotion is named correctly.",
                counts=image_emotions, of_counts=accuracy,
                baseline=Baseline("image_emotion_majority_rate", _COMMONEST, majority_rate),
                headline="faces named correctly", curve=True),
@@ -388,8 +388,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Response predicted": (
         Metric("response_perplexity", "Response perplexity", -1, "{:.1f}",
-               "How many equally likely tokens the model hesitates between at each place of the "
-               "true response.",
+               "Among how many equally likely tokens the model in effect chooses at each position "
+               "of the true response.",
                counts=response_likelihood, of_counts=perplexity,
                baseline=Baseline("unigram_perplexity", "word frequencies alone"),
                headline="response perplexity", curve=True),
