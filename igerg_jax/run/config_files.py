@@ -32,7 +32,8 @@ def find(argument: str) -> str:
     if not path.exists() and path.parts[:1] == ("configs",):
         path = PACKAGED.parent / file
     if not path.is_file() or path.suffix != ".py":
-        there = [p.relative_to(PACKAGED.parent).as_posix() for p in PACKAGED.rglob("[a-z]*.py")]
+        configs = [p for p in PACKAGED.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
+        there = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
         close = ", ".join(nearest(file, sorted(there)))
         raise UserError(f"config file '{file}' does not exist; did you mean one of {close}?")
     return f"{path}{colon}{preset}"
