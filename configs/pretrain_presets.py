@@ -37,7 +37,7 @@ def small(config: ConfigDict) -> None:
         checkpoint_every_steps=250,
     )
     # It follows the face without guidance, which would fill responses with cue words.
-    config.generate.update(guidance=0.0, no_repeat_ngram=1)
+    config.generate.guidance = 0.0
 
 
 def paper(config: ConfigDict) -> None:
