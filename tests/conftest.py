@@ -57,6 +57,12 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    """Nor does pytest's last one, which xdist interrupts."""
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(config, items):
     """Skips tests against torch and transformers unless -m parity selects them."""
     if "parity" in config.option.markexpr:
