@@ -17,7 +17,6 @@ import dataclasses
 import io
 import json
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -145,7 +144,7 @@ def read(path: epath.PathLike) -> TextLabeller:
                 intercepts_C=arrays["intercepts"],
                 held_out=json.loads(arrays["held_out"].item()),
             )
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of many types: zlib's, NumPy's, the zip file's
         raise UserError(
             f"'{path}' is no file of igerg_jax.tools.train_text_labeller ({error}); train it again"
         ) from error
