@@ -1,14 +1,15 @@
-"""Pre-training: every key that the code reads, and the presets.
+"""Pre-training: every key that the code reads, at the values of the preset "local".
 
     python main.py --config=configs/pretrain.py            # "local": minutes on a 2-core CPU
     python main.py --config=configs/pretrain.py:base       # or small, paper, large, xl
 
-`_local` sets every key; each other preset is a small function that changes only what differs.
-The code holds no defaults: a key that is not here does not exist, and a misspelt override is
-refused.
+The other presets, in pretrain_presets.py, change only what differs. The code holds no defaults: a
+key that is not here does not exist, and a misspelt override is refused.
 """
 
 from ml_collections import ConfigDict
+
+from configs.pretrain_presets import PRESETS
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -16,14 +17,14 @@ def get_config(preset: str = "") -> ConfigDict:
     name = preset or "local"
     if name not in PRESETS:
         raise ValueError(f"unknown preset '{name}'; there are: {', '.join(PRESETS)}")
-    config = _local()
+    config = _all_keys()
     config.name, config.preset = "pretrain", name
     PRESETS[name](config)
     return config
 
 
-def _local() -> ConfigDict:
-    """All keys, at sizes that train on a CPU in minutes."""
+def _all_keys() -> ConfigDict:
+    """Every key, at sizes that train on a CPU in minutes."""
     config = ConfigDict()
 
     # The run: its identity, its seed, and where it starts from.
@@ -33,18 +34,18 @@ def _local() -> ConfigDict:
     config.init_from = ""  # checkpoint folder to initialise parameters from; "" = random
     config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = no cache
 
-    # Profiling: traces this many steps into workdir/profile; 0 = off. The first `after_steps`
-    # steps after a start are slower and are skipped.
+    # Profiling: traces `steps` steps into workdir/profile (0 = off), after `after_steps` steps: the
+    # first ones of a start are slower.
     config.profile = ConfigDict(dict(after_steps=5, steps=0))
 
     # Several processes, one per host or GPU: docs/pods.md.
     config.distributed = ConfigDict(
         dict(
-            # none: this process alone, or as many as process_count if coordinator_address is set.
+            # none: one process, or process_count of them if coordinator_address is set.
             # auto, gcetpu, gketpu, slurm, ompi: detected from the cluster's environment.
             cluster="none",
             coordinator_address="",  # HOST:PORT of process 0
-            process_count=-1,  # -1 = unset; 1 = train alone, even inside a cluster
+            process_count=-1,  # -1 = unset; 1 = one process, even inside a cluster
             process_index=-1,  # -1 = unset
             initialization_timeout_seconds=300,  # raise it where hosts start far apart
             heartbeat_timeout_seconds=100,  # a process silent for this long ends the run
@@ -71,7 +72,7 @@ def _local() -> ConfigDict:
             use_images=True,  # False masks out every image
             image_size=64,  # pixels per side
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
-            # augment: random crop, flip and jitter in training, the central square elsewhere.
+            # augment: random crop, flip and jitter in training, the central square in evaluation.
             # imagenet: always resize and centre-crop, as ResNet-50 was evaluated on ImageNet.
             preprocessing="augment",
             # crop_min_area: smallest crop, as a fraction of the image, also stretched by up to 4/3;
@@ -86,7 +87,7 @@ def _local() -> ConfigDict:
                 model_type="unigram",  # unigram, bpe
                 vocab_size=2048,  # special tokens and bytes included
                 byte_fallback=True,  # bytes are pieces too, so no text becomes <unk>
-                max_sentences=2_000_000,  # sampled to train it on; lower it to save memory and time
+                max_sentences=2_000_000,  # texts to train it on, sampled; lower to save memory
             ),
             prepare_workers=0,  # processes that prepare data; 0 = one per core
             prefetch_batches=4,  # batches prepared ahead; costs host memory
@@ -126,7 +127,7 @@ def _local() -> ConfigDict:
                 dropout_rate=0.0,  # raise it if held-out loss rises while training loss falls
                 norm_first=True,  # pre-LN; False = post-LN, as BART
                 max_positions=128,  # at least the longest of context, response and generated text
-                scan_layers=False,  # as for vision, and so are remat and attention
+                scan_layers=False,  # this, remat and attention: as for vision
                 remat="none",
                 attention="xla",
             ),
@@ -142,7 +143,7 @@ def _local() -> ConfigDict:
         )
     )
 
-    # Objectives: the loss is the weighted sum; a weight of 0 leaves one out of the program.
+    # Objectives: the loss is their weighted sum; one with weight 0 is not compiled at all.
     config.objectives = ConfigDict(
         dict(
             image_emotion=dict(weight=1.0),
@@ -157,13 +158,13 @@ def _local() -> ConfigDict:
                 # What the decoder is conditioned on in training: label (the response's emotion),
                 # predicted (what the model sees in the response's image).
                 emotion_source="label",
-                face_dropout=0.2,  # examples without the response's image and emotion: for guidance
+                face_dropout=0.2,  # fraction without the response's image and emotion; for guidance
                 # Weight of the contrast: the response is likelier under its own emotion than under
                 # another; 0 = off.
                 contrast_weight=0.1,
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
-                consistency_start_step=300,  # lambda is 0 before it; start once the MLE has settled
+                consistency_start_step=300,  # lambda is 0 before; let the likelihood settle first
                 consistency_ramp_steps=200,  # steps over which lambda rises linearly
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
@@ -188,7 +189,7 @@ def _local() -> ConfigDict:
             initial_learning_rate=1e-7,  # where warm-up starts
             final_learning_rate=1e-5,  # where cosine ends
             warmup_steps=100,
-            # The next three are not read by adafactor, and eps not by lion.
+            # adafactor reads none of the next three, lion not eps.
             b1=0.9,  # decay rate of the gradient's moving average
             b2=0.98,  # of its square's; with lion, of the average that is kept
             eps=1e-8,  # added to the square root of the second moment
@@ -223,7 +224,7 @@ def _local() -> ConfigDict:
             examples=512,  # windows from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
             following_examples=48,  # at the end, with each of seven faces in turn; 0 = off
-            # Files of tools.train_text_labeller that read the same responses; up to two, "" = none.
+            # Files of up to two more labellers of responses (tools.train_text_labeller); "" = none.
             text_labeller="",
             # Folder of a transformers encoder that BERTScore compares responses with; "" = none.
             similarity_weights="",
@@ -240,7 +241,7 @@ def _local() -> ConfigDict:
             max_tokens=28,  # EOS included; at most text.max_positions
             beams=5,  # with beam
             length_penalty=1.0,  # with beams or candidates; higher favours longer responses
-            candidates=4,  # with sample: this many are drawn and the likeliest is kept
+            candidates=4,  # with sample: the likeliest is kept, of those that end by themselves
             temperature=0.7,  # with sample, as are top_k and top_p
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off
@@ -269,181 +270,3 @@ def _local() -> ConfigDict:
         ("norm", None),
     )
     return config
-
-
-def _small(config: ConfigDict) -> None:
-    """A model worth talking to, on all of the embedded chats: under two hours on a 2-core CPU."""
-    # These three take half of a step (17 examples/s with them, 33 to 42 without, on two cores).
-    # What they would add at this size has not been measured.
-    for name in ("text_denoising", "masked_multimodal", "image_text_contrastive"):
-        config.objectives[name].weight = 0.0
-    # Rare emotions are mostly in the stretches of chats that the local preset trains on.
-    config.data.mixtures = {
-        "chats": {
-            "objectives": (),
-            "datasets": {"chitchat_peeps": 1, "chitchat_peeps/all": 2},
-        }
-    }
-    config.data.context_tokens = 64
-    config.data.augment.update(crop_min_area=0.9, colour_jitter=0.3)
-    config.data.tokenizer.mixture = "all"
-    config.model.vision.update(width=96, layers=3, heads=4, mlp_width=384)
-    config.model.text.update(
-        width=192, encoder_layers=3, decoder_layers=3, heads=4, mlp_width=768, dropout_rate=0.1
-    )
-    config.model.judge.update(width=96, layers=2, heads=4, mlp_width=384)
-    config.objectives.emotional_response.update(
-        consistency_start_step=1200,
-        consistency_ramp_steps=800,
-        temperature_anneal_steps=4000,
-    )
-    config.optim.update(peak_learning_rate=1.5e-3, warmup_steps=300, ema_decay=0.998)
-    config.train.update(
-        batch_size=32,
-        steps=7000,
-        evaluate_every_steps=1400,
-        checkpoint_every_steps=250,
-    )
-    # It follows the face without guidance, which would fill responses with cue words.
-    config.generate.update(guidance=0.0, no_repeat_ngram=1)
-
-
-def _paper(config: ConfigDict) -> None:
-    """The paper's sizes and schedule, on OpenViDial: ResNet-50 logits into BART-base."""
-    config.data.dataset = "openvidial/v1"
-    config.data.update(context_tokens=128, response_tokens=32, image_size=224)
-    config.data.preprocessing = "imagenet"
-    # To start from BART's weights, use its tokenizer: kind="byte_level_bpe", path=a folder with
-    # its tokenizer.json, vocab_size=50265.
-    config.data.tokenizer.update(vocab_size=32000)
-    config.model.compute_dtype = "bfloat16"
-    config.model.vision.update(kind="resnet50", frozen=True, tokens_per_image=1)
-    config.model.text.update(
-        width=768,
-        encoder_layers=6,
-        decoder_layers=6,
-        heads=12,
-        mlp_width=3072,
-        dropout_rate=0.1,
-        norm_first=False,
-        max_positions=1024,
-    )
-    config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
-    config.model.vocab_chunk_tokens = 16
-    _beam_search(config)
-    without_emotion_conditioning(config)
-    config.objectives.image_text_contrastive.weight = 0.0
-    config.optim.update(
-        schedule="inverse_sqrt",
-        peak_learning_rate=3e-4,
-        warmup_steps=6000,
-        b2=0.999,
-        weight_decay=0.0,
-        clip_norm=0.0,
-    )
-    _long_run(config, batch_size=128, steps=200_000)
-
-
-def _base(config: ConfigDict) -> None:
-    """ViT-B/16 and a text model of BART-base's size: one host."""
-    _pretrain_sizes(config)
-    config.model.vision.update(patch_size=16, width=768, layers=12, heads=12, mlp_width=3072)
-    config.model.text.update(
-        width=768, encoder_layers=6, decoder_layers=6, heads=12, mlp_width=3072
-    )
-    config.model.vision.remat, config.model.text.remat = "full", "dots"
-    _long_run(config, batch_size=256, steps=200_000)
-
-
-def _large(config: ConfigDict) -> None:
-    """ViT-L/16 and a text model of BART-large's size: a v5e pod."""
-    _pretrain_sizes(config)
-    config.model.vision.update(patch_size=16, width=1024, layers=24, heads=16, mlp_width=4096)
-    config.model.text.update(
-        width=1024, encoder_layers=12, decoder_layers=12, heads=16, mlp_width=4096
-    )
-    config.model.vision.remat = config.model.text.remat = "dots"
-    config.mesh.update(data=-1, fsdp=16)
-    config.objectives.image_text_contrastive.negatives = "slice"  # nothing crosses slices
-    _long_run(config, batch_size=4096, steps=100_000)
-
-
-def _xl(config: ConfigDict) -> None:
-    """ViT-So400m/14 and 24+24 text layers of width 2048: v5p and v6e pods."""
-    _pretrain_sizes(config)
-    # SigLIP's shape-optimised ViT-So400m/14.
-    config.model.vision.update(patch_size=14, width=1152, layers=27, heads=16, mlp_width=4304)
-    config.model.text.update(
-        width=2048, encoder_layers=24, decoder_layers=24, heads=16, mlp_width=8192
-    )
-    config.model.vision.remat = config.model.text.remat = "dots"
-    config.mesh.update(data=-1, fsdp=64)
-    config.objectives.image_text_contrastive.negatives = "slice"
-    _long_run(config, batch_size=8192, steps=100_000)
-
-
-def _pretrain_sizes(config: ConfigDict) -> None:
-    """What base, large and xl share: 224-pixel images, four visual tokens each, bfloat16."""
-    config.data.dataset = "openvidial/v2"
-    config.data.update(context_tokens=128, response_tokens=32, image_size=224)
-    config.data.tokenizer.update(vocab_size=32768)
-    config.model.compute_dtype = "bfloat16"
-    config.model.vision.update(stem="patch", tokens_per_image=4)
-    config.model.vision.attention = config.model.text.attention = "fused"
-    config.train.prng = "rbg"  # dropout's random bits come from the hardware generator
-    config.model.text.update(dropout_rate=0.1, max_positions=512)
-    config.model.judge.update(width=256, layers=4, heads=4, mlp_width=1024)
-    config.model.contrastive_width = 512
-    config.model.vocab_chunk_tokens = 64
-    _beam_search(config)
-    config.optim.update(peak_learning_rate=3e-4, warmup_steps=4000, weight_decay=0.05)
-
-
-def _beam_search(config: ConfigDict) -> None:
-    """As in the original: the likeliest of five beams."""
-    config.generate.update(
-        strategy="beam", max_tokens=32, candidates=1, guidance=1.0, no_repeat_ngram=3
-    )
-
-
-def _long_run(config: ConfigDict, batch_size: int, steps: int) -> None:
-    """What paper, base, large and xl share: longer contexts, schedules and intervals."""
-    config.data.update(context_turns=5, extra_test_splits=())
-    config.data.augment.crop_min_area = 0.8
-    # One scan over layers keeps compile time flat with depth. (Unrolling is faster for two.)
-    config.model.vision.scan_layers = config.model.text.scan_layers = True
-    config.train.update(
-        batch_size=batch_size,
-        steps=steps,
-        log_every_steps=100,
-        evaluate_every_steps=5000,
-        checkpoint_every_steps=2500,
-        keep_checkpoints=3,
-    )
-    config.evaluate.update(batch_size=batch_size, examples=8192, generated_examples=2048)
-    config.generate.examples = 256
-    config.objectives.emotional_response.update(
-        consistency_start_step=steps // 5,
-        consistency_ramp_steps=steps // 10,
-        temperature_anneal_steps=steps // 2,
-    )
-
-
-def without_emotion_conditioning(config: ConfigDict) -> None:
-    """As in the original: an emotion reaches the decoder through the encoder alone.
-
-    Nor is a response's face ever withheld, so there is nothing to guide away from.
-    """
-    config.model.emotion_embedding = "none"
-    config.objectives.emotional_response.update(face_dropout=0.0, contrast_weight=0.0)
-    config.generate.guidance = 0.0
-
-
-PRESETS = {
-    "local": lambda config: None,
-    "small": _small,
-    "paper": _paper,
-    "base": _base,
-    "large": _large,
-    "xl": _xl,
-}

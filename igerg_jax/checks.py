@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from igerg_jax import objectives, optim, similarity, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
-from igerg_jax.constraints import Range, check_choice, check_constraints
+from igerg_jax.constraints import Range, check_choice, check_constraints, check_whole_numbers
 from igerg_jax.data import config_checks, datasets, mixtures
 from igerg_jax.decoding import search
 from igerg_jax.errors import UserError, check_all
@@ -144,6 +144,7 @@ def _of_model(config: Any) -> list[Callable[[], object]]:
     model, partial = config.model, functools.partial
     places = igerg.EMOTION_EMBEDDINGS
     return [
+        partial(check_whole_numbers, config),
         partial(config_checks.check, config.data),
         partial(check_constraints, "model", model, settings.CONSTRAINTS),
         partial(check_choice, "model.emotion_embedding", model.emotion_embedding, places),

@@ -5,10 +5,12 @@
 
 import functools
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from igerg_jax.errors import UserError, check_all
+
+LARGEST = 2**31 - 1  # JAX's integers have 32 bits
 
 
 class Choice(NamedTuple):
@@ -27,7 +29,7 @@ class Choice(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A number that a setting may be; None = no such bound. NaN is outside every range."""
+    """A number that a setting may be; None = no such bound. No range holds NaN or infinity."""
 
     setting: str
     at_least: float | None = None
@@ -41,12 +43,14 @@ class Range(NamedTuple):
         The message names the key, the value and the range.
         """
         value = value_of(settings, self.setting)
+        if math.isinf(value):
+            raise UserError(f"{group}.{self.setting}={value} must be a finite number")
         if not self.allows(value):
             raise UserError(f"{group}.{self.setting}={value} must be {self.describe()}")
 
     def allows(self, value: float) -> bool:
         return not (
-            math.isnan(value)
+            not math.isfinite(value)
             or (self.at_least is not None and value < self.at_least)
             or (self.above is not None and value <= self.above)
             or (self.at_most is not None and value > self.at_most)
@@ -61,6 +65,28 @@ class Range(NamedTuple):
             if bound is not None
         )
         return " and ".join(bounds) or "a number"
+
+
+def check_whole_numbers(config: Mapping[str, Any]) -> None:
+    """Raises UserError, with a line for each whole number in a config that no array can hold."""
+    check_all(*(functools.partial(_check_size, *found) for found in _whole_numbers(config)))
+
+
+def _check_size(key: str, value: int) -> None:
+    if abs(value) > LARGEST:
+        raise UserError(f"{key}={value} must be between -{LARGEST} and {LARGEST}")
+
+
+def _whole_numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """(dotted key, number) for each one in nested mappings and lists."""
+    if isinstance(value, int):
+        yield key, value
+    elif hasattr(value, "items"):
+        for name, inner in value.items():
+            yield from _whole_numbers(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _whole_numbers(inner, key)
 
 
 def check_constraints(

@@ -6,8 +6,8 @@ in `igerg_jax.batch`.
 To add a metric, write its function and add a row to `GROUPS`: evaluation computes it, the report
 shows it, and evaluations during training measure it where it needs no generated text.
 
-A metric of nothing (no labelled example, no token, no pair of texts) is NaN: there was nothing to
-measure. Zero would say that the model was bad.
+A metric with nothing to measure (no labelled example, no token, no pair of texts) is NaN. Zero
+would say that the model was bad.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from igerg_jax.text_metrics import perplexity, ratio
 class Predicted(NamedTuple):
     """A batch of windows and what a model predicts for it: what the counts of metrics are made of.
 
-    Arrays of NumPy or, while they are traced, of JAX: what counts them uses their methods and
-    operators alone. Emotions of images and sequences are predicted from images alone; the response
-    from images and words, each token after those before it.
+    The arrays are NumPy's, or JAX's while they are traced, so that code here uses nothing but their
+    methods and operators. The emotions of images and sequences are predicted from images only; the
+    response from images and words, each token given those before it.
     """
 
     batch: Mapping[str, Any]  # the arrays of `igerg_jax.batch`
@@ -72,7 +72,7 @@ def accuracy(confusion: np.ndarray) -> float:
 def macro_f1(confusion: np.ndarray) -> float:
     """Mean F1 over the classes that occur as a label or as a prediction; 0..1, NaN if empty.
 
-    A class that nobody named and nobody predicted has no F1; one that was predicted but never
+    A class that is neither a label nor a prediction has no F1; one that was predicted but never
     right has 0. This is what scikit-learn's `f1_score(average="macro")` does.
     """
     hits_C = np.diag(confusion).astype(np.float64)
@@ -84,13 +84,13 @@ def macro_f1(confusion: np.ndarray) -> float:
 
 
 def precision_recall_f1(confusion: np.ndarray) -> list[tuple[float, float, float]]:
-    """(precision, recall, F1) of each class, 0..1; NaN where it was never predicted, never
-    labelled, or neither.
+    """(precision, recall, F1) of each class, 0..1; NaN where undefined: for a class that is never
+    predicted, never a label, or never either of them.
     """
-    hits_C, labelled_C, guessed_C = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    hits_C, labelled_C, predicted_C = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     return [
-        (ratio(hits, guessed), ratio(hits, labelled), ratio(2 * hits, labelled + guessed))
-        for hits, labelled, guessed in zip(hits_C, labelled_C, guessed_C, strict=True)
+        (ratio(hits, predicted), ratio(hits, labelled), ratio(2 * hits, labelled + predicted))
+        for hits, labelled, predicted in zip(hits_C, labelled_C, predicted_C, strict=True)
     ]
 
 
@@ -105,7 +105,7 @@ def non_neutral_accuracy(confusion: np.ndarray) -> float:
 
 
 def majority_rate(confusion: np.ndarray) -> float:
-    """Accuracy of always answering the commonest label; 0..1, NaN if empty."""
+    """Accuracy of always predicting the commonest label; 0..1, NaN if empty."""
     return ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
 
 
@@ -172,15 +172,15 @@ def _count_pairs(logits_xC: Any, labels_x: Any, real_x: Any) -> Any:
 
 
 def counts(predicted: Predicted) -> dict[str, Any]:
-    """{metric: its counts of a batch}, of every row of `GROUPS` that has some.
+    """{metric: its counts over a batch}, for every row of `GROUPS` with `counts`.
 
-    Counts of batches add up. What is unlabelled or padding adds nothing.
+    Counts of batches add up. Unlabelled examples and padding add nothing.
     """
     return {metric.name: metric.counts(predicted) for metric in rows() if metric.counts}
 
 
 def of_counts(sums: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics, and their baselines, of summed `counts`."""
+    """The metrics and their baselines, from `counts` summed over batches."""
     values = {}
     for metric in rows():
         if metric.counts:
@@ -193,18 +193,18 @@ def of_counts(sums: Mapping[str, Any]) -> dict[str, float]:
 
 
 def measured_in_training() -> list[str]:
-    """What evaluations during training measure. They generate no response: that takes long."""
+    """Names of what evaluations during training measure, without generating: that takes long."""
     counted = [metric for metric in rows() if metric.counts]
     baselines = [metric.baseline.name for metric in counted if metric.baseline.name]
     return [metric.name for metric in counted] + baselines
 
 
 def of_texts(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Every row of `GROUPS` that is of texts, for generated texts and one reference for each.
+    """Every text metric of `GROUPS`, for generated texts and one reference for each.
 
     Returns:
-      {name: value}, and the references' own value as `reference_{name}` of a metric of the texts
-      alone and of one that says so. All are NaN when there are no texts.
+      {name: value}. For a metric that needs no references, and one with `of_people`, also the
+      references' own value as `reference_{name}`. All are NaN when there are no texts.
 
     Raises:
       ValueError: the lists differ in length.
@@ -228,7 +228,7 @@ class Baseline(NamedTuple):
 
     name: str  # its key in summary.json
     title: str
-    of_counts: Callable[..., float] | None = None  # as a metric's; None = computed elsewhere
+    of_counts: Callable[..., float] | None = None  # as `Metric`'s; None = computed elsewhere
 
 
 NO_BASELINE = Baseline("", "")
@@ -238,8 +238,8 @@ NO_BASELINE = Baseline("", "")
 class Metric:
     """A metric: how it is computed, and how a report shows it.
 
-    One of predictions has `counts`, one of generated text `of_texts` or `of_pairs`; what computes
-    any other is said beside its row.
+    A metric of predictions has `counts`, one of generated text `of_texts` or `of_pairs`. Rows with
+    none of these are measured in `igerg_jax.evaluation`: `following` and `evaluator`.
 
     Attributes:
       name: the key in summary.json.
@@ -277,7 +277,7 @@ class Metric:
 
 _COMMONEST = "majority class"
 
-# Ends the name of a metric's standard error: by the bootstrap, with other conversations or faces.
+# Suffix of the name of a metric's standard error, by the bootstrap over conversations or faces.
 STANDARD_ERROR = "_standard_error"
 
 
@@ -286,8 +286,8 @@ def _following_rows(ordinal: str) -> list[Metric]:
     name = f"emotion_following_{ordinal}"
     return [
         Metric(name, f"Emotion following, {ordinal} labeller", 1, "{:.1%}",
-               "The same share, the responses read by a classifier learned from human labels: it "
-               "shares neither words nor data with the word list.",
+               "The same share by a classifier trained on human labels, which has neither words "
+               "nor data in common with the word list.",
                baseline=Baseline("emotion_following_chance", "chance"), labeller=ordinal),
         Metric(f"{name}_macro_f1", f"Macro-F1 by the {ordinal} labeller", 1, "{:.3f}",
                f"Mean F1 over the emotions, by the {ordinal} labeller.", labeller=ordinal),
@@ -326,7 +326,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Emotion seen": (
         Metric("image_emotion_accuracy", "Face emotion accuracy", 1, "{:.1%}",
-               "Share of faces, none of them seen in training, whose emotion is named correctly.",
+               "Share of labelled faces whose emotion is named correctly.",
                counts=image_emotions, of_counts=accuracy,
                baseline=Baseline("image_emotion_majority_rate", _COMMONEST, majority_rate),
                headline="faces named correctly", curve=True),
@@ -344,8 +344,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Response predicted": (
         Metric("response_perplexity", "Response perplexity", -1, "{:.1f}",
-               "How many equally likely tokens the model hesitates between at each place of the "
-               "true response.",
+               "Among how many equally likely tokens the model in effect chooses at each position "
+               "of the true response.",
                counts=response_likelihood, of_counts=perplexity,
                baseline=Baseline("unigram_perplexity", "word frequencies alone"),
                headline="response perplexity", curve=True),

@@ -159,7 +159,9 @@ def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
 def _abstract_params(model: Igerg, spec: BatchSpec) -> Any:
     """The shapes of `init_params`, which depend on neither the seed nor the mesh."""
     init = functools.partial(model.init, jax.random.key(0))
-    return jax.eval_shape(init, _one_row(model, spec))["params"]
+    shapes = dataclasses.replace(spec, batch_size=1).shapes()
+    one_row = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
+    return jax.eval_shape(init, one_row)["params"]
 
 
 def _one_row(model: Igerg, spec: BatchSpec) -> dict[str, np.ndarray]:

@@ -60,7 +60,7 @@ def bleu(texts: Sequence[str], references: Sequence[str], order: int, tokens: st
     Args:
       tokens: "13a", sacrebleu's own, which split off punctuation, or "moses", for `moses_tokens`.
     """
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics import BLEU  # here, as it delays the start of every command
 
     if not texts:
         return math.nan
@@ -85,13 +85,13 @@ class _RougeWords:
 def rouge(texts: Sequence[str], references: Sequence[str], kind: str) -> float:
     """Mean ROUGE F1 in percent, by rouge-score (Lin 2004).
 
-    Each pair is scored alone and the scores are averaged. Tokens are `words`, not stemmed; a pair
-    in which either side has none scores 0.
+    Scores of single pairs are averaged. Tokens are `words`, not stemmed; a pair in which either
+    side has none scores 0.
 
     Args:
       kind: "rouge1", "rouge2" or "rougeL".
     """
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer  # here: it imports NLTK, which takes seconds
 
     if not texts:
         return math.nan
@@ -198,8 +198,8 @@ def distinct_adjusted(texts: Sequence[str], references: Sequence[str]) -> float:
 def ngram_entropy(texts: Sequence[str], n: int) -> float:
     """Entropy of the corpus's n-gram frequencies in nats (Ent-n of Zhang et al. 2018).
 
-    Unlike Dist-n it tells a stock phrase from evenly used ones. 0 when texts are too
-    short to have any n-gram; NaN when there are no texts.
+    Unlike Dist-n, it is lower where a few stock phrases dominate. 0 when texts are too short to
+    have any n-gram; NaN when there are no texts.
     """
     counts = np.array(list(collections.Counter(_ngrams(texts, n)).values()), np.float64)
     if not counts.size:
@@ -227,7 +227,7 @@ def unigram_perplexity(train_counts_V: np.ndarray, counts_V: np.ndarray) -> floa
 
     Returns:
       The perplexity under the training frequencies with one added to each count, so that a
-      token that training never saw keeps some probability. NaN when `counts_V` is all 0.
+      token absent from the training text keeps some probability. NaN when `counts_V` is all 0.
     """
     smoothed_V = np.asarray(train_counts_V, np.float64) + 1.0
     log_probability_V = np.log(smoothed_V) - np.log(smoothed_V.sum())

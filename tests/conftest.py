@@ -3,11 +3,15 @@
 The environment is set before JAX is imported and is inherited by processes that tests start.
 """
 
+from __future__ import annotations
+
+import gc
 import getpass
 import os
 import pathlib
 import tempfile
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 # Eight devices, and half the compile time: tests run each program only briefly.
 _FLAGS = [
@@ -25,6 +29,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # [B, D] + [D] must be broadcast explicitly: most shape bugs are silent broadcasts.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Nothing here uses Keras, which TensorFlow imports unless told to use a package that is not there.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 # Compiled programs are cached between runs, which makes the next run of the tests faster.
 _CACHE = pathlib.Path(tempfile.gettempdir()) / f"igerg_jax-tests-{getpass.getuser()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "compiled"))
@@ -32,12 +38,29 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pytest
-import talking
-from ml_collections import ConfigDict
 
-from configs import pretrain
-from igerg_jax import batch as batch_lib
-from igerg_jax.evaluation.responder import Responder
+# Fixtures import what they need: the process that distributes the tests needs none of it.
+if TYPE_CHECKING:
+    import talking
+    from ml_collections import ConfigDict
+
+    from igerg_jax import batch as batch_lib
+    from igerg_jax.evaluation.responder import Responder
+
+# JAX makes so many objects, and keeps so many, that collecting garbage took a sixth of the time.
+gc.set_threshold(100_000, 50, 50)
+
+
+def pytest_collection_finish():
+    """No garbage collection looks at what was imported."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    """Nor does pytest's last one, which xdist interrupts."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -64,6 +87,8 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def drawn() -> talking.Drawn:
     """The smallest model, drawn at random."""
+    import talking
+
     return talking.draw_model()
 
 
@@ -76,6 +101,8 @@ def responder(drawn) -> Responder:
 @pytest.fixture
 def tiny_config(data_dir) -> ConfigDict:
     """The local preset, shrunk to compile and train in seconds. Fresh for every test."""
+    from configs import pretrain
+
     config = pretrain.get_config()
     config.data.update(
         dataset="chitchat_peeps/tiny",
@@ -109,12 +136,16 @@ def tiny_config(data_dir) -> ConfigDict:
 @pytest.fixture
 def special() -> batch_lib.SpecialIds:
     """The special token ids of `synthetic_batch`."""
+    from igerg_jax import batch as batch_lib
+
     return batch_lib.SENTENCEPIECE_IDS
 
 
 @pytest.fixture
 def spec(tiny_config) -> batch_lib.BatchSpec:
     """The sizes of a batch of `tiny_config`."""
+    from igerg_jax import batch as batch_lib
+
     return batch_lib.BatchSpec(
         batch_size=tiny_config.train.batch_size,
         # One image per context turn, and the response's own.
@@ -129,5 +160,7 @@ def spec(tiny_config) -> batch_lib.BatchSpec:
 @pytest.fixture
 def synthetic_batch(tiny_config, spec, special) -> dict:
     """Random NumPy arrays that satisfy the batch contract, with the sizes of `spec`."""
+    from igerg_jax import batch as batch_lib
+
     vocab_size = tiny_config.data.tokenizer.vocab_size
     return batch_lib.synthetic(spec, special, vocab_size=vocab_size, seed=0)

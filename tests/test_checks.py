@@ -1,6 +1,7 @@
 """Bad values are refused from the config alone, before data are prepared or anything compiles."""
 
 import ast
+import math
 import types
 
 import jax
@@ -137,9 +138,23 @@ def test_no_number_may_be_just_anything(without_model):
     assert taken == ANY_NUMBER
 
 
-def test_no_number_may_be_nan(without_model):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_nan_or_infinite(value, without_model):
     floats = [key for key, value in numbers(make_config()).items() if isinstance(value, float)]
-    assert all(is_refused(key, float("nan")) for key in floats) and len(floats) > 20
+    assert all(is_refused(key, value) for key in floats) and len(floats) > 20
+
+
+@pytest.mark.parametrize("value", [2**31, -(10**30)])
+def test_no_whole_number_may_be_beyond_those_of_arrays(value, without_model):
+    whole = [key for key, value in numbers(make_config()).items() if isinstance(value, int)]
+    assert all(is_refused(key, value) for key in whole) and len(whole) > 40
+
+
+def test_a_check_of_sizes_makes_no_arrays():
+    """Images of this size would take 13 terabytes."""
+    config = make_config(data__feature_dim=0, data__image_size=2**21)
+    config.model.vision.update(kind="vit", patch_size=2**18)
+    checks.check_training(config, starts=True)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix()
     for path in ROOT.rglob("*.py")
-    if not path.name.startswith("_")
+    if "def get_config" in path.read_text(encoding="utf-8")
 )
 ABLATIONS = [name for name in NAMES if name.startswith("ablations/")]
 SIZES = """patch_size width layers encoder_layers decoder_layers heads mlp_width

@@ -1,7 +1,7 @@
 """Only the cross-modal objectives: each sees faces and words together.
 
 `text_emotion` is kept as well: it trains the judge that `emotional_response` needs, and no other
-parameter. An objective that the preset has off stays off.
+parameter. Objectives that the preset switches off stay off.
 
     python main.py --config=configs/ablations/cross_modal_only.py[:preset]
 """

@@ -9,7 +9,7 @@ that one needs.
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from configs import pretrain, pretrain_presets
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -17,5 +17,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config = pretrain.get_config(preset)
     config.name = "ablations/no_binding"
     config.objectives.emotional_response.consistency_weight = 0.0
-    pretrain.without_emotion_conditioning(config)
+    pretrain_presets.without_emotion_conditioning(config)
     return config

@@ -1,4 +1,4 @@
-"""Without the contrast: the response need not be likelier under its own emotion than another.
+"""Without the contrast: the response need not be likelier under its own emotion than under another.
 
 The decoder is still conditioned on the emotion, and may ignore it.
 

@@ -1,6 +1,6 @@
 """Without `image_text_contrastive`: nothing aligns a window's images with its words.
 
-The paper preset already has it off, so there this is identical to `pretrain.py`.
+In the presets paper and small it is off anyway: there this equals `pretrain.py`.
 
     python main.py --config=configs/ablations/no_image_text_contrastive.py[:preset]
 """

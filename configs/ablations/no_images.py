@@ -1,4 +1,4 @@
-"""Without images: every image is masked out, and only objectives that can do without stay on.
+"""Without images: every image is masked out, and only objectives that need none stay on.
 
 What the words alone can teach, with the same model and data. With no face to take it from, no
 emotion conditions the decoder, and there is no face to withhold: the contrast, face dropout and
@@ -10,7 +10,7 @@ guidance are off. `masked_multimodal` keeps its masked words; its image term is 
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from configs import pretrain, pretrain_presets
 
 KEPT = ("text_denoising", "text_emotion", "masked_multimodal", "emotional_response")
 
@@ -23,5 +23,5 @@ def get_config(preset: str = "") -> ConfigDict:
     for name, settings in config.objectives.items():
         if name not in KEPT:
             settings.weight = 0.0
-    pretrain.without_emotion_conditioning(config)
+    pretrain_presets.without_emotion_conditioning(config)
     return config

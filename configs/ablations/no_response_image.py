@@ -1,6 +1,6 @@
-"""Without the response's own image: the model does not see the face that goes with its response.
+"""Without the response's own image: the model is not shown the face of the responder.
 
-The original provides it. A chatbot has to choose the emotion of its response without it.
+The original shows it. A chatbot has to choose the emotion of its response without it.
 With no face to take it from, no emotion conditions the decoder, and there is no face to withhold:
 the contrast, face dropout and guidance are off.
 
@@ -9,7 +9,7 @@ the contrast, face dropout and guidance are off.
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from configs import pretrain, pretrain_presets
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -17,5 +17,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config = pretrain.get_config(preset)
     config.name = "ablations/no_response_image"
     config.data.include_response_image = False
-    pretrain.without_emotion_conditioning(config)
+    pretrain_presets.without_emotion_conditioning(config)
     return config

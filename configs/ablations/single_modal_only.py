@@ -1,6 +1,6 @@
 """Only the single-modal objectives: faces without words, words without faces.
 
-An objective that the preset has off stays off. The decoder never learns to respond, so fine-tune
+Objectives that the preset switches off stay off. The decoder never learns to respond, so fine-tune
 before comparing responses.
 
     python main.py --config=configs/ablations/single_modal_only.py[:preset]

@@ -5,14 +5,14 @@ paper describes; the released code overwrites the fused embedding and so ignores
 Published on v1: BLEU-1/2/4 14.70/4.38/1.14.
 
 Presets that use OpenViDial read its precomputed ResNet-50 vectors, 1000 wide. The embedded data of
-`local` has none, so there a small ViT, trained along with the rest, makes one vector per image.
+`local` has none, so there a small ViT, trained with the rest, makes one vector per image.
 
     python main.py --config=configs/baselines/coarse_visual.py[:preset]
 """
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from configs import pretrain, pretrain_presets
 
 OPENVIDIAL_FEATURES = 1000
 
@@ -29,5 +29,5 @@ def get_config(preset: str = "") -> ConfigDict:
     for name, settings in config.objectives.items():
         settings.weight = 1.0 if name == "emotional_response" else 0.0
     config.objectives.emotional_response.consistency_weight = 0.0
-    pretrain.without_emotion_conditioning(config)
+    pretrain_presets.without_emotion_conditioning(config)
     return config

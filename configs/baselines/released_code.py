@@ -15,7 +15,7 @@ images mistaken for padding, images paired with the wrong turns.
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from configs import pretrain, pretrain_presets
 
 TASKS = ("image_emotion", "sequence_emotion", "masked_multimodal", "emotional_response")
 
@@ -27,7 +27,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.model.turn_embeddings = False
     config.model.vision.tokens_per_image = 1
     config.model.text.norm_first = False
-    pretrain.without_emotion_conditioning(config)
+    pretrain_presets.without_emotion_conditioning(config)
     for name, settings in config.objectives.items():
         settings.weight = 1.0 if name in TASKS else 0.0
     config.objectives.emotional_response.update(

@@ -8,7 +8,7 @@ judge. It is OpenViDial's "no visual" model. Published on v1: BLEU-1/2/4 14.06/3
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from configs import pretrain, pretrain_presets
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -19,5 +19,5 @@ def get_config(preset: str = "") -> ConfigDict:
     for name, settings in config.objectives.items():
         settings.weight = 1.0 if name == "emotional_response" else 0.0
     config.objectives.emotional_response.consistency_weight = 0.0
-    pretrain.without_emotion_conditioning(config)
+    pretrain_presets.without_emotion_conditioning(config)
     return config

@@ -116,6 +116,14 @@ def read(folder: epath.Path) -> Domain | None:
         return None
     arrays = ("mean", "scale", "precision")
     try:
-        return Domain(**values | {name: np.array(values[name], float) for name in arrays})
-    except (KeyError, TypeError, ValueError) as error:
+        found = Domain(**values | {name: np.array(values[name], float) for name in arrays})
+        numbers = (found.threshold, found.false_alarms, *found.images.values())
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("not a number")
+        np.linalg.cholesky(found.precision)  # of a distance: symmetric, and positive definite
+        pixels = np.zeros((1, 8, 8, 3), np.uint8)
+        if not (np.isfinite(found.distances(pixels)).all() and found.scale.min() > 0):
+            raise ValueError("numbers of no distance")
+        return found
+    except (AttributeError, KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"'{folder / FILE}' is damaged ({error}): remove it") from error

@@ -6,7 +6,6 @@ Letters as in `igerg_jax.decoding.search`.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from igerg_jax.models.layers import KeyValue
 from igerg_jax.models.settings import select
 
 # In a config, and wherever else a guidance is asked for.
-RANGE = Range("guidance", at_least=0, below=math.inf)
+RANGE = Range("guidance", at_least=0)
 # Added to log p of tokens under the floor. Finite, so that where a rule excludes all tokens above
 # it, as at the last position, the likeliest of the others is still chosen.
 UNDER_THE_FLOOR = -1e3

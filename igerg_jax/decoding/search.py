@@ -147,10 +147,18 @@ def best_candidates(
     decoded: Responses, candidates: int, length_penalty: float, special: SpecialIds
 ) -> Responses:
     """Of each `candidates` consecutive rows, the one with the highest
-    log p / length ** length_penalty, which becomes its score. The first wins ties."""
+    log p / length ** length_penalty, which becomes its score. The first wins ties.
+
+    One on which EOS was forced, at the longest length, is kept only where it was on all of them.
+    """
     length_B = (decoded.tokens_BxT != special.pad).sum(1)
     scored = decoded._replace(score_B=decoded.log_probability_B / length_B**length_penalty)
-    best_B = scored.score_B.reshape(-1, candidates).argmax(1)
+    score_BxK, ended_BxK = (
+        x.reshape(-1, candidates)
+        for x in (scored.score_B, decoded.tokens_BxT[:, -1] == special.pad)
+    )
+    choice_BxK = ended_BxK | ~ended_BxK.any(1, keepdims=True)
+    best_B = jnp.where(choice_BxK, score_BxK, -jnp.inf).argmax(1)
     rows_B = jnp.arange(best_B.shape[0]) * candidates + best_B
     return Responses(*(leaf[rows_B] for leaf in scored))
 

@@ -22,7 +22,8 @@ def respond(
 
     Returns:
       {"context": [{"text", "seen"}, ...] of the turns that the model was given, "response_image":
-      {"seen"} or None, "target_emotion" (`emotion`), "sequence_emotion", "response", "score"
+      {"seen"} or None, "missing": what decides the response's emotion and was not given, for a
+      person to read, or None; "target_emotion" (`emotion`), "sequence_emotion", "response", "score"
       (log-probability, or the beam's score), "judge", "spoken_emotion"}. "seen",
       "sequence_emotion" and "judge" are {emotion: probability}, or None where the model was given
       no image.
@@ -36,6 +37,7 @@ def respond(
     return {
         "context": [{"text": words, "seen": answer.seen[i]} for i, (words, _) in enumerate(turns)],
         "response_image": None if response_seen is None else {"seen": response_seen},
+        "missing": None if emotion or response_seen else missing_face(responder),
         "target_emotion": emotion,
         "sequence_emotion": answer.sequence,
         "response": answer.text,
@@ -43,6 +45,14 @@ def respond(
         "judge": answer.judge,
         "spoken_emotion": answer.spoken,
     }
+
+
+def missing_face(responder: Responder) -> str | None:
+    """What to do where nobody showed the responder's face; None for a model that sees none."""
+    if not responder.sees_faces:
+        return None
+    give = "no face given; show it as one more --image than there are turns"
+    return f"{give}, or name an --emotion" if responder.can_be_conditioned else give
 
 
 def describe(answer: dict[str, Any]) -> str:
@@ -53,6 +63,8 @@ def describe(answer: dict[str, Any]) -> str:
     if answer["response_image"]:
         seen = likeliest_first(answer["response_image"]["seen"])
         lines += ["(the responder)", f"    seen: {seen}"]
+    if answer["missing"]:
+        lines.append(f"(the responder): {answer['missing']}")
     if answer["target_emotion"]:
         lines.append(f"the emotion to respond with: {answer['target_emotion']}")
     if answer["sequence_emotion"]:

@@ -19,13 +19,17 @@ import jax
 from jax._src import clusters  # neither the address that was detected has a public name,
 from jax._src import distributed as state  # nor has the client
 
-from igerg_jax.constraints import check_choice
+from igerg_jax.constraints import Range, check_choice, check_constraints
 from igerg_jax.errors import PortTaken, ProcessMissing, RunError, UserError
 from igerg_jax.parallel import roll_call, watch
 
 # JAX's names of the clusters that it detects, and two of ours: no cluster, and the first that JAX
 # finds (Kubernetes, too, which has no name).
 CLUSTERS = ("none", "auto", "gcetpu", "gketpu", "slurm", "ompi")
+CONSTRAINTS = (
+    Range("initialization_timeout_seconds", at_least=1),
+    Range("heartbeat_timeout_seconds", at_least=5),  # there is one heartbeat a second
+)
 _GRACE_SECONDS = 120  # from our timeout to JAX's own, which aborts the process
 _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
@@ -144,6 +148,7 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
     cluster, address = settings.cluster, settings.coordinator_address
     count, index = settings.process_count, settings.process_index
     check_choice("distributed.cluster", cluster, CLUSTERS)
+    check_constraints("distributed", settings, CONSTRAINTS)
     if cluster != "none":
         if address or count != -1 or index != -1:
             raise UserError(

@@ -14,6 +14,9 @@ WIDTH, HEIGHT = 360, 190  # user units, about a pixel each at the width of a pho
 LEFT, RIGHT, TOP, BOTTOM = 44, 348, 12, 166  # the edges of the plot within them
 MAX_POINTS = 400  # more do not show at this size
 MAX_DOTS = 40
+MAX_LINEAR_SPAN = (
+    20  # a trade-off's x axis is logarithmic where its largest x is more times its least
+)
 
 
 def smooth(points: Points, span: float) -> list[tuple[float, float]]:
@@ -131,17 +134,20 @@ def line_chart(
 
 @dataclasses.dataclass(frozen=True)
 class Tradeoff:
-    """Labelled points of several series, each joined in its order, in the drawing's units."""
+    """Labelled points of several series, each joined in its order, in the drawing's units; `log`:
+    the x axis is logarithmic."""
 
     series: dict[str, list[tuple[float, float, str]]]  # {name: (x, y, label)}
     x_ticks: list[tuple[float, float]]
     y_ticks: list[tuple[float, float]]
+    log: bool
 
 
 def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeoff | None:
     """Scales {name: (x, y, label) of each point} to a chart whose y axis starts at 0.
 
-    A point whose x or y is not finite is left out; None when no point is left.
+    The x axis is logarithmic where `MAX_LINEAR_SPAN` says so and every x is positive. A point whose
+    x or y is not finite is left out; None when no point is left.
     """
     series = {
         name: [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
@@ -151,22 +157,27 @@ def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeo
     if not points:
         return None
     xs, ys = [p[0] for p in points], [p[1] for p in points]
+    log = 0 < MAX_LINEAR_SPAN * min(xs) < max(xs)
+    scale: Callable[[float], float] = math.log10 if log else float
+    xs = [scale(x) for x in xs]
     margin = 0.08 * (max(xs) - min(xs)) or 0.08 * abs(max(xs)) or 1.0
     x0, x1 = min(xs) - margin, max(xs) + margin
     y0, y1 = min(0.0, *ys), (max(0.0, *ys) or 1.0) * 1.12
 
     def x(value: float) -> float:
-        return round(LEFT + (value - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
+        return round(LEFT + (scale(value) - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
 
     def y(value: float) -> float:
         return round(BOTTOM - (value - y0) / (y1 - y0) * (BOTTOM - TOP), 1)
 
+    x_values = log_ticks(10**x0, 10**x1) if log else ticks(x0, x1, 4)
     return Tradeoff(
         series={
             name: [(x(a), y(b), label) for a, b, label in of] for name, of in series.items() if of
         },
-        x_ticks=[(x(value), value) for value in ticks(x0, x1, 4)],
+        x_ticks=[(x(value), value) for value in x_values],
         y_ticks=[(y(value), value) for value in ticks(y0, y1, 4)],
+        log=log,
     )
 
 

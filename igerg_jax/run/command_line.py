@@ -22,7 +22,7 @@ from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, neares
 from igerg_jax.run import config_files, config_keys, full_config
 from igerg_jax.run.workdirs import flatten
 
-OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
 MODULE_LINE = re.compile(r"^\S+:\n", re.MULTILINE)  # absl says which file defines a flag
 
@@ -133,20 +133,26 @@ def parse(
       UserError: whatever is wrong with them.
     """
     argv = with_config_found(expanded(argv))
+    if "--" in argv:
+        raise UserError("'--' ends the flags, and nothing comes after them here: leave it out")
     values = define_flags(argv)
     if "config" in values:
         check_config(argv)
     try:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
-        hint = meant(error.flagname, error.flagvalue.partition("=")[2], values)
+        hint = meant(error.flagname, error.flagvalue.partition("=")[2], values, argv)
         raise UserError(f"unknown flag --{error.flagname}{hint}") from error
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # a ValueError: --noFLAG=VALUE
         raise UserError(explain(str(error), argv)) from error
     if rest[1:]:
         name, _, value = rest[1].partition("=")
-        hint = meant(name, value, values) if value else "; write --name=value (see --help)"
+        hint = meant(name, value, values, argv) if value else "; write --name=value (see --help)"
         raise UserError(f"'{rest[1]}' is not a flag{hint}")
+    if "config" in values and values.config is None:
+        raise UserError(
+            "--config was taken for the value of the flag before it: write --name=value"
+        )
     return values
 
 
@@ -181,14 +187,13 @@ def with_config_found(argv: list[str]) -> list[str]:
     return argv
 
 
-def meant(name: str, value: str, values: flags.FlagValues) -> str:
+def meant(name: str, value: str, values: flags.FlagValues, argv: list[str]) -> str:
     """For a message: the flags or config keys that an unknown flag may have been meant for."""
     name = name.replace("-", "_")
     found = difflib.get_close_matches(name, [flag for flag in values if "." not in flag])
     if not found and "config" in values:
-        found = [
-            f"config.{key}" for key in config_keys.similar_keys(name, list(flatten(values.config)))
-        ]
+        keys = list(flatten(config_files.load(config_argument(argv))))
+        found = [f"config.{key}" for key in config_keys.similar_keys(name, keys)]
     equals = f"={value}" if value else ""
     listed = " or ".join(f"--{flag}{equals}" for flag in found)
     return f"; did you mean {listed}?" if listed else " (see --help)"

@@ -7,11 +7,12 @@ Your own config files can live anywhere, and start from one of these by
 
 import importlib.machinery
 import importlib.util
+import os
 import pathlib
 import sys
 import traceback
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from igerg_jax.errors import UserError, nearest
 
@@ -32,7 +33,8 @@ def find(argument: str) -> str:
     if not path.exists() and path.parts[:1] == ("configs",):
         path = PACKAGED.parent / file
     if not path.is_file() or path.suffix != ".py":
-        there = [p.relative_to(PACKAGED.parent).as_posix() for p in PACKAGED.rglob("[a-z]*.py")]
+        configs = [p for p in PACKAGED.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
+        there = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
         close = ", ".join(nearest(file, sorted(there)))
         raise UserError(f"config file '{file}' does not exist; did you mean one of {close}?")
     return f"{path}{colon}{preset}"
@@ -58,15 +60,24 @@ def load(argument: str) -> ConfigDict:
         raise
     except ValueError as error:  # of a preset, say: the message is meant for people
         raise UserError(f"{file}: {error}") from error
-    except Exception as error:
-        line = getattr(error, "lineno", None)  # of a SyntaxError
-        line = line or traceback.extract_tb(error.__traceback__)[-1].lineno
+    except (Exception, SystemExit) as error:
         reason = getattr(error, "msg", None) or error
-        raise UserError(f"{file}, line {line}: {type(error).__name__}: {reason}") from error
-    if not isinstance(config, ConfigDict):
+        where = f"{file}{_line_of(error, file)}"
+        raise UserError(f"{where}: {type(error).__name__}: {reason}") from error
+    # A frozen one is a ConfigDict, but takes no overrides.
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         kind = type(config).__name__
         raise UserError(f"{file}: get_config returns {kind}, not an ml_collections.ConfigDict")
     return config
+
+
+def _line_of(error: BaseException, file: str) -> str:
+    """For a message: the line of a config file that an exception comes from; "" where none does."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    stack = traceback.extract_tb(error.__traceback__)
+    lines = [at.lineno for at in stack if os.path.abspath(at.filename) == os.path.abspath(file)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def let_import_configs(file: pathlib.Path) -> None:

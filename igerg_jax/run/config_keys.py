@@ -16,7 +16,7 @@ MISSING = "not there"
 
 
 class Key(NamedTuple):
-    """A key as `_local` of configs/pretrain.py sets it."""
+    """A key as `_all_keys` of configs/pretrain.py sets it."""
 
     name: str  # dotted, without "config."
     lines: range  # of the file
@@ -28,15 +28,15 @@ def documented() -> list[Key]:
     """Every key of configs/pretrain.py in the file's order, with its comments."""
     source = (config_files.PACKAGED / "pretrain.py").read_text(encoding="utf-8")
     functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
-    local = next(function for function in functions if function.name == "_local")
+    all_keys = next(function for function in functions if function.name == "_all_keys")
     keys: list[Key] = []
-    for node in local.body:
+    for node in all_keys.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             keys += _keys(ast.unparse(node.targets[0]).removeprefix("config."), node, node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         line, comment = token.start[0], token.string.removeprefix("#").strip()
         if token.type != tokenize.COMMENT or line not in range(
-            local.lineno, (local.end_lineno or 0) + 1
+            all_keys.lineno, (all_keys.end_lineno or 0) + 1
         ):
             continue
         if token.line.lstrip().startswith("#"):

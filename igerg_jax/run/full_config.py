@@ -32,8 +32,26 @@ def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None
         elif not _alike(found, value):
             kind = type(value).__name__
             problems.append(f"{file}: {key}={found!r}; it takes {kind} values such as {value!r}")
+        elif isinstance(found, str) and "\0" in found:
+            problems.append(f"{file}: {key}={found!r} holds a null character, which no name may")
+    problems += [f"{file}: {problem}" for problem in _odd_mixtures(_get(config, "data.mixtures"))]
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _odd_mixtures(mixtures: Any) -> Iterator[str]:
+    for name, mixture in mixtures.items() if hasattr(mixtures, "items") else ():
+        is_one = hasattr(mixture, "items") and set(mixture) == {"objectives", "datasets"}
+        if not (
+            is_one
+            and isinstance(mixture["objectives"], list | tuple)
+            and all(isinstance(objective, str) for objective in mixture["objectives"])
+            and hasattr(mixture["datasets"], "items")
+        ):
+            yield (
+                f"data.mixtures.{name} is no mixture, "
+                "{'objectives': ('NAME', ...), 'datasets': {'NAME': WEIGHT, ...}}"
+            )
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,9 +2,9 @@
 
     python -m igerg_jax.tools.draw_faces docs/faces
 
-open_peeps.png shows which label each expression got. Captions are black for train, blue for valid
-and red for test. joy.jpg and the others are images such as the model is trained on, for
-`--mode=generate`: people of the test split, with an expression that train has.
+open_peeps.png shows which label each expression got; its first line explains the colours. joy.jpg
+and the others are images such as the model is trained on, for `--mode=generate`: people of the test
+split, with an expression that train has.
 """
 
 import argparse
@@ -18,6 +18,12 @@ from igerg_jax.data.builders.chitchat_peeps import drawing, peeps
 
 _GREY = drawing.Background(near="#dddddd", far="#dddddd", downwards=True)
 _SPLIT_COLOUR = {"train": "#000000", "valid": "#0050c0", "test": "#c00000", "unused": "#777777"}
+_LEGEND = (
+    ("EYES / MOUTH: the eyes of one drawing, the mouth of another.", "train"),
+    ("Black: train, and half of the faces of valid and test.", "train"),
+    ("Blue: valid alone.", "valid"),
+    ("Red: test alone.", "test"),
+)
 _COLUMNS, _TILE, _TITLE, _CAPTION = 17, 92, 22, 30  # the last three in pixels
 _PALETTE = 64  # colours; enough for flat drawings, and a third of the file
 
@@ -44,8 +50,10 @@ def sheet() -> Image.Image:
         for i in range(0, len(entries), _COLUMNS)
     ]
     height = sum((_TITLE if title else 0) + _TILE + _CAPTION for title, _ in lines)
-    image = Image.new("RGB", (_COLUMNS * _TILE, height), "white")
-    y = 0
+    image = Image.new("RGB", (_COLUMNS * _TILE, _TITLE + height), "white")
+    x, y = 4, _TITLE
+    for words, split in _LEGEND:
+        x += _write(image, (x, 3), words, _SPLIT_COLOUR[split], 13) + 12
     for title, entries in lines:
         if title:
             _write(image, (4, y + 2), title, "#000000", 15)
@@ -70,9 +78,11 @@ def example(emotion: str) -> bytes:
     return peeps.draw(drawing.Peep(head, expression, "", "", skin, "#a55728", clothing), rng)
 
 
-def _write(image: Image.Image, at: tuple[int, int], text: str, colour: str, size: int) -> None:
-    font = ImageFont.load_default(size)
-    ImageDraw.Draw(image).multiline_text(at, text, fill=colour, font=font, spacing=1)
+def _write(image: Image.Image, at: tuple[int, int], text: str, colour: str, size: int) -> int:
+    """Writes a text and returns its width in pixels."""
+    font, draw = ImageFont.load_default(size), ImageDraw.Draw(image)
+    draw.multiline_text(at, text, fill=colour, font=font, spacing=1)
+    return round(draw.multiline_textbbox((0, 0), text, font=font)[2])
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Command lines, flag files and run folders of any content: one message, and never a traceback."""
 
 import json
+import re
 
 import hypothesis
 import properties
@@ -19,6 +20,7 @@ WORDS = st.one_of(
         *("--config=configs/pretrain.py", "--config", "--workdir=", "--run=x", "--image=a.png"),
         *("--checkpoint=small", "--checkpoint=nowhere", "--context=hi", "--emotion=joy"),
         *("--slices=2", "--topology=v5e:4x4", "--emotion=sad", "--flagfile=nowhere", "--", "-"),
+        *("--nosearch=1", "--search", "--context", "--run", "steps=9", "-config"),
         *("--config.train.steps=-1", "--config.data", "--config.=1", "--config.mesh.fsdp=[", "x"),
         *(f"--mode={mode}" for mode in MODES),
     ]),
@@ -36,6 +38,26 @@ def test_any_command_line_is_parsed_or_refused(words, mode):
         assert str(error)
     else:
         assert values.mode in MODES and values.config is not None
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--", "--config=configs/pretrain.py"], "'--' ends the flags"),
+        (["-0", "--config=configs/pretrain.py"], "unknown flag --0"),
+        (["steps=9", "--config=configs/pretrain.py"], "--config.train.steps=9"),
+        (["=0", "--config=configs/pretrain.py"], "'=0' is not a flag"),
+        (["--config=configs/pretrain.py", "--config.=1"], "unknown config key ''"),
+        (
+            ["--config=configs/pretrain.py", "--nosearch=1"],
+            "--nosearch=1 does not take an argument",
+        ),
+        (["--run", "--config=configs/pretrain.py"], "the value of the flag before it"),
+    ],
+)
+def test_what_stops_the_flags_is_named(words, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        main.parse(["main.py", *words])
 
 
 @properties.examples(15)

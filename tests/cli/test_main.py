@@ -21,6 +21,11 @@ from igerg_jax.run.integrity import DamagedCheckpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=configs/pretrain.py"
+FROM_OURS = """from ml_collections import FrozenConfigDict
+from configs import pretrain
+def get_config(preset):
+    c = pretrain.get_config(preset)
+"""
 TALK = (CONFIG, "--mode=generate")
 
 
@@ -95,6 +100,11 @@ def test_names_what_is_wrong(capsys, arguments, names):
         ("def get_config(preset):\n    return None\n", ["returns NoneType"]),
         ("def get_config(preset):\n    return preset.nothing\n", ["line 2", "AttributeError"]),
         ("def get_config():\n    return 1\n", ["TypeError"]),
+        ("import sys\nsys.exit(0)\n", ["line 2", "SystemExit"]),
+        (f"{FROM_OURS}    return FrozenConfigDict(c)\n", ["returns FrozenConfigDict"]),
+        (f"{FROM_OURS}    c.train = 'x'\n    return c\n", ["line 5", "train"]),
+        (f"{FROM_OURS}    c.data.mixtures = {{'a': 3}}\n    return c\n", ["mixtures.a is no"]),
+        (f"{FROM_OURS}    c.data.data_dir = 'a\\0b'\n    return c\n", ["data.data_dir", "null"]),
         ("\x00", ["file.py"]),
         ("raise KeyError('odd')\n", ["line 1", "KeyError"]),
     ],

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import zipfile
 
+import damage
 import hypothesis
 import numpy as np
 import properties
@@ -78,34 +79,6 @@ WRITERS = {
     "openvidial/v1": put_openvidial,
     "emotion_folder": put_folder,
 }
-PIECES = [
-    b"\0",
-    b"\xff",
-    b"\n",
-    b",",
-    b'"',
-    b"]",
-    b"{",
-    b"-1",
-    b"9" * 25,
-    b"1e999",
-    b"null",
-    b"NaN",
-]
-PIECES += ["\u2028".encode(), b"\xed\xa0\x80", b"__eou__", b"[" * 50, b"../../x", b" "]
-CHANGES = st.lists(
-    st.tuples(st.integers(0, 10_000), st.integers(0, 4), st.sampled_from(PIECES)),
-    min_size=1,
-    max_size=4,
-)
-
-
-def mutated(data: bytes, changes: list[tuple[int, int, bytes]], length: int) -> bytes:
-    """Pieces put in place of some bytes, and the end cut off."""
-    for place, removed, piece in changes:
-        place %= len(data) + 1
-        data = data[:place] + piece + data[place + removed :]
-    return data[: max(0, len(data) - length)]
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +109,16 @@ def read_all(dataset: str, folder: pathlib.Path) -> None:
 @pytest.mark.parametrize("dataset", WRITERS)
 @properties.examples(10)
 @hypothesis.given(
-    which=st.integers(0, 100), changes=CHANGES, length=st.sampled_from([0, 0, 0, 1, 30, 10**6])
+    which=st.integers(0, 100),
+    changes=damage.CHANGES,
+    length=st.sampled_from([0, 0, 0, 1, 30, 10**6]),
 )
 def test_a_mutated_file_is_read_or_refused(raw, tmp_path_factory, dataset, which, changes, length):
     folder = tmp_path_factory.mktemp("mutated", numbered=True)
     shutil.copytree(raw[dataset], folder, dirs_exist_ok=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     path = files[which % len(files)]
-    path.write_bytes(mutated(path.read_bytes(), changes, length))
+    path.write_bytes(damage.mutated(path.read_bytes(), changes, length))
     before = set(folder.rglob("*"))
     try:
         read_all(dataset, folder)
@@ -207,13 +182,13 @@ def test_labels_that_are_a_pickle_run_nothing(tmp_path):
 
 
 @properties.examples(40)
-@hypothesis.given(changes=CHANGES, length=st.sampled_from([0, 0, 1, 30, 10**6]))
+@hypothesis.given(changes=damage.CHANGES, length=st.sampled_from([0, 0, 1, 30, 10**6]))
 def test_mutated_labels_are_read_or_refused(tmp_path_factory, changes, length):
     folder = tmp_path_factory.mktemp("labels", numbered=True)
     path = folder / "labels-00000.npz"
     probability = np.full((2, NUM_EMOTIONS), 1 / NUM_EMOTIONS, np.float32)
     np.savez(path, image=np.array(["a.jpg", "b.jpg"]), probability=probability)
-    path.write_bytes(mutated(path.read_bytes(), changes, length))
+    path.write_bytes(damage.mutated(path.read_bytes(), changes, length))
     try:
         labels = pseudo_labels.read(folder)
     except UserError:

@@ -15,7 +15,7 @@ from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits
 from igerg_jax.setup import build_model
 
-V, T, ROWS = 14, 6, 16
+V, T, ROWS = 14, 10, 16
 KEY = jax.random.key(7)
 GUIDANCE = Guidance(1.0, 0.0)
 GREEDY = strategies.Greedy()
@@ -63,6 +63,21 @@ def test_top_k_of_one_is_greedy(log_p_BxV):
     np.testing.assert_array_equal(one.choose(log_p_BxV, keys), GREEDY.choose(log_p_BxV, keys))
 
 
+def test_a_candidate_that_was_cut_is_kept_only_where_all_were():
+    """Three rows of two candidates; EOS is in the last place where it was forced."""
+    pad, eos = small.SPECIAL.pad, small.SPECIAL.eos
+    ended, cut = [5, 5, eos, pad], [5, 5, 5, eos]
+    decoded = search.Responses(
+        tokens_BxT=jnp.array([cut, ended, ended, cut, cut, cut]),
+        log_probability_B=jnp.array([-1.0, -8.0, -8.0, -1.0, -6.0, -4.0]),
+        score_B=jnp.zeros(6),
+    )
+    kept = search.best_candidates(decoded, 2, 1.0, small.SPECIAL)
+    np.testing.assert_array_equal(kept.log_probability_B, [-8, -8, -4])
+    np.testing.assert_allclose(kept.score_B, [-8 / 3, -8 / 3, -1])
+    np.testing.assert_array_equal(kept.tokens_BxT, [ended, ended, cut])
+
+
 def test_the_likeliest_of_several_candidates_is_kept():
     """Against candidates that are sampled one by one, with the same keys, and ranked in NumPy."""
     count, penalty = 5, 0.7
@@ -97,7 +112,9 @@ def test_the_likeliest_of_several_candidates_is_kept():
     tokens_KxBxT, log_p_KxB, _ = drawn
     length_KxB = (tokens_KxBxT != small.SPECIAL.pad).sum(-1)
     score_KxB = log_p_KxB / length_KxB**penalty
-    best_B, rows = score_KxB.argmax(0), np.arange(ROWS)
+    cut_KxB = tokens_KxBxT[..., -1] != small.SPECIAL.pad  # EOS was forced
+    ranked_KxB = np.where(cut_KxB & ~cut_KxB.all(0), -np.inf, score_KxB)
+    best_B, rows = ranked_KxB.argmax(0), np.arange(ROWS)
     assert len(set(best_B)) > 2, "the same candidate always wins: the test shows nothing"
     assert (best_B != log_p_KxB.argmax(0)).any(), "the length does not matter"
     np.testing.assert_array_equal(several.tokens_BxT, tokens_KxBxT[best_B, rows])

@@ -69,6 +69,8 @@ def test_a_stop_in_an_evaluation(number, data_dir, tmp_path, tried):
             cwd=small_runs.ROOT,
             stderr=subprocess.PIPE,
             text=True,
+            # Where the tests run in the background, Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         deadline = time.monotonic() + 4 * small_runs.LIMIT_SECONDS
         try:

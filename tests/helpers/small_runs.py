@@ -5,6 +5,7 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import signal
 import socket
 import sys
 import time
@@ -147,6 +148,8 @@ _forking.set_forkserver_preload(["igerg_jax.cli.modes", "igerg_jax.training.trai
 
 def _run_main(arguments: list[str], log: str) -> None:
     """In a process of its own: main.py with one device, its output in a file."""
+    # Where the tests run in the background, Ctrl-C is ignored, and a process keeps that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(out, standard)

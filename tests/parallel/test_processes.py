@@ -74,6 +74,7 @@ def test_jax_knows_the_clusters():
         (dict(cluster="pbs"), {}, "'pbs' is not one of none, auto, gcetpu"),
         (dict(cluster="gcetpu", process_count=2), {}, "cluster='gcetpu' finds .* itself"),
         (dict(cluster="auto") | COORDINATOR, {}, "cluster='auto' finds .* itself"),
+        (dict(heartbeat_timeout_seconds=0), {}, "heartbeat_timeout_seconds=0 must be at least 5"),
         (COORDINATOR | dict(coordinator_address="host"), {}, "'host' is not HOST:PORT"),
         (COORDINATOR | dict(coordinator_address="host:x"), {}, "'host:x' is not HOST:PORT"),
         (COORDINATOR | dict(process_index=2), {}, "count=2 and process_index=2"),

@@ -141,6 +141,18 @@ def test_a_tradeoff_keeps_order_inside_the_plot():
     assert charts.LEFT < one.series["a"][0][0] < charts.RIGHT
 
 
+def test_a_tradeoff_over_a_long_range_is_logarithmic():
+    points = [(50.0, 0.5, "0"), (500.0, 0.5, "1"), (5_000.0, 0.5, "2")]
+    chart = charts.tradeoff({"a": points})
+    first, second, third = (x for x, *_ in chart.series["a"])
+    assert chart.log and second - first == pytest.approx(third - second, abs=0.2)
+    assert first > charts.LEFT and third < charts.RIGHT
+    assert [value for _, value in chart.x_ticks] == pytest.approx([100, 300, 1_000, 3_000])
+    assert [x for x, _ in chart.x_ticks] == sorted(x for x, _ in chart.x_ticks)
+    assert not charts.tradeoff({"a": [(x + 300, y, label) for x, y, label in points]}).log
+    assert not charts.tradeoff({"a": [(0.0, 0.5, "none"), *points]}).log
+
+
 @pytest.mark.parametrize("found", [{}, {"points": []}, {"points": [{"guidance": None}]}])
 def test_an_empty_file_shows_nothing(tmp_path, found):
     assert "What guidance buys" not in page_of(tmp_path, guidance=found)

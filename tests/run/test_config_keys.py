@@ -17,7 +17,7 @@ def test_every_key_is_read_from_the_source_once(local):
 
 def test_every_comment_of_the_source_is_kept():
     source = (config_files.PACKAGED / "pretrain.py").read_text()
-    inside = source.partition("def _local()")[2].partition("\ndef ")[0]
+    inside = source.partition("def _all_keys()")[2].partition("\ndef ")[0]
     keys = config_keys.documented()
     said = [line for key in keys for line in [*key.above, key.beside] if line]
     assert sorted(said) == sorted(

@@ -143,12 +143,15 @@ def test_seven_answers_side_by_side(open_page):
 
 def test_a_mistake_is_said_and_can_be_mended(open_page, tmp_path):
     page = open_page()
+    large = "<img src=x onerror=document.body.dataset.ran=1>.png"
     (tmp_path / "notes.png").write_text("hello")
-    (tmp_path / "large.png").write_bytes(bytes(9 * 2**20))
+    (tmp_path / large).write_bytes(bytes(9 * 2**20))
     page.set_input_files("#file", tmp_path / "notes.png")
     page.wait_for_selector("#problem:has-text('not a picture')")
-    page.set_input_files("#file", tmp_path / "large.png")
+    page.set_input_files("#file", tmp_path / large)
     page.wait_for_selector("#problem:has-text('too large')")
+    assert large in page.locator("#problem").inner_text()  # as text
+    assert page.locator("#problem img").count() == 0
     page.route("**/answer", lambda route: route.abort())
     page.fill("#words", "a i q")
     page.press("#words", "Enter")

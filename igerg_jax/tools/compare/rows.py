@@ -4,13 +4,15 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
+from igerg_jax.report.templates import finite
 from igerg_jax.run import workdirs
 from igerg_jax.storage import read_json_object
+from igerg_jax.tools.compare import valid_fields
 
 FOLDER = "rows"  # in the folder of an ablation's runs
 SPLIT = "test"  # the split, by its name in summary.json, whose windows a row keeps
@@ -93,18 +95,25 @@ def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     if not summary:
         raise UserError(f"'{workdir}' has no summary.json: the run is not finished")
     steps, windows = summary.get("final_step"), read_json_object(workdir / "windows.json")
-    batch_size = (config.get("train") or {}).get("batch_size")
+    batch_size = _inside(config, "train", "batch_size")
+    counted = finite(steps) and finite(batch_size)
     return {
         "hardware": {"devices": summary["devices"]} if summary.get("devices") else {},
         "wall_seconds": summary.get("wall_seconds"),
         "steps": steps,
-        "examples": steps * batch_size if steps is not None and batch_size else None,
-        "parameters": (summary.get("parameters") or {}).get("total"),
+        "examples": steps * batch_size if counted else None,
+        "parameters": _inside(summary, "parameters", "total"),
         "evaluation": summary.get("evaluation") or {},
         "text_labeller": summary.get("text_labeller") or {},
-        "following_matrix": (summary.get("following_matrix") or {}).get(SPLIT),
+        "following_matrix": _inside(summary, "following_matrix", SPLIT),
         "windows": windows.get(SPLIT) or {},
     }
+
+
+def _inside(found: Mapping[str, Any], group: str, key: str) -> Any:
+    """A value in a group of a JSON object; None where there is no such group or value."""
+    inner = found.get(group)
+    return inner.get(key) if isinstance(inner, dict) else None
 
 
 def of_workdir(workdir: pathlib.Path) -> Row:
@@ -114,15 +123,15 @@ def of_workdir(workdir: pathlib.Path) -> Row:
     if "seed" not in config:
         raise UserError(f"'{workdir}' has no {workdirs.CONFIG_FILE} of a run")
     name = config.get("name") or workdir.name
-    return Row(
-        name=short_name(name),
-        config=name,
-        preset=config.get("preset") or "",
-        seed=config["seed"],
-        digest=digest(config),
-        workdir=str(workdir.resolve()),
-        **finished,
-    )
+    fields = {
+        "name": short_name(name) if isinstance(name, str) else name,
+        "config": name,
+        "preset": config.get("preset") or "",
+        "seed": config["seed"],
+        "digest": digest(config),
+        "workdir": str(workdir.resolve()),
+    }
+    return Row(**valid_fields.checked(fields | finished, workdir))
 
 
 def write(row: Row, path: pathlib.Path) -> None:
@@ -143,10 +152,14 @@ def of_file(path: pathlib.Path) -> Row:
     if missing:
         raise UserError(f"'{path}' is not a row of a comparison: it has no {', '.join(missing)}")
     # What an older version did not keep is not known; what a newer one keeps besides is ignored.
-    row = Row(**{name: value for name, value in stored.items() if name in FIELDS})
-    workdir = (path.parent / row.workdir).resolve()
-    there = str(workdir) if row.workdir and workdir.is_dir() else ""
-    return dataclasses.replace(row, workdir=there)
+    known = {name: stored[name] for name in FIELDS if name in stored}
+    row = Row(**valid_fields.checked(known, path))
+    try:
+        workdir = (path.parent / row.workdir).resolve()
+        is_there = bool(row.workdir) and workdir.is_dir()
+    except (OSError, ValueError):  # no path, but too long, or with a null character
+        is_there = False
+    return dataclasses.replace(row, workdir=str(workdir) if is_there else "")
 
 
 def read(paths: Sequence[str]) -> list[Row]:
