@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # imports scipy.stats at its first use: it takes a second
 
 RESAMPLES = 9999
 MIN_WINDOWS = 10  # with fewer, the resamples are too alike for an interval or a p-value
@@ -56,9 +56,9 @@ def paired_bootstrap(
 
     with warnings.catch_warnings():
         # Where all windows differ by the same amount, there is no interval: see below.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (difference_xW, weight_xW),
             ratio,
             paired=True,
