@@ -1,13 +1,12 @@
-"""A second labeller of texts: TF-IDF and logistic regression, learnt from human labels.
+"""A second labeller of texts: TF-IDF and logistic regression, trained on labels by people.
 
-It shares nothing with the lexicon, which labels the embedded data, or with a run's own judge, so
-where a model has learnt to please one of those, this one disagrees.
-`igerg_jax.tools.train_text_labeller` trains it with scikit-learn; here it is read from arrays
-(.npz, no pickle) and applied with NumPy.
+It shares nothing with the lexicon, which labels the embedded data, or with a run's own judge, so it
+disagrees if a model has learnt to please one of those. `igerg_jax.tools.train_text_labeller` trains
+it with scikit-learn; here it is read from arrays (.npz, no pickle) and applied with NumPy.
 
-A text is two vectors, each of length 1, one after the other: its runs of one and two words, and the
-runs of two to five characters within its words (scikit-learn's `char_wb`: a space on either side of
-a word is part of it). An entry is (1 + ln count) * idf. F = entries of both, C = emotions.
+A text becomes two unit vectors, concatenated: its n-grams of one and two words, and the n-grams of
+two to five characters within its words (scikit-learn's `char_wb`: a space on either side of a word
+is part of it). An entry is (1 + ln count) * idf. F = entries of both, C = emotions.
 """
 
 from __future__ import annotations
@@ -21,13 +20,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.special
 from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.errors import UserError
 
-# What the vectorizers of scikit-learn are given, too; ! and ? carry emotion.
+# The settings of scikit-learn's vectorizers in training, too; ! and ? carry emotion.
 WORD_PATTERN = r"[\w']+|[!?]"
 WORD_NGRAMS = (1, 2)
 CHARACTER_NGRAMS = (2, 5)
@@ -39,11 +39,11 @@ class TextLabeller:
     """A trained labeller.
 
     Attributes:
-      words, characters: the n-grams that have an entry, in the order of the entries.
-      idf_F: float32, of the words' entries and then of the characters'.
+      words, characters: the n-grams that have an entry, in order.
+      idf_F: float32, for `words` and then `characters`.
       coefficients_FxC, intercepts_C: float32, of the logistic regression.
       held_out: {dataset: {split: {"examples", "accuracy", "weighted_f1", "macro_f1"}}}, measured
-        when it was trained, on texts that it was not trained on.
+        after training, on held-out texts.
     """
 
     words: tuple[str, ...]
@@ -80,8 +80,7 @@ class TextLabeller:
                 at_K = np.fromiter(known, np.int64)
                 value_K = (1 + np.log(list(known.values()))) * self.idf_F[at_K]
                 logits_C += value_K / np.linalg.norm(value_K) @ self.coefficients_FxC[at_K]
-        p_NxC = np.exp(logits_NxC - logits_NxC.max(1, keepdims=True, initial=-np.inf))
-        return p_NxC / p_NxC.sum(1, keepdims=True)
+        return scipy.special.softmax(logits_NxC, 1)
 
     def labels(self, texts: Sequence[str]) -> np.ndarray:
         """The likeliest emotion of each text, int64 [N]."""
@@ -89,7 +88,7 @@ class TextLabeller:
 
 
 def word_ngrams(text: str) -> Iterable[str]:
-    """The runs of `WORD_NGRAMS` words of a text, lower-case, joined by spaces."""
+    """The n-grams of a text's lower-case words, `WORD_NGRAMS` long, joined by spaces."""
     words = _WORD.findall(text.lower())
     for n in range(WORD_NGRAMS[0], WORD_NGRAMS[1] + 1):
         for start in range(len(words) - n + 1):
@@ -97,7 +96,7 @@ def word_ngrams(text: str) -> Iterable[str]:
 
 
 def character_ngrams(text: str) -> Iterable[str]:
-    """The runs of `CHARACTER_NGRAMS` characters of each word with a space on either side."""
+    """The n-grams of each word's characters and a space on either side, `CHARACTER_NGRAMS` long."""
     for word in text.lower().split():
         padded = f" {word} "
         for n in range(CHARACTER_NGRAMS[0], min(CHARACTER_NGRAMS[1], len(padded)) + 1):
@@ -121,10 +120,10 @@ def write(path: epath.PathLike, labeller: TextLabeller) -> None:
 
 
 def read(path: epath.PathLike) -> TextLabeller:
-    """The labeller in a file that `write` wrote.
+    """Reads the file of a labeller.
 
     Raises:
-      UserError: there is no such file, or it is not one of these.
+      UserError: there is no such file, or it is not a labeller's.
     """
     path = epath.Path(path).expanduser()
     if not path.is_file():
@@ -146,14 +145,15 @@ def read(path: epath.PathLike) -> TextLabeller:
             )
     except Exception as error:  # of many types: zlib's, NumPy's, the zip file's
         raise UserError(
-            f"'{path}' is no file of igerg_jax.tools.train_text_labeller ({error}); train it again"
+            f"'{path}' is not a file of igerg_jax.tools.train_text_labeller ({error}); train it "
+            "again"
         ) from error
 
 
 def of_config(config: Any) -> TextLabeller | None:
-    """The labeller that `config.evaluate.text_labeller` names; None where it names none.
+    """The labeller that `config.evaluate.text_labeller` names; None if it names none.
 
     Raises:
-      UserError: as `read`.
+      UserError: as for `read`.
     """
     return read(config.evaluate.text_labeller) if config.evaluate.text_labeller else None

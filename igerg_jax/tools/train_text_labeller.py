@@ -1,10 +1,10 @@
-"""Trains the second labeller of responses: `igerg_jax.text_labeller` says what it is.
+"""Trains the second labeller of responses, which `igerg_jax.text_labeller` describes.
 
     python -m igerg_jax.tools.train_text_labeller --datasets=meld,daily_dialog --manual_dir=DIR \\
         --out=FILE.npz
 
 The datasets are named as in config.data.dataset, and DIR is as config.data.manual_dir; their turns
-must have words and labels that people gave. It prints, and keeps in the file, how well it does on
+must have words and labels by people. It prints, and keeps in the file, the labeller's metrics on
 each dataset's valid and test splits. Evaluation reads the file with
 --config.evaluate.text_labeller=FILE.npz. Needs scikit-learn: pip install 'igerg_jax[evidence]'.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
@@ -31,9 +31,9 @@ from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 from igerg_jax.text_labeller import TextLabeller
 
-# Of (examples / those of the label) ** x, the weights of examples that are tried.
+# Exponents that are tried in example weights, (examples / examples of the label) ** exponent.
 BALANCES = (0.0, 0.25, 0.5, 0.75, 1.0)
-HELD_OUT = 10  # to choose among them, one dialogue of this many of each train split
+HELD_OUT = 10  # one in so many dialogues of each train split serves to choose the exponent
 INVERSE_REGULARIZATION = 1.0  # scikit-learn's C
 ITERATIONS = 300
 MEASURED = ("valid", "test")
@@ -50,16 +50,16 @@ class Texts(NamedTuple):
 def train(
     datasets: Sequence[str], options: Options, word_features: int, character_features: int
 ) -> TextLabeller:
-    """A labeller of the datasets' train splits, each counted alike, measured on the others.
+    """A labeller fitted on the datasets' train splits, with equal weights, and then measured.
 
-    How far rare labels count more is chosen on dialogues that are left out of the train splits, by
-    the macro-F1, averaged over the datasets; then all of the train splits are used.
+    The weight of rare labels is chosen on dialogues held out from the train splits, by macro-F1
+    averaged over the datasets; the labeller is then fitted on the full train splits.
 
     Args:
-      word_features, character_features: n-grams that get an entry, the commonest ones.
+      word_features, character_features: numbers of n-grams kept, the most frequent ones.
 
     Raises:
-      UserError: scikit-learn or data are missing, or no text of an emotion.
+      UserError: scikit-learn or data are missing, or an emotion has no text.
     """
     if importlib.util.find_spec("sklearn") is None:
         raise UserError("this needs scikit-learn: pip install -r requirements-evidence.txt")
@@ -85,7 +85,7 @@ def train(
     model = fit(features, emotion_N, example_weights(emotion_N, dataset_N, balance))
     labeller = exported(vectorizers, model, {})
     held_out = {
-        name: {part: figures(labeller, of[part]) for part in MEASURED if part in of}
+        name: {part: measure(labeller, of[part]) for part in MEASURED if part in of}
         for name, of in parts.items()
     }
     return exported(vectorizers, model, held_out)
@@ -109,8 +109,8 @@ def _labelled(turns: Turns) -> Texts:
 
 
 def make_vectorizers(word_features: int, character_features: int) -> Any:
-    """scikit-learn's union of the two vectors of a text, not fitted yet."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    """scikit-learn's union of two TF-IDF vectorizers, of words and of characters; not fitted."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # an extra: `train` checks it
     from sklearn.pipeline import make_union
 
     common = dict(sublinear_tf=True, min_df=2)
@@ -131,9 +131,9 @@ def make_vectorizers(word_features: int, character_features: int) -> Any:
 
 
 def example_weights(emotion_N: np.ndarray, dataset_N: np.ndarray, balance: float) -> np.ndarray:
-    """float64 [N]: a label of n among N texts of a dataset counts (N / n) ** balance.
+    """float64 [N]: the weight of a label that n of a dataset's N texts have is (N / n) ** balance.
 
-    They are scaled so that every dataset counts alike, and an example counts 1 on average.
+    They are scaled so that every dataset has the same total, and the mean is 1.
     """
     weight_N = np.zeros(len(emotion_N))
     for dataset in np.unique(dataset_N):
@@ -154,7 +154,7 @@ def fit(features: Any, emotion_N: np.ndarray, weight_N: np.ndarray) -> Any:
 
 
 def _score(features: Any, emotion_N, dataset_N, kept_N, balance: float) -> float:
-    """Macro-F1 on what is not kept, averaged over the datasets, of a fit to what is."""
+    """Macro-F1 of a fit to the kept examples on the others, averaged over the datasets."""
     weight_N = example_weights(emotion_N[kept_N], dataset_N[kept_N], balance)
     model = fit(features[kept_N], emotion_N[kept_N], weight_N)
     scores = []
@@ -166,7 +166,7 @@ def _score(features: Any, emotion_N, dataset_N, kept_N, balance: float) -> float
 
 
 def exported(vectorizers: Any, model: Any, held_out: Mapping[str, Any]) -> TextLabeller:
-    """What was fitted, as arrays."""
+    """The fitted vectorizers and model as the arrays of a `TextLabeller`."""
     words, characters = (vectorizer for _, vectorizer in vectorizers.transformer_list)
     return TextLabeller(
         words=tuple(words.get_feature_names_out().tolist()),
@@ -178,8 +178,8 @@ def exported(vectorizers: Any, model: Any, held_out: Mapping[str, Any]) -> TextL
     )
 
 
-def figures(labeller: TextLabeller, part: Texts) -> dict[str, float]:
-    """How well a labeller does on labelled texts."""
+def measure(labeller: TextLabeller, part: Texts) -> dict[str, float]:
+    """Metrics of a labeller on labelled texts."""
     from sklearn.metrics import f1_score
 
     predicted_N = labeller.labels(part.texts)
@@ -193,13 +193,8 @@ def figures(labeller: TextLabeller, part: Texts) -> dict[str, float]:
     }
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, _flags, run)
-
-
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     values = command_line.parse(argv, _flags)
     command_line.require(values, "datasets", "out")
     out = pathlib.Path(values.out).expanduser()
@@ -218,17 +213,19 @@ def run(argv: list[str]) -> None:
 def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
-    flags.DEFINE_list("datasets", [], "Names, with commas between them.", flag_values=values)
-    define("manual_dir", help="Folder of files that you must download.")
+    flags.DEFINE_list("datasets", [], "Names, separated by commas.", flag_values=values)
+    define("manual_dir", help="Folder of the files that you downloaded.")
     define("out", help="File to write, .npz.")
     flags.DEFINE_string(
-        "data_dir", "~/.cache/igerg_jax", "Folder of what TFDS fetches.", flag_values=values
+        "data_dir", "~/.cache/igerg_jax", "Folder for what TFDS downloads.", flag_values=values
     )
     counts = functools.partial(flags.DEFINE_integer, flag_values=values)
-    counts("word_features", 30_000, "Runs of words that get an entry.")
-    counts("character_features", 60_000, "Runs of characters that get an entry.")
+    counts("word_features", 30_000, "Word n-grams to keep.")
+    counts("character_features", 60_000, "Character n-grams to keep.")
     return values
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -95,7 +95,7 @@ def test_figures_are_scikit_learns(tmp_path):
             return found
 
     part = tool.Texts(["x"] * 60, truth, truth)
-    got = tool.figures(Says(), part)
+    got = tool.measure(Says(), part)
     assert got["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found), abs=1e-4)
     for average in ("weighted", "macro"):
         expected = metrics.f1_score(truth, found, average=average)

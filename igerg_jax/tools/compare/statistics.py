@@ -1,6 +1,6 @@
-"""Whether two models differ on the same test windows: paired bootstrap, and Holm's correction.
+"""Tests of whether two models differ on the same test windows: paired bootstrap, Holm's correction.
 
-W = test windows; a leading x stands for any axes of separate experiments.
+In names of arrays, W = test windows and x = any leading axes, of separate experiments.
 """
 
 import math
@@ -12,16 +12,16 @@ import numpy as np
 import scipy  # imports scipy.stats at its first use: it takes a second
 
 RESAMPLES = 9999
-MIN_WINDOWS = 10  # with fewer, the resamples are too alike for an interval or a p-value
+MIN_WINDOWS = 10  # with fewer, there are too few different resamples for an interval
 
 
 class Difference(NamedTuple):
-    """A difference of two models, its interval and its p-value; each float64 [x]."""
+    """A difference between two models, its interval and its p-value; each float64 [x]."""
 
     estimate: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    p: np.ndarray  # two-sided, of no difference
+    p: np.ndarray  # two-sided, under the hypothesis of no difference
 
 
 def paired_bootstrap(
@@ -31,16 +31,17 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """The mean difference per unit of weight, sum(difference) / sum(weight), over windows.
+    """The weighted mean difference over windows, sum(difference) / sum(weight).
 
-    Windows are drawn with replacement, each with both models' results: what makes a window hard
-    for both cancels out. The interval is the bias-corrected and accelerated one (BCa, Efron 1987);
-    p is the share of resamples that lie as far from the estimate as the estimate from 0, one added
-    to both counts (Davison & Hinkley 1997, section 4.4). A pure function of its arguments.
+    Windows are drawn with replacement, each with both models' results, so that what makes a window
+    hard for both cancels out. The interval is the bias-corrected and accelerated one (BCa, Efron
+    1987); p is the share of resamples that lie at least as far from the estimate as the estimate
+    lies from 0, with one added to both counts (Davison & Hinkley 1997, section 4.4). A pure
+    function of its arguments.
 
     Args:
       difference_xW: of each window, one model's result minus the other's.
-      weight_xW: of each window, positive; ones for a plain mean.
+      weight_xW: the positive weight of each window; ones for a plain mean.
 
     Raises:
       ValueError: fewer than `MIN_WINDOWS` windows, or shapes that differ.
@@ -55,10 +56,10 @@ def paired_bootstrap(
         return difference.sum(axis) / weight.sum(axis)
 
     with warnings.catch_warnings():
-        # Where all windows differ by the same amount, there is no interval: see below.
+        # If all windows differ by the same amount, the interval is NaN, which is replaced below.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")
-        found = scipy.stats.bootstrap(
+        result = scipy.stats.bootstrap(
             (difference_xW, weight_xW),
             ratio,
             paired=True,
@@ -71,12 +72,12 @@ def paired_bootstrap(
             rng=np.random.default_rng(seed),
         )
     estimate_x = np.asarray(ratio(difference_xW, weight_xW))
-    drawn_xR = found.bootstrap_distribution
+    drawn_xR = result.bootstrap_distribution
     low_x, high_x = (
         np.where(np.isnan(end), estimate_x, end)
-        for end in (found.confidence_interval.low, found.confidence_interval.high)
+        for end in (result.confidence_interval.low, result.confidence_interval.high)
     )
-    # Equal up to rounding counts as being as far.
+    # Equal up to rounding counts as equally far.
     distance_x = np.abs(estimate_x) * (1 - 1e-12)
     farther_x = (np.abs(drawn_xR - estimate_x[..., None]) >= distance_x[..., None]).sum(-1)
     return Difference(estimate_x, low_x, high_x, (farther_x + 1) / (resamples + 1))
@@ -85,8 +86,8 @@ def paired_bootstrap(
 def holm(p: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979), in their order.
 
-    The chance that any true hypothesis is rejected stays below the level, whatever the dependence
-    between the tests.
+    The probability of rejecting any true hypothesis stays below the level, however the tests depend
+    on each other.
     """
     corrected, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(np.argsort(p, kind="stable")):
