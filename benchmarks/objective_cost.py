@@ -1,17 +1,16 @@
-"""What a step of the default run spends on each objective: the time that leaving it out saves.
+"""What a step of the default run spends on each objective: what leaving it out saves.
 
-    python -m benchmarks.objective_cost [--rounds=N]
+    python -m benchmarks.objective_cost [--rounds=20]
 
-Programs of `configs/pretrain.py` are timed in turn on random batches: the whole step, without each
-objective, and without the contrast and the consistency of emotional_response. Printed are
-milliseconds of processor time, which other programs on the machine disturb less than they do the
-clock: the median of the rounds. Objectives share passes, so what each saves does not add up to the
-whole.
+For `configs/pretrain.py`, without each objective, and without the contrast and the consistency of
+emotional_response: the FLOPs of a step's matrix products (`training.model_flops`), and milliseconds
+of processor time, which other programs disturb less than they do the clock: the median of the
+rounds, in which all programs take turns on random batches. With --rounds=0 nothing is compiled, and
+only FLOPs are printed. Objectives share passes, so what each saves does not add up to the whole.
 """
 
 import argparse
 import statistics
-import sys
 import time
 
 import jax
@@ -19,29 +18,31 @@ import jax
 from configs import pretrain
 from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
 from igerg_jax.parallel import sharding
-from igerg_jax.training import train_state, train_step
+from igerg_jax.training import model_flops, train_state, train_step
 
 STEPS = 5  # in a round
 
 
 def variants() -> dict[str, dict[str, float]]:
-    """{name: {key: value}} of what differs from the default run."""
+    """{what is left out: {key: value}}, "" being the whole step."""
     without = [f"{name}.weight" for name in pretrain.get_config().objectives]
     without += [f"emotional_response.{part}_weight" for part in ("contrast", "consistency")]
     named = {key.removesuffix("weight").rstrip("._"): key for key in without}
-    return {"all": {}} | {name: {f"objectives.{key}": 0.0} for name, key in named.items()}
+    return {"": {}} | {name: {f"objectives.{key}": 0.0} for name, key in named.items()}
+
+
+def set_up(changes: dict[str, float]) -> train_state.TrainingSetup:
+    """The default run on one device, with changes."""
+    config = pretrain.get_config()
+    config.update_from_flattened_dict(changes)
+    words = config.data.tokenizer.vocab_size
+    return train_state.set_up_training(config, words, SENTENCEPIECE_IDS, jax.devices()[:1])
 
 
 class Program:
     """A compiled step, its state and its batch."""
 
-    def __init__(self, changes: dict[str, float]):
-        config = pretrain.get_config()
-        config.data.dataset = "synthetic"
-        config.update_from_flattened_dict(changes)
-        setup = train_state.set_up_training(
-            config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1]
-        )
+    def __init__(self, setup: train_state.TrainingSetup):
         self._compiled = train_step.lower_step(setup).compile()
         host = synthetic(setup.spec, SENTENCEPIECE_IDS, setup.model.vocab_size, seed=0)
         self._batch = sharding.to_devices(host, sharding.batch_sharding(setup.mesh))
@@ -57,23 +58,29 @@ class Program:
         self.milliseconds.append(1000 * (time.process_time() - start) / STEPS)
 
 
+def show(figures: dict[str, float], unit: str) -> None:
+    """Prints the whole, and what each is less."""
+    whole = figures[""]
+    print(f"the whole step: {whole:.1f} {unit}")
+    for name, figure in figures.items():
+        if name:
+            saved = whole - figure
+            print(f"without {name}: {saved:.1f} {unit} less ({saved / whole:.0%})", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
-    options = parser.parse_args()
-    programs = {}
-    for name, changes in variants().items():
-        programs[name] = Program(changes)
-        print(f"compiled: {name}", file=sys.stderr, flush=True)
-    for _ in range(options.rounds):
+    rounds = parser.parse_args().rounds
+    setups = {name: set_up(changes) for name, changes in variants().items()}
+    show({name: model_flops.model_flops(setup) / 1e9 for name, setup in setups.items()}, "GFLOP")
+    if not rounds:
+        return
+    programs = {name: Program(setup) for name, setup in setups.items()}
+    for _ in range(rounds):
         for program in programs.values():
             program.run()
-    taken = {name: statistics.median(p.milliseconds) for name, p in programs.items()}
-    whole = taken.pop("all")
-    print(f"all: {whole:.1f} ms")
-    for name, milliseconds in taken.items():
-        saved = whole - milliseconds
-        print(f"without {name}: {milliseconds:.1f} ms, {saved:.1f} less ({saved / whole:.0%})")
+    show({name: statistics.median(p.milliseconds) for name, p in programs.items()}, "ms")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def get_config(preset: str = "") -> ConfigDict:
     """Returns the pre-training config of one of `PRESETS` ("" = "local")."""
     name = preset or "local"
     if name not in PRESETS:
-        raise ValueError(f"unknown preset '{name}'; there are: {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset '{name}'; available: {', '.join(PRESETS)}")
     config = _all_keys()
     config.name, config.preset = "pretrain", name
     PRESETS[name](config)

@@ -1,7 +1,7 @@
-"""What MkDocs does besides its own work, to build the site of the docs (see mkdocs.yml).
+"""MkDocs hooks that build the site of the docs (see mkdocs.yml).
 
-The README, CONTRIBUTING.md and CHANGELOG.md are pages too; the references of commands and config
-keys are written from the code; formulas become MathML, which browsers draw themselves.
+README.md, CONTRIBUTING.md and CHANGELOG.md are pages too; the references of commands and config
+keys are generated from the code; formulas become MathML, which browsers render themselves.
 """
 
 import ast
@@ -29,16 +29,16 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 
 
 def on_files(files, config):
-    """Adds the pages that are made of other files."""
-    made = {page: (ROOT / file).read_text("utf-8") for page, file in PAGES.items()}
-    made |= {"reference/commands.md": commands(), "reference/config.md": config_reference()}
-    for page, text in made.items():
+    """Adds the pages that are generated."""
+    generated = {page: (ROOT / file).read_text("utf-8") for page, file in PAGES.items()}
+    generated |= {"reference/commands.md": commands(), "reference/config.md": config_reference()}
+    for page, text in generated.items():
         files.append(File.generated(config, page, content=text))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Has links that are right in the repository lead to pages of the site, or to the code."""
+    """Redirects links between files of the repository to pages of the site, or to the code."""
     place = posixpath.dirname(PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
     here = posixpath.dirname(page.file.src_uri)
     pages = {file: uri for uri, file in PAGES.items()}
@@ -53,7 +53,7 @@ def on_page_markdown(markdown, page, config, files):
         if files.get_file_from_path(uri) and (path in pages or path.startswith("docs/")):
             return f"{words}({posixpath.relpath(uri, here or '.')}{hash_}{anchor})"
         if not (ROOT / path).exists():
-            return match[0]  # a link to nothing: MkDocs says so
+            return match[0]  # a broken link, which MkDocs reports
         if not config.repo_url:
             return words.lstrip("!")[1:-1]
         return f"{words}({config.repo_url}/blob/main/{path}{hash_}{anchor})"
@@ -62,7 +62,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Formulas as MathML."""
+    """Converts formulas to MathML."""
 
     def mathml(match):
         display = "block" if match[1] == "div" else "inline"
@@ -72,7 +72,7 @@ def on_page_content(content, page, config, files):
 
 
 def commands() -> str:
-    """A section for each command of `igerg`, as its module describes it."""
+    """The page of commands: a section for each, with its module's docstring."""
     lines = ["# Commands", "", "`igerg COMMAND --help` also lists the flags and config keys.", ""]
     for name, command in COMMANDS.items():
         path = ROOT / (command.module.replace(".", os.sep) + ".py")
@@ -84,7 +84,7 @@ def commands() -> str:
 
 
 def config_reference() -> str:
-    """A table for each group of keys: value in the preset local, and what the comments say."""
+    """The page of config keys: tables with the values of the preset local, and the comments."""
     config = config_files.load(config_files.DEFAULT)
     values = config_keys.values_of(config)
     lines = [

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
-# The id order of the original work's label files; every dataset maps to it.
+# Ids are in the order of the original work's label files; every dataset's labels map to them.
 EMOTIONS = ("surprise", "fear", "disgust", "joy", "sadness", "anger", "neutral")
 EMOTION_ID = {name: i for i, name in enumerate(EMOTIONS)}
 NUM_EMOTIONS = len(EMOTIONS)
 NEUTRAL = EMOTION_ID["neutral"]
-UNKNOWN = -1  # an emotion nobody labelled; such a row adds 0 to a loss's sum and to its count
+UNKNOWN = -1  # not labelled; such a row adds 0 to a loss's sum and to its count
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """Token ids with a role. They come from the tokenizer, never from constants elsewhere."""
+    """Ids of the special tokens. They come from the tokenizer, never from constants elsewhere."""
 
     pad: int
     bos: int
@@ -51,13 +51,13 @@ class BatchSpec:
     images: int  # N
     context_tokens: int  # S
     response_tokens: int  # T
-    image_size: int  # pixels a side, 0 with precomputed features
+    image_size: int  # pixels per side, 0 with precomputed features
     feature_dim: int  # F, 0 with pixels
-    groups: tuple[str, ...] = ()  # mixtures with arrays of their own: "<group>/<name>"
+    groups: tuple[str, ...] = ()  # mixtures that have their own arrays: "<group>/<name>"
 
     @classmethod
     def of(cls, settings: Any, batch_size: int) -> BatchSpec:
-        """The sizes under `config.data`; one image a turn, the response's too."""
+        """The sizes in `config.data`, with one image per turn, the response included."""
         return cls(
             batch_size=batch_size,
             images=settings.context_turns + 1,
@@ -69,7 +69,7 @@ class BatchSpec:
         )
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Returns {array name: (shape, dtype)}: the whole contract."""
+        """Returns the complete contract, {array name: (shape, dtype)}."""
         b, n, s, t = self.batch_size, self.images, self.context_tokens, self.response_tokens
         boolean, integer = np.dtype(np.bool_), np.dtype(np.int32)
         features = ((b, n, self.feature_dim), np.dtype(np.float32))
@@ -90,12 +90,15 @@ class BatchSpec:
 
 
 def mixed_groups(settings: Any) -> tuple[str, ...]:
-    """Names of the mixtures under `config.data` that make a batch for some objectives alone."""
+    """The mixtures in `config.data` whose batches only certain objectives read."""
     return tuple(name for name, mixture in settings.mixtures.items() if mixture.objectives)
 
 
 def group_of(batch: dict[str, Any], group: str) -> dict[str, Any]:
-    """The arrays of one group under their plain names; the main ones where it has none ("")."""
+    """The batch as the objectives of one group read it, without the prefix in the names.
+
+    An array that the group lacks is the main group's, "".
+    """
     prefix = f"{group}/"
     grouped = {
         n.removeprefix(prefix): a for n, a in batch.items() if group and n.startswith(prefix)
@@ -105,19 +108,20 @@ def group_of(batch: dict[str, Any], group: str) -> dict[str, Any]:
 
 
 def check(batch: dict[str, np.ndarray], spec: BatchSpec) -> None:
-    """Raises ValueError naming the first array that is missing, extra, or of another shape."""
+    """Raises ValueError for the first array that is missing, extra, or of wrong shape or dtype."""
     expected = spec.shapes()
     for name in sorted(expected.keys() | batch.keys()):
-        if name not in batch or name not in expected:
-            where = "missing from" if name in expected else "not part of"
-            raise ValueError(f"batch: array '{name}' is {where} the batch contract")
+        if name not in batch:
+            raise ValueError(f"batch: array '{name}' is missing")
+        if name not in expected:
+            raise ValueError(f"batch: array '{name}' is not part of the contract")
         actual = (tuple(batch[name].shape), np.dtype(batch[name].dtype))
         if actual != expected[name]:
-            raise ValueError(f"batch: '{name}' is {actual}, the contract says {expected[name]}")
+            raise ValueError(f"batch: '{name}' is {actual}, the contract requires {expected[name]}")
 
 
 def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) -> dict:
-    """A random batch of NumPy arrays that obeys the contract, a pure function of the arguments."""
+    """A random batch of NumPy arrays that obeys the contract; a pure function of its arguments."""
     rng = np.random.default_rng(seed)
     b, n, s, t = spec.batch_size, spec.images, spec.context_tokens, spec.response_tokens
     words = np.setdiff1d(np.arange(vocab_size), dataclasses.astuple(special))
@@ -150,9 +154,9 @@ def synthetic(spec: BatchSpec, special: SpecialIds, vocab_size: int, seed: int) 
         batch["features"] = rng.standard_normal((b, n, spec.feature_dim), dtype=np.float32)
     else:
         batch["images"] = rng.integers(0, 256, size=(b, n, spec.image_size, spec.image_size, 3))
-    alone = dataclasses.replace(spec, groups=())
-    batch = {name: batch[name].astype(dtype) for name, (_, dtype) in alone.shapes().items()}
+    ungrouped = dataclasses.replace(spec, groups=())
+    batch = {name: batch[name].astype(dtype) for name, (_, dtype) in ungrouped.shapes().items()}
     for number, group in enumerate(spec.groups, 1):
-        group_arrays = synthetic(alone, special, vocab_size, seed + number)
+        group_arrays = synthetic(ungrouped, special, vocab_size, seed + number)
         batch |= {f"{group}/{name}": array for name, array in group_arrays.items()}
     return batch

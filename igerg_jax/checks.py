@@ -1,7 +1,7 @@
 """Config and data validation, run before anything compiles.
 
-Each room checks what it owns; every entry point calls one of these, which combine those checks,
-once at its start.
+Each room checks its own settings. The functions here combine those checks, and every entry point
+calls one of them at its start.
 """
 
 import functools
@@ -46,10 +46,10 @@ PROFILE_RANGES = (Range("after_steps", at_least=0), Range("steps", at_least=0))
 
 
 def check_training(config: Any, starts: bool) -> None:
-    """Raises UserError where a run of `config` could not train, evaluate and save.
+    """Raises UserError if a run of `config` could not train, evaluate or save.
 
     Args:
-      starts: the run has no checkpoint yet, so its first parameters must come from somewhere.
+      starts: the run has no checkpoint yet, so the source of its first parameters is checked too.
     """
     is_synthetic = config.data.dataset == datasets.SYNTHETIC
     profile = functools.partial(check_constraints, "profile", config.profile, PROFILE_RANGES)
@@ -87,10 +87,10 @@ def check_training(config: Any, starts: bool) -> None:
 
 
 def check_step(config: Any, devices: Any | None = None) -> Mesh:
-    """Raises UserError where the training step could not be built; returns the mesh.
+    """Raises UserError if the training step could not be built; returns the mesh.
 
     Args:
-      devices: that the step is compiled for; default all of this machine's.
+      devices: those that the step is compiled for; None = all of this machine's.
     """
     check_all(*_of_step(config))
     mesh = _check_model(config, devices).mesh
@@ -99,18 +99,18 @@ def check_step(config: Any, devices: Any | None = None) -> Mesh:
 
 
 def check_examples(config: Any) -> None:
-    """Raises UserError where there could be no examples to look at, on any machine."""
+    """Raises UserError if `config` could not produce examples to show, on whatever machine."""
     check_all(*_of_model(config), functools.partial(objectives.check, config))
     mixtures.check_start(config)
 
 
 def check_model(config: Any) -> None:
-    """Raises UserError where a value under `config.model` or `config.data` is not allowed."""
+    """Raises UserError if a value under `config.model` or `config.data` is not allowed."""
     check_all(*_of_model(config))
 
 
 def check_inference(config: Any) -> None:
-    """Raises UserError where a checkpoint could not be evaluated or generated with."""
+    """Raises UserError if `config` could not be used to evaluate a checkpoint or to generate."""
     check_all(*_of_model(config), *_of_evaluation(config))
     _check_evaluation_batch(config, _check_model(config).mesh)
     text_labeller.of_config(config)
@@ -118,28 +118,28 @@ def check_inference(config: Any) -> None:
 
 
 def check_data(dataset: datasets.Dataset, config: Any) -> None:
-    """Raises UserError where a dataset does not fit the config, or lacks a split or what an
+    """Raises UserError if a dataset does not fit the config, or lacks a split or what an
     objective needs."""
-    if config.data.dataset != datasets.SYNTHETIC:  # has everything
+    if config.data.dataset != datasets.SYNTHETIC:  # which has all that objectives need
         mixtures.check(dataset, config)
 
 
 def check_evaluation_data(
     dataset: datasets.Dataset, config: Any, keys: Sequence[str] = mixtures.SPLIT_KEYS
 ) -> None:
-    """Raises UserError where there is nothing to evaluate or to respond to.
+    """Raises UserError if there is nothing to evaluate or to respond to.
 
     Args:
-      keys: of `config.data`, of the splits that are used; an evaluation counts words in the one
-        that was trained on, too.
+      keys: the keys of `config.data` that name the splits used. An evaluation also
+        uses the training split, to count its words.
     """
     if not dataset.split_names:
         raise UserError(f"data.dataset is '{config.data.dataset}': there is nothing to evaluate on")
     mixtures.check_splits(dataset, config, keys)
 
 
-# Checks of what a config says by itself. They take no time, so that all of its mistakes are said at
-# once, before the model is traced.
+# Checks of a config's values alone. They are quick, so all mistakes are reported together, before
+# the model is traced.
 def _of_model(config: Any) -> list[Callable[[], object]]:
     model, partial = config.model, functools.partial
     places = igerg.EMOTION_EMBEDDINGS
@@ -182,7 +182,7 @@ def _check_dtype(name: str) -> None:
 
 
 def _check_model(config: Any, devices: Any | None = None) -> Setup:
-    # A tokenizer that is given may have another vocabulary size; nothing else can differ.
+    # An existing tokenizer may have another vocabulary size; nothing else can differ.
     setup = set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
     try:
         jax.eval_shape(lambda: base_key(config))

@@ -1,4 +1,4 @@
-"""What the values of config keys may be: declared beside the code that reads them.
+"""The allowed values of config keys, declared beside the code that reads them.
 
 `igerg_jax.checks` checks every declaration before anything compiles.
 """
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A number that a setting may be; None = no such bound. No range holds NaN or infinity."""
+    """The range of a numeric setting; None = no such bound. No range holds NaN or infinity."""
 
     setting: str
     at_least: float | None = None
@@ -49,6 +49,7 @@ class Range(NamedTuple):
             raise UserError(f"{group}.{self.setting}={value} must be {self.describe()}")
 
     def allows(self, value: float) -> bool:
+        """Whether `value` is within the range."""
         return not (
             not math.isfinite(value)
             or (self.at_least is not None and value < self.at_least)
@@ -68,7 +69,7 @@ class Range(NamedTuple):
 
 
 def check_whole_numbers(config: Mapping[str, Any]) -> None:
-    """Raises UserError, with a line for each whole number in a config that no array can hold."""
+    """Raises UserError with a line for each whole number in a config that overflows an int32."""
     check_all(*(functools.partial(_check_size, *found) for found in _whole_numbers(config)))
 
 
@@ -78,7 +79,7 @@ def _check_size(key: str, value: int) -> None:
 
 
 def _whole_numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """(dotted key, number) for each one in nested mappings and lists."""
+    """(dotted key, number) of each whole number in nested mappings and lists."""
     if isinstance(value, int):
         yield key, value
     elif hasattr(value, "items"):
@@ -92,7 +93,7 @@ def _whole_numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
 def check_constraints(
     group: str, settings: Mapping[str, Any], declared: Iterable[Choice | Range]
 ) -> None:
-    """Raises UserError, with a line for each setting whose value is not allowed."""
+    """Raises UserError with a line for each setting whose value is not allowed."""
     check_all(*(functools.partial(setting.check, group, settings) for setting in declared))
 
 

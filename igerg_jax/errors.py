@@ -1,4 +1,4 @@
-"""The exceptions that a command turns into one message, and what such messages name."""
+"""Exceptions that end a command with one message, and functions that help to raise them."""
 
 import difflib
 import re
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
-    """Bad input. The message names what is wrong and what to do about it."""
+    """Bad input. The message says what is wrong and how to fix it."""
 
     exit_code = 2
 
 
 def check_all(*checks: Callable[[], object]) -> None:
-    """Runs all checks. Raises one UserError with the message, on a line, of each that fails."""
+    """Runs all checks, then raises one UserError with a line for each that failed."""
     messages: list[str] = []
     for check in checks:
         try:
@@ -23,15 +23,15 @@ def check_all(*checks: Callable[[], object]) -> None:
         raise UserError("\n".join(messages))
 
 
-def check_known(name: str, known: Iterable[str], what: str) -> None:
-    """Raises UserError if `name` is not known: `what` says so, and the known names follow."""
+def check_known(name: str, known: Iterable[str], message: str) -> None:
+    """Raises UserError unless `name` is one of `known`: `message`, then the known names."""
     known = list(known)
     if name not in known:
-        raise UserError(f"{what}; there are: {', '.join(known)}")
+        raise UserError(f"{message}; available: {', '.join(known)}")
 
 
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
-    """The names most like `name`, as a whole or by their last part."""
+    """The `count` names most similar to `name`, compared in full or by their last part."""
 
     def last(path: str) -> str:
         return re.split(r"[./]", path.removesuffix(".py"))[-1]
@@ -45,13 +45,13 @@ def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on. It ends with the message, and with `exit_code`."""
+    """A run that cannot continue. Its command exits with the message and `exit_code`."""
 
     exit_code = 1
 
 
 class ProcessEnded(RunError):
-    """Another process of the run has ended before its time."""
+    """Another process of the run exited early."""
 
     exit_code = 4
 
@@ -63,7 +63,7 @@ class ProcessMissing(RunError):
 
 
 class ProcessStalled(RunError):
-    """A process of the run has stopped answering, or makes no progress."""
+    """A process of the run no longer responds, or makes no progress."""
 
     exit_code = 6
 

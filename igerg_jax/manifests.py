@@ -1,10 +1,10 @@
-"""Lists of files with sizes and checksums, so that damage is found before the files are trusted.
+"""Lists of files with sizes and checksums, so that damage is found before the files are used.
 
     <folder>/files.json    {file: {"bytes": size, "crc32c": checksum}}
 
-The checksum is CRC32C as Cloud Storage writes it (base64, big-endian). A bucket's listing has it,
-so that nothing is read there, neither to write a list nor to check it; and a folder may be copied
-from a bucket to a disk and is still checked. Older lists have "sha256" instead.
+The checksum is CRC32C in Cloud Storage's notation (base64, big-endian). A bucket's listing includes
+it, so lists there are written and checked without reading the files, and a folder that is copied
+from a bucket to a disk can still be checked. Older lists have "sha256" instead.
 """
 
 import base64
@@ -25,35 +25,40 @@ FILE = "files.json"
 _BLOCK_BYTES = 1 << 22
 
 Files = dict[str, dict[str, Any]]  # relative path: {"bytes": …, "crc32c": …}
-# (checksums, how many, of how many bytes) -> the same checksums: reports progress
-Watch = Callable[[Iterable[str], int, int], Iterable[str]]
+# (checksums, number of files, bytes in all) -> the same checksums; reports progress meanwhile
+Progress = Callable[[Iterable[str], int, int], Iterable[str]]
 
 
-def _silently(sums: Iterable[str], count: int, size: int) -> Iterable[str]:
+def _no_progress(sums: Iterable[str], count: int, size: int) -> Iterable[str]:
     return sums
 
 
-def write(folder: epath.PathLike, without: Collection[str] = (), watch: Watch = _silently) -> None:
-    """Lists every file below `folder` in its files.json, but for the names and folders at its top
-    that are in `without`."""
+def write(
+    folder: epath.PathLike, without: Collection[str] = (), progress: Progress = _no_progress
+) -> None:
+    """Writes files.json, which lists every file below `folder`.
+
+    Args:
+      without: top-level files and folders to leave out.
+    """
     files = {
         name: facts
-        for name, facts in found(folder).items()
+        for name, facts in list_files(folder).items()
         if name.partition("/")[0] not in (*without, FILE)
     }
     names = [] if storage.is_bucket(folder) else list(files)
     sizes = sum(files[name]["bytes"] for name in names)
-    sums = watch(checksums(folder, [(name, "crc32c") for name in names]), len(names), sizes)
+    sums = progress(checksums(folder, [(name, "crc32c") for name in names]), len(names), sizes)
     for name, checksum in zip(names, sums, strict=True):
         files[name]["crc32c"] = checksum
     storage.write_text(epath.Path(folder) / FILE, json.dumps(files, indent=1) + "\n")
 
 
 def add(folder: epath.PathLike, name: str) -> None:
-    """Lists a file that was written after the others. Does nothing where there is no list."""
+    """Adds a file to files.json, or replaces its entry; does nothing if there is no files.json."""
     if not (epath.Path(folder) / FILE).exists():
         return
-    facts = found(folder)[name]
+    facts = list_files(folder)[name]
     if not storage.is_bucket(folder):
         (facts["crc32c"],) = checksums(folder, [(name, "crc32c")])
     files = read(folder) | {name: facts}
@@ -61,53 +66,53 @@ def add(folder: epath.PathLike, name: str) -> None:
 
 
 def read(folder: epath.PathLike) -> Files:
-    """What `write` listed. Raises OSError without a list, ValueError where it is damaged."""
+    """The content of files.json. Raises OSError if there is none, ValueError if it is damaged."""
     files = json.loads((epath.Path(folder) / FILE).read_text())
-    whole = isinstance(files, dict) and all(
+    is_valid = isinstance(files, dict) and all(
         isinstance(facts, dict) and isinstance(facts.get("bytes"), int) for facts in files.values()
     )
-    if not whole:
-        raise ValueError("it is no list of files")
+    if not is_valid:
+        raise ValueError("it is not a list of files")
     return files
 
 
 def damage(
     folder: epath.PathLike,
-    summed: Callable[[str], bool] = lambda name: True,
-    watch: Watch = _silently,
+    compares_checksum: Callable[[str], bool] = lambda name: True,
+    progress: Progress = _no_progress,
 ) -> list[str]:
-    """One line for each listed file that is not as it was written; the list itself may be.
+    """Returns a line for each listed file that is missing or changed, or one if the list itself is.
 
     Args:
-      summed: which files' checksums are compared; sizes are always compared.
+      compares_checksum: whether to compare a file's checksum, by name; sizes always are.
     """
     try:
         listed = read(folder)
     except (OSError, ValueError) as error:
         return [f"{FILE}: {error}"]
-    there, lines, expected = found(folder), [], {}
+    actual, lines, expected = list_files(folder), [], {}
     for name, facts in listed.items():
         kind = "crc32c" if "crc32c" in facts else "sha256"
-        if name not in there:
+        if name not in actual:
             lines.append(f"{name} is missing")
-        elif there[name]["bytes"] != facts["bytes"]:
-            lines.append(f"{name} has {there[name]['bytes']:,} bytes, not {facts['bytes']:,}")
-        elif kind in facts and summed(name) and there[name].get(kind) != facts[kind]:
+        elif actual[name]["bytes"] != facts["bytes"]:
+            lines.append(f"{name} has {actual[name]['bytes']:,} bytes, not {facts['bytes']:,}")
+        elif kind in facts and compares_checksum(name) and actual[name].get(kind) != facts[kind]:
             expected[name, kind] = facts[kind]
-    if storage.is_bucket(folder):  # its listing has all that is known without reading
+    if storage.is_bucket(folder):  # has no checksums but those of its listing
         sums: Iterable[str] = [
-            str(there[name].get(kind, checksum)) for (name, kind), checksum in expected.items()
+            str(actual[name].get(kind, checksum)) for (name, kind), checksum in expected.items()
         ]
     else:
-        sizes = sum(there[name]["bytes"] for name, _ in expected)
-        sums = watch(checksums(folder, list(expected)), len(expected), sizes)
+        sizes = sum(actual[name]["bytes"] for name, _ in expected)
+        sums = progress(checksums(folder, list(expected)), len(expected), sizes)
     pairs = zip(expected.items(), sums, strict=True)
     changed = [name for ((name, _), checksum), now in pairs if now != checksum]
-    return lines + [f"{name} has other bytes than were written" for name in changed]
+    return lines + [f"{name} differs from what was written" for name in changed]
 
 
-def found(folder: epath.PathLike) -> Files:
-    """The files below `folder` with their sizes; in a bucket, with their checksums too."""
+def list_files(folder: epath.PathLike) -> Files:
+    """The files below `folder` with their sizes, and in a bucket also their checksums."""
     if not storage.is_bucket(folder):
         root = pathlib.Path(folder)
         paths = sorted(path for path in root.rglob("*") if path.is_file())

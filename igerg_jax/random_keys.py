@@ -1,8 +1,8 @@
 """Random keys, by name and by example.
 
-Everything random in a step is drawn from the step's key folded with a stable hash of a name, and
-with the examples' places in the global batch. So an objective's draws depend neither on which
-other objectives there are nor on how devices, hosts and accumulation steps share the batch.
+Every random draw of a step uses the step's key, folded with a stable hash of a name and with the
+examples' indices in the global batch. So an objective's draws depend neither on which other
+objectives there are nor on how the batch is split over devices, hosts and accumulation steps.
 """
 
 import zlib
@@ -16,7 +16,7 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
 
 
 def row_keys(key: jax.Array, rows_B: jax.Array) -> jax.Array:
-    """One key per example, from its place in the global batch (int32 [B]).
+    """One key per example, from its index in the global batch (int32 [B]).
 
     They are threefry keys whatever `train.prng` is: what is masked must not depend on the mesh.
     """
@@ -25,5 +25,5 @@ def row_keys(key: jax.Array, rows_B: jax.Array) -> jax.Array:
 
 
 def batch_key(key: jax.Array, rows_B: jax.Array) -> jax.Array:
-    """A key for noise drawn over a whole (micro-)batch at once, such as dropout."""
+    """One key for noise that is drawn for all of a (micro-)batch at once, such as dropout."""
     return jax.random.fold_in(key, rows_B[0])

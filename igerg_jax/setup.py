@@ -1,8 +1,8 @@
-"""What every entry point that uses a model starts from: the module, its mesh, and the shapes and
+"""The starting point of all code that uses a model: the module, its mesh, and the shapes and
 shardings of its parameters.
 
-No parameter is computed here. Nothing is specific to training: `igerg_jax.training.train_state`
-adds the optimizer's state.
+`set_up` computes no parameters. Nothing here is specific to training:
+`igerg_jax.training.train_state` adds the optimizer's state.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class Setup:
     model: Igerg
     spec: BatchSpec  # of a training batch
     mesh: Mesh
-    rules: tuple  # logical axis names to mesh axes
+    rules: tuple  # (logical axis name, mesh axes) pairs
     abstract_params: Any  # `jax.ShapeDtypeStruct` leaves with their shardings
 
     @property
@@ -48,7 +48,7 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     """The model that `config` describes, and its shardings over `devices` (default all).
 
     Raises:
-      UserError: the mesh does not fit the devices, a size does not divide.
+      UserError: the mesh does not fit the devices, or a dimension does not divide over its axes.
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     model = build_model(config, vocab_size, special)
@@ -67,7 +67,7 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
       config: one that `igerg_jax.checks.check_model` has passed.
 
     Raises:
-      UserError: sizes that do not go together.
+      UserError: the data's sequences are longer than the model's position table.
     """
     model, data = config.model, config.data
     longest = max(data.context_tokens, data.response_tokens)
@@ -118,12 +118,12 @@ def mesh_context(setup: Setup):
 
 
 def base_key(config: Any) -> jax.Array:
-    """The key that everything random in a run is folded from."""
+    """The key from which all random keys of a run are derived."""
     return jax.random.key(config.seed, impl=config.train.prng)
 
 
 class Jitted:
-    """`function(model, ...)` jitted on the setup's mesh, its result replicated on every device."""
+    """`function(model, ...)` jitted on the setup's mesh, with its result replicated."""
 
     def __init__(self, setup: Setup, function: Callable):
         self._setup = setup
@@ -137,25 +137,25 @@ class Jitted:
             return self._function(*arguments)
 
     def compile(self, *arguments: Any) -> None:
-        """Compiles for arguments like these (arrays, or `jax.ShapeDtypeStruct`s with shardings), so
-        that the first call does not."""
+        """Compiles ahead of the first call, for arguments like these: arrays, or
+        `jax.ShapeDtypeStruct`s with shardings."""
         with mesh_context(self._setup):
             self._function.lower(*arguments).compile()
 
 
 def replicated_key(setup: Setup) -> jax.Array:
-    """The run's key, on every device."""
+    """`base_key`, replicated on every device of the mesh."""
     return Jitted(setup, lambda model: base_key(setup.config))()
 
 
 def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
     """Boxed parameters: arrays with their logical axis names."""
-    # Not of `train.prng`: the first parameters must not depend on the mesh.
+    # Not `train.prng`: initial parameters must not depend on the mesh.
     key = jax.random.key(config.seed, impl="threefry2x32")
     return model.init(key, _one_row(model, spec))["params"]
 
 
-@functools.lru_cache(maxsize=8)  # the checks, training and evaluation of one run each set up
+@functools.lru_cache(maxsize=8)  # checks, training and evaluation each call `set_up`
 def _abstract_params(model: Igerg, spec: BatchSpec) -> Any:
     """The shapes of `init_params`, which depend on neither the seed nor the mesh."""
     init = functools.partial(model.init, jax.random.key(0))
@@ -171,7 +171,7 @@ def _one_row(model: Igerg, spec: BatchSpec) -> dict[str, np.ndarray]:
 
 
 def enable_compilation_cache(config: Any) -> None:
-    """Keeps compiled programs between runs, unless JAX's own setting says where already."""
+    """Sets JAX's compilation cache to `config.compilation_cache_dir`, unless it is set already."""
     if config.compilation_cache_dir and jax.config.jax_compilation_cache_dir is None:
         folder = os.path.expanduser(config.compilation_cache_dir)
         jax.config.update("jax_compilation_cache_dir", folder)

@@ -1,8 +1,8 @@
-"""Paths as people type them; files that are complete or absent; and files of JSON lines.
+"""Paths as users type them, atomic writes, and JSON Lines files.
 
-A killed writer never leaves a partial file under the final name, on a local disk or in a bucket.
-Neither etils nor tensorflow.io offers this. Files of JSON lines, which are appended to, may end in
-half a line: their reader leaves it out.
+A writer that is killed never leaves a partial file under the final name, on a local disk or in a
+bucket; neither etils nor tensorflow.io offers this. JSON Lines files are appended to, so they may
+end in a partial line, which the reader skips.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ UNFINISHED = "unfinished-"  # prefix of temporary names; a killed process leaves
 
 
 def parse_path(text: str) -> epath.Path:
-    """A path as typed: "~" is the home folder, gs:// a bucket of Google Cloud Storage.
+    """A path as typed: "~" is the home folder, gs:// a Google Cloud Storage bucket.
 
     Raises:
-      UserError: unknown storage, or its package is not installed.
+      UserError: another scheme than gs://, or gcsfs is not installed.
     """
     scheme, colon, _ = text.partition("://")
     if not colon:
@@ -40,14 +40,14 @@ def parse_path(text: str) -> epath.Path:
 
 
 def is_bucket(path: epath.PathLike) -> bool:
-    """Whether `path` is in an object store, where a file appears once it is complete."""
+    """Whether `path` is in an object store, where a file appears only once it is complete."""
     return "://" in os.fspath(path)
 
 
 def bucket_files() -> Any:
-    """The gcsfs file system that epath uses (fsspec keeps one for the same arguments), after it has
-    forgotten its listings: others write there too."""
-    import fsspec  # installed where there is a path in a bucket
+    """The gcsfs file system that epath uses (fsspec caches one per arguments), with its cached
+    listings dropped, because other processes write to the bucket too."""
+    import fsspec  # comes with gcsfs, which `parse_path` requires
 
     files = fsspec.filesystem("gcs", finalize_on_close=True)
     files.invalidate_cache()
@@ -72,13 +72,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the content of `path` by `text`, in UTF-8; readers see the old or the new one."""
+    """Writes `text` to `path` in UTF-8; readers see either the old content or the new."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json_object(path: epath.PathLike) -> dict[str, Any]:
-    """The object in a .json file; {} where there is no file. Raises UserError for anything else."""
+    """The object in a .json file; {} if there is no file. Raises UserError for anything else."""
     path = epath.Path(path)
     if not path.exists():
         return {}
@@ -87,12 +87,12 @@ def read_json_object(path: epath.PathLike) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
     if not isinstance(value, dict):
-        raise UserError(f"'{path}' is JSON, but no object; delete it or run again")
+        raise UserError(f"'{path}' is JSON but not an object; delete it or run again")
     return value
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it came from, says that a disk or quota is full."""
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one of its causes, says that a disk or quota is full."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -102,7 +102,7 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def full(folder: epath.PathLike) -> str:
+def full_disk(folder: epath.PathLike) -> str:
     """ "the disk of 'FOLDER' is full (3 MB are free)"."""
     place = pathlib.Path(folder).absolute()
     while not place.exists():
@@ -111,20 +111,21 @@ def full(folder: epath.PathLike) -> str:
 
 
 def megabytes(size: float) -> str:
+    """`size` bytes in MB, with a decimal if below 10 MB."""
     return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
 class JsonLines(NamedTuple):
-    """What `read_json_lines` found."""
+    """The content of a JSON Lines file."""
 
     objects: list[dict[str, Any]]
-    bad_lines: int  # not UTF-8, not JSON (a killed run leaves half a line), or not an object
+    bad_lines: int  # not UTF-8, not JSON (a killed run leaves a partial line), or not an object
 
 
 def read_json_lines(path: epath.PathLike) -> JsonLines:
-    """The objects of a .jsonl file, one a line; none where there is no file.
+    """The objects of a .jsonl file, one per line; none if there is no file.
 
-    Lines end with "\\n" alone: JSON strings may hold the other characters at which
+    Only "\\n" ends a line: JSON strings may contain the other characters at which
     `str.splitlines` splits, such as U+2028.
     """
     path = epath.Path(path)

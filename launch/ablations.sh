@@ -11,6 +11,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
 ensure_venv requirements.txt
-# As launch/local.sh.
+# As in launch/local.sh.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec .venv/bin/python -m igerg_jax.tools.ablations "$@"

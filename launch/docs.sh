@@ -2,7 +2,7 @@
 # Builds the site of the docs into build/site, and fails on a broken link:
 #
 #   ./launch/docs.sh          # builds it
-#   ./launch/docs.sh serve    # serves it on this machine, anew after each change
+#   ./launch/docs.sh serve    # serves it on this machine, rebuilt after each change
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/venv.sh

@@ -67,11 +67,11 @@ for ((i = 0; i < processes; i++)); do
   pids+=($!)
   echo "[$i] pid $!" >&2
 done
-if [[ -n "$sent" ]]; then signal_all "$sent"; fi # some may not have been there yet
+if [[ -n "$sent" ]]; then signal_all "$sent"; fi # some may not have been started yet
 
 advice() {
   if (($1 == 137 && interrupts < 2)); then
-    echo " (killed; where nobody did it, memory ran out): the same command resumes the run"
+    echo " (killed; if nobody did that, memory ran out): the same command resumes the run"
   fi
 }
 

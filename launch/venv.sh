@@ -3,7 +3,7 @@
 #
 #   ensure_venv FILE...   creates .venv with a supported Python and installs these requirement
 #                         files into it; does nothing if that has been done already.
-#   ensure_igerg          puts the command .venv/bin/igerg there, which runs this folder's code.
+#   ensure_igerg          installs the command .venv/bin/igerg, which runs this folder's code.
 
 MIN_PYTHON="(3, 11)"   # inclusive
 BELOW_PYTHON="(3, 14)" # exclusive: the pinned requirements are tested below it
@@ -71,7 +71,7 @@ sys.exit(not $MIN_PYTHON <= sys.version_info[:2] < $BELOW_PYTHON)" >/dev/null 2>
   for file in "${missing[@]}"; do stamp_of "$file" >".venv/installed-$file"; done
 }
 
-# Nothing else needs it: without an index for the build backend, say so and go on.
+# Nothing else needs it, so if there is no index for the build backend, a message is enough.
 ensure_igerg() {
   if [[ "$(cat .venv/installed-igerg 2>/dev/null)" == "$(stamp_of pyproject.toml)" ]]; then return; fi
   if UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . \

@@ -28,6 +28,8 @@ for _flag, _value in _FLAGS:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # [B, D] + [D] must be broadcast explicitly: most shape bugs are silent broadcasts.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# Lowered programs do not say which line each operation comes from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Nothing here uses Keras, which TensorFlow imports unless told to use a package that is not there.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")

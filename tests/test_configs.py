@@ -111,7 +111,7 @@ def test_builds(name, preset):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_refuses_an_unknown_preset(name):
-    with pytest.raises(ValueError, match="unknown preset 'huge'; there are: local"):
+    with pytest.raises(ValueError, match="unknown preset 'huge'; available: local"):
         get_config(name, "huge")
 
 

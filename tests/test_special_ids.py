@@ -177,7 +177,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(run, tmp_path):
     texts = [text.upper() for text in byte_pairs.TEXTS]
     other = byte_pairs.train(tmp_path / "other", 320, texts)
     config.data.tokenizer.path = str(other)
-    with pytest.raises(UserError, match="tokenizer that does not match"):
+    with pytest.raises(UserError, match="tokenizer does not match"):
         modes.evaluate(config, workdir, None)
 
 

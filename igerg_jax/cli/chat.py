@@ -1,13 +1,13 @@
-"""A conversation in the terminal: one line a turn.
+"""A conversation in the terminal, one line per turn.
 
-/face FILE        the face of the responder; /face none takes it away
+/face FILE        the face of the responder; /face none removes it
 /emotion joy      the emotion to answer with; /emotion auto: the one seen in the face
-/guidance 2       how strongly face and emotion pull at the words; 0 is plain decoding
+/guidance 2       how strongly face and emotion steer the words; 0 is plain decoding
 /strategy beam    greedy, sample or beam
-/again            another answer to the last line, drawn at random
+/again            another answer to the last line, sampled at random
 /new              a new conversation
-/help             these lines
-/quit             ends it, as Ctrl-D and Ctrl-C do
+/help             this list
+/quit             ends the conversation, as Ctrl-D and Ctrl-C do
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ AUTO, NONE = "auto", "none"
 
 
 class Chat:
-    """The conversation so far, and how it is answered."""
+    """The conversation so far, and the settings with which the responder answers it."""
 
     def __init__(self, responder: Responder):
         self._responder = responder
@@ -34,8 +34,8 @@ class Chat:
         self._face: np.ndarray | None = None  # pixels
         self._emotion: str | None = None
         self._guidance, self._strategy = responder.guidance, responder.strategy
-        self._asked: list[Turn] = []  # what the last answer was given to
-        self._draw = 0
+        self._asked: list[Turn] = []  # the turns that the last answer responds to
+        self._draw = 0  # counts the answers to the same turns
         self._commands: dict[str, Callable[[str], str]] = {
             "face": self._set_face,
             "emotion": self._set_emotion,
@@ -47,10 +47,10 @@ class Chat:
         }
 
     def reply(self, line: str) -> str:
-        """What a line is answered with, a command's effect or a response.
+        """The reply to a line: a description of what the command did, or a response.
 
         Raises:
-          UserError: a command or what it names is wrong. The conversation is as it was.
+          UserError: an unknown command, or a wrong argument. The conversation is unchanged.
         """
         if not line.startswith("/"):
             return self._say(line)
@@ -75,14 +75,14 @@ class Chat:
             turns, self._face, self._emotion, self._guidance, strategy, self._draw
         )
         self._asked = turns
-        # Without words it is no turn: the model has never been given one.
+        # An answer without words is not kept as a turn: no turn that the model has seen is empty.
         spoken = [(answer.text, self._face)] if answer.text.strip() else []
         self._turns = [*turns, *spoken]
         return describe(answer, len(turns), self._emotion)
 
     def _set_face(self, file: str) -> str:
         if not file:
-            raise UserError(f"name a picture: /face FILE, or /face {NONE}")
+            raise UserError(f"name an image: /face FILE, or /face {NONE}")
         if file == NONE:
             self._face = None
             return "it answers without a face"
@@ -120,8 +120,8 @@ class Chat:
         return "a new conversation"
 
 
-def talk(responder: Responder, lines: Iterable[str], write: Callable[[str], None]) -> None:
-    """Talks until the lines end, or /quit."""
+def converse(responder: Responder, lines: Iterable[str], write: Callable[[str], None]) -> None:
+    """Writes a reply to each line, until the lines end or one is /quit."""
     chat = Chat(responder)
     for line in map(str.strip, lines):
         if line == "/quit":
@@ -137,7 +137,7 @@ def talk(responder: Responder, lines: Iterable[str], write: Callable[[str], None
 def typed_lines(is_terminal: bool) -> Iterator[str]:
     """Lines from stdin until Ctrl-D or Ctrl-C; with a prompt and line editing in a terminal."""
     if is_terminal:
-        import readline  # noqa: F401 - `input` uses it once it is imported
+        import readline  # noqa: F401 - gives `input` line editing
     try:
         while True:
             yield input(PROMPT if is_terminal else "")
@@ -147,15 +147,15 @@ def typed_lines(is_terminal: bool) -> Iterator[str]:
 
 
 def describe(answer: Answer, turns: int, emotion: str | None) -> str:
-    """A response, and beside it what was seen in the face and what the judge reads in the words.
+    """A response, then the emotions seen in the face, requested, and read by the judge.
 
     Args:
-      turns: how many it was given to.
-      emotion: that was named; None = the face decided.
+      turns: the number of turns that the answer responds to.
+      emotion: the requested emotion; None = the one seen in the face.
     """
     seen = answer.seen[turns]
     notes = [f"sees {_likeliest(seen)}"] if seen is not None else []
-    notes += [f"told {emotion}"] if emotion else []
+    notes += [f"requested {emotion}"] if emotion else []
     notes += [f"the judge reads {_likeliest(answer.judge)}"]
     return f"{answer.text or '(no words)'}\n    [{'; '.join(notes)}]"
 

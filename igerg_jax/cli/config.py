@@ -1,25 +1,21 @@
-"""Prints a config: its keys with their values, and what each means.
+"""Prints a config: its keys with their values and what each means.
 
     igerg config --config=configs/pretrain.py:small [--config.KEY=VALUE …]
     igerg config --config=configs/finetune.py --diff
     igerg config --checkpoint=small --diff --base=configs/pretrain.py:small
 
-Without --config, it is configs/pretrain.py; with --checkpoint, the config that a checkpoint was
-trained with. The comments are those of configs/pretrain.py, which sets every key. --diff prints
-only the keys that differ from --base.
+The default is configs/pretrain.py; --checkpoint prints the config that a checkpoint was trained
+with. The comments are those of configs/pretrain.py, which sets every key. --diff prints only the
+keys that differ from --base.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
+import functools
 import sys
 
 from absl import flags
 
 from igerg_jax.run import command_line, config_files, config_keys
-
-
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, define_flags, run)
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -34,7 +30,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 
 
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     argv = command_line.with_recorded_config(argv)
     if command_line.argument(argv, "config") is None:
         argv = [argv[0], f"--config={config_files.DEFAULT}", *argv[1:]]
@@ -44,6 +40,8 @@ def run(argv: list[str]) -> None:
     else:
         print(config_keys.describe(values.config))
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=define_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

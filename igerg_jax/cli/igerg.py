@@ -1,4 +1,4 @@
-"""The command `igerg`: a table of what it does, each a module with a command line of its own."""
+"""The command `igerg`, which dispatches to the modules in `COMMANDS`."""
 
 import difflib
 import importlib
@@ -10,11 +10,11 @@ from igerg_jax import environment
 
 
 class Command(NamedTuple):
-    """A module with `main(argv)`, argv[0] being the program's name, which returns the exit code."""
+    """A module whose `main(argv)` returns the exit code; argv[0] is the program's name."""
 
     module: str
     summary: str
-    mode: str = ""  # of `igerg_jax.cli.main`, which has several
+    mode: str = ""  # the mode, if the module is `igerg_jax.cli.main`
 
 
 COMMANDS = {
@@ -24,8 +24,8 @@ COMMANDS = {
         "igerg_jax.cli.main", "Respond to a conversation, or to the test split.", "generate"
     ),
     "chat": Command("igerg_jax.cli.main", "Talk with a model in the terminal.", "chat"),
-    "demo": Command("igerg_jax.tools.demo.__main__", "Talk with a model on a page in a browser."),
-    "compare": Command("igerg_jax.tools.compare.__main__", "Compare runs: a page or a table."),
+    "demo": Command("igerg_jax.tools.demo.__main__", "Talk with a model in a browser."),
+    "compare": Command("igerg_jax.tools.compare.__main__", "Compare runs, as a page or a table."),
     "human_eval": Command(
         "igerg_jax.tools.human_eval.__main__", "Have people compare two runs' responses, blind."
     ),
@@ -45,11 +45,11 @@ COMMANDS = {
 }
 HELP = """igerg_jax {version}: vision-language models that respond with emotion.
 
-    igerg COMMAND [--FLAG=VALUE …]       igerg COMMAND --help says which flags there are
+    igerg COMMAND [--FLAG=VALUE …]       igerg COMMAND --help lists its flags
 
 {commands}
 
-The first steps:
+First steps:
 
     igerg chat --checkpoint=small                    # a model that comes with the package
     igerg train --config=configs/pretrain.py         # minutes on a CPU
@@ -58,7 +58,7 @@ The first steps:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line (default: this process's) and returns its exit code."""
-    environment.check()  # before imports that fail without it
+    environment.check()  # before imports that would fail
     words = sys.argv[1:] if argv is None else argv[1:]
     if not words or words[0] in ("help", "-h", "--help", "--helpfull"):
         print(help_text())
@@ -83,12 +83,14 @@ def help_text() -> str:
 
 
 def unknown(word: str) -> str:
-    """The message about a first word that is no command."""
+    """The message about a first word that is not a command."""
     if word.startswith("-"):
-        return f"say first what to do, as in 'igerg train {word}' (see igerg --help)"
+        return f"name a command first, as in 'igerg train {word}' (see igerg --help)"
     near = difflib.get_close_matches(word, COMMANDS, 1)
-    hint = f"did you mean 'igerg {near[0]}'?" if near else f"there are: {', '.join(COMMANDS)}"
-    return f"'{word}' is no command of igerg; {hint}"
+    hint = (
+        f"did you mean 'igerg {near[0]}'?" if near else f"the commands are: {', '.join(COMMANDS)}"
+    )
+    return f"'{word}' is not a command of igerg; {hint}"
 
 
 if __name__ == "__main__":

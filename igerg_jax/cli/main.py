@@ -1,4 +1,4 @@
-"""The command line of a model's modes: `python main.py --mode=MODE …` and `igerg MODE …`."""
+"""The command line of the modes: `python main.py --mode=MODE …` and `igerg MODE …`."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from igerg_jax.run import command_line, workdirs
 
 
 class Mode(NamedTuple):
-    """What the command line of a mode has."""
+    """A mode's flags, and the examples in its --help."""
 
     flags: tuple[str, ...]  # besides --config
     examples: tuple[str, ...]
@@ -51,9 +51,9 @@ HELP = """
 the one that the checkpoint was trained with. The same command resumes a run that was stopped. Exit
 codes: 0; 2 = a mistake in the command or its files, named in one message; 3 = compiled, but does
 not fit the device; 1 = the run itself failed; 130 and 143 = stopped by Ctrl-C or SIGTERM, the state
-saved (a second Ctrl-C ends at once, without). Of several processes: 4 = another one ended; 5 = not
-all connected in time; 6 = one does not answer, or no step ends (train.stall_ends_run); 7 = the
-coordinator's port is in use.
+saved (a second Ctrl-C ends at once, without saving). With several processes: 4 = another one ended;
+5 = not all connected in time; 6 = one does not respond, or no step ends (train.stall_ends_run); 7 =
+the coordinator's port is in use.
 """
 CONVERSATIONS = """
 Conversations{}: give each turn as a --context, oldest first, and
@@ -67,8 +67,8 @@ def main(argv: list[str], mode: str = "", summary: str = "") -> int:
     """Runs a command line (the program's name first) and returns its exit code.
 
     Args:
-      mode: that of `igerg MODE`, whose command line has no --mode; "" = that of --mode.
-      summary: what its --help starts with.
+      mode: the mode of `igerg MODE`, whose command line has no --mode; "" = --mode names it.
+      summary: the first line of --help.
     """
     define = functools.partial(define_flags, mode=mode)
     text = help_of(mode, summary)
@@ -78,26 +78,26 @@ def main(argv: list[str], mode: str = "", summary: str = "") -> int:
 
 
 def help_of(mode: str, summary: str) -> str:
-    """What --help prints before the flags."""
+    """The text that --help prints before the flags."""
     if mode:
         examples = [f"    igerg {mode} {example}" for example in MODES[mode].examples]
-        talk = CONVERSATIONS.format("") if mode == "generate" else ""
-        return "\n".join([summary, "", *examples, HELP + talk])
+        conversations = CONVERSATIONS.format("") if mode == "generate" else ""
+        return "\n".join([summary, "", *examples, HELP + conversations])
     examples = [
         f"    python main.py --mode={name} {example}"
         for name, given in MODES.items()
         for example in given.examples
     ]
     first = "Trains, evaluates, and talks with an emotion-aware vision-language model."
-    talk = CONVERSATIONS.format(", with --mode=generate")
-    return "\n".join([first, "", *examples, HELP + talk])
+    conversations = CONVERSATIONS.format(", with --mode=generate")
+    return "\n".join([first, "", *examples, HELP + conversations])
 
 
 def exit_without_waiting(code: int) -> None:
-    """After a failure in a run of several processes: exits with `code`, without waiting for the
-    others, which may be waiting for this one."""
+    """Exits with `code` after a failure, without waiting for the run's other processes, which may
+    be waiting for this one."""
     processes = sys.modules.get("igerg_jax.parallel.processes")
-    if processes:  # not imported, and nothing to leave, where the command line was wrong
+    if processes:  # not imported, and no run to leave, if the command line was wrong
         processes.abandon(code)
 
 
@@ -107,7 +107,9 @@ def define_flags(argv: list[str], mode: str = "") -> flags.FlagValues:
     text = functools.partial(flags.DEFINE_string, flag_values=values)
     texts = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
-    text("workdir", None, "Folder of all that a run leaves. Default: runs/<config>-<preset>.")
+    text(
+        "workdir", None, "Folder for everything that a run writes. Default: runs/<config>-<preset>."
+    )
     text("run", None, "Name of the run: short for --workdir=runs/NAME.")
     text(
         "checkpoint",
@@ -131,7 +133,7 @@ def define_flags(argv: list[str], mode: str = "") -> flags.FlagValues:
         "With --mode=compile: a TPU topology to compile for, such as v5e:16x16. Default: this "
         "machine's devices.",
     )
-    flags.DEFINE_integer("slices", 1, "How many such topologies.", flag_values=values)
+    flags.DEFINE_integer("slices", 1, "Number of slices of that topology.", flag_values=values)
     text("report", None, "With --mode=compile: also write the report to this file, as JSON.")
     flags.DEFINE_boolean(
         "search",
@@ -153,27 +155,29 @@ def parse(argv: list[str], mode: str = "") -> flags.FlagValues:
       mode: as for `main`.
 
     Raises:
-      UserError: whatever is wrong with them.
+      UserError: any of these is wrong.
     """
     if mode and command_line.argument(argv, "mode") is not None:
         raise UserError(f"{argv[0]} is a mode of its own: leave --mode out")
     argv = [argv[0], f"--mode={mode}", *argv[1:]] if mode else argv
-    argv = command_line.with_recorded_config(command_line.expanded(argv))
+    argv = command_line.with_recorded_config(command_line.with_flagfiles(argv))
     values = command_line.parse(argv, define_flags)
     check_flags_of_mode(values)
     if values.run is not None:
         if values.workdir is not None:
-            raise UserError("--run and --workdir both say where the run is: leave one out")
+            raise UserError("--run and --workdir both name the run's folder: leave one out")
         values["workdir"].value = str(workdirs.named(values.run))
     if values.emotion and not values.context:
-        raise UserError("--emotion goes with a --context to respond to")
+        raise UserError("--emotion needs a --context to respond to")
     if values.emotion and values.config.model.emotion_embedding == "none":
         raise UserError(
             "this model cannot be conditioned on an emotion (model.emotion_embedding='none'); "
             f"leave --emotion={values.emotion} out"
         )
     if values.slices < 1 or (values.slices > 1 and not values.topology):
-        raise UserError("--slices, at least 1, goes with --topology: how many of that topology")
+        raise UserError(
+            "--slices is the number of slices of --topology: at least 1, and only with --topology"
+        )
     return values
 
 
@@ -189,7 +193,7 @@ def check_flags_of_mode(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Does what parsed flags ask for. Raises UserError, RunError."""
+    """Runs the mode that parsed flags name. Raises UserError, RunError."""
     config, checkpoint, training = values.config, values.checkpoint, values.mode == "train"
     workdir = storage.parse_path(values.workdir) if values.workdir else None
     if workdir is None and (training or not checkpoint):
@@ -203,11 +207,11 @@ def run(values: flags.FlagValues) -> None:
         os.environ |= dict(
             JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
         )
-    # These import JAX: seconds that --help and wrong flags do not cost.
+    # Not at the top: they import JAX, seconds that --help and wrong flags need not wait for.
     from igerg_jax.parallel import processes, stopping
     from igerg_jax.setup import enable_compilation_cache
 
-    is_chat = values.mode == "chat"  # where Ctrl-C ends an answer
+    is_chat = values.mode == "chat"  # it handles Ctrl-C itself
     with contextlib.nullcontext() if is_chat else stopping.signals():
         processes.start(config.distributed)
         enable_compilation_cache(config)
@@ -220,8 +224,8 @@ def run_mode(
     workdir: epath.Path | None,
     conversation: tuple[list[tuple[str, str | None]], str | None] | None,
 ) -> None:
-    """Does what `values.mode` says, once the processes of the run are joined."""
-    from igerg_jax.cli import modes
+    """Runs `values.mode`, once the processes of the run are joined."""
+    from igerg_jax.cli import modes  # imports JAX
 
     config, path = values.config, values.checkpoint or workdir
     try:
@@ -251,7 +255,7 @@ def pair_turns(
     Raises:
       UserError: a turn without words, too many images, or a file that is not an image.
     """
-    from igerg_jax.data import text_repair
+    from igerg_jax.data import image_gate, text_repair  # these import Pillow
 
     if not contexts or not all(words.strip() for words in contexts):
         raise UserError('the context is empty; give each turn\'s words: --context="…"')
@@ -264,12 +268,5 @@ def pair_turns(
         )
     files = [file or None for file in images] + [None] * (len(contexts) + 1 - len(images))
     for file in filter(None, files):
-        check_image(file)
+        image_gate.file_as_jpeg(pathlib.Path(file))
     return list(zip(contexts, files[:-1], strict=True)), files[-1]
-
-
-def check_image(file: str) -> None:
-    """Raises UserError for a file that holds no image."""
-    from igerg_jax.data import image_gate
-
-    image_gate.file_as_jpeg(pathlib.Path(file))

@@ -1,4 +1,4 @@
-"""What each mode does once the command line is parsed. Results go to stdout."""
+"""The modes, once the command line is parsed. Results go to stdout."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from igerg_jax import checks, report, storage
-from igerg_jax.cli.chat import talk, typed_lines
+from igerg_jax.cli.chat import converse, typed_lines
 from igerg_jax.data import image_domain, mixtures, pipeline
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
@@ -26,16 +26,16 @@ from igerg_jax.training import train_loop
 
 
 def train(config: Any, workdir: epath.Path) -> None:
-    """Trains in `workdir`; `igerg_jax.training.train_loop` lists what that leaves there."""
+    """Trains in `workdir`; `igerg_jax.training.train_loop.run` lists the files that it writes."""
     checks.check_training(config, starts=not (workdir / workdirs.CHECKPOINTS).exists())
     train_loop.run(config, workdir)
 
 
 def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
-    """Prints metrics on `evaluator.final_splits`; with a workdir, renews its report.
+    """Prints metrics on `evaluator.final_splits`; with a workdir, updates its report.
 
     Args:
-      path: of the checkpoint, as `igerg_jax.run.checkpoint.find` takes it.
+      path: a checkpoint, in any form that `igerg_jax.run.checkpoint.find` accepts.
     """
     checks.check_inference(config)
     run = trained_run.open_run(path, config, mixtures.SPLIT_KEYS)
@@ -52,7 +52,7 @@ def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> N
 
 
 def generate_samples(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
-    """Responds to `generate.examples` windows of the test split: samples.jsonl, or stdout."""
+    """Responds to `generate.examples` windows of the test split; writes samples.jsonl or stdout."""
     checks.check_inference(config)
     run = trained_run.open_run(path, config, ["test_split"])
     evaluator = Evaluator(run.setup, run.dataset)
@@ -78,7 +78,8 @@ def generate_once(
     """Prints the emotions that the model sees in a conversation, then its response.
 
     Args:
-      emotion: to respond with; None = the one seen in the response's image.
+      response_image: the file of the responder's face, if any.
+      emotion: the emotion to respond with; None = the one seen in the response's image.
     """
     checks.check_inference(config)
     if response_image and not config.data.include_response_image:
@@ -91,11 +92,11 @@ def generate_once(
     if jax.process_index() == 0:
         print(conversation.describe(answer))
         images = [image for _, image in turns] + [response_image]
-        _warn_of_strange_images(config, checkpoint.find(path), images)
+        _warn_of_unfamiliar_images(config, checkpoint.find(path), images)
 
 
-def _warn_of_strange_images(config: Any, folder: epath.Path, images: Sequence[str | None]) -> None:
-    """Says which images are unlike those that the checkpoint in `folder` was trained on."""
+def _warn_of_unfamiliar_images(config: Any, folder: epath.Path, images: Sequence[Any]) -> None:
+    """Names the images that are unlike those that the checkpoint in `folder` was trained on."""
     domain = image_domain.read(checkpoint.tokenizer_file(folder).parent)
     given = [image for image in images if image]
     if domain is None or not given:
@@ -119,20 +120,20 @@ def chat(config: Any, path: epath.PathLike) -> None:
     is_terminal = sys.stdin.isatty()
     lines = typed_lines(is_terminal)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C while it answers
-        talk(responder, lines, functools.partial(print, flush=True))
+        converse(responder, lines, functools.partial(print, flush=True))
 
 
 def compile_step(config: Any, topology: str, slices: int, file: str | None, search: bool) -> None:
-    """Compiles the training step for `topology` ("" = this machine); prints what it needs.
+    """Compiles the training step for `topology` ("" = this machine); prints its memory and FLOPs.
 
     Args:
-      slices: how many such topologies.
-      file: where the report also goes, as JSON.
+      slices: the number of slices, each of that topology.
+      file: a file to which the report is also written, as JSON.
       search: find the largest batch under each of several remat policies instead, and report the
         best.
 
     Raises:
-      UserError: no such topology, or none for a search; or the config does not fit it.
+      UserError: unknown topology, or none for a search; or the config does not fit it.
       OutOfMemory: the step does not fit a device.
     """
     if file:
@@ -152,7 +153,7 @@ def compile_step(config: Any, topology: str, slices: int, file: str | None, sear
 
 
 def _check_report_file(file: pathlib.Path) -> None:
-    """Makes the folder of `file`. Raises UserError where no file can be written there."""
+    """Creates the folder of `file`. Raises UserError if no file can be written there."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -164,8 +165,8 @@ def _check_report_file(file: pathlib.Path) -> None:
 
 
 def update_summary(workdir: epath.Path, config: Any, results: dict[str, Any]) -> None:
-    """Puts a new evaluation into summary.json; the rest of it stays."""
-    path = workdir / "summary.json"
+    """Replaces the evaluation in summary.json and keeps the rest."""
+    path = workdir / workdirs.SUMMARY_FILE
     old = storage.read_json_object(path)
     summary = {"name": config.name, "preset": config.preset} | old | results
     storage.write_text(path, json.dumps(summary, indent=2) + "\n")

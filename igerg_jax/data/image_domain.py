@@ -110,7 +110,7 @@ def write(domain: Domain, folder: epath.Path) -> None:
 
 
 def read(folder: epath.Path) -> Domain | None:
-    """What `write` wrote; None where nothing was. Raises UserError where it is damaged."""
+    """What `write` wrote; None where nothing was. Raises UserError if it is damaged."""
     values: dict[str, Any] = storage.read_json_object(folder / FILE)
     if not values:
         return None

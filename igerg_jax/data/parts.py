@@ -79,16 +79,16 @@ def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator
     try:
         yield
     except Exception as error:
-        if not storage.is_full(error):
+        if not storage.is_disk_full(error):
             raise
-        size = sum(facts["bytes"] for facts in manifests.found(folder).values())
+        size = sum(facts["bytes"] for facts in manifests.list_files(folder).values())
         done = len(list((folder / "parts").rglob("*.npz")))
         # A part did not fit into what is free; those that are done may be smaller.
         needed = max(shutil.disk_usage(folder).free, (total - done) * size / max(done, 1))
         raise UserError(
-            f"{storage.full(folder)} while {label}: {done} of {total} parts are written and take "
-            f"{storage.megabytes(size)}; the rest needs over {storage.megabytes(needed)}. Make "
-            "room, then repeat the command: what is finished is kept"
+            f"{storage.full_disk(folder)} while {label}: {done} of {total} parts are written and "
+            f"take {storage.megabytes(size)}; the rest needs over {storage.megabytes(needed)}. "
+            "Make room, then repeat the command: what is finished is kept"
         ) from error
 
 
@@ -109,18 +109,18 @@ def write_manifest(folder: pathlib.Path, without: str) -> None:
 
 def check_manifest(folder: pathlib.Path) -> list[str]:
     """Returns one line for each file below `folder` that is missing or damaged."""
-    lines = manifests.damage(folder, watch=functools.partial(_watch, "verifying"))
+    lines = manifests.damage(folder, progress=functools.partial(_watch, "verifying"))
     return [f"{folder}/{line}" for line in lines]
 
 
 def check_copy(folder: pathlib.Path) -> None:
-    """Raises UserError where a file of a prepared folder is not as it was written.
+    """Raises UserError if a file of a prepared folder is not as it was written.
 
     Sizes are compared at every call. Checksums are compared once a copy, which is told by the
     files' inodes and times of change: folder/checked.json keeps them. ArrayRecord files are left
     to ArrayRecord, which has checksums of its own and compares them when it reads an image.
     """
-    paths = [folder / name for name in manifests.found(folder) if not name.endswith(_RECORDS)]
+    paths = [folder / name for name in manifests.list_files(folder) if not name.endswith(_RECORDS)]
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in paths]
     copy = {name: [s.st_ino, s.st_ctime_ns] for name, s in stats if name != _CHECKED}
     note = folder / _CHECKED
@@ -130,8 +130,8 @@ def check_copy(folder: pathlib.Path) -> None:
         known = False
     damaged = manifests.damage(
         folder,
-        summed=lambda name: not known and not name.endswith(_RECORDS),
-        watch=functools.partial(_watch, "verifying"),
+        compares_checksum=lambda name: not known and not name.endswith(_RECORDS),
+        progress=functools.partial(_watch, "verifying"),
     )
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""

@@ -134,7 +134,7 @@ def single_example(
 
 
 def check_pixels(config: ConfigDict) -> None:
-    """Raises UserError where the model reads precomputed features in place of images."""
+    """Raises UserError if the model reads precomputed features in place of images."""
     if feature_dim := config.data.feature_dim:
         raise UserError(
             f"data.feature_dim={feature_dim}: this model reads precomputed features, so it cannot "

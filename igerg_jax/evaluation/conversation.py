@@ -25,7 +25,7 @@ def respond(
       {"seen"} or None, "missing": what decides the response's emotion and was not given, for a
       person to read, or None; "target_emotion" (`emotion`), "sequence_emotion", "response", "score"
       (log-probability, or the beam's score), "judge", "spoken_emotion"}. "seen",
-      "sequence_emotion" and "judge" are {emotion: probability}, or None where the model was given
+      "sequence_emotion" and "judge" are {emotion: probability}, or None if the model was given
       no image.
 
     Raises:

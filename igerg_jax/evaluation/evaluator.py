@@ -174,7 +174,7 @@ class Evaluator:
         """Responds to `evaluate.following_examples` windows of a split, with each of seven faces.
 
         Returns:
-          None where that is 0, where the model is not shown the response's image, and where the
+          None if that is 0, where the model is not shown the response's image, and where the
           split has no labelled image of some emotion. Every process returns the same.
         """
         config, data = self._setup.config, self._prepared.split(split)

@@ -50,7 +50,7 @@ def plan(split: Split, count: int) -> Plan | None:
     A window's faces depend on its number alone; each different image of an emotion is as likely.
 
     Returns:
-      None where a split has nothing to show: no image of some emotion, or no responses.
+      None if a split has nothing to show: no image of some emotion, or no responses.
     """
     turns, last = split.turns, split.response_turn
     if split.standalone:

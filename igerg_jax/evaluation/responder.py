@@ -125,7 +125,7 @@ class Responder:
         return self.config.model.emotion_embedding != "none"
 
     def require_conditioning(self) -> None:
-        """Raises UserError where no emotion can be named."""
+        """Raises UserError if no emotion can be named."""
         if not self.can_be_conditioned:
             raise UserError(
                 "this model cannot be conditioned on an emotion (model.emotion_embedding='none')"

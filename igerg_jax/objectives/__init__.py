@@ -45,7 +45,7 @@ def fixed_keys(config: Any) -> dict[str, str]:
 
 
 def check(config: Any) -> None:
-    """Raises UserError where there is nothing to train, or a setting is invalid."""
+    """Raises UserError if there is nothing to train, or a setting is invalid."""
     if not active(config):
         raise UserError("every objective's weight is 0; there is nothing to train")
     for name, objective in OBJECTIVES.items():

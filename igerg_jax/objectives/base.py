@@ -50,7 +50,7 @@ class Term(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Terms by name ("" where there is one), and metrics by name as (sum, count)."""
+    """Terms by name ("" if there is one), and metrics by name as (sum, count)."""
 
     terms: dict[str, Term]
     metrics: dict[str, tuple[jax.Array, jax.Array]]

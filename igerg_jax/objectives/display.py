@@ -47,7 +47,7 @@ class Row:
     """One example, as an objective receives it: arrays have no batch axis."""
 
     arrays: Mapping[str, np.ndarray]  # of the batch
-    encoder_input: RowInput | None  # of the objective; None where it has none
+    encoder_input: RowInput | None  # of the objective; None if it has none
     settings: Mapping[str, Any]  # the keys of `config.objectives.<name>`
     model: Igerg
     tokenizer: Any  # has `special`, a `SpecialIds`, and `piece(id)`, a token's text

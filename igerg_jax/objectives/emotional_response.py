@@ -4,8 +4,11 @@
 
 The decoder is conditioned on the response's emotion. With log p(r | e) the log-probability of the
 whole response conditioned on the emotion e, the second term, the contrast, makes the response less
-likely under another emotion e', drawn for each example. Some examples are shown neither the
-response's image nor its emotion: what is decoded for them is what guidance steers away from.
+likely under another emotion e', drawn for each example. It is emotions that are contrasted, and not
+the faces themselves: with another example's face in place of the response's, words followed the
+face no better, and a step paid for a second pass of the encoder (docs/results.md). Some examples
+are shown neither the response's image nor its emotion: what is decoded for them is what guidance
+steers away from.
 
 In the third term, C is the judge, y the response's emotion, and e_1..T stands for the generated
 response in the judge's embedding space: `losses.response` says how it is made of the decoder's

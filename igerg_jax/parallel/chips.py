@@ -1,11 +1,11 @@
-"""What chips can do: peak rates and memory, as their makers state them.
+"""Peak rates and memory of accelerators, from their vendors' documentation.
 
-A "device" is what JAX calls one: a whole chip, both cores of a v4 or v5p together.
+A "device" is what JAX calls a device: one chip (for v4 and v5p, both of its cores together).
 
-Sources: https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e (peak, HBM); for links and
-the data-centre network (25 GB/s a host, of 8 chips, 4 of v4 and v5p)
-https://jax-ml.github.io/scaling-book/tpus; NVIDIA's data sheets of H100 SXM, H200 SXM and A100 80GB
-SXM, with one adaptor of 400 (A100: 200) Gbit/s a GPU, as in DGX.
+Sources: https://cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e (peak, HBM);
+https://jax-ml.github.io/scaling-book/tpus (links; data-centre network: 25 GB/s per host, which has
+8 chips, or 4 of v4 and v5p); NVIDIA's data sheets of H100 SXM, H200 SXM and A100 80GB SXM, with one
+network adaptor of 400 (A100: 200) Gbit/s per GPU, as in DGX.
 """
 
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ class Chip(NamedTuple):
 
     name: str
     peak_flops: float  # bfloat16 matrix products, FLOP/s, dense
-    hbm_bytes: float  # of which the compiler keeps some for itself
+    hbm_bytes: float  # including what the compiler reserves
     hbm_bytes_per_second: float
-    # What a device can send along one axis of its torus, on both links; of a GPU, over NVLink.
+    # Sent by a device along one axis of its torus, on both links together; by a GPU, over NVLink.
     link_bytes_per_second: float
-    dcn_bytes_per_second: float  # a device's share of what its host sends to other slices or nodes
-    # The rates behind XLA's own `optimal_seconds`, found by compiling a large product and a large
-    # copy; 0 = not known.
+    dcn_bytes_per_second: float  # to other slices or nodes: a device's share of its host's
+    # The rates that XLA's own `optimal_seconds` assumes, found by compiling a large matrix product
+    # and a large copy; 0 = not known.
     xla_flops: float
     xla_bytes_per_second: float
 
@@ -47,6 +47,6 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def peak_flops(device: Any) -> float | None:
-    """bfloat16 FLOP/s of a `jax.Device`; None where it is not known."""
+    """bfloat16 FLOP/s of a `jax.Device`; None if it is not known."""
     chip = chip_of(device.device_kind)
     return chip.peak_flops if chip else None

@@ -1,8 +1,8 @@
 """Joins the processes of a distributed run, with a timeout and a readable error.
 
-`config.distributed` says which processes make up a run. Nothing is guessed: a run that was meant
-for a pod and trains on one of its hosts alone would cost days. Nothing here may touch a device
-before `start` has returned.
+`config.distributed` says which processes make up a run. Nothing is guessed: a run that is meant for
+a pod but trains on only one of its hosts would waste days. Nothing may touch a device before
+`start` has returned.
 """
 
 import atexit
@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from jax._src import clusters  # neither the address that was detected has a public name,
-from jax._src import distributed as state  # nor has the client
+from jax._src import clusters  # no public API detects a cluster without joining it,
+from jax._src import distributed as state  # or gives access to the client
 
 from igerg_jax.constraints import Range, check_choice, check_constraints
 from igerg_jax.errors import PortTaken, ProcessMissing, RunError, UserError
 from igerg_jax.parallel import roll_call, watch
 
-# JAX's names of the clusters that it detects, and two of ours: no cluster, and the first that JAX
-# finds (Kubernetes, too, which has no name).
+# JAX's names of the clusters that it can detect, and two of ours: "none", and "auto" for the first
+# that JAX detects (which may be Kubernetes, although JAX has no name for it).
 CLUSTERS = ("none", "auto", "gcetpu", "gketpu", "slurm", "ompi")
 CONSTRAINTS = (
     Range("initialization_timeout_seconds", at_least=1),
@@ -35,10 +35,10 @@ _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
 _STOP_SECONDS = 3
 
-_is_joined = False  # to the other processes of the run
+_is_joined = False  # whether this process has joined the others of its run
 _roll: roll_call.Roll | None = None  # in process 0
 
-# Environments that hold several processes: name -> how many, from the environment.
+# Cluster name -> a function from the environment variables to the number of processes.
 _PROCESS_COUNTS = {
     "slurm": lambda env: int(env.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in env else 1,
     "gketpu": lambda env: len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")),
@@ -49,11 +49,11 @@ _PROCESS_COUNTS = {
 def start(settings: Any) -> None:
     """Joins this process to the others of its run, as `config.distributed` says.
 
-    Does nothing for a run of one process, or where JAX's distributed system is started already.
+    Does nothing for a single-process run, or if JAX's distributed system has started already.
 
     Raises:
-      UserError: settings that contradict each other, this process does not run in such a cluster,
-        or it is one of several and the config does not say so.
+      UserError: settings contradict each other, this process does not run in such a cluster, or it
+        is one of several but the config does not say so.
       ProcessMissing: the others did not connect in time; the message names the coordinator.
       PortTaken: this is process 0, and its port is in use.
     """
@@ -67,11 +67,11 @@ def start(settings: Any) -> None:
     def connect() -> None:
         try:
             _join(_located(arguments, timeout), timeout, settings.heartbeat_timeout_seconds)
-        except Exception as error:  # gRPC's, the operating system's, a cluster's interface
+        except Exception as error:  # from gRPC, the operating system or a cluster's API
             failed.append(error)
 
-    # In a thread, which releases the GIL while it waits: where the coordinator is not reached, XLA
-    # ends the process by abort(), with a stack trace in place of a message.
+    # In a thread, which releases the GIL while it waits: if the coordinator cannot be reached, XLA
+    # aborts the process with a stack trace instead of a message.
     connecting = threading.Thread(target=connect, daemon=True)
     connecting.start()
     connecting.join(min(_SAY_AFTER_SECONDS, timeout))
@@ -87,26 +87,26 @@ def start(settings: Any) -> None:
 
 
 def _located(arguments: dict[str, Any], timeout: int) -> dict[str, Any]:
-    """The same arguments with what the cluster says, where one is to be detected.
+    """The arguments, with those that a cluster provides if one is to be detected.
 
-    Raises ValueError where there is no such cluster.
+    Raises ValueError if this process does not run in such a cluster.
     """
     if "process_id" in arguments:
         return arguments
     names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(
         *(None,) * len(names), arguments["cluster_detection_method"], timeout
     )
-    out = dict(zip(names, found, strict=True)) | {"cluster_detection_method": "deactivate"}
+    out = dict(zip(names, detected, strict=True)) | {"cluster_detection_method": "deactivate"}
     if None in (out["coordinator_address"], out["num_processes"], out["process_id"]):
-        raise ValueError("it names no coordinator, or no number of processes")
+        raise ValueError("it does not name a coordinator, or the number of processes")
     state.global_state.coordinator_address = out["coordinator_address"]
     state.global_state.process_id = out["process_id"]
     return out
 
 
 def _join(arguments: dict[str, Any], timeout: int, heartbeat_seconds: int) -> None:
-    """Starts JAX's distributed system, and `watch`. Raises PortTaken and what JAX raises."""
+    """Starts JAX's distributed system and `watch`. Raises PortTaken, and whatever JAX raises."""
     address, index = arguments["coordinator_address"], arguments["process_id"]
     host, _, port = address.rpartition(":")
     count = arguments["num_processes"]
@@ -114,11 +114,11 @@ def _join(arguments: dict[str, Any], timeout: int, heartbeat_seconds: int) -> No
     if index == 0:
         _check_free(int(port))
         _roll = roll_call.listen(int(port), count)
-    with roll_call.answering(host.strip("[]"), int(port), index):
+    with roll_call.announced(host.strip("[]"), int(port), index):
         jax.distributed.initialize(
             **arguments | {"coordinator_address": watch.relay(address) if index else address},
             initialization_timeout=timeout + _GRACE_SECONDS,
-            heartbeat_timeout_seconds=2 * heartbeat_seconds + _GRACE_SECONDS,  # `watch` is first
+            heartbeat_timeout_seconds=2 * heartbeat_seconds + _GRACE_SECONDS,  # `watch` acts first
         )
     watch.start(state.global_state.client, host.strip("[]"), index, count, heartbeat_seconds)
     atexit.register(watch.say_goodbye)
@@ -126,11 +126,9 @@ def _join(arguments: dict[str, Any], timeout: int, heartbeat_seconds: int) -> No
 
 
 def _check_free(port: int) -> None:
-    """Raises PortTaken where process 0 could not listen: XLA would end in a segmentation fault."""
-    dualstack = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dualstack else socket.AF_INET
+    """Raises PortTaken if process 0 cannot listen: XLA would end in a segmentation fault."""
     try:
-        socket.create_server(("", port), family=family, dualstack_ipv6=dualstack).close()
+        watch.listen(port).close()
     except OSError as error:
         raise PortTaken(
             f"cannot listen on port {port} ({os.strerror(error.errno)}): end what listens there, "
@@ -140,10 +138,10 @@ def _check_free(port: int) -> None:
 
 
 def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of `jax.distributed.initialize`; None for a run of one process.
+    """The arguments of `jax.distributed.initialize`; None for a single-process run.
 
     Raises:
-      UserError: as `start`.
+      UserError: as for `start`.
     """
     cluster, address = settings.cluster, settings.coordinator_address
     count, index = settings.process_count, settings.process_index
@@ -172,13 +170,13 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
         "coordinator_address": address,
         "num_processes": count,
         "process_id": index,
-        # Whatever else is in the environment; every device of the host is used.
+        # Ignores the environment; the process uses every device of its host.
         "cluster_detection_method": "deactivate",
     }
 
 
 def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None:
-    """Raises UserError if the environment suggests several processes but the config says one."""
+    """Raises UserError if the environment suggests several processes but the config does not."""
     if count > 1 or index > 0:
         raise UserError(
             f"distributed.process_count={count} and process_index={index} need a "
@@ -189,15 +187,18 @@ def _check_alone(count: int, index: int, environment: Mapping[str, str]) -> None
             raise UserError(
                 f"this is one of {process_count} processes ({name}): say "
                 f"--config.distributed.cluster={name} to train on all of them, or "
-                "--config.distributed.process_count=1 to train here alone"
+                "--config.distributed.process_count=1 to train in this process only"
             )
 
 
 def wait_for_all(what: str, timeout_seconds: int) -> None:
-    """A barrier, named once by `what` is done before it; no-op in a run of one process.
+    """A barrier; does nothing in a single-process run.
 
-    Processes compile at their own pace, and Gloo, which carries the collectives of CPUs, waits no
-    longer than 30 seconds for the last to reach the first collective.
+    Processes compile at their own pace, and Gloo, which carries the collectives of CPUs, waits at
+    most 30 seconds for the last one to reach the first collective.
+
+    Args:
+      what: what each process has done before it, such as "compiled"; used once in a run.
 
     Raises:
       RunError: the others did not arrive in time.
@@ -215,41 +216,41 @@ def wait_for_all(what: str, timeout_seconds: int) -> None:
 
 
 def abandon(code: int, is_stop: bool = False) -> None:
-    """Lets this process exit with `code` at once; does nothing in a run of one process.
+    """Makes the exit of this process immediate, with `code`; does nothing in a single-process run.
 
     An orderly exit waits until every process exits: one that failed would hang, and so would
-    whoever watches for its exit code.
+    whatever waits for its exit code.
 
     Args:
-      is_stop: the run is told to stop, so the others need not take it for a failure.
+      is_stop: the run is being stopped on request; the others must not take this for a failure.
     """
     if state.global_state.client is None and state.global_state.service is None:
         return
 
     atexit.unregister(watch.say_goodbye)
-    # The last to be registered is the first to be called.
+    # `atexit` calls the last one registered first.
     atexit.register(os._exit, code)
     if is_stop:
         if state.global_state.service is not None:
-            atexit.register(time.sleep, _STOP_SECONDS)  # until the others have asked it
+            atexit.register(time.sleep, _STOP_SECONDS)  # the others still query it
         atexit.register(watch.say_goodbye)
     atexit.register(sys.stderr.flush)
     atexit.register(sys.stdout.flush)
 
 
 def client() -> Any | None:
-    """JAX's client of what the processes share; None in a run of one, or not connected.
+    """JAX's client for barriers and shared keys; None in a single-process run or before connecting.
 
-    It aborts the process where it is used before it is connected.
+    A client that is used before it is connected aborts the process.
     """
     return state.global_state.client if _is_joined else None
 
 
 @contextlib.contextmanager
 def failures_explained(heartbeat_seconds: int) -> Iterator[None]:
-    """Before an error of a collective ends this process, `watch` has time to say whose fault it is.
+    """Delays an error, such as a failed collective's, so that `watch` can name its cause first.
 
-    Where another process is lost, this one ends here, with a message that names it.
+    If another process is lost, `watch` ends this one meanwhile, with a message that names it.
     """
     try:
         yield
@@ -271,7 +272,7 @@ def _who(arguments: Mapping[str, Any]) -> str:
 
 
 def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None) -> str:
-    """One message: who could not reach whom, and what to look at."""
+    """One message: which process could not reach which, and what to check."""
     address = arguments.get("coordinator_address") or state.global_state.coordinator_address
     if error is not None and address is None:
         method = arguments["cluster_detection_method"] or "auto"
@@ -286,29 +287,28 @@ def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None
         reason = f"the cluster did not name a coordinator within {timeout} s"
     elif refusal := _probe(address):
         reason = (
-            f"cannot reach the coordinator {address} within {timeout} s ({refusal}); see that "
-            "process 0 runs there and that no firewall closes the port"
+            f"cannot reach the coordinator {address} within {timeout} s ({refusal}); check "
+            "that process 0 runs there and that no firewall closes the port"
         )
     else:
         reason = (
             f"the coordinator answers, but not all processes were there within {timeout} s"
-            f"{_missing()}; see that each was started, with the same "
-            "distributed.process_count"
+            f"{_missing()}; check that each was started, with the same distributed.process_count"
         )
     return f"{_who(arguments)}: {reason}"
 
 
 def _missing() -> str:
-    """In process 0: which processes have not come. Elsewhere: who knows it."""
+    """In process 0, names the processes not heard from; elsewhere, refers to process 0."""
     if _roll is None:
-        return " (process 0 says which)"
+        return " (process 0 reports which)"
     names = [str(index) for index in _roll.missing()]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f": no word from process {', '.join(names[:8])}{more}" if names else ""
 
 
 def _probe(address: str) -> str:
-    """Why a TCP connection to "host:port" cannot be made; "" where it can."""
+    """Why a TCP connection to "host:port" cannot be made; "" if it can."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS):

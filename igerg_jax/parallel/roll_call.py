@@ -1,7 +1,7 @@
-"""Who has come, while the processes of a run join: JAX says only that not all have.
+"""Which processes of a run have started; JAX reports only that some have not connected.
 
-Every process sends its index to process 0 each second, as a UDP datagram to the coordinator's port,
-until all are there. Where a firewall lets none through, process 0 has heard of nobody.
+Until all have connected, every process sends its index to process 0 once a second, as a UDP
+datagram to the coordinator's port. Behind a firewall that blocks UDP, all seem to be missing.
 """
 
 import contextlib
@@ -14,17 +14,18 @@ _PREFIX = b"igerg_jax process "
 
 
 class Roll:
-    """The processes of a run, and which of them have been heard of."""
+    """The processes of a run, and which of them have been heard from."""
 
     def __init__(self, count: int):
         self.count, self.there = count, {0}
 
     def missing(self) -> list[int]:
+        """The indices not heard from, ascending."""
         return [index for index in range(self.count) if index not in self.there]
 
 
 def listen(port: int, count: int) -> Roll:
-    """In process 0: hears of the others from now on, where the port can be listened on."""
+    """In process 0: starts to listen for the others, unless `port` (UDP) is in use."""
     roll = Roll(count)
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_DGRAM)
@@ -49,8 +50,8 @@ def _hear(listener: socket.socket, roll: Roll) -> None:
 
 
 @contextlib.contextmanager
-def answering(host: str, port: int, index: int) -> Iterator[None]:
-    """Inside, tells process 0 at `host` that process `index` is there."""
+def announced(host: str, port: int, index: int) -> Iterator[None]:
+    """Inside the block, announces process `index` to process 0 at `host` every second."""
     done = threading.Event()
 
     def call() -> None:

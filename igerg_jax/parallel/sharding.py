@@ -1,4 +1,4 @@
-"""Meshes, the rules from logical to mesh axes, and placing arrays."""
+"""Meshes, the rules that map logical to mesh axes, and the placement of arrays."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ LOGICAL_AXES = (
     *("batch", "vocab", "embed", "mlp", "heads", "head_dim"),
     *("layers", "positions", "classes", "patch", "norm"),
 )
-BATCH_AXES = ("dcn", "data", "fsdp")  # along which devices are given different examples
+BATCH_AXES = ("dcn", "data", "fsdp")  # those that shard a batch's examples
 
 
 def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -28,7 +28,7 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
       settings: `config.mesh`: axis name -> devices along it; one may be -1 = all that are left.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or do not fit its topology.
+      UserError: the sizes' product is not the number of devices, or the torus has no such mesh.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [settings[axis] for axis in AXES]
@@ -41,7 +41,7 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
     if math.prod(sizes) != len(devices):
         raise UserError(
             f"mesh ({wanted}) does not fit {len(devices)} devices; "
-            "set config.mesh so that its sizes multiply to that number"
+            "set config.mesh so that the product of its sizes is that number"
         )
     # Linen's logical constraints need Auto axes; `jax.make_mesh` defaults to Explicit ones.
     types = (AxisType.Auto,) * len(AXES)
@@ -72,10 +72,10 @@ def rules(config: Any) -> tuple[tuple[str, Any], ...]:
     """`config.sharding_rules` in Flax's types: (logical axis, mesh axis, axes or None).
 
     Raises:
-      UserError: a rule that is no such pair, or that names an axis which there is not.
+      UserError: a rule is not such a pair, or names an unknown axis.
     """
     if not isinstance(config.sharding_rules, list | tuple):
-        raise UserError(f"sharding_rules={config.sharding_rules!r} is no list of rules")
+        raise UserError(f"sharding_rules={config.sharding_rules!r} is not a list of rules")
     for rule in config.sharding_rules:
         _check_rule(rule)
     return tuple(
@@ -87,13 +87,13 @@ def rules(config: Any) -> tuple[tuple[str, Any], ...]:
 def _check_rule(rule: Any) -> None:
     if not isinstance(rule, list | tuple) or len(rule) != 2 or not isinstance(rule[0], str):
         raise UserError(
-            f"sharding_rules: {rule!r} is no pair of a logical axis and what shards it, such as "
+            f"sharding_rules: {rule!r} is not a pair of a logical axis and its mesh axes, such as "
             "('mlp', 'tensor')"
         )
     name, axes = rule
     if name not in LOGICAL_AXES:
         raise UserError(
-            f"sharding_rules: there is no logical axis '{name}'; there are: "
+            f"sharding_rules: there is no logical axis '{name}'; available: "
             f"{', '.join(LOGICAL_AXES)}"
         )
     axes = [] if axes is None else axes if isinstance(axes, list | tuple) else [axes]
@@ -105,16 +105,17 @@ def _check_rule(rule: Any) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """How batches arrive: their first axis sharded over `BATCH_AXES`, the others not at all."""
+    """The sharding of batches: the first axis over `BATCH_AXES`, the others not at all."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """How many parts of a batch there are on different devices."""
+    """The number of shards that a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device of the mesh holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -154,7 +155,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 class Group(NamedTuple):
-    """A row of the start-up table: some parameters, with shape and spec of the largest."""
+    """A row of the start-up table: parameters of one module, with the largest's shape and spec."""
 
     name: str
     shape: tuple[int, ...]
@@ -163,7 +164,7 @@ class Group(NamedTuple):
 
 
 def groups(params: Any) -> list[Group]:
-    """A model's parameters, abstract or not, by module; of a stack of layers, by block."""
+    """Groups a model's parameters, abstract or not, by module; in a stack of layers, by block."""
     members: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         parts = [key.key for key in path]
@@ -179,10 +180,10 @@ def groups(params: Any) -> list[Group]:
 
 
 def table(params: Any) -> str:
-    """`groups` for a person to read; those under 1 % of the total share a line.
+    """`groups` as a text table; those below 1 % of the total share a line.
 
-    clu.parameter_overview prints every array, 137 lines for the preset "base" where this prints 13,
-    and no bytes per device.
+    (clu.parameter_overview prints every array, 137 lines for the preset "base" instead of 13, and
+    no bytes per device.)
     """
     every = groups(params)
     total = sum(group.bytes_per_device for group in every)
@@ -202,7 +203,7 @@ def table(params: Any) -> str:
 
 
 def check_batch(batch_size: int, accumulate_steps: int, mesh: Mesh, name: str) -> None:
-    """Raises UserError where `batch_size` does not divide over devices and micro-steps."""
+    """Raises UserError unless `batch_size`, whose config key is `name`, divides evenly."""
     if batch_size < 1 or accumulate_steps < 1:
         raise UserError(
             f"{name}={batch_size} in {accumulate_steps} accumulation steps: both must be at least 1"
@@ -233,7 +234,7 @@ def process_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 
 def to_devices(arrays: Any, sharding: NamedSharding) -> Any:
     """Global arrays from this process's rows (`process_rows`) of a tree of arrays [B, ...]."""
-    # With several processes, JAX's transfer guard takes this explicit transfer for an implicit one.
+    # With several processes, JAX's transfer guard mistakes this for an implicit transfer.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.tree.map(
             lambda values: jax.make_array_from_process_local_data(sharding, values), arrays

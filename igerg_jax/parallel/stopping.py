@@ -1,10 +1,10 @@
-"""SIGTERM and Ctrl-C: a process that is told to stop saves what only its memory holds, and ends.
+"""SIGTERM and Ctrl-C: the process saves its unsaved state and exits, with code 128 + the signal's
+number, within seconds whatever it is doing.
 
-In seconds, whatever it is doing, and with the exit code 128 + the signal's number. A signal raises
-`Stopped` where there is no unsaved state. In a `loop` it is a flag, which the loop looks at
-between batches (`Stop.check`), at the same one in all processes of a run. Python runs a signal's
-handler, and a loop looks at its flag, only once a call into XLA has returned, which may take
-minutes; so a thread ends the process where that takes too long, unless there is something to save.
+Outside a `loop`, where no state is unsaved, a signal raises `Stopped`. Inside, it sets a flag that
+the loop reads between batches (`Stop.check`), at the same batch in all processes of a run. Python
+runs a signal's handler, and a loop reads its flag, only once a call into XLA has returned, which
+may take minutes; if that takes too long and nothing is unsaved, a thread ends the process.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ import jax
 from igerg_jax.parallel import processes, watch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_PATIENCE_SECONDS = 5  # from a signal until the thread ends a process that has nothing to save
+_PATIENCE_SECONDS = 5  # from a signal until the thread ends a process without unsaved state
 _AGREE_SECONDS = 60
 _POLL_SECONDS = 1
 # One Ctrl-C may reach a process twice, from the terminal and from a launch script.
 _SAME_PRESS_SECONDS = 1
-# Functions in which Python ignores what is raised: JAX's, after garbage is collected, and others.
+# Functions whose exceptions Python discards: JAX's garbage collection callback, and finalizers.
 _IGNORING = ("_xla_gc_callback", "__del__")
 _SIGNAL_KEY, _CHECKS_KEY = "igerg_jax/stop/signal", "igerg_jax/stop/checks/"
 
@@ -35,7 +35,7 @@ _current: "Stop | None" = None
 
 
 def _is_ignored(frame: types.FrameType | None) -> bool:
-    """Whether what is raised in `frame` ends in one of `_IGNORING`, which may have called it."""
+    """Whether `frame` is that of one of `_IGNORING`, or was called by one."""
     while frame is not None:
         if frame.f_code.co_name in _IGNORING:
             return True
@@ -44,7 +44,7 @@ def _is_ignored(frame: types.FrameType | None) -> bool:
 
 
 class Stopped(SystemExit):
-    """The process was told to stop by the signal `number`."""
+    """Raised to end a process that the signal `number` asked to stop."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)
@@ -52,27 +52,27 @@ class Stopped(SystemExit):
 
 
 class Stop:
-    """What has been asked of this process, and of the others of its run. Made by `signals`."""
+    """Whether a signal has asked this run, in any of its processes, to stop. Made by `signals`."""
 
     def __init__(self):
         self.number: int | None = None  # the signal that the run is to stop for
         self._loops = self._raised = self._closed = False
         self._unsaved = False
-        self._since = 0.0  # when the signal came, or what it would have lost was saved
+        self._since = 0.0  # when the signal came, or the state was last saved
         self._save: Callable[[], None] = lambda: None
         self.after_check: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._checks = 0  # calls of `check`; the same numbers mean the same point in every process
-        self._last_check: int | None = None  # the one that all processes leave at
+        self._last_check: int | None = None  # the call at which all processes stop
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
 
     @contextlib.contextmanager
     def loop(self, finish_saving: Callable[[], None]) -> Iterator[None]:
-        """Inside, signals raise nothing, and `check` says when to leave.
+        """Inside, signals raise nothing, and `check` returns the signal to stop for.
 
         Args:
-          finish_saving: called before the process is ended from outside of the loop.
+          finish_saving: waits for saves in progress; called before the thread ends the process.
         """
         self._loops, self._save = True, finish_saving
         self._set_unsaved(True)
@@ -93,7 +93,7 @@ class Stop:
             self._set_unsaved(before)
 
     def check(self) -> int | None:
-        """The signal to stop for now, or None. To be called equally often by all processes."""
+        """The signal to stop for here, or None. All processes must call it equally often."""
         self.after_check()
         with self._lock:
             self._checks += 1
@@ -103,7 +103,7 @@ class Stop:
             return self.number if stops else None
 
     def raise_if_stopping(self) -> None:
-        """Raises Stopped where `check` says so."""
+        """Raises Stopped if `check` returns a signal."""
         if (number := self.check()) is not None:
             raise Stopped(number)
 
@@ -125,8 +125,8 @@ class Stop:
             self.number, self._since = number, time.monotonic()
 
     def _watch(self) -> None:
-        """The thread: sees signals at once, and those that other processes got."""
-        asked = None  # when
+        """The thread's loop: sees signals at once, and those that other processes received."""
+        asked = None  # when the first signal was seen
         selector = selectors.DefaultSelector()
         selector.register(self._read, selectors.EVENT_READ)
         while not self._closed:
@@ -156,12 +156,10 @@ class Stop:
             os.close(end)
 
     def _begin(self, was_here: bool) -> None:
-        """Once the run is to stop: `was_here` says whether this process got the signal."""
+        """Starts to stop the run; `was_here`: this process received the signal, not another one."""
         if was_here and self._unsaved:
             name = signal.Signals(self.number).name
-            print(
-                f"{name}: saving; Ctrl-C once more ends without saving", file=sys.stderr, flush=True
-            )
+            print(f"{name}: saving; press Ctrl-C again to end without", file=sys.stderr, flush=True)
         if processes.client() is not None:
             self._tell()
             threading.Thread(target=self._agree, name="agree", daemon=True).start()
@@ -169,21 +167,21 @@ class Stop:
             self._nudge()
 
     def _nudge(self) -> None:
-        """Has the main thread handle a signal; not SIGINT, which would count as a second one."""
+        """Makes the main thread handle a signal; not SIGINT, which would count as a second one."""
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     def _tell(self) -> None:
-        """Tells the other processes of the run."""
+        """Passes the signal on to the other processes of the run."""
         if (client := processes.client()) is not None:
-            with contextlib.suppress(Exception):  # XlaRuntimeError: nobody is there
+            with contextlib.suppress(Exception):  # XlaRuntimeError: process 0 is gone
                 client.key_value_set(_SIGNAL_KEY, str(int(self.number)), allow_overwrite=True)
 
     def _agree(self) -> None:
-        """A thread, of each process: finds the first check that none of them has made."""
+        """In a thread: agrees with the other processes on the first check that none has made."""
         client = processes.client()
-        with self._lock:  # meanwhile nobody makes another
-            self._last_check = self._checks + 1  # where the others do not answer
-            with contextlib.suppress(Exception):  # XlaRuntimeError: nobody is there
+        with self._lock:  # this process makes no check meanwhile
+            self._last_check = self._checks + 1  # if the others do not answer
+            with contextlib.suppress(Exception):  # XlaRuntimeError: process 0 is gone
                 client.key_value_set(f"{_CHECKS_KEY}{jax.process_index()}", str(self._checks))
                 deadline = time.monotonic() + _AGREE_SECONDS
                 while time.monotonic() < deadline:
@@ -202,9 +200,9 @@ class Stop:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Stop]:
-    """Yields what SIGTERM and Ctrl-C ask for inside; within another `signals`, the same object.
+    """Handles SIGTERM and Ctrl-C inside the block; a nested block yields the outer one's object.
 
-    Raises Stopped where a signal comes outside of a `loop`.
+    Raises Stopped if a signal comes outside a `loop`.
     """
     global _current
     if _current is not None:

@@ -1,12 +1,12 @@
-"""Liveness checks between the processes of a run: reports which one was lost, in one line.
+"""Liveness checks between the processes of a run: reports in one line which one was lost.
 
-JAX notices too, but ends the process by abort(), with a stack trace of C++ in place of a message.
-So JAX is given more time, and every process keeps a connection to process 0. A connection that
-closes without a goodbye means that the process has ended, and silence that it is stopped or its
-host is. Process 0 tells the others, and all of them end.
+JAX notices too, but aborts the process with a C++ stack trace instead of a message. So JAX's
+timeouts are set longer, and every process keeps a connection to process 0. If a connection closes
+without a goodbye, the process at its other end has ended; if it falls silent, that process or its
+host has stopped. Process 0 then tells the others, and all of them end.
 
-A process's heartbeats are sent by a small child of it: a thread would fall silent while the process
-is in a call that does not release the GIL, such as the import of a large library.
+A small child of each process sends its heartbeats: a thread would fall silent while the process is
+in a call that does not release the GIL, such as the import of a large library.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from typing import Any
 from igerg_jax.errors import ProcessEnded, ProcessStalled
 
 _POLL_SECONDS = 1
-# From the end of one process until the others end, so that they can report their own error first.
+# From the end of one process until the others end, so that they can first report their own errors.
 GRACE_SECONDS = 3
 _PORT_KEY = "igerg_jax/watch/port"
-_GO_ON = "Start the run again: it resumes from its newest checkpoint"
+_RESTART = "Start the run again: it resumes from its newest checkpoint"
 
 _connections: "list[_Connection]" = []  # this process's
 _beating = threading.Event()  # set once a child sends heartbeats
 
-# Sends an empty line per second over each connection, while its parent lives and is not stopped.
-_BEATS = """
+# Sends an empty line per second over each connection while its parent lives and is not stopped.
+_HEARTBEATS = """
 import os, sys, time
 parent, *files = map(int, sys.argv[1:])
 while os.getppid() == parent:
@@ -50,7 +50,7 @@ while os.getppid() == parent:
 
 
 class _Connection:
-    """To another process: lines of text, at least one every few seconds."""
+    """A connection to another process; it carries lines of text, one every few seconds at least."""
 
     def __init__(self, connected: socket.socket, who: str):
         self.socket, self.who = connected, who
@@ -61,11 +61,11 @@ class _Connection:
         connected.setblocking(False)
 
     def age(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since it was opened."""
         return time.monotonic() - self._made
 
     def read(self) -> list[str]:
-        """The lines that have come, without beats; [] at the end, too."""
+        """The lines received since the last call, without heartbeats; [] if it has closed."""
         if self.ended:
             return []
         try:
@@ -83,25 +83,23 @@ class _Connection:
         return texts
 
     def send(self, text: str) -> None:
-        # It may have ended, which reading tells, or its buffer be full: then it is silent, too.
+        """Sends a line, or drops it if the other process has ended or no longer reads."""
         with contextlib.suppress(OSError):
             self.socket.sendall(text.encode() + b"\n")
 
 
 def start(client: Any, host: str, index: int, count: int, silence_seconds: int) -> None:
-    """Starts to watch, in a thread.
+    """Starts to watch the other processes, in a thread.
 
     Args:
-      client: JAX's distributed client, to pass on a port number.
-      host: of process 0.
-      silence_seconds: after which a process counts as stalled.
+      client: JAX's distributed client, which shares the port that process 0 listens on.
+      host: the host of process 0.
+      index: of this process, of `count`.
+      silence_seconds: a process that sends nothing for so long counts as stalled.
     """
     me = f"process {index} of {count} ({socket.gethostname()}, pid {os.getpid()})"
     if index == 0:
-        # JAX's service listens on all interfaces, too.
-        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-        dualstack = family == socket.AF_INET6
-        listener = socket.create_server(("", 0), family=family, dualstack_ipv6=dualstack)
+        listener = listen(0)
         client.key_value_set(_PORT_KEY, str(listener.getsockname()[1]))
         target, arguments = _watch_all, (listener, me, count - 1, silence_seconds)
     else:
@@ -116,22 +114,30 @@ def start(client: Any, host: str, index: int, count: int, silence_seconds: int) 
         _connections.append(to_0)
         target, arguments = _watch_one, (to_0, silence_seconds)
     threading.Thread(target=target, args=arguments, name="watch", daemon=True).start()
-    _beating.wait(silence_seconds / 2)  # what the main thread does next may hold the GIL
+    _beating.wait(silence_seconds / 2)  # the main thread may hold the GIL next
+
+
+def listen(port: int) -> socket.socket:
+    """A TCP server on all interfaces, IPv4 and IPv6, as JAX's coordination service has."""
+    dualstack = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dualstack else socket.AF_INET
+    return socket.create_server(("", port), family=family, dualstack_ipv6=dualstack)
 
 
 def is_watching() -> bool:
+    """Whether this process is connected to another one."""
     return bool(_connections)
 
 
 def say_goodbye() -> None:
-    """Tells the others that this process ends because its work is done, or the run is stopped."""
+    """Tells the others that this process ends as planned: it is done, or the run is stopped."""
     for connection in list(_connections):
         connection.send("goodbye")
 
 
 def _watch_one(to_0: _Connection, silence_seconds: int) -> None:
-    """In every process but the first: watches process 0, and hears from it about others."""
-    _send_beats([to_0])
+    """In every process but process 0: watches process 0, which reports the loss of others."""
+    _send_heartbeats([to_0])
     clock, selector = _Clock(), selectors.DefaultSelector()
     selector.register(to_0.socket, selectors.EVENT_READ)
     while not (to_0.done and to_0.ended):
@@ -154,7 +160,7 @@ def _watch_all(listener: socket.socket, me: str, others: int, silence_seconds: i
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     clock = _Clock()
-    silent: list[_Connection] = []  # to which no beats are sent yet
+    silent: list[_Connection] = []  # those that get no heartbeats yet
     while True:
         for key, _ in selector.select(_POLL_SECONDS):
             if key.fileobj is listener:
@@ -170,19 +176,19 @@ def _watch_all(listener: socket.socket, me: str, others: int, silence_seconds: i
                     key.data.who = line.removeprefix("hello ")
             if key.data.ended:
                 selector.unregister(key.fileobj)
-        # One child for all, if all come; a firewall may keep some away.
+        # One child for all connections, unless some do not come (a firewall may block them).
         if silent and (len(_connections) == others or silent[0].age() > silence_seconds / 4):
-            _send_beats(silent)
+            _send_heartbeats(silent)
             silent = []
         clock.forgive(_connections)
         _end_if_lost(_connections, silence_seconds)
 
 
-def _send_beats(connections: list[_Connection]) -> None:
-    """Starts the child. It is out of reach of a terminal's Ctrl-C."""
+def _send_heartbeats(connections: list[_Connection]) -> None:
+    """Starts the child that sends heartbeats, out of reach of a terminal's Ctrl-C."""
     files = [connection.socket.fileno() for connection in connections]
     subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BEATS, *map(str, (os.getpid(), *files))],
+        [sys.executable, "-I", "-S", "-c", _HEARTBEATS, *map(str, (os.getpid(), *files))],
         pass_fds=files,
         start_new_session=True,
         stdin=subprocess.DEVNULL,
@@ -193,13 +199,13 @@ def _send_beats(connections: list[_Connection]) -> None:
 
 
 class _Clock:
-    """When a watch looked last."""
+    """Notices when this process itself was suspended."""
 
     def __init__(self):
         self._last = time.monotonic()
 
     def forgive(self, connections: list[_Connection]) -> None:
-        """Counts silence anew after a time in which this process did not listen."""
+        """Restarts the measurement of silence if this process has not listened for a while."""
         now = time.monotonic()
         if now - self._last > 3 * _POLL_SECONDS:
             for connection in connections:
@@ -208,7 +214,7 @@ class _Clock:
 
 
 def _end_if_lost(connections: list[_Connection], silence_seconds: int) -> None:
-    """Ends this process, and tells the others, if one of them is lost."""
+    """Ends this process, and tells the others to end, if one of them is lost."""
     now = time.monotonic()
     for one in connections:
         if one.done:
@@ -216,13 +222,13 @@ def _end_if_lost(connections: list[_Connection], silence_seconds: int) -> None:
         if one.ended and now - one.ended > GRACE_SECONDS:
             code = ProcessEnded.exit_code
             message = (
-                f"{one.who} has ended: its own output says why, unless it was killed. {_GO_ON}"
+                f"{one.who} has ended: its own output shows why, unless it was killed. {_RESTART}"
             )
         elif not one.ended and now - one.seen > silence_seconds:
             code = ProcessStalled.exit_code
             message = (
                 f"{one.who} has not answered for {silence_seconds} s: it is stopped, or its host "
-                f"hangs or cannot be reached. End it. {_GO_ON}"
+                f"hangs or cannot be reached. End it. {_RESTART}"
             )
         else:
             continue
@@ -240,8 +246,8 @@ def _end(code: int, message: str) -> None:
 def relay(address: str) -> str:
     """A local HOST:PORT that forwards to `address`, which JAX's client connects to instead.
 
-    The client aborts the process as soon as its connection closes. Here it stays open for a while
-    after the coordinator has gone, in which the watch ends the process with a message.
+    The client aborts the process as soon as its connection closes. The relay keeps it open for a
+    while after the coordinator has gone, so that the watch can end the process with a message.
     """
     host, _, port = address.rpartition(":")
     listener = socket.create_server(("127.0.0.1", 0))
@@ -252,7 +258,7 @@ def relay(address: str) -> str:
             try:
                 far = socket.create_connection((host.strip("[]"), int(port)))
             except OSError:
-                near.close()  # gRPC tries again
+                near.close()  # gRPC retries
                 continue
             for pair in ((near, far, 0), (far, near, 4 * GRACE_SECONDS)):
                 threading.Thread(target=_copy, args=pair, daemon=True).start()

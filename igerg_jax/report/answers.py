@@ -92,7 +92,7 @@ def _cells(columns: tuple[Column, ...], values: Mapping[str, Any]) -> list[str]:
 
 
 def guidance(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `guidance.json` says; None where it says nothing.
+    """What `guidance.json` says; None if it says nothing.
 
     Returns:
       {"columns", "rows" (cells as texts; the last is people's), "panels" {"title", "chart"},

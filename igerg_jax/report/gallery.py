@@ -70,7 +70,7 @@ def _face(turn: Mapping[str, Any]) -> dict[str, Any]:
     """A turn's image, its labelled emotion, and what the model saw in it.
 
     `guess` is the likeliest emotion and its probability, `right` whether it is the label; either is
-    None where it is not known. `shares`: probabilities that are large enough to draw.
+    None if it is not known. `shares`: probabilities that are large enough to draw.
     """
     label, seen = turn.get("emotion"), turn.get("seen") or {}
     guess, image = _top(seen), turn.get("image") or ""

@@ -40,12 +40,12 @@ def finite(value: Any) -> bool:
 
 
 def formatted(value: Any, form: str) -> str:
-    """`form` filled with a value; "" where it is no finite number."""
+    """`form` filled with a value; "" if it is no finite number."""
     return form.format(value) if finite(value) else ""
 
 
 def duration(seconds: Any) -> str:
-    """12.3 s, 4 min 5 s, 6 h 7 min; "" where it is no finite number."""
+    """12.3 s, 4 min 5 s, 6 h 7 min; "" if it is no finite number."""
     if not finite(seconds) or seconds < 60:
         return formatted(seconds, "{:.1f} s")
     minutes, rest = divmod(round(seconds), 60)

@@ -1,7 +1,7 @@
-"""A lock in a bucket: an object that its owner rewrites every few seconds, and deletes at the end.
+"""A lock in a bucket: an object that its owner rewrites every few seconds and deletes at the end.
 
-A bucket has no locks that end with their process. Whoever finds the object watches it for a while:
-if it changes, its owner is alive. Clocks of two machines are never compared.
+A bucket has no locks that are released when their process dies. A process that finds the object
+watches it for a while: if it changes, its owner is alive. Two machines' clocks are never compared.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 BEAT_SECONDS = 8.0
-_SETTLE_SECONDS = 1.0  # until all who started at the same time have written
+_SETTLE_SECONDS = 1.0  # until all processes that started at the same time have written
 
 
 @contextlib.contextmanager
 def locked(path: epath.Path, owner: str) -> Iterator[None]:
-    """Holds the object `path` until the block ends. If the process is killed, the next one waits
-    for three beats before it takes over.
+    """Holds the lock `path` until the block ends. If the process is killed, the next one takes over
+    after three heartbeats.
 
     Args:
-      owner: of this process, for the others' messages.
+      owner: describes this process, for the messages of others.
 
     Raises:
       UserError: another process holds it.
@@ -38,7 +38,7 @@ def locked(path: epath.Path, owner: str) -> Iterator[None]:
     lock.check_free()
     lock.write()
     time.sleep(_SETTLE_SECONDS)
-    lock.check_own()
+    lock.check_held()
     thread = threading.Thread(target=_beat, args=(lock, done), name="lock", daemon=True)
     thread.start()
     try:
@@ -52,34 +52,35 @@ def locked(path: epath.Path, owner: str) -> Iterator[None]:
 def _beat(lock: "_Object", done: threading.Event) -> None:
     while not done.wait(BEAT_SECONDS):
         try:
-            lock.check_own()
+            lock.check_held()
             lock.write()
-        except UserError as error:  # this process was stopped for longer than others wait
+        except UserError as error:  # it was suspended for so long that another took over
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(error.exit_code)
-        except Exception as error:  # the network's: it may be back in time
+        except Exception as error:  # of the network, which may recover in time
             print(f"cannot write '{lock.path}': {error}", file=sys.stderr, flush=True)
 
 
 class _Object:
-    """The object, as this process sees it."""
+    """The lock's object, as this process sees it."""
 
     def __init__(self, path: epath.Path, owner: str):
         self.path, self._files = path, storage.bucket_files()
-        self._own = {"owner": owner, "id": uuid.uuid4().hex}
+        self._identity = {"owner": owner, "id": uuid.uuid4().hex}
         self._beats = 0
 
     def read(self) -> dict[str, Any]:
-        """Its content; {} where there is none."""
+        """The object's content; {} if there is none."""
         try:
-            found = json.loads(self._files.cat_file(os.fspath(self.path)))
+            content = json.loads(self._files.cat_file(os.fspath(self.path)))
         except (FileNotFoundError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def write(self) -> None:
+        """Writes a heartbeat."""
         self._beats += 1
-        text = json.dumps(self._own | {"beats": self._beats})
+        text = json.dumps(self._identity | {"beats": self._beats})
         self._files.pipe_file(os.fspath(self.path), text.encode())
 
     def delete(self) -> None:
@@ -87,19 +88,21 @@ class _Object:
             self._files.rm_file(os.fspath(self.path))
 
     def check_free(self) -> None:
+        """Raises UserError if another process holds the lock; waits to see whether it is alive."""
         before, deadline = self.read(), time.monotonic() + 3 * BEAT_SECONDS
         if not before:
             return
-        message = f"looks for {3 * BEAT_SECONDS:.0f} s whether {before.get('owner')} is still there"
+        message = f"checking for {3 * BEAT_SECONDS:.0f} s whether {before.get('owner')} still runs"
         print(f"'{self.path.parent}': {message}", file=sys.stderr, flush=True)
         while time.monotonic() < deadline and (now := self.read()):
             if now != before:
                 raise self._refusal(now)
             time.sleep(BEAT_SECONDS / 4)
 
-    def check_own(self) -> None:
+    def check_held(self) -> None:
+        """Raises UserError if another process has taken the lock."""
         now = self.read()
-        if now.get("id") != self._own["id"]:
+        if now.get("id") != self._identity["id"]:
             raise self._refusal(now)
 
     def _refusal(self, now: dict[str, Any]) -> UserError:

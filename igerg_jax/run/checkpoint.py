@@ -29,15 +29,14 @@ from igerg_jax import manifests, storage
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.metrics import measured_in_training
-from igerg_jax.run import fit, integrity, weights_folder, workdirs
-from igerg_jax.run.fit import Shapes, shapes
+from igerg_jax.run import compatibility, integrity, weights_folder, workdirs
+from igerg_jax.run.compatibility import Shapes, shapes
 from igerg_jax.run.integrity import RUN, DamagedCheckpoint
 from igerg_jax.run.provenance import provenance
 from igerg_jax.setup import Setup
 
-STATE = "state"  # the item of a checkpoint beside RUN
+STATE = "state"  # the item of a checkpoint that holds its arrays
 _AVERAGE = "ema_params"  # in a state: the moving average of its "params"
-
 _METRICS = "metrics"  # Orbax's name for their item and its file
 _MIN_SLICE_BYTES = 1 << 20
 
@@ -45,8 +44,8 @@ _MIN_SLICE_BYTES = 1 << 20
 class Checkpoints:
     """The checkpoints of one workdir. Nothing is created before the first save.
 
-    Kept are the last `config.train.keep_checkpoints`, and the best by `config.evaluate.best_metric`
-    among those that were saved with metrics. Saves run in the background and are atomic: an
+    It keeps the last `config.train.keep_checkpoints`, and the best by `config.evaluate.best_metric`
+    of those that have metrics. Saves run in the background and are atomic: an
     interrupted save never looks like a checkpoint.
     """
 
@@ -54,17 +53,17 @@ class Checkpoints:
         self._folder = absolute(workdir) / workdirs.CHECKPOINTS
         self._config, self._tokenizer_digest = config, tokenizer_digest
         self._opened: ocp.CheckpointManager | None = None
-        self._saving = 0, 0  # the step that was saved last, and its bytes
+        self._saving = 0, 0  # the step that is being saved or was last, and its size in bytes
 
     def latest_step(self) -> int | None:
-        """The newest checkpoint's step, or None; it may be damaged."""
+        """The step of the newest checkpoint, which may be damaged; None if there is none."""
         return max(integrity.steps(self._folder), default=None)
 
     def save(self, state: Any, metrics: dict[str, float] | None = None) -> bool:
         """Starts to save `state` under its step, once the previous save has finished.
 
-        `metrics` are of an evaluation of this very state; without `best_metric` among them the
-        state is no candidate for the best. Returns False if this step has been saved already.
+        `metrics` are those of an evaluation of this state; without `best_metric` among them it is
+        not a candidate for the best. Returns False if this step has been saved already.
         """
         step = int(state.step)
         self.wait()
@@ -75,7 +74,7 @@ class Checkpoints:
         score = metrics.get(self._config.evaluate.best_metric, math.nan)
         record = run_record(self._config, step, self._tokenizer_digest)
         items = {STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(record)}
-        # A NaN would remain the best forever.
+        # A NaN would stay the best forever.
         values = {k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None
         with self._naming_a_full_disk():
             return self._manager.save(step, args=ocp.args.Composite(**items), metrics=values)
@@ -100,13 +99,13 @@ class Checkpoints:
         return step in self._manager.all_steps() and self._manager.metrics(step) is None
 
     def restore(self, abstract_state: Any) -> Any:
-        """The newest intact state, placed as `abstract_state`'s shardings say.
+        """The newest intact state, placed on the shardings of `abstract_state`.
 
-        Newer ones that are damaged are moved aside and reported.
+        Newer checkpoints, which are damaged, are moved aside and reported.
 
         Raises:
-          UserError: no checkpoint is intact; another tokenizer; or names and shapes that differ
-            from `abstract_state`'s: the message lists what is missing, extra, or of another shape.
+          UserError: none is intact, it has another tokenizer, or its names or shapes differ from
+            those of `abstract_state`; the message lists them.
         """
         damaged: dict[int, DamagedCheckpoint] = {}
         for step in reversed(integrity.steps(self._folder)):
@@ -115,28 +114,28 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 damaged[step] = error
                 continue
-            for newer, found in damaged.items():
+            for newer, damage in damaged.items():
                 there = integrity.set_aside(self._folder / str(newer))
                 if jax.process_index() == 0:
-                    problem = str(found).partition(". ")[0]
-                    message = f"{problem}; going on from step {step}; moved to '{there}'"
+                    problem = str(damage).partition(". ")[0]
+                    message = f"{problem}; continuing from step {step}; moved to '{there}'"
                     print(message, file=sys.stderr)
             return state
         if damaged:
             raise UserError(
-                f"no checkpoint in '{self._folder}' is whole: {next(iter(damaged.values()))}. To "
+                f"no checkpoint in '{self._folder}' is intact: {next(iter(damaged.values()))}. To "
                 "start again from the first step, remove that folder"
             )
         raise UserError(f"there is no checkpoint in '{self._folder}'")
 
     def _restore(self, path: epath.Path, abstract_state: Any) -> Any:
         integrity.check(path)
-        fit.check_tokenizer(read_run(path), self._tokenizer_digest, path)
-        fit.check_same(_stored_shapes(path), shapes(abstract_state), path)
+        compatibility.check_tokenizer(read_run(path), self._tokenizer_digest, path)
+        compatibility.check_same_shapes(_stored_shapes(path), shapes(abstract_state), path)
         return _restore(path, abstract_state)
 
     def wait(self) -> None:
-        """Waits until all saves are on disk; raises what a background save raised."""
+        """Waits until all saves are on disk. Raises the error of a background save that failed."""
         if self._opened is not None:
             with self._naming_a_full_disk():
                 self._opened.wait_until_finished()
@@ -152,19 +151,19 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _naming_a_full_disk(self) -> Iterator[None]:
-        """Says how much room a checkpoint takes where a save finds none."""
+        """Raises UserError with the size of a checkpoint if a save finds the disk full."""
         try:
             yield
         except Exception as error:
-            if not storage.is_full(error):
+            if not storage.is_disk_full(error):
                 raise
             step, size = self._saving
             for unfinished in self._folder.glob(f"{step}.orbax-*tmp*"):
                 unfinished.rmtree()
             raise UserError(
-                f"{storage.full(self._folder)} while step {step} was saved: a checkpoint takes up "
-                f"to {storage.megabytes(size)}. Make room, then repeat the command: the run goes "
-                f"on from step {self.latest_step() or 0}"
+                f"{storage.full_disk(self._folder)} while step {step} was saved: a checkpoint "
+                f"takes up to {storage.megabytes(size)}. Make room, then repeat the command: the "
+                f"run continues from step {self.latest_step() or 0}"
             ) from error
 
     @property
@@ -196,10 +195,10 @@ class Checkpoints:
         return self._opened
 
     def _set_aside_unreadable_metrics(self) -> None:
-        """Moves checkpoints whose metrics are damaged out of the way of Orbax, which reads all."""
-        own = [str(step) for step in integrity.steps(self._folder) if not self._is_readable(step)]
+        """Moves checkpoints with damaged metrics aside, because Orbax reads the metrics of all."""
+        seen = [str(step) for step in integrity.steps(self._folder) if not self._is_readable(step)]
         for step in sorted(
-            {s for text in integrity.allgather_text(" ".join(own)) for s in text.split()}
+            {s for text in integrity.allgather_text(" ".join(seen)) for s in text.split()}
         ):
             there = integrity.set_aside(self._folder / step)
             if jax.process_index() == 0:
@@ -218,30 +217,30 @@ class Checkpoints:
     def _score(self, metrics: dict[str, float]) -> float:
         evaluate = self._config.evaluate
         worst = math.inf if evaluate.best_mode == "min" else -math.inf
-        # An earlier run in this workdir may have gone by another metric.
+        # An earlier start in this workdir may have used another metric.
         return metrics.get(evaluate.best_metric, worst)
 
 
 def check_retention(config: Any) -> None:
-    """Raises UserError where the config does not say which checkpoint is the best."""
+    """Raises UserError if the best checkpoint cannot be chosen as configured."""
     evaluate = config.evaluate
     check_choice("evaluate.best_mode", evaluate.best_mode, ("min", "max"))
     measured = measured_in_training()
     if evaluate.best_metric not in measured:
         raise UserError(
             f"evaluate.best_metric '{evaluate.best_metric}' is not measured during training, which "
-            f"generates no responses; there are: {', '.join(measured)}"
+            f"generates no responses; available: {', '.join(measured)}"
         )
 
 
 class Loaded(NamedTuple):
-    """What `load_params` took from a checkpoint; parameter names have slashes."""
+    """Which parameters `load_params` read from a checkpoint; names are separated by slashes."""
 
-    path: epath.Path  # of the checkpoint
-    averaged: bool  # from the moving average, not the last parameters
+    path: epath.Path  # the checkpoint's folder
+    averaged: bool  # they are the moving average, not the last parameters
     loaded: tuple[str, ...]
     skipped: tuple[str, ...]  # absent from the model, or of another shape there
-    initialised: tuple[str, ...]  # in the model alone
+    initialised: tuple[str, ...]  # in the model but not in the checkpoint
 
     def describe(self) -> str:
         source = "moving average" if self.averaged else "parameters"
@@ -259,33 +258,35 @@ def load_params(
     initial: Any | None = None,
     tokenizer_digest: str | None = None,
 ) -> tuple[Any, Loaded]:
-    """Parameters of a checkpoint on `setup`'s mesh; the optimizer's state is not read.
+    """Reads the parameters of a checkpoint onto `setup`'s mesh, without the optimizer's state.
 
     Args:
-      path: as `find` takes it.
-      initial: the model's parameters as initialised; they fill in for what the checkpoint lacks or
-        has in another shape (fine-tuning). None: the checkpoint must have all of them, and
-        `model.*` must be what it was trained with (evaluation, generation).
+      path: as for `find`.
+      initial: the initialised parameters, which replace those that the checkpoint lacks or has in
+        another shape (fine-tuning). None: the checkpoint must have all parameters, and the config's
+        `model.*` must be that of its training (evaluation, generation).
       tokenizer_digest: of the run's tokenizer; None = not compared.
 
     Returns:
-      (parameters like `setup.abstract_params`, what was taken and what was not). They are the
-      moving average where the checkpoint has one.
+      (parameters like `setup.abstract_params`, which of them were read). They are the moving
+      average if the checkpoint has one.
 
     Raises:
-      UserError: no checkpoint there, another tokenizer, nothing or not enough that matches.
+      UserError: no checkpoint there, another tokenizer, or too few parameters that match.
     """
     folder = find(path)
     run = read_run(folder)
     if tokenizer_digest is not None:
-        fit.check_tokenizer(run, tokenizer_digest, folder)
+        compatibility.check_tokenizer(run, tokenizer_digest, folder)
     part, stored = _stored_params(folder)
     wanted = flatten_dict(setup.abstract_params, sep="/")
     wanted_shapes = shapes(setup.abstract_params)
     if initial is None:
-        fit.check_same_model(run, setup.config, folder)
-        # A checkpoint may hold more than this model uses.
-        fit.check_same({n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder)
+        compatibility.check_same_model(run, setup.config, folder)
+        # A checkpoint may hold more than this model has.
+        compatibility.check_same_shapes(
+            {n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder
+        )
     loaded = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
     if not loaded:
         raise UserError(
@@ -293,7 +294,7 @@ def load_params(
             "start from a checkpoint of the same preset"
         )
     if initial is not None:
-        fit.check_same_function(run, setup.config, loaded, folder)
+        compatibility.check_same_function(run, setup.config, loaded, folder)
     chosen = unflatten_dict({name: wanted[name] for name in loaded}, sep="/")
     params = flatten_dict(_restore(folder, {part: chosen})[part], sep="/")
     if initial is not None:
@@ -305,8 +306,8 @@ def load_params(
 
 
 def check_init(path: epath.PathLike, setup: Setup) -> None:
-    """Raises UserError where fine-tuning could not start from a checkpoint: there is none, or most
-    of its parameters have other shapes than the model's, because it is of another size."""
+    """Raises UserError if fine-tuning cannot start from a checkpoint: there is none, or most of its
+    parameters have other shapes than the model's, because its model has another size."""
     stored, wanted = _stored_params(find(path))[1], shapes(setup.abstract_params)
     shared = [name for name in wanted if name in stored]
     differ = [name for name in shared if stored[name] != wanted[name]]
@@ -323,12 +324,12 @@ def find(path: epath.PathLike) -> epath.Path:
     """The folder of one checkpoint, or a weights folder.
 
     Args:
-      path: a workdir or its checkpoints folder (of both, the newest step), one step's folder, a
-        weights folder, or the name of a weights folder of this package.
+      path: a workdir or its checkpoints folder (the newest step is found), the folder of one step,
+        a weights folder, or the name of a weights folder of this package.
 
     Raises:
       UserError: there is none, or the weights folder is damaged.
-      DamagedCheckpoint: a UserError; the newest is not whole.
+      DamagedCheckpoint: a UserError; the newest is damaged.
     """
     name, path = path, absolute(path)
     if not path.exists() and (shipped := weights_folder.shipped(name)):
@@ -348,7 +349,7 @@ def find(path: epath.PathLike) -> epath.Path:
 
 
 def _newest(path: epath.Path) -> epath.Path | None:
-    """The checkpoint that `find` is asked for, which may be damaged."""
+    """The folder of the checkpoint in `path` (see `find`), which may be damaged."""
     folder = path / workdirs.CHECKPOINTS
     if steps := integrity.steps(folder):
         return folder / str(steps[-1])
@@ -363,14 +364,14 @@ def _newest(path: epath.Path) -> epath.Path | None:
 
 
 def tokenizer_file(folder: epath.Path) -> epath.Path:
-    """Where the tokenizer of a folder of `find` would be."""
+    """The path of the tokenizer that goes with a folder of `find`; there may be no such file."""
     if weights_folder.is_weights_folder(folder):
         return folder / workdirs.TOKENIZER_FILE
     return folder.parent.parent / workdirs.TOKENIZER_FILE  # <workdir>/checkpoints/<step>
 
 
 def run_record(config: Any, step: int, tokenizer_digest: str) -> dict[str, Any]:
-    """What a checkpoint holds besides the arrays; `read_run` reads it."""
+    """The record of its run that a checkpoint holds besides the arrays; `read_run` reads it."""
     return {
         "step": step,
         "seed": config.seed,
@@ -397,8 +398,9 @@ def read_run(path: epath.Path) -> dict[str, Any]:
 def _arrays() -> ocp.PyTreeCheckpointHandler:
     """The handler that reads and writes a state.
 
-    Orbax lets the replicas of an array each write a slice, and compiles the slicing for every
-    shape: seconds for the hundreds of arrays of a small model. Only large slices are worth it.
+    Orbax has each replica of an array write a slice, and compiles the slicing for every shape,
+    which takes seconds for the hundreds of arrays of a small model. Only large slices are worth
+    that.
     """
     handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
     registry = ocp.type_handlers.create_type_handler_registry(
@@ -417,8 +419,8 @@ def _stored_shapes(path: epath.Path) -> Shapes:
 
 
 def _stored_params(path: epath.Path) -> tuple[str, Shapes]:
-    """The part of a checkpoint that inference uses, and its parameters' shapes: the moving average
-    where there is one, else "params"."""
+    """(the part of a checkpoint that inference uses, its parameters' shapes): the moving average if
+    there is one, else "params"."""
     stored = _stored_shapes(path)
     part = _AVERAGE if any(name.startswith(f"{_AVERAGE}/") for name in stored) else "params"
     prefix = f"{part}/"

@@ -1,7 +1,7 @@
 """Command lines with a config, as the modes and the tools parse them.
 
---config=FILE[:PRESET] is a config file; --config.KEY=VALUE changes one of its keys. A mistake
-is one message on stderr and exit code 2. Imports nothing heavy.
+--config=FILE[:PRESET] is a config file; --config.KEY=VALUE changes one of its keys. A mistake ends
+the program with one message on stderr and exit code 2. Imports nothing heavy.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from igerg_jax.run.workdirs import flatten
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
-MODULE_LINE = re.compile(r"^\S+:\n", re.MULTILINE)  # absl says which file defines a flag
+MODULE_LINE = re.compile(r"^\S+:\n", re.MULTILINE)  # in absl's help: the file that defines flags
 
 
 def main(
@@ -32,18 +32,18 @@ def main(
     doc: str,
     define_flags: Callable[[list[str]], flags.FlagValues],
     run: Callable[[list[str]], None],
-    failed: Callable[[int], None] = lambda code: None,
+    on_failure: Callable[[int], None] = lambda code: None,
 ) -> int:
     """The main function of a program: prints its help or calls `run`; returns the exit code.
 
     Args:
-      argv: the command line, the program's name first; as `define_flags` and `run` take it.
-      doc: what --help prints before the flags.
-      run: its UserError, OutOfMemory and RunError become one message; others are raised.
-      failed: called with the exit code before a failure is returned or raised.
+      argv: the command line, the program's name first; passed to `define_flags` and `run`.
+      doc: the text that --help prints before the flags.
+      run: its UserError, OutOfMemory and RunError become one message; other exceptions are raised.
+      on_failure: called with the exit code before a failure is returned or raised.
     """
     quieten()
-    print_anything()
+    tolerate_encodings()
     try:
         if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
             print(help_text(argv, doc, define_flags(argv)))
@@ -59,28 +59,28 @@ def main(
         print("interrupted", file=sys.stderr)
         code = 130
     except Exception as error:
-        if not storage.is_full(error):
-            failed(1)
+        if not storage.is_disk_full(error):
+            on_failure(1)
             raise
         print(f"error: {_full_disk_message(error)}", file=sys.stderr)
         code = 2
-    failed(code)
+    on_failure(code)
     return code
 
 
 def help_text(argv: list[str], doc: str, values: flags.FlagValues) -> str:
-    """`doc`, then the flags, and the config's keys where there is --config."""
+    """`doc`, then the flags, then the config's keys if there is a flag --config."""
     text = doc + MODULE_LINE.sub("", values.get_help().partition("\nabsl.flags:")[0])
     if "config" not in values:
         return text
     chosen = argument(argv, "config") or config_files.DEFAULT
     keys = config_keys.listed(config_files.load(chosen))
-    return f"{text}\n\nThe keys of {chosen} ('igerg config' says what they mean):\n\n{keys}"
+    return f"{text}\n\nThe keys of {chosen} ('igerg config' explains them):\n\n{keys}"
 
 
 def quieten() -> None:
-    """Silences what libraries log on stderr; to be called before TensorFlow or JAX is imported."""
-    # epath then reads gs:// with gcsfs, which is tested, and does not import TensorFlow.
+    """Silences the logs of libraries on stderr; call it before TensorFlow or JAX is imported."""
+    # Makes epath read gs:// with gcsfs, which is tested, without importing TensorFlow.
     os.environ.setdefault("EPATH_USE_TF", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only decodes images here
@@ -88,7 +88,7 @@ def quieten() -> None:
     logging.set_verbosity(logging.ERROR)
 
 
-def print_anything() -> None:
+def tolerate_encodings() -> None:
     """Makes the standard streams replace characters that they cannot encode or decode."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -96,27 +96,27 @@ def print_anything() -> None:
 
 
 def check_home() -> None:
-    """Raises UserError where "~" stands for no folder: libraries, too, would write to "./~"."""
+    """Raises UserError if "~" has no folder: libraries would write to "./~"."""
     if os.path.expanduser("~") in ("~", "", "/") and not os.environ.get("HOME"):
         raise UserError(
-            f"user {os.getuid()} has no home folder, where programs and data are kept: set HOME "
-            "to a folder that may be written to"
+            f"user {os.getuid()} has no home folder for caches and data: set HOME to a folder that "
+            "can be written to"
         )
 
 
 def _full_disk_message(error: BaseException | None) -> str:
-    """What to say about a full disk: our own message, if there is one behind an exception."""
+    """The message about a full disk: that of a UserError among the causes, if there is one."""
     last = error
     while error is not None:
         if isinstance(error, UserError):
             return str(error)
         last, error = error, error.__cause__ or error.__context__
     file = getattr(last, "filename", None)
-    return f"{storage.full(file or '.')}; make room, then repeat the command"
+    return f"{storage.full_disk(file or '.')}; make room, then repeat the command"
 
 
 def new_flags(argv: list[str]) -> flags.FlagValues:
-    """The flag --config, separate from absl's global flags: calls must not affect each other."""
+    """New flags with --config, separate from absl's global flags so that calls do not interfere."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "Config file, and a preset.", flag_values=values, sys_argv=argv
@@ -127,12 +127,12 @@ def new_flags(argv: list[str]) -> flags.FlagValues:
 def parse(
     argv: list[str], define_flags: Callable[[list[str]], flags.FlagValues]
 ) -> flags.FlagValues:
-    """Parses a command line; where it may have a --config, the config and its overrides too.
+    """Parses a command line, and if there is a flag --config, the config and its overrides.
 
     Raises:
-      UserError: whatever is wrong with them.
+      UserError: the command line, the config or an override is wrong.
     """
-    argv = with_config_found(expanded(argv))
+    argv = with_config_path(with_flagfiles(argv))
     if "--" in argv:
         raise UserError("'--' ends the flags, and nothing comes after them here: leave it out")
     values = define_flags(argv)
@@ -141,13 +141,15 @@ def parse(
     try:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
-        hint = meant(error.flagname, error.flagvalue.partition("=")[2], values, argv)
+        hint = suggestion(error.flagname, error.flagvalue.partition("=")[2], values, argv)
         raise UserError(f"unknown flag --{error.flagname}{hint}") from error
     except (flags.Error, ValueError) as error:  # a ValueError: --noFLAG=VALUE
         raise UserError(explain(str(error), argv)) from error
     if rest[1:]:
         name, _, value = rest[1].partition("=")
-        hint = meant(name, value, values, argv) if value else "; write --name=value (see --help)"
+        hint = (
+            suggestion(name, value, values, argv) if value else "; write --name=value (see --help)"
+        )
         raise UserError(f"'{rest[1]}' is not a flag{hint}")
     if "config" in values and values.config is None:
         raise UserError(
@@ -156,8 +158,8 @@ def parse(
     return values
 
 
-def expanded(argv: list[str]) -> list[str]:
-    """The command line with the content of each --flagfile in its place. Raises UserError."""
+def with_flagfiles(argv: list[str]) -> list[str]:
+    """The command line with each --flagfile replaced by its content. Raises UserError."""
     try:
         return [argv[0], *flags.FlagValues().read_flags_from_files(argv[1:], force_gnu=False)]
     except (flags.Error, UnicodeDecodeError) as error:
@@ -165,15 +167,15 @@ def expanded(argv: list[str]) -> list[str]:
 
 
 def with_recorded_config(argv: list[str]) -> list[str]:
-    """The command line; where it has a --checkpoint and no --config, with that of its run."""
+    """The command line, with the run's config as --config if it has only --checkpoint."""
     checkpoint = argument(argv, "checkpoint")
     if checkpoint is None or argument(argv, "config") is not None:
         return argv
     return [argv[0], f"--config={RECORDED_CONFIG}:{checkpoint}", *argv[1:]]
 
 
-def with_config_found(argv: list[str]) -> list[str]:
-    """The command line, the path of its --config being that of a file.
+def with_config_path(argv: list[str]) -> list[str]:
+    """The command line, with the path of an existing file in its --config.
 
     Raises:
       UserError: there is no such config file.
@@ -182,38 +184,40 @@ def with_config_found(argv: list[str]) -> list[str]:
         if re.fullmatch("--?config(=.*)?", text, re.DOTALL):
             _, equals, value = text.partition("=")
             end = i + (1 if equals else 2)
-            found = config_files.find(value if equals else "".join(argv[i + 1 : end]))
-            return [*argv[:i], f"--config={found}", *argv[end:]]
+            path = config_files.find(value if equals else "".join(argv[i + 1 : end]))
+            return [*argv[:i], f"--config={path}", *argv[end:]]
     return argv
 
 
-def meant(name: str, value: str, values: flags.FlagValues, argv: list[str]) -> str:
-    """For a message: the flags or config keys that an unknown flag may have been meant for."""
+def suggestion(name: str, value: str, values: flags.FlagValues, argv: list[str]) -> str:
+    """The end of a message about an unknown flag: similar flags or config keys, if any."""
     name = name.replace("-", "_")
-    found = difflib.get_close_matches(name, [flag for flag in values if "." not in flag])
-    if not found and "config" in values:
+    similar = difflib.get_close_matches(name, [flag for flag in values if "." not in flag])
+    if not similar and "config" in values:
         keys = list(flatten(config_files.load(config_argument(argv))))
-        found = [f"config.{key}" for key in config_keys.similar_keys(name, keys)]
+        similar = [f"config.{key}" for key in config_keys.similar_keys(name, keys)]
     equals = f"={value}" if value else ""
-    listed = " or ".join(f"--{flag}{equals}" for flag in found)
+    listed = " or ".join(f"--{flag}{equals}" for flag in similar)
     return f"; did you mean {listed}?" if listed else " (see --help)"
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
-    """Raises UserError for the first of these flags that has no value."""
+    """Raises UserError for the first of the flags `names` that has no value."""
     for name in names:
         if not values[name].value:
             raise UserError(f"--{name} is missing (see --help)")
 
 
 def new_folder(out: str) -> pathlib.Path:
-    """The absolute path of a folder to write, which is not created yet.
+    """The absolute path of --out, a folder that the caller will create.
 
     Raises:
-      UserError: something is there already, or no folder can be created there.
+      UserError: it is a file or not empty, or no folder can be created there.
     """
     if "://" in out:
-        raise UserError(f"--out={out} is not a local folder: write to one, then copy it there")
+        raise UserError(
+            f"--out={out} is not a local folder: write to a local one, then copy it there"
+        )
     folder = pathlib.Path(out).expanduser().resolve()
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if above == folder and (not folder.is_dir() or any(folder.iterdir())):
@@ -224,10 +228,8 @@ def new_folder(out: str) -> pathlib.Path:
 
 
 def check_config(argv: list[str]) -> None:
-    """Refuses an unknown config file, preset or key, in the file or among the overrides.
-
-    A line for each; it names what is like the key.
-    """
+    """Raises UserError, with a line for each unknown, missing or mistyped key of the config file,
+    and for each override of an unknown key; or if there is no such file or preset."""
     source = config_argument(argv)
     config = config_files.load(source)
     file = source.partition(":")[0]
@@ -235,7 +237,7 @@ def check_config(argv: list[str]) -> None:
     checks = [
         functools.partial(_check_override, match[1], list(flatten(config))) for match in matches
     ]
-    # A recorded config has the keys of its time.
+    # A recorded config has the keys of the version that recorded it.
     if pathlib.Path(file) != RECORDED_CONFIG:
         full = config_files.load(str(config_files.PACKAGED / "pretrain.py"))
         checks.append(functools.partial(full_config.check, config, full, file))
@@ -253,7 +255,7 @@ def _check_override(name: str, keys: list[str]) -> None:
 
 
 def config_argument(argv: list[str]) -> str:
-    """The value of --config. Raises UserError where there is none."""
+    """The value of --config. Raises UserError if there is none."""
     value = argument(argv, "config")
     if value is None:
         raise UserError("--config is missing; for a start: --config=configs/pretrain.py")
@@ -261,7 +263,7 @@ def config_argument(argv: list[str]) -> str:
 
 
 def argument(argv: list[str], flag: str) -> str | None:
-    """The value of a flag on a command line that is not parsed yet; None where it is not there."""
+    """The value of a flag on a command line that is not parsed yet; None if it is absent."""
     for text, following in itertools.pairwise([*argv[1:], ""]):
         if re.fullmatch(f"--?{flag}(=.*)?", text, re.DOTALL):
             _, equals, value = text.partition("=")
@@ -270,7 +272,7 @@ def argument(argv: list[str], flag: str) -> str | None:
 
 
 def explain(message: str, argv: list[str]) -> str:
-    """absl's message; about the value of a config key, the type that the key takes."""
+    """absl's message, or for a wrong value of a config key, one that names the key's type."""
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", message, re.DOTALL)
     if not match:
         return f"{message} (see --help)"

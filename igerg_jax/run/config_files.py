@@ -1,8 +1,8 @@
-"""Config files: where --config=FILE[:PRESET] is found, and what it returns.
+"""Config files: how --config=FILE[:PRESET] is found and loaded.
 
-FILE is a path; where there is no such file, configs/… is one of those that come with igerg_jax.
-Your own config files can live anywhere, and start from one of these by
-`from configs import pretrain`. Imports nothing heavy.
+FILE is a path; if there is no such file, configs/… is one of those that come with igerg_jax. Your
+own config files can be anywhere, and start from one of these with `from configs import pretrain`.
+Imports nothing heavy.
 """
 
 import importlib.machinery
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from igerg_jax.errors import UserError, nearest
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
-# `pip install` puts the repository's configs/ into the package.
+# In a wheel, configs/ is inside the package; in the repository, beside it.
 PACKAGED = next(
     folder
     for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs")
@@ -27,38 +27,38 @@ DEFAULT = "configs/pretrain.py"
 
 
 def find(argument: str) -> str:
-    """FILE[:PRESET] with the path of a file that exists. Raises UserError where there is none."""
+    """FILE[:PRESET] with the path of an existing file. Raises UserError if there is none."""
     file, colon, preset = argument.partition(":")
     path = pathlib.Path(file)
     if not path.exists() and path.parts[:1] == ("configs",):
         path = PACKAGED.parent / file
     if not path.is_file() or path.suffix != ".py":
         configs = [p for p in PACKAGED.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
-        there = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
-        close = ", ".join(nearest(file, sorted(there)))
+        known = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
+        close = ", ".join(nearest(file, sorted(known)))
         raise UserError(f"config file '{file}' does not exist; did you mean one of {close}?")
     return f"{path}{colon}{preset}"
 
 
 def load(argument: str) -> ConfigDict:
-    """What the config file FILE[:PRESET] returns.
+    """The config that the config file FILE[:PRESET] returns.
 
     Raises:
       UserError: no such file or preset, or the file fails or returns something else.
     """
     file, _, preset = find(argument).partition(":")
-    let_import_configs(pathlib.Path(file))
+    enable_configs_import(pathlib.Path(file))
     spec = importlib.util.spec_from_file_location("config_file", file)
     assert spec is not None and spec.loader is not None  # a .py file has them
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise UserError(f"{file}: there is no function get_config, which returns the config")
+            raise UserError(f"{file} lacks the function get_config, which returns the config")
         config = module.get_config(preset)
     except UserError:
         raise
-    except ValueError as error:  # of a preset, say: the message is meant for people
+    except ValueError as error:  # such as an unknown preset: its message is for users
         raise UserError(f"{file}: {error}") from error
     except (Exception, SystemExit) as error:
         reason = getattr(error, "msg", None) or error
@@ -72,7 +72,7 @@ def load(argument: str) -> ConfigDict:
 
 
 def _line_of(error: BaseException, file: str) -> str:
-    """For a message: the line of a config file that an exception comes from; "" where none does."""
+    """For a message: the line of a config file that raised an exception; "" if none did."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
     stack = traceback.extract_tb(error.__traceback__)
@@ -80,12 +80,12 @@ def _line_of(error: BaseException, file: str) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def let_import_configs(file: pathlib.Path) -> None:
+def enable_configs_import(file: pathlib.Path) -> None:
     """Makes `from configs import NAME` work in a config file, wherever it is.
 
-    NAME is in the folder `configs` that the file is in, if there is one, or comes with igerg_jax.
+    NAME is looked up in the folder `configs` around the file, if any, then in that of igerg_jax.
     """
-    own = [folder for folder in file.resolve().parents if folder.name == "configs"][:1]
+    around = [folder for folder in file.resolve().parents if folder.name == "configs"][:1]
     spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
     package = sys.modules.setdefault("configs", importlib.util.module_from_spec(spec))
-    package.__path__ = list(dict.fromkeys(map(str, [*own, PACKAGED])))
+    package.__path__ = list(dict.fromkeys(map(str, [*around, PACKAGED])))

@@ -1,4 +1,4 @@
-"""The keys of configs, and what the comments of configs/pretrain.py say about them."""
+"""The keys of configs, and their comments in configs/pretrain.py."""
 
 import ast
 import difflib
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from igerg_jax.run import config_files
 from igerg_jax.run.workdirs import flatten
 
-MISSING = "not there"
+ABSENT = "absent"
 
 
 class Key(NamedTuple):
@@ -20,12 +20,12 @@ class Key(NamedTuple):
 
     name: str  # dotted, without "config."
     lines: range  # of the file
-    above: list[str]  # lines of comments between the last key and this
-    beside: str  # a comment on its own line
+    above: list[str]  # lines of comments above it
+    beside: str  # the comment at the end of its line
 
 
 def documented() -> list[Key]:
-    """Every key of configs/pretrain.py in the file's order, with its comments."""
+    """Every key of configs/pretrain.py with its comments, in the file's order."""
     source = (config_files.PACKAGED / "pretrain.py").read_text(encoding="utf-8")
     functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
     all_keys = next(function for function in functions if function.name == "_all_keys")
@@ -48,7 +48,7 @@ def documented() -> list[Key]:
 
 
 def _keys(name: str, node: ast.stmt | ast.keyword, value: ast.expr) -> list[Key]:
-    """The keys that setting `name` to an expression sets: those of a ConfigDict or dict."""
+    """The keys that an assignment to `name` sets: itself, or those of a ConfigDict or dict."""
     if isinstance(value, ast.Call) and ast.unparse(value.func) in ("dict", "ConfigDict"):
         if value.args:
             return _keys(name, node, value.args[0])
@@ -61,7 +61,7 @@ def _keys(name: str, node: ast.stmt | ast.keyword, value: ast.expr) -> list[Key]
 
 
 def describe(config: ConfigDict) -> str:
-    """Every key with its value and its comments, for people."""
+    """A line for each key with its value and comments, for users."""
     values, lines, group = values_of(config), [], ""
     for key in documented():
         if key.name not in values:
@@ -76,18 +76,18 @@ def describe(config: ConfigDict) -> str:
 
 
 def differences(config: ConfigDict, base: ConfigDict) -> str:
-    """The keys in which two configs differ, with both values; their names aside."""
+    """A line for each key in which two configs differ, with both values; names are ignored."""
     ours, theirs = values_of(config), values_of(base)
     lines = []
     for name in dict.fromkeys([*theirs, *ours]):
-        here, there = (repr(v[name]) if name in v else MISSING for v in (ours, theirs))
+        here, there = (repr(v[name]) if name in v else ABSENT for v in (ours, theirs))
         if here != there and name not in ("name", "preset"):
             lines.append(f"{name} = {here}  # {base.name}:{base.preset} has {there}")
     return "\n".join(lines) or f"as {base.name}:{base.preset}"
 
 
 def listed(config: ConfigDict) -> str:
-    """KEY=VALUE of every key, those of a group together, for --help."""
+    """KEY=VALUE for every key, grouped, for --help."""
     groups: dict[str, list[str]] = {}
     for name, value in values_of(config).items():
         group, dot, last = name.rpartition(".")
@@ -106,20 +106,20 @@ def listed(config: ConfigDict) -> str:
 
 
 def similar_keys(name: str, keys: list[str]) -> list[str]:
-    """The keys that a user may mean by `name`: at most three, those of the training loop first.
+    """At most three keys that a user may mean by `name`, those under `train` first.
 
-    They have that name, or one that is spelt much like it, or contain it as whole words.
+    They have that name, or a similarly spelt one, or a name that contains its words.
     """
     last = {key: key.rpartition(".")[2] for key in keys}
     same = [key for key in keys if name in (key, last[key])]
     within = [key for key in keys if f"_{name}_" in f"_{last[key]}_"]
     near = difflib.get_close_matches(name, set(last.values()), 1, cutoff=0.75)
-    found = same or [key for key in keys if last[key] in near] or within
-    return sorted(found, key=lambda key: not key.startswith("train."))[:3]
+    similar = same or [key for key in keys if last[key] in near] or within
+    return sorted(similar, key=lambda key: not key.startswith("train."))[:3]
 
 
 def values_of(config: ConfigDict) -> dict[str, Any]:
-    """{dotted key: value}; data.mixtures, the keys under which a user names, is one value."""
+    """{dotted key: value}; data.mixtures, whose keys users name, is one value."""
     values = {k: v for k, v in flatten(config).items() if not k.startswith("data.mixtures.")}
     mixtures = config.to_dict().get("data", {}).get("mixtures")
     if mixtures is not None:
@@ -128,7 +128,7 @@ def values_of(config: ConfigDict) -> dict[str, Any]:
 
 
 def _with_tuples(value: Any) -> Any:
-    """A value with tuples for lists, which a config that is read from JSON has."""
+    """A value with tuples instead of lists, which JSON has."""
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

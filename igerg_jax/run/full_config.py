@@ -1,4 +1,4 @@
-"""Whether a config has the keys that the code reads, and no others."""
+"""Checks that a config has all keys that the code reads, and no others."""
 
 import numbers
 from collections.abc import Iterator, Mapping
@@ -6,15 +6,15 @@ from typing import Any
 
 from igerg_jax.errors import UserError, nearest
 
-FREE = ("data.mixtures",)  # groups with user-defined keys
+FREE = ("data.mixtures",)  # groups whose keys users name
 
 
 def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None:
     """Raises UserError, with a line for each key that is unknown, missing or of another type.
 
     Args:
-      full: the one of configs/pretrain.py, which sets every key.
-      file: of `config`, for the message.
+      full: the config of configs/pretrain.py, which sets every key.
+      file: the file of `config`, for the message.
     """
     known = [key for key, _ in _leaves(full)]
     problems = []
@@ -24,22 +24,23 @@ def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None
         close = ", ".join(nearest(key, sorted(set(groups)) if is_group else known))
         problems.append(f"{file}: unknown config key '{key}'; the nearest are: {close}")
     for key, value in _leaves(full):
-        found = _get(config, key)
-        if found is None:
+        given = _get(config, key)
+        if given is None:
             problems.append(
                 f"{file}: config key '{key}' is missing; it is {value!r} in configs/pretrain.py"
             )
-        elif not _alike(found, value):
+        elif not _has_type_of(given, value):
             kind = type(value).__name__
-            problems.append(f"{file}: {key}={found!r}; it takes {kind} values such as {value!r}")
-        elif isinstance(found, str) and "\0" in found:
-            problems.append(f"{file}: {key}={found!r} holds a null character, which no name may")
+            problems.append(f"{file}: {key}={given!r}; it takes {kind} values such as {value!r}")
+        elif isinstance(given, str) and "\0" in given:
+            problems.append(f"{file}: {key}={given!r} holds a null character, which no name may")
     problems += [f"{file}: {problem}" for problem in _odd_mixtures(_get(config, "data.mixtures"))]
     if problems:
         raise UserError("\n".join(problems))
 
 
 def _odd_mixtures(mixtures: Any) -> Iterator[str]:
+    """A message for each entry of data.mixtures that lacks the structure of a mixture."""
     for name, mixture in mixtures.items() if hasattr(mixtures, "items") else ():
         is_one = hasattr(mixture, "items") and set(mixture) == {"objectives", "datasets"}
         if not (
@@ -49,7 +50,7 @@ def _odd_mixtures(mixtures: Any) -> Iterator[str]:
             and hasattr(mixture["datasets"], "items")
         ):
             yield (
-                f"data.mixtures.{name} is no mixture, "
+                f"data.mixtures.{name} is not a mixture, "
                 "{'objectives': ('NAME', ...), 'datasets': {'NAME': WEIGHT, ...}}"
             )
 
@@ -64,7 +65,7 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _unknown(config: Mapping[str, Any], full: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Keys, and whole groups, that are not in `full`."""
+    """The keys and groups that are not in `full`."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if key not in full:
@@ -81,8 +82,8 @@ def _get(config: Any, key: str) -> Any:
     return config
 
 
-def _alike(value: Any, example: Any) -> bool:
-    """Whether a value is of the type of `example`; a float may be a whole number."""
+def _has_type_of(value: Any, example: Any) -> bool:
+    """Whether a value has the type of `example`; an int will do for a float, a list for a tuple."""
     if isinstance(example, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(example, bool)
     if isinstance(example, float):

@@ -1,14 +1,13 @@
-"""The record of a run over all its starts: <workdir>/history.json, one entry for each.
+"""The record of a run over all its starts: <workdir>/history.json, one entry per start.
 
-    started, ended          ISO 8601, UTC; ended is null while it runs
-    stopped                 why: "finished", a signal, an error, "killed" (nothing was said)
-    first_step, last_step   the step that it started from, and the last one that was logged
-    seconds                 from its start to its end
-    training_seconds        of those, in training steps: no compiling, evaluating or saving
-    command, commit, versions, host, seed, processes
-    line_before             "wall_seconds" of the last line of metrics.jsonl when it began
+    started, ended          ISO 8601, UTC; ended is null while it runs stopped                 why:
+    "finished", a signal, an error, or "killed" (it ended without a record) first_step, last_step
+    the step that it started from, and the last one that was logged seconds                 from its
+    start to its end training_seconds        those in training steps, without compiling, evaluating
+    and saving command, commit, versions, host, seed, processes line_before
+    "wall_seconds" of the last line of metrics.jsonl when it began
 
-What a killed start did is read from metrics.jsonl by the next one.
+The next start reads from metrics.jsonl what a killed one did.
 """
 
 import contextlib
@@ -22,13 +21,14 @@ from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.run.provenance import now, provenance
+from igerg_jax.run.workdirs import METRICS_FILE
 
 FILE = "history.json"
 _MAX_REASON = 300  # characters
 
 
 def read(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The entries so far; none where there is no such file, or no longer a readable one."""
+    """The entries so far; none if there is no such file, or it is damaged."""
     try:
         entries = json.loads((workdir / FILE).read_text())
     except (OSError, ValueError):
@@ -47,9 +47,10 @@ class Start:
         """Begins an entry, before metrics.jsonl is cut to `first_step`.
 
         Args:
+          first_step: the step that it starts from.
           start: when it started (`time.perf_counter`).
-          writes: whether this is the process that writes it to the disk.
-          facts: what else the entry says.
+          writes: whether this process writes the file.
+          facts: further values of the entry.
         """
         self._workdir, self._start, self._writes = workdir, start, writes
         self.entries = read(workdir)
@@ -69,7 +70,7 @@ class Start:
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Ends the entry with the block, however that ends."""
+        """Completes the entry when the block ends, in whatever way."""
         stopped = "finished"
         try:
             yield
@@ -82,11 +83,11 @@ class Start:
             stopped = f"{type(error).__name__}: {error}"[:_MAX_REASON]
             raise
         finally:
-            with contextlib.suppress(OSError):  # a full disk: the error itself is reported
+            with contextlib.suppress(OSError):  # a full disk: the block's own error is reported
                 self.update(stopped)
 
     def update(self, stopped: str | None) -> None:
-        """Brings the entry up to date; `stopped` = why it ends, None = it still runs."""
+        """Updates the entry; `stopped`: why the start ended, None = it is still running."""
         entry = self.entries[-1]
         _add_steps(entry, _last_line(self._workdir))
         entry |= {"seconds": time.perf_counter() - self._start, "stopped": stopped}
@@ -99,12 +100,12 @@ class Start:
 
 
 def totals(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the starts of a run come to together.
+    """Totals over the starts of a run.
 
     Returns:
-      {"starts", "steps" (trained and kept), "lost_steps" (trained, then trained again from a
-      checkpoint before them), "seconds", "training_seconds" (of the steps that were kept),
-      "goodput" (the share of `seconds` in them; None where nothing is known)}.
+      {"starts", "steps" (trained and kept), "lost_steps" (trained again, from a checkpoint
+      before them), "seconds", "training_seconds" (of the steps that were kept), "goodput"
+      ("training_seconds" / "seconds"; None if that is 0 / 0)}.
     """
     steps = lost = 0
     useful = 0.0
@@ -127,8 +128,8 @@ def totals(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _last_line(workdir: epath.Path) -> dict[str, Any]:
-    """The last line of metrics.jsonl about an interval of steps; {} = none."""
-    lines = storage.read_json_lines(workdir / "metrics.jsonl").objects
+    """The last line of metrics.jsonl that is about an interval of steps; {} = none."""
+    lines = storage.read_json_lines(workdir / METRICS_FILE).objects
     needed = ("step", "wall_seconds", "training_seconds")
     for line in reversed(lines):
         if all(isinstance(line.get(name), int | float) for name in needed):
@@ -137,7 +138,7 @@ def _last_line(workdir: epath.Path) -> dict[str, Any]:
 
 
 def _add_steps(entry: dict[str, Any], line: dict[str, Any]) -> bool:
-    """Takes over what a line says, unless it was there before this start; returns whether."""
+    """Updates an entry from a line, unless an earlier start wrote it; returns whether it did."""
     is_own = bool(line) and line["wall_seconds"] != entry.get("line_before")
     if is_own and line["step"] > entry["first_step"]:
         entry |= {"last_step": line["step"], "training_seconds": line["training_seconds"]}

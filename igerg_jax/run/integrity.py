@@ -1,7 +1,7 @@
-"""Checkpoint integrity: whether the files are those that were written.
+"""Checkpoint integrity: whether the files are still as they were written.
 
-Process 0 lists the files of a checkpoint with their checksums, in its files.json, before Orbax
-declares it finished. Whoever restores one checks it first, each process its share of the files.
+Process 0 lists the files of a checkpoint with their checksums, in files.json, before Orbax marks it
+as finished. Before a checkpoint is restored, each process checks its share of the files.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from jax.experimental import multihost_utils
 from igerg_jax import manifests, storage
 from igerg_jax.errors import UserError
 
-RUN = "run"  # the item of a checkpoint that says which run it is of
-PROVENANCE = "provenance"  # in the record of a run whose checkpoints are listed
+RUN = "run"  # the item of a checkpoint that describes its run
+PROVENANCE = "provenance"  # a key of RUN in every checkpoint that has a files.json
 _WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, after the list
-_TEXT_BYTES = 1000  # of what a process tells the others
+_TEXT_BYTES = 1000  # of a text that `allgather_text` gathers
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that is not as it was written; the message names a file, and what else to do."""
+    """A checkpoint that is damaged; the message names a file, and what to use instead."""
 
 
 def steps(folder: epath.Path) -> list[int]:
     """The steps that a folder has checkpoints of, damaged ones included, in order.
 
-    In a bucket, where a save that was interrupted leaves the name of a checkpoint, finished ones
-    only: those may be damaged, too.
+    In a bucket, where an interrupted save leaves a folder with the name of a checkpoint, only
+    finished ones count; these may be damaged too.
     """
     if not folder.is_dir():
         return []
@@ -53,7 +53,7 @@ def write_list(folder: epath.Path, step: int) -> None:
 
 @functools.lru_cache
 def check_once(path: epath.Path) -> None:
-    """As `check`; a checkpoint that was found whole is not read again."""
+    """As `check`, but a checkpoint that was found intact is not read again."""
     check(path)
 
 
@@ -61,15 +61,15 @@ def check(path: epath.Path) -> None:
     """Checks one checkpoint, in all processes of a run at once.
 
     Raises:
-      DamagedCheckpoint: a file is missing, cut or changed, or it was never finished.
+      DamagedCheckpoint: a file is missing, truncated or changed, or the save never finished.
     """
     problems = [text for text in allgather_text("; ".join(_problems(path)[:3])) if text]
     if problems:
         others = [step for step in steps(path.parent) if str(step) != path.name]
         there = f", or another one ({', '.join(map(str, others))})" if others else ""
         raise DamagedCheckpoint(
-            f"checkpoint '{path}' is damaged: {problems[0]}. Give a whole copy of it{there}; "
-            "training in its workdir goes on from the newest whole one"
+            f"checkpoint '{path}' is damaged: {problems[0]}. Give an intact copy of it{there}; "
+            "training in its workdir continues from the newest intact one"
         )
 
 
@@ -77,7 +77,7 @@ def _problems(path: epath.Path) -> list[str]:
     if (path / manifests.FILE).exists():
         count, index = jax.process_count(), jax.process_index()
         return manifests.damage(
-            path, summed=lambda name: zlib.crc32(name.encode()) % count == index
+            path, compares_checksum=lambda name: zlib.crc32(name.encode()) % count == index
         )
     if not (path / RUN / "metadata").exists():
         return [f"{RUN}/metadata is missing"]
@@ -86,7 +86,7 @@ def _problems(path: epath.Path) -> list[str]:
             return [f"{manifests.FILE} is missing"]
     if jax.process_index() == 0:
         print(
-            f"checkpoint '{path}' is from before checkpoints had checksums: it is read unchecked",
+            f"checkpoint '{path}' is older than checksums: it is read unchecked",
             file=sys.stderr,
         )
     return []
@@ -94,29 +94,29 @@ def _problems(path: epath.Path) -> list[str]:
 
 @contextlib.contextmanager
 def reading(path: epath.Path) -> Iterator[None]:
-    """Reports what libraries raise while reading a checkpoint without checksums as damage."""
+    """Turns errors of libraries that read a checkpoint without checksums into DamagedCheckpoint."""
     try:
         yield
     except UserError:
         raise
     except (OSError, ValueError, TypeError, AttributeError, LookupError, EOFError) as error:
-        if (path / manifests.FILE).exists():  # its bytes are right: the fault is elsewhere
+        if (path / manifests.FILE).exists():  # its bytes are intact: the cause is elsewhere
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DamagedCheckpoint(
-            f"checkpoint '{path}' cannot be read: {reason}. Give another one, or a whole copy"
+            f"checkpoint '{path}' cannot be read: {reason}. Give another one, or an intact copy"
         ) from error
 
 
 def set_aside(path: epath.Path) -> epath.Path:
-    """Moves a damaged checkpoint out of the way of those that will be written; returns where to.
+    """Moves a damaged checkpoint out of the run's checkpoints folder; returns its new path.
 
-    All processes of a run call this; process 0 moves.
+    All processes of a run call this; process 0 moves the folder.
     """
     target = path.parent.parent / "damaged_checkpoints" / path.name
     while target.exists():
         target = target.with_name(f"{target.name}-again")
-    allgather_text("")  # every process has looked
+    allgather_text("")  # every process has seen whether the target exists
     if jax.process_index() == 0:
         if storage.is_bucket(path):
             storage.bucket_files().mv(str(path), str(target), recursive=True)
@@ -125,16 +125,16 @@ def set_aside(path: epath.Path) -> epath.Path:
             path.rename(target)
     allgather_text("")
     if storage.is_bucket(path):
-        storage.bucket_files()  # every process forgets what was there
+        storage.bucket_files()  # drops the cached listings, in every process
     return target
 
 
 def allgather_text(text: str) -> list[str]:
-    """Gathers a short string from every process, in the order of the processes."""
+    """Gathers a short string from every process, in the order of their indices."""
     if jax.process_count() == 1:
         return [text]
-    own = np.zeros(_TEXT_BYTES, np.uint8)
+    padded = np.zeros(_TEXT_BYTES, np.uint8)
     data = text.encode()[:_TEXT_BYTES]
-    own[: len(data)] = np.frombuffer(data, np.uint8)
-    rows = multihost_utils.process_allgather(own)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in np.asarray(rows)]

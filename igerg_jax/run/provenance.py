@@ -1,4 +1,4 @@
-"""Where a run comes from: its command, code, packages, machine and time."""
+"""The provenance of a run: its command, code, package versions, machine and time."""
 
 import datetime
 import functools
@@ -17,15 +17,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ten
 
 
 def now() -> str:
-    """This moment in ISO 8601, in UTC."""
+    """The current time in ISO 8601, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def provenance() -> dict[str, Any]:
-    """{"command", "commit" (None where the code is no git clone), "versions", "host", "date"}.
-
-    A commit ends with "-dirty" where files differ from it.
-    """
+    """{"command", "commit" (that of `commit` at the first call), "versions", "host", "date"}."""
     return {
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit_at_start(),
@@ -36,10 +33,12 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the code as it is on disk now, with "-dirty" where files differ from it; None
-    where the code is no git clone."""
+    """The commit of the code that is on disk now, with "-dirty" if files differ from it.
+
+    None if the code is not a git clone.
+    """
     root = pathlib.Path(igerg_jax.__file__).parent.parent
-    if not (root / ".git").exists():  # of an installed package, another repository may be around
+    if not (root / ".git").exists():  # an installed package may lie in some other repository
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     command += ["--exclude=*"]  # no tags

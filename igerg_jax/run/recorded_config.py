@@ -1,10 +1,10 @@
-"""The config file for --config that reads the config a checkpoint was trained with.
+"""A config file for --config that returns the config which a checkpoint was trained with.
 
     igerg generate --checkpoint=small --context="Hi!"
 
-`command_line.with_recorded_config` takes it where --checkpoint comes without --config; the "preset"
-is the checkpoint: a workdir, one of its checkpoints, a weights folder, or the name of one that
-comes with igerg_jax.
+`command_line.with_recorded_config` uses it for --checkpoint without --config. Its "preset" is the
+checkpoint: a workdir, one of its checkpoints, a weights folder, or the name of one that comes with
+igerg_jax.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from igerg_jax.run import weights_folder, workdirs
 
 
 def get_config(checkpoint: str) -> ConfigDict:
-    """Returns the config recorded with `checkpoint`. Raises ValueError where there is none."""
+    """Returns the config recorded with `checkpoint`. Raises ValueError if there is none."""
     folder = storage.parse_path(checkpoint)
     if not folder.exists():
         folder = weights_folder.shipped(checkpoint) or folder

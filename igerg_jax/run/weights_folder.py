@@ -1,15 +1,14 @@
-"""Weights folders: a trained model's parameters in a form to share, without the optimizer's state.
+"""Weights folders: a trained model's parameters, to share, without the optimizer's state.
 
     model.safetensors   the parameters, by our names, usually in bfloat16
     run.json            step, seed, tokenizer digest and config, as a checkpoint records them
-    tokenizer.model     of the model's text
-    image_domain.json   what its training images were like (`igerg_jax.data.image_domain`), if known
+    tokenizer.model     the tokenizer of the model's text
+    image_domain.json   statistics of its training images (`igerg_jax.data.image_domain`), if known
     files.json          checksums of these (`igerg_jax.manifests`); older folders have none
-    README.md           the model card, where somebody wrote one
+    README.md           the model card, if any
 
-A weights folder may be given wherever a checkpoint's parameters are read: --checkpoint and
---config.init_from. `igerg weights export --format=safetensors` writes one. Some come with this
-package, and are known by their name alone.
+--checkpoint and --config.init_from accept a weights folder. `igerg weights export
+--format=safetensors` writes one. Those that come with this package are referred to by name.
 """
 
 import functools
@@ -58,15 +57,15 @@ def write(
 
 
 def seal(folder: epath.Path) -> None:
-    """Lists the checksums of what `folder` holds, the card aside; to be called last."""
+    """Writes the checksums of the files in `folder`, except the card; to be called last."""
     manifests.write(folder, without=(CARD_FILE,))
 
 
 @functools.lru_cache
 def check(folder: epath.Path) -> None:
-    """Raises UserError where a file of `folder` is not as it was written, if it has checksums.
+    """Raises UserError if a file of `folder` is missing or changed, as far as there are checksums.
 
-    A folder that was found whole is not read again.
+    A folder that was found intact is not read again.
     """
     if not (folder / manifests.FILE).exists():
         return
@@ -78,7 +77,7 @@ def check(folder: epath.Path) -> None:
 
 
 def read_run(folder: epath.Path) -> dict[str, Any]:
-    """The record that `write` was given. Raises UserError where it is damaged."""
+    """The run record that was passed to `write`. Raises UserError if it is damaged."""
     try:
         return json.loads((folder / RUN_FILE).read_text())
     except ValueError as error:
@@ -86,7 +85,7 @@ def read_run(folder: epath.Path) -> dict[str, Any]:
 
 
 def read_arrays(folder: epath.Path) -> dict[str, np.ndarray]:
-    """{name: array} in the stored dtype. Raises UserError where the file is damaged or remote."""
+    """{name: array} in the stored dtype. Raises UserError if the file is damaged or remote."""
     if storage.is_bucket(folder):
         raise UserError(f"copy the weights folder '{folder}' to a local disk first")
     try:
@@ -96,8 +95,8 @@ def read_arrays(folder: epath.Path) -> dict[str, np.ndarray]:
 
 
 def read_params(folder: epath.Path, wanted: Any) -> Any:
-    """The arrays that `wanted` names (nested dicts of ShapeDtypeStruct with shardings), placed and
-    cast as it says."""
+    """The parameters that `wanted` describes (nested dicts of ShapeDtypeStruct with shardings),
+    cast to its dtypes and placed on its shardings."""
     stored = read_arrays(folder)
 
     def place(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A run's folder: which config it belongs to, and whether a run may write there.
+"""A run's folder: the names of its files, which config it belongs to, and who may write there.
 
 Imports nothing heavy.
 """
@@ -17,20 +17,23 @@ from etils import epath, epy
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
+from igerg_jax.run import bucket_lock
 
-with epy.lazy_imports():  # JAX: seconds that --help and most refusals need not wait for
+with epy.lazy_imports():  # it imports JAX: seconds that --help and most refusals need not wait for
     from igerg_jax import objectives
 
 CONFIG_FILE = "config.json"  # in a workdir: the config of its run
-SUMMARY_FILE = "summary.json"  # in a workdir: what its run came to, once it is finished
+METRICS_FILE = "metrics.jsonl"  # in a workdir: losses and rates by step
+SUMMARY_FILE = "summary.json"  # in a workdir: the results of its run, once it is finished
 TOKENIZER_FILE = "tokenizer.model"  # in a workdir: the tokenizer of its text
-LOCK_FILE = "lock"  # in a workdir: who trains there, or did so last
+LOCK_FILE = "lock"  # in a workdir: names the process that trains there, or did so last
 CHECKPOINTS = "checkpoints"  # the folder that `igerg_jax.run.checkpoint` keeps in a workdir
 
-# Keys that may differ between the runs of one workdir: how long, how often, where and on which
-# machine, but not what a step computes. (Another train.steps stretches a cosine schedule. A
-# checkpoint knows its tokenizer by digest.) A name that ends with a dot stands for all keys under
-# it. (An objective may fix one of them: see `igerg_jax.objectives.fixed_keys`.)
+# Keys that may differ between the runs of one workdir: how long they train, how often they log,
+# where and on which machine, but not what a step computes. A name that ends with a dot stands for
+# all keys under it. (Another train.steps stretches a cosine schedule. A checkpoint identifies its
+# tokenizer by digest. An objective may fix one of these keys: see
+# `igerg_jax.objectives.fixed_keys`.)
 FREE_KEYS = """
     train.steps train.log_every_steps train.evaluate_every_steps train.checkpoint_every_steps
     train.keep_checkpoints train.max_consecutive_skips train.stall_seconds
@@ -42,35 +45,35 @@ FREE_KEYS = """
     model.vision.remat model.vision.attention model.text.remat model.text.attention
 """.split()
 
-# Keys of `model` that may differ between training a checkpoint and using it: up to rounding, the
-# function that it computes stays the same.
+# Keys of `model` that may differ between training a checkpoint and using it: they do not change
+# what the model computes, except for rounding.
 FREE_MODEL_KEYS = """
     model.compute_dtype model.vocab_chunk_tokens
     model.vision.remat model.vision.attention model.vision.frozen model.vision.dropout_rate
     model.text.remat model.text.attention model.text.dropout_rate
 """.split()
 
-_SHOWN = 6  # names that a message lists before it only counts
+_SHOWN = 6  # names that a message lists; it counts the others
 
 
 def default(config: Any) -> epath.Path:
-    """runs/<name>-<preset>, a slash in the name written as a dash."""
+    """runs/<name>-<preset>, with dashes for slashes in the name."""
     return epath.Path("runs") / f"{config.name.replace('/', '-')}-{config.preset}"
 
 
 def read_config(path: epath.Path) -> dict[str, Any]:
-    """The config that a run wrote to its config.json. Raises UserError where it is damaged."""
+    """The config that a run wrote to its config.json. Raises UserError if it is damaged."""
     try:
         stored = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir, or remove it") from error
     if not isinstance(stored, dict):
-        raise UserError(f"'{path}' is no config; give another --workdir, or remove it")
+        raise UserError(f"'{path}' is not a config; give another --workdir, or remove it")
     return stored
 
 
 def named(run: str) -> epath.Path:
-    """runs/NAME. Raises UserError for a name that is no folder's."""
+    """runs/NAME. Raises UserError for a name that cannot be a folder's."""
     if not re.fullmatch(r"\w[\w.-]*", run):
         raise UserError(
             f"--run={run} is a name, of letters, digits, '.', '-' and '_': the run is written to "
@@ -82,9 +85,9 @@ def named(run: str) -> epath.Path:
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Raises UserError for a workdir that this run cannot use; creates nothing.
 
-    Such a workdir cannot be written to, or belongs to a run of another config: all keys but
+    That is one that cannot be written to, or that belongs to a run of another config. All keys but
     `FREE_KEYS` must be the same. Without `training`, only those under `model` and `data` must be,
-    and not `FREE_MODEL_KEYS`: evaluation and generation do not depend on how a model was trained.
+    and `FREE_MODEL_KEYS` may differ too: how a model was trained does not matter then.
     """
     _check_writable(workdir)
     path = workdir / CONFIG_FILE
@@ -109,21 +112,20 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
 def locked(
     workdir: epath.PathLike, kind: str = "workdir", flag: str = "--workdir"
 ) -> Iterator[None]:
-    """Keeps other runs out of a workdir until the block ends, or the process, in whatever way.
+    """Keeps other runs out of a workdir until the block or the process ends, even if it is killed.
 
-    In a bucket, see `igerg_jax.run.bucket_lock`. (`filelock` does not say who has a lock, and where
-    there is no flock it leaves one that a killed process never releases.)
+    In a bucket, see `igerg_jax.run.bucket_lock`. (`filelock` does not tell who holds a lock, and on
+    systems without flock a killed process never releases its own.)
 
     Args:
-      kind: what a message calls the folder, which `flag` names.
+      kind: what messages call the folder.
+      flag: the flag that names the folder.
 
     Raises:
-      UserError: another process has it; the message names the process and its host.
+      UserError: another process holds it; the message names the process and its host.
     """
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     if storage.is_bucket(workdir):
-        from igerg_jax.run import bucket_lock
-
         with bucket_lock.locked(workdir / LOCK_FILE, owner):
             yield
         return
@@ -154,20 +156,26 @@ def contains(workdir: epath.Path, file: Any) -> bool:
 
 
 def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """The keys under `model` in which two configs (of `as_json`) describe different functions."""
+    """The keys under `model` whose difference changes what the model computes, with both values.
+
+    Both configs are as `as_json` returns them.
+    """
     return _differences(stored, given, FREE_MODEL_KEYS, "model.")
 
 
 def input_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """The keys under `data` in which two configs (of `as_json`) show a model different inputs."""
+    """The keys under `data` whose difference changes a model's inputs, with both values.
+
+    Both configs are as `as_json` returns them.
+    """
     keys = """
         dataset use_images include_response_image context_turns context_tokens response_tokens
         image_size preprocessing
     """
-    then, now = (
+    stored, given = (
         {"data": {k: c.get("data", {}).get(k) for k in keys.split()}} for c in (stored, given)
     )
-    return _differences(then, now, (), "data.")
+    return _differences(stored, given, (), "data.")
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -177,7 +185,7 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{dotted key: value} of nested dicts or of a ConfigDict; empty groups are left out."""
-    # flax.traverse_util imports JAX: seconds for every message about a wrong flag.
+    # (flax.traverse_util would import JAX: seconds before every message about a wrong flag.)
     flat: dict[str, Any] = {}
     for key, value in config.items():
         is_group = hasattr(value, "items")
@@ -186,7 +194,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first few names, and the number of the others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -198,7 +206,7 @@ def matches(key: str, patterns: Iterable[str]) -> bool:
 
 def _check_writable(workdir: epath.Path) -> None:
     if storage.is_bucket(workdir):
-        return  # the first write to a bucket fails if it may not be written to
+        return  # without permission, the first write fails
     folder = workdir
     while not folder.exists():
         folder = folder.parent
@@ -215,8 +223,8 @@ def _differences(
     groups: str | tuple[str, ...],
     fixed: Collection[str] = (),
 ) -> list[str]:
-    """The keys that start with one of `groups` and differ, with both values, but for those in
-    `free` that are not in `fixed`."""
+    """The keys that start with one of `groups` and differ, with both values; without those that
+    match `free` and are not in `fixed`."""
     stored, given = flatten(stored), flatten(given)
     lines = []
     for key in sorted(stored.keys() | given.keys()):

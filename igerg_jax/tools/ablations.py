@@ -4,13 +4,13 @@
                                         [--out=DIR] [--config.KEY=VALUE …]
     python -m igerg_jax.tools.ablations --smoke       # three configs in miniature
 
-launch/ablations.sh starts it too. Overrides go to every run. Names are those of the files in
-configs/ablations and configs/baselines; "full" is configs/pretrain.py. All configs have their first
-seed before any has its second.
+launch/ablations.sh runs it too. Overrides apply to every run. Names are those of the files in
+configs/ablations and configs/baselines; "full" is configs/pretrain.py. All configs run with the
+first seed before any runs with the second.
 
     DIR/<name>-seed<k>/             the run's workdir
-    DIR/logs/<name>-seed<k>.log     what it printed
-    DIR/rows/<name>-seed<k>.json    its figures, and what they were measured with
+    DIR/logs/<name>-seed<k>.log     its output
+    DIR/rows/<name>-seed<k>.json    its metrics, and the code and hardware they were measured with
     DIR/compare.html, .md, .csv     all rows of DIR side by side
 
 Rerun the command to resume: finished rows are skipped. A row that fails is recorded, and the next
@@ -71,7 +71,7 @@ SMOKE = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One config and one seed: what becomes a row."""
+    """One config with one seed, whose run becomes a row."""
 
     name: str
     file: str  # of the config
@@ -107,27 +107,25 @@ def config_files() -> dict[str, str]:
       UserError: they are not in the current folder.
     """
     if not pathlib.Path("main.py").is_file() or not pathlib.Path("configs").is_dir():
-        raise UserError(
-            "run it from the repository's root: there is no main.py and no configs/ here"
-        )
-    found = {"full": "configs/pretrain.py"}
+        raise UserError("run it from the repository's root: there is no main.py or configs/ here")
+    config_of = {"full": "configs/pretrain.py"}
     for folder in FOLDERS:
         for path in sorted(pathlib.Path(folder).glob("[a-z]*.py")):
-            found[path.stem] = path.as_posix()
-    return found
+            config_of[path.stem] = path.as_posix()
+    return config_of
 
 
 def plan(
     names: Sequence[str], seeds: Sequence[int], preset: str, overrides: Sequence[str]
 ) -> list[Experiment]:
-    """The experiments in the order in which they run; no names = all.
+    """The experiments of the configs `names` (none = all), in the order in which they run.
 
     Raises:
       UserError: an unknown name, preset or key, or a value that a key does not take.
     """
     known = config_files()
     for name in names:
-        check_known(name, known, f"--only: '{name}' is no ablation and no baseline")
+        check_known(name, known, f"--only: '{name}' is neither an ablation nor a baseline")
     experiments = []
     for seed in seeds:
         for name in names or known:
@@ -143,22 +141,22 @@ def earlier_rows(experiments: Sequence[Experiment], out: pathlib.Path) -> dict[s
     """{title: row} of the experiments that have one, finished or not.
 
     Raises:
-      UserError: one is finished, but of another config.
+      UserError: a row is finished, but of another config.
     """
-    found = {}
+    earlier = {}
     for experiment in experiments:
         path = row_file(experiment, out)
         if not path.exists():
             continue
         row = rows.of_file(path)
         if row.digest == experiment.digest:
-            found[experiment.title] = row
+            earlier[experiment.title] = row
         elif row.status == DONE:
             raise UserError(
                 f"'{path}' is of another config or other overrides; give another --out, or delete "
                 f"it and '{out / experiment.title}'"
             )
-    return found
+    return earlier
 
 
 def row_file(experiment: Experiment, out: pathlib.Path) -> pathlib.Path:
@@ -166,25 +164,27 @@ def row_file(experiment: Experiment, out: pathlib.Path) -> pathlib.Path:
 
 
 def run_all(experiments: Sequence[Experiment], out: pathlib.Path) -> None:
-    """Runs what is not finished, and compares all rows of `out`.
+    """Runs the experiments that are not finished, and compares all rows of `out`.
 
     Raises:
       UserError: `out` holds finished rows of other configs; nothing was run.
       RunError: rows failed; the others are finished.
-      SystemExit, KeyboardInterrupt: told to stop.
+      SystemExit, KeyboardInterrupt: a signal stopped it.
     """
     earlier, failed = earlier_rows(experiments, out), []
     for number, experiment in enumerate(experiments, 1):
-        before, say = earlier.get(experiment.title), f"[{number}/{len(experiments)}]"
+        before, place = earlier.get(experiment.title), f"[{number}/{len(experiments)}]"
         if before and before.status == DONE:
-            print(f"{say} {experiment.title}: finished before", file=sys.stderr)
+            print(f"{place} {experiment.title}: finished before", file=sys.stderr)
             continue
         log = out / "logs" / f"{experiment.title}.log"
-        print(f"{say} {experiment.title}: running; it prints to {log}", file=sys.stderr)
+        print(f"{place} {experiment.title}: running; its output goes to {log}", file=sys.stderr)
         spent = before.wall_seconds or 0.0 if before else 0.0
         row = run_one(experiment, out, log, spent)
         took = duration(row.wall_seconds)
-        print(f"{say} {experiment.title}: {row.status} after {took} {row.message}", file=sys.stderr)
+        print(
+            f"{place} {experiment.title}: {row.status} after {took} {row.message}", file=sys.stderr
+        )
         if row.status == FAILED:
             failed.append(experiment.title)
     print(f"comparison: {files.compare([str(out / rows.FOLDER)], out)}", file=sys.stderr)
@@ -196,11 +196,11 @@ def run_one(experiment: Experiment, out: pathlib.Path, log: pathlib.Path, spent:
     """Trains and evaluates one experiment; writes and returns its row.
 
     Args:
-      log: the file that takes what it prints.
+      log: the file that its output is appended to.
       spent: seconds that earlier attempts took.
 
     Raises:
-      SystemExit, KeyboardInterrupt: told to stop, as the child was; its row says so.
+      SystemExit, KeyboardInterrupt: a signal stopped this process and the run; its row is written.
     """
     workdir, path = out / experiment.title, row_file(experiment, out)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -238,21 +238,21 @@ def _outcome(
     log: pathlib.Path,
     begin: int,
 ) -> dict[str, Any]:
-    """The fields of a row whose run has ended by itself with exit code `code`."""
+    """The fields of a row whose run has exited with `code`, without a signal to stop."""
     if code:
         return fields | {"status": FAILED, "message": failure(code, log, begin)}
     try:
-        found = rows.results(workdir, workdirs.as_json(experiment.config))
+        results = rows.results(workdir, workdirs.as_json(experiment.config))
     except UserError as error:
         return fields | {"status": FAILED, "message": str(error)}
-    return found | fields | {"hardware": fields["hardware"] | found["hardware"]}
+    return results | fields | {"hardware": fields["hardware"] | results["hardware"]}
 
 
 def call(command: Sequence[str], log: pathlib.Path) -> tuple[int, int]:
-    """Runs a command; returns (its exit code, the signal that it was told to stop by or 0).
+    """Runs a command; returns (its exit code, the signal that stopped it or 0).
 
-    Its output is added to `log`. SIGINT, SIGTERM and SIGHUP are passed on to it, and it is waited
-    for: it saves its state.
+    Its output is appended to `log`. SIGINT, SIGTERM and SIGHUP are passed on to it as SIGTERM, and
+    it is waited for, so that it can save its state.
     """
     received: list[int] = []
     children: list[subprocess.Popen] = []
@@ -263,10 +263,10 @@ def call(command: Sequence[str], log: pathlib.Path) -> tuple[int, int]:
             child.send_signal(signal.SIGTERM)
 
     with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on), log.open("ab") as out:
-        # In a group of its own, so that Ctrl-C reaches it once, from here.
+        # In its own process group, so that Ctrl-C reaches it only once, from here.
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, process_group=0)
         children.append(child)
-        if received:  # in between
+        if received:  # while it was being started
             child.send_signal(signal.SIGTERM)
         code = child.wait()
     return code, received[0] if received else 0
@@ -283,19 +283,19 @@ def _handling(numbers: Sequence[int], handler: Any) -> Iterator[None]:
 
 
 def failure(code: int, log: pathlib.Path, begin: int) -> str:
-    """One line on why a run failed, from what it has printed past `begin` bytes of its log."""
+    """One line on why a run failed, from its output after the first `begin` bytes of `log`."""
     with log.open("rb") as file:
         file.seek(begin)
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if line]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    said = (errors or lines or ["it printed nothing"])[-1][:MAX_MESSAGE]
+    reason = (errors or lines or ["it printed nothing"])[-1][:MAX_MESSAGE]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{said} ({how})"
+    return f"{reason} ({how})"
 
 
 def cpu_model() -> str:
-    """Such as "AMD EPYC 7B13"."""
+    """The model of this machine's CPU, such as "AMD EPYC 7B13"."""
     info = pathlib.Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         key, _, value = line.partition(":")
@@ -304,13 +304,8 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, define_flags, run)
-
-
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     overrides = [argument for argument in argv[1:] if command_line.OVERRIDE.match(argument)]
     rest = [argument for argument in argv if argument not in overrides]
     values = command_line.parse(rest, define_flags)
@@ -332,7 +327,7 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
     """Creates a folder, and keeps other processes of this tool out of it.
 
     Raises:
-      UserError: one is at work there, or the folder cannot be written to.
+      UserError: another one uses it, or the folder cannot be written to.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -356,14 +351,16 @@ def parse_seeds(text: str) -> list[int]:
 def define_flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, flag_values=values)
-    define("only", "", "Names of the configs to run, with commas. Default: all.")
-    define("seeds", "0", "Seeds, with commas; each config is run with each.")
+    define("only", "", "Names of the configs to run, separated by commas. Default: all.")
+    define("seeds", "0", "Seeds, separated by commas; each config runs with each of them.")
     define("preset", "local", "Preset of all configs.")
-    define("out", "", "Folder of the runs. Default: runs/ablations-PRESET.")
+    define("out", "", "Folder for the runs. Default: runs/ablations-PRESET.")
     help_text = "Run three configs in miniature, on a tiny data set."
     flags.DEFINE_boolean("smoke", False, help_text, flag_values=values)
     return values
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=define_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

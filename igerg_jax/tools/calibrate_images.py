@@ -1,11 +1,11 @@
-"""Calibrates the warning about images that are unlike those that a model was trained on.
+"""Calibrates the warning about images that are unlike a model's training images.
 
     python -m igerg_jax.tools.calibrate_images --checkpoint=RUN
 
 Reads the run's training images and its held-out ones (`data.eval_split`), and writes
 image_domain.json beside its tokenizer: into the workdir, or into a weights folder. From then on
-`igerg generate` and `igerg label` warn, and `igerg weights export` takes the file along.
-Exit codes: 0; 2 = something to mend in the command or its files, told in one message.
+`igerg generate` and `igerg label` warn, and `igerg weights export` includes the file.
+Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import functools
@@ -21,14 +21,18 @@ from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.run import checkpoint, command_line, weights_folder
 
-_IMAGES = 2000  # of each split, or all that there are
+_IMAGES = 2000  # read from each split, or all if it has fewer
 
 
 def calibrate(path: str, false_alarms: float) -> str:
-    """Writes the file; returns what it holds.
+    """Writes the file; returns a description of its content.
+
+    Args:
+      path: a checkpoint, as for `igerg_jax.run.checkpoint.find`.
+      false_alarms: the share of held-out images to warn about.
 
     Raises:
-      UserError: no checkpoint, no images, or a share of false alarms that is none.
+      UserError: no checkpoint, no images, or `false_alarms` is not between 0 and 1.
     """
     if not 0 < false_alarms < 1:
         raise UserError("--false_alarms is a share between 0 and 1")
@@ -36,18 +40,18 @@ def calibrate(path: str, false_alarms: float) -> str:
     config = trained_run.stored_config(folder)
     if config.data.feature_dim or not config.data.use_images:
         raise UserError(f"'{path}' was not trained on images")
-    config.data.mixtures = ConfigDict()  # evaluation uses config.data.dataset alone
+    config.data.mixtures = ConfigDict()  # evaluation uses only config.data.dataset
     if checkpoint.tokenizer_file(folder).exists():
         tokenizer = str(checkpoint.tokenizer_file(folder))
         config.data.tokenizer.update(path=tokenizer, mixture="")
     prepared = datasets.open_dataset(config)
     if not prepared.split_names:
         raise UserError(f"'{path}' was trained on random batches")
-    shown = [
+    images = [
         _images(prepared, name, config)
         for name in (config.data.train_split, config.data.eval_split)
     ]
-    domain = image_domain.calibrate(*shown, false_alarms)
+    domain = image_domain.calibrate(*images, false_alarms)
     place = checkpoint.tokenizer_file(folder).parent
     image_domain.write(domain, place)
     if weights_folder.is_weights_folder(folder):
@@ -59,7 +63,7 @@ def calibrate(path: str, false_alarms: float) -> str:
 
 
 def _images(prepared, name: str, config) -> np.ndarray:
-    """uint8 [N, H, W, 3]: images of a split, each once, as the model is shown them."""
+    """uint8 [N, H, W, 3]: distinct images of a split, as the model sees them."""
     turns = prepared.split(name).turns
     records = np.unique(turns.image[turns.image != store.NO_IMAGE])
     if len(records) < 50:
@@ -68,13 +72,8 @@ def _images(prepared, name: str, config) -> np.ndarray:
     return np.stack([pipeline.read_pixels(jpeg, config) for jpeg in turns.read_images(chosen)])
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, _flags, run)
-
-
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     values = command_line.parse(argv, _flags)
     command_line.require(values, "checkpoint")
     print(calibrate(values.checkpoint, values.false_alarms))
@@ -84,10 +83,12 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
     define("checkpoint", help="A workdir, one of its checkpoints, or a weights folder.")
-    help_text = "Share of held-out images that are to be warned about."
+    help_text = "Share of held-out images to warn about."
     flags.DEFINE_float("false_alarms", 0.01, help_text, flag_values=values)
     return values
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -1,10 +1,10 @@
-"""Draws the pictures in docs/faces: a sheet of all expressions, and one face of each emotion.
+"""Draws the images in docs/faces: a sheet of all expressions, and one face of each emotion.
 
     python -m igerg_jax.tools.draw_faces docs/faces
 
-open_peeps.png shows which label each expression got; its first line explains the colours. joy.jpg
-and the others are images such as the model is trained on, for `--mode=generate`: people of the test
-split, with an expression that train has.
+open_peeps.png shows the label of each expression; its first line explains the colours. joy.jpg and
+the others, for `--mode=generate`, are images like those the model is trained on: people of the test
+split, with an expression of the train split.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def _write(image: Image.Image, at: tuple[int, int], text: str, colour: str, size
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=pathlib.Path, help="where the pictures are written")
+    parser.add_argument("folder", type=pathlib.Path, help="where the images are written")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     sheet().save(folder / "open_peeps.png", optimize=True)

@@ -1,4 +1,4 @@
-"""What guidance buys and costs: following of the face against fluency, for several strengths.
+"""The trade-off of guidance: how well responses follow the face, against fluency, by strength.
 
     python -m igerg_jax.tools.guidance_sweep --workdir=RUN --guidance=0,0.5,1,2,4
 
@@ -11,7 +11,7 @@ the command or its files, named in one message.
     emotion_following      and the others of that name, as in summary.json: responses to seven faces
     generated_perplexity   of the generated responses under the model without guidance
     response_perplexity    of people's responses under the guided model, generate.guidance_floor
-                           left out: it gives many words that people say no probability
+                           left out: it gives no probability to many words that people use
     dist_2                 of the generated responses, "reference_dist_2" of people's
     with_cue, mean_cues, mostly_cues, repeats, broken_off
                            of the responses to seven faces, as in answers.json
@@ -44,13 +44,13 @@ RESPONSE_STATISTICS = ("with_cue", "mean_cues", "mostly_cues", "repeats", "broke
 def measure(
     evaluator: Evaluator, params: Any, split: str, guidance: Sequence[float], windows: int
 ) -> dict[str, Any]:
-    """`FILE`'s "points", one for each value of guidance, "people", their own responses' figures,
-    and "following_windows", how many were shown with seven faces.
+    """The measurements in `FILE`: "points", one for each value of `guidance`; "people", the same
+    metrics of people's responses; "following_windows", the number shown with seven faces.
 
     Args:
       params: on the evaluator's mesh.
-      windows: that are shown with their own face, for the figures other than following;
-        `evaluate.following_examples` are shown with seven.
+      windows: number shown with their own face, for the metrics other than following;
+        `evaluate.following_examples` are shown with seven faces.
 
     Raises:
       UserError: the split's windows have no face of every emotion to show.
@@ -81,17 +81,17 @@ def measure(
 
 
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     values = command_line.parse(argv, _flags)
     command_line.require(values, "workdir")
     guidance, workdir = _guidance(values.guidance), storage.parse_path(values.workdir)
     if not (workdir / workdirs.CHECKPOINTS).is_dir():
-        raise UserError(f"--workdir={values.workdir} is no run's folder: it has no checkpoints")
+        raise UserError(f"--workdir={values.workdir} is not a run's folder: it has no checkpoints")
     folder = checkpoint.find(workdir)
     config = trained_run.stored_config(folder, values.batch_size)
-    # A run of an older version has no such key.
-    own = config.evaluate.get("text_labeller", "")
-    config.evaluate.text_labeller = values.text_labeller or own
+    # Runs of older versions have no such key.
+    of_run = config.evaluate.get("text_labeller", "")
+    config.evaluate.text_labeller = values.text_labeller or of_run
     if values.windows is not None:
         config.evaluate.following_examples = values.windows
     windows = values.windows or config.evaluate.generated_examples
@@ -100,7 +100,7 @@ def run(argv: list[str]) -> None:
     opened = trained_run.open_run(folder, config, mixtures.SPLIT_KEYS)
     dataset = opened.dataset
     if split not in dataset.split_names:
-        raise UserError(f"no split '{split}'; there are: {', '.join(dataset.split_names)}")
+        raise UserError(f"no split '{split}'; available: {', '.join(dataset.split_names)}")
     evaluator = Evaluator(opened.setup, dataset)
     measured = {
         "checkpoint": folder.name,
@@ -132,19 +132,14 @@ def describe(points: Sequence[dict[str, Any]]) -> str:
 
 
 def _guidance(texts: Sequence[str]) -> list[float]:
-    """The values in ascending order, each once. Raises UserError for one that is none."""
+    """The distinct values in ascending order. Raises UserError for one that is not allowed."""
     try:
         values = sorted({float(text) for text in texts})
     except ValueError as error:
-        raise UserError(f"--guidance takes numbers with commas between them: {error}") from error
+        raise UserError(f"--guidance takes numbers separated by commas: {error}") from error
     if not values or not all(map(RANGE.allows, values)):
         raise UserError(f"--guidance={','.join(texts)}: give numbers of at least 0")
     return values
-
-
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, _flags, run)
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
@@ -165,6 +160,8 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     number("batch_size", help="Default evaluate.batch_size of the run.", flag_values=values)
     return values
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -5,16 +5,16 @@
 --checkpoint is a workdir or one of its checkpoints. --images is a folder, read at any depth, or a
 quoted pattern such as 'frames/*/*.jpg'. Give a dataset's own folder (OpenViDial's, the one with
 train_images/), and training reads the labels with --config.data.labels.path=DIR; below
---config.data.labels.min_confidence a turn stays without a label. Each image is seen alone.
+--config.data.labels.min_confidence a turn has no label. Each image is classified by itself.
 
-If it is killed, the same command resumes: parts that are written are kept.
+If it is killed, the same command resumes: parts that are complete are kept.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 
     DIR/labels-*.npz     image str[n], probability float32[n, 7] in the order of
                          igerg_jax.batch.EMOTIONS; broken str[m], files that are not images;
-                         strange bool[n], unlike the images that the model was trained on (as far
-                         as igerg_jax.tools.calibrate_images has been run)
-    DIR/summary.json     counts, also by the likeliest emotion, and of files passed over
+                         strange bool[n], unlike the model's training images (False if
+                         igerg_jax.tools.calibrate_images has not been run)
+    DIR/summary.json     counts, in all and by the likeliest emotion, and of skipped files
 """
 
 import functools
@@ -39,19 +39,20 @@ from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.parallel import sharding
-from igerg_jax.run import checkpoint as checkpoints
-from igerg_jax.run import command_line
+from igerg_jax.run import checkpoint, command_line
 from igerg_jax.setup import Jitted
 
 PLAN, SUMMARY = "plan.json", "summary.json"
-# (name; float32[7], or None where broken; whether it is unlike the training images)
+# (name; float32[7], or None if it is broken; whether it is unlike the training images)
 Labels = Iterator[tuple[str, np.ndarray | None, bool]]
 
 
-def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: int) -> dict:
-    """Writes what the module's docstring lists.
+def label(source: str, images: str, out: str, batch_size: int, part_images: int) -> dict:
+    """Writes the files that the module's docstring lists.
 
     Args:
+      source: a workdir, or one of its checkpoints.
+      images: a folder, or a pattern.
       batch_size: images per call, over all devices; the last batch is padded, so that only one
         program is compiled.
       part_images: images per file.
@@ -66,10 +67,10 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
     if batch_size < 1 or part_images < 1:
         raise UserError("--batch_size and --part_images must be at least 1")
     files, folder = find_files(images), pathlib.Path(out).expanduser()
-    run = trained_run.open_run(checkpoint, batch_size=batch_size)
+    run = trained_run.open_run(source, batch_size=batch_size)
     if feature_dim := run.config.data.feature_dim:
         raise UserError(
-            f"'{checkpoint}' reads precomputed features (data.feature_dim={feature_dim}), so it "
+            f"'{source}' reads precomputed features (data.feature_dim={feature_dim}), so it "
             "cannot label image files"
         )
     claim(folder, plan_of(run, files, part_images))
@@ -80,7 +81,7 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
         for path, border in zip(paths, borders, strict=True)
         if not path.exists()
     ]
-    domain = image_domain.read(checkpoints.tokenizer_file(run.folder).parent)
+    domain = image_domain.read(checkpoint.tokenizer_file(run.folder).parent)
     labels = predict(run, files.folder, [name for _, names in missing for name in names], domain)
     for path, names in progress(missing, "labelling", "part"):
         rows = [next(labels) for _ in names]
@@ -93,17 +94,17 @@ def label(checkpoint: str, images: str, out: str, batch_size: int, part_images: 
         }
         parts.save_npz(path, arrays)
     counts = summary(paths) | {"passed_over": dict(files.passed_over)}
-    taken, broken = counts["labelled"], counts["broken"]
-    line = image_files.count_line(taken, 0, broken, files.passed_over)
+    labelled, broken = counts["labelled"], counts["broken"]
+    line = image_files.count_line(labelled, 0, broken, files.passed_over)
     print(f"{files.folder}: {line}", file=sys.stderr)
-    if domain is not None and counts["strange"] > domain.expected(taken):
-        print(domain.warning(counts["strange"], taken), file=sys.stderr)
+    if domain is not None and counts["strange"] > domain.expected(labelled):
+        print(domain.warning(counts["strange"], labelled), file=sys.stderr)
     storage.write_text(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
     return counts
 
 
 def plan_of(run: Any, files: Any, part_images: int) -> dict[str, Any]:
-    """What all parts in one folder must share."""
+    """The properties that all parts in one folder must share, as JSON."""
     names = "\n".join(files.names).encode(errors="surrogateescape")
     return {
         "checkpoint": str(run.folder),
@@ -121,11 +122,11 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists() and not any(folder.glob("labels-*.npz")):
             storage.write_text(path, json.dumps(plan, indent=1) + "\n")
-        there = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write labels to --out '{folder}': {error}") from error
     different = ", ".join(
-        f"{k} (there {there.get(k)}, here {v})" for k, v in plan.items() if there.get(k) != v
+        f"{k} (there {stored.get(k)}, here {v})" for k, v in plan.items() if stored.get(k) != v
     )
     if different:
         raise UserError(f"'{folder}' holds other labels: {different}. Give another --out")
@@ -137,8 +138,11 @@ def predict(
     names: Sequence[str],
     domain: image_domain.Domain | None = None,
 ) -> Labels:
-    """Yields every name with its probabilities, and whether the image is unlike those of `domain`;
-    the device runs one batch while another is read."""
+    """Yields `Labels` of the files in `folder`; reads a batch while the device runs another.
+
+    Args:
+      domain: of the training images; None = not known, so no image counts as unlike them.
+    """
     placed = sharding.batch_sharding(run.setup.mesh)
 
     def of_the_image(model, params, batch):
@@ -157,7 +161,7 @@ def predict(
                 strange_B[real_B] = domain.is_strange(batch["images"][real_B, 0])
             yield real_B, p_BxC, strange_B
 
-    # Pairs, so that the next batch is launched before this one is waited for.
+    # In pairs, so that the next batch is launched before this one is waited for.
     for (real_B, p_BxC, strange_B), _ in itertools.pairwise(itertools.chain(launched(), [None])):
         rows = zip(real_B, np.asarray(p_BxC), strange_B, names, strict=False)
         for real, p_C, strange, name in rows:
@@ -187,13 +191,8 @@ def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, _flags, run)
-
-
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     values = command_line.parse(argv, _flags)
     command_line.require(values, "checkpoint", "images", "out")
     counts = label(
@@ -212,6 +211,8 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer("part_images", 4096, "Images per file of labels.", flag_values=values)
     return values
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -34,7 +34,7 @@ from igerg_jax.run import command_line
 from igerg_jax.text_labeller import Linear, TextLabeller, linear, reading
 from igerg_jax.tools import text_network
 
-# Of (examples / those of the label) ** x, the weights of examples that are tried.
+# Exponents that are tried in example weights, (examples / examples of the label) ** exponent.
 BALANCES = (0.0, 0.25, 0.5, 0.75, 1.0)
 HELD_OUT = 10  # to choose among them, one dialogue of this many of each split that is trained on
 INVERSE_REGULARIZATION = 1.0  # scikit-learn's C
@@ -77,7 +77,7 @@ def train(settings: Settings, options: Options) -> TextLabeller:
     others.
 
     Raises:
-      UserError: scikit-learn or data are missing, or no text of an emotion.
+      UserError: scikit-learn or data are missing, or an emotion has no text.
     """
     parts = {name: read(name, options) for name in settings.datasets}
     of = _together(list(parts.values()), settings)
@@ -168,8 +168,8 @@ def _labelled(turns: Turns) -> Texts:
 
 
 def make_vectorizers(word_features: int, character_features: int) -> Any:
-    """scikit-learn's union of the two vectors of a text, not fitted yet."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    """scikit-learn's union of two TF-IDF vectorizers, of words and of characters; not fitted."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # an extra: `train` checks it
     from sklearn.pipeline import make_union
 
     common = dict(sublinear_tf=True, min_df=2)
@@ -190,9 +190,9 @@ def make_vectorizers(word_features: int, character_features: int) -> Any:
 
 
 def example_weights(emotion_N: np.ndarray, dataset_N: np.ndarray, balance: float) -> np.ndarray:
-    """float64 [N]: a label of n among N texts of a dataset counts (N / n) ** balance.
+    """float64 [N]: the weight of a label that n of a dataset's N texts have is (N / n) ** balance.
 
-    They are scaled so that every dataset counts alike, and an example counts 1 on average.
+    They are scaled so that every dataset has the same total, and the mean is 1.
     """
     weight_N = np.zeros(len(emotion_N))
     for dataset in np.unique(dataset_N):
@@ -256,13 +256,8 @@ def figures(labeller: TextLabeller, part: Texts) -> dict[str, float]:
     }
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, _flags, run)
-
-
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     values = command_line.parse(argv, _flags)
     command_line.require(values, "datasets", "out")
     out = pathlib.Path(values.out).expanduser()
@@ -290,11 +285,11 @@ def run(argv: list[str]) -> None:
 def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
-    flags.DEFINE_list("datasets", [], "Names, with commas between them.", flag_values=values)
-    define("manual_dir", help="Folder of files that you must download.")
+    flags.DEFINE_list("datasets", [], "Names, separated by commas.", flag_values=values)
+    define("manual_dir", help="Folder of the files that you downloaded.")
     define("out", help="File to write, .npz.")
     flags.DEFINE_string(
-        "data_dir", "~/.cache/igerg_jax", "Folder of what TFDS fetches.", flag_values=values
+        "data_dir", "~/.cache/igerg_jax", "Folder for what TFDS downloads.", flag_values=values
     )
     flags.DEFINE_enum("kind", "linear", KINDS, "What to train.", flag_values=values)
     flags.DEFINE_list(
@@ -306,6 +301,8 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     counts("character_features", 60_000, "Runs of characters that get an entry; linear.")
     return values
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -13,17 +13,17 @@ import jax
 from igerg_jax.errors import ProcessStalled
 from igerg_jax.parallel.stopping import Stop
 
-_TOO_LONG_SECONDS = 10  # that the thread needs to end the process: something holds the GIL
+_TOO_LONG_SECONDS = 10  # a thread that has not ended the process by then cannot get the GIL
 
 
 @contextlib.contextmanager
 def watchdog(stop: Stop, stall_seconds: float, ends_run: bool) -> Iterator[None]:
-    """Dumps every thread's stack to stderr when there is no progress for `stall_seconds` (0 = off).
+    """Dumps every thread's stack to stderr after `stall_seconds` without progress (0 = off).
 
     Args:
-      stop: checked after each step and before each batch that is evaluated.
-      ends_run: then also end the process, with the exit code of ProcessStalled; else the stacks are
-        dumped again and again.
+      stop: its checks, after each step and before each batch that is evaluated, are the progress.
+      ends_run: also end the process, with the exit code of ProcessStalled; otherwise the stacks are
+        dumped again after every further `stall_seconds`.
     """
     if not stall_seconds:
         yield
@@ -34,7 +34,7 @@ def watchdog(stop: Stop, stall_seconds: float, ends_run: bool) -> Iterator[None]
     def reset() -> None:
         nonlocal last
         last = time.monotonic()
-        if ends_run:  # for where the thread below cannot run
+        if ends_run:  # in case the thread below cannot run
             faulthandler.dump_traceback_later(stall_seconds + _TOO_LONG_SECONDS, exit=True)
         else:
             faulthandler.dump_traceback_later(stall_seconds, repeat=True)
@@ -60,7 +60,7 @@ def _end(stall_seconds: float) -> None:
     faulthandler.dump_traceback()
     print(
         f"error: process {jax.process_index()} of {jax.process_count()}: no step or evaluation "
-        f"batch has ended for {stall_seconds} s (train.stall_seconds; the stacks above say where "
+        f"batch has ended for {stall_seconds} s (train.stall_seconds; the stacks above show where "
         "it hangs). Start the run again: it resumes from its newest checkpoint",
         file=sys.stderr,
         flush=True,

@@ -1,4 +1,4 @@
-"""How training reports its progress: metrics.jsonl, trackers, and the terminal."""
+"""The progress that training reports, in metrics.jsonl, to trackers and in the terminal."""
 
 import contextlib
 import json
@@ -15,13 +15,14 @@ from etils import epath
 from igerg_jax import storage
 from igerg_jax.errors import RunError
 from igerg_jax.parallel import chips
+from igerg_jax.run.workdirs import METRICS_FILE
 from igerg_jax.training import trackers
 
-_BUCKET_SECONDS = 30
+_BUCKET_SECONDS = 30  # between writes of a file in a bucket
 
 
 def say(message: str) -> None:
-    """Prints a line to stderr without breaking a progress bar; in process 0 alone."""
+    """Prints a line to stderr, without breaking a progress bar; only in process 0."""
     if jax.process_index() == 0:
         tqdm.tqdm.write(message, file=sys.stderr)
         sys.stderr.flush()
@@ -40,14 +41,19 @@ class StepLog:
     """
 
     def __init__(self, train: Any, workdir: epath.Path, first_step: int, start: float):
-        """Takes `config.train`, the step that training starts from, and when the run started
-        (`time.perf_counter`)."""
+        """Opens metrics.jsonl and the trackers, in process 0.
+
+        Args:
+          train: `config.train`.
+          first_step: the step that training starts from.
+          start: when the run started (`time.perf_counter`).
+        """
         self._train, self._workdir = train, workdir
         self._first_step, self._start = first_step, start
         is_writer = jax.process_index() == 0
         self._writers: list[Any] = []
         if is_writer:
-            self._writers.append(JsonlWriter(workdir / "metrics.jsonl", first_step))
+            self._writers.append(JsonlWriter(workdir / METRICS_FILE, first_step))
             self._writers.append(tracker(workdir, train.wandb_project))
         self._bar = tqdm.tqdm(
             total=train.steps,
@@ -55,26 +61,26 @@ class StepLog:
             desc="train",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{postfix}]",
             dynamic_ncols=True,
-            disable=None if is_writer else True,  # None = where stderr is no terminal
+            disable=None if is_writer else True,  # None = if stderr is no terminal
         )
         self._pending: tuple[int, Any] | None = None  # a step, and its metrics on the device
-        self._interval: list[dict[str, float]] = []  # metrics since the last line
-        self._interval_start = (0.0, 0.0)  # training and input seconds when it began
+        self._interval: list[dict[str, float]] = []  # metrics since the last logged interval
+        self._interval_start = (0.0, 0.0)  # training and input-wait seconds when it began
         self.clock = Clock()
         self.throughput: Throughput | None = None  # known once a step is compiled
         self.seconds_to_first_step: float | None = None
 
     def add(self, step: int, metrics: Any) -> None:
-        """Takes the metrics, on the device, of a step just launched; reads the step before it."""
+        """Keeps the metrics, on the device, of a step just launched; reads the previous ones."""
         self.flush()
         self._pending = (step, metrics)
         self._bar.update(step - self._bar.n)
 
     def flush(self) -> None:
-        """Reads the last step launched; logs an interval that ends with it.
+        """Reads the metrics of the last step launched, and logs an interval that ends with it.
 
         Raises:
-          RunError: too many steps in a row were not finite.
+          RunError: `train.max_consecutive_skips` steps in a row were not finite.
         """
         if self._pending is None:
             return
@@ -89,15 +95,15 @@ class StepLog:
             raise RunError(
                 f"step {step}: {_culprit(values)} was not finite for "
                 f"{self._train.max_consecutive_skips} steps in a row; the newest checkpoint in "
-                f"{self._workdir} is from before. Lower optim.peak_learning_rate or that "
-                "objective's weight and start again"
+                f"{self._workdir} is from before that. Lower optim.peak_learning_rate or that "
+                "objective's weight, then start again"
             )
         is_first = step == self._first_step + 1
         if is_first or due(step, self._train.log_every_steps) or step == self._train.steps:
             self.end_interval(step)
 
     def end_interval(self, step: int) -> None:
-        """Logs the means over the steps since the last line, skipped ones excluded."""
+        """Logs the means over the steps since the last interval, without skipped ones."""
         if not self._interval:
             return
         seconds, waited = self.clock.training_seconds, self.clock.input_seconds
@@ -122,7 +128,7 @@ class StepLog:
             writer.write_scalars(step, scalars)
 
     def _show(self, step: int, scalars: Mapping[str, float], seconds_left: float) -> None:
-        """Shows an interval on the bar, or as a line where there is no terminal."""
+        """Shows an interval on the progress bar, or as a line if there is no terminal."""
         losses = "  ".join(
             f"{name.removeprefix('loss/')} {value:.3g}"
             for name, value in scalars.items()
@@ -136,14 +142,14 @@ class StepLog:
             self._bar.set_postfix_str(f"{losses}, {speed}, {left}")
 
     def close(self) -> None:
-        """Writes out what the writers buffer, however the run ended."""
+        """Flushes and closes the writers."""
         self._bar.close()
         for writer in self._writers:
             writer.close()
 
 
 def _culprit(values: dict[str, float]) -> str:
-    """The first objective whose loss is not finite; where all are, the gradient."""
+    """The first objective whose loss is not finite, or else the gradient."""
     for name, value in values.items():
         if name.startswith("loss/") and name != "loss/total" and not math.isfinite(value):
             return f"objective '{name.split('/')[1]}'"
@@ -151,11 +157,11 @@ def _culprit(values: dict[str, float]) -> str:
 
 
 class JsonlWriter:
-    """One JSON object per line. Lines of steps after `resumed_step`, which will be trained again,
-    are dropped.
+    """Writes one JSON object per line, after the lines of steps up to `resumed_step`.
 
-    A line is in the file when `write_scalars` returns. Objects in a bucket cannot be appended to:
-    there the file is rewritten, at most every `_BUCKET_SECONDS`, and when it is closed.
+    Later lines are dropped, since their steps are trained again. A line is in the file when
+    `write_scalars` returns. A bucket's objects cannot be appended to: there the file is rewritten
+    at most every `_BUCKET_SECONDS`, and when it is closed.
     """
 
     def __init__(self, path: epath.Path, resumed_step: int):
@@ -165,7 +171,7 @@ class JsonlWriter:
             say(f"skipped {bad_lines} unreadable line{'s' * (bad_lines > 1)} of '{path}'")
         kept = (line for line in lines if _step_of(line) <= resumed_step)
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
-        # Nothing else may stay: the next line would be lost in the half line that a kill leaves.
+        # Drops the partial line that a kill leaves: the next line would be appended to it.
         if not path.exists() or path.read_bytes() != self._text.encode():
             storage.write_text(path, self._text)
         self._file = None if storage.is_bucket(path) else path.open("a", encoding="utf-8")
@@ -197,7 +203,7 @@ def _step_of(line: Mapping[str, Any]) -> float:
 
 
 def tracker(workdir: epath.Path, wandb_project: str) -> trackers.Tracker:
-    """`trackers.open_tracker`; where a package is missing, this is said and nothing is written."""
+    """`trackers.open_tracker`; if a package is missing, a tracker that writes nothing."""
     try:
         return trackers.open_tracker(workdir, wandb_project)
     except ImportError as error:
@@ -206,16 +212,16 @@ def tracker(workdir: epath.Path, wandb_project: str) -> trackers.Tracker:
 
 
 class Clock:
-    """Seconds spent training, pauses excluded, and how many of them waiting for input.
+    """Seconds spent training, pauses excluded, and how many of these waiting for input.
 
-    clu's `periodic_actions.ReportProgress` counts evaluations and checkpoints in its steps per
-    second and in the time left, and does not know of input.
+    (clu's `periodic_actions.ReportProgress` includes evaluations and checkpoints in its steps per
+    second and its estimate of the time left, and does not measure input.)
     """
 
     def __init__(self):
         self.input_seconds = 0.0
         self._training_seconds = 0.0
-        self._since: float | None = None  # while it runs, when it was last started
+        self._since: float | None = None  # when it was last started; None while stopped
 
     @property
     def training_seconds(self) -> float:
@@ -244,7 +250,7 @@ class Clock:
 
 
 class Throughput(NamedTuple):
-    """Rates of steps that have finished on the devices."""
+    """Converts times of steps that have finished on the devices to rates."""
 
     batch_size: int  # over all devices
     model_flops: float  # of a step, over all devices
@@ -254,7 +260,7 @@ class Throughput(NamedTuple):
         """The rates of `steps` steps that took `seconds`.
 
         "mfu" is model FLOPs as a share of the devices' bfloat16 peak, whatever the compute dtype;
-        it is left out where the peak is not known.
+        it is left out if the peak is not known.
         """
         examples = steps * self.batch_size / seconds
         flops = steps * self.model_flops / seconds / len(self.devices)

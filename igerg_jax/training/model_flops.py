@@ -1,12 +1,12 @@
-"""Model FLOPs of a training step, counted from the program's own trace.
+"""Model FLOPs of a training step, counted in its jaxpr.
 
     model FLOPs = 3 x (FLOPs of the matrix products of the loss's forward pass)
 
-A product of [m, k] with [k, n] is 2 m k n. Counted are vision, both sides of the text model,
+A product of [m, k] with [k, n] is 2 m k n. The count covers vision, both sides of the text model,
 attention's two products, the heads, the vocabulary and the judge; a backward pass costs two forward
-passes. Rematerialisation is not counted (Chowdhery et al. 2022, PaLM, appendix B), and neither is
-anything elementwise. A frozen vision tower has no backward pass and counts once. What no loss needs
-(the vision tower on a mixture whose objectives read words alone) is not counted: XLA removes it.
+passes. It excludes rematerialisation (Chowdhery et al. 2022, PaLM, appendix B) and elementwise
+operations. A frozen vision tower has no backward pass and counts once. Whatever no loss depends on
+(vision, for a mixture whose objectives read only text) is not counted: XLA removes it.
 """
 
 import math
@@ -22,7 +22,7 @@ from igerg_jax.training import train_state
 
 
 def model_flops(setup: train_state.TrainingSetup) -> int:
-    """FLOPs of one step over the global batch."""
+    """Model FLOPs of one step over the global batch."""
     config, model, params = setup.config, setup.model, setup.abstract_state.params
 
     def loss(params, batch):
@@ -39,8 +39,8 @@ def forward_flops(function: Callable, *arguments: Any, module: str = "") -> int:
     """FLOPs of the matrix products and convolutions that a function's results need.
 
     Args:
-      function: traceable.
-      module: count those of Linen modules of this name alone.
+      function: a function that JAX can trace.
+      module: count only those inside Linen modules of this name; "" = all.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     live, _ = partial_eval.dce_jaxpr(jaxpr, used_outputs=True)
@@ -54,7 +54,7 @@ def _count(jaxpr: Any, module: str) -> int:
 def _equation(equation: Any, module: str) -> int:
     name, parameters = equation.primitive.name, equation.params
     if module in str(equation.source_info.name_stack).split("/"):
-        module = ""  # all of it counts
+        module = ""  # inside it, everything counts
     if name in ("dot_general", "conv_general_dilated") and module:
         return 0
     if name == "dot_general":

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run, for TensorBoard's profile plug-in and XProf.
+"""Traces some steps of a run, for TensorBoard's profile plug-in and XProf.
 
 <workdir>/profile/plugins/profile/<time>/<host>.xplane.pb, .trace.json.gz
 
@@ -14,11 +14,11 @@ from etils import epath
 
 
 class Profile:
-    """Traces `config.profile.steps` steps, after the first `after_steps` since this start.
+    """Traces `config.profile.steps` steps, after the first `after_steps` of this start.
 
-    Only process 0 traces: all processes do the same work, and the traces of a pod together are
-    more than a browser can show. It waits for the device before and after, so that the trace holds
-    complete steps; clu's `periodic_actions.Profile` does not, nor does it write to buckets.
+    Only process 0 traces: all processes do the same work, and a browser cannot show the traces of a
+    pod together. It waits for the device before and after, so that the trace holds complete steps;
+    clu's `periodic_actions.Profile` does not, nor does it write to buckets.
     """
 
     def __init__(self, settings: Any, workdir: epath.Path, first_step: int):
@@ -29,10 +29,10 @@ class Profile:
         self._scratch: tempfile.TemporaryDirectory | None = None
 
     def update(self, step: int, state: Any) -> epath.Path | None:
-        """Starts or stops the trace if it is due after `step`.
+        """Starts or stops the trace if that is due after `step`; `state` is waited for.
 
         Returns:
-          The folder of a trace that was stopped, else None.
+          The folder of the trace if it was stopped, else None.
         """
         if self._wanted and step == self._begin:
             jax.block_until_ready(state)

@@ -1,8 +1,7 @@
-"""Where a run is followed while it goes on: TensorBoard and, if asked for, Weights & Biases.
+"""Experiment trackers: TensorBoard and, if configured, Weights & Biases.
 
-Both are written through the interface of `clu.metric_writers`, with the same names. What is
-written to metrics.jsonl under "loss/total" is "train/loss/total" here: trackers sort and group
-their curves by the first part of a name.
+Both are written through the interface of `clu.metric_writers`, with the same names. "loss/total" in
+metrics.jsonl is "train/loss/total" here, because trackers group curves by the first part of a name.
 """
 
 import base64
@@ -20,12 +19,12 @@ from igerg_jax.run.workdirs import flatten
 
 FOLDER = "tensorboard"  # in a workdir
 WANDB_ID = "wandb-id"  # in a workdir: the run's id at Weights & Biases, which a resumed run keeps
-OF_TRAINING = ("loss/", "metric/", "learning_rate", "grad_norm")
-SAMPLES, FACE_SIZE = 8, 96  # how many conversations are written; pixels per side
+TRAINING_METRICS = ("loss/", "metric/", "learning_rate", "grad_norm")
+SAMPLES, FACE_SIZE = 8, 96  # conversations that are written; pixels per side of a face
 
 
 class Tracker:
-    """Writes to several writers, under the names that trackers group well."""
+    """Writes to several writers, under the names that `tag` gives."""
 
     def __init__(self, writers: Sequence[Any]):
         self._writers = writers
@@ -43,12 +42,12 @@ class Tracker:
         rows: Sequence[Mapping[str, Any]],
         config: Mapping[str, Any],
     ) -> None:
-        """Writes what a run came to.
+        """Writes the results of a finished run.
 
         Args:
           evaluation: {split: {metric: value}}.
           rows: of samples.jsonl; the first `SAMPLES` are written.
-          config: of the run, whose numbers and words become hyperparameters.
+          config: the run's config; its numbers, booleans and strings become hyperparameters.
         """
         scalars = {f"{k}/{name}": v for k, of in evaluation.items() for name, v in of.items()}
         shown = rows[:SAMPLES]
@@ -72,10 +71,10 @@ def open_tracker(workdir: epath.Path, wandb_project: str) -> Tracker:
     """A tracker of a run.
 
     Args:
-      wandb_project: the project at Weights & Biases; "" = TensorBoard alone.
+      wandb_project: the project at Weights & Biases; "" = only TensorBoard.
 
     Raises:
-      ImportError: TensorFlow, or wandb where it is asked for, is not installed.
+      ImportError: TensorFlow is not installed, or wandb although it has a project.
     """
     from clu import metric_writers  # imports TensorFlow: 13 s on two cores
 
@@ -86,8 +85,8 @@ def open_tracker(workdir: epath.Path, wandb_project: str) -> Tracker:
 
 
 def tag(name: str) -> str:
-    """The name in a tracker of what metrics.jsonl calls `name`."""
-    if name.startswith(OF_TRAINING):
+    """The tracker's name for what metrics.jsonl calls `name`."""
+    if name.startswith(TRAINING_METRICS):
         return f"train/{name}"
     return name if "/" in name else f"utilisation/{name}"
 
@@ -96,7 +95,7 @@ class WandbWriter:
     """A run at Weights & Biases, with the methods of a `clu.metric_writers.MetricWriter`."""
 
     def __init__(self, workdir: epath.Path, project: str):
-        import wandb
+        import wandb  # an extra
 
         self._wandb = wandb
         file = workdir / WANDB_ID
@@ -118,8 +117,8 @@ class WandbWriter:
         self._run.log({name: rows(text) for name, text in texts.items()}, step=step)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        found = {name: [self._wandb.Image(x) for x in array] for name, array in images.items()}
-        self._run.log(found, step=step)
+        logged = {name: [self._wandb.Image(x) for x in array] for name, array in images.items()}
+        self._run.log(logged, step=step)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         self._run.config.update(dict(hparams), allow_val_change=True)
@@ -129,8 +128,11 @@ class WandbWriter:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of samples.jsonl as a table in Markdown."""
-    lines = ["| last turn | meant | said | generated | reference |", "|---|---|---|---|---|"]
+    """Rows of samples.jsonl as a Markdown table."""
+    lines = [
+        "| last turn | intended emotion | emotion of the words | generated | reference |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         turns = row.get("context") or [{}]
         cells = [turns[-1].get("text"), row.get("reference_emotion"), row.get("spoken_emotion")]

@@ -39,7 +39,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     TensorBoard events (tensorboard/), and a trace (profile/) if `config.profile` asks for one; all
     processes write checkpoints/. history.json has an entry for each start. At the end come
     summary.json and report.html and, where there is held-out data, samples.jsonl, windows.json and
-    following.jsonl (see `evaluator.evaluate_run`). A run that is finished is left as it is.
+    following.jsonl (see `evaluator.evaluate_run`). A finished run is not changed.
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.
@@ -50,7 +50,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     Raises:
       UserError: the config cannot be trained; nothing was written.
       RunError: training cannot continue; the last good state is saved.
-      Stopped: the process was told to stop; the state is saved.
+      Stopped: a signal stopped the process; the state is saved.
     """
     with stopping.signals() as stop:
         try:
@@ -95,7 +95,7 @@ def _run(config: Any, workdir: epath.Path, stop: stopping.Stop) -> dict[str, Any
 
 
 def track_results(config: Any, workdir: epath.Path, summary: Mapping[str, Any]) -> None:
-    """Has the trackers show what the run came to."""
+    """Sends the results of a finished run to the trackers."""
     rows = storage.read_json_lines(workdir / samples.FILE).objects
     with contextlib.closing(logs.tracker(workdir, config.train.wandb_project)) as tracker:
         evaluation = summary.get("evaluation") or {}
@@ -103,10 +103,10 @@ def track_results(config: Any, workdir: epath.Path, summary: Mapping[str, Any]) 
 
 
 def finished_summary(config: Any, workdir: epath.Path) -> dict[str, Any] | None:
-    """summary.json, where the run has nothing left to train or evaluate: this is said."""
+    """summary.json if nothing is left to train or evaluate, which is printed; else None."""
     try:
         summary = storage.read_json_object(workdir / SUMMARY_FILE)
-    except UserError:  # it is written anew
+    except UserError:  # the run writes a new one
         return None
     final_step, last = summary.get("final_step"), Checkpoints(workdir, config, "").latest_step()
     if not isinstance(final_step, int) or not config.train.steps <= final_step == last:
@@ -121,7 +121,7 @@ def finished_summary(config: Any, workdir: epath.Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def exclusive_workdir(workdir: epath.Path) -> Iterator[None]:
-    """Keeps other runs out of a workdir. Raises UserError, in all processes, where one is there."""
+    """Keeps other runs out of a workdir. Raises UserError, in all processes, if one is using it."""
     with contextlib.ExitStack() as stack:
         refusal = ""
         if jax.process_index() == 0:
@@ -157,7 +157,7 @@ def train(
     ready = None
     if first_step < config.train.steps:
         ready = compile_and_prefetch(setup, dataset, evaluator, state)
-    if jax.process_index() == 0:  # a command that is refused leaves no config behind
+    if jax.process_index() == 0:  # only now, so that a refused command leaves no config behind
         workdir.mkdir(parents=True, exist_ok=True)
         storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
         dataset.tokenizer.save(workdir / TOKENIZER_FILE)
@@ -183,11 +183,11 @@ def batches(setup: TrainingSetup, dataset: Dataset, start_step: int) -> Iterator
 
 
 class CompiledRun(NamedTuple):
-    """What the training loop starts from."""
+    """The state, compiled step and batches that the training loop starts from."""
 
     state: TrainState
-    compiled: Callable  # the step
-    source: Iterator[dict]  # `batches` from the state's step on
+    step: Callable  # compiled: (state, batch) -> (state, metrics)
+    batches: Iterator[dict]  # this process's rows, from the state's step on
     model_flops: int  # of a step
 
 
@@ -197,7 +197,7 @@ def compile_and_prefetch(
     """Compiles the step; meanwhile reads and checks the first batch, counts FLOPs, and compiles
     the evaluation."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        # XLA releases the GIL while it compiles, so that this thread can trace, read and count.
+        # XLA releases the GIL while it compiles, so this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
         lowered = lower_step(setup)
         state = initialising.result()() if initialising else state
@@ -219,7 +219,7 @@ def saved_state(
 
     Returns:
       (the newest intact checkpoint's state, its step); in a new run (a state with the parameters of
-      `init_from`, None), or (None, None) where they are to be initialised at random.
+      `init_from`, None), or (None, None) if they are to be initialised at random.
     """
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(setup.abstract_state)
@@ -236,7 +236,7 @@ def saved_state(
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """The steps from the first state to the last, with evaluations and checkpoints in between."""
+    """Runs the steps, with evaluations and checkpoints when due."""
 
     setup: TrainingSetup
     checkpoints: Checkpoints
@@ -249,7 +249,7 @@ class Loop:
 
         Raises:
           RunError: too many steps in a row were not finite.
-          Stopped: the process was told to stop; the state is saved.
+          Stopped: a signal stopped the process; the state is saved.
         """
         train, log, clock = self.setup.config.train, self.log, self.log.clock
         placed = sharding.batch_sharding(self.setup.mesh)
@@ -264,9 +264,9 @@ class Loop:
             for step in range(first_step + 1, train.steps + 1):
                 self._update_profile(step - 1, state)
                 with clock.waiting_for_input():
-                    host_batch = next(ready.source)
+                    host_batch = next(ready.batches)
                 with jax.transfer_guard("disallow"):
-                    state, metrics = ready.compiled(state, sharding.to_devices(host_batch, placed))
+                    state, metrics = ready.step(state, sharding.to_devices(host_batch, placed))
                     log.add(step, metrics)
                 signal_number = stop.check()
                 evaluates = due(step, train.evaluate_every_steps) or step == train.steps
@@ -286,20 +286,20 @@ class Loop:
         return state
 
     def _update_profile(self, step: int, state: TrainState) -> None:
-        """Starts or stops the profiler's trace when due; the clock does not count either."""
+        """Starts or stops the profiler's trace if due, with the clock paused."""
         with self.log.clock.paused():
             if folder := self.profile.update(step, state):
                 logs.say(f"profile: {folder}, of the steps up to {step}")
 
     def evaluate_if_missing(self, state: TrainState) -> None:
-        """Evaluates a state that was saved, but whose evaluation was cut short."""
+        """Evaluates a saved state whose evaluation was interrupted."""
         step, train = int(state.step), self.setup.config.train
         is_due = due(step, train.evaluate_every_steps) or step == train.steps
         if is_due and self.checkpoints.lacks_metrics(step):
             self._evaluate(step, state)
 
     def _evaluate(self, step: int, state: TrainState) -> None:
-        """Evaluates a state that is saved, and adds the metrics to its checkpoint."""
+        """Evaluates a saved state, and adds the metrics to its checkpoint."""
         if self.evaluator is None:
             return
         split = self.setup.config.data.eval_split
@@ -319,9 +319,10 @@ def summarise(
     log: StepLog,
     entries: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """summary.json, except for what the final evaluation adds.
+    """The content of summary.json, without the final evaluation's.
 
     Args:
+      log: of the steps that this start trained.
       entries: of `igerg_jax.run.history`, this start included; times and rates are over all.
     """
     done, clock = int(state.step) - (resumed_from or 0), log.clock
@@ -342,7 +343,7 @@ def summarise(
         "wall_seconds": total["seconds"],
         "history": total | {"entries": entries},
     }
-    lines = storage.read_json_lines(workdir / "metrics.jsonl").objects
+    lines = storage.read_json_lines(workdir / workdirs.METRICS_FILE).objects
     for name in objectives.active(config):
         losses = [line[f"loss/{name}"] for line in lines if line.get(f"loss/{name}") is not None]
         if losses:
@@ -360,7 +361,7 @@ def summarise(
 
 
 def count_parameters(params: Any) -> dict[str, int]:
-    """Numbers of parameters by part of the model."""
+    """{"vision", "text", "judge", "total": number of parameters}."""
     parts = {"vision_tower": "vision", "judge_network": "judge"}
     counts = {"vision": 0, "text": 0, "judge": 0}
     for name, tree in params.items():
@@ -369,7 +370,7 @@ def count_parameters(params: Any) -> dict[str, int]:
 
 
 def eval_params(state: TrainState) -> Any:
-    """The parameters to evaluate and generate with: the moving average where there is one."""
+    """The parameters to evaluate and generate with: the moving average if there is one."""
     return state.params if state.ema_params is None else state.ema_params
 
 

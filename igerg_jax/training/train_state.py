@@ -1,4 +1,4 @@
-"""The state that training updates: its initialisation and its sharding."""
+"""The training state: its initialisation and its sharding."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from igerg_jax.setup import Setup, init_params, mesh_context, set_up
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What a checkpoint holds. `step` counts the batches consumed, those of skipped steps too."""
+    """The arrays of a checkpoint. `step` counts the batches consumed, skipped steps included."""
 
     step: jax.Array  # int32 scalar
     params: Any  # float32
@@ -28,7 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup(Setup):
-    """A `Setup` with what training adds."""
+    """A `Setup` with an optimizer and the abstract training state."""
 
     optimizer: optax.GradientTransformation
     abstract_state: TrainState  # of `jax.ShapeDtypeStruct` leaves with their shardings
@@ -41,7 +41,7 @@ class TrainingSetup(Setup):
 def set_up_training(
     config: Any, vocab_size: int, special: SpecialIds, devices=None
 ) -> TrainingSetup:
-    """`setup.set_up`, an optimizer, and the abstract state, of a config that passed the checks.
+    """`setup.set_up`, with the optimizer and state, for a config that has passed the checks.
 
     Raises:
       UserError: a parameter's dimension does not divide over its mesh axes.
@@ -57,7 +57,7 @@ def set_up_training(
     )
 
     def beside_its_parameter(leaf, parameter):
-        # Not a frozen parameter's placeholder, nor Adafactor's rows and columns.
+        # A frozen parameter's placeholder and Adafactor's rows and columns have other shapes.
         is_moment = getattr(leaf, "shape", None) == parameter.shape
         return sharding.abstract(leaf, parameter.sharding) if is_moment else leaf
 
@@ -85,7 +85,7 @@ def lower_init(setup: TrainingSetup):
         params = nn.meta.unbox(init_params(config, model, setup.spec))
         return new_state(config, setup.optimizer, params)
 
-    # It runs once, for a moment; optimising it would triple a CPU's compile time.
+    # It runs only once, briefly; optimising it would triple its compile time on a CPU.
     on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     with mesh_context(setup):

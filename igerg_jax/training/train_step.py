@@ -1,7 +1,7 @@
-"""The jitted training step: the gradient of all objectives' loss, and the update.
+"""The jitted training step: the gradient of the objectives' weighted loss, and the update.
 
-The loss is the one that `igerg_jax.objectives.base` states, with counts over the global batch
-whatever the number of devices or accumulation steps.
+`igerg_jax.objectives.base` defines the loss. Its counts are over the global batch, whatever the
+number of devices or accumulation steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from igerg_jax.training.train_state import TrainingSetup, TrainState
 
 
 def step_key(config: Any, step: int | jax.Array) -> jax.Array:
-    """The key of one step, from which all its randomness is folded."""
+    """The key of one step, from which all its random keys are derived."""
     return jax.random.fold_in(base_key(config), step)
 
 
 def make_step(setup: TrainingSetup) -> Callable:
-    """The jitted step: (state, batch) -> (state, metrics), the state donated.
+    """The jitted step: (state, batch) -> (state, metrics). It donates the state.
 
     `metrics` are float32 scalars: loss/total, loss/<objective> and its terms,
     metric/<objective>/<name>, grad_norm, learning_rate, skipped (0 or 1), consecutive_skips.
@@ -46,7 +46,7 @@ def make_step(setup: TrainingSetup) -> Callable:
         updated = state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
         good = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(norm)
         bad = (~good).astype(jnp.int32)
-        # The optimizer's own count stands still where a step is skipped.
+        # As the optimizer's own count, without skipped steps.
         rate = learning_rate(state.step - state.skipped_steps)
         consecutive = (state.consecutive_skips + bad) * bad
         state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state).replace(
@@ -71,8 +71,8 @@ def make_step(setup: TrainingSetup) -> Callable:
 
 
 def lower_step(setup: TrainingSetup):
-    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`; its `compile()` cannot
-    compile again."""
+    """`make_step`, traced and lowered for `setup.spec` and `setup.mesh`. What its `compile()`
+    returns never recompiles: it refuses other shapes."""
     with mesh_context(setup):
         return make_step(setup).lower(setup.abstract_state, setup.abstract_batch)
 
@@ -87,10 +87,11 @@ def loss_gradient(
 ) -> tuple[Any, dict[str, jax.Array]]:
     """The gradient of the loss over a global batch, and its metrics (see `make_step`).
 
-    With `train.accumulate_steps` above 1 the batch goes through in so many parts, one at a time.
+    With `train.accumulate_steps` above 1, the batch is split into that many micro-batches.
 
     Args:
       key: of the step (`step_key`).
+      step: scalar; objectives whose settings change over time read it.
     """
     parts = config.train.accumulate_steps
     rows_B = jnp.arange(batch["image_mask"].shape[0])
@@ -111,31 +112,32 @@ def loss_gradient(
     if parts == 1:
         grads, (terms, metrics) = gradient(params, batch, rows_B)
     else:
-        whole = (dict(batch), rows_B)
-        grads, terms, metrics = _accumulated(gradient, sums, params, whole, parts)
+        inputs = (dict(batch), rows_B)
+        grads, terms, metrics = _accumulated(gradient, sums, params, inputs, parts)
     return grads, _named(config, terms, metrics)
 
 
 def _accumulated(
-    gradient: Callable, sums: Callable, params: Any, whole: tuple[dict, jax.Array], parts: int
+    gradient: Callable, sums: Callable, params: Any, inputs: tuple[dict, jax.Array], parts: int
 ) -> tuple[Any, combination.Terms, combination.Metrics]:
-    """(gradient, terms, metrics) over a batch and its rows, `whole`, in as many parts.
+    """(gradient, terms, metrics), accumulated over `parts` micro-batches.
 
     Args:
-      gradient: `loss_gradient`'s, of (params, batch, rows_B, counts).
-      sums: the same of (params, batch, rows_B).
+      gradient: (params, batch, rows_B, counts) -> (gradient, (terms, metrics)).
+      sums: (params, batch, rows_B) -> (terms, metrics).
+      inputs: the global batch, and its rows_B.
     """
-    # Examples i, i + parts, ... go together: each device then divides its own rows. Split the other
-    # way, a reshape moves rows between devices (https://github.com/openxla/xla/issues/13306).
-    micro = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), whole)
+    # A micro-batch is rows i, i + parts, ..., so that each device splits its own rows. Contiguous
+    # micro-batches would move rows between devices (https://github.com/openxla/xla/issues/13306).
+    micro = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
     shapes = jax.eval_shape(sums, params, *jax.tree.map(lambda x: x[0], micro))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
 
     def count(counts, part):
         return jax.tree.map(jnp.add, counts, _counts(sums(params, *part)[0])), None
 
-    # Means need the whole batch's counts first. Those do not depend on the model's output, so
-    # the compiler drops everything else from this loop.
+    # Means need the global batch's counts first. Those do not depend on the model's output, so
+    # the compiler removes everything else from this loop.
     counts, _ = jax.lax.scan(count, _counts(zeros[0]), micro)
 
     def accumulate(totals, part):
@@ -154,7 +156,7 @@ def _counts(terms: combination.Terms) -> dict[tuple[str, str], jax.Array]:
 
 
 def _unscaled(terms: combination.Terms) -> combination.Terms:
-    """Terms whose sums may be added up: a scale is the same in every part of a batch."""
+    """Terms that can be added up over micro-batches: a scale is the same in each, not a sum."""
     return {name: term._replace(scale=0.0) for name, term in terms.items()}
 
 

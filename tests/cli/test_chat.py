@@ -30,7 +30,7 @@ def talk(responder, tmp_path):
 
     def run(*lines):
         written, recording = [], Recording(responder)
-        chat.talk(recording, [line.format(tmp=tmp_path) for line in lines], written.append)
+        chat.converse(recording, [line.format(tmp=tmp_path) for line in lines], written.append)
         return written, recording.asked
 
     return run
@@ -41,13 +41,13 @@ def test_what_is_set_holds_for_the_answers_after_it(talk):
         "a i q", "/face {tmp}/face.png", "/emotion joy", "/guidance 2", "/strategy beam", "b j r",
         "/emotion auto", "/face none", "c k s",
     )  # fmt: skip
-    assert "sees" in written[1] and "told" not in written[0] and "sees" not in written[0]
-    assert "sees" in written[5] and "told joy" in written[5]
-    assert "the judge reads" in written[8] and "told" not in written[8]
-    plain, told, after = asked
+    assert "sees" in written[1] and "requested" not in written[0] and "sees" not in written[0]
+    assert "sees" in written[5] and "requested joy" in written[5]
+    assert "the judge reads" in written[8] and "requested" not in written[8]
+    plain, requested, after = asked
     assert plain[1:] == (None, None, 1.0, "greedy", 0)
-    assert told[2:] == ("joy", 2.0, "beam", 0)
-    assert told[1].shape == (16, 16, 3)
+    assert requested[2:] == ("joy", 2.0, "beam", 0)
+    assert requested[1].shape == (16, 16, 3)
     assert after[1:] == (None, None, 2.0, "beam", 0)
 
 

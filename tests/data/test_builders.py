@@ -219,5 +219,5 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
 def test_unknown_names_are_told_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"unknown dataset 'chitchat'.*chitchat_openmoji"):
         builders.version("chitchat")
-    with pytest.raises(UserError, match="no config 'huge'; there are: full, tiny"):
+    with pytest.raises(UserError, match="no config 'huge'; available: full, tiny"):
         tfds_builder.make("chitchat_openmoji/huge", options(tmp_path))

@@ -50,7 +50,7 @@ def test_a_bit_in_any_column_is_found_in_a_copy_and_in_one_that_was_checked(whol
             if name.suffix == ".array_record":  # has checksums of its own
                 parts.check_copy(folder)
                 continue
-            with pytest.raises(UserError, match=rf"{name}.* other bytes.*prepare it again"):
+            with pytest.raises(UserError, match=rf"{name}.* differs from what.*prepare it again"):
                 parts.check_copy(folder)
 
 

@@ -294,4 +294,4 @@ def test_an_image_is_opened_in_one_place():
     opening = re.compile(r"\bImage\.open\(|decode_png|decode_image|imread")
     found = [path.name for path in files if opening.search(path.read_text(encoding="utf-8"))]
     # The demo's opens a header, to bound what is uploaded, and the PNGs that it made itself.
-    assert sorted(found) == ["image_gate.py", "pictures.py"]
+    assert sorted(found) == ["image_gate.py", "images.py"]

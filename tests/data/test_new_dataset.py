@@ -69,7 +69,7 @@ def test_it_is_a_tfds_dataset(moods, tmp_path):
 
 def test_it_is_refused_by_a_wrong_name_and_named_among_the_known(moods, config):
     config.data.dataset = "moods/huge"
-    with pytest.raises(UserError, match="no config 'huge'; there are: small, large"):
+    with pytest.raises(UserError, match="no config 'huge'; available: small, large"):
         checks.check_training(config, starts=True)
     config.data.dataset = "mood"
     with pytest.raises(UserError, match=r"unknown dataset 'mood'.*moods"):

@@ -230,7 +230,7 @@ def test_verify_finds_what_is_damaged(tiny_config, prepared, tmp_path):
     data[len(data) // 2] ^= 1
     images.write_bytes(data)
     (wrong,) = write.verify(base, prepared.folder)
-    assert images.name in wrong and "other bytes" in wrong
+    assert images.name in wrong and "differs from what" in wrong
     images.unlink()
     tokens = prepared.folder / "train" / "tokens.npy"
     tokens.write_bytes(tokens.read_bytes()[:-4])
@@ -335,7 +335,7 @@ def test_a_gap_in_an_episode_is_refused(tmp_path, monkeypatch):
 
 
 def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
-    with pytest.raises(UserError, match="no split 'dev'; there are: train, valid, test"):
+    with pytest.raises(UserError, match="no split 'dev'; available: train, valid, test"):
         prepared.split("dev")
     (tmp_path / "file").touch()
     tiny_config.data.data_dir = str(tmp_path / "file")

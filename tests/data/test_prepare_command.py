@@ -81,7 +81,7 @@ def test_verify_names_what_is_damaged_and_deletes_nothing(raw, capsys, tmp_path)
     code, out, err = called(capsys, *SMALL, *raw, "--verify")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
-    assert f"{shard} has other bytes" in err and f"{tokens} has " in err
+    assert f"{shard} differs from what was written" in err and f"{tokens} has " in err
     assert files(tmp_path / "data") == damaged
 
 

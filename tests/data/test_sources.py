@@ -136,7 +136,7 @@ def test_meld_refuses_other_files(tmp_path):
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", 0, 0)]))
     with pytest.raises(UserError, match="there is no frames/dev"):
         splits("meld/frames", tmp_path)
-    with pytest.raises(UserError, match=r"no config 'video'; there are: text, frames"):
+    with pytest.raises(UserError, match=r"no config 'video'; available: text, frames"):
         splits("meld/video", tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_emotion_folder_maps_names_and_asks_about_strange_ones(tmp_path):
     train = splits("emotion_folder/mine", tmp_path)["train"]
     assert sorted(train.emotions.tolist()) == sorted([UNKNOWN, EMOTION_ID["anger"], 1])
     raw_data.put(tmp_path / "mine" / "emotions.json", '{"7": "glee"}')
-    with pytest.raises(UserError, match=r"'glee' is no emotion; there are: surprise"):
+    with pytest.raises(UserError, match=r"'glee' is no emotion; available: surprise"):
         splits("emotion_folder/mine", tmp_path)
 
 

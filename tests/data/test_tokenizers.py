@@ -63,7 +63,7 @@ def test_errors_name_the_thing(tmp_path):
         tokenizers.train_sentencepiece(SENTENCES[:200], "unigram", 5000)
     with pytest.raises(UserError, match="model_type='words'"):
         tokenizers.train_sentencepiece(SENTENCES, "words", 300)
-    with pytest.raises(UserError, match="kind is 'wordpiece'; there are: byte_level_bpe, sent"):
+    with pytest.raises(UserError, match="kind is 'wordpiece'; available: byte_level_bpe, sent"):
         tokenizers.load("wordpiece", tmp_path / "x")
     with pytest.raises(UserError, match=r"absent\.model': No such file"):
         tokenizers.load("sentencepiece", tmp_path / "absent.model")

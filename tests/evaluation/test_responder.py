@@ -94,8 +94,8 @@ def test_it_is_given_the_last_turns_with_their_images(responder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(emotion="glee"), "no emotion 'glee'; there are: surprise"),
-        (dict(strategy="guess"), "no strategy 'guess'; there are: greedy"),
+        (dict(emotion="glee"), "no emotion 'glee'; available: surprise"),
+        (dict(strategy="guess"), "no strategy 'guess'; available: greedy"),
         (dict(guidance=-1), "guidance must be a number of at least 0"),
         (dict(guidance=float("nan")), "guidance must be a number of at least 0"),
         (dict(response_image=np.zeros((8, 8, 3), np.uint8)), r"pixels must be uint8 \[16, 16, 3\]"),

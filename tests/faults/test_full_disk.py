@@ -40,7 +40,7 @@ def test_a_full_disk_costs_no_finished_checkpoint(tmp_path, tried):
     )
     assert done.stdout.split("\n")[:2] == ["full 2", "larger 0"], done.stderr[-3000:]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "the disk of" in line and "is full" in line and "goes on from step" in line
+    assert "the disk of" in line and "is full" in line and "continues from step" in line
     assert "Traceback" not in done.stderr
     (tmp_path / "run-kept").rename(tmp_path / "kept" / "run")
     assert_equal(tmp_path / "kept", tmp_path / "whole")

@@ -114,18 +114,18 @@ def test_who_cannot_reach_the_others_says_so_and_ends(tmp_path):
     message = f"cannot reach the coordinator 127.0.0.1:{absent} within 2 s (Connection refused)"
     assert worker.startswith("error: process 1 of 2") and message in worker
     assert host.startswith(f"error: process 0 of 2, coordinator 127.0.0.1:{lonely}")
-    assert "not all processes were there within 2 s: no word from process 1; see" in host
+    assert "not all processes were there within 2 s: no word from process 1; check" in host
     for text in (worker, host):
         assert text.count("\n") == 1, text  # no stack trace
     assert not (tmp_path / "run").exists()
 
 
-def test_the_roll_call_knows_who_has_come():
+def test_the_roll_call_knows_which_processes_are_there():
     port = free_port()
     roll = roll_call.listen(port, 4)
     with (
-        roll_call.answering("127.0.0.1", port, 2),
-        roll_call.answering("localhost", port, 7),  # of another run
+        roll_call.announced("127.0.0.1", port, 2),
+        roll_call.announced("localhost", port, 7),  # of another run
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
     ):
         for text in (b"", b"hello", b"igerg_jax process -1", b"igerg_jax process 9", b"\xff" * 99):
@@ -134,7 +134,7 @@ def test_the_roll_call_knows_who_has_come():
         while roll.missing() != [1, 3] and time.monotonic() < deadline:
             time.sleep(0.01)
         assert roll.missing() == [1, 3]
-        with roll_call.answering("localhost", port, 1):
+        with roll_call.announced("localhost", port, 1):
             while roll.missing() != [3] and time.monotonic() < deadline:
                 time.sleep(0.01)
     assert roll.missing() == [3]

@@ -85,7 +85,7 @@ def test_the_config_is_found_in_a_command_line():
         ["--config", "configs/pretrain.py:small"],
     ):
         argv = ["igerg", "--a=1", *given, "--config.seed=2"]
-        assert command_line.with_config_found(argv) == ["igerg", "--a=1", path, "--config.seed=2"]
-    assert command_line.with_config_found(["igerg", "--config.seed=2"])[1:] == ["--config.seed=2"]
+        assert command_line.with_config_path(argv) == ["igerg", "--a=1", path, "--config.seed=2"]
+    assert command_line.with_config_path(["igerg", "--config.seed=2"])[1:] == ["--config.seed=2"]
     with pytest.raises(UserError, match="config file '' does not exist"):
-        command_line.with_config_found(["igerg", "--config"])
+        command_line.with_config_path(["igerg", "--config"])

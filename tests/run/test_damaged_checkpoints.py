@@ -1,4 +1,4 @@
-"""A checkpoint that is damaged is named; training goes on from the newest that is whole."""
+"""A checkpoint that is damaged is named; training continues from the newest that is intact."""
 
 import contextlib
 import json
@@ -68,7 +68,7 @@ def restore(workdir, setup):
 def test_every_fault_of_every_file_is_found(workdir, fault):
     checkpoint = workdir / "checkpoints" / "6"
     integrity.check(checkpoint)
-    files = [checkpoint / name for name in manifests.found(checkpoint)]
+    files = [checkpoint / name for name in manifests.list_files(checkpoint)]
     assert len(files) > 12
     for path in files:
         before = path.read_bytes()
@@ -87,14 +87,14 @@ def test_every_fault_of_every_file_is_found(workdir, fault):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "empty folder"])
-def test_training_goes_on_from_the_newest_whole_checkpoint(workdir, setup, capsys, damage):
+def test_training_continues_from_the_newest_intact_checkpoint(workdir, setup, capsys, damage):
     newest = workdir / "checkpoints" / "6"
     if damage == "empty folder":
         (workdir / "checkpoints" / "70").mkdir()
         (workdir / "checkpoints" / "70" / "state").mkdir()
         wanted, moved = 6, "70"
     else:
-        files = [newest / name for name in manifests.found(newest)]
+        files = [newest / name for name in manifests.list_files(newest)]
         FAULTS[damage](max(files, key=lambda path: path.stat().length))
         wanted, moved = 3, "6"
     checkpoints = Checkpoints(workdir, setup.config, DIGEST)
@@ -102,7 +102,7 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(workdir, setup, capsy
         checkpoints.restore(setup.abstract_state), make_state(setup, wanted, seed=wanted)
     )
     (line,) = said(capsys)
-    assert f"checkpoints/{moved}' is damaged" in line and f"going on from step {wanted}" in line
+    assert f"checkpoints/{moved}' is damaged" in line and f"continuing from step {wanted}" in line
     assert (workdir / "damaged_checkpoints" / moved).is_dir()
     # What is trained again is saved again, and restored.
     assert checkpoints.save(make_state(setup, 6 if wanted == 3 else 9, seed=9))
@@ -134,7 +134,7 @@ def test_also_where_there_are_no_checksums(workdir, setup, capsys, name, fault):
     with pytest.raises(DamagedCheckpoint, match=r"checkpoints/6' (cannot be read|is damaged)"):
         load_params(workdir, setup)
     assert int(restore(workdir, setup).step) == 3
-    assert "going on from step 3" in said(capsys)[-1]
+    assert "continuing from step 3" in said(capsys)[-1]
 
 
 def test_a_checkpoint_from_before_there_were_checksums_is_restored(workdir, setup, capsys):
@@ -168,10 +168,10 @@ def test_damaged_metrics_of_an_older_checkpoint_stop_nothing(workdir, setup, fau
     assert int(restore(workdir, setup).step) == 9
 
 
-def test_where_none_is_whole_training_does_not_start_anew(workdir, setup):
+def test_if_none_is_intact_training_does_not_start_anew(workdir, setup):
     for step in STEPS:
         FAULTS["emptied"](workdir / "checkpoints" / str(step) / "state" / "_METADATA")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole.*remove that folder"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact.*remove that folder"):
         restore(workdir, setup)
     assert integrity.steps(workdir / "checkpoints") == list(STEPS)
 
@@ -225,15 +225,15 @@ def test_a_full_disk_says_how_much_a_checkpoint_takes(workdir, setup, monkeypatc
 
 
 def test_storage_knows_a_full_disk():
-    assert storage.is_full(OSError(122, "Disk quota exceeded"))
-    assert not storage.is_full(OSError(2, "No such file"))
+    assert storage.is_disk_full(OSError(122, "Disk quota exceeded"))
+    assert not storage.is_disk_full(OSError(2, "No such file"))
     try:
         try:
             raise OSError(28, "No space left on device")
         except OSError as error:
             raise RuntimeError("a library says") from error
     except RuntimeError as error:
-        assert storage.is_full(error)
+        assert storage.is_disk_full(error)
 
 
 def test_the_record_says_where_a_checkpoint_comes_from(workdir):

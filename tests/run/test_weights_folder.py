@@ -87,7 +87,7 @@ def test_one_changed_bit_is_noticed(exported, tmp_path, name):
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
-    with pytest.raises(UserError, match=rf"copy' is damaged: {name} has other bytes.*export it"):
+    with pytest.raises(UserError, match=rf"copy' is damaged: {name} differs from what.*export it"):
         checkpoint.find(copy)
     (copy / manifests.FILE).unlink()
     assert checkpoint.find(copy) == copy

@@ -167,7 +167,7 @@ def test_told_to_stop_it_lets_the_run_save_and_goes_on_later(repository, number,
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--only=full,no_image"], "'no_image' is no ablation and no baseline"),
+        (["--only=full,no_image"], "'no_image' is neither an ablation nor a baseline"),
         (["--preset=huge"], "unknown preset 'huge'"),
         (["--seeds=0,0"], "different numbers"),
         (["--seeds=x"], "whole numbers"),

@@ -282,7 +282,7 @@ def test_the_page_shows_what_there_is_and_is_whole(tmp_path):
 def test_a_page_of_failures_alone():
     found = table.build([make_row(status=FAILED, message="no", evaluation={}, of={})], None)
     html = page.render(found, page.CURVES, pathlib.Path())
-    assert "no baseline is named" in html and "seed 0 failed: no" in html
+    assert "without a baseline" in html and "seed 0 failed: no" in html
     assert text.markdown(found).count("\n") == 3
 
 
@@ -347,9 +347,9 @@ def test_the_command_writes_and_prints(tmp_path, capsys, monkeypatch):
     "arguments, message",
     [
         ([], "name the runs"),
-        (["absent"], "'absent' is no workdir"),
+        (["absent"], "'absent' is not a workdir"),
         (["out", "out"], "are both full with seed 0"),
-        (["out", "--baseline=other"], "--baseline=other is not among what has finished: full"),
+        (["out", "--baseline=other"], "--baseline=other is not among the finished configs: full"),
         (["out", "--out=nowhere/page.html"], "no folder 'nowhere'"),
         (["broken.json"], "is not JSON"),
         (["other.json"], "is not a row of a comparison: it has no name"),

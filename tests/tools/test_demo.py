@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.tools.demo import __main__ as demo
-from igerg_jax.tools.demo import pictures, questions, server
+from igerg_jax.tools.demo import images, questions, server
 
 TURNS = [{"text": "a i q", "pixels": None}]
 ROOT = pathlib.Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def test_an_answer_is_the_responders(client, responder):
     seen = client.post("/see", content=talking.png(face)).json()
     pixels = responder.read(talking.png(face))
     assert seen["seen"] == responder.see(pixels)
-    np.testing.assert_array_equal(pictures.from_text(seen["pixels"], 16), pixels)
+    np.testing.assert_array_equal(images.from_text(seen["pixels"], 16), pixels)
     turns = [{"text": "a i q", "pixels": None}, {"text": "b j r", "pixels": seen["pixels"]}]
     asked = {"turns": turns, "face": seen["pixels"], "emotion": "fear", "guidance": 2}
     got = client.post("/answer", json=asked | {"strategy": "sample", "draw": 3}).json()
@@ -66,7 +66,7 @@ def test_seven_faces_get_seven_answers(client, responder):
     got = client.post("/answers", json={"turns": TURNS, "set": 5}).json()["answers"]
     assert list(got) == list(EMOTIONS)
     for emotion, answer in got.items():
-        face = pictures.drawn_face(5, emotion, for_page=False)
+        face = images.drawn_face(5, emotion, for_page=False)
         assert answer["seen"] == pytest.approx(
             responder.respond([("a i q", None)], face).seen[1], abs=1e-3
         )
@@ -77,11 +77,11 @@ def test_drawn_faces_are_the_same_person_on_the_page_and_for_the_model(client):
     large = client.get("/faces/3/joy")
     assert large.headers["content-type"] == "image/jpeg"
     with Image.open(io.BytesIO(large.content)) as image:
-        assert image.size == (pictures.PAGE_PIXELS,) * 2
+        assert image.size == (images.PAGE_PIXELS,) * 2
         shrunk = np.asarray(image.resize((72, 72)), float)
-    with Image.open(io.BytesIO(pictures.drawn_face(3, "joy", for_page=False))) as image:
+    with Image.open(io.BytesIO(images.drawn_face(3, "joy", for_page=False))) as image:
         assert np.abs(np.asarray(image, float) - shrunk).mean() < 12
-    other = pictures.drawn_face(4, "joy", for_page=True)
+    other = images.drawn_face(4, "joy", for_page=True)
     assert other != large.content
     assert "no set 1000" in refused(client.get("/faces/1000/joy"), 400)
     assert "'glee'" in refused(client.get("/faces/0/glee"), 400)
@@ -102,16 +102,16 @@ def forged_png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not a picture"),
-        (b"hello", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"", "not an image"),
+        (b"hello", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (talking.png(talking.face(0, 64))[:-3000], "cannot read the image"),
         (forged_png(7000, 7000), "7000 x 7000 pixels"),
         (forged_png(60000, 60000), "pixels"),
     ],
     ids=["empty", "text", "eps", "cut", "large", "bomb"],
 )
-def test_a_bad_picture_is_refused(client, data, message):
+def test_a_bad_image_is_refused(client, data, message):
     assert message in refused(client.post("/see", content=data), 400)
 
 
@@ -139,7 +139,7 @@ def test_a_large_upload_is_refused(client, path):
         ({"turns": [{"text": " "}]}, "write something"),
         ({"turns": [{"text": "x" * 2001}]}, "2,000 characters"),
         ({"turns": [{"text": "a", "pixels": "nothing"}]}, "RGB PNG of 16 x 16"),
-        ({"face": pictures.to_text(talking.face(0, 8))}, "RGB PNG of 16 x 16"),
+        ({"face": images.to_text(talking.face(0, 8))}, "RGB PNG of 16 x 16"),
         ({"face": base64.b64encode(forged_png(60000, 60000)).decode()}, "RGB PNG of 16 x 16"),
         ({"face": 3}, "RGB PNG of 16 x 16"),
         ({"emotion": "glee"}, "'glee'"),

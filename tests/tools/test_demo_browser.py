@@ -119,7 +119,7 @@ def test_a_conversation(open_page, tmp_path):
     (tmp_path / "face.png").write_bytes(talking.png(talking.face(0, 64)))
     with page.expect_response("**/see"):
         page.set_input_files("#file", tmp_path / "face.png")
-    page.wait_for_selector("#portrait img[alt='your picture']")
+    page.wait_for_selector("#portrait img[alt='your image']")
     page.locator(".chips label", has_text="fear").click()
     page.locator("#guidance").fill("2.5")
     page.locator("#strategy").select_option("beam")
@@ -147,7 +147,7 @@ def test_a_mistake_is_said_and_can_be_mended(open_page, tmp_path):
     (tmp_path / "notes.png").write_text("hello")
     (tmp_path / large).write_bytes(bytes(9 * 2**20))
     page.set_input_files("#file", tmp_path / "notes.png")
-    page.wait_for_selector("#problem:has-text('not a picture')")
+    page.wait_for_selector("#problem:has-text('not an image')")
     page.set_input_files("#file", tmp_path / large)
     page.wait_for_selector("#problem:has-text('too large')")
     assert large in page.locator("#problem").inner_text()  # as text
@@ -165,7 +165,7 @@ def test_the_camera(open_page):
     page = open_page()
     page.click("#camera")
     page.click("#take")  # enabled once there is something to take
-    page.wait_for_selector("#portrait img[alt='your picture']")
+    page.wait_for_selector("#portrait img[alt='your image']")
     assert page.evaluate("document.querySelector('video').srcObject.active") is False
 
 

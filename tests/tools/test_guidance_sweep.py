@@ -87,7 +87,7 @@ def test_the_report_shows_them(world):
     [
         ([], "--workdir is missing"),
         (["--workdir=none", "--guidance=0"], "has no checkpoints"),
-        (["--workdir=none", "--guidance=0,x"], "numbers with commas"),
+        (["--workdir=none", "--guidance=0,x"], "numbers separated by commas"),
         (["--workdir=none", "--guidance=-1"], "at least 0"),
         (["--workdir=none", "--guidance=nan"], "at least 0"),
     ],

@@ -284,8 +284,8 @@ def test_a_run_that_would_compute_another_function_does_not_start(tmp_path):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (files.BART_CONFIG | dict(model_type="t5"), "of type 't5'; for --text there are: mBART"),
-        (files.VIT_CONFIG, "of type 'vit'; for --text"),
+        (files.BART_CONFIG | dict(model_type="t5"), "of type 't5'; available for --text: mBART"),
+        (files.VIT_CONFIG, "of type 'vit'; available for --text"),
         (files.BART_CONFIG | dict(scale_embedding=True), "scales its embeddings"),
         (files.BART_CONFIG | dict(activation_function="relu"), "'relu'"),
         (files.BART_CONFIG | dict(decoder_attention_heads=4), "differ in attention_heads"),

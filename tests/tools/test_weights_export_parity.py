@@ -90,7 +90,7 @@ def test_the_exported_tokenizer_gives_the_same_ids(tmp_path):
     roles = (theirs.pad_token_id, theirs.eos_token_id, theirs.mask_token_id)
     assert roles == (ours.special.pad, ours.special.eos, ours.special.mask)
     back = importing.run(config, str(tmp_path / "hf"), "", str(tmp_path / "back"), False)
-    assert "no tokenizer came with it" not in back
+    assert "it came without a tokenizer" not in back
 
 
 def test_their_image_processor_scales_pixels_as_ours(tmp_path):

@@ -74,7 +74,7 @@ def test_fairseqs_model_pt(tmp_path):
     check(files.text_config(), arrays, path, tmp_path / "out")
     whole["args"].encoder_normalize_before = True
     torch.save(whole, path)
-    with pytest.raises(UserError, match="norms come first"):
+    with pytest.raises(UserError, match="norms come before"):
         importing.run(files.text_config(), str(path), "", str(tmp_path / "no"), False)
 
 

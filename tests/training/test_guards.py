@@ -3,6 +3,10 @@
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
+
+import pytest
+from small_runs import LIMIT_SECONDS
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -29,21 +33,44 @@ time.sleep(2.2)
 """
 
 
-def test_the_watchdog_says_where_a_step_hangs():
+class Ended(NamedTuple):
+    code: int
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def ended() -> dict[str, Ended]:
+    """The program with and without the argument, both at once: they wait more than they compute."""
+    started = {
+        argument: subprocess.Popen(
+            [sys.executable, "-c", STALL, *argument.split()],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for argument in ("", "ends_run")
+    }
+    try:
+        said = {name: one.communicate(timeout=LIMIT_SECONDS)[1] for name, one in started.items()}
+    finally:
+        for one in started.values():
+            one.kill()
+    return {name: Ended(one.returncode, said[name]) for name, one in started.items()}
+
+
+def test_the_watchdog_says_where_a_step_hangs(ended):
     """Not while steps end in time, nor when the loop is over."""
-    command = [sys.executable, "-c", STALL]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    before, rest = done.stderr.split("steps are done")
+    code, stderr = ended[""]
+    assert code == 0, stderr
+    before, rest = stderr.split("steps are done")
     during, after = rest.split("the loop is over")
     assert "Timeout" not in before + after
     assert "Timeout" in during and "in a_step_that_hangs" in during
 
 
-def test_a_stalled_run_ends_where_it_is_asked_to():
-    command = [sys.executable, "-c", STALL, "ends_run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 6, done.stderr
-    *_, last = done.stderr.splitlines()
-    assert "in a_step_that_hangs" in done.stderr
+def test_a_stalled_run_ends_where_it_is_asked_to(ended):
+    code, stderr = ended["ends_run"]
+    assert code == 6, stderr
+    *_, last = stderr.splitlines()
+    assert "in a_step_that_hangs" in stderr
     assert last.startswith("error: process 0 of 1: no step or evaluation batch has ended for 2 s")

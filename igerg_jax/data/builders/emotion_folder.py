@@ -104,7 +104,7 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
         raise UserError(f"'{path}' is not a JSON object of names: {error}") from error
     except KeyError as error:
         known = ", ".join(EMOTIONS)
-        raise UserError(f"'{path}': {error} is no emotion; there are: {known}") from error
+        raise UserError(f"'{path}': {error} is no emotion; available: {known}") from error
 
 
 def _from_list(

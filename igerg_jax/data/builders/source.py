@@ -159,7 +159,7 @@ class StandaloneImages(Turns):
 
     Args:
       images: (name, emotion) of each.
-      read: name -> the encoded image, or None where it is missing.
+      read: name -> the encoded image, or None if it is missing.
       passed_over: see `Turns`.
       extra: what `Info.extra` names, the same for all.
     """

@@ -1,12 +1,13 @@
-"""Compares runs: one page, and Markdown or CSV.
+"""Compares runs on one page, or as Markdown or CSV.
 
     igerg compare RUN RUN … [--baseline=NAME] [--out=compare.html]
     igerg compare docs/results/local --out= --markdown
 
-A RUN is a workdir, the JSON file of a row, or a folder of such files, as launch/ablations.sh
-writes them. Runs of one config with several seeds are one line: mean ± standard deviation. Against
-the baseline (by default "full", configs/pretrain.py), emotion following and response perplexity are
-tested on the same test windows by paired bootstrap, with Holm's correction. The page works offline.
+A RUN is a workdir, the JSON file of a row, or a folder of such files, as launch/ablations.sh writes
+them. Runs of one config with several seeds are one line: mean ± standard deviation. Emotion
+following and response perplexity are tested against the baseline (by default "full",
+configs/pretrain.py) on the same test windows, by paired bootstrap, corrected by Holm's method.
+The page works offline.
 
 --markdown and --csv print; --markdown=FILE and --csv=FILE write. --out= writes no page.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
@@ -22,24 +23,19 @@ from igerg_jax.run import command_line
 from igerg_jax.tools.compare import files, page, rows, table, text
 
 
-def main(argv: list[str]) -> int:
-    """Runs a command line (the program's name first) and returns its exit code."""
-    return command_line.main(argv, __doc__, define_flags, run)
-
-
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     runs = [argument for argument in argv[1:] if not argument.startswith("-")]
     options = [argument for argument in argv[1:] if argument.startswith("-")]
     bare = [f"{o}={files.PRINT}" if o.lstrip("-") in ("markdown", "csv") else o for o in options]
     values = command_line.parse([argv[0], *bare], define_flags)
     if not runs:
         raise UserError("name the runs to compare: workdirs, rows or folders of rows (see --help)")
-    found = table.build(rows.read(runs), values.baseline)
+    comparison = table.build(rows.read(runs), values.baseline)
     curves = [key for key in values.curves.split(",") if key]
-    files.put(values.markdown, lambda _: text.markdown(found))
-    files.put(values.csv, lambda _: text.comma_separated(found))
-    files.put(values.out, lambda folder: page.render(found, curves, folder))
+    files.put(values.markdown, lambda _: text.markdown(comparison))
+    files.put(values.csv, lambda _: text.comma_separated(comparison))
+    files.put(values.out, lambda folder: page.render(comparison, curves, folder))
     if values.out and values.out != files.PRINT:
         print(values.out, file=sys.stderr)
 
@@ -47,7 +43,11 @@ def run(argv: list[str]) -> None:
 def define_flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, flag_values=values)
-    define("baseline", None, f"The config to compare with. Default: {table.BASELINE}, if there.")
+    define(
+        "baseline",
+        None,
+        f"The config to compare with. Default: {table.BASELINE}, if it is one of them.",
+    )
     define("out", "compare.html", "The page to write; empty = none.")
     define("markdown", "", "File of the table as Markdown; without =FILE, it is printed.")
     define("csv", "", "File of the table as CSV; without =FILE, it is printed.")
@@ -55,6 +55,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     define("curves", ",".join(page.CURVES), help_text)
     return values
 
+
+main = functools.partial(command_line.main, doc=__doc__, define_flags=define_flags, run=run)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

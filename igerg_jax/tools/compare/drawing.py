@@ -1,4 +1,4 @@
-"""The comparison's scatter and overlaid curves as plain numbers, in the units of an SVG."""
+"""Coordinates of the comparison's scatter plot and overlaid curves, in the units of an SVG."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ CURVES = Box(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP,
 
 
 class Axes:
-    """Scales of a plot whose edges are the given ranges."""
+    """The scales of a plot that shows the given ranges."""
 
     def __init__(self, box: Box, x: tuple[float, float], y: tuple[float, float]):
         self._box, self._x, self._y = box, _wide(x), _wide(y)
@@ -50,8 +50,7 @@ class Axes:
 
 
 class Point(NamedTuple):
-    """A config in the scatter; the bars reach one deviation to both sides, and have no length with
-    one seed."""
+    """A config in the scatter plot; its bars reach one deviation to both sides, if it has one."""
 
     number: int  # of its line in the table
     x: float
@@ -72,7 +71,7 @@ class Plot:
 
 
 def scatter(cells: Mapping[int, tuple[Cell, Cell]]) -> Plot | None:
-    """A point for each (x, y), by the number of its line; None without any."""
+    """The plot of a point (x, y) for each line's number; None without points."""
     if not cells:
         return None
     ends = {
@@ -102,7 +101,7 @@ def scatter(cells: Mapping[int, tuple[Cell, Cell]]) -> Plot | None:
 
 
 def overlay(curves: Mapping[int, charts.Points]) -> Plot | None:
-    """Smoothed curves over each other, by the number of their line; None without a finite point."""
+    """The plot of smoothed curves by their lines' numbers; None without a finite point."""
     smoothed = {
         n: charts.thin(charts.smooth(points, max(1.0, len(points) / 40)))
         for n, points in curves.items()
@@ -112,7 +111,7 @@ def overlay(curves: Mapping[int, charts.Points]) -> Plot | None:
         return None
     xs = [x for points in smoothed.values() for x, _ in points]
     ys = sorted(y for points in smoothed.values() for _, y in points)
-    # The first steps of a loss must not press all the rest flat.
+    # The high losses of the first steps would flatten the rest.
     axes = Axes(CURVES, (min(xs), max(xs)), (ys[0], ys[-1 - len(ys) // 50]))
     placed = {n: [(axes.x(x), axes.y(y)) for x, y in ps] for n, ps in smoothed.items()}
     return Plot(CURVES, axes.x_ticks(4), axes.y_ticks(4), curves=placed)
@@ -127,7 +126,7 @@ def mean_curve(runs: Sequence[charts.Points]) -> list[tuple[float, float]]:
 
 
 def _wide(ends: tuple[float, float]) -> tuple[float, float]:
-    """Ends with some room around."""
+    """A range extended by a margin on both sides."""
     low, high = ends
     margin = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
     return low - margin, high + margin

@@ -1,4 +1,4 @@
-"""Where a comparison is written to."""
+"""Writes comparisons to files, or prints them."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -11,31 +11,34 @@ PRINT = "-"  # in place of a file
 
 
 def compare(runs: Sequence[str], folder: pathlib.Path) -> pathlib.Path:
-    """Writes compare.html, compare.md and compare.csv of some runs to a folder; returns the page.
+    """Writes compare.html, .md and .csv of some runs to a folder; returns the page's path.
 
     Raises:
-      UserError: as `rows.read` and `put`.
+      UserError: as for `rows.read` and `put`.
     """
-    found, path = table.build(rows.read(runs), None), folder / "compare.html"
-    put(str(path), lambda at: page.render(found, page.CURVES, at))
-    put(str(folder / "compare.md"), lambda _: text.markdown(found))
-    put(str(folder / "compare.csv"), lambda _: text.comma_separated(found))
+    comparison, path = table.build(rows.read(runs), None), folder / "compare.html"
+    put(str(path), lambda at: page.render(comparison, page.CURVES, at))
+    put(str(folder / "compare.md"), lambda _: text.markdown(comparison))
+    put(str(folder / "compare.csv"), lambda _: text.comma_separated(comparison))
     return path
 
 
-def put(out: str, made: Callable[[pathlib.Path], str]) -> None:
-    """Writes to a file what `made` makes for its folder, or prints it; "" = neither.
+def put(out: str, render: Callable[[pathlib.Path], str]) -> None:
+    """Writes the text that `render` returns for the file's folder; prints it if `out` is `PRINT`.
+
+    Args:
+      out: "" = does nothing.
 
     Raises:
       UserError: the file cannot be written.
     """
     if out == PRINT:
-        print(made(pathlib.Path()), end="")
+        print(render(pathlib.Path()), end="")
     elif out:
         path = pathlib.Path(out).expanduser()
         if not path.parent.is_dir():
             raise UserError(f"cannot write '{path}': there is no folder '{path.parent}'")
         try:
-            storage.write_text(path, made(path.parent))
+            storage.write_text(path, render(path.parent))
         except OSError as error:
             raise UserError(f"cannot write '{path}': {error.strerror}") from error

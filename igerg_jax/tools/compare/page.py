@@ -12,6 +12,7 @@ from igerg_jax import metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.report import charts, templates
 from igerg_jax.report.templates import finite
+from igerg_jax.run.workdirs import METRICS_FILE
 from igerg_jax.storage import read_json_lines
 from igerg_jax.tools.compare import drawing, statistics, text
 from igerg_jax.tools.compare.rows import Row
@@ -27,7 +28,7 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
 
     Args:
       curves: the learning curves to draw, as in `CURVES`.
-      folder: where the page will lie; links to the runs' reports are relative to it.
+      folder: the page's folder; links to the runs' reports are relative to it.
     """
     numbered = dict(enumerate(table.lines))
     both = {
@@ -57,8 +58,8 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
 
 
 def following(line: Line) -> list[tuple[str, float, int, int]] | None:
-    """(emotion, share of its faces that the words follow, how many, of how many) over the seeds;
-    None where it was not measured."""
+    """(emotion, share of its faces that the words follow, their number, all of its faces), over the
+    seeds; None if it was not measured."""
     matrices = [np.array(row.following_matrix) for row in line.rows if row.following_matrix]
     matrices = [matrix for matrix in matrices if matrix.shape == (NUM_EMOTIONS, NUM_EMOTIONS)]
     if not matrices:
@@ -72,7 +73,7 @@ def following(line: Line) -> list[tuple[str, float, int, int]] | None:
 
 
 def report(row: Row, folder: pathlib.Path) -> str:
-    """The address of a run's report.html from a page in `folder`; "" where there is none."""
+    """The link from a page in `folder` to a run's report.html; "" if there is none."""
     path = pathlib.Path(row.workdir) / "report.html" if row.workdir else None
     if path is None or not path.exists():
         return ""
@@ -81,8 +82,8 @@ def report(row: Row, folder: pathlib.Path) -> str:
 
 
 def _metrics(row: Row) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl; none where the run's folder is not there."""
-    path = pathlib.Path(row.workdir) / "metrics.jsonl"
+    """The records of a run's metrics.jsonl; none without the run's folder."""
+    path = pathlib.Path(row.workdir) / METRICS_FILE
     return read_json_lines(path).objects if row.workdir else []
 
 

@@ -1,4 +1,4 @@
-"""A row: one config and one seed, as a small JSON file or out of a run's workdir."""
+"""Rows: the results of one config with one seed, from a small JSON file or a run's workdir."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ SPLIT = "test"  # the split, by its name in summary.json, whose windows a row ke
 DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
 FULL = {"pretrain": "full"}  # config -> its name among its ablations
 
-# Keys that say where files are or how fast they are read: they change no figure.
+# Keys for the places of files and the speed of reading them: they do not affect results.
 PLACE_KEYS = """
     compilation_cache_dir data.data_dir data.bucket_copies_dir data.manual_dir
     data.prefetch_batches data.read_threads data.prepare_workers distributed. profile.
@@ -28,23 +28,23 @@ PLACE_KEYS = """
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """What is kept of a run; a key of the JSON file each. None or empty: not known.
+    """The results of a run; the fields are the keys of the JSON file. None or empty: not known.
 
     Attributes:
       name: short, as tables show it.
       config: `config.name`, such as "ablations/no_images".
       overrides: --config.KEY=VALUE as given.
-      digest: of the config, but for its seed and `PLACE_KEYS`: rows of one digest are the same
-        experiment with other seeds.
+      digest: of the config without its seed and `PLACE_KEYS`: rows with the same digest are one
+        experiment with several seeds.
       status: "done", "failed" or "interrupted"; `message` says why it failed.
-      commit: of the code, with "-dirty" where files differed from it.
+      commit: of the code, with "-dirty" if files differed from it.
       hardware: {"cpu": model, "cores": number, "devices": as in summary.json}.
-      wall_seconds: of the whole command, evaluation included, over all attempts.
+      wall_seconds: of the complete command, evaluation included, over all attempts.
       evaluation: {split: {metric: value}}, as in summary.json.
       text_labeller: how well the labellers besides the lexicon do, as in summary.json.
       following_matrix: int [7, 7] of `SPLIT`, as in summary.json.
       windows: of `SPLIT`, as in windows.json.
-      workdir: the run's folder, in the file relative to it; "" = not there.
+      workdir: the run's folder, in the file relative to the file; "" = it does not exist.
     """
 
     name: str
@@ -78,7 +78,7 @@ def short_name(config: str) -> str:
 
 
 def digest(config: dict[str, Any]) -> str:
-    """Sixteen hex digits of a config as `workdirs.as_json` returns it; see `Row`."""
+    """Sixteen hex digits that identify a config (of `workdirs.as_json`); see `Row`."""
     left_out = ["seed", *PLACE_KEYS]
     flat = workdirs.flatten(config)
     kept = {key: value for key, value in flat.items() if not workdirs.matches(key, left_out)}
@@ -86,12 +86,12 @@ def digest(config: dict[str, Any]) -> str:
 
 
 def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a row that a finished run has left in its folder.
+    """The fields of a row that can be read from the folder of a finished run.
 
     Raises:
       UserError: the run has no summary.json, or a file is not JSON.
     """
-    summary = read_json_object(workdir / "summary.json")
+    summary = read_json_object(workdir / workdirs.SUMMARY_FILE)
     if not summary:
         raise UserError(f"'{workdir}' has no summary.json: the run is not finished")
     steps, windows = summary.get("final_step"), read_json_object(workdir / "windows.json")
@@ -110,14 +110,14 @@ def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _inside(found: Mapping[str, Any], group: str, key: str) -> Any:
-    """A value in a group of a JSON object; None where there is no such group or value."""
-    inner = found.get(group)
+def _inside(content: Mapping[str, Any], group: str, key: str) -> Any:
+    """A value in a group of a JSON object; None if there is no such group or value."""
+    inner = content.get(group)
     return inner.get(key) if isinstance(inner, dict) else None
 
 
 def of_workdir(workdir: pathlib.Path) -> Row:
-    """The row of a run's folder. Raises UserError as `results`, and without a run's config."""
+    """The row of a run's folder. Raises UserError as `results` does, and without a config."""
     config = read_json_object(workdir / workdirs.CONFIG_FILE)
     finished = results(workdir, config)
     if "seed" not in config:
@@ -151,15 +151,15 @@ def of_file(path: pathlib.Path) -> Row:
     missing = [name for name in ("name", "config", "preset", "seed") if name not in stored]
     if missing:
         raise UserError(f"'{path}' is not a row of a comparison: it has no {', '.join(missing)}")
-    # What an older version did not keep is not known; what a newer one keeps besides is ignored.
+    # Older files lack some fields; fields of newer ones that are unknown here are ignored.
     known = {name: stored[name] for name in FIELDS if name in stored}
     row = Row(**valid_fields.checked(known, path))
     try:
         workdir = (path.parent / row.workdir).resolve()
-        is_there = bool(row.workdir) and workdir.is_dir()
-    except (OSError, ValueError):  # no path, but too long, or with a null character
-        is_there = False
-    return dataclasses.replace(row, workdir=str(workdir) if is_there else "")
+        exists = bool(row.workdir) and workdir.is_dir()
+    except (OSError, ValueError):  # not a path: too long, or with a null character
+        exists = False
+    return dataclasses.replace(row, workdir=str(workdir) if exists else "")
 
 
 def read(paths: Sequence[str]) -> list[Row]:
@@ -168,26 +168,26 @@ def read(paths: Sequence[str]) -> list[Row]:
     Raises:
       UserError: nothing there, not a row, or the same experiment and seed twice.
     """
-    found: dict[tuple, tuple[Row, pathlib.Path]] = {}
+    by_key: dict[tuple, tuple[Row, pathlib.Path]] = {}
     for text in paths:
         for row, source in _read(pathlib.Path(text).expanduser()):
             key = row.config, row.preset, row.digest, row.seed
-            if key in found:
+            if key in by_key:
                 raise UserError(
-                    f"'{source}' and '{found[key][1]}' are both {row.name} with seed {row.seed}: "
+                    f"'{source}' and '{by_key[key][1]}' are both {row.name} with seed {row.seed}: "
                     "name one of them"
                 )
-            found[key] = row, source
-    return [row for row, _ in found.values()]
+            by_key[key] = row, source
+    return [row for row, _ in by_key.values()]
 
 
 def _read(path: pathlib.Path) -> list[tuple[Row, pathlib.Path]]:
     if path.is_file():
         return [(of_file(path), path)]
-    if (path / "summary.json").exists() or (path / workdirs.CONFIG_FILE).exists():
+    if (path / workdirs.SUMMARY_FILE).exists() or (path / workdirs.CONFIG_FILE).exists():
         return [(of_workdir(path), path)]
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not files:
-        raise UserError(f"'{path}' is no workdir, no row and no folder of rows")
+        raise UserError(f"'{path}' is not a workdir, a row or a folder of rows")
     return [(of_file(file), file) for file in files]

@@ -1,4 +1,4 @@
-"""Whether two models differ on the same test windows: paired bootstrap, and Holm's correction.
+"""Tests of whether two models differ on the same test windows: paired bootstrap, Holm's correction.
 
 K = clusters of test windows that are drawn together, such as a conversation's; a leading x stands
 for any axes of separate experiments.
@@ -16,12 +16,12 @@ _BATCH = 1000  # resamples at a time, for the sake of memory
 
 
 class Difference(NamedTuple):
-    """A difference of two models, its interval and its p-value; each float64 [x]."""
+    """A difference between two models, its interval and its p-value; each float64 [x]."""
 
     estimate: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    p: np.ndarray  # two-sided, of no difference
+    p: np.ndarray  # two-sided, under the hypothesis of no difference
 
 
 def paired_bootstrap(
@@ -108,8 +108,8 @@ def _in_errors(difference_x: np.ndarray, error_x: np.ndarray) -> np.ndarray:
 def holm(p: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979), in their order.
 
-    The chance that any true hypothesis is rejected stays below the level, whatever the dependence
-    between the tests.
+    The probability of rejecting any true hypothesis stays below the level, however the tests depend
+    on each other.
     """
     corrected, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(np.argsort(p, kind="stable")):

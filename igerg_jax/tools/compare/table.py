@@ -1,4 +1,4 @@
-"""Rows to a table: one line a config, its metrics over seeds, and tests against a baseline."""
+"""Builds a table of rows: a line per config, metrics over its seeds, tests against a baseline."""
 
 import dataclasses
 import functools
@@ -31,9 +31,9 @@ COMPUTE = ("wall_seconds", "steps", "examples", "parameters")  # fields of a row
 
 
 class PerWindow(NamedTuple):
-    """A metric on each window of one or several runs of a config."""
+    """A metric by window, of one run or averaged over the runs of a config."""
 
-    key: list  # what is the same where two runs have had the same windows
+    key: list  # equal if two runs have had the same windows
     value_W: np.ndarray
     weight_W: np.ndarray
     cluster_W: np.ndarray  # which conversation each is of
@@ -41,10 +41,10 @@ class PerWindow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """How a metric is tested: what it is on a window, and how its difference is written."""
+    """How a metric is tested: its value on a window, and the form of its difference."""
 
     per_window: Callable[[Mapping[str, Any]], PerWindow | None]
-    scale: Callable[[float], float]  # of the difference of weighted means
+    scale: Callable[[float], float]  # applied to the difference of weighted means
     format: str
 
 
@@ -57,29 +57,31 @@ class Cell(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """A config against the baseline on the same windows, `Tested.scale` applied."""
+    """The difference of a config from the baseline on the same windows, after `Tested.scale`."""
 
     estimate: float
     low: float
     high: float
     p: float
-    corrected: float  # p, by Holm's method over all configs that were compared on this metric
+    corrected: (
+        float  # p, corrected by Holm's method for the number of configs compared on this metric
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A config: the rows of its seeds, and what they say together."""
+    """A config: the rows of its seeds, and their means, deviations and tests."""
 
     name: str
     rows: list[Row]  # finished, by seed
-    failed: list[Row]  # and the others
+    failed: list[Row]  # those that are not finished
     cells: dict[str, Cell]
     compute: dict[str, float]  # means over the seeds
     effects: dict[str, Effect]
 
     @property
     def trouble(self) -> str:
-        """What became of the seeds that have no figures; "" = nothing."""
+        """Why seeds have no results; "" if all have."""
         parts = (f"seed {row.seed} {row.status}: {row.message}" for row in self.failed)
         return "; ".join(part.rstrip(": ") for part in parts)
 
@@ -107,7 +109,7 @@ def _following(windows: Mapping[str, Any], said: str) -> PerWindow | None:
     if not index or expressed_WxC.shape != (len(index), NUM_EMOTIONS):
         return None
     share_W = (expressed_WxC == np.arange(NUM_EMOTIONS)).mean(1)
-    # Numbers alone could be those of another data set's windows; its words are others.
+    # Another dataset's windows may have the same indices, but not the same numbers of tokens.
     key = [index, (windows.get("response") or {}).get("tokens")]
     conversations_W = _conversations(following, len(index))
     return PerWindow(key, share_W, np.ones(len(index)), conversations_W)
@@ -137,10 +139,10 @@ def build(rows: Iterable[Row], baseline: str | None) -> Table:
     """The table of some rows.
 
     Args:
-      baseline: a line's name; None = `BASELINE`, if it is there and has finished.
+      baseline: a line's name; None = `BASELINE`, if that has a finished run.
 
     Raises:
-      UserError: there is no such line, or nothing of it has finished.
+      UserError: there is no such line, or none of its runs has finished.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
@@ -149,8 +151,8 @@ def build(rows: Iterable[Row], baseline: str | None) -> Table:
     lines = [_line(names[key], group) for key, group in groups.items()]
     finished = [line.name for line in lines if line.rows]
     if baseline is not None and baseline not in finished:
-        there = ", ".join(finished) or "nothing"
-        raise UserError(f"--baseline={baseline} is not among what has finished: {there}")
+        names = ", ".join(finished) or "none"
+        raise UserError(f"--baseline={baseline} is not among the finished configs: {names}")
     chosen = baseline or (BASELINE if BASELINE in finished else "")
     lines.sort(key=lambda line: line.name != chosen)  # stable
     if chosen:
@@ -179,7 +181,7 @@ def _held_out(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _names(keys: Sequence[tuple[str, str, str]]) -> dict[tuple, str]:
-    """Short names of (config, preset, digest), with as much of it as tells them apart."""
+    """Names of (config, preset, digest), as short as keeps them distinct."""
     spellings = (
         lambda config, preset, digest: short_name(config),
         lambda config, preset, digest: f"{short_name(config)}:{preset}",
@@ -218,10 +220,10 @@ def _compared(lines: list[Line]) -> list[Line]:
     effects: list[dict[str, Effect]] = [{} for _ in lines]
     for metric, tested in TESTED.items():
         base = _over_seeds(lines[0], tested)
-        found = {i: _difference(_over_seeds(line, tested), base) for i, line in enumerate(lines)}
-        found = {i: d for i, d in found.items() if d is not None and i > 0}
-        corrected = statistics.holm([float(d.p) for d in found.values()])
-        for (i, d), p in zip(found.items(), corrected, strict=True):
+        against = {i: _difference(_over_seeds(line, tested), base) for i, line in enumerate(lines)}
+        against = {i: d for i, d in against.items() if d is not None and i > 0}
+        corrected = statistics.holm([float(d.p) for d in against.values()])
+        for (i, d), p in zip(against.items(), corrected, strict=True):
             ends = (tested.scale(float(x)) for x in (d.estimate, d.low, d.high))
             effects[i][metric] = Effect(*ends, float(d.p), p)
     pairs = zip(lines, effects, strict=True)
@@ -229,7 +231,7 @@ def _compared(lines: list[Line]) -> list[Line]:
 
 
 def _over_seeds(line: Line, tested: Tested) -> PerWindow | None:
-    """The mean over a config's seeds; None where one lacks it or has had other windows."""
+    """The mean over a config's seeds; None if one of them lacks it or has had other windows."""
     seeds = [tested.per_window(row.windows) for row in line.rows]
     if not seeds or any(seed is None or seed.key != seeds[0].key for seed in seeds):
         return None

@@ -11,7 +11,7 @@ ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
 def cell(value: Cell | None, form: str) -> str:
-    """Mean ± deviation; the mean alone with one seed; "–" where there is nothing."""
+    """Mean ± deviation, or only the mean for one seed, or "–" for None."""
     if value is None:
         return "–"
     mean = form.format(value.mean)
@@ -32,7 +32,7 @@ def effect(found: Effect, metric: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A table of metrics with compute, and a table of tests if there are any."""
+    """A table of metrics and compute, and a table of tests if there are any."""
     titles = [f"{metric.title}{ARROWS[metric.better]}" for metric in table.metrics]
     head = ["config", "seeds", *titles, "wall time", "steps", "examples"]
     body = []
@@ -50,10 +50,10 @@ def markdown(table: Table) -> str:
         head = [f"against {table.baseline}", *(metric.title for metric in tested)]
         body = []
         for line in table.lines:
-            found = [line.effects.get(m.name) for m in tested]
-            if any(found):
+            effects = [line.effects.get(m.name) for m in tested]
+            if any(effects):
                 texts = [
-                    effect(f, m.name) if f else "–" for f, m in zip(found, tested, strict=True)
+                    effect(f, m.name) if f else "–" for f, m in zip(effects, tested, strict=True)
                 ]
                 body.append([line.name, *texts])
         parts.append(_markdown_table(head, body))
@@ -74,12 +74,12 @@ def _markdown_table(head: list[str], body: list[list[str]]) -> str:
 
 
 def _in_markdown(text: str) -> str:
-    """Text that stays one cell and is no markup."""
+    """Text escaped to be one cell without markup."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def comma_separated(table: Table) -> str:
-    """A line for each config: numbers as they are, empty where there are none."""
+    """A line for each config: numbers in full precision, empty if there are none."""
     columns: dict[str, list] = {"config": [], "seeds": [], "failed": []}
     columns |= {
         f"{metric.name}{part}": []
@@ -89,10 +89,10 @@ def comma_separated(table: Table) -> str:
     columns |= {field: [] for field in COMPUTE}
     for line in table.lines:
         values = {"config": line.name, "seeds": len(line.rows), "failed": len(line.failed)}
-        for name, found in line.cells.items():
-            values |= {name: found.mean, f"{name}_deviation": found.deviation}
-        for name, found in line.effects.items():
-            values |= {f"{name}_{part}": x for part, x in zip(_EFFECT, found, strict=True)}
+        for name, over_seeds in line.cells.items():
+            values |= {name: over_seeds.mean, f"{name}_deviation": over_seeds.deviation}
+        for name, against in line.effects.items():
+            values |= {f"{name}_{part}": x for part, x in zip(_EFFECT, against, strict=True)}
         values |= line.compute
         for column, kept in columns.items():
             value = values.get(column)
@@ -104,4 +104,5 @@ def comma_separated(table: Table) -> str:
     return out.getvalue()
 
 
-_EFFECT = ("against_baseline", "low", "high", "p", "p_holm")  # of an `Effect`
+# Columns for the fields of an `Effect`.
+_EFFECT = ("against_baseline", "low", "high", "p", "p_holm")

@@ -1,4 +1,4 @@
-"""What the fields of a row may hold: its file, or a run's, may be damaged or another program's."""
+"""Validates the fields of a row, whose file may be damaged or another program's."""
 
 import functools
 import pathlib
@@ -42,7 +42,7 @@ def _object(value: Any, kind: Kind) -> bool:
 
 
 def _windows(value: Any) -> bool:
-    """As windows.json has those of a split; each part may be missing."""
+    """Whether this is a split's part of windows.json; each of its parts may be missing."""
     if not isinstance(value, Mapping):
         return False
     response, following = (value.get(part) or {} for part in ("response", "following"))
@@ -83,7 +83,7 @@ _KINDS: dict[str, Kind] = {
 
 
 def checked(fields: dict[str, Any], source: pathlib.Path) -> dict[str, Any]:
-    """The fields of a row. Raises UserError for one whose value is not what a row holds."""
+    """Returns the fields of a row. Raises UserError for one of the wrong type or shape."""
     for name, value in fields.items():
         if not _KINDS[name](value):
             raise UserError(f"'{source}' is damaged: its {name} is {reprlib.repr(value)}")

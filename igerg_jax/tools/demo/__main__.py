@@ -1,11 +1,11 @@
-"""A page on this machine where one talks with a trained model.
+"""Serves a page on this machine on which to talk with a trained model.
 
     igerg demo [--checkpoint=small] [--port=7860]
 
 --checkpoint is a workdir, one of its checkpoints, a weights folder, or the name of a model that
-comes with igerg_jax. The page is served on the loopback interface alone, loads nothing from
-elsewhere, and nothing that is typed or shown to it leaves the machine or is kept. It needs
-the extra `demo`: `pip install starlette uvicorn`. Ctrl-C ends it.
+comes with igerg_jax. The page is served only on the loopback interface and loads nothing from
+elsewhere; nothing that is typed or shown to it is kept or leaves the machine. It needs the extra
+`demo`: `pip install starlette uvicorn`. Ctrl-C ends it.
 
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
@@ -34,7 +34,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         "with igerg_jax.",
         flag_values=values,
     )
-    flags.DEFINE_integer("port", 7860, "Of the page; 0 = a free one.", flag_values=values)
+    flags.DEFINE_integer("port", 7860, "Port of the page; 0 = a free one.", flag_values=values)
     return values
 
 
@@ -48,7 +48,7 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(
             f"the demo needs the package '{error.name}': pip install starlette uvicorn"
         ) from error
-    with listen(values.port) as listener:  # before the model, which takes longer
+    with listen(values.port) as listener:  # before the model is loaded, which takes longer
         address = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
         app = server.make_app(open_responder(values.checkpoint), name_of(values.checkpoint))
         print(f"talk with it at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
@@ -58,7 +58,7 @@ def run(values: flags.FlagValues) -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """A listening socket on the loopback interface. Raises UserError where the port is taken."""
+    """A listening socket on the loopback interface. Raises UserError if the port is in use."""
     if not 0 <= port < 2**16:
         raise UserError(f"--port={port} must be between 0 and {2**16 - 1}")
     try:
@@ -71,8 +71,8 @@ def listen(port: int) -> socket.socket:
 
 
 def open_responder(checkpoint: str):
-    """The model, with everything compiled that the page can ask for."""
-    from igerg_jax.evaluation.responder import Responder
+    """The `Responder` of a checkpoint, with everything compiled that the page can ask for."""
+    from igerg_jax.evaluation.responder import Responder  # imports JAX
     from igerg_jax.setup import enable_compilation_cache
 
     started = time.monotonic()
@@ -86,7 +86,7 @@ def open_responder(checkpoint: str):
 
 
 def name_of(checkpoint: str) -> str:
-    """What the page calls the model: no path of this machine."""
+    """The page's name for the model, without this machine's paths."""
     return pathlib.PurePath(checkpoint).name or checkpoint
 
 

@@ -1,18 +1,18 @@
 "use strict";
 
-// Whatever comes from a person or the model becomes text by textContent: never HTML.
+// Text from a person or the model is set by textContent, never as HTML.
 const $ = (selector) => document.querySelector(selector);
 
 function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
 }
 
 let about;
 let set = 0; // of drawn faces
 let face = null; // {url, label, pixels, seen}: of the responder
-let faceRequest = 0; // the last one asked for: an earlier one that comes later is dropped
+let faceRequest = 0; // number of the latest request: replies to earlier ones are dropped
 let turns = []; // {text, mine, face, answer, options}
 let draw = 0;
 let busy = false;
@@ -22,7 +22,7 @@ async function ask(path, body) {
   try {
     reply = await fetch(path, body === undefined ? {} : { method: "POST", body });
   } catch {
-    throw new Error("The server does not answer. Does it still run?");
+    throw new Error("The server does not answer. Is it still running?");
   }
   const given = await reply.json().catch(() => ({}));
   if (!reply.ok) {
@@ -95,7 +95,7 @@ function showFile(file) {
     tell(new Error(`${file.name} is too large: at most ${about.max_bytes / 2 ** 20} MB.`));
     return;
   }
-  showFace(URL.createObjectURL(file), "your picture", "see", file);
+  showFace(URL.createObjectURL(file), "your image", "see", file);
 }
 
 function showPeople() {
@@ -119,7 +119,7 @@ async function openCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user" } });
   } catch {
-    tell(new Error("There is no camera, or the browser does not allow its use."));
+    tell(new Error("There is no camera, or the browser denied access to it."));
     return;
   }
   const dialog = $("#viewfinder"), video = $("video");
@@ -136,7 +136,7 @@ function takePicture() {
   const canvas = element("canvas", { width: side, height: side });
   const left = (video.videoWidth - side) / 2, top = (video.videoHeight - side) / 2;
   canvas.getContext("2d").drawImage(video, left, top, side, side, 0, 0, side, side);
-  canvas.toBlob((blob) => showFace(URL.createObjectURL(blob), "your picture", "see", blob), "image/jpeg", 0.95);
+  canvas.toBlob((blob) => showFace(URL.createObjectURL(blob), "your image", "see", blob), "image/jpeg", 0.95);
   $("#viewfinder").close();
 }
 
@@ -167,8 +167,8 @@ function turnElement(turn) {
   }
   if (turn.answer) {
     const line = element("p", { className: "read" });
-    const told = turn.options.emotion;
-    if (told) line.append(element("i", { className: `dot ${told}`, ariaHidden: "true" }), "told ", element("b", { textContent: told }), " · ");
+    const requested = turn.options.emotion;
+    if (requested) line.append(element("i", { className: `dot ${requested}`, ariaHidden: "true" }), "requested ", element("b", { textContent: requested }), " · ");
     else if (turn.answer.seen) line.append(...reading("sees", turn.answer.seen), " · ");
     line.append(...reading("the judge reads", turn.answer.judge));
     body.append(line);
@@ -193,7 +193,7 @@ function setBusy(now) {
   $("#talk").setAttribute("aria-busy", String(now));
 }
 
-// Answers the last of your turns; what the model said after it is replaced.
+// Answers the last of your turns; replaces an earlier answer to it.
 async function answer(extra = {}) {
   const last = turns.findLastIndex((turn) => turn.mine);
   const asked = { ...options(), ...extra };
@@ -269,7 +269,7 @@ function restart() {
   $("#words").focus();
 }
 
-// The start.
+// Start-up.
 
 function showOptions() {
   const chip = (value, text) => {
@@ -308,7 +308,7 @@ function listen() {
   $("#camera").addEventListener("click", openCamera);
   $("#take").addEventListener("click", takePicture);
   $("#close").addEventListener("click", () => $("#viewfinder").close());
-  // A picture that misses the panel must not replace the page.
+  // An image dropped beside the panel must not replace the page.
   for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => event.preventDefault());
   const drop = $("#face");
   drop.addEventListener("dragover", () => $("#drop").classList.add("over"));

@@ -1,4 +1,4 @@
-"""What the demo's page sends, checked before the model sees it."""
+"""Parses and checks the requests of the demo's page."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import numpy as np
 from starlette.requests import Request
 
 from igerg_jax.errors import UserError
-from igerg_jax.tools.demo import pictures
+from igerg_jax.tools.demo import images
 
 MAX_BYTES = 8 * 2**20  # of a request
 MAX_CHARACTERS = 2000  # of a turn
@@ -17,7 +17,7 @@ MAX_GUIDANCE = 10.0
 
 
 class Refused(Exception):
-    """A request that is not served: an HTTP status, and the message for the page."""
+    """A request that is refused: an HTTP status, and the message for the page."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -25,13 +25,13 @@ class Refused(Exception):
 
 
 class Question(NamedTuple):
-    """What a response is asked with. `face` is None or pixels."""
+    """A request for a response. Faces are pixels (uint8 [side, side, 3]) or None."""
 
     turns: list[tuple[str, np.ndarray | None]]
     face: np.ndarray | None
     emotion: str | None
-    set: int
-    options: dict[str, Any]  # guidance, strategy and draw, as `Responder.respond` takes them
+    set: int  # of drawn faces
+    options: dict[str, Any]  # guidance, strategy and draw, for `Responder.respond`
 
 
 async def body(request: Request) -> bytes:
@@ -43,7 +43,7 @@ async def body(request: Request) -> bytes:
     origin = request.headers.get("origin")
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none") or origin not in (None, f"http://{request.url.netloc}"):
-        raise Refused(403, "only the demo's own page may ask")
+        raise Refused(403, "only the demo's own page may send requests")
     data = bytearray()
     async for part in request.stream():
         data += part
@@ -56,10 +56,10 @@ def question(data: bytes, side: int) -> Question:
     """Parses the JSON of a question.
 
     Args:
-      side: pixels per side of what the model sees.
+      side: pixels per side of the model's images.
 
     Raises:
-      UserError: whatever is wrong with it.
+      UserError: it is invalid.
     """
     try:
         given = json.loads(data)
@@ -90,7 +90,7 @@ def _turn(turn: object, side: int) -> tuple[str, np.ndarray | None]:
 
 
 def _pixels(value: object, side: int) -> np.ndarray | None:
-    return None if value is None else pictures.from_text(value, side)
+    return None if value is None else images.from_text(value, side)
 
 
 def _guidance(given: Mapping[str, Any]) -> float | None:
@@ -110,5 +110,5 @@ def _draw(given: Mapping[str, Any]) -> int:
 def _of_type(given: Mapping[str, Any], name: str, kind: Any) -> Any:
     value = given.get(name)
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise UserError(f"'{name}' is not what it should be: {value!r}")
+        raise UserError(f"'{name}' has the wrong type: {value!r}")
     return value

@@ -4,12 +4,12 @@
     GET  /about                   what the model can do
     GET  /faces/{set}/{emotion}   a drawn face of a held-out person, a JPEG
     POST /see                     an image file, or ?set=&emotion= of a drawn face
-                                  -> its pixels as the model sees them, and the emotion seen
+                                  -> its pixels as the model sees them, and the emotions seen
     POST /answer                  turns, face, emotion, guidance, strategy, draw -> the response
     POST /answers                 the same with a set of faces -> a response to each of the seven
 
-Nothing is kept between requests: the page has the conversation. The model answers in one thread, so
-visitors queue. `igerg_jax.tools.demo.questions` says what is refused.
+Nothing is kept between requests: the page holds the conversation. The model runs in one thread, so
+requests queue. `igerg_jax.tools.demo.questions` refuses invalid ones.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from starlette.routing import Route
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation.responder import Answer, Responder
-from igerg_jax.tools.demo import pictures, questions
+from igerg_jax.tools.demo import images, questions
 from igerg_jax.tools.demo.questions import Refused
 
-HOSTS = ("127.0.0.1", "localhost")  # others are refused: a name that was rebound to this machine
-MAX_WAITING = 16  # requests for the model, the one that it works on included
+HOSTS = ("127.0.0.1", "localhost")  # refuses other names, against DNS rebinding
+MAX_WAITING = 16  # requests for the model, including the one that it is working on
 FOLDER = pathlib.Path(__file__).parent
-# Nothing but the page's own files and what it made itself is loaded, by whatever it might show.
+# The page can load only its own files, whatever it is made to show.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -49,11 +49,7 @@ HEADERS = {
 
 
 def make_app(responder: Responder, name: str) -> Starlette:
-    """The application.
-
-    Args:
-      name: what the page calls the model.
-    """
+    """The ASGI application; `name` is what the page calls the model."""
     demo = Demo(responder, name)
     files = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
     return Starlette(
@@ -74,7 +70,7 @@ def make_app(responder: Responder, name: str) -> Starlette:
 
 
 class Demo:
-    """One model and its queue."""
+    """One model with its queue of requests."""
 
     def __init__(self, responder: Responder, name: str):
         self._responder, self._name = responder, name
@@ -95,14 +91,14 @@ class Demo:
                 "context_turns": responder.config.data.context_turns,
                 "sees_faces": responder.sees_faces,
                 "can_be_conditioned": responder.can_be_conditioned,
-                "face_sets": pictures.FACE_SETS,
+                "face_sets": images.FACE_SETS,
                 "max_bytes": questions.MAX_BYTES,
             }
         )
 
     async def face(self, request: Request) -> Response:
         number, emotion = request.path_params["set"], request.path_params["emotion"]
-        jpeg = pictures.drawn_face(number, emotion, for_page=True)
+        jpeg = images.drawn_face(number, emotion, for_page=True)
         return Response(jpeg, media_type="image/jpeg")
 
     async def see(self, request: Request) -> Response:
@@ -111,15 +107,15 @@ class Demo:
             number = query.get("set", "0")
             if not number.isdecimal():
                 raise UserError(f"there is no set '{number}' of faces")
-            data = pictures.drawn_face(int(number[:9]), query["emotion"], for_page=False)
+            data = images.drawn_face(int(number[:9]), query["emotion"], for_page=False)
         else:
-            pictures.check_upload(data)
+            images.check_upload(data)
 
-        def look() -> dict[str, Any]:
+        def seen() -> dict[str, Any]:
             pixels = self._responder.read(data)
-            return {"pixels": pictures.to_text(pixels), "seen": self._responder.see(pixels)}
+            return {"pixels": images.to_text(pixels), "seen": self._responder.see(pixels)}
 
-        return JSONResponse(await self._in_turn(look))
+        return JSONResponse(await self._in_turn(seen))
 
     async def answer(self, request: Request) -> Response:
         asked = questions.question(await questions.body(request), self._side)
@@ -134,7 +130,7 @@ class Demo:
 
     async def answers(self, request: Request) -> Response:
         asked = questions.question(await questions.body(request), self._side)
-        faces = [pictures.drawn_face(asked.set, e, for_page=False) for e in EMOTIONS]
+        faces = [images.drawn_face(asked.set, e, for_page=False) for e in EMOTIONS]
 
         def respond() -> dict[str, Any]:
             answers = self._responder.respond_to_each_face(asked.turns, faces, **asked.options)
@@ -148,11 +144,11 @@ class Demo:
         return {"text": answer.text, "seen": answer.seen[slot], "judge": answer.judge}
 
     async def _in_turn(self, function: Callable[[], Any]) -> Any:
-        """What `function` returns, in the model's thread, after those that came before."""
+        """Runs `function` in the model's thread, after those queued before; returns its result."""
         if self._waiting >= MAX_WAITING:
             raise Refused(503, f"{self._waiting} others are waiting; try again in a moment")
         self._waiting += 1
-        # Counted until it has run, even if the visitor leaves meanwhile.
+        # It counts until it has run, even if the visitor leaves meanwhile.
         future = self._thread.submit(function)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
@@ -190,5 +186,5 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    message = "the server failed; its terminal says why"
+    message = "the server failed; its terminal shows why"
     return JSONResponse({"error": message}, status_code=500)

@@ -1,12 +1,12 @@
-"""One page that shows what each objective really receives, and counts of what there is.
+"""Shows what each objective actually receives, on a page, and statistics of the data.
 
     igerg show --config=configs/pretrain.py --out=show.html [--step=K]
     igerg show --config=configs/pretrain.py --stats
 
 The page shows the first examples of training step K (from 0): images after augmentation, tokens
-with their turns, and what each objective makes of them, masked and shuffled with that step's own
-random numbers. It is one file that works offline, on a desktop or a phone. --stats prints how long
-each split's texts are, how many images its windows have, what is cut and what is padding.
+with their turns, and each objective's inputs and targets, masked and shuffled with that step's own
+random keys. It is one file that works offline, on a desktop or a phone. --stats prints, for each
+split, the lengths of texts, the numbers of images, and how much is cut or padding.
 
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
@@ -41,24 +41,26 @@ from igerg_jax.training import train_step
 def define_flags(argv: list[str]) -> flags.FlagValues:
     values = command_line.new_flags(argv)
     flags.DEFINE_string("out", "", "The page to write.", flag_values=values)
-    flags.DEFINE_integer("step", 0, "Which training step, from 0.", flag_values=values)
-    flags.DEFINE_integer("examples", 8, "How many of its examples.", flag_values=values)
-    flags.DEFINE_boolean("stats", False, "Print counts of the splits.", flag_values=values)
+    flags.DEFINE_integer("step", 0, "Training step, from 0.", flag_values=values)
+    flags.DEFINE_integer("examples", 8, "Number of its examples.", flag_values=values)
+    flags.DEFINE_boolean("stats", False, "Print statistics of the splits.", flag_values=values)
     return values
 
 
 def run(values: flags.FlagValues) -> None:
-    """Does what parsed flags ask for. Raises UserError."""
+    """Writes the page or prints the counts that parsed flags ask for. Raises UserError."""
     config = values.config
     if not values.out and not values.stats:
-        raise UserError("say where to: --out=show.html; or --stats, which prints counts")
+        raise UserError(
+            "name the page to write, --out=show.html, or give --stats, which prints statistics"
+        )
     size = config.train.batch_size
     if not 1 <= values.examples <= size:
         raise UserError(f"--examples={values.examples}: a step has 1 to {size} (train.batch_size)")
     if values.step < 0:
         raise UserError(f"--step={values.step}: steps count from 0")
     if config.data.dataset == datasets.SYNTHETIC:
-        raise UserError("config.data.dataset is 'synthetic': random numbers, nothing to look at")
+        raise UserError("config.data.dataset is 'synthetic': random numbers, nothing to show")
     out = pathlib.Path(values.out).expanduser()
     if values.out and not out.parent.is_dir():
         raise UserError(f"--out: there is no folder '{out.parent}'")
@@ -77,8 +79,8 @@ def run(values: flags.FlagValues) -> None:
 
 
 def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> list[Group]:
-    """The first `count` examples of a training step, of each mixture's batch."""
-    jax.config.update("jax_platforms", "cpu")  # a few rows; accelerators are for training
+    """The first `count` examples of each mixture's batch in a training step."""
+    jax.config.update("jax_platforms", "cpu")  # enough for a few rows
     rows_b = np.arange(count)
     tokenizer = prepared.tokenizer
     batch = next(pipeline.train_batches(prepared, config, step, rows_b))
@@ -116,33 +118,33 @@ def collect(prepared: Prepared, config: ConfigDict, step: int, count: int) -> li
 def _lines(
     arrays: Mapping[str, np.ndarray], i: int, contexts: Mapping[str, Context], tokenizer: Tokenizer
 ) -> dict[str, list[Line]]:
-    """What each objective receives of row `i` of a batch."""
+    """What each objective receives from row `i` of a batch."""
     row = {name: np.asarray(array)[i] for name, array in arrays.items()}
     lines = {}
     for name, context in contexts.items():
-        given = _row_input(context.encoder_input, i)
-        shown = Row(row, given, context.settings, context.model, tokenizer)
+        row_input = _row_input(context.encoder_input, i)
+        shown = Row(row, row_input, context.settings, context.model, tokenizer)
         lines[name] = OBJECTIVES[name].show(shown)
     return lines
 
 
-def _row_input(given: EncoderInput | None, i: int) -> RowInput | None:
-    """Row `i` of what the encoder is given for an objective."""
-    if given is None:
+def _row_input(encoder_input: EncoderInput | None, i: int) -> RowInput | None:
+    """Row `i` of an objective's encoder input."""
+    if encoder_input is None:
         return None
-    given = jax.tree.map(lambda x: np.asarray(x)[i], given)
+    row = jax.tree.map(lambda x: np.asarray(x)[i], encoder_input)
     return RowInput(
-        has_images=given.images is not None,
-        tokens_S=None if given.text is None else given.text.tokens_BxS,
-        turn_S=None if given.text is None else given.text.turn_BxS,
-        drawn=given.drawn,
+        has_images=row.images is not None,
+        tokens_S=None if row.text is None else row.text.tokens_BxS,
+        turn_S=None if row.text is None else row.text.turn_BxS,
+        drawn=row.drawn,
     )
 
 
 def _slots(
     arrays: Mapping[str, np.ndarray], i: int, split: Split, window: int, data: ConfigDict
 ) -> list[Slot]:
-    """The images' places in row `i` of a batch, which holds a window of a split."""
+    """The image slots of row `i` of a batch, which holds a window of a split."""
     first, last = split.turn_range(window)
     has_image = split.turns.image[first : last + 1] != store.NO_IMAGE
     notes = ["data.use_images is off" if has else "no image" for has in has_image]

@@ -1,4 +1,4 @@
-"""How long texts are, how many images and which labels windows have, what is cut: as text."""
+"""Statistics of splits as text: lengths, numbers of images, labels, and how much is cut."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ _BINS, _BAR = 8, 24  # lines of a histogram; characters of its longest bar
 
 
 def describe(prepared: Prepared, config: ConfigDict) -> str:
-    """The counts of every split that the config reads."""
+    """The statistics of every split that the config reads."""
     splits = [
         (f"training, mixture {mixture}" if mixture else "training", split)
         for mixture, stream in mixtures.streams(prepared, config).items()
@@ -59,7 +59,7 @@ def _describe_split(use: str, split: Split, config: ConfigDict) -> str:
 
 
 def labels(emotions: np.ndarray) -> list[str]:
-    """Lines of text, one for each emotion that occurs in int[x], and one for those without."""
+    """A line of text for each value that occurs in `emotions` (int [N]), UNKNOWN included."""
     names = [*EMOTIONS, "no label"]  # UNKNOWN is -1: the last
     numbers = np.bincount(emotions % len(names), minlength=len(names))
     return [
@@ -70,7 +70,7 @@ def labels(emotions: np.ndarray) -> list[str]:
 
 
 def histogram(values: np.ndarray) -> list[str]:
-    """Lines of text, one a range of int64[W] values; what is above 99 % shares the last one."""
+    """Lines of text, one per range of `values` (int64 [W]); the top 1 % share the last one."""
     top = int(np.percentile(values, 99, method="inverted_cdf"))
     low = int(values.min())
     step = max(1, -(-(top - low + 1) // _BINS))

@@ -1,4 +1,4 @@
-"""Renders what `igerg_jax.tools.show` collects, in the style of a run's report."""
+"""Renders the page of `igerg_jax.tools.show`, in the style of a run's report."""
 
 import dataclasses
 import itertools
@@ -15,19 +15,21 @@ from igerg_jax.report import templates
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """An image's place in a row of a batch."""
+    """An image slot of a row of a batch."""
 
     image: str  # its address in the page; "" = none
-    note: str  # in place of an image: why there is none, or what there is
+    note: str  # shown instead of an image: why there is none, or a summary of its features
     emotion: int  # its label, or UNKNOWN
     turn: int  # which turn it shows; -1 = the slot is masked
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A row of a batch; `response_slot` is -1 where the turn answers nothing.
+    """A row of a batch.
 
-    `cut`: of "context" and "response", how many tokens had no room in the batch, where any.
+    Attributes:
+      response_slot: the response's image slot; -1 for a turn that stands alone.
+      cut: {"context" or "response": tokens that did not fit into the batch}, if any.
     """
 
     dataset: str

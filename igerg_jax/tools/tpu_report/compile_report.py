@@ -1,9 +1,9 @@
-"""What a training step needs on hardware that is not attached: memory, time, communication.
+"""Memory, time and communication of a training step on hardware that is not attached.
 
     igerg compile --config=configs/pretrain.py:large --topology=v5e:16x16
 
-XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt), and compiles the very
-step that trains. The report has two estimates of the step's time:
+XLA's TPU compiler runs on any CPU (package libtpu, requirements-tpu.txt), and compiles the same
+step that training runs. The report has two estimates of the step's time:
 
     roofline  max(compute, HBM, interconnect), each over the full step: everything overlaps, and
               every unit runs at its peak
@@ -13,9 +13,9 @@ step that trains. The report has two estimates of the step's time:
               With loops counted once, as XLA counts them, it is about 8 % above XLA's own sum for
               a step (`xla_loops_counted_once` in the JSON)
 
-Neither knows how well a unit is used: small products, elementwise work on the vector unit, launch
+Neither models how well a unit is used: small products, elementwise work on the vector unit, launch
 overhead. The compiler's own `estimated_cycles`, also in the JSON, do, but do not cover kernels and
-collectives. `hlo` says why XLA's totals cannot be used as they are: it counts loops once.
+collectives. XLA's own totals count loops only once: see `hlo`.
 """
 
 import importlib.util
@@ -40,7 +40,7 @@ from igerg_jax.tools.tpu_report.hlo_collectives import Collective
 from igerg_jax.training import model_flops, train_state, train_step
 
 SLOWEST = 12  # instructions that a report shows
-MOST_DOUBLINGS = 6  # of the batch in a search: each is a compilation, and takes minutes
+MOST_DOUBLINGS = 6  # of the batch in a search: each is a compilation of minutes
 # Remat policies of (vision, text) that a search tries, from least to most rematerialisation.
 REMAT_PAIRS = (
     ("none", "none"),
@@ -72,10 +72,10 @@ def topology_devices(name: str, slices: int) -> list[Any]:
 
 
 def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
-    """Compiles a preset's step for a topology ("" = this machine) and reads what it needs.
+    """Compiles a config's step for a topology ("" = this machine) and reads its costs.
 
     Returns:
-      The report: JSON values; sizes in bytes of one device, times in seconds.
+      The report, of JSON values; sizes are bytes on one device, times are seconds.
 
     Raises:
       UserError: the mesh or the batch does not fit the topology.
@@ -94,7 +94,7 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
     times.append(time.perf_counter())
     cpu_before = time.process_time()
     try:
-        compiled, text = _compile(lowered, aside=bool(topology))
+        compiled, text = _compile(lowered, to_file=bool(topology))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -121,16 +121,16 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
     }
 
 
-def _compile(lowered: Any, aside: bool) -> tuple[Any, str]:
-    """(the compiled step, its HLO text); never from a cache: the time it takes is reported.
+def _compile(lowered: Any, to_file: bool) -> tuple[Any, str]:
+    """(the compiled step, its HLO text); not from a cache, because its time is reported.
 
-    With `aside` the compiler dumps the text into a file, because jaxlib cannot parse every program
-    of libtpu (seen for v5p: an async-update with three operands).
+    With `to_file` the compiler dumps the text into a file, because jaxlib cannot parse every
+    program of libtpu (seen for v5p: an async-update with three operands).
     """
     cached = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        if not aside:
+        if not to_file:
             compiled = lowered.compile()
             return compiled, compiled.as_text()
         with tempfile.TemporaryDirectory() as folder:
@@ -143,14 +143,14 @@ def _compile(lowered: Any, aside: bool) -> tuple[Any, str]:
 
 
 def search(config: Any, topology: str, slices: int) -> list[dict[str, Any]]:
-    """The largest batch that fits under each of `REMAT_PAIRS`; every attempt is a compilation.
+    """Finds the largest batch that fits under each of `REMAT_PAIRS`; each attempt is a compilation.
 
     Returns:
-      A report for each pair under which some batch fits, least rematerialisation first; `mfu` says
-      which is best.
+      A report for each pair under which some batch fits, least rematerialisation first; `best`
+      chooses among them.
 
     Raises:
-      UserError: no topology; only the TPU compiler is known to report what does not fit.
+      UserError: no topology; only the TPU compiler is known to report programs that do not fit.
     """
     if not topology:
         raise UserError("--search needs a --topology, such as v5e:2x4")
@@ -178,7 +178,7 @@ def _largest(config: Any, topology: str, slices: int, remat: tuple[str, str]) ->
 
 
 def memory(setup: train_state.TrainingSetup, compiled: Any) -> dict[str, int]:
-    """Bytes on one device by part. The state is donated, so its output takes no memory."""
+    """Bytes on one device, by part. The state is donated, so its output takes no extra memory."""
     stats, state = compiled.memory_analysis(), setup.abstract_state
     parts = {
         "parameters": sharding.bytes_per_device(state.params),
@@ -221,14 +221,14 @@ def collectives(sent: list[Collective]) -> list[dict[str, Any]]:
 
 
 def between_slices(sent: list[Collective]) -> list[dict[str, Any]]:
-    """What crosses the data-centre network, by where in the step it comes from, largest first."""
+    """Traffic over the data-centre network by its origin in the step, largest first."""
     rows = _sums((one, one.kind, _short(one.op_name)) for one in sent if one.crosses)
     names = ("kind", "from", "count", "bytes")
     return [dict(zip(names, row, strict=True)) for row in sorted(rows, key=lambda row: -row[-1])]
 
 
 def _sums(keyed: Iterable[tuple]) -> list[tuple]:
-    """(*key, times, bytes) of the collectives with each key; they come as (collective, *key)."""
+    """(*key, times, bytes) summed over collectives with the same key, from (collective, *key)."""
     sums: dict[tuple, tuple[float, float]] = {}
     for one, *key in keyed:
         count, size = sums.get(tuple(key), (0.0, 0.0))
@@ -282,26 +282,26 @@ def estimates(costs: dict[str, Any], ops: list[hlo.Op], chip: chips.Chip) -> dic
 
 
 def describe(report: dict[str, Any]) -> str:
-    """The report for a person to read."""
+    """The report as text."""
     chip = chips.chip_of(report["device_kind"])
     mesh = ", ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
     slices = f" x {report['slices']} slices" if report["slices"] > 1 else ""
     lines = [
         f"{report['config']} on {report['topology']}{slices}",
         f"  {report['devices']} x {report['device_kind']}; mesh {mesh}; "
-        f"{report['examples_per_device']:g} examples a device of {report['batch_size']}; "
+        f"{report['examples_per_device']:g} examples per device of {report['batch_size']}; "
         f"remat vision={report['remat']['vision']}, text={report['remat']['text']}",
         f"  compiled in {report['compile_seconds']:.0f} s "
         f"({report['compile_cpu_seconds']:.0f} s of CPU); "
         f"traced and lowered in {report['lowering_seconds']:.0f} s",
         report["parameter_table"],
-        "memory of a device",
+        "memory per device",
     ]
     lines += [f"  {name:>16} {size / GIB:9.3f} GiB" for name, size in report["memory"].items()]
     if chip:
         lines[-1] += f"  of {chip.hbm_bytes / GIB:.2f}"  # of the total
     lines += [
-        "a step, each device",
+        "per step and device",
         f"  {'model':>16} {report['model_flops'] / 1e12:9.3f} TFLOP",
         f"  {'program':>16} {report['program_flops'] / 1e12:9.3f} TFLOP",
         f"  {'HBM':>16} {report['hbm_bytes_accessed'] / 1e9:9.2f} GB read and written",
@@ -327,11 +327,11 @@ def _describe_times(report: dict[str, Any]) -> list[str]:
             for name, value in report["roofline_terms_seconds"].items()
         ),
         *(
-            f"  {name:>16} {value * 1e3:9.2f} ms a step, MFU {report['mfu'][name]:.1%}"
+            f"  {name:>16} {value * 1e3:9.2f} ms per step, MFU {report['mfu'][name]:.1%}"
             for name, value in report["step_seconds"].items()
             if value
         ),
-        "most of the per_op time",
+        "largest shares of the per_op time",
         *(
             f"  {row['seconds'] * 1e3:9.2f} ms  {row['flops'] / 1e12:7.3f} TFLOP  "
             f"{row['bytes'] / 1e9:7.2f} GB  {row['count']:g} times  {row['from']}"
@@ -341,7 +341,7 @@ def _describe_times(report: dict[str, Any]) -> list[str]:
 
 
 def best(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """The report with the highest MFU by its most pessimistic estimate; the first without any."""
+    """The report with the highest MFU by its most pessimistic estimate, else the first one."""
     return max(reports, key=lambda r: list(r.get("mfu", {"": 0.0}).values())[-1])
 
 
@@ -352,7 +352,7 @@ def compare(reports: list[dict[str, Any]]) -> str:
         mfu = "  ".join(f"MFU by {name} {value:.1%}" for name, value in r.get("mfu", {}).items())
         lines.append(
             f"remat={','.join(r['remat'].values()):<18} "
-            f"{r['examples_per_device']:g} examples a device  "
+            f"{r['examples_per_device']:g} examples per device  "
             f"{r['memory']['total'] / GIB:.2f} GiB  {mfu}".rstrip()
         )
     return "\n".join(lines)

@@ -1,13 +1,13 @@
-"""What a compiled program does, read from its HLO text: FLOPs and bytes.
+"""FLOPs and bytes of a compiled program, read from its HLO text.
 
 XLA's own `cost_analysis` counts the body of a loop once, however often it runs, and a model with
-scanned layers is mostly loops. Here every instruction is counted as often as it runs: the trip
-count of a loop is read from its condition. For a program without loops the totals agree with XLA's
+scanned layers is mostly loops. Here every instruction counts as often as it runs: a loop's trip
+count is read from its condition. For a program without loops the totals agree with XLA's
 (tests/tools/test_compile_report.py).
 
-FLOPs are those of matrix products and convolutions alone. Bytes are what an instruction reads
-and writes, as XLA counts them: a fusion is one instruction; of an operand that is only sliced,
-the slices; of a result that is updated in place, the update.
+FLOPs are only those of matrix products and convolutions. Bytes are those that an instruction reads
+and writes, as XLA counts them: a fusion is one instruction; an operand that is only sliced counts
+as the slices, a result that is updated in place as the update.
 """
 
 import collections
@@ -32,24 +32,25 @@ from igerg_jax.tools.tpu_report.hlo_text import (
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _SLICES = ("dynamic-slice", "slice", "gather")
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
-# They name values and move nothing.
+# Instructions that name values and move nothing.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("partition-id", "replica-id", "opt-barrier", "while", "conditional", "call", "domain"),
-    *("add-dependency", "async-start", "async-update"),  # what an async-start calls is counted
+    # The computation that an async-start calls is counted.
+    *("add-dependency", "async-start", "async-update"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """What one instruction of the program costs a device, each time that it runs."""
+    """The cost of one instruction of the program on a device, each time that it runs."""
 
     name: str
     count: float
     flops: int
     bytes: int  # read and written, in any memory: XLA's "bytes accessed"
     hbm_bytes: int  # of those, in HBM
-    cycles: int  # XLA's estimate; 0 where it makes none
+    cycles: int  # XLA's estimate; 0 = it has none
     op_name: str
 
 
@@ -116,7 +117,7 @@ class Program:
         return max(constants, default=1)
 
     def _stride(self, condition: str, body: str) -> int:
-        """What an iteration adds to the counter: 2 where the compiler has unrolled a body once, as
+        """The increment of the counter: 2 if the compiler has unrolled the body once, as it does
         for products that start while their operand is still arriving (collective-permutes)."""
         inside, tests = self.computations[body], self.computations[condition].values()
         counters = [i for i in tests if i.opcode == "get-tuple-element"]
@@ -149,7 +150,7 @@ class Program:
             if any(name in instruction.attributes for name in _FREE_CALLS):
                 return NOTHING
             if estimate := instruction.attribute(r'"bytes_accessed":"(\d+)"'):
-                return Bytes(int(estimate), int(estimate))  # a kernel knows best
+                return Bytes(int(estimate), int(estimate))  # a kernel's own estimate
         operands = [inside[name] for name in instruction.operands]
         sizes = [total_size(operand.arrays) for operand in operands]
         if opcode == "broadcast":
@@ -180,7 +181,7 @@ class Program:
 
     @functools.cache  # noqa: B019
     def _carried(self, computation: str) -> set[str]:
-        """What a fusion only passes on, in place, for a collective that overlaps with it."""
+        """Names of what a fusion only passes on, in place, to a collective that overlaps it."""
         if not computation.startswith("async_collective_fusion"):
             return set()
         inside = self.computations[computation].values()
@@ -194,7 +195,7 @@ class Program:
         }
 
     def _read_bytes(self, computation: str, number: int) -> Bytes:
-        """What a fusion's computation reads of its operand `number`."""
+        """The bytes that a fusion's computation reads of its operand `number`."""
         parameter = self._parameters(computation)[number]
         read, shared = NOTHING, False
         for user in self._users(computation)[parameter.name]:
@@ -232,7 +233,7 @@ def _written_bytes(result: Instruction, inside: Computation) -> Bytes:
 
 
 def _at(size: Bytes, place: Instruction) -> Bytes:
-    """As many bytes, in the memory that holds `place`."""
+    """`size`, with the HBM part of the memory that holds `place`."""
     return Bytes(size.total, 0 if place.arrays[0].space else size.total)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from igerg_jax.tools.tpu_report.hlo import COLLECTIVES, Program
 from igerg_jax.tools.tpu_report.hlo_text import Computation, Instruction, ints, root, total_size
 
-_SHARED = ("constant", "parameter")  # by unrelated instructions
+_SHARED = ("constant", "parameter")  # which unrelated instructions share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,7 @@ def _within_program(
 def _between_slices(
     program: Program, name: str, instruction: Instruction, count: float, slices: int
 ) -> Collective | None:
-    """What a slice sends to the others: its program hands it to the host, after reducing its own
-    part."""
+    """The transfer of a slice's part, reduced within it, to the other slices through the host."""
     kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
     if not kind:
         return None
@@ -88,7 +87,7 @@ def _between_slices(
 
 
 def _counts_with_fusions(program: Program) -> dict[str, float]:
-    """`Program.counts`, and the same of the computations inside fusions."""
+    """`Program.counts`, with the computations inside fusions."""
     counts = collections.Counter(program.counts)
     for name, count in program.counts.items():
         for instruction in program.computations[name].values():
@@ -104,11 +103,11 @@ def origin(
 
     Instructions that the compiler adds (combined reductions, copies, buffers) have no place of
     their own. Their operands are followed breadth-first, in a loop's body (`is_loop`) into the
-    previous iteration; a fusion stands for its last instruction that has a place. Constants and
+    previous iteration; a fusion has the place of its last instruction that has one. Constants and
     parameters are skipped, since unrelated instructions share them.
 
     Returns:
-      An `op_name`; "" where none of its inputs has one.
+      An `op_name`; "" if none of its inputs has one.
     """
     inside = computations[name]
     waiting, seen = collections.deque([instruction]), {instruction.name}
@@ -132,7 +131,7 @@ def _fused_name(computations: Mapping[str, Computation], fusion: Instruction) ->
 
 
 def _feeds(inside: Computation, one: Instruction, is_loop: bool) -> tuple[str, ...]:
-    """Operands; of a value that a loop carries, its value after the previous iteration."""
+    """The operands, or for a value that a loop carries, its value after the previous iteration."""
     if is_loop and one.opcode == "get-tuple-element":
         result = root(inside)
         if inside[one.operands[0]].opcode == "parameter" and result.opcode == "tuple":
@@ -160,7 +159,7 @@ def _groups(instruction: Instruction, devices: int) -> np.ndarray:
 
 
 def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
-    """Of groups written as axes of a mesh: mesh['a'=2,'b'=4] {'b'}."""
+    """The groups of a notation by mesh axes: mesh['a'=2,'b'=4] {'b'}."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     together = re.findall(r"'([^']+)'", axes)
     apart = [name for name in sizes if name not in together]

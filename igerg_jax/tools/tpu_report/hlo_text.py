@@ -1,4 +1,4 @@
-"""The text of an HLO module, parsed: computations, instructions, and the arrays they make."""
+"""Parses the text of an HLO module: computations, instructions, and their result arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPCODE = re.compile(r"\s*([a-z][a-z0-9-]*)\(")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array's type: bits an element, dimensions, and XLA's memory space (0 = HBM)."""
+    """An array's type: bits per element, dimensions, and XLA's memory space (0 = HBM)."""
 
     bits: int
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Array:
 
     @property
     def size(self) -> Bytes:
-        """In memory, padding to whole tiles included."""
+        """In memory, including padding to full tiles."""
         total = self.bits * math.prod(self.padded) // 8
         return Bytes(total, 0 if self.space else total)
 
@@ -94,7 +94,7 @@ def computations(text: str) -> tuple[dict[str, Computation], str]:
     """(computations by name, the name of the one that runs first).
 
     Raises:
-      ValueError: this is not the text of a module.
+      ValueError: `text` is not that of a module.
     """
     parsed: dict[str, Computation] = {}
     entry, current = None, {}
@@ -112,6 +112,7 @@ def computations(text: str) -> tuple[dict[str, Computation], str]:
 
 
 def parse(line: str) -> Instruction:
+    """Parses one line of a computation."""
     left, _, right = line.strip().partition(" = ")
     is_root = left.startswith("ROOT ")
     name = left.removeprefix("ROOT ").removeprefix("%")

@@ -1,4 +1,4 @@
-"""The message for a training step that does not fit a device: what is largest, what to change."""
+"""The message for a training step that does not fit a device: largest arrays, what to change."""
 
 from typing import Any
 

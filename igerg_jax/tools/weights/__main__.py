@@ -5,7 +5,7 @@
     igerg weights export --format=hf --checkpoint=RUN --out=DIR
 
 import: --text is a folder of BART, --vision one of ViT, SigLIP or ResNet-50 (docs/weights.md lists
-what else); both are on this machine already: nothing is fetched. Training then starts with
+others); both must be on this machine, since nothing is downloaded. Training then starts with
 --config.init_from=DIR. export: --checkpoint is a workdir or one of its checkpoints. Exit codes:
 0; 2 = a mistake in the command or its files, named in one message.
 """
@@ -19,11 +19,11 @@ from absl import flags
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 
-# --format -> (the module that has `export(checkpoint, out) -> what it did`, what it writes)
+# --format -> (a module with `export(checkpoint, out) -> a description`, what it writes)
 FORMATS = {
     "hf": ("igerg_jax.tools.weights.exporting", "folders that transformers loads"),
-    "safetensors": ("igerg_jax.tools.weights.sharing", "a folder that --checkpoint takes"),
-    "stablehlo": ("igerg_jax.tools.weights.stablehlo", "programs that run with JAX alone"),
+    "safetensors": ("igerg_jax.tools.weights.sharing", "a folder for --checkpoint"),
+    "stablehlo": ("igerg_jax.tools.weights.stablehlo", "programs that need only JAX to run"),
 }
 
 
@@ -34,12 +34,12 @@ def main(argv: list[str]) -> int:
 
 
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for. Raises UserError for what is wrong with it."""
+    """Runs a command line. Raises UserError if it is wrong."""
     command, rest = argv[1:2], [argv[0], *argv[2:]]
     if command == ["import"]:
         values = command_line.parse(rest, _import_flags)
         command_line.require(values, "out")
-        # It imports JAX, as the modules of FORMATS do: seconds that --help does not cost.
+        # Not at the top: it imports JAX, as the modules of FORMATS do; --help need not wait for it.
         from igerg_jax.tools.weights import importing
 
         parts = values.text, values.vision
@@ -53,7 +53,7 @@ def run(argv: list[str]) -> None:
         module = importlib.import_module(FORMATS[values.format][0])
         print(module.export(values.checkpoint, values.out, **options))
     else:
-        raise UserError("say what to do: import or export (see --help)")
+        raise UserError("name a command: import or export (see --help)")
 
 
 def _import_flags(argv: list[str]) -> flags.FlagValues:

@@ -1,4 +1,4 @@
-"""BART, as Hugging Face names it; and mBART, which is the same with its norms first."""
+"""Tables of BART, and of mBART, which is BART with the norms before each sublayer."""
 
 import functools
 from collections.abc import Collection, Mapping
@@ -27,7 +27,7 @@ ROWS = (
     *torch_rows("encoder.layers.*.", "encoder/layers/", _ENCODER),
     *torch_rows("decoder.layers.*.", "decoder/layers/", _ENCODER | _CROSS_ATTENTION),
 )
-# mBART's alone: what comes after the last layer where norms come first.
+# Only mBART has these: norms after the last layer.
 FINAL_NORMS = {
     "encoder.layer_norm": ("encoder/norm", "norm"),
     "decoder.layer_norm": ("decoder/norm", "norm"),
@@ -61,15 +61,15 @@ def _refusals(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"its activation is '{activation}'; ours is the exact GELU")
     if "decoder_attention_heads" not in config:
         problems.append(
-            "its number of heads, which no shape shows, is not known: there is no config.json "
-            "(fairseq: no args) with it"
+            "its number of heads is not known, since no shape shows it and there is no "
+            "config.json (fairseq: no args) with it"
         )
     for size in ("attention_heads", "ffn_dim"):
         encoder, decoder = config.get(f"encoder_{size}"), config.get(f"decoder_{size}")
         if encoder != decoder:
             problems.append(f"its encoder and decoder differ in {size}: {encoder}, {decoder}")
     if config.get("encoder_normalize_before"):
-        problems.append("its norms come first, and it is not mBART")
+        problems.append("its norms come before the sublayers, but it is not mBART")
     if config.get("tie_word_embeddings") is False:
         problems.append("its output embedding is not tied to the input's")
     return problems
@@ -105,7 +105,7 @@ _COMMON = dict(
         "zero, so that the decoder starts as BART's",
     ),
 )
-# Hugging Face's, and fairseq's model.pt, whose names differ in what is tied alone.
+# For Hugging Face's files and fairseq's model.pt; only the names of tied tensors differ.
 BART = Table(
     name="BART",
     download="for instance facebook/bart-base: config.json, model.safetensors, tokenizer.json",
@@ -116,7 +116,7 @@ BART = Table(
 )
 MBART = Table(
     name="mBART",
-    download="what export writes; none whose config.json says scale_embedding",
+    download="what export writes; without scale_embedding in its config.json",
     marker="encoder.layer_norm.weight",
     rows=ROWS + torch_rows("", "", FINAL_NORMS),
     settings=functools.partial(_settings, True),

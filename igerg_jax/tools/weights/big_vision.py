@@ -1,7 +1,7 @@
-"""big_vision's .npz: its ViT, and the image tower of its SigLIP; and vit_jax's ViT.
+"""Tables of .npz files: big_vision's ViT and the image tower of its SigLIP, and vit_jax's ViT.
 
-They are JAX's already: layouts are ours, attention is divided into heads. Layers are numbered, or
-(scanned) lie in one array, which `unscanned` takes apart.
+They are JAX models too, with our layouts and attention split by heads. Layers are numbered, or
+scanned: then they share one array, which `unscanned` splits.
 """
 
 import re
@@ -36,7 +36,7 @@ def _mlp(theirs: str, ours: str) -> tuple[Row, ...]:
 
 
 def _vit(numbers: tuple[int, int, int, int], positions: str) -> tuple[Row, ...]:
-    """The rows of a tower; `numbers` are those of norm, attention, norm and MLP in a layer."""
+    """The rows of a tower; `numbers`: the suffixes of norm, attention, norm and MLP in a layer."""
     block, layers = "Transformer/encoderblock_*", f"{TOWER}/layers"
     first, attention, second, mlp = numbers
     return (
@@ -62,7 +62,7 @@ _MAP_HEAD = (
 
 
 def unscanned(source: Source) -> Source:
-    """`source` with every array of scanned layers seen as one tensor a layer."""
+    """`source` with every array of scanned layers split into one tensor per layer."""
     shapes, parts = {}, {}
     for name, shape in source.shapes.items():
         match = _SCANNED.fullmatch(name)
@@ -73,7 +73,7 @@ def unscanned(source: Source) -> Source:
             unscanned_name = f"{match[1]}_{layer}/{match[2]}"
             shapes[unscanned_name], parts[unscanned_name] = shape[1:], (name, layer)
 
-    kept: dict[str, np.ndarray] = {}  # the array that was read last: layers are asked for in turn
+    kept: dict[str, np.ndarray] = {}  # only the array that was read last: layers are read in order
 
     def read(name: str) -> np.ndarray:
         if name not in parts:
@@ -91,7 +91,7 @@ _COMMON = dict(
     part="vision",
     download="an .npz that big_vision's README lists",
     prefixes=("params/", "img/"),
-    # What the code of big_vision fixes; sizes show in the arrays' shapes.
+    # Fixed in the code of big_vision; sizes are checked by the arrays' shapes.
     settings=lambda config, names: {
         "vision.kind": "vit",
         "vision.stem": "patch",

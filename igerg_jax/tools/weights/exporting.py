@@ -1,8 +1,8 @@
-"""`export --format=hf`: a run's weights as folders that transformers loads.
+"""`igerg weights export --format=hf`: a run's weights as folders that transformers loads.
 
-<out>/config.json, model.safetensors, …   the text model: BART; with norms first, mBART
-<out>/vision/                              the vision tower: ViT; without class token, SigLIP's
-<out>/additions.safetensors                what neither of them has, by our names
+<out>/config.json, model.safetensors, …   the text model: BART, or mBART if norms come first
+<out>/vision/                              the vision tower: ViT, or SigLIP's without a class token
+<out>/additions.safetensors                parameters that neither of them has, by our names
 """
 
 import json
@@ -27,7 +27,7 @@ _ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
 def export(path: str, out: str) -> str:
-    """Writes the folder `out`; returns what it holds and what it does not.
+    """Writes the folder `out`; returns a description of what it holds and lacks.
 
     Args:
       path: a workdir, or one of its checkpoints.
@@ -42,26 +42,26 @@ def export(path: str, out: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()
     if "token_embedding" in arrays:
-        kept = checkpoint.tokenizer_file(where)
-        tokenizer = tokenizers.read(kept) if kept.exists() else None
+        file = checkpoint.tokenizer_file(where)
+        tokenizer = tokenizers.read(file) if file.exists() else None
         lines += _text(folder, config, arrays, tokenizer, written)
     else:
         lines.append("the checkpoint has no text model: none is written")
     lines.append(_vision(folder / VISION_FOLDER, config, arrays, written))
     rest = {name: array for name, array in arrays.items() if name not in written}
     _save(rest, folder / ADDITIONS_FILE)
-    lines.append(f"{ADDITIONS_FILE}: {len(rest)} arrays by our names, for import alone")
+    lines.append(f"{ADDITIONS_FILE}: {len(rest)} arrays by our names, which only our import reads")
     return "\n".join([f"wrote '{out}' from '{where}'", *lines])
 
 
-def theirs(rows: tuple[Row, ...], arrays: Arrays, prefix: str, taken: set[str]) -> dict:
-    """{their name: array} of the rows whose parameter exists; adds those parameters to `taken`."""
+def theirs(rows: tuple[Row, ...], arrays: Arrays, prefix: str, written: set[str]) -> dict:
+    """{their name: array} of the rows whose parameter exists; adds the parameters to `written`."""
     tensors = {}
     for name, ours, how in rows:
         back = TRANSFORMS[how].theirs
         if ours not in arrays or back is None:
             continue
-        taken.add(ours)
+        written.add(ours)
         layers = {name: arrays[ours]}
         if "*" in name:
             layers = {name.replace("*", str(i)): layer for i, layer in enumerate(arrays[ours])}
@@ -103,7 +103,7 @@ def _text(folder, config, arrays: Arrays, tokenizer, written: set[str]) -> list[
         dtype="float32",
     )
     _write(folder / "generation_config.json", **_generation(config["generate"], special))
-    what = "text alone, without CLS, type, turn and emotion embeddings"
+    what = "only text, without CLS, type, turn and emotion embeddings"
     return [
         f"{table.name}, {len(tensors)} tensors: {what}",
         _tokenizer_files(folder, config["data"]["tokenizer"]["kind"], tokenizer),
@@ -139,12 +139,12 @@ def _generation(generate: Mapping[str, Any], special: SpecialIds) -> dict[str, A
 
 def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> str:
     if tokenizer is None:
-        return "the checkpoint has no tokenizer beside it: none is written; special ids are ours"
+        return "the checkpoint has no tokenizer: none is written; special ids are ours"
     if kind == "sentencepiece":
         tokenizer.save(folder / TOKENIZER_FILE)
         return (
-            f"{TOKENIZER_FILE}: a SentencePiece model; read it with the sentencepiece "
-            "library, its ids are the model's. transformers' tokenizers would give other ids"
+            f"{TOKENIZER_FILE}: a SentencePiece model; read it with the sentencepiece library, "
+            "whose ids are the model's. transformers' tokenizers would give other ids"
         )
     tokenizer.save(folder / TOKENIZER_FILES[0])
     roles = ("bos", "<s>"), ("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"), ("mask", "<mask>")
@@ -202,7 +202,7 @@ def _vision(folder: pathlib.Path, config, arrays: Arrays, written: set[str]) -> 
 
 
 def _save(tensors: Arrays, path: pathlib.Path) -> None:
-    # transformers asks for this metadata.
+    # transformers requires this metadata.
     safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
 
 

@@ -1,4 +1,4 @@
-"""`import`: pre-trained weights become a checkpoint that training starts from."""
+"""`igerg weights import`: turns pre-trained weights into a checkpoint to start training from."""
 
 import os
 import pathlib
@@ -33,7 +33,7 @@ MODEL_TYPES = {
     "siglip_vision_model": vit.SIGLIP,
     "resnet": resnet50.RESNET50,
 }
-# Without one, the first whose marker is among the tensors.
+# Without a `model_type`: the first of these whose marker is among the tensors.
 BY_MARKER = (
     bart.MBART,
     bart.BART,
@@ -51,7 +51,7 @@ DOWNLOADS = {
 }
 ADDITIONS_FILE = "additions.safetensors"  # written by export, beside the text model
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # of byte-level BPE
-# What no source has, so that training starts from random values: {pattern: what it is}.
+# Parameters that no source has, so that they start from random values: {pattern: what they are}.
 ADDITIONS = {
     "cls_embedding": "the vector that a sequence's emotion is read from",
     "image_projection/*": "from the vision tower's width to the text's",
@@ -65,14 +65,14 @@ ADDITIONS = {
 
 
 def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, resize: bool) -> str:
-    """Writes the checkpoint `out`; returns what was taken, derived, left out and not there.
+    """Writes the checkpoint `out`; returns a description of what became of every tensor.
 
     Args:
-      text, vision: a folder or file each; "" = not imported.
-      resize: the vocabulary may be cut or lengthened.
+      text, vision: a folder or file; "" = not imported.
+      resize: whether the vocabulary may be cut or lengthened.
 
     Raises:
-      UserError: anything that does not fit, in one message; nothing is written then.
+      UserError: whatever does not fit, in one message; then nothing is written.
     """
     given = {part: path for part, path in (("text", text), ("vision", vision)) if path}
     if not given:
@@ -94,7 +94,7 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
     params = {name: added.read(name) for name in additional}
     for part, (_, source) in sources.items():
         params |= read_parameters(plans[part], source, wanted)
-    if tokenizer is not None:  # before the checkpoint: a folder with one is complete
+    if tokenizer is not None:  # first, since a folder with a checkpoint counts as complete
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER_FILE)
     parameters.write(folder, unflatten_dict(params, sep="/"), config, digest)
@@ -106,8 +106,8 @@ def run(config: ml_collections.ConfigDict, text: str, vision: str, out: str, res
             "the tokenizer beside the weights is not the run's: embeddings belong to other tokens"
         )
     if not digest:
-        lines.append("no tokenizer came with it: a run's tokenizer is not compared")
-    return "\n".join([*lines, f"start from it: --config.init_from={os.fspath(out)}"])
+        lines.append("it came without a tokenizer, so those of runs are not compared with it")
+    return "\n".join([*lines, f"start training from it with --config.init_from={os.fspath(out)}"])
 
 
 def open_part(part: str, path: str) -> tuple[Table, Source]:
@@ -123,17 +123,17 @@ def open_part(part: str, path: str) -> tuple[Table, Source]:
     fitting = (t for t in BY_MARKER if t.marker in matching.without_prefixes(source, t))
     table = next(fitting, None) if model_type is None else MODEL_TYPES.get(str(model_type))
     if table is None or table.part != part:
-        what = f"of type '{model_type}'" if model_type else "of a kind that no table knows"
+        what = f"of type '{model_type}'" if model_type else "of an unknown kind"
         known = dict.fromkeys(t.name for t in BY_MARKER if t.part == part)
-        raise UserError(f"'{path}' is {what}; for --{part} there are: {', '.join(known)}")
+        raise UserError(f"'{path}' is {what}; available for --{part}: {', '.join(known)}")
     return table, source
 
 
 def additions(sources: Sources, wanted: Shapes) -> Source | None:
-    """What our export put beside the text model: parameters under our own names.
+    """The parameters that our export wrote beside the text model, under our own names.
 
     Raises:
-      UserError: one of them is not the config's, or of another shape there.
+      UserError: the config's model has no such parameter, or it has another shape.
     """
     path = sources["text"][1].path / ADDITIONS_FILE if "text" in sources else None
     if path is None or not path.exists():
@@ -153,26 +153,28 @@ def additions(sources: Sources, wanted: Shapes) -> Source | None:
 
 
 def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: bool) -> None:
-    """Raises UserError where `config` computes another function than the sources, or (unless the
-    vocabulary is resized anyway) tokenises text differently."""
+    """Raises UserError if `config` describes a model that computes another function than the
+    sources, or, unless the vocabulary is resized, tokenises text differently."""
     needed = [] if resize else _tokenizer_overrides(config.data.tokenizer, sources)
     here = workdirs.flatten(config.model)
     for table, source in sources.values():
         refused = [*table.refusals(source.config), *_other_pixels(table, source.processor)]
         if refused:
-            raise UserError(f"'{source.path}' ({table.name}) cannot be taken: {'; '.join(refused)}")
+            raise UserError(
+                f"'{source.path}' ({table.name}) cannot be imported: {'; '.join(refused)}"
+            )
         settings = table.settings(source.config, matching.without_prefixes(source, table))
         needed += [f"--config.model.{k}={v}" for k, v in settings.items() if here[k] != v]
     if needed:
         what = " and ".join(f"'{source.path}' ({table.name})" for table, source in sources.values())
         raise UserError(
             f"{what}: not the model that the config describes. "
-            f"It needs, here and in every run that starts from it: {' '.join(needed)}"
+            f"The import, and every run that starts from it, needs: {' '.join(needed)}"
         )
 
 
 def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
-    """The settings of a preprocessor_config.json that scale pixels differently from our tower."""
+    """The settings of a preprocessor_config.json that normalise pixels unlike our tower."""
     wanted = {}
     if table.pixels:
         mean, std = table.pixels
@@ -182,7 +184,7 @@ def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
         if key in ("image_mean", "image_std") and not isinstance(value, list)
         else value
         for key, value in processor.items()
-    }  # a number stands for all three colours
+    }  # a number stands for all three channels
     return [
         f"it was trained with {key}={processor[key]}, our tower has {value}"
         for key, value in wanted.items()
@@ -191,7 +193,7 @@ def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
 
 
 def _tokenizer_overrides(settings: ml_collections.ConfigDict, sources: Sources) -> list[str]:
-    """The overrides without which BART's embeddings would not match the run's tokenizer."""
+    """The overrides that a run needs so that its tokenizer matches BART's embeddings."""
     if "text" not in sources or settings.kind == "byte_level_bpe" or settings.path:
         return []
     table, source = sources["text"]
@@ -209,23 +211,23 @@ def _beside(source: Source, names: tuple[str, ...]) -> pathlib.Path | None:
 
 def parameter_shapes(config: ml_collections.ConfigDict) -> Shapes:
     """{name: shape} of every parameter of the model that `config` describes."""
-    alone = ml_collections.ConfigDict(config.to_dict())
-    alone.mesh.update(dict.fromkeys(alone.mesh, 1))  # shapes are those of any mesh
+    on_one = ml_collections.ConfigDict(config.to_dict())
+    on_one.mesh.update(dict.fromkeys(on_one.mesh, 1))  # shapes do not depend on the mesh
     vocab_size = config.data.tokenizer.vocab_size
-    setup = set_up(alone, vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1])
+    setup = set_up(on_one, vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1])
     return checkpoint.shapes(setup.abstract_params)
 
 
 def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str]:
-    """{parameter that stays as initialised: why}; raises UserError for one that no table covers."""
-    taken = {piece.ours for plan in plans.values() for piece in plan.pieces}
-    taken |= {name for plan in plans.values() for name in plan.derived}
-    new = matching.matching(ADDITIONS, [name for name in wanted if name not in taken])
+    """{parameter that stays as initialised: why}. Raises UserError for one that no table covers."""
+    covered = {piece.ours for plan in plans.values() for piece in plan.pieces}
+    covered |= {name for plan in plans.values() for name in plan.derived}
+    new = matching.matching(ADDITIONS, [name for name in wanted if name not in covered])
     for plan in plans.values():
         new |= plan.new
     uncovered = []
     for name in wanted:
-        if name in taken or name in new:
+        if name in covered or name in new:
             continue
         part = "vision" if name.startswith("vision_tower/") else "text"
         if part in plans:
@@ -238,7 +240,7 @@ def check_parameters(wanted: Shapes, plans: Mapping[str, Plan]) -> dict[str, str
 
 
 def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[Any | None, str]:
-    """(the tokenizer of --text, its digest), or (None, "") where the checkpoint has none.
+    """(the tokenizer of --text, its digest), or (None, "") if the checkpoint gets none.
 
     Raises:
       UserError: it cannot be read, or has more ids than the model.
@@ -278,7 +280,7 @@ def read_parameters(plan: Plan, source: Source, wanted: Shapes) -> dict[str, np.
 
 def _numbers(source: Source, name: str) -> np.ndarray:
     x = source.read(name)
-    # Floats of any kind, bfloat16 too, which NumPy does not count among them.
+    # NumPy does not count bfloat16 among its floating-point dtypes.
     if not np.issubdtype(x.dtype, np.floating) and x.dtype.name != "bfloat16":
         raise UserError(f"'{source.path}': {name} holds {x.dtype}, not floating-point numbers")
     if not np.isfinite(x.astype(np.float32, copy=False)).all():
@@ -287,7 +289,7 @@ def _numbers(source: Source, name: str) -> np.ndarray:
 
 
 def described(sources: Sources, plans: Mapping[str, Plan], new: dict[str, str]) -> list[str]:
-    """What happened to every tensor and parameter, by its reason."""
+    """Lines on what became of every tensor and parameter, grouped by reason."""
     lines = []
     for part, (table, source) in sources.items():
         plan = plans[part]

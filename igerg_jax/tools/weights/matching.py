@@ -17,24 +17,24 @@ Shapes = Mapping[str, Shape]
 
 
 class Adaptation(NamedTuple):
-    """How a [rows, width] array becomes one of another number of rows."""
+    """How the number of rows of a [rows, width] array is changed."""
 
     apply: Callable[[np.ndarray, Shape], np.ndarray]
-    description: str  # for the person who imports
+    description: str  # for the output of the import
 
 
 class Piece(NamedTuple):
-    """One parameter of ours: of which tensors (one a layer, or one), and how."""
+    """How one parameter of ours is made of one tensor, or of one per layer."""
 
     ours: str
     theirs: tuple[str, ...]
-    how: str
+    how: str  # a key of TRANSFORMS
     layered: bool
-    adapted: Adaptation | None  # what makes its shape ours after the transform
+    adapted: Adaptation | None  # applied after the transform, if shapes still differ
 
 
 class Plan(NamedTuple):
-    """What is taken from one source, and what is left out."""
+    """What becomes of a source's tensors and of our parameters."""
 
     pieces: tuple[Piece, ...]
     left: dict[str, str]  # their name -> why
@@ -52,13 +52,15 @@ def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) 
     names = without_prefixes(source, table)
     twice = sorted(source.shapes.keys() - set(names.values()))
     if twice:
-        what = f"there with and without the prefix {' or '.join(table.prefixes)}"
-        raise UserError(f"'{source.path}' ({table.name}) has tensors twice, {what}: {twice[0]} …")
+        what = f"with and without the prefix {' or '.join(table.prefixes)}"
+        raise UserError(
+            f"'{source.path}' ({table.name}) has some tensors twice, {what}: {twice[0]} …"
+        )
     names, left = _set_aside(table, source, names)
     pieces, missing, other, used = [], [], [], set(left)
     for theirs, ours, how in table.rows:
         if ours not in wanted:
-            continue  # a tensor for it has no place: it is listed below
+            continue  # if there is a tensor for it, `_refuse` lists it
         shape, layered = wanted[ours], "*" in theirs
         keys = [theirs.replace("*", str(i)) for i in range(shape[0])] if layered else [theirs]
         present = [key for key in keys if key in names]
@@ -68,14 +70,14 @@ def plan(table: Table, source: Source, wanted: Shapes, resize_vocabulary: bool) 
             continue
         adapted = None
         for key in keys:
-            there, target = source.shapes[names[key]], shape[1:] if layered else shape
-            reached = _transformed_shape(how, there, target)
+            stored, target = source.shapes[names[key]], shape[1:] if layered else shape
+            reached = _transformed_shape(how, stored, target)
             if reached == target:
                 continue
             if not layered and (ours != "token_embedding" or resize_vocabulary):
                 adapted = adaptation(ours, reached, target)
             if adapted is None:
-                other.append(f"{ours} (there {reached or there}, here {target})")
+                other.append(f"{ours} (there {reached or stored}, here {target})")
         pieces.append(Piece(ours, tuple(names[k] for k in keys), how, layered, adapted))
     _refuse(table, source, missing, other, [key for key in names if key not in used])
     derived = {name: why for name, why in table.derived.items() if name in wanted}
@@ -98,7 +100,10 @@ def without_prefixes(source: Source, table: Table) -> dict[str, str]:
 
 
 def _set_aside(table: Table, source: Source, names: dict[str, str]) -> tuple[dict, dict]:
-    """(names with the tied one under its first name, {what is left out: why})."""
+    """(names, with a tied tensor under its main name; {name that is left out: why}).
+
+    Raises UserError for copies that differ and for tensors that should be zero.
+    """
     names, left = dict(names), {}
     for main, copies in table.copies.items():
         present = [copy for copy in copies if copy in names]
@@ -135,7 +140,7 @@ def _refuse(table: Table, source: Source, missing: list, other: list, unknown: l
 
 
 def _transformed_shape(how: str, shape: Shape, target: Shape) -> Shape | None:
-    """The shape of a tensor of `shape` after the transform; None where that does not apply."""
+    """The shape of a tensor of `shape` after the transform `how`; None if it is not applicable."""
     nothing = np.broadcast_to(np.float32(0), shape)  # takes no memory
     try:
         return TRANSFORMS[how].ours(nothing, target).shape
@@ -144,7 +149,7 @@ def _transformed_shape(how: str, shape: Shape, target: Shape) -> Shape | None:
 
 
 def adaptation(ours: str, source: Shape | None, target: Shape) -> Adaptation | None:
-    """How an array of shape `source` becomes our parameter of `target`; None where it cannot."""
+    """How an array of shape `source` is adapted to our `target` shape; None if it cannot be."""
     if source is None or len(source) != 2 or len(target) != 2 or source[1] != target[1]:
         return None
     old, new = source[0], target[0]
@@ -187,7 +192,7 @@ def _around(x: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _regridded(old: int, new: int) -> Adaptation | None:
-    """Square grids of patches; where both have a class token's position, it comes first."""
+    """For square grids of patches, after the class token's position if both have one."""
     for extra in (0, 1):
         sides = [math.isqrt(rows - extra) for rows in (old, new)]
         if [side**2 + extra for side in sides] == [old, new]:

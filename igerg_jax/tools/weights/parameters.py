@@ -1,4 +1,4 @@
-"""Parameters on disk as NumPy arrays: writing a checkpoint of nothing else, reading any."""
+"""Reads a checkpoint's parameters as NumPy arrays, and writes checkpoints of only parameters."""
 
 from typing import Any
 
@@ -16,14 +16,13 @@ from igerg_jax.run.integrity import RUN
 def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: str) -> None:
     """Writes nested dicts of NumPy arrays as the checkpoint of step 0 in the workdir `folder`.
 
-    It holds parameters alone, and not necessarily all of the model's: training can start from it
+    It holds only parameters, and not necessarily all of the model's: training can start from it
     (`checkpoint.load_params`), but not resume.
 
     Args:
-      tokenizer_digest: "" = unknown; a run's is then not compared with it.
+      tokenizer_digest: "" = unknown; runs' tokenizers are then not compared with it.
     """
-    # The arrays need no copy, since they do not change meanwhile, and compression hardly shrinks
-    # weights.
+    # No copies, since the arrays do not change during the save; compression hardly shrinks weights.
     handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
     registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
     arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
@@ -42,10 +41,10 @@ def write(folder: epath.PathLike, params: Any, config: Any, tokenizer_digest: st
 def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(`checkpoint.read_run`, {name: array}) of a checkpoint's parameters, on the host.
 
-    They are the moving average where there is one.
+    The arrays are the moving average if there is one.
 
     Args:
-      path: as `checkpoint.load_params`.
+      path: as for `checkpoint.find`.
 
     Raises:
       UserError: there is no checkpoint.

@@ -1,6 +1,6 @@
-"""ResNet-50 v1.5, as Hugging Face names it, and as torchvision (and timm) do.
+"""Tables of ResNet-50 v1.5: one for Hugging Face's names, one for torchvision's (and timm's).
 
-Batch norms come with their statistics, which stay as they are.
+Batch norms keep the imported statistics.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def _convolution(kernel: str, norm: str, ours: str) -> tuple[Row, ...]:
 
 
 def _blocks(kernel: str, norm: str, shortcut: str, shortcut_norm: str) -> tuple[Row, ...]:
-    """Every block's convolutions; numbers from 0 (`stage`, `block`, `i`) and from 1 (`first`,
-    `next`) fill in the patterns."""
+    """The convolutions of every block; the patterns are formatted with numbers from 0 (`stage`,
+    `block`, `i`) and from 1 (`first`, `next`)."""
     rows = ()
     for stage, blocks in enumerate(DEPTHS):
         for block in range(blocks):

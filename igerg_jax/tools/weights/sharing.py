@@ -9,10 +9,10 @@ from igerg_jax.tools.weights import parameters
 
 
 def export(path: str, out: str) -> str:
-    """Writes the weights folder `out` in bfloat16; returns what it holds.
+    """Writes the weights folder `out` in bfloat16; returns a description of it.
 
     Args:
-      path: a workdir, or one of its checkpoints. Of a run with a moving average, that is written.
+      path: a workdir, or one of its checkpoints, whose moving average is written if it has one.
 
     Raises:
       UserError: no checkpoint there, or `out` is not empty.

@@ -1,8 +1,8 @@
 """Files of tensors, read one tensor at a time. Nothing in them is executed.
 
-safetensors and npz hold no code (npz with pickled objects is refused). PyTorch's files are
-pickles: they are read by torch's `weights_only` loader, which knows tensors and plain containers
-and nothing else; for fairseq's, `argparse.Namespace`, a bag of values, is allowed too.
+safetensors and npz hold no code (npz with pickled objects is refused). PyTorch's files are pickles:
+they are read by torch's `weights_only` loader, which accepts only tensors and plain containers, and
+for fairseq's files also `argparse.Namespace`, a container of values.
 """
 
 import argparse
@@ -33,8 +33,8 @@ class Source:
 
     Attributes:
       path: the folder or file.
-      shapes: of every tensor, by the names in the file.
-      read: one tensor, as it is stored; raises UserError where it is damaged.
+      shapes: {name in the file: shape} of every tensor.
+      read: reads one tensor, by name, as it is stored; raises UserError if it is damaged.
       config: the model's own config.json (or fairseq's `args`); {} = there is none.
       processor: its preprocessor_config.json; {} = there is none.
     """
@@ -54,10 +54,10 @@ def open_source(path: str, download: str) -> Source:
     """Opens a Hugging Face folder, or a .safetensors, .npz, .pt, .pth or .bin file.
 
     Args:
-      download: what to say where nothing is there.
+      download: a suggestion of what to download, for the message if nothing is there.
 
     Raises:
-      UserError: nothing there, or a file that is corrupt, cut off, or more than tensors.
+      UserError: nothing there, or a file is corrupt, truncated, or holds more than tensors.
     """
     location = pathlib.Path(path).expanduser()
     if not location.exists():
@@ -82,13 +82,15 @@ def open_source(path: str, download: str) -> Source:
             ) from error
 
     source = Source(location, shapes, guarded_read, config)
-    if location.suffix not in (".npz", ".pt", ".pth"):  # config.json there is another model's
+    if location.suffix not in (
+        ".npz",
+        ".pt",
+        ".pth",
+    ):  # a config.json beside these is another model's
         source.config = source.config or _json_if_any(source.folder / "config.json")
         # Transformers 5 writes the settings of all processors into one file.
-        together = _json_if_any(source.folder / "processor_config.json").get("image_processor")
-        source.processor = (
-            _json_if_any(source.folder / "preprocessor_config.json") or together or {}
-        )
+        joint = _json_if_any(source.folder / "processor_config.json").get("image_processor")
+        source.processor = _json_if_any(source.folder / "preprocessor_config.json") or joint or {}
     return source
 
 
@@ -102,7 +104,7 @@ def _tensor_files(folder: pathlib.Path, download: str) -> list[pathlib.Path]:
 
 
 def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files that the index names; each lies in `folder` itself."""
+    """The files that the index names, which must be in `folder` itself."""
     where = _json(folder / INDEX).get("weight_map")
     names = set(where.values()) if isinstance(where, dict) else {None}
     for name in names:
@@ -144,7 +146,7 @@ def _safetensors(paths: list[pathlib.Path]) -> Opened:
     for path in paths:
         try:
             with safetensors.safe_open(path, "np") as file:
-                for name in file.keys():  # noqa: SIM118 (it is no dict)
+                for name in file.keys():  # noqa: SIM118 (it is not a dict)
                     shapes[name] = tuple(file.get_slice(name).get_shape())
                     where[name] = path
         except (safetensors.SafetensorError, OSError) as error:
@@ -161,7 +163,7 @@ def _safetensors(paths: list[pathlib.Path]) -> Opened:
 def _npz(paths: list[pathlib.Path]) -> Opened:
     (path,) = paths
     try:
-        if not zipfile.is_zipfile(path):  # its table of contents is at the end
+        if not zipfile.is_zipfile(path):  # a truncated file has no table of contents
             raise ValueError("not a complete zip file")
         file = np.load(path, allow_pickle=False)
         shapes = {name: _npy_shape(file, name) for name in file.files}
@@ -170,14 +172,14 @@ def _npz(paths: list[pathlib.Path]) -> Opened:
 
     def read(name: str) -> np.ndarray:
         x = file[name]
-        # NumPy stores bfloat16, which it does not know, as two bytes of nothing.
+        # NumPy does not know bfloat16 and stores it as untyped two-byte values.
         return x.view(ml_dtypes.bfloat16) if x.dtype == np.dtype("V2") else x
 
     return shapes, lambda name: path, read, {}
 
 
 def _npy_shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
-    """From the header alone; raises ValueError for pickled objects."""
+    """The shape, read from the header only. Raises ValueError for pickled objects."""
     with file.zip.open(f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
         header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
@@ -198,10 +200,10 @@ def _torch(paths: list[pathlib.Path]) -> Opened:
             f"'{path}' is a PyTorch file; reading it safely needs torch (pip install -r "
             "requirements-parity.txt). A model.safetensors needs nothing more"
         ) from error
-    bag = [argparse.Namespace] if path.suffix == ".pt" else []  # fairseq's
+    containers = [argparse.Namespace] if path.suffix == ".pt" else []  # fairseq's
     try:
-        with torch.serialization.safe_globals(bag), warnings.catch_warnings(action="ignore"):
-            # Only zip files can be mapped; before 2020 there were others.
+        with torch.serialization.safe_globals(containers), warnings.catch_warnings(action="ignore"):
+            # Only zip files can be memory-mapped; before 2020 torch wrote another format.
             mapped = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises several exception types
@@ -226,7 +228,7 @@ def _torch(paths: list[pathlib.Path]) -> Opened:
 
 def _corrupt(path: pathlib.Path, error: Exception) -> UserError:
     return UserError(
-        f"'{path}' cannot be read: it is corrupt, cut off, or holds more than tensors "
+        f"'{path}' cannot be read: it is corrupt, truncated, or holds more than tensors "
         f"({_reason(error)}). Nothing in it was executed; download it again"
     )
 

@@ -1,18 +1,18 @@
-"""Exports a checkpoint as StableHLO that runs with JAX alone, by `jax.export`.
+"""Exports a checkpoint as StableHLO, by `jax.export`; running it needs only JAX.
 
     DIR/encode_image_emotion.jax_export   images -> emotion probabilities
     DIR/generate.jax_export               images and context -> response tokens
     DIR/parameters.npz                    {name: array}, the first argument of both
     DIR/signature.json                    names, shapes, dtypes, emotions, special ids
-    DIR/example.py                        a loader that needs JAX and NumPy alone
+    DIR/example.py                        a loader that needs only JAX and NumPy
     DIR/recorded.npz                      inputs, and the live model's outputs for them
-    DIR/tokenizer.model                   where the run has one: SentencePiece, or a tokenizer.json
+    DIR/tokenizer.model                   if the run has one: SentencePiece, or a tokenizer.json
 
-Parameters lie beside the programs and are not constants in them: both programs share one copy,
-a program stays small whatever the model's size, and a checkpoint of further training replaces
-the one file. The batch size is symbolic, all other sizes are the config's. Each program is lowered
-for CPUs, CUDA GPUs and TPUs at once. JAX reads such files for six months after the version that
-wrote them (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
+Parameters are an argument, not constants of the programs: both programs share one copy, a program
+is small whatever the model's size, and further training replaces only that file. The batch size is
+symbolic, all other sizes are the config's. Each program is lowered for CPUs, CUDA GPUs and TPUs at
+once. JAX reads such files for six months after the version that wrote them
+(https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
 """
 
 import json
@@ -47,7 +47,7 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
 
     Args:
       checkpoint: a workdir, or one of its checkpoints.
-      out: a folder that is not there yet, or empty.
+      out: a folder that does not exist, or is empty.
       greedy: generate greedily, whatever the run's `config.generate` says. With sampling,
         `generate` takes one more input, the uint32 scalar `seed`.
 
@@ -55,7 +55,7 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
       The folder.
 
     Raises:
-      UserError: no checkpoint, a folder that holds something, or wrong `generate` settings.
+      UserError: no checkpoint, `out` is not empty, or wrong `generate` settings.
     """
     folder = command_line.new_folder(out)
     one = jax.devices()[:1]
@@ -63,7 +63,7 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
     config = run.config
     if greedy:
         config.generate.strategy = "greedy"
-    # A kernel of one platform cannot have a symbolic batch; what it computes is the same.
+    # A kernel is for one platform and a fixed batch size; plain XLA computes the same.
     config.model.vision.attention = config.model.text.attention = "xla"
     model = build_model(config, run.setup.model.vocab_size, run.setup.model.special)
     parameters = flatten_dict(jax.device_get(run.params), sep="/")
@@ -111,8 +111,8 @@ def functions(model: Any, config: Any) -> dict[str, Function]:
 
     def generate(parameters, inputs):
         batch = dict(inputs)
-        seed = batch.pop("seed", 0)  # read with sampling alone
-        rng = jax.random.key(seed, impl="threefry2x32")  # the same draws on every platform
+        seed = batch.pop("seed", 0)  # only sampling reads it
+        rng = jax.random.key(seed, impl="threefry2x32")  # its draws do not depend on the platform
         responses = search.generate(
             model, unflatten_dict(parameters, sep="/"), batch, rng, settings
         )
@@ -133,14 +133,14 @@ def example_inputs(setup: Setup, batch_size: int) -> dict[str, np.ndarray]:
 
 
 def lower(function: Function, parameters: dict, inputs: dict) -> jax_export.Exported:
-    """Exports `function` for `PLATFORMS`, the leading axis of every input array symbolic."""
+    """Exports `function` for `PLATFORMS`, with a symbolic leading axis in every input array."""
     shapes = {name: "batch, ..." if array.ndim else "" for name, array in inputs.items()}
     batched = jax_export.symbolic_args_specs(inputs, shapes)
     return jax_export.export(jax.jit(function), platforms=PLATFORMS)(parameters, batched)
 
 
 def signature(name: str, inputs: dict, exported: jax_export.Exported) -> dict[str, Any]:
-    """signature.json's entry for one function; "batch" in a shape is any number from 1."""
+    """signature.json's entry for one function; "batch" in a shape is any positive number."""
     shapes = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0][1]
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     return {

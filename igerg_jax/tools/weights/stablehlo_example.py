@@ -1,9 +1,9 @@
-"""Runs an exported model with JAX and NumPy alone.
+"""Runs an exported model; needs only JAX and NumPy.
 
     python example.py [FOLDER]      # default: the folder that this file is in
 
-Checks the model against the numbers that were recorded when it was exported, on whatever device
-JAX finds here. From your own code:
+Compares the model's outputs, on the device that JAX finds here, with those that were recorded when
+it was exported. From your own code:
 
     model = Model("FOLDER")
     model.signature                 # every function's inputs and outputs, emotions, special ids
@@ -21,7 +21,7 @@ from jax import export
 
 
 class Model:
-    """The functions of an export folder; each compiles once a batch size."""
+    """The functions of an export folder; each compiles once per batch size."""
 
     def __init__(self, folder):
         folder = pathlib.Path(folder)
@@ -34,12 +34,12 @@ class Model:
         }
 
     def __call__(self, name, **inputs):
-        """Returns {output: NumPy array} of one function; `signature` says what goes in."""
+        """Returns {output: NumPy array} of one function; `signature` lists its inputs."""
         return jax.device_get(self._functions[name](self._parameters, inputs))
 
 
 def main(folder):
-    """Prints, for every output, how far it is from what was recorded."""
+    """Prints how far every output is from the recorded one."""
     model = Model(folder)
     with np.load(pathlib.Path(folder) / "recorded.npz") as file:
         recorded = dict(file)

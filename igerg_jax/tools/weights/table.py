@@ -1,8 +1,8 @@
-"""What a source's table says: which of its tensors is which of our parameters, and how.
+"""Tables that map the tensors of a source of weights to our parameters.
 
-PyTorch keeps a dense layer as [out, in] and a convolution as [out, in, height, width]; we keep
-[in, out] and [height, width, in, out], and attention's matrices divided into heads: [D, H, E] to
-the heads, [H, E, D] from them. Layers of a stack lie in one array with a leading axis.
+PyTorch stores a dense layer as [out, in] and a convolution as [out, in, height, width]; we store
+[in, out] and [height, width, in, out], and attention's matrices split by heads: [D, H, E] to the
+heads, [H, E, D] from them. Layers of a stack share one array with a leading axis.
 """
 
 import dataclasses
@@ -17,25 +17,25 @@ Row = tuple[str, str, str]  # their name, our parameter, a key of TRANSFORMS
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One source. In patterns, `*` of a row stands for a layer's number, elsewhere for anything.
+    """The table of one source. `*` is a layer's number in rows, and anything in other patterns.
 
     Attributes:
-      name: of the source, for messages.
+      name: the source's, for messages.
       part: "text" or "vision".
-      download: what a person could download, for messages.
-      marker: a tensor that only this source has, by which a file without a config.json is known.
-      prefixes: what their names may start with, and ours for them do not.
-      rows: every tensor that is taken.
+      download: a suggestion of what to download, for messages.
+      marker: a tensor that only this source has, which identifies files without a config.json.
+      prefixes: optional prefixes of their names, which `rows` omit.
+      rows: every tensor that is imported.
       settings: (config.json or {}, their names) -> {key under config.model: the value that
         computes what this model does}.
-      refusals: (config.json or {}) -> what this model has and ours cannot compute.
+      refusals: (config.json or {}) -> what this model does that ours cannot compute.
       left: {their pattern: why it is left out}.
-      pixels: (mean, standard deviation) per channel that our tower subtracts from its images and
-        divides them by; () = it reads none.
+      pixels: (mean, standard deviation) per channel with which our tower normalises images; () =
+        not a vision tower with such a setting.
       copies: {their name: names that must hold the same}.
       zeros: {their name: why it must be zero}.
-      derived: {parameter of ours alone: why it becomes zero}.
-      new: {pattern of parameters of ours alone: why they stay as initialised}.
+      derived: {parameter that only we have: why it becomes zero}.
+      new: {pattern of parameters that only we have: why they stay as initialised}.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Table:
 
 
 class Transform(NamedTuple):
-    """`ours(x, shape)` has our shape as far as the source's allows it; `theirs` undoes it."""
+    """`ours(x, shape)` converts to our layout, and to `shape` if it can; `theirs` undoes it."""
 
     ours: Callable[[np.ndarray, Shape], np.ndarray]
     theirs: Callable[[np.ndarray], np.ndarray] | None  # None = not exported
@@ -78,14 +78,14 @@ TRANSFORMS = {
         lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
     ),
     "only": Transform(lambda x, shape: x.squeeze(0), lambda x: x[None]),  # ValueError if several
-    # BART never reads the first two of its positions: its padding id, and one more.
+    # BART never reads the first two rows of its position table.
     "after_two": Transform(lambda x, shape: x[2:], lambda x: np.pad(x, ((2, 0), (0, 0)))),
     "query_third": _third(0),
     "key_third": _third(1),
     "value_third": _third(2),
 }
 
-# Layers of PyTorch: how ("weight", "bias") become our arrays.
+# Kinds of PyTorch layers: our arrays, and transforms, for ("weight", "bias").
 _LAYERS = {
     "norm": (("scale", "as_is"), ("bias", "as_is")),
     "dense": (("kernel", "transpose"), ("bias", "as_is")),
@@ -99,7 +99,7 @@ def torch_rows(theirs: str, ours: str, layers: Mapping[str, tuple[str, str]]) ->
     """The rows of PyTorch's layers, each with a weight and a bias.
 
     Args:
-      theirs, ours: what all of their names, and all of ours, start with.
+      theirs, ours: the prefixes of their names and of ours.
       layers: {their layer: (our layer, "norm", "dense", "to_heads", "from_heads" or
         "convolution")}.
     """
@@ -111,7 +111,7 @@ def torch_rows(theirs: str, ours: str, layers: Mapping[str, tuple[str, str]]) ->
 
 
 def torch_attention(theirs: str, ours: str) -> dict[str, tuple[str, str]]:
-    """`layers` of `torch_rows`, for attention as BART and SigLIP name it."""
+    """`layers` for `torch_rows`: attention in the naming of BART and SigLIP."""
     heads = {
         f"{theirs}.{x[0]}_proj": (f"{ours}/{x}", "to_heads") for x in ("query", "key", "value")
     }

@@ -1,6 +1,6 @@
-"""ViT, and SigLIP's vision tower, as Hugging Face names them.
+"""Tables of Hugging Face's ViT and of SigLIP's vision tower.
 
-ViT has a class token and no attention pooling; SigLIP's pooling has one query, ours
+ViT has a class token and no attention pooling. SigLIP's pooling has one query, and ours has
 `tokens_per_image`.
 """
 
@@ -75,7 +75,7 @@ SIGLIP_ROWS = (
     ),
 )
 
-# What transformers writes only where it differs from this.
+# transformers writes only settings that differ from these.
 VIT_DEFAULTS = dict(
     hidden_size=768,
     num_hidden_layers=12,
@@ -88,7 +88,7 @@ VIT_DEFAULTS = dict(
 SIGLIP_DEFAULTS = VIT_DEFAULTS | dict(hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
 PIXELS = ((0.5,) * 3, (0.5,) * 3)
 GELUS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-NEW_NORM = {"vision_tower/norm/*": "ours alone, after the pooling"}
+NEW_NORM = {"vision_tower/norm/*": "only ours has a norm after the pooling"}
 
 
 def _vit_settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -109,7 +109,9 @@ def _vit_settings(config: Mapping[str, Any], names: Collection[str]) -> dict[str
 
 def _vit_refusals(config: Mapping[str, Any]) -> list[str]:
     if not config:
-        return ["its number of heads, which no shape shows, is not known: there is no config.json"]
+        return [
+            "its number of heads is not known, since no shape shows it and there is no config.json"
+        ]
     problems = []
     activation = (VIT_DEFAULTS | config)["hidden_act"]
     if activation not in GELUS:
@@ -122,7 +124,7 @@ def _vit_refusals(config: Mapping[str, Any]) -> list[str]:
 
 
 def _siglip(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of SigLIP's vision tower, alone or as a part of both towers' config."""
+    """The config of SigLIP's vision tower, from its own config or that of both towers."""
     return SIGLIP_DEFAULTS | (config.get("vision_config") or config)
 
 
@@ -138,8 +140,8 @@ VIT = Table(
     left={
         "pooler.*": "it reads the class token; our pooling reads all patches",
         "classifier.*": "its own classes",
-        "embeddings.mask_token": "of masked pre-training",
-        "decoder.*": "of masked pre-training",
+        "embeddings.mask_token": "for masked pre-training",
+        "decoder.*": "for masked pre-training",
     },
     pixels=PIXELS,
     new=NEW_NORM | {"vision_tower/pool/*": "ViT has no attention pooling"},

@@ -1,7 +1,7 @@
-"""Whether a checkpoint fits a config: what is compared before its arrays are read.
+"""Checks that a checkpoint fits a config, before its arrays are read.
 
-Each function raises UserError where they do not go together. `run` is what
-`igerg_jax.run.checkpoint.read_run` returns, `path` the checkpoint's folder.
+Each `check_…` raises UserError if it does not. `run` is the record that
+`igerg_jax.run.checkpoint.read_run` returns, and `path` the checkpoint's folder.
 """
 
 from typing import Any
@@ -12,10 +12,11 @@ from etils import epath
 from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
 
-Shapes = dict[str, tuple[int, ...]]  # parameter name, slashes inside -> shape
+Shapes = dict[str, tuple[int, ...]]  # parameter name, with slashes -> shape
 
 
 def check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None:
+    """For evaluation and generation: `config.model` must be that of the checkpoint's training."""
     differences = workdirs.model_differences(run["config"], workdirs.as_json(config))
     if differences:
         raise UserError(
@@ -24,7 +25,7 @@ def check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None
         )
 
 
-# Keys that change what the parameters compute, but not their names or shapes.
+# Keys that change what parameters (those with the prefixes) compute, but not names or shapes.
 _FUNCTION_KEYS = {
     "model.vision.gelu": ("vision_tower/vit/",),
     "model.vision.norm_epsilon": ("vision_tower/vit/",),
@@ -34,6 +35,7 @@ _FUNCTION_KEYS = {
 
 
 def check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: epath.Path) -> None:
+    """For fine-tuning: the parameters `loaded` must compute what they did in training."""
     stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
     different = [
         f"{key} (there {stored[key]}, here {here[key]})"
@@ -49,17 +51,18 @@ def check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: e
 
 
 def check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None:
+    """`digest` must be that of the tokenizer in the checkpoint's training."""
     if run["tokenizer_digest"] not in ("", digest):  # "" = imported without one
         raise UserError(
-            f"tokenizer that does not match the checkpoint: '{path}' was trained with "
+            f"the tokenizer does not match the checkpoint: '{path}' was trained with "
             f"{run['tokenizer_digest']}, this run has {digest}. Start a new run in another "
             "workdir, or set config.data.tokenizer.path to the tokenizer it was trained with, kept "
-            f"as prepared/…/{run['tokenizer_digest']}/tokenizer.model in the config.data.data_dir "
-            "of that time"
+            f"as prepared/…/{run['tokenizer_digest']}/tokenizer.model in its config.data.data_dir"
         )
 
 
-def check_same(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
+def check_same_shapes(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:
+    """The checkpoint's names and shapes must be the wanted ones."""
     differences = {
         "missing": [name for name in wanted if name not in stored],
         "extra": [name for name in stored if name not in wanted],

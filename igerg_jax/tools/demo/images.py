@@ -1,5 +1,5 @@
-"""The pictures of the demo: uploads within bounds, pixels on their way to the page and back, and
-drawn faces of people whom the model has not been trained on.
+"""The demo's images: checks of uploads, pixels as text for the page, and drawn faces of people whom
+the model has not been trained on.
 """
 
 import base64
@@ -24,28 +24,26 @@ PAGE_PIXELS = 216  # per side of a drawn face on the page
 def check_upload(data: bytes) -> None:
     """Raises UserError for an upload in no known format, or with too many pixels.
 
-    Only its header is read: what Pillow would take minutes or gigabytes to decode stays undecoded.
+    Only its header is read, so nothing is decoded that would take Pillow minutes or gigabytes.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise UserError(f"the picture has more than {MAX_PIXELS:,} pixels") from error
+        raise UserError(f"the image has more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # Pillow's readers raise many kinds
-        raise UserError(
-            f"that is not a picture in a known format ({', '.join(FORMATS)})"
-        ) from error
+        raise UserError(f"that is not an image in a known format ({', '.join(FORMATS)})") from error
     if width * height > MAX_PIXELS:
-        raise UserError(f"the picture has {width} x {height} pixels: more than {MAX_PIXELS:,}")
+        raise UserError(f"the image has {width} x {height} pixels: more than {MAX_PIXELS:,}")
 
 
 def to_text(pixels: np.ndarray) -> str:
-    """uint8 [H, W, 3] as the base64 of a PNG, without loss."""
+    """Pixels (uint8 [H, W, 3]) as a base64 PNG."""
     return base64.b64encode(as_png(pixels)).decode()
 
 
 def from_text(text: object, side: int) -> np.ndarray:
-    """uint8 [side, side, 3]: what `to_text` was given. Raises UserError for anything else."""
+    """uint8 [side, side, 3]: the inverse of `to_text`. Raises UserError for any other text."""
     try:
         data = base64.b64decode(text, validate=True)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
@@ -61,8 +59,8 @@ def drawn_face(number: int, emotion: str, for_page: bool) -> bytes:
     """A JPEG of a held-out person whose face shows an emotion.
 
     Args:
-      number: of one of `FACE_SETS` sets.
-      for_page: larger than what the model was trained on, the same picture otherwise.
+      number: of the set, of `FACE_SETS`.
+      for_page: draws the same image larger than those that the model was trained on.
 
     Raises:
       UserError: no such set or emotion.
