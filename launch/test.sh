@@ -4,7 +4,7 @@
 #
 #   ./launch/test.sh                                   # all but the slow ones
 #   ./launch/test.sh -m slow                           # processes, kills, large programs
-#   ./launch/test.sh tests/test_metrics.py -k bleu     # accepts any pytest argument
+#   ./launch/test.sh tests/test_text_metrics.py -k bleu # accepts any pytest argument
 #   ./launch/test.sh --parity                          # installs torch and transformers, and
 #                                                      # compares with them
 set -euo pipefail
