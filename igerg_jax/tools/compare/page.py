@@ -53,7 +53,6 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
         followed=followed,
         reports={id(row): report(row, folder) for line in table.lines for row in line.rows},
         id=id,
-        hue=lambda number: round(number * 137.508 % 360),  # neighbours differ: the golden angle
     )
 
 
