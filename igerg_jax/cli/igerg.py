@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": Command("igerg_jax.cli.main", "Talk with a model in the terminal.", "chat"),
     "demo": Command("igerg_jax.tools.demo.__main__", "Talk with a model in a browser."),
     "compare": Command("igerg_jax.tools.compare.__main__", "Compare runs, as a page or a table."),
+    "runs": Command("igerg_jax.tools.runs.__main__", "Watch runs: a page of all in a folder."),
     "report": Command("igerg_jax.report.__main__", "Rewrite the report of a run."),
     "compile": Command(
         "igerg_jax.cli.main",

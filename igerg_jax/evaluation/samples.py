@@ -36,7 +36,8 @@ def add_progress(step: int, rows: Sequence[Mapping[str, Any]], workdir: epath.Pa
 
 def _in_short(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of samples.jsonl with the last of its turns and the image of its response alone."""
-    short = {"turn": row["context"][-1]["text"], "face": (row["response_image"] or {}).get("image")}
+    turn, face = (row["context"] or [{}])[-1], row["response_image"] or {}
+    short = {"turn": turn.get("text", ""), "face": face.get("image")}
     kept = "index reference reference_emotion generated spoken_emotion"
     return short | {name: row[name] for name in kept.split()}
 
