@@ -128,9 +128,11 @@ def served(tmp_path):
     with server.Server(0, tmp_path, page.CURVES) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield running, tmp_path
-        running.shutdown()
-        thread.join()
+        try:
+            yield running, tmp_path
+        finally:
+            running.shutdown()
+            thread.join()
 
 
 def get(running: server.Server, path: str, host: str = "") -> tuple[int, str]:
