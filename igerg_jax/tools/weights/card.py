@@ -64,8 +64,6 @@ def _training(config: Mapping[str, Any], run: Mapping[str, Any], summary: Mappin
     yield f"objectives: {', '.join(f'`{name}`' for name in kept)}"
     if wall := duration(summary.get("wall_seconds")):
         yield f"{wall} on {summary.get('devices')}"
-    if command := entries[-1].get("command"):
-        yield f"command: `{command}`"
     if commit := entries[-1].get("commit"):
         yield f"commit `{commit}`"
     if versions:
