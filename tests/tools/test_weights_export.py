@@ -52,7 +52,11 @@ def by_name(params) -> dict[str, np.ndarray]:
             dict(model__vision__class_token=False, model__vision__tokens_per_image=3),
             {"mbart": ".", "siglip_vision_model": "vision"},
         ),
-        (files.vision_config, dict(model__vision__stem="convolution"), {"mbart": ".", "igerg_vision": "vision"}),
+        (
+            files.vision_config,
+            dict(model__vision__stem="convolution"),
+            {"mbart": ".", "igerg_vision": "vision"},
+        ),
     ],
     ids=["bart", "mbart", "vit", "siglip", "convolutions"],
 )
