@@ -89,7 +89,7 @@ def open_page(browser, address):
             context = browser.new_context(viewport=viewport, **options)
             opened.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(180_000)  # the first answer compiles
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.goto(address)
             page.wait_for_selector(".faces img")
