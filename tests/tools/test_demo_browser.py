@@ -1,6 +1,6 @@
 """The demo's page in a browser: by mouse, by keyboard alone, on a phone, and by axe's rules.
 
-pip install -r requirements-test.txt playwright axe-playwright-python
+pip install -r requirements-test.txt -r requirements-browser.txt
 apt-get install chromium
 python -m pytest -m slow tests/tools/test_demo_browser.py
 """
@@ -14,8 +14,8 @@ import time
 import pytest
 import talking
 
-pytest.importorskip("playwright", reason="pip install playwright axe-playwright-python")
-pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
+pytest.importorskip("playwright", reason="pip install -r requirements-browser.txt")
+pytest.importorskip("axe_playwright_python", reason="pip install -r requirements-browser.txt")
 pytest.importorskip("starlette", reason="pip install -r requirements-test.txt")
 
 import uvicorn

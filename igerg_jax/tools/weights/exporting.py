@@ -1,8 +1,8 @@
 """`igerg weights export --format=hf`: a run's weights as folders that transformers loads.
 
 <out>/config.json, model.safetensors, …   the text model: BART, or mBART if norms come first
-<out>/vision/                              the vision tower: ViT, or SigLIP's without a class token; with a
-                                           convolution stem, with code of its own
+<out>/vision/                              the vision tower: ViT, or SigLIP's without a class token;
+                                           with a convolution stem, with code of its own
 <out>/additions.safetensors                parameters that neither of them has, by our names
 """
 
