@@ -25,12 +25,11 @@ RUN case "$DEVICE" in \
 
 COPY . .
 RUN pip install --no-cache-dir --no-deps . \
-    && useradd --create-home --uid 1000 igerg \
-    && mkdir /work \
-    && chown igerg /work
+    && useradd --create-home --home-dir /igerg --uid 1000 igerg
 
-# Runs are written to /work/runs; data and compiled programs are kept in /home/igerg/.cache.
+# Runs are written to /igerg/runs; data and compiled programs are kept in /igerg/.cache.
 USER 1000
-WORKDIR /work
+ENV HOME=/igerg
+WORKDIR /igerg
 ENTRYPOINT ["igerg"]
 CMD ["--help"]
