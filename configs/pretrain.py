@@ -224,6 +224,7 @@ def _all_keys() -> ConfigDict:
             examples=512,  # windows from the start of the split; 0 = all
             generated_examples=256,  # of those, how many get a response for the text metrics
             following_examples=48,  # at the end, with each of seven faces in turn; 0 = off
+            progress_examples=4,  # responses at each evaluation, to progress.jsonl; 0 = none
             # Files of up to two more labellers of responses (tools.train_text_labeller); "" = none.
             text_labeller="",
             # Folder of a transformers encoder that BERTScore compares responses with; "" = none.

@@ -40,6 +40,7 @@ EVALUATE_RANGES = (
     Range("examples", at_least=0),
     Range("generated_examples", at_least=0),
     Range("following_examples", at_least=0),
+    Range("progress_examples", at_least=0),
 )
 GENERATE_RANGES = (Range("examples", at_least=0),)  # `search.Settings` has the others
 PROFILE_RANGES = (Range("after_steps", at_least=0), Range("steps", at_least=0))

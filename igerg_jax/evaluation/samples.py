@@ -1,4 +1,7 @@
-"""samples.jsonl: held-out conversations, and what the model saw and generated in each."""
+"""samples.jsonl: held-out conversations, and what the model saw and generated in each.
+
+progress.jsonl has a few of them at each evaluation during training, in short.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +15,31 @@ from igerg_jax.batch import EMOTIONS, UNKNOWN
 from igerg_jax.data.images import data_url
 from igerg_jax.data.windows import Split, Window
 
-FILE = "samples.jsonl"  # in a workdir
+FILE, PROGRESS_FILE = "samples.jsonl", "progress.jsonl"  # in a workdir
 
 
 def write(rows: Sequence[Mapping[str, Any]], workdir: epath.PathLike, file: str = FILE) -> None:
     """Writes a .jsonl file: all rows, or none where one is not JSON."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     storage.write_text(epath.Path(workdir) / file, text)
+
+
+def add_progress(step: int, rows: Sequence[Mapping[str, Any]], workdir: epath.Path) -> None:
+    """Adds to progress.jsonl what `rows` of samples.jsonl are after a step.
+
+    Lines of that step or later ones are from before the run resumed: they are dropped.
+    """
+    lines = storage.read_json_lines(workdir / PROGRESS_FILE).objects
+    kept = [line for line in lines if line.get("step", step) < step]
+    write([*kept, *({"step": step} | _in_short(row) for row in rows)], workdir, PROGRESS_FILE)
+
+
+def _in_short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of samples.jsonl with the last of its turns and the image of its response alone."""
+    turn, face = (row["context"] or [{}])[-1], row["response_image"] or {}
+    short = {"turn": turn.get("text", ""), "face": face.get("image")}
+    kept = "index reference reference_emotion generated spoken_emotion"
+    return short | {name: row[name] for name in kept.split()}
 
 
 def row(

@@ -30,14 +30,18 @@ MECHANICS = {
 
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
-    """Writes `report.html` from what a run has left in its folder so far.
+    """Writes `report.html` of a run's folder: `render`. Returns its path."""
+    path = epath.Path(workdir) / "report.html"
+    storage.write_text(path, render(workdir))
+    return path
+
+
+def render(workdir: epath.PathLike) -> str:
+    """The report, as HTML, from what a run has left in its folder so far.
 
     Reads config.json, metrics.jsonl, samples.jsonl, following.jsonl, answers.json, guidance.json
     and summary.json, whose "objectives" is {name: {"summary": one line, "first_loss",
     "last_loss"}}. Where one is missing, the report says so, or leaves its section out.
-
-    Returns:
-      The path of the report.
 
     Raises:
       UserError: `workdir` is no folder, or one of the .json files is not JSON.
@@ -54,7 +58,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
     splits = evaluation.by_split(summary.get("evaluation"))
     sizes = evaluation.sizes(summary.get("sizes"))
-    page = templates.render(
+    return templates.render(
         _TEMPLATE,
         title=" · ".join(str(part) for part in (name or workdir.name, preset) if part),
         summary=summary,
@@ -83,8 +87,6 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         torn=sum(file.bad_lines for file in files),
     )
-    storage.write_text(workdir / "report.html", page)
-    return workdir / "report.html"
 
 
 def _series(records: list[dict], key: str) -> list[tuple[float, float]]:

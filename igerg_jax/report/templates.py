@@ -25,8 +25,13 @@ def render(template: pathlib.Path, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"formatted": formatted, "duration": duration, "short": short}
-    environment.globals |= {"EMOTIONS": EMOTIONS, "charts": charts, "zip": zip}
+    environment.globals |= {"EMOTIONS": EMOTIONS, "charts": charts, "zip": zip, "hue": hue}
     return environment.get_template(template.name).render(**context)
+
+
+def hue(number: int) -> int:
+    """The hue, in degrees, of the run with a number; neighbours differ by the golden angle."""
+    return round(number * 137.508 % 360)
 
 
 def is_number(value: Any) -> bool:

@@ -5,7 +5,7 @@
     tokenizer.model     the tokenizer of the model's text
     image_domain.json   statistics of its training images (`igerg_jax.data.image_domain`), if known
     files.json          checksums of these (`igerg_jax.manifests`); older folders have none
-    README.md           the model card, if any
+    README.md           the model card
 
 --checkpoint and --config.init_from accept a weights folder. `igerg weights export
 --format=safetensors` writes one. Those that come with this package are referred to by name.

@@ -14,6 +14,7 @@ from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.errors import RunError
+from igerg_jax.evaluation import samples
 from igerg_jax.parallel import chips
 from igerg_jax.run.workdirs import METRICS_FILE
 from igerg_jax.training import trackers
@@ -126,6 +127,11 @@ class StepLog:
         """Writes scalars to metrics.jsonl and the trackers."""
         for writer in self._writers:
             writer.write_scalars(step, scalars)
+
+    def write_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows of samples.jsonl, as they are after `step`, to progress.jsonl."""
+        if self._writers and rows:
+            samples.add_progress(step, rows, self._workdir)
 
     def _show(self, step: int, scalars: Mapping[str, float], seconds_left: float) -> None:
         """Shows an interval on the progress bar, or as a line if there is no terminal."""

@@ -35,11 +35,12 @@ from igerg_jax.training.train_step import lower_step
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, from its newest checkpoint if there is one.
 
-    Process 0 writes config.json, tokenizer.model (of a dataset with words), metrics.jsonl and
-    TensorBoard events (tensorboard/), and a trace (profile/) if `config.profile` asks for one; all
-    processes write checkpoints/. history.json has an entry for each start. At the end come
-    summary.json and report.html and, where there is held-out data, samples.jsonl, windows.json and
-    following.jsonl (see `evaluator.evaluate_run`). A finished run is not changed.
+    Process 0 writes config.json, tokenizer.model (of a dataset with words), metrics.jsonl,
+    progress.jsonl and TensorBoard events (tensorboard/), and a trace (profile/) if
+    `config.profile` asks for one; all processes write checkpoints/. history.json has an entry for
+    each start. At the end come summary.json and report.html and, where there is held-out data,
+    samples.jsonl, windows.json and following.jsonl (see `evaluator.evaluate_run`). A finished
+    run is not changed.
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.
@@ -302,10 +303,14 @@ class Loop:
         """Evaluates a saved state, and adds the metrics to its checkpoint."""
         if self.evaluator is None:
             return
-        split = self.setup.config.data.eval_split
+        split, rows = self.setup.config.data.eval_split, []
+        count = self.setup.config.evaluate.progress_examples
         with stopping.signals() as stop, stop.nothing_to_save():
             values = self.evaluator.metrics(eval_params(state), split, generate=False).values
+            if count:
+                rows = self.evaluator.samples(eval_params(state), split, count)
             self.checkpoints.add_metrics(step, values)
+        self.log.write_samples(step, rows)
         self.log.write(step, {f"{split}/{name}": value for name, value in values.items()})
         shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
         logs.say(f"step {step} on {split}: {shown}")

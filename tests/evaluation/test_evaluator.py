@@ -22,7 +22,7 @@ from igerg_jax import lexicon, metrics
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.decoding.search import Responses
 from igerg_jax.errors import UserError
-from igerg_jax.evaluation import conversation, following, samples
+from igerg_jax.evaluation import conversation, following
 from igerg_jax.evaluation.evaluator import Evaluator
 from igerg_jax.evaluation.responder import Responder
 from igerg_jax.models import igerg
@@ -423,13 +423,6 @@ def test_following_is_left_out_without_faces_of_every_emotion(world):
     split = copy.copy(world.prepared.split("test"))
     split.standalone = True
     assert following.plan(split, FOLLOWING) is None
-
-
-def test_either_all_samples_are_written_or_none(tmp_path):
-    samples.write([{"index": 0}], tmp_path)
-    with pytest.raises(TypeError):
-        samples.write([{"index": 1}, {"index": object()}], tmp_path)
-    assert (tmp_path / "samples.jsonl").read_text() == '{"index": 0}\n'
 
 
 def test_a_batch_is_on_the_mesh(world):

@@ -221,6 +221,8 @@ def test_a_workdir_and_its_row_say_the_same(tmp_path):
         digest=rows.digest(config), hardware={"devices": "1 x cpu"}, workdir=str(run.resolve())
     )
     assert found == dataclasses.replace(kept, **expected)
+    (tmp_path / "unfinished").mkdir()
+    assert rows.read([str(tmp_path)]) == [found], "of the finished runs in a folder"
     path = tmp_path / "rows" / "full-seed0.json"
     rows.write(dataclasses.replace(found, workdir="../run"), path)
     assert rows.of_file(path) == dataclasses.replace(found, overrides=[])

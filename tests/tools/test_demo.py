@@ -41,6 +41,32 @@ def client(responder):
     return TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)
 
 
+def test_what_is_left_for_later_is_done_in_order_and_visitors_are_answered(responder):
+    done, may_end = [], threading.Event()
+
+    def first():
+        may_end.wait(60)
+        done.append(1)
+
+    app = server.make_app(responder, "drawn", [first, lambda: done.append(2)])
+    threading.Timer(0.2, may_end.set).start()
+    reply = TestClient(app, base_url=ADDRESS).post("/see", content=talking.png(talking.face(0)))
+    assert reply.status_code == 200 and done[0] == 1
+    deadline = time.monotonic() + 60
+    while len(done) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert done == [1, 2]
+
+
+def test_everything_the_page_can_ask_for_is_compiled_in_the_end(responder, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(responder, "compile", lambda names, each: compiled.append((*names, each)))
+    for compile_one in demo.other_strategies(responder):
+        compile_one()
+    others = set(responder.strategies) - {responder.strategy}
+    assert sorted(compiled) == sorted((name, each) for name in others for each in (False, True))
+
+
 def refused(reply, status: int) -> str:
     assert reply.status_code == status
     message = reply.json()["error"]

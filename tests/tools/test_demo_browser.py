@@ -1,6 +1,6 @@
 """The demo's page in a browser: by mouse, by keyboard alone, on a phone, and by axe's rules.
 
-pip install -r requirements-test.txt playwright axe-playwright-python
+pip install -r requirements-test.txt -r requirements-browser.txt
 apt-get install chromium
 python -m pytest -m slow tests/tools/test_demo_browser.py
 """
@@ -9,12 +9,13 @@ import contextlib
 import json
 import shutil
 import threading
+import time
 
 import pytest
 import talking
 
-pytest.importorskip("playwright", reason="pip install playwright axe-playwright-python")
-pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
+pytest.importorskip("playwright", reason="pip install -r requirements-browser.txt")
+pytest.importorskip("axe_playwright_python", reason="pip install -r requirements-browser.txt")
 pytest.importorskip("starlette", reason="pip install -r requirements-test.txt")
 
 import uvicorn
@@ -22,6 +23,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 from igerg_jax.batch import EMOTIONS
+from igerg_jax.evaluation.responder import Responder
+from igerg_jax.setup import enable_compilation_cache
 from igerg_jax.tools.demo import __main__ as demo
 from igerg_jax.tools.demo import server
 
@@ -33,18 +36,37 @@ pytestmark = [
 DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 400, "height": 800}
 
 
-@pytest.fixture(scope="module")
-def address():
-    """Of a server with a model that was drawn at random."""
+@contextlib.contextmanager
+def serving(responder, name: str):
+    """The address of a server with a model."""
     with demo.listen(0) as listener:
-        app = server.make_app(talking.draw_model().make_responder(), "drawn")
+        app = server.make_app(responder, name)
         settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
         running = uvicorn.Server(settings)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        running.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            running.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Of a server with a model that was drawn at random."""
+    with serving(talking.draw_model().make_responder(), "drawn") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def small_address():
+    """Of a server with the trained model that comes with the package."""
+    responder = Responder.open("small")
+    enable_compilation_cache(responder.config)
+    responder.compile([responder.strategy], for_each_face=True)
+    with serving(responder, "small") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +85,11 @@ def open_page(browser, address):
     with contextlib.ExitStack() as opened:
         errors = []
 
-        def open_one(viewport=DESKTOP, **options) -> Page:
+        def open_one(viewport=DESKTOP, address=address, **options) -> Page:
             context = browser.new_context(viewport=viewport, **options)
             opened.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(180_000)  # the first answer compiles
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.goto(address)
             page.wait_for_selector(".faces img")
@@ -139,6 +161,26 @@ def test_seven_answers_side_by_side(open_page):
     page.wait_for_selector(".cards li")
     assert page.locator(".cards li").count() == len(EMOTIONS)
     assert page.locator("#seven-title").evaluate("node => node === document.activeElement")
+
+
+def test_with_the_trained_model_the_answer_follows_the_face(open_page, small_address):
+    page = open_page(address=small_address)
+    answers, seconds = {}, []
+    for emotion in ("joy", "sadness", "anger"):
+        pick(page, emotion)
+        assert emotion in page.locator("#seen .bars li.most").inner_text()
+        started = time.monotonic()
+        _, got = say(page, "my exam was today and I got the result")
+        seconds.append(time.monotonic() - started)
+        answers[emotion] = got["text"]
+        page.click("#new")
+    assert len(set(answers.values())) == len(answers), answers
+    print("answers after", *(f"{second:.2f} s" for second in seconds))
+    say(page, "my exam was today and I got the result")
+    page.click("#each")
+    page.wait_for_selector(".cards li")
+    texts = page.locator(".cards .said").all_inner_texts()
+    assert len(set(texts)) >= 5, texts
 
 
 def test_a_mistake_is_said_and_can_be_mended(open_page, tmp_path):

@@ -15,6 +15,13 @@ from igerg_jax.tools.weights import exporting, importing, parameters
 from igerg_jax.training import train_state
 
 pytestmark = pytest.mark.parity
+TEXTS = [
+    f"{who} {verb} {what}, and it was {how}!"
+    for who in ("I", "you", "my friend", "nobody here")
+    for verb in ("saw", "don't like", "would never eat", "painted")
+    for what in ("a house", "that film", "the sour cherries", "three dogs")
+    for how in ("great", "so sad", "weird", "fine with me")
+]
 
 
 def a_run(config, folder):
@@ -74,6 +81,44 @@ def test_transformers_sees_the_same(tmp_path, class_token):
     with torch.no_grad():
         found = theirs.eval()(towers.as_theirs(torch, images)).last_hidden_state
     towers.assert_close(towers.towers_output(config, params, images)[0], found, 1e-4)
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class-token", "patches-alone"])
+def test_code_of_its_own_sees_the_same_through_a_convolution_stem(tmp_path, class_token):
+    torch, library = parity.libraries()
+    settings = dict(stem="convolution", class_token=class_token, gelu="exact", norm_epsilon=1e-6)
+    config = towers.config_of_vit(**settings)
+    _, params = a_run(config, tmp_path / "run")
+    said = exporting.export(str(tmp_path / "run"), str(tmp_path / "hf"))
+    assert "trust_remote_code=True" in said
+    theirs, report = library.AutoModel.from_pretrained(
+        tmp_path / "hf" / "vision", output_loading_info=True, trust_remote_code=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    images = towers.pixels()
+    with torch.no_grad():
+        found = theirs.eval()(towers.as_theirs(torch, images)).last_hidden_state
+    towers.assert_close(towers.towers_output(config, params, images)[0], found, 1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_a_sentencepiece_model_becomes_an_auto_tokenizer_with_the_same_ids(tmp_path, model_type):
+    _, library = parity.libraries()
+    ours = tokenizers.train_sentencepiece(TEXTS, model_type, 300)
+    config = files.text_config(model__text__norm_first=False)
+    config.data.tokenizer.vocab_size = ours.vocab_size
+    a_run(config, tmp_path / "run")
+    ours.save(tmp_path / "run" / TOKENIZER_FILE)
+    exporting.export(str(tmp_path / "run"), str(tmp_path / "hf"))
+    theirs = library.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in (*TEXTS, "  two  spaces ", "café 😀", "ｆｕｌｌ width", "tab\there"):
+        assert theirs(text)["input_ids"] == ours.encode(text), text
+        assert theirs.decode(ours.encode(text)) == ours.decode(ours.encode(text))
+    roles = (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id, theirs.mask_token_id)
+    special = ours.special
+    assert roles == (special.pad, special.bos, special.eos, special.mask)
+    back = importing.run(config, str(tmp_path / "hf"), "", str(tmp_path / "back"), False)
+    assert "no tokenizer came with it" not in back
 
 
 def test_the_exported_tokenizer_gives_the_same_ids(tmp_path):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import made_up_run
 import numpy as np
 import pytest
 from etils import epath
@@ -214,6 +215,9 @@ class CountingEvaluator:
         self.evaluated.append(len(self.evaluated))
         return types.SimpleNamespace(values={"response_perplexity": 2.0})
 
+    def samples(self, params, split, count):
+        return [made_up_run.make_samples(1)[0] | {"index": i} for i in range(count)]
+
 
 @pytest.fixture
 def evaluating(monkeypatch):
@@ -247,6 +251,10 @@ def test_a_run_stopped_while_it_evaluates_has_saved_and_evaluates_then(
     assert (summary["resumed_from"], summary["final_step"]) == (evaluate_every, STEPS)
     evaluated = [line["step"] for line in logged(folder) if "valid/response_perplexity" in line]
     assert evaluated == sorted({evaluate_every, STEPS})
+    progress = storage.read_json_lines(folder / "progress.jsonl").objects
+    assert [(line["step"], line["index"]) for line in progress] == [
+        (step, i) for step in evaluated for i in range(config.evaluate.progress_examples)
+    ]
     assert len(made[0].evaluated) == 0 and len(made[1].evaluated) == len(evaluated)
     checkpoints = Checkpoints(folder, config, datasets.SYNTHETIC)
     assert not checkpoints.lacks_metrics(STEPS)

@@ -3,11 +3,11 @@
     igerg compare RUN RUN … [--baseline=NAME] [--out=compare.html]
     igerg compare docs/results/local --out= --markdown
 
-A RUN is a workdir, the JSON file of a row, or a folder of such files, as launch/ablations.sh writes
-them. Runs of one config with several seeds are one line: mean ± standard deviation. Emotion
-following and response perplexity are tested against the baseline (by default "full",
-configs/pretrain.py) on the same test windows, by paired bootstrap, corrected by Holm's method.
-The page works offline.
+A RUN is a workdir, the JSON file of a row, or a folder of either, as launch/ablations.sh writes
+them; of a folder of workdirs, the finished ones are taken. Runs of one config with several seeds
+are one line: mean ± standard deviation. Emotion following and response perplexity are tested
+against the baseline (by default "full", configs/pretrain.py) on the same test windows, by paired
+bootstrap, corrected by Holm's method. The page works offline.
 
 --markdown and --csv print; --markdown=FILE and --csv=FILE write. --out= writes no page.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.

@@ -53,7 +53,6 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
         followed=followed,
         reports={id(row): report(row, folder) for line in table.lines for row in line.rows},
         id=id,
-        hue=lambda number: round(number * 137.508 % 360),  # neighbours differ: the golden angle
     )
 
 
@@ -90,13 +89,13 @@ def _metrics(row: Row) -> list[dict[str, Any]]:
 def _panel(key: str, logs: dict[int, list[list[dict]]]) -> drawing.Plot | None:
     curves = {}
     for number, runs in logs.items():
-        mean = drawing.mean_curve([_series(records, key) for records in runs])
+        mean = drawing.mean_curve([series(records, key) for records in runs])
         if mean:
             curves[number] = mean
     return drawing.overlay(curves)
 
 
-def _series(records: list[dict], key: str) -> charts.Points:
+def series(records: list[dict], key: str) -> charts.Points:
     """(step, value) of a key of metrics.jsonl, or of an objective's loss."""
     values = {}
     for record in records:

@@ -163,7 +163,8 @@ def of_file(path: pathlib.Path) -> Row:
 
 
 def read(paths: Sequence[str]) -> list[Row]:
-    """The rows of workdirs, row files, folders of row files and folders that hold rows/.
+    """The rows of workdirs, row files, folders of row files and folders that hold rows/, or that
+    hold workdirs: then those of the runs in it that are finished.
 
     Raises:
       UserError: nothing there, not a row, or the same experiment and seed twice.
@@ -188,6 +189,9 @@ def _read(path: pathlib.Path) -> list[tuple[Row, pathlib.Path]]:
         return [(of_workdir(path), path)]
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    finished = sorted(path.glob("*/summary.json")) if not files else []
+    if finished:
+        return [(of_workdir(file.parent), file.parent) for file in finished]
     if not files:
         raise UserError(f"'{path}' is not a workdir, a row or a folder of rows")
     return [(of_file(file), file) for file in files]

@@ -11,10 +11,12 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import contextlib
+import functools
 import pathlib
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 from absl import flags
 
@@ -50,7 +52,8 @@ def run(values: flags.FlagValues) -> None:
         ) from error
     with listen(values.port) as listener:  # before the model is loaded, which takes longer
         address = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
-        app = server.make_app(open_responder(values.checkpoint), name_of(values.checkpoint))
+        responder = open_responder(values.checkpoint)
+        app = server.make_app(responder, name_of(values.checkpoint), other_strategies(responder))
         print(f"talk with it at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has closed its connections by then
@@ -71,7 +74,7 @@ def listen(port: int) -> socket.socket:
 
 
 def open_responder(checkpoint: str):
-    """The `Responder` of a checkpoint, with everything compiled that the page can ask for."""
+    """The `Responder` of a checkpoint, with what the page asks for at first compiled."""
     from igerg_jax.evaluation.responder import Responder  # imports JAX
     from igerg_jax.setup import enable_compilation_cache
 
@@ -80,9 +83,19 @@ def open_responder(checkpoint: str):
     enable_compilation_cache(responder.config)
     millions = responder.parameters / 1e6
     print(f"{checkpoint}: {millions:.2f} M parameters; compiling", file=sys.stderr, flush=True)
-    responder.compile(responder.strategies, for_each_face=True)
+    responder.compile([responder.strategy], for_each_face=True)
     print(f"ready after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return responder
+
+
+def other_strategies(responder) -> list[Callable[[], None]]:
+    """What compiles the rest that the page can ask for, in pieces of seconds."""
+    return [
+        functools.partial(responder.compile, [strategy], for_each_face)
+        for strategy in responder.strategies
+        for for_each_face in (False, True)
+        if strategy != responder.strategy
+    ]
 
 
 def name_of(checkpoint: str) -> str:

@@ -14,8 +14,9 @@ requests queue. `igerg_jax.tools.demo.questions` refuses invalid ones.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -48,9 +49,17 @@ HEADERS = {
 }
 
 
-def make_app(responder: Responder, name: str) -> Starlette:
-    """The ASGI application; `name` is what the page calls the model."""
+def make_app(
+    responder: Responder, name: str, later: Sequence[Callable[[], object]] = ()
+) -> Starlette:
+    """The ASGI application.
+
+    Args:
+      name: what the page calls the model.
+      later: called in the model's thread, one by one, between what visitors ask.
+    """
     demo = Demo(responder, name)
+    demo.do_later(list(later))
     files = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
     return Starlette(
         routes=[
@@ -77,6 +86,13 @@ class Demo:
         self._side = responder.config.data.image_size
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "model")
         self._waiting = 0
+
+    def do_later(self, functions: list[Callable[[], object]]) -> None:
+        """Calls them in the model's thread; who comes meanwhile waits for one of them at most."""
+        if functions:
+            with contextlib.suppress(RuntimeError):  # the program ends
+                future = self._thread.submit(functions[0])
+                future.add_done_callback(lambda _: self.do_later(functions[1:]))
 
     async def about(self, request: Request) -> Response:
         responder = self._responder

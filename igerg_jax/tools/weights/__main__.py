@@ -1,13 +1,17 @@
-"""Pre-trained weights in, and a run's weights out.
+"""Pre-trained weights in, and a run's weights out: to a folder, or to the Hugging Face hub.
 
     igerg weights import --config=configs/pretrain.py:paper \\
         --text=DIR --vision=DIR --out=DIR
     igerg weights export --format=hf --checkpoint=RUN --out=DIR
+    igerg weights push --checkpoint=RUN --repo=USER/NAME [--private] --upload
+    igerg weights pull --repo=USER/NAME --out=DIR
 
 import: --text is a folder of BART, --vision one of ViT, SigLIP or ResNet-50 (docs/weights.md lists
 others); both must be on this machine, since nothing is downloaded. Training then starts with
---config.init_from=DIR. export: --checkpoint is a workdir or one of its checkpoints. Exit codes:
-0; 2 = a mistake in the command or its files, named in one message.
+--config.init_from=DIR. export: --checkpoint is a workdir or one of its checkpoints. push: makes a
+weights folder with a model card, and says what it would upload; with --upload, it does. pull:
+downloads such a folder, which --checkpoint takes. Exit codes: 0; 2 = a mistake in the command or
+its files, named in one message.
 """
 
 import functools
@@ -29,7 +33,7 @@ FORMATS = {
 
 def main(argv: list[str]) -> int:
     """Runs a command line (the program's name first) and returns its exit code."""
-    define_flags = _export_flags if argv[1:2] == ["export"] else _import_flags
+    define_flags = FLAGS.get("".join(argv[1:2]), _import_flags)
     return command_line.main(argv, __doc__, define_flags, run)
 
 
@@ -52,8 +56,22 @@ def run(argv: list[str]) -> None:
         options = {"greedy": True} if values.greedy else {}
         module = importlib.import_module(FORMATS[values.format][0])
         print(module.export(values.checkpoint, values.out, **options))
+    elif command in (["push"], ["pull"]):
+        _with_hub(command[0], command_line.parse(rest, FLAGS[command[0]]))
     else:
-        raise UserError("name a command: import or export (see --help)")
+        raise UserError("name a command: import, export, push or pull (see --help)")
+
+
+def _with_hub(command: str, values: flags.FlagValues) -> None:
+    from igerg_jax.tools.weights import hub
+
+    if command == "push":
+        command_line.require(values, "checkpoint", "repo")
+        options = values.revision, values.private, values.upload
+        print(hub.push(values.checkpoint, values.repo, *options))
+    else:
+        command_line.require(values, "repo", "out")
+        print(hub.pull(values.repo, values.revision, values.out))
 
 
 def _import_flags(argv: list[str]) -> flags.FlagValues:
@@ -78,6 +96,34 @@ def _export_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_boolean("greedy", False, help_text, flag_values=values)
     return values
 
+
+def _pull_flags(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    define("repo", help="The repository, as USER/NAME.")
+    define("revision", help="A branch, a tag or a commit. Default: main.")
+    define("out", help="Folder to write.")
+    return values
+
+
+def _push_flags(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
+    define("checkpoint", help="A workdir, one of its checkpoints, or a weights folder.")
+    define("repo", help="The repository, as USER/NAME.")
+    define("revision", help="The branch to commit to. Default: main.")
+    define_switch = functools.partial(flags.DEFINE_boolean, default=False, flag_values=values)
+    define_switch("private", help="Make a new repository private.")
+    define_switch("upload", help="Upload; otherwise it is only said what would be.")
+    return values
+
+
+FLAGS = {
+    "import": _import_flags,
+    "export": _export_flags,
+    "push": _push_flags,
+    "pull": _pull_flags,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -1,12 +1,14 @@
 """`igerg weights export --format=hf`: a run's weights as folders that transformers loads.
 
 <out>/config.json, model.safetensors, …   the text model: BART, or mBART if norms come first
-<out>/vision/                              the vision tower: ViT, or SigLIP's without a class token
+<out>/vision/                              the vision tower: ViT, or SigLIP's without a class token;
+                                           with a convolution stem, with code of its own
 <out>/additions.safetensors                parameters that neither of them has, by our names
 """
 
 import json
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +19,14 @@ from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data import tokenizers
 from igerg_jax.run import checkpoint, command_line
 from igerg_jax.run.workdirs import TOKENIZER_FILE
-from igerg_jax.tools.weights import bart, parameters, vit
+from igerg_jax.tools.weights import bart, fast_tokenizer, parameters, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
 from igerg_jax.tools.weights.table import TRANSFORMS, Row
 
 Arrays = Mapping[str, np.ndarray]  # by our names
 VISION_FOLDER = "vision"
+# PyTorch code that goes beside a vision tower which transformers does not have.
+VISION_CODE = pathlib.Path(__file__).with_name("modeling_igerg_vision.py")
 _ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
@@ -140,36 +144,65 @@ def _generation(generate: Mapping[str, Any], special: SpecialIds) -> dict[str, A
 def _tokenizer_files(folder: pathlib.Path, kind: str, tokenizer: Any | None) -> str:
     if tokenizer is None:
         return "the checkpoint has no tokenizer: none is written; special ids are ours"
+    roles = ("bos", "<s>"), ("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"), ("mask", "<mask>")
+    lines = f"{TOKENIZER_FILES[0]}: loads as AutoTokenizer"
     if kind == "sentencepiece":
         tokenizer.save(folder / TOKENIZER_FILE)
-        return (
-            f"{TOKENIZER_FILE}: a SentencePiece model; read it with the sentencepiece library, "
-            "whose ids are the model's. transformers' tokenizers would give other ids"
+        fast = fast_tokenizer.of_sentencepiece(folder / TOKENIZER_FILE)
+        fast.save(str(folder / TOKENIZER_FILES[0]))
+        roles = tuple(
+            (role, tokenizer.piece(getattr(tokenizer.special, role))) for role, _ in roles
         )
-    tokenizer.save(folder / TOKENIZER_FILES[0])
-    roles = ("bos", "<s>"), ("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>"), ("mask", "<mask>")
+        lines += f"; {TOKENIZER_FILE}: the same as a SentencePiece model, which import reads"
+    else:
+        tokenizer.save(folder / TOKENIZER_FILES[0])
     _write(
         folder / "tokenizer_config.json",
         tokenizer_class="PreTrainedTokenizerFast",
+        clean_up_tokenization_spaces=False,
         **{f"{role}_token": token for role, token in roles},
     )
-    return f"{TOKENIZER_FILES[0]}: loads as AutoTokenizer"
+    return lines
 
 
 def _vision(folder: pathlib.Path, config, arrays: Arrays, written: set[str]) -> str:
-    settings, side = config["model"]["vision"], config["data"]["image_size"]
-    if settings["kind"] != "vit" or settings["stem"] != "patch":
-        what = f"kind={settings['kind']}, stem={settings['stem']}"
-        return f"{ADDITIONS_FILE} has the vision tower ({what}): it is not a ViT"
-    if "vision_tower/vit/stem/patch_embedding/kernel" not in arrays:
+    settings = config["model"]["vision"]
+    if settings["kind"] != "vit":
+        return f"{ADDITIONS_FILE} has the vision tower (kind={settings['kind']}): it is not a ViT"
+    if not any(name.startswith(f"{vit.TOWER}/stem/") for name in arrays):
         return "the checkpoint has no vision tower: none is written"
     table, kind, name = vit.VIT, "vit", "ViTModel"
     if not settings["class_token"]:
         table, kind, name = vit.SIGLIP, "siglip_vision_model", "SiglipVisionModel"
-    rows = tuple(row for row in table.rows if "/pool/" not in row[1])
-    tensors = theirs(rows, arrays, "", written)
+    rows, what, more, taken = table.rows, table.name, {}, written
+    if settings["stem"] == "convolution":
+        rows, what = vit.convolution_rows(settings["patch_size"]), "a ViT with a convolution stem"
+        kind, name, taken = "igerg_vision", "IgergVisionModel", set()  # import reads the additions
+        what += f", for trust_remote_code=True ({VISION_CODE.name} is its code)"
+        more = {"class_token": settings["class_token"], "auto_map": _auto_map()}
+    rows = tuple(row for row in rows if "/pool/" not in row[1])
+    tensors = theirs(rows, arrays, "", taken)
     folder.mkdir()
     _save(tensors, folder / "model.safetensors")
+    if more:
+        shutil.copy(VISION_CODE, folder)
+    _vision_config(folder, settings, config["data"]["image_size"], kind, name, more)
+    return f"{VISION_FOLDER}/: {what}, {len(tensors)} tensors, without our pooling"
+
+
+def _auto_map() -> dict[str, str]:
+    module = VISION_CODE.stem
+    return {"AutoConfig": f"{module}.IgergVisionConfig", "AutoModel": f"{module}.IgergVisionModel"}
+
+
+def _vision_config(
+    folder: pathlib.Path,
+    settings: Mapping[str, Any],
+    side: int,
+    kind: str,
+    name: str,
+    more: Mapping[str, Any],
+) -> None:
     _write(
         folder / "config.json",
         model_type=kind,
@@ -186,6 +219,7 @@ def _vision(folder: pathlib.Path, config, arrays: Arrays, written: set[str]) -> 
         qkv_bias=True,
         vision_use_head=False,
         dtype="float32",
+        **more,
     )
     _write(
         folder / "preprocessor_config.json",
@@ -198,7 +232,6 @@ def _vision(folder: pathlib.Path, config, arrays: Arrays, written: set[str]) -> 
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    return f"{VISION_FOLDER}/: {table.name}, {len(tensors)} tensors, without our pooling"
 
 
 def _save(tensors: Arrays, path: pathlib.Path) -> None:

@@ -197,7 +197,9 @@ def _tokenizer_overrides(settings: ml_collections.ConfigDict, sources: Sources) 
     if "text" not in sources or settings.kind == "byte_level_bpe" or settings.path:
         return []
     table, source = sources["text"]
-    if table is not bart.BART or not _beside(source, TOKENIZER_FILES):
+    # Exported folders have the run's SentencePiece model, too.
+    is_ours = _beside(source, (TOKENIZER_FILE,))
+    if table is not bart.BART or is_ours or not _beside(source, TOKENIZER_FILES):
         return []
     rows = source.shapes[matching.without_prefixes(source, table)["shared.weight"]][0]
     needed = dict(kind="byte_level_bpe", path=source.folder, vocab_size=rows)

@@ -1,11 +1,16 @@
 """`export --format=safetensors`: a run's parameters as a weights folder, to share or to keep."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_dtypes
 from etils import epath
 
+from igerg_jax import storage
 from igerg_jax.data import image_domain, tokenizers
+from igerg_jax.errors import UserError
 from igerg_jax.run import checkpoint, command_line, weights_folder, workdirs
-from igerg_jax.tools.weights import parameters
+from igerg_jax.tools.weights import card, parameters
 
 
 def export(path: str, out: str) -> str:
@@ -29,5 +34,20 @@ def export(path: str, out: str) -> str:
         image_domain.write(domain, folder)
     weights_folder.seal(folder)
     count = sum(array.size for array in arrays.values())
+    (folder / weights_folder.CARD_FILE).write_text(_card(source, folder.name, run, count))
     size = (folder / weights_folder.ARRAYS_FILE).stat().length
     return f"wrote '{out}' from '{source}': {count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB"
+
+
+def _card(source: epath.Path, name: str, run: Mapping[str, Any], parameters: int) -> str:
+    """The card that a weights folder has already, or one made from the run's summary."""
+    if (source / weights_folder.CARD_FILE).exists():
+        return (source / weights_folder.CARD_FILE).read_text()
+    workdir = checkpoint.tokenizer_file(source).parent
+    try:
+        summary = storage.read_json_object(workdir / workdirs.SUMMARY_FILE)
+    except UserError:
+        summary = {}
+    if summary.get("final_step") != run.get("step"):
+        summary = {}  # of other weights
+    return card.card(name, run, summary, parameters)

@@ -7,7 +7,7 @@ ViT has a class token and no attention pooling. SigLIP's pooling has one query, 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from igerg_jax.tools.weights.table import Table, torch_attention, torch_rows
+from igerg_jax.tools.weights.table import Row, Table, torch_attention, torch_rows
 
 TOWER, POOL = "vision_tower/vit", "vision_tower/pool"
 
@@ -74,6 +74,18 @@ SIGLIP_ROWS = (
         },
     ),
 )
+
+
+def convolution_rows(patch_size: int) -> tuple[Row, ...]:
+    """The rows of a tower with a convolution stem, as `modeling_igerg_vision` names its layers."""
+    stem = {"embeddings.projection": ("stem/projection", "convolution")}
+    for i in range(patch_size.bit_length() - 1):
+        stem |= {f"embeddings.convolutions.{i}": (f"stem/convolution{i}", "convolution")}
+        stem |= {f"embeddings.norms.{i}": (f"stem/convolution{i}_norm", "norm")}
+    others = (row for row in SIGLIP_ROWS if not row[1].startswith((POOL, f"{TOWER}/stem")))
+    class_token = ("embeddings.class_token", f"{TOWER}/class_token", "only")
+    return (*torch_rows("", f"{TOWER}/", stem), *others, class_token)
+
 
 # transformers writes only settings that differ from these.
 VIT_DEFAULTS = dict(

@@ -1,0 +1,41 @@
+"""The notebook: it runs from its first cell to its last, and is kept without what it printed."""
+
+import ast
+import json
+import pathlib
+import re
+
+import pytest
+
+from igerg_jax.batch import EMOTIONS
+
+NOTEBOOK = pathlib.Path(__file__).parent.parent / "docs" / "tutorial" / "seven-faces.ipynb"
+
+
+def test_it_is_kept_without_outputs():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 5 and not any(c["outputs"] or c["execution_count"] for c in code)
+    for cell in code:
+        ast.parse(re.sub(r"^(\s*)%.*", r"\1pass", "".join(cell["source"]), flags=re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_it_runs_to_seven_answers(tmp_path):
+    nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-notebook.txt")
+    pytest.importorskip("ipykernel", reason="pip install -r requirements-notebook.txt")
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parents[2])}}
+    ).execute()
+    texts = ["".join(str(out) for out in cell.get("outputs", ())) for cell in notebook.cells]
+    printed = "\n".join(texts)
+    assert "4.67 M parameters" in printed and "the judge reads:" in printed
+    seen = re.findall(r"alt=\"(\w+)\"></td><td [^>]*>seen: (\w+)", printed)
+    assert [name for name, _ in seen] == list(EMOTIONS)
+    assert sum(name == found for name, found in seen) >= 5, seen
+    answers = re.findall(r"alt=\"\w+\"></td><td [^>]*>([^<]*)<", texts[-2])
+    assert len(answers) == len(EMOTIONS) and len(set(answers)) >= 5, answers
