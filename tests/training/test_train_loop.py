@@ -200,10 +200,9 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(
 class CountingEvaluator:
     """Measures the same always, in two batches; `at` is called before the second."""
 
-    second_labeller = None
-
     def __init__(self, at, between_batches):
         self.at, self.between_batches, self.evaluated = at, between_batches, []
+        self.labellers = {}
 
     def compile(self, params, split):
         pass
