@@ -18,7 +18,8 @@ from igerg_jax.cli.chat import converse, typed_lines
 from igerg_jax.data import image_domain, mixtures, pipeline
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
-from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.evaluation.evaluator import Evaluator
+from igerg_jax.evaluation.final_evaluation import evaluate_run
 from igerg_jax.evaluation.responder import Responder, Turn
 from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.tools.tpu_report import compile_report
@@ -32,7 +33,7 @@ def train(config: Any, workdir: epath.Path) -> None:
 
 
 def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
-    """Prints metrics on `evaluator.final_splits`; with a workdir, updates its report.
+    """Prints metrics on `final_evaluation.final_splits`; with a workdir, updates its report.
 
     Args:
       path: a checkpoint, in any form that `igerg_jax.run.checkpoint.find` accepts.

@@ -1,7 +1,8 @@
 """Emotion following: does the response change with the face that is shown?
 
 In some windows of a split, the responding turn's image is replaced by one of each emotion in turn,
-taken from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
+taken from the same split; everything else stays the same. Letters as in `igerg_jax.batch`; W =
+windows, R = responses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,18 +38,19 @@ class Following(NamedTuple):
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
     answers: Mapping[str, Any]  # a split's entry of `response_statistics.FILE`
-    # Of every window that was answered: "index" in the split, "said": the emotion ids in the words,
-    # by the emotion shown.
+    # Of each of these windows: "index" in the split, and "said", the emotion ids that the lexicon
+    # finds in its responses, by the emotion shown.
     windows: dict[str, list]
 
 
 def plan(split: Split, count: int) -> Plan | None:
     """At most `count` windows, spread evenly over those whose response has an image.
 
-    A window's faces depend on its number alone; each different image of an emotion is as likely.
+    A window's faces depend only on its number; all different images of an emotion are equally
+    likely.
 
     Returns:
-      None if a split has nothing to show: no image of some emotion, or no responses.
+      None if `count` is 0, or the split has no image of some emotion or no responses.
     """
     turns, last = split.turns, split.response_turn
     if split.standalone:
@@ -88,14 +90,14 @@ def measure(
     cut_R: np.ndarray,
     second: TextLabeller | None,
 ) -> Following:
-    """The figures, and some windows for people to read.
+    """The figures of R = W * C responses, and some windows for people to read.
 
     Args:
-      texts: the responses; those of one window lie together, by the emotion shown.
+      texts: the responses, window by window, within a window by the emotion shown.
       probabilities: of the same rows, as `predictions.emotion_probabilities` names them.
-      image_mask_RxN: which images the model was given.
-      cut_R: bool, whether a response has the longest length, so it may be truncated.
-      second: reads the same responses for the figures whose names end with "_second".
+      image_mask_RxN: bool, which images the model was given.
+      cut_R: bool, which responses have the maximum length, so that they may be truncated.
+      second: labels the same responses for the figures named "…_second…".
     """
     expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
     texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
@@ -116,10 +118,10 @@ def measure(
 def following_metrics(
     expressed_WxC: np.ndarray, different_W: Sequence[int]
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Of responses to W windows, each with a face of every emotion in turn.
+    """Metrics of responses to W windows, each shown with a face of every emotion in turn.
 
     Args:
-      expressed_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
+      expressed_WxC: emotion ids found in the responses; column c was shown a face of emotion c.
       different_W: how many of a window's responses differ.
 
     Returns:
@@ -140,7 +142,7 @@ def following_metrics(
 
 
 def bootstrap_error(values: np.ndarray, resamples: int = 2000) -> float:
-    """Standard error of the mean of `values`, by the bootstrap (Efron 1979): with replacement.
+    """Standard error of the mean of `values`, by the bootstrap (Efron 1979).
 
     A pure function of its arguments.
     """
@@ -167,10 +169,10 @@ def _row(
     probabilities: Mapping[str, np.ndarray],
     image_mask_N: np.ndarray,
 ) -> dict[str, Any]:
-    """One line of `FILE`: a window's words, and its response to each of the faces."""
+    """One line of `FILE`: a window's turns, and its response to each of the faces."""
     window = split.window(int(chosen.windows_W[w]))
     slot = len(window.turn_texts)
-    seen_NxC = probabilities["images"][0]  # of the context; the last is another in each response
+    seen_NxC = probabilities["images"][0]  # rows differ only in the response's image
     responses = []
     for emotion, text in enumerate(texts_C):
         face = split.window(int(chosen.faces_WxC[w, emotion])).response_image
