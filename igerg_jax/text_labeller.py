@@ -1,12 +1,14 @@
 """A second labeller of texts: TF-IDF and logistic regression, trained on labels by people.
 
-It shares nothing with the lexicon, which labels the embedded data, or with a run's own judge, so it
-disagrees if a model has learnt to please one of those. `igerg_jax.tools.train_text_labeller` trains
-it with scikit-learn; here it is read from arrays (.npz, no pickle) and applied with NumPy.
+It shares nothing with the lexicon, which labels the embedded data, nor with a run's own judge, so a
+model that has only learnt to please one of those does not score well with it.
+`igerg_jax.tools.train_text_labeller` trains it with scikit-learn; here it is read from arrays
+(.npz, no pickle) and applied with NumPy.
 
-A text becomes two unit vectors, concatenated: its n-grams of one and two words, and the n-grams of
-two to five characters within its words (scikit-learn's `char_wb`: a space on either side of a word
-is part of it). An entry is (1 + ln count) * idf. F = entries of both, C = emotions.
+A text is represented by two concatenated vectors, each of Euclidean length 1: of its runs of one
+and two words, and of the runs of two to five characters within its words (scikit-learn's `char_wb`:
+a space on either side of a word is part of it). An entry is (1 + ln count) * idf. F = entries of
+both, C = emotions.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from igerg_jax import storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.errors import UserError
 
-# The settings of scikit-learn's vectorizers in training, too; ! and ? carry emotion.
+# Shared with scikit-learn's vectorizers in training. ! and ? are words: they carry emotion.
 WORD_PATTERN = r"[\w']+|[!?]"
 WORD_NGRAMS = (1, 2)
 CHARACTER_NGRAMS = (2, 5)
@@ -123,7 +125,7 @@ def read(path: epath.PathLike) -> TextLabeller:
     """Reads the file of a labeller.
 
     Raises:
-      UserError: there is no such file, or it is not a labeller's.
+      UserError: there is no such file, or `write` did not write it.
     """
     path = epath.Path(path).expanduser()
     if not path.is_file():

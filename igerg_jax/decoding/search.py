@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, config: Any) -> Settings:
-        """Checked.
+        """The settings of `config.generate`, checked.
 
         Raises:
           UserError: an unknown strategy, or a number out of range; the message names the key.
@@ -176,8 +176,8 @@ def sources(
     words = igerg.text_side(batch, model.special)
     response_image_BxN = igerg.response_image(batch, model.special)
     if target_emotion_BxC is None and model.emotion_embedding != "none":
-        alone = apply(images, None, method="encode")
-        logits_BxNxC = apply(alone, method="image_emotion_logits")
+        image_encoding = apply(images, None, method="encode")
+        logits_BxNxC = apply(image_encoding, method="image_emotion_logits")
         target_emotion_BxC = igerg.target_emotion(logits_BxNxC, response_image_BxN)
     source = Source(apply(images, words, method="encode"), target_emotion_BxC)
     if not guided:

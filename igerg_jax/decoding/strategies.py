@@ -32,10 +32,10 @@ class TokenStrategy(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The likeliest token each time."""
+    """The likeliest token at each step."""
 
     def check(self) -> None:
-        """Nothing can be wrong."""
+        """There are no settings to check."""
 
     def choose(self, log_p_BxV: jax.Array, keys_B: jax.Array) -> jax.Array:
         return argmax(log_p_BxV)

@@ -30,7 +30,7 @@ def is_sharded(logical_axis: str) -> bool:
 
 
 def is_one_cpu() -> bool:
-    """Whether the program is for a CPU, and not partitioned; without a mesh, for JAX's default."""
+    """Whether the program is for a single CPU device; without a mesh, for JAX's default backend."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return jax.default_backend() == "cpu"

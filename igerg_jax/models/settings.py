@@ -1,6 +1,6 @@
 """Settings of layers and stacks: frozen and hashable, so that a Linen module takes one field.
 
-They rely on `igerg_jax.checks`, which has refused what cannot work: `CONSTRAINTS`, `check_heads`.
+`igerg_jax.checks` has refused values that cannot work: see `CONSTRAINTS` and `check_heads`.
 """
 
 import dataclasses
@@ -64,8 +64,8 @@ T = TypeVar("T")
 
 
 def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
-    """An instance of a dataclass, each field that has no default from `computed`, or else from the
-    key of its name."""
+    """An instance of a dataclass: each field without a default is taken from `computed`, or else
+    from the key of its name."""
     fields = dataclasses.fields(settings)
     names = [field.name for field in fields if field.init and field.default is dataclasses.MISSING]
     return settings(**{name: (computed if name in computed else keys)[name] for name in names})

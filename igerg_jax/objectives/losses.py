@@ -90,8 +90,8 @@ def response(
       judge_table_VxJ: E_c; give it with `stop_gradient`, so that only z_t learns.
       estimator: one of `ESTIMATORS`.
       temperature: tau, a positive scalar.
-      rng: key of the Gumbel noise, which "gumbel" alone draws.
-      look_up: how rows [B, c, J] of E_c are taken for ids [B, c].
+      rng: key of the Gumbel noise; only "gumbel" draws any.
+      look_up: maps E_c and ids [B, c] to rows [B, c, J].
     """
 
     def embed(logits_BxcxV, index):
@@ -135,7 +135,8 @@ def _over_chunks(
         x = jnp.pad(x, padding).reshape(x.shape[0], chunks, chunk_tokens, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0)
 
-    # A single chunk's logits are kept on a CPU, which has the memory: XLA finds them twice.
+    # With one chunk on one CPU, which has the memory, XLA may merge the recomputed logits with the
+    # forward pass's (common subexpressions): they are then computed once.
     @functools.partial(jax.checkpoint, prevent_cse=chunks > 1 or not is_one_cpu())
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc, index = piece
@@ -163,8 +164,8 @@ def sigmoid_contrastive(
 ) -> Sums:
     """Sigmoid loss for language-image pre-training (https://arxiv.org/abs/2303.15343, eq. 1).
 
-    The sum is over pairs; counted are examples, and correct are those whose likeliest text is their
-    own. Where `mask_B` (bool) is False, a pair is neither a positive nor anyone's negative.
+    The loss is summed over pairs; `count` is of examples, `correct` of those whose likeliest text
+    is their own. Where `mask_B` (bool) is False, a pair is neither a positive nor a negative.
     """
     image_BxG, text_BxG = _unit(image_BxG), _unit(text_BxG)
     logits_BxB = image_BxG @ text_BxG.T * jnp.exp(log_scale) + bias
