@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import meld_fer2013
-from igerg_jax.data import prepare as data
+from igerg_jax.data.prepare import prepare
 from igerg_jax.run import command_line
 
 LATE_STEP = 1_000_000
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=9, help="timings of the first batch per step")
     options = parser.parse_args(argv)
     started = time.perf_counter()
-    data.prepare(config_of(options))
+    prepare(config_of(options))
     seconds = time.perf_counter() - started
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
@@ -58,7 +58,7 @@ def read(options: argparse.Namespace) -> dict:
 
     config, out = config_of(options), {"resident_mb_imported": resident_mb()}
     rows_b = np.arange(config.train.batch_size)
-    prepared = data.prepare(config)
+    prepared = prepare(config)
     opened = [d.split(n) for d in prepared.datasets.values() for n in d.summary["splits"]]
     out["resident_mb_opened"] = resident_mb()
     batches = pipeline.train_batches(prepared, config, 0, rows_b)

@@ -103,7 +103,7 @@ def _warn_of_unfamiliar_images(config: Any, folder: epath.Path, images: Sequence
     if domain is None or not given:
         return
     pixels = np.stack([pipeline.read_pixels(image, config) for image in given])
-    strange_N = domain.is_strange(pixels)
+    strange_N = domain.outside(pixels)
     if strange_N.any():
         names = ", ".join(image for image, strange in zip(given, strange_N, strict=True) if strange)
         print(f"{domain.warning(strange_N.sum(), len(given))}: {names}", file=sys.stderr)

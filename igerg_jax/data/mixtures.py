@@ -23,11 +23,11 @@ import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, order, store
+from igerg_jax.data import builders, folders, order, store
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError, check_known
 
-with epy.lazy_imports():  # JAX: seconds for each process that prepares data and checks nothing
+with epy.lazy_imports():  # it imports JAX: seconds for every process that only prepares data
     from igerg_jax import objectives
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Stream:
 def pattern(weights: Sequence[float]) -> np.ndarray:
     """Returns int64[P]: the shortest sequence in which each number i has its weight's share.
 
-    Among the numbers that lag sufficiently behind their share, the one with the earliest deadline
+    Among the numbers that lag far enough behind their share, the one with the earliest deadline
     comes next (Tijdeman, "The chairman assignment problem", 1980). So with k weights, the first n
     entries contain n times each share to within 1 - 1 / (2k - 2), and any n consecutive entries of
     the repeated sequence to within twice that. (Choosing the number that lags most has no such
@@ -108,8 +108,7 @@ def pattern(weights: Sequence[float]) -> np.ndarray:
 
 def labels(data: ConfigDict) -> dict[str, str]:
     """{dataset: `Info.labels`} of every dataset that `config.data` names."""
-    mixed = [name for mixture in data.mixtures.values() for name in mixture.datasets]
-    return {name: builders.info(name).labels for name in dict.fromkeys((data.dataset, *mixed))}
+    return {name: builders.info(name).labels for name in folders.dataset_names(data)}
 
 
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
@@ -149,10 +148,11 @@ def nonempty_split(prepared: Prepared, name: str) -> Split:
 
 
 def check_start(config: ConfigDict) -> None:
-    """Raises UserError for what can be checked before anything is prepared.
+    """Checks what can be checked before anything is prepared.
 
-    Unknown datasets, mixtures as in `check_names`, and objectives that need images of a dataset
-    that never has any.
+    Raises:
+      UserError: an unknown dataset, mixtures that `check_names` refuses, or an objective that needs
+        images of a dataset that never has any.
     """
     check_names(config)
     for objective, dataset in _served(config):
@@ -183,10 +183,11 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
 
 
 def check(prepared: Prepared, config: ConfigDict) -> None:
-    """Raises UserError, before anything is compiled, for what the prepared data cannot serve.
+    """Checks the prepared data against the config, before anything is compiled.
 
-    A dataset that is trained on has other features than the model takes, or lacks what an objective
-    needs; or there is no split to evaluate.
+    Raises:
+      UserError: a split to evaluate is missing, or a dataset to train on has other features than
+        the model takes, or lacks something that an objective needs.
     """
     check_splits(prepared, config)
     for objective, dataset in _served(config):
@@ -233,7 +234,7 @@ def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
 
 
 def check_names(config: ConfigDict) -> None:
-    """Raises UserError for mixtures that contradict each other, name what is not there, or have
+    """Raises UserError for mixtures that contradict each other, name unknown objectives, or have
     weights that make no `pattern`."""
     mixture_of: dict[str, str] = {}
     for name, mixture in config.data.mixtures.items():
@@ -244,10 +245,10 @@ def check_names(config: ConfigDict) -> None:
         _pattern_of(name, mixture)
         for objective in mixture.objectives or (MAIN,):
             if objective:
-                what = f"config.data.mixtures.{name}: '{objective}' is no objective"
+                what = f"config.data.mixtures.{name}: '{objective}' is not an objective"
                 check_known(objective, config.objectives, what)
             if objective in mixture_of:
-                what = f"objective '{objective}'" if objective else "what no other names"
+                what = f"objective '{objective}'" if objective else "those that no mixture names"
                 raise UserError(
                     f"config.data.mixtures: both '{mixture_of[objective]}' and '{name}' serve "
                     f"{what}"

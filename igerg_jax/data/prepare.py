@@ -7,7 +7,7 @@
 Prepares every dataset that the config names, in one process per core (config.data.prepare_workers),
 and prints the counts. Training prepares whatever is not prepared yet. After a kill, the same
 command continues: finished parts are kept. docs/data.md lists the files that each dataset needs,
-`igerg_jax.data.folders` where the result lies.
+`igerg_jax.data.folders` says where the result is stored.
 
 Exit codes: 0; 2 = a user error, in one message: files that are missing, damaged (--verify names
 them and deletes nothing) or inconsistent, or a wrong flag.
@@ -38,7 +38,7 @@ _COLUMNS = ("turns", "windows", "images", "missing_images", "broken_images", "la
 
 
 def prepare(config: ConfigDict) -> Prepared:
-    """Builds, tokenises and writes what is missing, and opens it.
+    """Builds, tokenises and writes what is missing, and opens all of it.
 
     Returns config.data.dataset; the others are in its `datasets`. Several processes of one machine
     may call it at once.

@@ -47,7 +47,7 @@ class Prepared:
         return pipeline.train_batches(self, config, start_step, rows_b)
 
     def split(self, name: str) -> Split:
-        """Returns a split by name. Raises UserError when there is none of that name."""
+        """Returns a split by name. Raises UserError if there is no such split."""
         check_known(name, self.split_names, f"dataset '{self.dataset}' has no split '{name}'")
         if name not in self._splits:
             turns = store.TurnStore(self.turns_folder / name, self.folder / name)

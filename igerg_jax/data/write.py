@@ -23,7 +23,7 @@ from igerg_jax.data.windows import window_ends
 
 PART_TURNS = 16_384
 PART_IMAGES = 4096
-NAMED_BROKEN = 5  # images that are broken: named in the summary, and with the reason
+NAMED_BROKEN = 5  # how many broken images the summary names, with the reasons
 
 
 def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> pathlib.Path:
@@ -89,7 +89,7 @@ def tokens(
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A range of a split's turns or images, and the file in which its columns go."""
+    """A range of a split's turns or images, and the file that its columns go to."""
 
     split: str
     folder: pathlib.Path  # of the split
@@ -125,7 +125,7 @@ def _is_complete(partial: pathlib.Path) -> bool:
 
 
 def _complete(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
+    """Turns `partial` into `folder`. If killed, it loses no finished part."""
     if not _is_complete(partial):
         for path in partial.rglob(f"{storage.UNFINISHED}*"):
             path.unlink()
@@ -163,7 +163,7 @@ def _opened(dataset: str, options: Options) -> dict[str, tuple[Turns, np.ndarray
 
 def _write_text(part: Part, dataset: str, options: Options) -> None:
     turns, _ = _opened(dataset, options)[part.split]
-    parts.save_npz(part.path, store.write_text(map(turns.row, range(part.start, part.end))))
+    parts.save_npz(part.path, store.text_columns(map(turns.row, range(part.start, part.end))))
 
 
 def _write_images(part: Part, dataset: str, options: Options) -> None:
@@ -180,13 +180,13 @@ def _write_images(part: Part, dataset: str, options: Options) -> None:
 def _write_features(part: Part, dataset: str, options: Options) -> None:
     turns, first_turns = _opened(dataset, options)[part.split]
     vectors = map(turns.features, first_turns[part.start : part.end])
-    parts.save_npz(part.path, store.write_features(np.stack(list(vectors))))
+    parts.save_npz(part.path, store.feature_columns(np.stack(list(vectors))))
 
 
 def _write_tokens(part: Part, turns: pathlib.Path, kind: str, model: pathlib.Path) -> None:
     encode, words = _tokenizer(kind, model).encode, _words(turns)
     ids = (encode(words.text(i)) for i in range(part.start, part.end))
-    parts.save_npz(part.path, store.write_tokens(ids))
+    parts.save_npz(part.path, store.token_columns(ids))
 
 
 @functools.lru_cache(maxsize=1)
@@ -241,14 +241,14 @@ def _first_broken(
 
 
 def _report(dataset: str, splits: dict[str, dict]) -> None:
-    """Reports on stderr how many images were taken and how many not, and what else was left out."""
+    """Reports on stderr how many images were read and how many not, and what else was left out."""
     has_files = builders.find(dataset)[0].reads_manual_dir
     for split, counts in splits.items():
         missing, broken = counts["missing_images"], counts["broken_images"]
         others = counts["passed_over"]
-        taken = counts["images"]
-        if missing or broken or others or (has_files and taken):
-            line = image_files.count_line(taken, missing, broken, others)
+        read = counts["images"]
+        if missing or broken or others or (has_files and read):
+            line = image_files.count_line(read, missing, broken, others)
             print(f"{dataset}, {split}: {line}", file=sys.stderr)
         for name, reason in counts["first_broken"].items():
             print(f"{dataset}, {split}: broken: {name}: {reason}", file=sys.stderr)

@@ -45,7 +45,7 @@ def layer_norm(name: str | None, epsilon: float = BART_EPSILON) -> LayerNorm:
 
 
 def dense(width: int, dtype: jnp.dtype, name: str | None, in_axis: str, out_axis: str) -> nn.Dense:
-    """Dense, from logical axis `in_axis` to `out_axis`; biases over "embed" are replicated."""
+    """A dense layer between two logical axes; a bias over "embed" is replicated."""
     return nn.Dense(
         width,
         dtype=dtype,

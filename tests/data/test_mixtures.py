@@ -266,7 +266,10 @@ def test_a_split_without_an_example_is_refused(tiny_config):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"a": {"objectives": ("image_emotions",), "datasets": {"meld": 1}}}, "is no objective"),
+        (
+            {"a": {"objectives": ("image_emotions",), "datasets": {"meld": 1}}},
+            "is not an objective",
+        ),
         ({"a": {"objectives": (), "datasets": {}}}, "needs 'objectives' and 'datasets'"),
         ({"a": {"datasets": {"meld": 1}}}, "needs 'objectives' and 'datasets'"),
         (
@@ -275,7 +278,7 @@ def test_a_split_without_an_example_is_refused(tiny_config):
         ),
         (
             {n: {"objectives": (), "datasets": {"meld": 1}} for n in "ab"},
-            "both 'a' and 'b' serve what no other names",
+            "both 'a' and 'b' serve those that no mixture names",
         ),
         ({"a": {"objectives": (), "datasets": {"meld": -1}}}, "mixtures.a: weights must be posit"),
     ],
@@ -294,7 +297,7 @@ def test_a_tokenizer_is_trained_on_the_mixture_that_is_named(mixed):
 
     digests = [digest(""), digest("felt"), digest("all", model_type="bpe")]
     assert len(set(digests)) == 3
-    with pytest.raises(UserError, match=r"mixture 'talk' is no mixture; available: faces, felt"):
+    with pytest.raises(UserError, match=r"mixture 'talk' is not a mixture; there are: faces, felt"):
         digest("talk")
 
 

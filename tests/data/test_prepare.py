@@ -314,7 +314,7 @@ def test_store_keeps_any_text_shared_missing_and_broken_images(tmp_path, monkeyp
     found = counts["train"]
     assert (found["turns"], found["windows"], found["images"]) == (7, 5, 3)
     assert (found["missing_images"], found["broken_images"]) == (1, 1)
-    assert "images: 3 taken, 1 missing, 1 broken" in capsys.readouterr().err
+    assert "images: 3 read, 1 missing, 1 broken" in capsys.readouterr().err
     assert (counts["empty"]["turns"], counts["empty"]["images"]) == (0, 0)
     read = store.TurnStore(folder / "train", None)
     assert [read.text(i) for i in range(7)] == [turn[1] for turn in turns]

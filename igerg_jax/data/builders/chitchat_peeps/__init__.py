@@ -9,7 +9,7 @@ from igerg_jax.data.builders.chitchat_peeps import drawing, peeps
 
 INFO = source.Info(
     description="""\
-Two-person chats with a face a turn, for trying out emotion-aware dialogue models where nothing
+Two-person chats with one face per turn, for trying out emotion-aware dialogue models where nothing
 can be downloaded but Python packages. The words are real: stretches of the BYU chit-chat dataset
 that are rich in emotion. A turn's emotion is a weak label from a small cue lexicon, and its image
 is a person of Open Peeps whose face shows it. Chats and people of one split appear in no other,
@@ -67,7 +67,7 @@ class PeepTurns(episodes.FaceTurns):
 
 
 class OtherStyleTurns(episodes.FaceTurns):
-    """Turns with any of OpenMoji's faces; training shows none of them."""
+    """Turns with OpenMoji faces, of which `train` has none."""
 
     def _pick(self, emotion: int, rng: random.Random) -> str:
         return rng.choice("".join(g[EMOTIONS[emotion]] for g in faces.GLYPHS.values()))
