@@ -52,7 +52,7 @@ def text_columns(rows: Iterable[dict]) -> dict[str, np.ndarray]:
 
 
 def token_columns(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
-    """ "token_lengths" int64[turns] and "tokens" int32[ids of all turns]."""
+    """The columns "token_lengths" int64[turns] and "tokens" int32[ids of all turns]."""
     tokens = [np.asarray(ids, np.int32) for ids in token_lists]
     return {
         "token_lengths": np.array([len(ids) for ids in tokens], np.int64),
@@ -89,7 +89,7 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
 
 
 def feature_columns(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
-    """ "features", float32[M, F], and what `write_images` returns, for vectors instead of images."""
+    """The columns of `write_images`, for vectors instead of images, and "features" float32[M, F]."""
     return {
         "features": vectors_MxF.astype(np.float32),
         "image_height_width": np.zeros((0, 2), np.int32),
