@@ -89,7 +89,7 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
 
 
 def feature_columns(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns of `write_images`, for vectors instead of images, and "features" float32[M, F]."""
+    """Columns of `write_images`, for vectors instead of images, and "features" float32[M, F]."""
     return {
         "features": vectors_MxF.astype(np.float32),
         "image_height_width": np.zeros((0, 2), np.int32),
