@@ -88,10 +88,8 @@ def test_scores_are_the_objectives_own(world):
 
 
 def test_what_was_compiled_in_advance_is_not_compiled_again(world, caplog):
-    evaluator, compilations = (
-        Evaluator(world.setup, world.prepared),
-        "XLA compilation of jit(<lambda>)",
-    )
+    evaluator = Evaluator(world.setup, world.prepared)
+    compilations = "XLA compilation of jit(<lambda>)"
     with jax.log_compiles(), caplog.at_level("WARNING"):
         evaluator.compile(world.setup.abstract_params, "valid")
         assert caplog.text.count(compilations) == 2
@@ -172,8 +170,8 @@ def test_what_is_kept_of_each_window_gives_the_figures(world):
         assert values["emotion_following"] == (said == np.arange(7)).mean()
         assert windows["following"]["index"] == following.plan(split, FOLLOWING).windows_W.tolist()
     # One window alone has the likelihood that it has among others.
-    other = world.evaluator.inference.batches(world.prepared.split("test"), np.array([5]))
-    ((_, batch, _),) = other
+    split = world.prepared.split("test")
+    ((_, batch, _),) = world.evaluator.inference.batches(split, np.array([5]))
     _, alone = world.evaluator.inference.batch_counts(world.params, batch)
     assert kept["test"]["response"]["nll"][5] == pytest.approx(float(alone["nll"][0]), rel=1e-4)
 
@@ -255,9 +253,8 @@ def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
     """Without images there is no image emotion: no metric, no matrix, and nothing is NaN."""
     config = make_config(data_dir, data__use_images=False)
     evaluator = world.evaluator  # with what it compiled: the shapes are the same
-    monkeypatch.setattr(
-        evaluator.inference, "setup", dataclasses.replace(world.setup, config=config)
-    )
+    setup = dataclasses.replace(world.setup, config=config)
+    monkeypatch.setattr(evaluator.inference, "setup", setup)
     got, confusion, sizes, _ = evaluator.metrics(world.params, "valid", generate=False)
     assert confusion == {} and sizes["faces"] == 0 and not any("emotion" in name for name in got)
     assert got["response_perplexity"] > 1 and all(map(math.isfinite, got.values()))
@@ -422,9 +419,8 @@ def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatc
 )
 def test_following_is_left_out_where_no_face_can_be_shown(world, data_dir, monkeypatch, changes):
     config = make_config(data_dir, **changes)
-    monkeypatch.setattr(
-        world.evaluator.inference, "setup", dataclasses.replace(world.setup, config=config)
-    )
+    setup = dataclasses.replace(world.setup, config=config)
+    monkeypatch.setattr(world.evaluator.inference, "setup", setup)
     assert world.evaluator.following(world.params, "test") is None
 
 
