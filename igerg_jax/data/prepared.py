@@ -19,7 +19,7 @@ class Prepared:
       dataset: its name.
       tokenizer: the one its text was tokenised with.
       folder: of the tokens; the turns are in the folder `turns` beside it.
-      summary: {"splits": {split: counts}, ...}, as `igerg_jax.data.write.turns` wrote it.
+      summary: {"splits": {split: counts}, ...}, as `igerg_jax.data.writer.turns` wrote it.
       split_names: in the order of the summary.
       datasets: {name: Prepared}, all that the config names, including this one.
     """

@@ -12,7 +12,7 @@ import raw_data
 from PIL import Image
 
 from igerg_jax.batch import EMOTIONS, UNKNOWN
-from igerg_jax.data import builders, image_files, store, write
+from igerg_jax.data import builders, image_files, store, writer
 from igerg_jax.data.builders import labelled_folders, meld, source
 from igerg_jax.data.images import find_files
 from igerg_jax.errors import UserError
@@ -105,7 +105,7 @@ def test_preparing_says_what_was_taken_and_names_what_is_broken(tmp_path, capsys
     raw_data.put(tmp_path / "raw" / "train" / "joy" / "bad.jpg", b"no image")
     (tmp_path / "raw" / "train" / "joy" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     options = source.Options("unused", str(tmp_path / "raw"), "", 0.0)
-    write.turns("emotion_folder", options, tmp_path / "out", 1)
+    writer.turns("emotion_folder", options, tmp_path / "out", 1)
     said = capsys.readouterr().err.split("\n")
     assert (
         "emotion_folder, train: images: 3 read, 1 missing, 1 broken, 1 passed over (.txt 1)" in said

@@ -23,7 +23,7 @@ from igerg_jax.data import (
     prepare,
     store,
     trained_tokenizers,
-    write,
+    writer,
 )
 from igerg_jax.data.builders import source
 from igerg_jax.data.builders.chitchat_peeps import drawing
@@ -84,8 +84,8 @@ def test_a_window_is_its_turns(prepared):
 
 
 def test_a_second_call_writes_nothing(prepared, tiny_config, monkeypatch):
-    monkeypatch.setattr(write, "turns", None)
-    monkeypatch.setattr(write, "tokens", None)
+    monkeypatch.setattr(writer, "turns", None)
+    monkeypatch.setattr(writer, "tokens", None)
     monkeypatch.setattr(trained_tokenizers, "_train", None)
     again = prepare.prepare(tiny_config)
     assert again.folder == prepared.folder
@@ -144,8 +144,8 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(tiny_config, prepared, tmp
         return Image.new("RGB", (pixels, pixels), background.near)
 
     monkeypatch.setattr(drawing, "render", plain)  # whole faces take most of the time
-    monkeypatch.setattr(write, "PART_TURNS", 100)
-    monkeypatch.setattr(write, "PART_IMAGES", 100)
+    monkeypatch.setattr(writer, "PART_TURNS", 100)
+    monkeypatch.setattr(writer, "PART_IMAGES", 100)
     tiny_config.data.tokenizer.path = str(prepared.folder / "tokenizer.model")
     whole = prepare.prepare(fresh(tiny_config, tmp_path / "whole"))
     config = fresh(tiny_config, tmp_path / "cut")
@@ -173,7 +173,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(tiny_config, prepared, tmp
 
 @pytest.mark.slow
 def test_processes_and_parts_change_nothing(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "PART_IMAGES", 512)  # more turns than that: processes are started
+    monkeypatch.setattr(writer, "PART_IMAGES", 512)  # more turns than that: processes are started
     alone = prepare.prepare(fresh(tiny_config, tmp_path / "1", workers=1))
     shared = prepare.prepare(fresh(tiny_config, tmp_path / "2", workers=2))
     assert files(alone.folder.parent) == files(shared.folder.parent)
@@ -224,17 +224,17 @@ def test_files_may_stay_open_however_many_there_are():
 def test_verify_finds_what_is_damaged(tiny_config, prepared, tmp_path):
     _, prepared = copied(tiny_config, prepared, tmp_path)
     base = prepared.folder.parent
-    assert write.verify(base, prepared.folder) == []
+    assert writer.verify(base, prepared.folder) == []
     (images,) = (base / "turns" / "test").glob("*.array_record")
     data = bytearray(images.read_bytes())
     data[len(data) // 2] ^= 1
     images.write_bytes(data)
-    (wrong,) = write.verify(base, prepared.folder)
-    assert images.name in wrong and "differs from what" in wrong
+    (wrong,) = writer.verify(base, prepared.folder)
+    assert images.name in wrong and "other bytes" in wrong
     images.unlink()
     tokens = prepared.folder / "train" / "tokens.npy"
     tokens.write_bytes(tokens.read_bytes()[:-4])
-    missing, shorter = write.verify(base, prepared.folder)
+    missing, shorter = writer.verify(base, prepared.folder)
     assert "is missing" in missing and "tokens.npy" in shorter
     # Counts are compared too: a summary that promises more than there is.
     data[len(data) // 2] ^= 1
@@ -245,7 +245,7 @@ def test_verify_finds_what_is_damaged(tiny_config, prepared, tmp_path):
     tokens.write_bytes(tokens.read_bytes() + b"1234")
     for folder in (base / "turns", prepared.folder):
         parts.write_manifest(folder, without="parts")
-    assert any("images, not" in line for line in write.verify(base, prepared.folder))
+    assert any("images, not" in line for line in writer.verify(base, prepared.folder))
 
 
 def test_unigram_perplexity_by_hand(prepared, tiny_config):
@@ -295,7 +295,7 @@ def write_listed(monkeypatch, tmp_path, **splits):
     listed = {name: Listed(turns) for name, turns in splits.items()}
     monkeypatch.setattr(builders, "splits", lambda dataset, options: listed)
     options = source.Options(str(tmp_path), "", "", 0.0)
-    folder = write.turns("chitchat_openmoji", options, tmp_path, 1)
+    folder = writer.turns("chitchat_openmoji", options, tmp_path, 1)
     return folder, json.loads((folder / "summary.json").read_text())["splits"]
 
 
