@@ -98,7 +98,7 @@ def speed(options: argparse.Namespace, folder: str) -> dict:
     )
     ours = medians.get("igerg_jax")
     return {
-        "batch": f"{BATCH_SIZE} examples, one image of {IMAGE_SIZE} pixels a side each",
+        "batch": f"{BATCH_SIZE} examples, one image of {IMAGE_SIZE} pixels per side each",
         "stills": f"{options.stills} JPEGs of {STILL_WIDTH}x{STILL_HEIGHT}, quality {QUALITY}",
         "mean_jpeg_bytes": round(statistics.mean(sizes)),
         "augment": _config(options).data.augment.to_dict(),

@@ -138,7 +138,7 @@ def check_pixels(config: ConfigDict) -> None:
     if feature_dim := config.data.feature_dim:
         raise UserError(
             f"data.feature_dim={feature_dim}: this model reads precomputed features, so it cannot "
-            "look at images"
+            "read images"
         )
 
 

@@ -1,5 +1,5 @@
 """Beam search over a decoder stream. Letters as in `igerg_jax.decoding.search`; here also
-K beams (not visual tokens), J candidates a beam, and P = 2K.
+K beams (not visual tokens), J candidates per beam, and P = 2K.
 """
 
 from typing import Any, NamedTuple

@@ -8,7 +8,7 @@ A response ends with EOS, and only PAD follows. At the last position EOS is forc
 log-probability (fairseq's rule, and how training truncates responses; Hugging Face's
 `forced_eos_token_id` counts it as certain). `limits.allowed` lists what is never chosen. Scores are
 the model's own log-probabilities, guided where there is guidance, before those rules, temperatures
-and filters. A row's result depends on that row alone.
+and filters. A row's result depends only on that row.
 
 The decoder is conditioned on the emotion seen in the response's image, or on one that is named.
 """

@@ -7,8 +7,8 @@ a line in `STRATEGIES`. `check()` raises UserError for numbers out of range. Wit
 
 it chooses one token per row and step, out of log-probabilities float32 [B, V] (-inf = not allowed)
 and with each row's own key for this step; `search.decode_rows` does the rest. `Sample` may decode
-several candidates a row, of which `search.best_candidates` keeps one. `Beam` keeps several
-responses a row, and has a loop of its own.
+several candidates per row, of which `search.best_candidates` keeps one. `Beam` keeps several
+responses per row, and has its own loop.
 """
 
 import dataclasses

@@ -78,7 +78,7 @@ def metric_groups(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list
     """The rows of the metric table by group.
 
     Returns:
-      {group: rows {"metric", "values" (one a split: the value, its standard error), "beside",
+      {group: rows {"metric", "values" (one per split: the value, its standard error), "beside",
       "label", "worse"}}: `beside` is the value to compare the leading split's with, None where
       there is none, and `label` what it is.
     """

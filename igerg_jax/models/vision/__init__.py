@@ -4,7 +4,7 @@ A tower is a file with two classes, imported here, and a line in `TOWERS`:
 
     Settings    a frozen dataclass: the keys of `config.model.vision` that the tower reads, by
                 their names, and `dtype`; `check(image_size, feature_dim)` raises UserError where
-                the data do not fit (pixels a side; entries of precomputed vectors, 0 = pixels)
+                the data do not fit (pixels per side; entries of precomputed vectors, 0 = pixels)
     a module    whose one field is `settings: Settings`; it maps uint8 images [I, side, side, 3]
                 or float32 features [I, F] to visual tokens [I, K, W], of any width W
 
