@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -54,27 +55,26 @@ class TextLabeller:
     coefficients_FxC: np.ndarray
     intercepts_C: np.ndarray
     held_out: Mapping[str, Mapping[str, Mapping[str, float]]]
-    _blocks: Sequence[tuple[Callable[[str], Iterable[str]], dict[str, int]]] = dataclasses.field(
-        init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
-        blocks: list[tuple[Callable[[str], Iterable[str]], dict[str, int]]] = []
-        start = 0
-        for ngrams, names in ((word_ngrams, self.words), (character_ngrams, self.characters)):
-            blocks.append((ngrams, {name: start + i for i, name in enumerate(names)}))
-            start += len(names)
-        shapes = ((start,), (start, NUM_EMOTIONS), (NUM_EMOTIONS,))
+        entries = len(self.words) + len(self.characters)
+        shapes = ((entries,), (entries, NUM_EMOTIONS), (NUM_EMOTIONS,))
         arrays = (self.idf_F, self.coefficients_FxC, self.intercepts_C)
         if tuple(array.shape for array in arrays) != shapes:
             raise ValueError(f"arrays of shapes {[a.shape for a in arrays]} are not {shapes}")
-        object.__setattr__(self, "_blocks", blocks)
+
+    @functools.cached_property
+    def _vectors(self) -> tuple[tuple[Callable[[str], Iterable[str]], dict[str, int]], ...]:
+        """(the n-grams of a text, {n-gram: its entry}) of either vector."""
+        words = {name: i for i, name in enumerate(self.words)}
+        characters = {name: i for i, name in enumerate(self.characters, len(words))}
+        return (word_ngrams, words), (character_ngrams, characters)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Emotion probabilities of each text, float64 [N, C] in the order of `EMOTIONS`."""
         logits_NxC = np.tile(self.intercepts_C.astype(np.float64), (len(texts), 1))
         for logits_C, text in zip(logits_NxC, texts, strict=True):
-            for ngrams, entries in self._blocks:
+            for ngrams, entries in self._vectors:
                 counts = collections.Counter(ngrams(text))
                 known = {entries[name]: n for name, n in counts.items() if name in entries}
                 if not known:

@@ -62,8 +62,8 @@ def top_k(x_BxM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """`lax.top_k` of [B, ..., M].
 
     XLA all-gathers the operand of a top-k over a sharded batch, although it partitions a sort: for
-    beams and a vocabulary, gigabytes per step. Where it does partition a top-k, its indices have been
-    wrong (https://github.com/openxla/xla/pull/49006).
+    beams and a vocabulary, gigabytes per step. Where it does partition a top-k, the indices have
+    been wrong (https://github.com/openxla/xla/pull/49006).
     """
     return map_batch_shards(lambda x: jax.lax.top_k(x, k), x_BxM)
 

@@ -19,15 +19,19 @@ class Column(NamedTuple):
     format: str
 
 
-ANSWERS = (
-    Column("answers", "responses", "{:,.0f}"),
-    Column("distinct", "different", "{:,.0f}"),
+CUES = (
     Column("with_cue", "with a cue", "{:.0%}"),
     Column("mean_cues", "cues per response", "{:.2f}"),
     Column("mostly_cues", "mostly cues", "{:.0%}"),
     Column("repeats", "repeat a pair of words", "{:.0%}"),
+)
+BROKEN_OFF = Column("broken_off", "broken off", "{:.0%}")
+ANSWERS = (
+    Column("answers", "responses", "{:,.0f}"),
+    Column("distinct", "different", "{:,.0f}"),
+    *CUES,
     Column("unfinished", "no final punctuation", "{:.0%}"),
-    Column("broken_off", "broken off", "{:.0%}"),
+    BROKEN_OFF,
 )
 # {key in the file: whose responses}
 WHO = {"model": "this model", "people": "people"}
@@ -41,11 +45,8 @@ POINTS = (
     Column("generated_perplexity", "perplexity of generated", "{:.1f}"),
     Column("response_perplexity", "perplexity of people's", "{:.1f}"),
     Column("dist_2", "Dist-2", "{:.3f}"),
-    Column("with_cue", "with a cue", "{:.0%}"),
-    Column("mean_cues", "cues per response", "{:.2f}"),
-    Column("mostly_cues", "mostly cues", "{:.0%}"),
-    Column("repeats", "repeat a pair of words", "{:.0%}"),
-    Column("broken_off", "broken off", "{:.0%}"),
+    *CUES,
+    BROKEN_OFF,
 )
 JUDGES = {"emotion_following": "word list", "emotion_following_second": "second labeller"}
 COSTS = {

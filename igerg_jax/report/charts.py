@@ -108,13 +108,10 @@ def line_chart(
         x0, x1 = x0 - 1, x1 + 1
     scaled, scaled_values = ([(a, scale(b)) for a, b in of] for of in (raw, values))
     y0, y1 = _y_range(scaled, scaled_values, from_zero and not log)
-
-    def x(value: float) -> float:
-        return round(LEFT + (value - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
+    x, linear_y = _axis(x0, x1, LEFT, RIGHT), _axis(y0, y1, BOTTOM, TOP)
 
     def y(value: float) -> float:
-        place = (min(max(scale(value), y0), y1) - y0) / (y1 - y0)
-        return round(BOTTOM - place * (BOTTOM - TOP), 1)
+        return linear_y(min(max(scale(value), y0), y1))
 
     y_values = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
     line = [(x(a), y(b)) for a, b in values]
@@ -161,12 +158,10 @@ def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeo
     margin = 0.08 * (max(xs) - min(xs)) or 0.08 * abs(max(xs)) or 1.0
     x0, x1 = min(xs) - margin, max(xs) + margin
     y0, y1 = min(0.0, *ys), (max(0.0, *ys) or 1.0) * 1.12
+    linear_x, y = _axis(x0, x1, LEFT, RIGHT), _axis(y0, y1, BOTTOM, TOP)
 
     def x(value: float) -> float:
-        return round(LEFT + (scale(value) - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
-
-    def y(value: float) -> float:
-        return round(BOTTOM - (value - y0) / (y1 - y0) * (BOTTOM - TOP), 1)
+        return linear_x(scale(value))
 
     x_values = log_ticks(10**x0, 10**x1) if log else ticks(x0, x1, 4)
     return Tradeoff(
@@ -177,6 +172,11 @@ def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeo
         y_ticks=[(y(value), value) for value in ticks(y0, y1, 4)],
         log=log,
     )
+
+
+def _axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Maps values in [low, high] linearly to the drawing's units, from `start` to `end`."""
+    return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
 
 
 def _y_range(raw: Points, line: Points, from_zero: bool) -> tuple[float, float]:
