@@ -38,10 +38,6 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 class OpenMojiTurns(episodes.FaceTurns):
     """Turns with the OpenMoji faces of a split."""
 
-    def __init__(self, chosen: list[episodes.Episode], split: str):
-        super().__init__(chosen)
-        self._split = split
-
     def _pick(self, emotion: int, rng: random.Random) -> str:
         return faces.pick(self._split, emotion, rng)
 

@@ -44,15 +44,11 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     turns: dict[str, source.Turns] = {
         s: PeepTurns(chosen, s) for s, chosen in episodes_by_split.items()
     }
-    return turns | {"test_style": OtherStyleTurns(episodes_by_split["test"])}
+    return turns | {"test_style": OtherStyleTurns(episodes_by_split["test"], "test")}
 
 
 class PeepTurns(episodes.FaceTurns):
     """Turns with the Open Peeps people of a split."""
-
-    def __init__(self, chosen: list[episodes.Episode], split: str):
-        super().__init__(chosen)
-        self._split = split
 
     def _pick(self, emotion: int, rng: random.Random) -> drawing.Peep:
         return peeps.pick(self._split, emotion, rng)
