@@ -21,6 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import meld_fer2013
+from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
 from igerg_jax.run import command_line
 
@@ -54,8 +55,6 @@ def config_of(options: argparse.Namespace) -> ConfigDict:
 
 
 def read(options: argparse.Namespace) -> dict:
-    from igerg_jax.data import pipeline
-
     config, out = config_of(options), {"resident_mb_imported": resident_mb()}
     rows_b = np.arange(config.train.batch_size)
     prepared = prepare(config)
@@ -75,8 +74,6 @@ def read(options: argparse.Namespace) -> dict:
 
 def first_batches(prepared, config: ConfigDict, rows_b: np.ndarray, rounds: int) -> dict:
     """Median seconds from requesting batches to the first one, at step 0 and LATE_STEP."""
-    from igerg_jax.data import pipeline
-
     seconds: dict[int, list[float]] = {0: [], LATE_STEP: []}
     for number in range(rounds + 1):
         for step in seconds:
