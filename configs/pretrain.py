@@ -240,7 +240,7 @@ def _all_keys() -> ConfigDict:
             max_tokens=28,  # EOS included; at most text.max_positions
             beams=5,  # with beam
             length_penalty=1.0,  # with beams or candidates; higher favours longer responses
-            candidates=4,  # with sample: the likeliest is kept, of those that end by themselves
+            candidates=4,  # with sample: of those that end by themselves, the likeliest is kept
             temperature=0.7,  # with sample, as are top_k and top_p
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off

@@ -149,7 +149,7 @@ def best_candidates(
     """Of each `candidates` consecutive rows, the one with the highest
     log p / length ** length_penalty, which becomes its score. The first wins ties.
 
-    One on which EOS was forced, at the longest length, is kept only where it was on all of them.
+    A row with a forced EOS, at the maximum length, is kept only if all of them have one.
     """
     length_B = (decoded.tokens_BxT != special.pad).sum(1)
     scored = decoded._replace(score_B=decoded.log_probability_B / length_B**length_penalty)

@@ -46,8 +46,8 @@ class Sample:
     """A token at random, after temperature, then top-k, then top-p.
 
     Of several candidates, the one with the highest log p / length ** length_penalty is kept
-    (sample-and-rank, Adiwardana et al. 2020, https://arxiv.org/abs/2001.09977), and one that the
-    longest length cut only where it cut all of them.
+    (sample-and-rank, Adiwardana et al. 2020, https://arxiv.org/abs/2001.09977); one that was cut at
+    the maximum length, only if all of them were.
     """
 
     temperature: float
