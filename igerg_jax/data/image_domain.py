@@ -116,14 +116,14 @@ def read(folder: epath.Path) -> Domain | None:
         return None
     arrays = ("mean", "scale", "precision")
     try:
-        found = Domain(**values | {name: np.array(values[name], float) for name in arrays})
-        numbers = (found.threshold, found.false_alarms, *found.images.values())
+        domain = Domain(**values | {name: np.array(values[name], float) for name in arrays})
+        numbers = (domain.threshold, domain.false_alarms, *domain.images.values())
         if not all(isinstance(number, int | float) for number in numbers):
             raise ValueError("not a number")
-        np.linalg.cholesky(found.precision)  # of a distance: symmetric, and positive definite
+        np.linalg.cholesky(domain.precision)  # a distance needs a positive definite matrix
         pixels = np.zeros((1, 8, 8, 3), np.uint8)
-        if not (np.isfinite(found.distances(pixels)).all() and found.scale.min() > 0):
-            raise ValueError("numbers of no distance")
-        return found
+        if not (np.isfinite(domain.distances(pixels)).all() and domain.scale.min() > 0):
+            raise ValueError("its numbers do not define a distance")
+        return domain
     except (AttributeError, KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"'{folder / FILE}' is damaged ({error}): remove it") from error
