@@ -81,7 +81,7 @@ def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator
     except Exception as error:
         if not storage.is_disk_full(error):
             raise
-        size = sum(facts["bytes"] for facts in manifests.scan(folder).values())
+        size = sum(facts["bytes"] for facts in manifests.list_files(folder).values())
         done = len(list((folder / "parts").rglob("*.npz")))
         # At least the free space, which was too small for one part; finished parts may be smaller.
         needed = max(shutil.disk_usage(folder).free, (total - done) * size / max(done, 1))
@@ -120,7 +120,7 @@ def check_copy(folder: pathlib.Path) -> None:
     inodes and change times of the files that were right. ArrayRecord files are left to ArrayRecord,
     which has checksums of its own and compares them when it reads an image.
     """
-    paths = [folder / name for name in manifests.scan(folder) if not name.endswith(_RECORDS)]
+    paths = [folder / name for name in manifests.list_files(folder) if not name.endswith(_RECORDS)]
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in paths]
     copy = {name: [s.st_ino, s.st_ctime_ns] for name, s in stats if name != _CHECKED}
     note = folder / _CHECKED

@@ -29,7 +29,7 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(tmp_path, tried):
     whole = tmp_path / "whole" / "run" / "checkpoints"
     expected = {step: small_runs.state(whole / str(step)) for step in STEPS}
     setup = train_state.set_up_training(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS)
-    files, count = sorted(manifests.scan(whole / str(STEPS[-1]))), 0
+    files, count = sorted(manifests.list_files(whole / str(STEPS[-1]))), 0
     for name in files:
         for fault, inflict in damage.FAULTS.items():
             workdir = tmp_path / "damaged"
