@@ -40,8 +40,8 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     progress.jsonl and TensorBoard events (tensorboard/), and a trace (profile/) if
     `config.profile` asks for one; all processes write checkpoints/. history.json has an entry for
     each start. At the end come summary.json and report.html and, where there is held-out data,
-    samples.jsonl, windows.json and following.jsonl (see `final_evaluation.evaluate_run`). A finished
-    run is not changed.
+    samples.jsonl, windows.json and following.jsonl (see `final_evaluation.evaluate_run`). A
+    finished run is not changed.
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.
