@@ -230,7 +230,7 @@ def test_verify_finds_what_is_damaged(tiny_config, prepared, tmp_path):
     data[len(data) // 2] ^= 1
     images.write_bytes(data)
     (wrong,) = writer.verify(base, prepared.folder)
-    assert images.name in wrong and "other bytes" in wrong
+    assert images.name in wrong and "differs from what was written" in wrong
     images.unlink()
     tokens = prepared.folder / "train" / "tokens.npy"
     tokens.write_bytes(tokens.read_bytes()[:-4])
