@@ -1,4 +1,4 @@
-"""Work divided into parts that survive a kill: a part's file is complete or absent.
+"""Work divided into parts that survive a kill: a part's file is whole, or is written again.
 
 Parts have fixed boundaries, so that a restart with another number of processes reuses the finished
 ones. Nothing here imports JAX or TensorFlow: worker processes start in a second and stay small.
@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -39,6 +40,15 @@ def borders(total: int, size: int) -> list[tuple[int, int]]:
 def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     with storage.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a part's file is there as `save_npz` wrote it; after a power failure it may not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # of several types: no file, no zip file, zlib's
+        return False
 
 
 def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:

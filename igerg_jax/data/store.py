@@ -88,6 +88,16 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
     }
 
 
+def records_in(path: pathlib.Path) -> int:
+    """How many images a file has: 0 where there is no file, -1 where it is damaged."""
+    if not path.exists():
+        return 0
+    try:
+        return len(array_record_data_source.ArrayRecordDataSource([str(path)]))
+    except Exception:  # of several types: ArrayRecord's, of an empty file
+        return -1
+
+
 def feature_columns(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
     """Columns of `write_images`, for vectors instead of images, and "features" float32[M, F]."""
     return {

@@ -107,16 +107,32 @@ def _missing(partial: pathlib.Path, split: str, kind: str, total: int, size: int
         Part(split, folder, columns / f"{kind}-{number:05d}.npz", start, end)
         for number, (start, end) in enumerate(parts.borders(total, size))
     ]
-    return [part for part in all_parts if not part.path.exists()]
+    return [part for part in all_parts if not _is_written(part)]
+
+
+def _is_written(part: Part) -> bool:
+    """Whether a part's columns are whole, and of images as many are there as the columns say."""
+    if not parts.is_whole(part.path):
+        return False
+    with np.load(part.path) as columns:
+        count = len(columns["image_height_width"]) if "image_height_width" in columns else 0
+    return store.records_in(part.folder / f"{part.path.stem}.array_record") == count
 
 
 def _claim(partial: pathlib.Path, plan: dict) -> None:
     """Creates `partial`, or keeps it if it was started with the same plan."""
     path = partial / "plan.json"
-    if not path.exists() or json.loads(path.read_text()) != plan:
+    if not path.exists() or _plan_at(path) != plan:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         storage.write_text(path, json.dumps(plan))
+
+
+def _plan_at(path: pathlib.Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _is_complete(partial: pathlib.Path) -> bool:
