@@ -40,13 +40,22 @@ class RowSums(NamedTuple):
         return Sums(*(x_B.sum() for x_B in self))
 
 
-def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
-    """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...]; those below 0 are
-    unknown and add nothing."""
+def classification(logits_xC: jax.Array, labels_x: jax.Array, label_smoothing: float = 0.0) -> Sums:
+    """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...].
+
+    Args:
+      labels_x: those below 0 are unknown and add nothing.
+      label_smoothing: the share of the target's probability that all classes divide equally
+        (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567).
+    """
     known_x = labels_x >= 0
     nll_x = optax.softmax_cross_entropy_with_integer_labels(
         logits_xC, jnp.maximum(labels_x, 0), where=known_x
     )
+    if label_smoothing:
+        known_logits_xC = jnp.where(known_x[..., None], logits_xC, 0.0)
+        uniform_nll_x = -jax.nn.log_softmax(known_logits_xC).mean(-1) * known_x
+        nll_x = (1 - label_smoothing) * nll_x + label_smoothing * uniform_nll_x
     correct_x = known_x & (logits_xC.argmax(-1) == labels_x)
     return Sums(nll_x.sum(), _count(known_x), _count(correct_x))
 

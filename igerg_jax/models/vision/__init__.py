@@ -19,11 +19,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from igerg_jax.models.settings import select
-from igerg_jax.models.vision import features, resnet50, vit
+from igerg_jax.models.vision import features, resnet, resnet50, vit
 
 # model.vision.kind -> the tower's settings, and the tower
 TOWERS: dict[str, tuple[type, type[nn.Module]]] = {
     "vit": (vit.Settings, vit.PooledViT),
+    "resnet": (resnet.Settings, resnet.ResNet),
     "resnet50": (resnet50.Settings, resnet50.ResNet50),
     "features": (features.Settings, features.FeatureTower),
 }
