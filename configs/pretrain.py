@@ -68,6 +68,8 @@ def _all_keys() -> ConfigDict:
             context_turns=3,  # previous turns given as text; one image per turn; 0 for faces only
             context_tokens=40,  # per example; raise with context_turns
             response_tokens=28,  # longer responses are truncated: one in ten
+            # Of responses, in training: 0 = emotions as often as in the data, 1 = equally often.
+            balance_emotions=0.0,
             include_response_image=True,  # as in the original; False for a chatbot
             use_images=True,  # False masks out every image
             image_size=64,  # pixels per side

@@ -10,6 +10,7 @@ CONSTRAINTS = (
     Choice("tokenizer.kind", tuple(tokenizers.KINDS)),
     Choice("tokenizer.model_type", tokenizers.MODEL_TYPES),
     Range("labels.min_confidence", at_least=0, at_most=1),
+    Range("balance_emotions", at_least=0, at_most=1),
     Range("context_turns", at_least=0),
     Range("context_tokens", at_least=2),  # a token and its EOS
     Range("response_tokens", at_least=2),

@@ -1,6 +1,7 @@
 """Batches: the contract, the order on any hosts, resuming, augmentation, evaluation."""
 
 import dataclasses
+import functools
 import io
 import itertools
 
@@ -297,9 +298,28 @@ def test_crops_stay_inside_and_recipes_depend_on_nothing_but_position_and_slot(t
     alone = augment.random_recipe(
         sizes[one], 0, positions[one], slots[one], 64, tiny_config.data.augment
     )
-    for name in ("crop", "halvings", "flip", "colour", "offset"):
+    for name in ("crop", "halvings", "flip", "colour", "offset", "erase"):
         np.testing.assert_array_equal(getattr(made, name)[one], getattr(alone, name))
     assert len(np.unique(made.colour[:, 0, 0])) == 500
+    assert not made.erase.any()
+
+
+@pytest.mark.parametrize("max_area", [0.01, 0.3, 1.0])
+def test_erased_rectangles_stay_inside_and_change_nothing_else(tiny_config, max_area):
+    sizes, positions, slots = np.full((2000, 2), 48), np.arange(2000), np.zeros(2000, int)
+    settings = tiny_config.data.augment
+    make = functools.partial(augment.random_recipe, sizes, 0, positions, slots, 48)
+    plain = make(settings)
+    settings.update(erase_probability=0.25, erase_max_area=max_area)
+    made = make(settings)
+    for name in ("crop", "flip", "colour", "offset"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(plain, name))
+    erased = made.erase[:, 2] > 0
+    assert abs(erased.mean() - 0.25) < 0.03
+    top, left, height, width = made.erase[erased].T
+    assert min(top.min(), left.min()) >= 0 and min(height.min(), width.min()) >= 1
+    assert max((top + height).max(), (left + width).max()) <= 48
+    assert (height * width).max() <= max(max_area * 48**2 + 48, 1)  # sides are rounded
 
 
 def test_evaluation_is_the_split_in_order_and_padding_adds_nothing(prepared, tiny_config):
@@ -424,6 +444,7 @@ def test_pixels_are_what_the_recipe_says(tiny_config):
         flip=np.array([False, True, False]),
         colour=np.stack([*plain.colour[:2], colour]),
         offset=np.float32([0, 0, 20]),
+        erase=np.int32([[3, 5, 8, 16], [0, 0, 0, 0], [0, 0, 0, 0]]),
     )
     np.testing.assert_array_equal(plain.crop, whole)
     jpegs = np.array([out.getvalue()] * 3, object)
@@ -434,8 +455,13 @@ def test_pixels_are_what_the_recipe_says(tiny_config):
         .reshape(4, 32, 32, 3)
     )
     expected = np.asarray(Image.open(io.BytesIO(out.getvalue())), np.float64)
-    assert np.abs(made[0] - expected).mean() < 2  # the decoders' cosine transforms differ
-    np.testing.assert_array_equal(made[2], made[0][:, ::-1])
-    coloured = np.clip(made[0] @ colour.T.astype(np.float64) + 20, 0, 255)
+    erased = np.zeros((32, 32), bool)
+    erased[3:11, 5:21] = True
+    assert (made[0][erased] == 127).all()
+    kept = ~erased
+    assert np.abs(made[0] - expected)[kept].mean() < 2  # the decoders' cosine transforms differ
+    upright = made[2][:, ::-1]
+    np.testing.assert_array_equal(upright[kept], made[0][kept])
+    coloured = np.clip(upright @ colour.T.astype(np.float64) + 20, 0, 255)
     assert np.abs(made[3] - coloured).max() <= 1
     assert not made[1].any()
