@@ -185,7 +185,15 @@ def test_without_a_crop_training_takes_squares_of_full_size_from_anywhere(height
     """As evaluation does from the centre: a picture must not be squashed in one of the two."""
     count, side = 200, min(height, width)
     sizes = np.tile([height, width], (count, 1))
-    settings = ConfigDict(dict(crop_min_area=1.0, flip=False, colour_jitter=0.0))
+    settings = ConfigDict(
+        dict(
+            crop_min_area=1.0,
+            flip=False,
+            colour_jitter=0.0,
+            erase_probability=0.0,
+            erase_max_area=0.2,
+        )
+    )
     positions, slots = np.arange(count), np.zeros(count, int)
     crop = augment.random_recipe(sizes, 0, positions, slots, side, settings).crop
     assert (crop[:, 2:] == side).all() and (crop[:, :2] >= 0).all()
