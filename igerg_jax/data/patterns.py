@@ -12,7 +12,7 @@ _LONGEST = 10_000  # period of a pattern
 def pattern(weights: Sequence[float]) -> np.ndarray:
     """Returns int64[P]: the shortest sequence in which each number i has its weight's share.
 
-    Among the numbers that lag sufficiently behind their share, the one with the earliest deadline
+    Among the numbers that lag far enough behind their share, the one with the earliest deadline
     comes next (Tijdeman, "The chairman assignment problem", 1980). So with k weights, the first n
     entries contain n times each share to within 1 - 1 / (2k - 2), and any n consecutive entries of
     the repeated sequence to within twice that. (Choosing the number that lags most has no such
