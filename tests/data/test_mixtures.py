@@ -361,7 +361,7 @@ def test_a_tokenizer_is_trained_on_the_mixture_that_is_named(mixed):
 
     digests = [digest(""), digest("felt"), digest("all", model_type="bpe")]
     assert len(set(digests)) == 3
-    with pytest.raises(UserError, match=r"mixture 'talk' is not a mixture; there are: faces, felt"):
+    with pytest.raises(UserError, match=r"mixture 'talk' is not a mixture; available: faces, felt"):
         digest("talk")
 
 
