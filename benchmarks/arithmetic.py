@@ -1,4 +1,4 @@
-"""Times models.arithmetic against what it stands for, in turn; layers forward and backward.
+"""Times models.arithmetic against what it replaces, in turn; layers forward and backward.
 
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.arithmetic
 """

@@ -98,7 +98,7 @@ def speed(options: argparse.Namespace, folder: str) -> dict:
     )
     ours = medians.get("igerg_jax")
     return {
-        "batch": f"{BATCH_SIZE} examples, one image of {IMAGE_SIZE} pixels a side each",
+        "batch": f"{BATCH_SIZE} examples, one image of {IMAGE_SIZE} pixels per side each",
         "stills": f"{options.stills} JPEGs of {STILL_WIDTH}x{STILL_HEIGHT}, quality {QUALITY}",
         "mean_jpeg_bytes": round(statistics.mean(sizes)),
         "augment": _config(options).data.augment.to_dict(),
@@ -183,7 +183,7 @@ def _config(options: argparse.Namespace):
 def igerg_jax_side(options: argparse.Namespace) -> dict:
     """This repository's training batches."""
     command_line.quieten()
-    from igerg_jax.data import pipeline, prepare
+    from igerg_jax.data import pipeline, prepare  # here: not in PyTorch's processes
 
     config = _config(options)
     folder = pathlib.Path(options.folder)
@@ -196,7 +196,7 @@ def igerg_jax_side(options: argparse.Namespace) -> dict:
 
 def _tokenizer(folder: pathlib.Path) -> pathlib.Path:
     """Stills have no text, but every prepared dataset needs a tokenizer."""
-    from igerg_jax.data import tokenizers
+    from igerg_jax.data import tokenizers  # here: not in PyTorch's processes
 
     path = folder / "tokenizer.model"
     if not path.exists():
@@ -260,7 +260,7 @@ def torch_side(options: argparse.Namespace, draft: bool = False) -> dict:
 def memory_side(options: argparse.Namespace) -> dict:
     """Resident memory in MB, in total and without file mappings, by number of batches read."""
     command_line.quieten()
-    from igerg_jax.data import pipeline, prepare
+    from igerg_jax.data import pipeline, prepare  # here: not in PyTorch's processes
 
     config = pretrain.get_config()
     config.data.dataset = options.dataset

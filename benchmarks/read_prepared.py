@@ -21,7 +21,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import meld_fer2013
-from igerg_jax.data import prepare as data
+from igerg_jax.data import pipeline
+from igerg_jax.data.prepare import prepare
 from igerg_jax.run import command_line
 
 LATE_STEP = 1_000_000
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=9, help="timings of the first batch per step")
     options = parser.parse_args(argv)
     started = time.perf_counter()
-    data.prepare(config_of(options))
+    prepare(config_of(options))
     seconds = time.perf_counter() - started
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
@@ -54,11 +55,9 @@ def config_of(options: argparse.Namespace) -> ConfigDict:
 
 
 def read(options: argparse.Namespace) -> dict:
-    from igerg_jax.data import pipeline
-
     config, out = config_of(options), {"resident_mb_imported": resident_mb()}
     rows_b = np.arange(config.train.batch_size)
-    prepared = data.prepare(config)
+    prepared = prepare(config)
     opened = [d.split(n) for d in prepared.datasets.values() for n in d.summary["splits"]]
     out["resident_mb_opened"] = resident_mb()
     batches = pipeline.train_batches(prepared, config, 0, rows_b)
@@ -75,8 +74,6 @@ def read(options: argparse.Namespace) -> dict:
 
 def first_batches(prepared, config: ConfigDict, rows_b: np.ndarray, rounds: int) -> dict:
     """Median seconds from requesting batches to the first one, at step 0 and LATE_STEP."""
-    from igerg_jax.data import pipeline
-
     seconds: dict[int, list[float]] = {0: [], LATE_STEP: []}
     for number in range(rounds + 1):
         for step in seconds:

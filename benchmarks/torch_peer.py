@@ -43,7 +43,7 @@ class Peer(nn.Module):
         self.vit = AutoModel.from_config(vit, attn_implementation="sdpa")
         self.bart = AutoModel.from_config(bart, attn_implementation="sdpa")
         self.special, self.k, width = special, vision.tokens_per_image, text.width
-        self.most = math.ceil(
+        self.max_predictions = math.ceil(
             config.objectives.masked_multimodal.max_fraction * data.context_tokens
         )
         self.queries = nn.Parameter(torch.randn(self.k, vision.width) * 0.02)
@@ -54,14 +54,14 @@ class Peer(nn.Module):
         self.types = nn.Embedding(2, width)
         self.emotion = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, emotions))
         self.masked = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        self.given: dict[str, int] = {}
+        self.inputs: dict[str, int] = {}
 
     def count(self, name: str, number: int) -> None:
         """Counts the inputs of a part of the model, except while torch.compile traces."""
         if not torch.compiler.is_compiling():
-            self.given[name] = self.given.get(name, 0) + number
+            self.inputs[name] = self.inputs.get(name, 0) + number
 
-    def see(self, images):
+    def visual_tokens(self, images):
         """Maps uint8 images [B, N, H, W, 3] to visual tokens [B, N * K, D]."""
         b, n = images.shape[:2]
         pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -118,7 +118,7 @@ class Peer(nn.Module):
         """The four losses of one batch."""
         context, turn, special = batch["context"], batch["context_turn"], self.special
         labels = torch.where(batch["image_mask"], batch["image_emotion"], -1)
-        images = (self.see(batch["images"]), batch["image_mask"], batch["image_turn"])
+        images = (self.visual_tokens(batch["images"]), batch["image_mask"], batch["image_turn"])
         real = context != special.pad
 
         seen = self.encode(*images, None, None)
@@ -131,7 +131,7 @@ class Peer(nn.Module):
         chosen = real & (torch.rand(context.shape, device=context.device) < 0.15)
         masked = torch.where(chosen, special.mask, context)
         hidden, _ = self.encode(*images, masked, turn)
-        place = chosen.int().argsort(1, descending=True)[:, : self.most]
+        place = chosen.int().argsort(1, descending=True)[:, : self.max_predictions]
         words = hidden[:, -context.shape[1] :]
         words = words.gather(1, place[..., None].expand(-1, -1, words.shape[-1]))
         target = torch.where(chosen, context, special.pad).gather(1, place)

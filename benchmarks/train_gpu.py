@@ -98,7 +98,7 @@ def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
     setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, jax.devices()[:1]
     )
-    given = count_given(setup)
+    inputs = count_inputs(setup)
     started = time.perf_counter()
     compiled = train_step.lower_step(setup).compile()
     compile_seconds = time.perf_counter() - started
@@ -119,18 +119,18 @@ def jax_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
         "flops": model_flops.model_flops(setup),
         "compile_seconds": compile_seconds,
         "loss": float(metrics["loss/total"]),
-        **given,
+        **inputs,
     }
 
 
-def count_given(setup: Any) -> dict[str, int]:
+def count_inputs(setup: Any) -> dict[str, int]:
     """Counts the images and tokens that a forward pass feeds to the model's three parts."""
     import flax.linen as nn
     import jax
 
     from igerg_jax.objectives import combination
 
-    given = dict.fromkeys(("images", "encoder_tokens", "decoder_tokens"), 0)
+    inputs = dict.fromkeys(("images", "encoder_tokens", "decoder_tokens"), 0)
     parts = {"vision_tower": "images", "encoder": "encoder_tokens", "decoder": "decoder_tokens"}
 
     def watch(call, args, kwargs, context):
@@ -138,7 +138,7 @@ def count_given(setup: Any) -> dict[str, int]:
         path = context.module.path
         if context.method_name == "__call__" and len(path) == 1 and path[0] in parts:
             x = args[0]
-            given[parts[path[0]]] += x.shape[0] * (1 if path[0] == "vision_tower" else x.shape[1])
+            inputs[parts[path[0]]] += x.shape[0] * (1 if path[0] == "vision_tower" else x.shape[1])
         return call(*args, **kwargs)
 
     def forward(params, batch):
@@ -149,7 +149,7 @@ def count_given(setup: Any) -> dict[str, int]:
     batch = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes}
     with nn.intercept_methods(watch):
         jax.eval_shape(forward, setup.abstract_state.params, batch)
-    return given
+    return inputs
 
 
 def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
     cast = lambda: torch.autocast(device, torch.bfloat16)  # noqa: E731
     with cast(), FlopCounterMode(display=False) as counter:
         model(batch)
-    given = dict(model.given)
+    inputs = dict(model.inputs)
     compiled = torch.compile(model) if options.compile else model
 
     def step():
@@ -207,11 +207,11 @@ def torch_side(config: Any, options: argparse.Namespace) -> dict[str, Any]:
         "flops": 3 * counter.get_total_flops(),
         "compile_seconds": marks[0],
         "loss": float(loss.detach()),
-        **given,
+        **inputs,
     }
 
 
-def measured(preset: str, side: str, argv: list[str]) -> dict[str, Any]:
+def measure(preset: str, side: str, argv: list[str]) -> dict[str, Any]:
     """Runs one side in its own process, so that its memory is free for the next."""
     command = [sys.executable, __file__, *argv, f"--presets={preset}", f"--side={side}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -244,7 +244,7 @@ def main(argv: list[str]) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     same = True
     for preset in ["tiny"] if options.tiny else options.presets.split(","):
-        results = {side: measured(preset, side, argv) for side in SIDES}
+        results = {side: measure(preset, side, argv) for side in SIDES}
         for side, row in results.items():
             rate = options.batch_size / row["seconds"]
             print(
@@ -254,11 +254,11 @@ def main(argv: list[str]) -> int:
                 f"first step after {row['compile_seconds']:.0f} s  on {row['device']}"
             )
         names = ("images", "encoder_tokens", "decoder_tokens")
-        given = [{name: results[side][name] for name in names} for side in ("jax", "torch")]
+        inputs = [{name: results[side][name] for name in names} for side in ("jax", "torch")]
         ratio = results["torch"]["flops"] / results["jax"]["flops"]
-        print(f"{preset:6} inputs per step {given[0]}; FLOPs torch / jax {ratio:.3f}")
-        if given[0] != given[1] or not math.isclose(ratio, 1, abs_tol=0.1):
-            print(f"error: the sides did different work: torch {given[1]}", file=sys.stderr)
+        print(f"{preset:6} inputs per step {inputs[0]}; FLOPs torch / jax {ratio:.3f}")
+        if inputs[0] != inputs[1] or not math.isclose(ratio, 1, abs_tol=0.1):
+            print(f"error: the sides did different work: torch {inputs[1]}", file=sys.stderr)
             same = False
     return 0 if same else 1
 

@@ -65,9 +65,11 @@ def _all_keys() -> ConfigDict:
             eval_split="valid",  # evaluated during training
             test_split="test",  # evaluated at the end; samples.jsonl comes from it
             extra_test_splits=("test_style",),  # evaluated at the end too; () if there are none
-            context_turns=3,  # previous turns given as text; one image per turn
+            context_turns=3,  # previous turns given as text; one image per turn; 0 for faces only
             context_tokens=40,  # per example; raise with context_turns
             response_tokens=28,  # longer responses are truncated: one in ten
+            # Of responses, in training: 0 = emotions as often as in the data, 1 = equally often.
+            balance_emotions=0.0,
             include_response_image=True,  # as in the original; False for a chatbot
             use_images=True,  # False masks out every image
             image_size=64,  # pixels per side
@@ -79,7 +81,14 @@ def _all_keys() -> ConfigDict:
             # 1 = the largest square, not stretched (of a square image, all of it), which a small
             # tower needs to learn faces in so few steps. colour_jitter: largest relative change of
             # brightness, contrast and saturation.
-            augment=dict(crop_min_area=1.0, flip=True, colour_jitter=0.2),
+            # erase_probability: of turning a rectangle grey, at most erase_max_area of the image.
+            augment=dict(
+                crop_min_area=1.0,
+                flip=True,
+                colour_jitter=0.2,
+                erase_probability=0.0,
+                erase_max_area=0.2,
+            ),
             tokenizer=dict(
                 kind="sentencepiece",  # sentencepiece, byte_level_bpe (BART's; needs a path)
                 path="",  # file or folder; "" = train one on the train split
@@ -100,7 +109,7 @@ def _all_keys() -> ConfigDict:
         dict(
             compute_dtype="float32",  # bfloat16 = mixed precision, for TPUs and GPUs
             vision=dict(
-                kind="vit",  # vit, resnet50, features
+                kind="vit",  # vit, resnet, resnet50, features
                 stem="convolution",  # patch, convolution (learns from fewer images)
                 patch_size=16,  # pixels per side
                 width=64,
@@ -112,6 +121,10 @@ def _all_keys() -> ConfigDict:
                 class_token=False,  # a learned vector before the patches, as in the original ViT
                 gelu="exact",  # exact, tanh (as SigLIP)
                 norm_epsilon=1e-6,  # of layer norms
+                # With resnet: blocks and channels of each stage; all but the first halve the size.
+                depths=(1, 2, 2, 1),
+                widths=(32, 64, 128, 256),
+                channel_norm="group",  # with resnet: group, layer
                 tokens_per_image=1,  # visual tokens that the encoder sees per image
                 frozen=False,  # True trains everything but the tower; needs init_from
                 scan_layers=False,  # True for deep models: compile time stays flat with depth
@@ -146,7 +159,7 @@ def _all_keys() -> ConfigDict:
     # Objectives: the loss is their weighted sum; one with weight 0 is not compiled at all.
     config.objectives = ConfigDict(
         dict(
-            image_emotion=dict(weight=1.0),
+            image_emotion=dict(weight=1.0, label_smoothing=0.0),
             sequence_emotion=dict(weight=1.0),
             # BART's infilling: the fraction of words hidden, and the mean span length.
             text_denoising=dict(weight=1.0, mask_fraction=0.3, mean_span_tokens=3.0),
@@ -242,7 +255,7 @@ def _all_keys() -> ConfigDict:
             max_tokens=28,  # EOS included; at most text.max_positions
             beams=5,  # with beam
             length_penalty=1.0,  # with beams or candidates; higher favours longer responses
-            candidates=4,  # with sample: the likeliest is kept, of those that end by themselves
+            candidates=4,  # with sample: of those that end by themselves, the likeliest is kept
             temperature=0.7,  # with sample, as are top_k and top_p
             top_k=0,  # 0 = off
             top_p=1.0,  # 1 = off

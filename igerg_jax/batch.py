@@ -57,7 +57,7 @@ class BatchSpec:
 
     @classmethod
     def of(cls, settings: Any, batch_size: int) -> BatchSpec:
-        """The sizes in `config.data`, with one image per turn, the response included."""
+        """The sizes under `config.data`; one image per turn, the response's too."""
         return cls(
             batch_size=batch_size,
             images=settings.context_turns + 1,

@@ -4,9 +4,9 @@ The labels are weak: a cue is a word or phrase that people use when they feel so
 and context are ignored. Related emotions count as one, as in Plutchik's wheel: worry is fear;
 dislike and boredom are disgust; annoyance is anger; sympathy and disappointment are sadness.
 
-Evaluation reads generated texts with `label`. The embedded datasets are labelled with it too, so
-for models that were trained on them it is not independent: those of `igerg_jax.text_labeller` are.
-It depends on the standard library and the emotion ids alone.
+Evaluation labels generated texts with `label`. The embedded datasets are labelled with it too, so
+it is not independent of models that were trained on them: those of `igerg_jax.text_labeller` are.
+This module needs only the standard library and the emotion ids.
 """
 
 import re
@@ -107,15 +107,15 @@ def count_cues(text: str) -> dict[str, int]:
     """
     votes: dict[str, int] = {}
     for emotion, pattern in _EMOTICON_PATTERNS.items():
-        if found := len(pattern.findall(text.replace("\u2019", "'"))):
-            votes[emotion] = found
+        if count := len(pattern.findall(text.replace("\u2019", "'"))):
+            votes[emotion] = count
     for emotion, _, _ in _cues(_words(text)):
         votes[emotion] = votes.get(emotion, 0) + 1
     return votes
 
 
 def cue_words_share(text: str) -> float:
-    """The share of a text's words that belong to a cue (emoticons aside); 0 without any word."""
+    """The share of a text's words that belong to a cue, not counting emoticons; 0 without words."""
     words = _words(text)
     in_cue = [word for _, start, end in _cues(words) for word in words[start:end]]
     total = sum(word not in _MARKS for word in words)

@@ -22,16 +22,17 @@ def check(settings: Mapping) -> None:
 
 
 def warmup_steps(settings: Mapping, steps: int) -> int:
-    """The steps of warm-up in a whole run of `steps`.
+    """The warm-up steps of a run of `steps` steps in all.
 
-    A trial that is shorter than its config's warm-up has a tenth of its steps in place of it.
+    With the cosine schedule, a run no longer than `warmup_steps` (a trial) instead warms up for a
+    tenth of its steps.
     """
     warmup = settings["warmup_steps"]
     return steps // 10 if settings["schedule"] == "cosine" and warmup >= steps else warmup
 
 
 def schedule(settings: Mapping, steps: int) -> optax.Schedule:
-    """The learning rate by step, in a whole run of `steps`: linear warm-up, then cosine decay to
+    """The learning rate by step, in a run of `steps` steps: linear warm-up, then cosine decay to
     the final rate, or fairseq's inverse square root: peak * sqrt(warmup / step)."""
     initial, peak = settings["initial_learning_rate"], settings["peak_learning_rate"]
     warmup = warmup_steps(settings, steps)
@@ -39,7 +40,7 @@ def schedule(settings: Mapping, steps: int) -> optax.Schedule:
         final = settings["final_learning_rate"]
         return optax.warmup_cosine_decay_schedule(initial, peak, warmup, steps, final)
 
-    def decay(since_warmup):  # optax has no inverse square root
+    def decay(since_warmup):  # optax has no inverse-square-root schedule
         # join_schedules calls it before the boundary too, and discards the result.
         return peak * (warmup / jnp.maximum(since_warmup + warmup, 1)) ** 0.5
 
@@ -57,8 +58,8 @@ def optimizer(
     """The chain: clip by global norm, optimizer, decoupled weight decay, learning rate.
 
     Args:
-      settings: `config.optim`, as `check` passes it.
-      steps: of the whole run.
+      settings: `config.optim`, which has passed `check`.
+      steps: of the run in all.
       frozen: top-level parameter names that are not trained; they get no optimizer state.
     """
 

@@ -31,8 +31,6 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # Lowered programs do not say which line each operation comes from.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Nothing here uses Keras, which TensorFlow imports unless told to use a package that is not there.
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 # Compiled programs are cached between runs, which makes the next run of the tests faster.
 _CACHE = pathlib.Path(tempfile.gettempdir()) / f"igerg_jax-tests-{getpass.getuser()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "compiled"))

@@ -35,5 +35,5 @@ def test_both_sides_are_given_the_same(monkeypatch):
     with FlopCounterMode(display=False) as counter:
         loss = peer(batch)
     assert torch.isfinite(loss)
-    assert peer.given == train_gpu.count_given(setup)
+    assert peer.inputs == train_gpu.count_inputs(setup)
     assert 3 * counter.get_total_flops() == pytest.approx(model_flops.model_flops(setup), rel=0.1)

@@ -1,4 +1,4 @@
-"""In training too, the decoder is conditioned on the emotion that the image head sees.
+"""In training too, the decoder is conditioned on the emotion that the image head predicts.
 
 python main.py --config=configs/ablations/emotion_predicted.py[:preset]
 """

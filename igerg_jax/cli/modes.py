@@ -18,7 +18,8 @@ from igerg_jax.cli.chat import converse, typed_lines
 from igerg_jax.data import image_domain, mixtures, pipeline
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.evaluation import conversation, samples, trained_run
-from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.evaluation.evaluator import Evaluator
+from igerg_jax.evaluation.final_evaluation import evaluate_run
 from igerg_jax.evaluation.responder import Responder, Turn
 from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.tools.tpu_report import compile_report
@@ -32,7 +33,7 @@ def train(config: Any, workdir: epath.Path) -> None:
 
 
 def evaluate(config: Any, path: epath.PathLike, workdir: epath.Path | None) -> None:
-    """Prints metrics on `evaluator.final_splits`; with a workdir, updates its report.
+    """Prints metrics on `final_evaluation.final_splits`; with a workdir, updates its report.
 
     Args:
       path: a checkpoint, in any form that `igerg_jax.run.checkpoint.find` accepts.
@@ -102,7 +103,7 @@ def _warn_of_unfamiliar_images(config: Any, folder: epath.Path, images: Sequence
     if domain is None or not given:
         return
     pixels = np.stack([pipeline.read_pixels(image, config) for image in given])
-    strange_N = domain.is_strange(pixels)
+    strange_N = domain.outside(pixels)
     if strange_N.any():
         names = ", ".join(image for image, strange in zip(given, strange_N, strict=True) if strange)
         print(f"{domain.warning(strange_N.sum(), len(given))}: {names}", file=sys.stderr)

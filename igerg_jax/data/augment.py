@@ -14,6 +14,7 @@ from igerg_jax.data import order
 
 _SALT = 0x1A9E  # keeps these numbers apart from other uses of (seed, position)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_MIN_ERASED_AREA = 0.02  # of the image, as in the paper
 _MAX_ASPECT = 4 / 3  # of a crop, either way; as in the Inception papers' random resized crop
 
 
@@ -28,6 +29,7 @@ class Recipe:
         antialiasing.
       flip: bool[M], mirror horizontally.
       colour, offset: float32[M, 3, 3] and [M]: RGB in 0..255 becomes colour @ RGB + offset.
+      erase: int32[M, 4], (top, left, height, width) in pixels of the result, which become grey.
     """
 
     crop: np.ndarray
@@ -35,6 +37,7 @@ class Recipe:
     flip: np.ndarray
     colour: np.ndarray
     offset: np.ndarray
+    erase: np.ndarray
 
 
 def random_recipe(
@@ -45,7 +48,7 @@ def random_recipe(
     image_size: int,
     config: ConfigDict,
 ) -> Recipe:
-    """Random resized crop, flip and colour jitter.
+    """Random resized crop, flip, colour jitter and erasing.
 
     Args:
       height_width: int[M, 2] pixels of the encoded images.
@@ -54,13 +57,15 @@ def random_recipe(
       image_size: pixels a side of the result.
       config: `config.data.augment`: crop_min_area (of the image; 1 = the largest square, anywhere
         along the longer side), flip (bool), colour_jitter (largest relative change of brightness,
-        contrast and saturation).
+        contrast and saturation), erase_probability, erase_max_area (of the image).
     """
-    u_Mx8 = order.uniforms(seed, _SALT, positions_M[:, None], slots_M[:, None], np.arange(8))
-    crop, halvings = _halve(_random_crop(height_width, config.crop_min_area, u_Mx8), image_size)
-    factors_Mx3 = 1 + config.colour_jitter * (2 * u_Mx8[:, 5:] - 1)
+    u_Mx13 = order.uniforms(seed, _SALT, positions_M[:, None], slots_M[:, None], np.arange(13))
+    crop, halvings = _halve(_random_crop(height_width, config.crop_min_area, u_Mx13), image_size)
+    factors_Mx3 = 1 + config.colour_jitter * (2 * u_Mx13[:, 5:8] - 1)
     colour, offset = _colour(*factors_Mx3.T)
-    return Recipe(crop, halvings, (u_Mx8[:, 4] < 0.5) & config.flip, colour, offset)
+    erase = _random_rectangle(image_size, config.erase_max_area, u_Mx13[:, 8:12])
+    erase[u_Mx13[:, 12] >= config.erase_probability] = 0
+    return Recipe(crop, halvings, (u_Mx13[:, 4] < 0.5) & config.flip, colour, offset, erase)
 
 
 def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
@@ -70,7 +75,8 @@ def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
     crop = np.concatenate([corner, side, side], axis=1).astype(np.int32)
     crop, halvings = _halve(crop, image_size)
     colour, offset = _colour(*np.ones((3, len(crop))))
-    return Recipe(crop, halvings, np.zeros(len(crop), bool), colour, offset)
+    nothing = np.zeros((len(crop), 4), np.int32)
+    return Recipe(crop, halvings, np.zeros(len(crop), bool), colour, offset, nothing)
 
 
 def _halve(crop: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,9 +86,25 @@ def _halve(crop: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     return crop >> halvings[:, None], halvings
 
 
-def _random_crop(height_width: np.ndarray, min_area: float, u_Mx8: np.ndarray) -> np.ndarray:
+def _random_rectangle(image_size: int, max_area: float, u_Mx4: np.ndarray) -> np.ndarray:
+    """int32[M, 4] inside the image; of random area, aspect ratio, top and left.
+
+    Random erasing (Zhong et al. 2020, https://arxiv.org/abs/1708.04896), with aspects up to 3.
+    """
+    area, aspect, top, left = u_Mx4.T
+    smallest = min(_MIN_ERASED_AREA, max_area)
+    pixels = image_size**2 * (smallest + (max_area - smallest) * area)
+    ratio = 3.0 ** (2 * aspect - 1)
+    height = np.clip(np.round(np.sqrt(pixels / ratio)), 1, image_size)
+    width = np.clip(np.round(np.sqrt(pixels * ratio)), 1, image_size)
+    corner_top = np.floor(top * (image_size - height + 1))
+    corner_left = np.floor(left * (image_size - width + 1))
+    return np.stack([corner_top, corner_left, height, width], axis=1).astype(np.int32)
+
+
+def _random_crop(height_width: np.ndarray, min_area: float, u_Mx13: np.ndarray) -> np.ndarray:
     """int32[M, 4]; the first four uniform numbers give the area, aspect ratio, top and left."""
-    area, aspect, top, left = u_Mx8.T[:4]
+    area, aspect, top, left = u_Mx13.T[:4]
     height, width = height_width.T.astype(np.float64)
     if min_area < 1:
         pixels = height * width * (min_area + (1 - min_area) * area)

@@ -27,7 +27,7 @@ _COPIES = 16  # files at once
 def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
     """Returns `config`, or a copy with a local data_dir if its data_dir, `place`, is in a bucket.
 
-    Several processes of a machine may call it at once: the first copy to be complete is kept.
+    Several processes of a machine may call it at once: the first complete copy is kept.
     Raises UserError if the bucket does not have the datasets prepared.
     """
     if not storage.is_bucket(place):
@@ -49,7 +49,7 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
 
 def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Path) -> None:
     """Copies the complete folders of a prepared dataset (turns, and tokens of each tokenizer) that
-    are not on the disk yet."""
+    are not on the local disk yet."""
     if not (source / "turns" / manifests.FILE).exists() and not (base / "turns").is_dir():
         raise UserError(
             f"there is no prepared '{dataset}' in '{source}' (config.data.data_dir): prepare it "
@@ -68,7 +68,10 @@ def _fetch(source: epath.Path, base: pathlib.Path, dataset: str, place: epath.Pa
             _copy(pairs, f"copying {dataset}")
             for name, about in files.items():
                 if (scratch / name).stat().st_size != about["bytes"]:
-                    raise UserError(f"'{folder / name}' is not as long as it was when written")
+                    raise UserError(
+                        f"'{folder / name}' does not have the size it was written with: copy it "
+                        "to the bucket again"
+                    )
             with contextlib.suppress(OSError):  # another process was first
                 os.rename(scratch, base / folder.name)
         finally:

@@ -19,7 +19,7 @@ from igerg_jax.batch import SpecialIds
 from igerg_jax.data import text_repair
 from igerg_jax.data.text_repair import check_text
 
-VOCABULARY, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
+VOCABULARY, MERGES, COMBINED = "vocab.json", "merges.txt", "tokenizer.json"
 # {role: BART's token}; as in BART, the decoder starts from EOS.
 ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 # Parts of a tokenizer.json that are not applied here: they concern special tokens and padding.
@@ -27,15 +27,15 @@ _LEFT_OUT = {"added_tokens": [], "post_processor": None, "truncation": None, "pa
 
 
 class ByteLevelBpeTokenizer:
-    """A tokenizer.json whose model is BPE over bytes and whose vocabulary has BART's roles."""
+    """A tokenizer.json with a BPE model over bytes and BART's special tokens."""
 
     def __init__(self, content: bytes):
-        """Takes a tokenizer.json. Raises ValueError if it is something else, or lacks a role."""
+        """Of a tokenizer.json. Raises ValueError if not, or if it lacks a special token."""
         self._content = content
         definition = _parse(content)
         named = _special_tokens(definition)
         plain = definition | _LEFT_OUT
-        plain["model"] = plain["model"] | {"dropout": None}  # random merges, for training only
+        plain["model"] = plain["model"] | {"dropout": None}  # of merges: only for training
         try:
             self._model = tokenizers.Tokenizer.from_str(json.dumps(plain))
         except Exception as error:  # the library raises bare Exception
@@ -60,8 +60,8 @@ class ByteLevelBpeTokenizer:
         Raises OSError for a missing file, ValueError for one of another form.
         """
         if path.is_dir():
-            one_file = path / WHOLE
-            path = one_file if one_file.exists() else path / VOCABULARY
+            combined = path / COMBINED
+            path = combined if combined.exists() else path / VOCABULARY
         if path.name == MERGES or path.name.endswith(f"-{MERGES}"):
             path = path.with_name(path.name.replace(MERGES, VOCABULARY))
         content = path.read_bytes()
@@ -98,7 +98,7 @@ def _parse(content: bytes) -> dict[str, Any]:
     """A tokenizer.json's content. Raises ValueError if it is not byte-level BPE."""
     definition = _parse_json(content)
     if not isinstance(definition, dict) or not isinstance(definition.get("model"), dict):
-        raise ValueError(f"it is JSON, but no {WHOLE}: it has no model")
+        raise ValueError(f"it is JSON, but not a {COMBINED}: it has no model")
     kind = definition["model"].get("type")
     if kind != "BPE":
         raise ValueError(f"its model is {kind}, not BPE")
@@ -124,7 +124,7 @@ def _special_tokens(definition: dict[str, Any]) -> dict[str, int]:
 
 
 def _digest(plain: dict[str, Any], named: dict[str, int], special: SpecialIds) -> str:
-    """Of all that determines the ids; equal for tokenizer.json and vocab.json + merges.txt."""
+    """Hash of all that determines the ids; equal for tokenizer.json and vocab.json + merges.txt."""
     unused = ("unk_token", "fuse_unk")  # nothing is unknown
     model = {name: value for name, value in plain["model"].items() if value and name not in unused}
     # Older files write a merge as "a b", newer ones as ["a", "b"].
@@ -138,7 +138,7 @@ def _digest(plain: dict[str, Any], named: dict[str, int], special: SpecialIds) -
 def _join(vocabulary: Any, merges: str) -> bytes:
     """The tokenizer.json of a vocab.json {piece: id} and a merges.txt ("a b" per line)."""
     if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
-        raise ValueError(f"it is JSON, but no {VOCABULARY}: not one id a piece")
+        raise ValueError(f"it is JSON, but not a {VOCABULARY}: it does not map pieces to ids")
     lines = text_repair.lines(merges)[1 if merges.startswith("#version") else 0 :]
     pairs = [tuple(line.split(" ")) for line in lines if line]
     if any(len(pair) != 2 for pair in pairs):

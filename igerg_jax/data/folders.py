@@ -1,4 +1,4 @@
-"""Where prepared data lies, and the lock that lets one process at a time write there.
+"""Where prepared data is stored, and the lock that lets one process at a time write there.
 
 <data_dir>/prepared/<dataset>/<version>/turns/        words, labels, images
 <data_dir>/prepared/<dataset>/<version>/<digest>/     the words as ids of one tokenizer
@@ -36,7 +36,7 @@ def root(data: ConfigDict) -> pathlib.Path:
 
 
 def of_dataset(data: ConfigDict, dataset: str) -> pathlib.Path:
-    """A dataset's folder, keyed by version and format, and by the raw files and labels it has."""
+    """A dataset's folder, keyed by version, format, and where its raw files and labels are."""
     version = f"{builders.version(dataset)}-{store.FORMAT}"
     dataset_definition, _ = builders.find(dataset)
     manual_dir = data.manual_dir if dataset_definition.reads_manual_dir else ""

@@ -1,9 +1,9 @@
-"""Whether images are like those that a model was trained on: a score with a calibrated threshold.
+"""Whether images are like those that a model was trained on: a distance with a threshold.
 
-The score is the Mahalanobis distance of an image's statistics (colour, contrast, and how large and
-how frequent steps between pixels are) from those of training images. The threshold is what a stated
-share of held-out images exceeds. The model's own features do not tell: a tower that was trained on
-drawn faces maps photographs onto them (docs/reliability.md has the figures).
+It is the Mahalanobis distance of an image's statistics (colour, contrast, size and frequency of
+steps between pixels) from those of training images. A given share of held-out images exceeds the
+threshold. The model's own features do not serve: a tower that was trained on drawn faces maps
+photographs onto them (docs/reliability.md has the figures).
 
     <workdir or weights folder>/image_domain.json    what `Domain` holds
 """
@@ -20,9 +20,9 @@ from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 FILE = "image_domain.json"
-_SCALES = (1, 2, 4)  # pixels between those that are compared
+_SCALES = (1, 2, 4)  # distances in pixels between those that are compared
 _RIDGE = 0.01  # added to the correlations, as a share of their diagonal
-_SAME = 2 / 255  # a step below it is none
+_MIN_STEP = 2 / 255  # smaller steps count as none
 _TINY = 1e-3
 
 
@@ -50,19 +50,19 @@ class Domain:
         z_NxF = (statistics(images_NxHxWx3) - self.mean) / self.scale
         return np.sqrt(np.einsum("nf,fg,ng->n", z_NxF, self.precision, z_NxF))
 
-    def is_strange(self, images_NxHxWx3: np.ndarray) -> np.ndarray:
+    def outside(self, images_NxHxWx3: np.ndarray) -> np.ndarray:
         """bool[N]: whether each is unlike the training images."""
         return self.distances(images_NxHxWx3) > self.threshold
 
     def expected(self, images: int) -> float:
-        """How many of so many are exceptional without anything being wrong, with some margin."""
+        """How many of `images` images may be outside by chance, with a margin; 0 for one image."""
         mean = images * self.false_alarms
         return 3 * mean + 3 * math.sqrt(mean) if images > 1 else 0
 
-    def warning(self, strange: int, images: int) -> str:
-        """One line about so many of so many images."""
+    def warning(self, outside: int, images: int) -> str:
+        """The line to print if `outside` of `images` images are unlike the training images."""
         return (
-            f"warning: {strange} of {images} images are unlike those that the model was trained on "
+            f"warning: {outside} of {images} images are unlike those that the model was trained on "
             f"({self.false_alarms:.0%} of held-out ones are): the emotions seen there mean little"
         )
 
@@ -70,10 +70,10 @@ class Domain:
 def calibrate(
     training_NxHxWx3: np.ndarray, held_out_NxHxWx3: np.ndarray, false_alarms: float
 ) -> Domain:
-    """The domain of training images, its threshold such that `false_alarms` of others exceed it."""
-    found_NxF = statistics(training_NxHxWx3)
-    mean, scale = found_NxF.mean(0), found_NxF.std(0) + _TINY
-    z_NxF = (found_NxF - mean) / scale
+    """The domain of training images; the share `false_alarms` of held-out ones is outside."""
+    x_NxF = statistics(training_NxHxWx3)
+    mean, scale = x_NxF.mean(0), x_NxF.std(0) + _TINY
+    z_NxF = (x_NxF - mean) / scale
     correlations = z_NxF.T @ z_NxF / len(z_NxF)
     precision = np.linalg.inv((1 - _RIDGE) * correlations + _RIDGE * np.eye(len(mean)))
     images = {"training": len(training_NxHxWx3), "held_out": len(held_out_NxHxWx3)}
@@ -83,9 +83,9 @@ def calibrate(
 
 
 def statistics(images_NxHxWx3: np.ndarray) -> np.ndarray:
-    """float64[N, F]: of each colour, mean and log deviation; of saturation, mean and deviation; of
-    the steps between grey pixels, at each scale and in each direction, the logs of mean and median,
-    and the share of none."""
+    """float64[N, F]: mean and log standard deviation of each colour; mean and standard deviation of
+    saturation; and of the steps between grey pixels, at each scale and in each direction, the logs
+    of mean and median, and the share below `_MIN_STEP`."""
     x = images_NxHxWx3.astype(np.float64) / 255
     saturation = x.max(-1) - x.min(-1)
     columns = [*x.mean((1, 2)).T, *np.log(x.std((1, 2)) + _TINY).T]
@@ -96,7 +96,7 @@ def statistics(images_NxHxWx3: np.ndarray) -> np.ndarray:
         for axis in (1, 2):
             steps = np.abs(np.diff(coarse, axis=axis)).reshape(len(x), -1)
             columns += [np.log(steps.mean(1) + _TINY), np.log(np.median(steps, 1) + _TINY)]
-            columns.append((steps < _SAME).mean(1))
+            columns.append((steps < _MIN_STEP).mean(1))
     return np.stack(columns, axis=1)
 
 
@@ -116,14 +116,14 @@ def read(folder: epath.Path) -> Domain | None:
         return None
     arrays = ("mean", "scale", "precision")
     try:
-        found = Domain(**values | {name: np.array(values[name], float) for name in arrays})
-        numbers = (found.threshold, found.false_alarms, *found.images.values())
+        domain = Domain(**values | {name: np.array(values[name], float) for name in arrays})
+        numbers = (domain.threshold, domain.false_alarms, *domain.images.values())
         if not all(isinstance(number, int | float) for number in numbers):
             raise ValueError("not a number")
-        np.linalg.cholesky(found.precision)  # of a distance: symmetric, and positive definite
+        np.linalg.cholesky(domain.precision)  # a distance needs a positive definite matrix
         pixels = np.zeros((1, 8, 8, 3), np.uint8)
-        if not (np.isfinite(found.distances(pixels)).all() and found.scale.min() > 0):
-            raise ValueError("numbers of no distance")
-        return found
+        if not (np.isfinite(domain.distances(pixels)).all() and domain.scale.min() > 0):
+            raise ValueError("its numbers do not define a distance")
+        return domain
     except (AttributeError, KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"'{folder / FILE}' is damaged ({error}): remove it") from error

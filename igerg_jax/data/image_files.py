@@ -1,4 +1,4 @@
-"""Finds image files, and counts what lies beside them."""
+"""Finds image files, and counts the other files beside them."""
 
 import collections
 import os
@@ -29,9 +29,9 @@ class ImageListing(NamedTuple):
 def find(folder: pathlib.Path, chosen: Callable[[str], bool] = lambda name: True) -> ImageListing:
     """Finds the images at any depth; follows links to folders, except back to a folder above.
 
-    Files whose name `chosen` does not choose count as nothing.
-    Names that begin with a dot are ignored: they belong to systems, such as macOS's "._a.jpg".
-    Raises UserError when a folder cannot be read.
+    Files whose name `chosen` rejects are neither found nor counted. Nor are names that begin with a
+    dot, which belong to the operating system, such as macOS's "._a.jpg". Raises UserError when a
+    folder cannot be read.
     """
     listing = ImageListing([], collections.Counter())
     real = folder.resolve()
@@ -41,7 +41,7 @@ def find(folder: pathlib.Path, chosen: Callable[[str], bool] = lambda name: True
 
 
 def passed_over_reason(name: str) -> str:
-    """Why a file is no image, going by its name; "" if it may be one."""
+    """Why a file is not an image, judging by its name; "" if it may be one."""
     suffix = pathlib.PurePosixPath(name).suffix.lower()
     return "" if suffix in SUFFIXES else suffix or "no ending"
 
@@ -51,10 +51,10 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def count_line(taken: int, missing: int, broken: int, passed_over: Mapping[str, int]) -> str:
-    """One line on a set of images, such as "images: 12 taken, 1 missing, 0 broken, 2 passed over
+def count_line(read: int, missing: int, broken: int, passed_over: Mapping[str, int]) -> str:
+    """One line on a set of images, such as "images: 12 read, 1 missing, 0 broken, 2 passed over
     (.txt 2)"."""
-    line = f"images: {taken:,} taken, {missing:,} missing, {broken:,} broken"
+    line = f"images: {read:,} read, {missing:,} missing, {broken:,} broken"
     line += f", {sum(passed_over.values()):,} passed over"
     kinds = sorted(passed_over.items(), key=lambda pair: (-pair[1], pair[0]))
     return line + (f" ({', '.join(f'{kind} {n:,}' for kind, n in kinds)})" if kinds else "")

@@ -48,11 +48,11 @@ _UPRIGHT = {  # {EXIF orientation: what undoes it}
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What a PNG's grey levels of fewer bits are multiplied by, its transparent level not yet.
+# Pillow multiplies a PNG's grey levels of fewer bits by this, but not its transparent level.
 _LEVEL = {"L;2": 85, "L;4": 17}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
-# JPEG's markers of a frame, and those of the frames that every decoder reads.
+# JPEG's frame markers, and those of the frames that every decoder reads.
 _FRAMES = tuple(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
 _COMMON_FRAMES = _FRAMES[:3]
 _END_OF_IMAGE = b"\xff\xd9"
@@ -61,7 +61,7 @@ _OVERSHOOT = 1.25  # how far beyond white floating point may go: sharpening and 
 
 
 class BrokenImage(ValueError):
-    """Bytes that are no image, a damaged one, or one that is not read; the message says why."""
+    """Bytes that are not an image, or a damaged or unsupported one; the message says why."""
 
 
 def read_file(path: pathlib.Path) -> bytes | None:
@@ -75,10 +75,10 @@ def read_file(path: pathlib.Path) -> bytes | None:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
             return b""
-        # Should a pipe have taken the file's place meanwhile, opening it does not wait.
+        # If a pipe has replaced the file meanwhile, opening it does not block.
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             return file.read()
-    except (FileNotFoundError, ValueError):  # ValueError: no name of a file, such as "\0"
+    except (FileNotFoundError, ValueError):  # ValueError: not a file name, such as "\0"
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link to itself leads nowhere
@@ -89,10 +89,10 @@ def read_file(path: pathlib.Path) -> bytes | None:
 def read_rgb(data: bytes) -> Image.Image:
     """Returns an encoded image as it is meant to be seen: upright, mode RGB, on BACKGROUND.
 
-    Grey of 16 bits, of 32 bits and in floating point is scaled to 0..255 by the range of its kind.
-    Of an animation it is the first frame. Raises BrokenImage.
+    Grey of 16 bits, 32 bits or floating point is scaled to 0..255 by the range of its type. An
+    animation gives its first frame. Raises BrokenImage.
     """
-    with _breaking():
+    with _as_broken_image():
         return _rgb(_open(data))
 
 
@@ -103,7 +103,7 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
     channels anyway); anything else is re-encoded, because TensorFlow ignores EXIF orientation.
     Raises BrokenImage.
     """
-    with _breaking():
+    with _as_broken_image():
         image = _open(data)
         if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_common_jpeg(data):
             size = (image.height, image.width)
@@ -119,7 +119,7 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
 
 
 def file_as_jpeg(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
-    """`as_jpeg` of a file that a person names. Raises UserError, which says what is wrong."""
+    """`as_jpeg` of a file that a user names. Raises UserError, which says what is wrong."""
     data = read_file(path)
     if data is None:
         raise UserError(f"image '{path}' does not exist")
@@ -132,8 +132,8 @@ def file_as_jpeg(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _breaking() -> Iterator[None]:
-    """Turns whatever Pillow's readers raise, which is of several types, into BrokenImage."""
+def _as_broken_image() -> Iterator[None]:
+    """Turns whatever Pillow's readers raise, exceptions of many types, into BrokenImage."""
     try:
         yield
     except BrokenImage:
@@ -153,7 +153,7 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def _open(data: bytes) -> Image.Image:
-    """Reads an image's header. Anything may be raised."""
+    """Reads an image's header. May raise anything."""
     if not data:
         raise BrokenImage("empty, or not a regular file")
     image = Image.open(io.BytesIO(data), formats=_known_formats())
@@ -172,9 +172,9 @@ def _orientation(image: Image.Image) -> object:
 def _is_common_jpeg(data: bytes) -> bool:
     """Whether a JPEG is baseline, extended or progressive with Huffman codes, and has its end.
 
-    Not every decoder reads others, such as those with arithmetic codes. Without the marker of its
-    end, Pillow reads a JPEG, and TensorFlow does not. A JPEG with something odd before its first
-    frame counts as a common one.
+    Not every decoder reads others, such as those with arithmetic codes. Without its end marker, a
+    JPEG is read by Pillow but not by TensorFlow. A JPEG with unknown bytes before its first frame
+    counts as a common one.
     """
     at = 2
     while data[at : at + 1] == b"\xff":
@@ -212,7 +212,7 @@ def _transparent_level(level: object, raw_mode: str) -> object:
 
 def _on_background(image: Image.Image) -> Image.Image:
     """Puts an image with transparency on BACKGROUND."""
-    if image.mode == "La":  # which converts to nothing else
+    if image.mode == "La":  # converts only to LA
         image = image.convert("LA")
     ground = Image.new("RGBA", image.size, (*BACKGROUND, 255))
     return Image.alpha_composite(ground, image.convert("RGBA"))
@@ -221,8 +221,8 @@ def _on_background(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scales modes I;16, I and F to mode L, or LA where a grey level is transparent.
 
-    Black and white are those of the kind of number: 0 and 65,535 for 16 bits. Numbers of 32 bits
-    have no such range; theirs ends with the first of _INTEGER_TOPS that no pixel exceeds, or of
+    Black and white are the ends of the type's range: 0 and 65,535 for 16 bits. Types of 32 bits do
+    not say; their range ends with the first of _INTEGER_TOPS that no pixel exceeds, or of
     _FLOAT_TOPS that none exceeds by more than _OVERSHOOT. With negative numbers the range is
     symmetric.
     """
@@ -242,7 +242,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         reach = _OVERSHOOT if image.mode == "F" else 1
         top = float(next((top for top in tops if largest <= top * reach), largest))
     lowest = float(values_HxW[np.isfinite(values_HxW)].min(initial=0))
-    low = -top if lowest < -top / 255 else 0.0  # less is an error of rounding
+    low = -top if lowest < -top / 255 else 0.0  # smaller ones are rounding errors
     known = np.nan_to_num(values_HxW.astype(np.float32), nan=low, posinf=top, neginf=low)
     share_HxW = np.clip((known - low) / (top - low), 0, 1)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:

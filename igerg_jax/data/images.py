@@ -1,4 +1,4 @@
-"""Image files below a folder, images as PNG and inside pages, and ImageNet's preprocessing."""
+"""Image files below a folder, images as PNG and as data URLs, and ImageNet's preprocessing."""
 
 import base64
 import collections
@@ -23,7 +23,7 @@ class Files(NamedTuple):
 
     Attributes:
       names: below the folder, with slashes, sorted.
-      passed_over: how many others there are, as in `image_files.ImageListing`.
+      passed_over: counts of the other files, as in `image_files.ImageListing`.
     """
 
     folder: pathlib.Path
@@ -53,14 +53,16 @@ def find_files(pattern: str) -> Files:
         folder, names, passed_over = path, [], collections.Counter()
     if not names:
         kinds = ", ".join(image_gate.SUFFIXES)
-        raise UserError(f"--images '{pattern}' is no folder or pattern with image files ({kinds})")
+        raise UserError(
+            f"--images '{pattern}' is not a folder or a pattern with image files ({kinds})"
+        )
     return Files(folder, tuple(names), passed_over)
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a name fit those of a glob pattern.
+    """Whether the parts of a name match those of a glob pattern.
 
-    Not `glob.glob`: where two links lead back to folders above them, it does not come to an end.
+    Not `glob.glob`, which never ends where two links lead back to folders above them.
     """
     if not pattern:
         return not parts

@@ -26,7 +26,9 @@ PARTS = {
     "flip": ("bool", []),
     "colour": ("float32", [3, 3]),
     "offset": ("float32", []),
+    "erase": ("int32", [4]),
 }
+_ERASED = 127  # mid-grey
 
 # A step's number -> the batch's arrays in the contract's order, but instead of `images` those of
 # `PARTS` at the end.
@@ -150,6 +152,7 @@ def parts(
         # Transposed, since the graph computes RGB @ colour.
         spread(recipe.colour.transpose(0, 2, 1), 0),
         spread(recipe.offset, 0),
+        spread(recipe.erase, 0),
     )
 
 
@@ -172,7 +175,7 @@ def images(spec: BatchSpec, preprocessing: str, *parts_S: tf.Tensor) -> tf.Tenso
     return tf.reshape(pixels, [spec.batch_size, spec.images, side, side, 3])
 
 
-def _image(side: int, jpeg, branch, crop, flip, colour, offset) -> tf.Tensor:
+def _image(side: int, jpeg, branch, crop, flip, colour, offset, erase) -> tf.Tensor:
     """uint8[side, side, 3] from a row of each of `PARTS`.
 
     Images are processed one by one: the float32 intermediates, several times the size of the
@@ -184,10 +187,19 @@ def _image(side: int, jpeg, branch, crop, flip, colour, offset) -> tf.Tensor:
         # Plus one half, since the cast truncates.
         pixels = tf.clip_by_value(tf.matmul(pixels, colour) + (offset + 0.5), 0, 255)
         upright = tf.reshape(tf.cast(pixels, tf.uint8), [side, side, 3])
-        return tf.cond(flip, lambda: tf.reverse(upright, [1]), lambda: upright)
+        image = tf.cond(flip, lambda: tf.reverse(upright, [1]), lambda: upright)
+        return tf.cond(erase[2] > 0, lambda: _erased(image, erase), lambda: image)
 
     def decoder(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: finish(tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, ratio=ratio))
 
     empty = functools.partial(tf.zeros, [side, side, 3], tf.uint8)
     return tf.switch_case(branch, [empty, *map(decoder, _RATIOS)])
+
+
+def _erased(image: tf.Tensor, erase: tf.Tensor) -> tf.Tensor:
+    """uint8[side, side, 3] with the rectangle (top, left, height, width) turned grey."""
+    places = tf.range(image.shape[0])
+    rows, columns = ((places >= erase[i]) & (places < erase[i] + erase[i + 2]) for i in (0, 1))
+    inside = rows[:, None] & columns[None]
+    return tf.where(inside[..., None], tf.constant(_ERASED, tf.uint8), image)

@@ -10,11 +10,11 @@ from igerg_jax.data.windows import Split
 
 
 class Counts(NamedTuple):
-    """Of a split's W windows, before anything is truncated to its place in a batch.
+    """Sizes of a split's W windows, before truncation.
 
     Attributes:
-      context, response: int64[W] tokens, every turn's EOS among them.
-      images: int64[W], that a window shows.
+      context, response: int64[W] tokens, every turn's EOS included.
+      images: int64[W], the images that a window shows.
     """
 
     context: np.ndarray
@@ -43,7 +43,7 @@ def count(split: Split, config: ConfigDict) -> Counts:
 
 
 def cut_tokens(split: Split, window: int, config: ConfigDict) -> dict[str, int]:
-    """How many tokens of a window's "context" and "response" have no room in a batch, where any."""
+    """{"context", "response": how many of a window's tokens are truncated}, without zeros."""
     counts, data = count(split, config), config.data
     limits = {"context": data.context_tokens, "response": data.response_tokens}
     over = {name: int(getattr(counts, name)[window]) - limit for name, limit in limits.items()}
@@ -51,11 +51,11 @@ def cut_tokens(split: Split, window: int, config: ConfigDict) -> dict[str, int]:
 
 
 def cut_shares(split: Split, config: ConfigDict) -> dict[str, float]:
-    """How many of a split's contexts and responses have more tokens than a batch has room for.
+    """What share of a split's contexts and responses is truncated to fit into a batch.
 
     Returns:
-      "contexts" and "responses": the share of them that is truncated, and "context_tokens" and
-      "response_tokens": to how many. {} if no window has words.
+      "contexts" and "responses": the shares, 0..1; "context_tokens" and "response_tokens": the
+      lengths they are truncated to. {} if no window has words.
     """
     counts, data = count(split, config), config.data
     spoken_W = counts.response > 0

@@ -13,21 +13,20 @@ Evaluation always uses config.data.dataset.
 from __future__ import annotations
 
 import dataclasses
-import math
 import zlib
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, order, store
+from igerg_jax.data import builders, emotion_balance, folders, order, store
+from igerg_jax.data.patterns import occurrences, pattern
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError, check_known
 
-with epy.lazy_imports():  # JAX: seconds for each process that prepares data and checks nothing
+with epy.lazy_imports():  # it imports JAX: seconds for every process that only prepares data
     from igerg_jax import objectives
 
 if TYPE_CHECKING:
@@ -37,7 +36,9 @@ if TYPE_CHECKING:
 MAIN = ""  # the group of all objectives that no mixture names
 # The keys of `config.data` that name splits of the dataset.
 SPLIT_KEYS = ("train_split", "eval_split", "test_split", "extra_test_splits")
-_LONGEST = 10_000  # period of the order in which datasets alternate
+
+
+Order = Callable[[np.ndarray], np.ndarray]  # int64[n] places in an endless order -> window numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,70 +47,27 @@ class Stream:
 
     Attributes:
       splits: the train splits that examples are taken from.
-      seeds: of each split's own order.
+      orders: of each split's own windows.
       pattern: int64[P]; position p takes an example of splits[pattern[p % P]]. Among any
         consecutive positions each split has its share to within two examples, and among P of them
         exactly.
     """
 
     splits: Sequence[Split]
-    seeds: Sequence[int]
+    orders: Sequence[Order]
     pattern: np.ndarray
 
     def at(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns int64[B] split numbers and int64[B] window numbers at those positions."""
-        rounds_B, place_B = np.divmod(positions_B, len(self.pattern))
-        source_B = self.pattern[place_B]
-        ids_B = np.empty_like(source_B)
-        for s in np.unique(source_B):
-            of_split, selected_B = self.pattern == s, source_B == s
-            # The number of this split's examples before each position.
-            earlier = np.cumsum(of_split) - of_split
-            before_B = rounds_B[selected_B] * of_split.sum() + earlier[place_B[selected_B]]
-            windows = self.splits[s].num_windows
-            ids_B[selected_B] = order.examples_at(self.seeds[s], before_B, windows)
+        source_B, ids_B = (np.empty_like(positions_B) for _ in range(2))
+        for s, at_B, nth in occurrences(self.pattern, positions_B):
+            source_B[at_B], ids_B[at_B] = s, self.orders[s](nth)
         return source_B, ids_B
-
-
-def pattern(weights: Sequence[float]) -> np.ndarray:
-    """Returns int64[P]: the shortest sequence in which each number i has its weight's share.
-
-    Among the numbers that lag sufficiently behind their share, the one with the earliest deadline
-    comes next (Tijdeman, "The chairman assignment problem", 1980). So with k weights, the first n
-    entries contain n times each share to within 1 - 1 / (2k - 2), and any n consecutive entries of
-    the repeated sequence to within twice that. (Choosing the number that lags most has no such
-    bound: with 30 weights the deviation exceeds two.)
-
-    Raises ValueError for weights that are not positive, or whose ratio needs too long a sequence.
-    """
-    numbers = (isinstance(w, int | float) and w > 0 and math.isfinite(w) for w in weights)
-    if not weights or not all(numbers):
-        raise ValueError("weights must be positive numbers")
-    fractions = [Fraction(w).limit_denominator(_LONGEST) for w in weights]
-    scale = math.lcm(*(f.denominator for f in fractions))
-    counts = [int(f * scale) for f in fractions]  # Python integers: no overflow
-    if not all(counts):
-        raise ValueError(f"weights must be at least {1 / _LONGEST}")
-    divisor = math.gcd(*counts)
-    length = sum(counts) // divisor
-    if length > _LONGEST:
-        raise ValueError(f"the ratio needs {length} examples to be exact; round the weights")
-    counts = np.array([count // divisor for count in counts], np.int64)
-    out, emitted = np.empty(length, np.int64), np.zeros(len(counts), np.int64)
-    unit = max(2 * len(counts) - 2, 1)  # exact arithmetic: lags in units of 1 / (unit * length)
-    for place in range(length):
-        lag = (counts * (place + 1) - emitted * length) * unit
-        spare = ((unit - 1) * length - lag) / counts  # places until its deadline
-        chosen = int(np.argmin(np.where(lag >= length, spare, np.inf)))
-        out[place] = chosen
-        emitted[chosen] += 1
-    return out
 
 
 def labels(data: ConfigDict) -> dict[str, str]:
     """{dataset: `Info.labels`} of every dataset that `config.data` names."""
-    mixed = [name for mixture in data.mixtures.values() for name in mixture.datasets]
-    return {name: builders.info(name).labels for name in dict.fromkeys((data.dataset, *mixed))}
+    return {name: builders.info(name).labels for name in folders.dataset_names(data)}
 
 
 def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
@@ -118,12 +76,19 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     Raises UserError for an empty or unknown split, or weights that make no pattern.
     """
     name, seed = config.data.train_split, config.seed
-    groups = {MAIN: Stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
+
+    def stream(splits: list[Split], seeds: list[int], turns: np.ndarray) -> Stream:
+        balance = config.data.balance_emotions
+        pairs = zip(splits, seeds, strict=True)
+        orders = [emotion_balance.order_of(split, seed, balance) for split, seed in pairs]
+        return Stream(splits, orders, turns)
+
+    groups = {MAIN: stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
     for mixture_name, mixture in config.data.mixtures.items():
         turns = _pattern_of(mixture_name, mixture)
         seeds = [_seed(seed, mixture_name, dataset) for dataset in mixture.datasets]
         splits = [nonempty_split(prepared.datasets[dataset], name) for dataset in mixture.datasets]
-        groups[mixture_name if mixture.objectives else MAIN] = Stream(splits, seeds, turns)
+        groups[mixture_name if mixture.objectives else MAIN] = stream(splits, seeds, turns)
     return groups
 
 
@@ -149,13 +114,19 @@ def nonempty_split(prepared: Prepared, name: str) -> Split:
 
 
 def check_start(config: ConfigDict) -> None:
-    """Raises UserError for what can be checked before anything is prepared.
+    """Checks what can be checked before anything is prepared.
 
-    Unknown datasets, mixtures as in `check_names`, and objectives that need images of a dataset
-    that never has any.
+    Raises:
+      UserError: an unknown dataset, mixtures that `check_names` refuses, an objective that needs
+        images of a dataset that never has any, or a context where there is none.
     """
     check_names(config)
     for objective, dataset in _served(config):
+        if objectives.base.DIALOGUES in objective.needs and not config.data.context_turns:
+            raise UserError(
+                f"data.context_turns=0 leaves objective '{objective.name}' no turn to respond to: "
+                f"raise it, or set config.objectives.{objective.name}.weight=0"
+            )
         layout = builders.layout(dataset)
         without_images = layout.images == "no" and not layout.feature_dim
         if objectives.base.IMAGES in objective.needs and without_images:
@@ -183,10 +154,11 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
 
 
 def check(prepared: Prepared, config: ConfigDict) -> None:
-    """Raises UserError, before anything is compiled, for what the prepared data cannot serve.
+    """Checks the prepared data against the config, before anything is compiled.
 
-    A dataset that is trained on has other features than the model takes, or lacks what an objective
-    needs; or there is no split to evaluate.
+    Raises:
+      UserError: a split to evaluate is missing, or a dataset to train on has other features than
+        the model takes, or lacks something that an objective needs.
     """
     check_splits(prepared, config)
     for objective, dataset in _served(config):
@@ -233,7 +205,7 @@ def _served(config: ConfigDict) -> Iterator[tuple[Objective, str]]:
 
 
 def check_names(config: ConfigDict) -> None:
-    """Raises UserError for mixtures that contradict each other, name what is not there, or have
+    """Raises UserError for mixtures that contradict each other, name unknown objectives, or have
     weights that make no `pattern`."""
     mixture_of: dict[str, str] = {}
     for name, mixture in config.data.mixtures.items():
@@ -244,10 +216,10 @@ def check_names(config: ConfigDict) -> None:
         _pattern_of(name, mixture)
         for objective in mixture.objectives or (MAIN,):
             if objective:
-                what = f"config.data.mixtures.{name}: '{objective}' is no objective"
+                what = f"config.data.mixtures.{name}: '{objective}' is not an objective"
                 check_known(objective, config.objectives, what)
             if objective in mixture_of:
-                what = f"objective '{objective}'" if objective else "what no other names"
+                what = f"objective '{objective}'" if objective else "those that no mixture names"
                 raise UserError(
                     f"config.data.mixtures: both '{mixture_of[objective]}' and '{name}' serve "
                     f"{what}"

@@ -1,4 +1,4 @@
-"""Work divided into parts that survive a kill: a part's file is complete or absent.
+"""Work divided into parts that survive a kill: a part's file is whole, or is written again.
 
 Parts have fixed boundaries, so that a restart with another number of processes reuses the finished
 ones. Nothing here imports JAX or TensorFlow: worker processes start in a second and stay small.
@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from igerg_jax import manifests, storage
 from igerg_jax.errors import UserError
 
 T = TypeVar("T")
-_CHECKED = "checked.json"  # in a folder: of which files the checksums were found right
+_CHECKED = "checked.json"  # in a folder: the files whose checksums were right
 _RECORDS = ".array_record"
 _SHOWN_BYTES = 2**30  # below that, checksums are too quick for a progress display
 _LINE_EVERY_SECONDS = 5.0
@@ -39,6 +40,15 @@ def borders(total: int, size: int) -> list[tuple[int, int]]:
 def save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     with storage.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a part's file is there as `save_npz` wrote it; after a power failure it may not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # of several types: no file, no zip file, zlib's
+        return False
 
 
 def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
@@ -71,7 +81,7 @@ def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
 
 @contextlib.contextmanager
 def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator[None]:
-    """Says how much room `total` parts, whose files go to folder/parts, need where there is none.
+    """Says how much room `total` parts, whose files go to folder/parts, need if the disk is full.
 
     Raises:
       UserError: the disk is full.
@@ -83,7 +93,7 @@ def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator
             raise
         size = sum(facts["bytes"] for facts in manifests.list_files(folder).values())
         done = len(list((folder / "parts").rglob("*.npz")))
-        # A part did not fit into what is free; those that are done may be smaller.
+        # At least the free space, which was too small for one part; finished parts may be smaller.
         needed = max(shutil.disk_usage(folder).free, (total - done) * size / max(done, 1))
         raise UserError(
             f"{storage.full_disk(folder)} while {label}: {done} of {total} parts are written and "
@@ -93,7 +103,7 @@ def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator
 
 
 def _end_with_parent() -> None:
-    """Has a worker end when its parent does: one that is killed cannot stop its workers."""
+    """Makes a worker exit when its parent does: a parent that is killed cannot stop its workers."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -103,7 +113,7 @@ def _end_with_parent() -> None:
 
 
 def write_manifest(folder: pathlib.Path, without: str) -> None:
-    """Lists the files below `folder` with their checksums, those in folder/`without` left out."""
+    """Lists the files below `folder` with their checksums, except those in folder/`without`."""
     manifests.write(folder, (without,), functools.partial(_watch, "checksums"))
 
 
@@ -116,9 +126,9 @@ def check_manifest(folder: pathlib.Path) -> list[str]:
 def check_copy(folder: pathlib.Path) -> None:
     """Raises UserError if a file of a prepared folder is not as it was written.
 
-    Sizes are compared at every call. Checksums are compared once a copy, which is told by the
-    files' inodes and times of change: folder/checked.json keeps them. ArrayRecord files are left
-    to ArrayRecord, which has checksums of its own and compares them when it reads an image.
+    Sizes are compared in every call, checksums once per copy: folder/checked.json records the
+    inodes and change times of the files that were right. ArrayRecord files are left to ArrayRecord,
+    which has checksums of its own and compares them when it reads an image.
     """
     paths = [folder / name for name in manifests.list_files(folder) if not name.endswith(_RECORDS)]
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in paths]
@@ -140,16 +150,17 @@ def check_copy(folder: pathlib.Path) -> None:
             "again (or copy it again); python -m igerg_jax.data.prepare --verify lists everything"
         )
     if not known:
-        with contextlib.suppress(OSError):  # a copy that may only be read is checked every time
+        with contextlib.suppress(OSError):  # a read-only copy is checked every time
             storage.write_text(note, json.dumps(copy))
 
 
 def _watch(label: str, sums: Iterable[str], count: int, size: int) -> Iterable[str]:
+    """Shows the progress of `count` checksums if the files have many bytes."""
     return progress(sums, label, "file", total=count) if size > _SHOWN_BYTES else sums
 
 
 def progress(items: Iterable[T], label: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Yields `items` and reports progress on stderr: a bar on a terminal, else now and then a line.
+    """Yields `items` and reports progress on stderr: a bar on a terminal, else occasional lines.
 
     Args:
       unit: the singular noun for an item.

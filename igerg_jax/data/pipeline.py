@@ -112,8 +112,11 @@ def single_example(
         config.data.include_response_image is False.
 
     Raises:
-      UserError: a turn without words, no turn at all, or an image that can't be read.
+      UserError: a turn without words, no turn at all, an image that can't be read, or a model
+        that takes no turns (data.context_turns=0).
     """
+    if not config.data.context_turns:
+        raise UserError("data.context_turns=0: this model reads faces only, and can't respond")
     turns = list(turns)[-config.data.context_turns :]
     if not turns or any(not text.strip() for text, _ in turns):
         raise UserError("the context is empty: give at least one turn, and words in every turn")
@@ -138,7 +141,7 @@ def check_pixels(config: ConfigDict) -> None:
     if feature_dim := config.data.feature_dim:
         raise UserError(
             f"data.feature_dim={feature_dim}: this model reads precomputed features, so it cannot "
-            "look at images"
+            "read images"
         )
 
 

@@ -7,7 +7,7 @@
 Prepares every dataset that the config names, in one process per core (config.data.prepare_workers),
 and prints the counts. Training prepares whatever is not prepared yet. After a kill, the same
 command continues: finished parts are kept. docs/data.md lists the files that each dataset needs,
-`igerg_jax.data.folders` where the result lies.
+`igerg_jax.data.folders` says where the result is stored.
 
 Exit codes: 0; 2 = a user error, in one message: files that are missing, damaged (--verify names
 them and deletes nothing) or inconsistent, or a wrong flag.
@@ -27,7 +27,7 @@ from igerg_jax.data import (
     parts,
     tokenizers,
     trained_tokenizers,
-    write,
+    writer,
 )
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.errors import UserError
@@ -38,7 +38,7 @@ _COLUMNS = ("turns", "windows", "images", "missing_images", "broken_images", "la
 
 
 def prepare(config: ConfigDict) -> Prepared:
-    """Builds, tokenises and writes what is missing, and opens it.
+    """Builds, tokenises and writes what is missing, and opens all of it.
 
     Returns config.data.dataset; the others are in its `datasets`. Several processes of one machine
     may call it at once.
@@ -54,7 +54,7 @@ def prepare(config: ConfigDict) -> Prepared:
     for name, base in bases.items():
         with folders.locked_if_missing(base / tokenizer.digest) as missing:
             if missing:
-                write.tokens(base, tokenizer, data.tokenizer.kind, _workers(data))
+                writer.tokens(base, tokenizer, data.tokenizer.kind, _workers(data))
         parts.check_copy(base / tokenizer.digest)
         opened[name] = Prepared(name, base / tokenizer.digest, data)
     prepared = opened[data.dataset]
@@ -68,7 +68,7 @@ def _write_missing_turns(data: ConfigDict, names: list[str]) -> dict[str, pathli
     for name, base in bases.items():
         with folders.locked_if_missing(base / "turns") as missing:
             if missing:
-                write.turns(name, builders.options_of(data), base, _workers(data))
+                writer.turns(name, builders.options_of(data), base, _workers(data))
         parts.check_copy(base / "turns")
     return bases
 
@@ -107,7 +107,7 @@ def verify(config: ConfigDict) -> int:
             raise UserError(
                 f"dataset '{name}' is not prepared in '{base}': run this without --verify first"
             )
-        damaged += write.verify(base, folder)
+        damaged += writer.verify(base, folder)
     if damaged:
         more = f"; and {len(damaged) - _MAX_LISTED} more" if len(damaged) > _MAX_LISTED else ""
         raise UserError(

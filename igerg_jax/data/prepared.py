@@ -19,7 +19,7 @@ class Prepared:
       dataset: its name.
       tokenizer: the one its text was tokenised with.
       folder: of the tokens; the turns are in the folder `turns` beside it.
-      summary: {"splits": {split: counts}, ...}, as `igerg_jax.data.write.turns` wrote it.
+      summary: {"splits": {split: counts}, ...}, as `igerg_jax.data.writer.turns` wrote it.
       split_names: in the order of the summary.
       datasets: {name: Prepared}, all that the config names, including this one.
     """
@@ -47,7 +47,7 @@ class Prepared:
         return pipeline.train_batches(self, config, start_step, rows_b)
 
     def split(self, name: str) -> Split:
-        """Returns a split by name. Raises UserError when there is none of that name."""
+        """Returns a split by name. Raises UserError if there is no such split."""
         check_known(name, self.split_names, f"dataset '{self.dataset}' has no split '{name}'")
         if name not in self._splits:
             turns = store.TurnStore(self.turns_folder / name, self.folder / name)

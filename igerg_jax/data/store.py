@@ -23,13 +23,13 @@ from igerg_jax.data.image_gate import BrokenImage, as_jpeg
 from igerg_jax.data.text_repair import repaired
 from igerg_jax.errors import UserError
 
-FORMAT = 3  # part of a prepared folder's name: raise it with every change of the files
+FORMAT = 3  # part of a prepared folder's name: raise it whenever the files change
 # With group size 1 an image is one read; JPEG bytes do not compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
-def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
-    """Returns the columns of rows (`builders.source.Turns.row`).
+def text_columns(rows: Iterable[dict]) -> dict[str, np.ndarray]:
+    """The columns of the rows of turns (`builders.source.Turns.row`).
 
     "emotion" int8[turns], UNKNOWN = no label; "turn_in_episode" int32[turns], from 0;
     "text_lengths" int64[turns], bytes; "text" uint8[bytes], UTF-8.
@@ -51,8 +51,8 @@ def write_text(rows: Iterable[dict]) -> dict[str, np.ndarray]:
     }
 
 
-def write_tokens(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
-    """Returns "token_lengths" int64[turns] and "tokens" int32[ids of all turns]."""
+def token_columns(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
+    """The columns "token_lengths" int64[turns] and "tokens" int32[ids of all turns]."""
     tokens = [np.asarray(ids, np.int32) for ids in token_lists]
     return {
         "token_lengths": np.array([len(ids) for ids in tokens], np.int64),
@@ -88,8 +88,18 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
     }
 
 
-def write_features(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what `write_images` does, for vectors in place of images, and the vectors."""
+def records_in(path: pathlib.Path) -> int:
+    """How many images a file has: 0 where there is no file, -1 where it is damaged."""
+    if not path.exists():
+        return 0
+    try:
+        return len(array_record_data_source.ArrayRecordDataSource([str(path)]))
+    except Exception:  # of several types: ArrayRecord's, of an empty file
+        return -1
+
+
+def feature_columns(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of `write_images`, for vectors instead of images, and "features" float32[M, F]."""
     return {
         "features": vectors_MxF.astype(np.float32),
         "image_height_width": np.zeros((0, 2), np.int32),
@@ -99,7 +109,7 @@ def write_features(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def joined(parts: Sequence[pathlib.Path], name: str) -> np.ndarray:
-    """Returns an array of each of some .npz files, concatenated in their order."""
+    """The arrays of one name in some .npz files, concatenated in the order of the files."""
     pieces = []
     for path in parts:
         with np.load(path) as part:

@@ -1,10 +1,10 @@
-"""Text files as people have them: their encodings, their lines, and characters that went wrong."""
+"""Text files as they are found: encodings, line ends, and wrongly decoded characters."""
 
 import codecs
 
 from igerg_jax.errors import UserError
 
-# Two marks of UTF-32 begin like those of UTF-16: they are tried first.
+# UTF-32's little-endian mark begins with UTF-16's, so it is tried first.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -12,13 +12,13 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# Windows-1252 has quotes, dashes and letters where Unicode has controls that print as nothing. Of
-# text that was taken for Latin-1 on its way to UTF-8, these controls remain.
+# Windows-1252 has quotes, dashes and letters where Unicode has invisible controls. Text that was
+# mistaken for Latin-1 when it was converted to UTF-8 has these controls in their place.
 _REPAIR = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}
 
 
 def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
-    """Of codecs.register_error: what a decoder puts in place of bytes that it cannot decode."""
+    """An error handler of `codecs.register_error`: decodes the wrong bytes as Windows-1252."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     wrong = error.object[error.start : error.end]
@@ -30,10 +30,10 @@ codecs.register_error(_WINDOWS_1252, _as_windows_1252)
 
 
 def repaired(text: str) -> str:
-    """Replaces the controls U+0080 to U+009F by what the byte means in Windows-1252.
+    """Replaces the controls U+0080 to U+009F by the characters of these bytes in Windows-1252.
 
-    The five bytes that mean nothing there become U+FFFD. Python counts U+0085 as white space: call
-    this before `strip`.
+    The five bytes without a character there become U+FFFD. Python counts U+0085 as white space, so
+    call this before `strip`.
     """
     return text.translate(_REPAIR)
 
@@ -42,7 +42,7 @@ def decoded(data: bytes) -> str:
     """Decodes and repairs a text file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Without a mark, bytes that are not UTF-8 are read as Windows-1252: files mix both, even in one
-    line. UTF-16 without a mark is told by its zero bytes. Never raises.
+    line. UTF-16 without a mark is recognised by its zero bytes. Never raises.
     """
     for mark, encoding in _MARKS.items():
         if data.startswith(mark) and encoding != "utf-8":
@@ -70,7 +70,7 @@ def lines(text: str) -> list[str]:
 
 
 def check_text(text: str) -> None:
-    """Raises UserError for text with lone surrogates, which stand for bytes that are no UTF-8."""
+    """Raises UserError for text with lone surrogates: Python's for bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -52,14 +52,14 @@ class Tokenizer(Vocabulary, Protocol):
         """Returns the text of `ids`; special ids are dropped."""
 
     def piece(self, token: int) -> str:
-        """Returns the piece of an id, of a special one too."""
+        """Returns the piece of an id, special ids included."""
 
 
 class SentencePieceTokenizer:
     """A SentencePiece model whose special ids are `SENTENCEPIECE_IDS`."""
 
     def __init__(self, proto: bytes):
-        """Takes a serialised model. Raises ValueError if it has other special ids."""
+        """`proto` is a serialised model. Raises ValueError if it has other special ids."""
         self._proto = proto
         self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self.special = SENTENCEPIECE_IDS
@@ -141,7 +141,7 @@ def train_sentencepiece(
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
-            model_writer=out,  # a path would become part of the model, and of its digest
+            model_writer=out,  # a path would become part of the model and so of its digest
             model_type=model_type,
             vocab_size=vocab_size,
             pad_id=special.pad,

@@ -58,7 +58,7 @@ def corpus_weights(data: ConfigDict) -> dict[str, float]:
         return dict.fromkeys(folders.dataset_names(data), 1.0)
     if not mixture:
         return {data.dataset: 1.0}
-    what = f"config.data.tokenizer.mixture '{mixture}' is no mixture"
+    what = f"config.data.tokenizer.mixture '{mixture}' is not a mixture"
     check_known(mixture, (*data.mixtures, ALL), what)
     return data.mixtures[mixture].datasets.to_dict()
 

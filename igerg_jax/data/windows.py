@@ -1,8 +1,8 @@
 """Windows: some turns of an episode and the turn after them; and how they fill a batch's arrays.
 
-NumPy only: pixels come later. A window's turns have slots: 0..p-1 for the previous turns, oldest
-first, and p for the response's turn. `image_turn`, `context_turn` and the order of the images refer
-to these slots.
+NumPy only: images are decoded later. A window's turns have slots: 0..p-1 for the previous turns,
+oldest first, and p for the response's turn. `image_turn`, `context_turn` and the order of the
+images refer to these slots.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class Window:
 class Split:
     """A split's windows: one for every turn that follows another in its episode.
 
-    If turns stand alone (faces, comments), every turn with an image or words is a window.
+    If the turns are standalone (faces, comments), each one with an image or words is a window.
 
     Attributes:
       turns: the store with each turn once.
-      standalone: whether the turns stand alone.
+      standalone: whether each turn is an example by itself, not part of a dialogue.
       response_turn: int64[windows], the last turn of each window, by its number in the store.
     """
 

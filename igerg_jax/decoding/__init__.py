@@ -1,0 +1,1 @@
+"""Decoding strategies and the search loops over a key-value cache."""

@@ -1,5 +1,5 @@
 """Beam search over a decoder stream. Letters as in `igerg_jax.decoding.search`; here also
-K beams (not visual tokens), J candidates a beam, and P = 2K.
+K beams (not visual tokens), J candidates per beam, and P = 2K.
 """
 
 from typing import Any, NamedTuple
@@ -67,7 +67,7 @@ def beam_search(
 
 
 def first_state(rows: int, max_tokens: int, pad: int, strategy: Beam, past: Any) -> BeamState:
-    """No token is chosen yet. The beams begin equal, so that only one may count."""
+    """No token is chosen yet. The beams start out equal, so all but one have log p = -inf."""
     blank_BxKxT = jnp.full((rows, strategy.beams, max_tokens), pad, jnp.int32)
     empty_BxK = jnp.full((rows, strategy.beams), -jnp.inf, jnp.float32)
     return BeamState(
@@ -122,7 +122,7 @@ def select(
 
 
 def _ended(state: BeamState, best: Continuations, tokens_BxPxT, is_eos_BxP, strategy: Beam):
-    """The K best hypotheses so far, those that end now included; of a row that is done, the old."""
+    """The K best hypotheses so far, including those that end now; a done row keeps its own."""
     length = (state.position + 1).astype(jnp.float32)
     ends_BxP = is_eos_BxP & (jnp.arange(2 * strategy.beams) < strategy.beams)[None]
     score_BxP = best.log_p_BxP / length**strategy.length_penalty

@@ -17,10 +17,10 @@ from igerg_jax.models.igerg import Igerg
 from igerg_jax.models.layers import KeyValue
 from igerg_jax.models.settings import select
 
-# In a config, and wherever else a guidance is asked for.
+# Of the guidance in a config, on a command line and in a request.
 RANGE = Range("guidance", at_least=0)
-# Added to log p of tokens under the floor. Finite, so that where a rule excludes all tokens above
-# it, as at the last position, the likeliest of the others is still chosen.
+# Added to log p of tokens under the floor. Finite, so that if a rule excludes all tokens above it,
+# as at the last position, the likeliest of the others is still chosen.
 UNDER_THE_FLOOR = -1e3
 
 

@@ -22,8 +22,8 @@ from igerg_jax.models.settings import select
 class Limits:
     """The keys of `config.generate` that hold for every strategy."""
 
-    max_tokens: int  # EOS counted
-    no_repeat_ngram: int  # no run of this many tokens comes twice; 0 = no such rule
+    max_tokens: int  # EOS included
+    no_repeat_ngram: int  # no run of this many tokens occurs twice; 0 = off
 
     @classmethod
     def of(cls, config: Any) -> Limits:

@@ -8,7 +8,7 @@ A response ends with EOS, and only PAD follows. At the last position EOS is forc
 log-probability (fairseq's rule, and how training truncates responses; Hugging Face's
 `forced_eos_token_id` counts it as certain). `limits.allowed` lists what is never chosen. Scores are
 the model's own log-probabilities, guided where there is guidance, before those rules, temperatures
-and filters. A row's result depends on that row alone.
+and filters. A row's result depends only on that row.
 
 The decoder is conditioned on the emotion seen in the response's image, or on one that is named.
 """
@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, config: Any) -> Settings:
-        """Checked.
+        """The settings of `config.generate`, checked.
 
         Raises:
           UserError: an unknown strategy, or a number out of range; the message names the key.
@@ -149,7 +149,7 @@ def best_candidates(
     """Of each `candidates` consecutive rows, the one with the highest
     log p / length ** length_penalty, which becomes its score. The first wins ties.
 
-    One on which EOS was forced, at the longest length, is kept only where it was on all of them.
+    A row with a forced EOS, at the maximum length, is kept only if all of them have one.
     """
     length_B = (decoded.tokens_BxT != special.pad).sum(1)
     scored = decoded._replace(score_B=decoded.log_probability_B / length_B**length_penalty)
@@ -176,8 +176,8 @@ def sources(
     words = igerg.text_side(batch, model.special)
     response_image_BxN = igerg.response_image(batch, model.special)
     if target_emotion_BxC is None and model.emotion_embedding != "none":
-        alone = apply(images, None, method="encode")
-        logits_BxNxC = apply(alone, method="image_emotion_logits")
+        image_encoding = apply(images, None, method="encode")
+        logits_BxNxC = apply(image_encoding, method="image_emotion_logits")
         target_emotion_BxC = igerg.target_emotion(logits_BxNxC, response_image_BxN)
     source = Source(apply(images, words, method="encode"), target_emotion_BxC)
     if not guided:

@@ -7,8 +7,8 @@ a line in `STRATEGIES`. `check()` raises UserError for numbers out of range. Wit
 
 it chooses one token per row and step, out of log-probabilities float32 [B, V] (-inf = not allowed)
 and with each row's own key for this step; `search.decode_rows` does the rest. `Sample` may decode
-several candidates a row, of which `search.best_candidates` keeps one. `Beam` keeps several
-responses a row, and has a loop of its own.
+several candidates per row, of which `search.best_candidates` keeps one. `Beam` keeps several
+responses per row, and has its own loop.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ class TokenStrategy(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The likeliest token each time."""
+    """The likeliest token at each step."""
 
     def check(self) -> None:
-        """Nothing can be wrong."""
+        """There are no settings to check."""
 
     def choose(self, log_p_BxV: jax.Array, keys_B: jax.Array) -> jax.Array:
         return argmax(log_p_BxV)
@@ -46,8 +46,8 @@ class Sample:
     """A token at random, after temperature, then top-k, then top-p.
 
     Of several candidates, the one with the highest log p / length ** length_penalty is kept
-    (sample-and-rank, Adiwardana et al. 2020, https://arxiv.org/abs/2001.09977), and one that the
-    longest length cut only where it cut all of them.
+    (sample-and-rank, Adiwardana et al. 2020, https://arxiv.org/abs/2001.09977); one that was cut at
+    the maximum length, only if all of them were.
     """
 
     temperature: float

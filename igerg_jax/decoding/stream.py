@@ -1,7 +1,7 @@
 """A decoder stream: the response decoder over one encoder output, token by token.
 
-The search loops know a stream by its two methods alone, and carry hidden states and caches as
-opaque pytrees: one array or cache of a `Stream`, a pair of them of a `guidance.GuidedStream`.
+The search loops use only a stream's two methods, and carry hidden states and caches as opaque
+pytrees: one array or cache for a `Stream`, a pair of them for a `guidance.GuidedStream`.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """What stays the same from step to step. Made by `start`."""
+    """What does not change from step to step. Made by `start`."""
 
     model: Igerg
     params: Any
@@ -60,7 +60,7 @@ class Stream:
 class Started(NamedTuple):
     """A stream that has decoded the start token."""
 
-    decoder: Any  # a `Stream`, or what has its two methods
+    decoder: Any  # a `Stream`, or an object with its two methods
     hidden: Any  # [B, D]
     past: Any  # [layers, B, H, T, E]
 

@@ -1,0 +1,1 @@
+"""From a trained model and data to metrics, samples and responses."""

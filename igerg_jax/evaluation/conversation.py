@@ -22,8 +22,8 @@ def respond(
 
     Returns:
       {"context": [{"text", "seen"}, ...] of the turns that the model was given, "response_image":
-      {"seen"} or None, "missing": what decides the response's emotion and was not given, for a
-      person to read, or None; "target_emotion" (`emotion`), "sequence_emotion", "response", "score"
+      {"seen"} or None, "missing": `missing_face` where neither the face nor an emotion was given,
+      else None; "target_emotion" (`emotion`), "sequence_emotion", "response", "score"
       (log-probability, or the beam's score), "judge", "spoken_emotion"}. "seen",
       "sequence_emotion" and "judge" are {emotion: probability}, or None if the model was given
       no image.
@@ -48,7 +48,7 @@ def respond(
 
 
 def missing_face(responder: Responder) -> str | None:
-    """What to do where nobody showed the responder's face; None for a model that sees none."""
+    """What to do if the responder's face was not given; None for a model that is not shown it."""
     if not responder.sees_faces:
         return None
     give = "no face given; show it as one more --image than there are turns"

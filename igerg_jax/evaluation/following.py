@@ -1,7 +1,8 @@
 """Emotion following: does the response change with the face that is shown?
 
 In some windows of a split, the responding turn's image is replaced by one of each emotion in turn,
-taken from the same split; everything else stays. Letters as in `igerg_jax.batch`; W = windows.
+taken from the same split; everything else stays the same. Letters as in `igerg_jax.batch`; W =
+windows, R = responses.
 """
 
 import math
@@ -38,19 +39,20 @@ class Following(NamedTuple):
     matrix: list[list[int]]  # emotion shown (rows) and emotion in the words (columns)
     rows: list[dict[str, Any]]  # of `FILE`
     answers: Mapping[str, Any]  # a split's entry of `response_statistics.FILE`
-    # Of every window that was answered: "index" in the split, "conversation" as in
-    # `evaluator.Measured`, and "said": the emotion ids in the words, by the emotion shown; those
-    # that another labeller finds as "said_second" and so on.
+    # Of each of these windows: "index" in the split, "conversation" as in `evaluator.Measured`, and
+    # "said", the emotion ids that the lexicon finds in its responses, by the emotion shown; "said_"
+    # and an ordinal: those that another labeller finds.
     windows: dict[str, list]
 
 
 def plan(split: Split, count: int) -> Plan | None:
     """At most `count` windows, spread evenly over those whose response has an image.
 
-    A window's faces depend on its number alone; each different image of an emotion is as likely.
+    A window's faces depend only on its number; all different images of an emotion are equally
+    likely.
 
     Returns:
-      None if a split has nothing to show: no image of some emotion, or no responses.
+      None if `count` is 0, or the split has no image of some emotion or no responses.
     """
     turns, last = split.turns, split.response_turn
     if split.standalone:
@@ -90,23 +92,23 @@ def measure(
     cut_R: np.ndarray,
     labellers: Mapping[str, TextLabeller],
 ) -> Following:
-    """The figures, and some windows for people to read.
+    """The figures of R = W * C responses, and some windows for people to read.
 
     Args:
-      texts: the responses; those of one window lie together, by the emotion shown.
+      texts: the responses, window by window, within a window by the emotion shown.
       probabilities: of the same rows, as `predictions.emotion_probabilities` names them.
-      image_mask_RxN: which images the model was given.
-      cut_R: bool, whether a response has the longest length, so it may be truncated.
-      labellers: read the same responses, for the figures with their keys in their names.
+      image_mask_RxN: bool, which images the model was given.
+      cut_R: bool, which responses have the maximum length, so that they may be truncated.
+      labellers: label the same responses, for the figures that have their ordinals in their names.
     """
     expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
     texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
     values, confusion = following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
     said = {"said": expressed_WxC.tolist()}
     for ordinal, labeller in labellers.items():
-        read_WxC = labeller.labels(texts).reshape(expressed_WxC.shape)
-        values |= _values_by(ordinal, read_WxC)
-        said[f"said_{ordinal}"] = read_WxC.tolist()
+        labels_WxC = labeller.labels(texts).reshape(expressed_WxC.shape)
+        values |= _values_by(ordinal, labels_WxC)
+        said[f"said_{ordinal}"] = labels_WxC.tolist()
     rows = []
     for w in evenly_spaced(GALLERY_WINDOWS, len(expressed_WxC)):
         at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
@@ -127,10 +129,10 @@ def measure(
 def following_metrics(
     expressed_WxC: np.ndarray, different_W: Sequence[int]
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Of responses to W windows, each with a face of every emotion in turn.
+    """Metrics of responses to W windows, each shown with a face of every emotion in turn.
 
     Args:
-      expressed_WxC: emotion ids found in the responses; the face shown with column c has emotion c.
+      expressed_WxC: emotion ids found in the responses; column c was shown a face of emotion c.
       different_W: how many of a window's responses differ.
 
     Returns:
@@ -152,7 +154,7 @@ def following_metrics(
 
 
 def _values_by(ordinal: str, expressed_WxC: np.ndarray) -> dict[str, float]:
-    """The figures of another labeller than the lexicon."""
+    """The figures of a labeller other than the lexicon."""
     values, _ = following_metrics(expressed_WxC, np.ones(len(expressed_WxC)))
     name, ends = "emotion_following", ("", "_standard_error", "_macro_f1")
     return {f"{name}_{ordinal}{end}": values[f"{name}{end}"] for end in ends}
@@ -166,10 +168,10 @@ def _row(
     probabilities: Mapping[str, np.ndarray],
     image_mask_N: np.ndarray,
 ) -> dict[str, Any]:
-    """One line of `FILE`: a window's words, and its response to each of the faces."""
+    """One line of `FILE`: a window's turns, and its response to each of the faces."""
     window = split.window(int(chosen.windows_W[w]))
     slot = len(window.turn_texts)
-    seen_NxC = probabilities["images"][0]  # of the context; the last is another in each response
+    seen_NxC = probabilities["images"][0]  # rows differ only in the response's image
     responses = []
     for emotion, text in enumerate(texts_C):
         face = split.window(int(chosen.faces_WxC[w, emotion])).response_image

@@ -25,17 +25,17 @@ def batch_counts(
     """Counts over a batch, to be summed over a split, and figures of each of its windows.
 
     Returns:
-      (`metrics.counts`, and int32 [V] "response_tokens", how often each token occurs; of each
-      window float32 [B] "nll" (nats) over its response's tokens, EOS included, and int32 [B]
-      "tokens", their number, and `uncertainty.labels_and_guesses`).
+      (counts, windows). Counts: those of `metrics.counts`, and "response_tokens", int32 [V]: how
+      often each token occurs. Windows: "nll", float32 [B], of each response in nats; "tokens",
+      int32 [B], its length, EOS included; and those of `uncertainty.labels_and_guesses`.
     """
-    found = predict(model, params, batch)
+    predicted = predict(model, params, batch)
     occurrences_V = jnp.zeros(model.vocab_size, jnp.int32)
-    occurrences_V = occurrences_V.at[batch["response"]].add(found.spoken_BxT.astype(jnp.int32))
-    counts = metrics.counts(found) | {"response_tokens": occurrences_V}
-    tokens_B = found.spoken_BxT.sum(1, dtype=jnp.int32)
-    windows = {"nll": found.nll_B, "tokens": tokens_B}
-    return counts, windows | uncertainty.labels_and_guesses(found)
+    occurrences_V = occurrences_V.at[batch["response"]].add(predicted.spoken_BxT.astype(jnp.int32))
+    counts = metrics.counts(predicted) | {"response_tokens": occurrences_V}
+    tokens_B = predicted.spoken_BxT.sum(1, dtype=jnp.int32)
+    windows = {"nll": predicted.nll_B, "tokens": tokens_B}
+    return counts, windows | uncertainty.labels_and_guesses(predicted)
 
 
 def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> metrics.Predicted:
@@ -78,7 +78,7 @@ def emotion_probabilities(
 ) -> dict[str, jax.Array]:
     """Emotion probabilities, float32: "images" [B, N, C], "sequence" [B, C], "judge" [B, C].
 
-    The first two are predicted from the images alone; the third is the judge's, of `tokens`.
+    The first two are predicted from the images only; the third is the judge's, of `tokens`.
     """
     images_BxNxC, sequence_BxC = image_probabilities(model, params, batch)
     judged_BxC = model.apply({"params": params}, tokens_BxT, method="judge_tokens")
@@ -92,12 +92,12 @@ def guided_nll(
     tokens_BxT: jax.Array,
     guidance: jax.Array,
 ) -> dict[str, jax.Array]:
-    """How likely given responses are under guidance, each token after those before it.
+    """The likelihood of given responses under guidance, each token given those before it.
 
     Args:
       tokens_BxT: int32, EOS then PAD.
-      guidance: float32 scalar, `generate.guidance`; 0 = the model alone. There is no
-        `generate.guidance_floor` here: it excludes many words that people say.
+      guidance: float32 scalar, `generate.guidance`; 0 = none. `generate.guidance_floor` is not
+        applied: it excludes many words that people say.
 
     Returns:
       float32 "nll_B" (nats), of each response's tokens, EOS included, and int32 "tokens_B".

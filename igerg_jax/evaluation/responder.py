@@ -34,13 +34,13 @@ Probabilities = dict[str, float]  # by emotion
 
 
 class Answer(NamedTuple):
-    """A response, and what was seen and read on the way."""
+    """A response, and the emotions that were seen in the images and found in its words."""
 
     text: str
-    score: float  # log-probability, or the score that it was chosen by among several
-    seen: tuple[Probabilities | None, ...]  # [N] in each slot's image; None = the model had none
+    score: float  # log-probability, or the score by which it was chosen among several
+    seen: tuple[Probabilities | None, ...]  # [N], in each slot's image; None = no image
     sequence: Probabilities | None  # of all images together; None without any
-    judge: Probabilities  # the judge's reading of the text
+    judge: Probabilities  # the judge's, of the text
     spoken: str  # the emotion that the lexicon finds in the text
 
 
@@ -55,8 +55,8 @@ class _Row(NamedTuple):
 class Responder:
     """Answers conversations with one model. Not thread-safe.
 
-    Everything is compiled once: for each strategy that is asked for, for one response and for
-    `NUM_EMOTIONS` of them. The guidance, the emotion and the faces change from call to call.
+    It compiles once per strategy, for one response and for `NUM_EMOTIONS` of them. The guidance,
+    the emotion and the faces may change from call to call.
     """
 
     def __init__(self, setup: Setup, tokenizer: Tokenizer, params: Any):
@@ -85,7 +85,7 @@ class Responder:
           path, config: as for `trained_run.open_run`. Without a config, it is on one device.
 
         Raises:
-          UserError: there is none, or it has no tokenizer.
+          UserError: there is no checkpoint, or it has no tokenizer.
         """
         devices = jax.devices()[:1] if config is None else None
         run = trained_run.open_run(path, config, batch_size=1, devices=devices)
@@ -95,12 +95,12 @@ class Responder:
 
     @property
     def guidance(self) -> float:
-        """What `generate.guidance` says."""
+        """`generate.guidance`."""
         return self._settings.guidance.guidance
 
     @property
     def strategy(self) -> str:
-        """What `generate.strategy` says."""
+        """`generate.strategy`."""
         return self.config.generate.strategy
 
     @property
@@ -140,7 +140,7 @@ class Responder:
         side = self.config.data.image_size
         blank = np.zeros((side, side, 3), np.uint8) if self.sees_faces else None
         if blank is not None:
-            # Encoded, since reading one imports TensorFlow: the first visitor would wait for it.
+            # As a PNG: decoding one imports TensorFlow, for which the first user would wait.
             self.see(as_png(blank))
         for strategy in strategies:
             self.respond([("hello", None)], blank, strategy=strategy)
@@ -149,7 +149,7 @@ class Responder:
                 self.respond_to_each_face([("hello", None)], faces, strategy=strategy)
 
     def read(self, picture: Picture) -> np.ndarray:
-        """uint8 [H, W, 3]: what the model is shown of an image. May be given in its place.
+        """The pixels that the model is shown of an image: uint8 [H, W, 3], another `Picture`.
 
         Raises:
           UserError: it cannot be read, or the model reads precomputed features instead.
@@ -157,10 +157,10 @@ class Responder:
         return pipeline.read_pixels(picture, self.config)
 
     def see(self, picture: Picture) -> Probabilities:
-        """The emotion seen in one face on its own. Raises UserError as `read`."""
+        """The emotion seen in a single face. Raises UserError as `read`."""
         if not self.sees_faces:
             raise UserError("this model is not shown the face of the responder")
-        # Only images are looked at. The words are there because a turn has some.
+        # A turn needs words, but they do not enter this prediction.
         example = self._example(_Row([("hello", None)], self.read(picture), None))
         batch, named_RxC, _ = self._place([example], self._named(None)[None], draw=0)
         images_RxNxC, _, _ = jax.device_get(self._predict(self._params, batch, named_RxC))
@@ -183,7 +183,7 @@ class Responder:
           emotion: to respond with; None = the one seen in that image.
           guidance: None = `generate.guidance`.
           strategy: one of `igerg_jax.decoding.strategies.STRATEGIES`; None = `generate.strategy`.
-          draw: another number, another sample, where the strategy draws one.
+          draw: selects the sample, where the strategy samples: same number, same response.
 
         Raises:
           UserError: no words, an image that cannot be read, or a wrong choice.
@@ -225,11 +225,11 @@ class Responder:
             np.float32(guidance),
         )
         judged_RxC = self._judge(self._params, responses.tokens_BxT)
-        got = (responses.tokens_BxT, responses.score_B, images_RxNxC, sequence_RxC, judged_RxC)
-        got = zip(*jax.device_get(got), strict=True)
+        outputs = responses.tokens_BxT, responses.score_B, images_RxNxC, sequence_RxC, judged_RxC
+        outputs = zip(*jax.device_get(outputs), strict=True)
         masks_N = [example["image_mask"][0] for example in examples]
         # Rows after the last example only fill the mesh.
-        return [self._describe(mask_N, *row) for mask_N, row in zip(masks_N, got, strict=False)]
+        return [self._describe(mask_N, *row) for mask_N, row in zip(masks_N, outputs, strict=False)]
 
     def _generator(self, strategy: str) -> Callable[..., search.Responses]:
         if strategy not in self._generators:
@@ -257,7 +257,7 @@ class Responder:
     ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
         """The batch, `named` and the numbers of the rows, on the mesh.
 
-        Where its data shards cannot share the rows evenly, the first row fills the last shard.
+        Where the rows do not divide evenly over the data shards, copies of the first one are added.
         """
         placed = sharding.batch_sharding(self._setup.mesh)
         shards = sharding.batch_shards(self._setup.mesh)

@@ -21,7 +21,7 @@ from igerg_jax.data.windows import Split
 FILE = "answers.json"  # in a workdir
 ALL = "all"
 TOP_WORDS = 6
-REPEATED_WORDS = 2  # a response repeats itself where this many words in a row come twice
+REPEATED_WORDS = 2  # a response repeats itself if so many words in a row occur twice
 MOSTLY = 0.5  # a response is mostly cues where more than this share of its words belongs to one
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _EMOTICON_LAST = re.compile(f"(?:{'|'.join(lexicon.EMOTICONS.values())})$")
@@ -45,11 +45,11 @@ _FUNCTION_WORDS = frozenset(
 def by_emotion(
     texts: Sequence[str], emotion_N: np.ndarray, cut_N: np.ndarray | None
 ) -> dict[str, dict[str, Any]]:
-    """{emotion, or `ALL`: `statistics` of the responses to it}; an emotion without any is left out.
+    """{emotion, or `ALL`: `statistics` of its responses}; an emotion without any is left out.
 
     Args:
       emotion_N: the emotion that each response was to carry.
-      cut_N: bool, whether each was cut at the longest length; None where nothing cuts.
+      cut_N: bool, whether each was cut at the maximum length; None where none can be.
     """
     groups = {EMOTIONS[e]: np.flatnonzero(emotion_N == e) for e in range(NUM_EMOTIONS)}
     groups[ALL] = np.arange(len(texts))
@@ -61,15 +61,17 @@ def by_emotion(
 
 
 def statistics(texts: Sequence[str], cut_N: np.ndarray | None) -> dict[str, Any]:
-    """Of some responses (at least one):
+    """Statistics of some responses (at least one).
 
-    "answers" and "distinct", how many and how many different ones; "with_cue", the share in which
-    the lexicon finds a cue, and "mean_cues", cues a response; "repeats", the share in which
-    `REPEATED_WORDS` words in a row come twice; "mostly_cues", the share in which more than half of
-    the words belong to a cue; "unfinished", the share that is not `finished`; "broken_off",
-    the share that is not and was cut (None without `cut_N`): a response that chose EOS, even
-    without punctuation, is not broken off; and "frequent_words", [word, share of responses with
-    it], function words left out.
+    Returns:
+      "answers", "distinct": how many, and how many different ones.
+      "with_cue", "mean_cues": the share in which the lexicon finds a cue, and cues per response.
+      "repeats": the share in which `REPEATED_WORDS` words in a row occur twice.
+      "mostly_cues": the share in which more than `MOSTLY` of the words belong to a cue.
+      "unfinished": the share that is not `finished`.
+      "broken_off": the share that is unfinished and was cut, None without `cut_N`. A response that
+        ends with EOS is not broken off, even without punctuation.
+      "frequent_words": [word, share of responses with it], function words left out.
     """
     cues = [sum(lexicon.count_cues(text).values()) for text in texts]
     unfinished = np.array([not finished(text) for text in texts])
@@ -94,7 +96,7 @@ def finished(text: str) -> bool:
 
 
 def repeats(text: str) -> bool:
-    """Whether `REPEATED_WORDS` words in a row come twice, overlapping ones too: "so so so"."""
+    """Whether `REPEATED_WORDS` words in a row occur twice; they may overlap: "so so so"."""
     words = list(_words(text))
     runs = list(zip(*(words[i:] for i in range(REPEATED_WORDS)), strict=False))
     return len(set(runs)) < len(runs)

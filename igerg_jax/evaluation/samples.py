@@ -19,7 +19,7 @@ FILE, PROGRESS_FILE = "samples.jsonl", "progress.jsonl"  # in a workdir
 
 
 def write(rows: Sequence[Mapping[str, Any]], workdir: epath.PathLike, file: str = FILE) -> None:
-    """Writes a .jsonl file: all rows, or none where one is not JSON."""
+    """Writes a .jsonl file: all rows, or none if one cannot be serialised."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     storage.write_text(epath.Path(workdir) / file, text)
 
@@ -74,7 +74,7 @@ def row(
 
 
 def context(window: Window, seen_NxC: np.ndarray, image_mask_N: np.ndarray) -> list[dict[str, Any]]:
-    """The turns before the response: words, and of each image its label and what is seen in it."""
+    """The turns before the response: words, images with their labels, and what is seen in them."""
     turns = zip(window.turn_texts, window.turn_emotions, window.turn_images, strict=True)
     return [
         {
@@ -93,7 +93,7 @@ def _face(emotion: int, jpeg: bytes | None, seen_C: np.ndarray | None) -> dict[s
 
 
 def by_emotion(p_C: np.ndarray) -> dict[str, float]:
-    """{emotion: probability}, to four digits."""
+    """{emotion: probability}, rounded to four decimal places."""
     return {name: round(float(p), 4) for name, p in zip(EMOTIONS, p_C, strict=True)}
 
 

@@ -41,15 +41,15 @@ def open_run(
 
     Args:
       path: as `checkpoint.find` takes it.
-      config: to use it with, as given on a command line; what was taken from the checkpoint is then
-        reported on stderr. None = the one that it was trained with (`stored_config`).
-      split_keys: of `config.data`, of the splits that will be used; () = no data are opened.
+      config: to use it with, as given on a command line; stderr then says which parameters were
+        loaded. None = the one that it was trained with (`stored_config`).
+      split_keys: keys of `config.data` that name the splits to be used; () = open no data.
       batch_size: without `config`: examples per call, over all devices.
-      devices: that examples are spread over; default all.
+      devices: to spread the examples over; default all.
 
     Raises:
-      UserError: no checkpoint, one of another model or tokenizer than the config's, no tokenizer,
-        no such data, or a batch that does not divide over the devices.
+      UserError: there is no checkpoint, its model or tokenizer is not the config's, the tokenizer
+        or the data are missing, or the batch does not divide over the devices.
     """
     folder = checkpoint.find(path)
     as_trained, dataset, tokenizer = config is None, None, None
@@ -102,7 +102,7 @@ def stored_config(folder: epath.Path, batch_size: int | None = None) -> ConfigDi
 
 
 def tokenizer_of(config: Any, folder: epath.Path) -> Any:
-    """The tokenizer kept with a checkpoint; else the one of the config's dataset.
+    """The tokenizer stored with a checkpoint; without one, that of the config's dataset.
 
     Args:
       folder: as `checkpoint.find` returns it.

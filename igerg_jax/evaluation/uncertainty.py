@@ -21,16 +21,18 @@ from igerg_jax.data.windows import Split
 RESAMPLES = 1000
 
 
-def labels_and_guesses(found: metrics.Predicted) -> dict[str, Any]:
-    """The label, UNKNOWN where none counts, and the likeliest emotion, int8, of each
+def labels_and_guesses(predicted: metrics.Predicted) -> dict[str, Any]:
+    """Pairs of (label, UNKNOWN where there is nothing to label; likeliest emotion), int8.
 
-    "image" [B, N, 2], "sequence" [B, 2] and "judge" [B, 2] of a batch.
+    Returns:
+      "image" [B, N, 2], "sequence" [B, 2] and "judge" [B, 2].
     """
-    batch, shown_BxN, said_B = found.batch, found.batch["image_mask"], found.spoken_BxT.any(1)
+    batch, shown_BxN = predicted.batch, predicted.batch["image_mask"]
+    has_words_B = predicted.spoken_BxT.any(1)
     parts = {
-        "image": (shown_BxN, batch["image_emotion"], found.image_logits_BxNxC),
-        "sequence": (shown_BxN.any(1), batch["sequence_emotion"], found.sequence_logits_BxC),
-        "judge": (said_B, batch["response_emotion"], found.judge_logits_BxC),
+        "image": (shown_BxN, batch["image_emotion"], predicted.image_logits_BxNxC),
+        "sequence": (shown_BxN.any(1), batch["sequence_emotion"], predicted.sequence_logits_BxC),
+        "judge": (has_words_B, batch["response_emotion"], predicted.judge_logits_BxC),
     }
     return {
         name: jnp.stack([jnp.where(counts, label, UNKNOWN), logits.argmax(-1)], -1).astype(jnp.int8)
@@ -39,32 +41,33 @@ def labels_and_guesses(found: metrics.Predicted) -> dict[str, Any]:
 
 
 def standard_errors(
-    split: Split, windows: Mapping[str, np.ndarray], said: Mapping[str, np.ndarray]
+    split: Split, windows: Mapping[str, np.ndarray], expressed: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """{name of a metric with `metrics.STANDARD_ERROR` appended: its standard error}.
 
     Args:
       windows: of the first W windows of the split: `labels_and_guesses`, and "nll" and "tokens" of
         their responses.
-      said: of each labeller, as in `metrics.response_emotions`, the emotions in the generated
-        responses of the first of them.
+      expressed: by each labeller, as in `metrics.response_emotions`, the emotion ids found in the
+        generated responses to the first R of them.
 
     Returns:
-      Of what has at least two clusters with something to measure in them.
+      Only metrics with something to measure in at least two clusters.
     """
-    talk_W = conversations(split)[: len(windows["nll"])]
+    conversation_W = conversations(split)[: len(windows["nll"])]
+    image_WxN = image_of_slots(split, *windows["image"].shape[:2])
+    # By the start and the end of the metrics' names.
     tables = {
-        ("image_emotion", ""): (
-            image_of_slots(split, *windows["image"].shape[:2]),
-            windows["image"],
-        ),
-        ("sequence_emotion", ""): (talk_W, windows["sequence"]),
-        ("judge", ""): (talk_W, windows["judge"]),
+        ("image_emotion", ""): (image_WxN, windows["image"]),
+        ("sequence_emotion", ""): (conversation_W, windows["sequence"]),
+        ("judge", ""): (conversation_W, windows["judge"]),
     }
-    for labeller, said_G in said.items():
-        meant_G = split.turns.emotion[split.response_turn[: len(said_G)]]
-        end = f"_{labeller}" if labeller else ""
-        tables["response_emotion", end] = talk_W[: len(said_G)], np.stack([meant_G, said_G], -1)
+    for ordinal, expressed_R in expressed.items():
+        responses = len(expressed_R)
+        label_R = split.turns.emotion[split.response_turn[:responses]]
+        end = f"_{ordinal}" if ordinal else ""
+        pairs_Rx2 = np.stack([label_R, expressed_R], -1)
+        tables["response_emotion", end] = (conversation_W[:responses], pairs_Rx2)
     known = metrics.by_name()
     errors = {}
     for (prefix, end), (cluster, pairs) in tables.items():
@@ -74,7 +77,7 @@ def standard_errors(
                 errors[f"{prefix}_{name}{end}"] = standard_error(
                     counts_KxM, lambda m, f=figure: f(m.reshape(NUM_EMOTIONS, NUM_EMOTIONS))
                 )
-    _, number_W = np.unique(talk_W, return_inverse=True)
+    _, number_W = np.unique(conversation_W, return_inverse=True)
     sums_Kx2 = np.stack([np.bincount(number_W, windows[k]) for k in ("nll", "tokens")], -1)
     errors["response_perplexity"] = standard_error(sums_Kx2, lambda m: text_metrics.perplexity(*m))
     return {f"{k}{metrics.STANDARD_ERROR}": v for k, v in errors.items() if np.isfinite(v)}
@@ -89,8 +92,8 @@ def standard_error(counts_KxM: np.ndarray, figure: Callable[[np.ndarray], float]
     clusters = len(counts_KxM)
     if clusters < 2:
         return float("nan")
-    found = [figure(sum_M) for sum_M in _resamples(clusters) @ counts_KxM]
-    return float(np.std(found)) * math.sqrt(clusters / (clusters - 1))
+    figures = [figure(sum_M) for sum_M in _resamples(clusters) @ counts_KxM]
+    return float(np.std(figures)) * math.sqrt(clusters / (clusters - 1))
 
 
 @functools.lru_cache(maxsize=4)
@@ -104,15 +107,15 @@ def confusions(cluster_x: np.ndarray, pairs_xx2: np.ndarray) -> np.ndarray:
     """int64 [K, C, C]: each cluster's labelled (rows) and guessed emotions, where labelled."""
     label_x, guess_x = np.moveaxis(pairs_xx2, -1, 0)
     known_x = label_x != UNKNOWN
-    found, number = np.unique(cluster_x[known_x], return_inverse=True)
-    counts = np.zeros((len(found), NUM_EMOTIONS, NUM_EMOTIONS), np.int64)
+    clusters, number = np.unique(cluster_x[known_x], return_inverse=True)
+    counts = np.zeros((len(clusters), NUM_EMOTIONS, NUM_EMOTIONS), np.int64)
     np.add.at(counts, (number, label_x[known_x], guess_x[known_x]), 1)
     return counts
 
 
 def sizes(split: Split, image_WxNx2: np.ndarray, generated: int) -> dict[str, int]:
-    """On how much figures rest: "windows", "conversations", different labelled "faces", and
-    "generated", the responses."""
+    """How many "windows", "conversations", different labelled "faces" and "generated" responses the
+    figures rest on."""
     windows, slots = image_WxNx2.shape[:2]
     labelled_WxN = image_WxNx2[..., 0] != UNKNOWN
     return {
@@ -124,14 +127,14 @@ def sizes(split: Split, image_WxNx2: np.ndarray, generated: int) -> dict[str, in
 
 
 def conversations(split: Split) -> np.ndarray:
-    """int64 [windows of the split]: which episode each is of."""
+    """int64 [windows of the split]: the number of each window's episode, from 1."""
     return np.cumsum(split.turns.turn_in_episode == 0)[split.response_turn]
 
 
 def image_of_slots(split: Split, windows: int, slots: int) -> np.ndarray:
     """int64 [windows, slots]: the record of each slot's image, NO_IMAGE where there is none."""
-    found_WxN = np.full((windows, slots), store.NO_IMAGE, np.int64)
+    image_WxN = np.full((windows, slots), store.NO_IMAGE, np.int64)
     for i in range(windows):
         first, last = split.turn_range(i)
-        found_WxN[i, : last - first + 1] = split.turns.image[first : last + 1]
-    return found_WxN
+        image_WxN[i, : last - first + 1] = split.turns.image[first : last + 1]
+    return image_WxN

@@ -28,9 +28,9 @@ def product(x: jax.Array, kernel: jax.Array, axes: int = 1) -> jax.Array:
 def _matrix_product(x_NxD: jax.Array, kernel_DxW: jax.Array) -> jax.Array:
     """For a CPU, where this gradient makes the layer above 1.8 times as fast.
 
-    XLA's own sums over [B, L] as two axes, for which the CPU compiler transposes the larger
-    operand, and multiplies by the transposed other one with a slower library. The barriers keep it
-    from doing so again: what is transposed is the smaller operand.
+    XLA's own gradient sums over [B, L] as two axes. For that, the CPU compiler transposes the
+    larger operand, and multiplies by the transpose of the other with a slower library. Here the
+    smaller operand is transposed; the barriers keep XLA from undoing that.
     """
     return x_NxD @ kernel_DxW
 
@@ -38,10 +38,10 @@ def _matrix_product(x_NxD: jax.Array, kernel_DxW: jax.Array) -> jax.Array:
 def _matrix_product_backward(kept, dy_NxW):
     x_NxD, kernel_DxW = kept
     dx_NxD = dy_NxW @ kernel_DxW.T
-    keep = jax.lax.optimization_barrier
+    barrier = jax.lax.optimization_barrier
     if x_NxD.shape[1] <= dy_NxW.shape[1]:
-        return dx_NxD, keep(x_NxD.T) @ dy_NxW
-    return dx_NxD, keep(keep(dy_NxW.T) @ x_NxD).T
+        return dx_NxD, barrier(x_NxD.T) @ dy_NxW
+    return dx_NxD, barrier(barrier(dy_NxW.T) @ x_NxD).T
 
 
 _matrix_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matrix_product_backward)
@@ -51,8 +51,8 @@ _matrix_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matrix_prod
 def gelu(x: jax.Array) -> jax.Array:
     """x * Phi(x), exact (https://arxiv.org/abs/1606.08415), computed in float32.
 
-    `jax.nn.gelu` uses erfc, which keeps the relative precision of values near 0, below x = -3, and
-    takes 1.5 times as long on a CPU, with its gradient. Here the absolute error is that of float32.
+    `jax.nn.gelu` uses erfc, which keeps relative precision for the values near 0 below x = -3, but
+    takes 1.5 times as long on a CPU, gradient included. Here the absolute error is float32's.
     """
     x_float32 = x.astype(jnp.float32)
     return (x_float32 * _normal_cdf(x_float32)).astype(x.dtype)
@@ -65,8 +65,8 @@ def _gelu_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return ((dy.astype(jnp.float32) * slope).astype(x.dtype),)
 
 
-# Of the forward pass only x is kept: XLA would keep, or compute twice, what it has in common with
-# the slope.
+# Saves only x for the backward pass. XLA by itself would save, or compute twice, what the value and
+# the slope have in common.
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 

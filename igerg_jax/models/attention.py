@@ -144,6 +144,6 @@ class Attention(nn.Module):
 
 
 def _written(cache: KeyValue, new: KeyValue, position: jax.Array) -> KeyValue:
-    """`cache` with `new` from `position` on."""
+    """`cache` with `new` written from `position` on."""
     write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=position, axis=2)
     return jax.tree.map(write, cache, new)

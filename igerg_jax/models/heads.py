@@ -73,7 +73,7 @@ class Judge(nn.Module):
     def __call__(self, embedded_BxTxJ: jax.Array, mask_BxT: jax.Array) -> jax.Array:
         """Emotion logits float32 [B, C] of embeddings [B, T, J] (rows of `embedding`, mixed).
 
-        The logits of a row without a real token are the classifier's bias alone.
+        The logits of a row without a real token are only the classifier's bias.
         """
         length = embedded_BxTxJ.shape[1]
         positions_LxJ = replicate_small_parameter(self.positions_LxJ)

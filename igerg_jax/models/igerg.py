@@ -190,12 +190,13 @@ class Igerg(nn.Module):
         return dropout(self, self.text.encoder.dropout_rate, x)
 
     def _turns(self, turn: jax.Array) -> jax.Array:
+        """The embeddings of turn numbers; zeros without turn embeddings."""
         return self.turn_table[turn] if self.turn_embeddings else jnp.zeros((*turn.shape, 1))
 
     def encode(self, images: ImageSide | None, words: TextSide | None) -> Encoded:
         """Encodes both sides together, or one of them alone (single-modal objectives)."""
-        given = images.mask_BxN if images is not None else words.mask_BxS
-        batch_size = given.shape[0]
+        mask = images.mask_BxN if images is not None else words.mask_BxS
+        batch_size = mask.shape[0]
         parts = [jnp.broadcast_to(self.cls_1xD[None], (batch_size, 1, self.text.width))]
         masks = [jnp.ones((batch_size, 1), bool)]
         if images is not None:

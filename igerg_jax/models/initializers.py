@@ -1,4 +1,4 @@
-"""Initializers whose parameters carry logical axis names, one a dimension."""
+"""Initializers whose parameters carry logical axis names, one per dimension."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def xavier(
 ):
     """Xavier's initialisation of weight matrices, as in ViT's code.
 
-    A fixed 0.02, as BART has it, suits a width of 768; a model 64 wide then starts so faint that
-    it needs twice the steps to learn the same.
+    BART's fixed 0.02 suits a width of 768; with it, a model of width 64 starts with such small
+    activations that it needs twice the steps to learn the same.
     """
     return named(nn.initializers.xavier_uniform(in_axis, out_axis), axes)

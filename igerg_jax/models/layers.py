@@ -40,12 +40,12 @@ class LayerNorm(nn.Module):
 
 
 def layer_norm(name: str | None, epsilon: float = BART_EPSILON) -> LayerNorm:
-    """A `LayerNorm`."""
+    """A `LayerNorm`, by default with BART's epsilon."""
     return LayerNorm(epsilon, name=name)
 
 
 def dense(width: int, dtype: jnp.dtype, name: str | None, in_axis: str, out_axis: str) -> nn.Dense:
-    """A dense layer from logical axis `in_axis` to `out_axis`. Biases of D are not sharded."""
+    """A dense layer between two logical axes; a bias over "embed" is replicated."""
     return nn.Dense(
         width,
         dtype=dtype,
@@ -135,26 +135,26 @@ class DecoderLayer(nn.Module):
     ):
         """Returns ([B, T, D], the layer's `DecoderCache`, or None unless `keep_cache`).
 
-        Without `cache`: all of T at once. With it: the T tokens from `position` on; then
-        `encoded` is not used, since the cache holds its keys and values.
+        Without `cache`: all of T at once. With it: the T tokens from `position` on; `encoded` is
+        then not read, since the cache holds its keys and values.
         """
         s = self.settings
         unfused = dataclasses.replace(s, attention="xla")
         self_attention = Attention(unfused if self.keep_cache else s, name="self_attention")
         cross_attention = Attention(unfused, name="cross_attention")
         mlp = Mlp(s, name="mlp")
-        past, view = (None, None) if cache is None else cache
+        past, encoded = (None, None) if cache is None else cache
         x_BxTxD, past = Residual(s, name="self_attention_residual")(
             x_BxTxD,
             lambda h: self_attention(
                 h, h, self_mask, cache=past, position=position, causal=cache is None
             ),
         )
-        x_BxTxD, view = Residual(s, name="cross_attention_residual")(
-            x_BxTxD, lambda h: cross_attention(h, encoded_BxLxD, cross_mask, cache=view)
+        x_BxTxD, encoded = Residual(s, name="cross_attention_residual")(
+            x_BxTxD, lambda h: cross_attention(h, encoded_BxLxD, cross_mask, cache=encoded)
         )
         x_BxTxD, _ = Residual(s, name="mlp_residual")(x_BxTxD, lambda h: (mlp(h), None))
-        return x_BxTxD, DecoderCache(past, view) if self.keep_cache else None
+        return x_BxTxD, DecoderCache(past, encoded) if self.keep_cache else None
 
 
 def stack(

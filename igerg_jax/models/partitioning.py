@@ -30,7 +30,7 @@ def is_sharded(logical_axis: str) -> bool:
 
 
 def is_one_cpu() -> bool:
-    """Whether the program is for a CPU, and not partitioned; without a mesh, for JAX's default."""
+    """Whether the program is for a single CPU device; without a mesh, for JAX's default backend."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return jax.default_backend() == "cpu"
@@ -45,7 +45,7 @@ def _mesh_axes(logical_axis: str) -> tuple[str, ...]:
 def map_batch_shards(function: Callable[..., Any], *arrays_B: jax.Array) -> Any:
     """`function(*arrays)`, called by each device on its own examples.
 
-    For what the partitioner cannot split over the batch although every example stands alone: it
+    For what the partitioner cannot split over the batch although examples are independent: it
     all-gathers the arguments and computes the whole batch on every device. Arguments and results
     have the batch as their first axis. Pallas kernels cannot tell shard_map which of their
     results are replicated, hence no check (https://github.com/jax-ml/jax/issues/21855).
@@ -62,8 +62,8 @@ def top_k(x_BxM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """`lax.top_k` of [B, ..., M].
 
     XLA all-gathers the operand of a top-k over a sharded batch, although it partitions a sort: for
-    beams and a vocabulary, gigabytes a step. Where it partitions a top-k, its indices have been
-    wrong (https://github.com/openxla/xla/pull/49006).
+    beams and a vocabulary, gigabytes per step. Where it does partition a top-k, the indices have
+    been wrong (https://github.com/openxla/xla/pull/49006).
     """
     return map_batch_shards(lambda x: jax.lax.top_k(x, k), x_BxM)
 
@@ -121,7 +121,7 @@ def replicate_small_parameter(x: jax.Array) -> jax.Array:
 
 
 def shard_activations(x_BxLxD: jax.Array) -> jax.Array:
-    """Activations sharded over the batch alone, [B, L, D].
+    """Activations sharded only over the batch, [B, L, D].
 
     After each residual, so that FSDP gathers weights and not activations. After the masked-token
     head for correctness: without it, on data=2 fsdp=2 tensor=2, the partitioner silently computes

@@ -1,6 +1,6 @@
 """Settings of layers and stacks: frozen and hashable, so that a Linen module takes one field.
 
-They rely on `igerg_jax.checks`, which has refused what cannot work: `CONSTRAINTS`, `check_heads`.
+`igerg_jax.checks` has refused values that cannot work: see `CONSTRAINTS` and `check_heads`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ REMAT_POLICIES = {
     "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _KERNEL),
     # Also attention's products where XLA computes them.
     "all_dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _KERNEL),
-    "full": _POLICIES.nothing_saveable,  # keep a layer's input alone
+    "full": _POLICIES.nothing_saveable,  # keep only a layer's input
 }
 
 # The numbers under `config.model`. A tower of `igerg_jax.models.vision` reads some of `vision`'s.
@@ -64,8 +64,8 @@ T = TypeVar("T")
 
 
 def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
-    """An instance of a dataclass, each field that has no default from `computed`, or else from the
-    key of its name."""
+    """An instance of a dataclass: each field without a default is taken from `computed`, or else
+    from the key of its name."""
     fields = dataclasses.fields(settings)
     names = [field.name for field in fields if field.init and field.default is dataclasses.MISSING]
     return settings(**{name: (computed if name in computed else keys)[name] for name in names})
@@ -84,7 +84,7 @@ def check_one_token(kind: str, tokens_per_image: int) -> None:
     """Raises UserError unless one visual token per image is asked for."""
     if tokens_per_image != 1:
         raise UserError(
-            f"model.vision.kind '{kind}' makes 1 token an image; "
+            f"model.vision.kind '{kind}' makes 1 token per image; "
             f"set model.vision.tokens_per_image=1, not {tokens_per_image}"
         )
 

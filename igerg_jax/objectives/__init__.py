@@ -1,4 +1,4 @@
-"""The pre-training objectives: a module each, and the table that everybody iterates.
+"""The pre-training objectives: one module each, and the table of all of them.
 
 To add one, write its module beside these, add it to the table, and give it its keys under
 `config.objectives`. CONTRIBUTING.md has an example.
@@ -32,12 +32,12 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def active(config: Any) -> list[str]:
-    """Names of the objectives with a weight, in the table's order."""
+    """Names of the objectives with a nonzero weight, in the table's order."""
     return [name for name in OBJECTIVES if config.objectives[name].weight]
 
 
 def fixed_keys(config: Any) -> dict[str, str]:
-    """{config key that a run must keep, though others may change it: why}."""
+    """{config key that must be given, and must not change when a run resumes: why}."""
     keys: dict[str, str] = {}
     for name in active(config):
         keys |= OBJECTIVES[name].fixed_keys(config.objectives[name])

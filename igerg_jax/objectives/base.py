@@ -28,10 +28,10 @@ Batch = Mapping[str, jax.Array]
 
 
 class Need(NamedTuple):
-    """Something that a split must have: a count of its summary, which may not be 0, in words."""
+    """Something that a split must have."""
 
-    count: str
-    words: str
+    count: str  # the key of the split's summary that may not be 0
+    words: str  # what it counts, for messages
 
 
 IMAGES = Need("images", "images")
@@ -89,7 +89,7 @@ class Context:
     settings: Mapping[str, Any]  # the keys of `config.objectives.<name>`
     step: jax.Array | int
     key: jax.Array  # this objective's, at this step
-    # None, as all below, where no parameters are at hand (a tool that shows inputs).
+    # None, like the fields below, where there are no parameters (a tool that shows inputs).
     visual_BxNxKxD: jax.Array | None = None
     encoder_input: EncoderInput | None = None  # `Objective.encoder_input`'s; None while that runs
     params: Any = None
@@ -125,7 +125,7 @@ class Context:
     ) -> jax.Array:
         """The decoder's output [B, T, D] on `encoding`, given the targets before each position.
 
-        With another emotion (None = conditioned on none), the same dropout.
+        The dropout mask is the same for every emotion (None = conditioned on no emotion).
         """
         return self.apply(
             "decode",
@@ -139,13 +139,13 @@ class Context:
     def token_loss(
         self, hidden_BxTxD: jax.Array, target_BxT: jax.Array, mask_BxT: jax.Array | None = None
     ) -> losses.Sums:
-        """Cross-entropy of tokens; where no mask is given, of all but PAD."""
+        """Cross-entropy of the tokens where `mask` (bool) is True; by default, of all but PAD."""
         return self.token_loss_by_row(hidden_BxTxD, target_BxT, mask_BxT).total()
 
     def token_loss_by_row(
         self, hidden_BxTxD: jax.Array, target_BxT: jax.Array, mask_BxT: jax.Array | None = None
     ) -> losses.RowSums:
-        """As `token_loss`, of each example."""
+        """`token_loss` of each example."""
         if mask_BxT is None:
             mask_BxT = target_BxT != self.model.special.pad
         return losses.vocabulary(
@@ -170,9 +170,9 @@ class Objective(abc.ABC):
         """The terms of its loss, and its metrics."""
 
     def encoder_input(self, context: Context) -> EncoderInput | None:
-        """What the encoder is to be given for it; None = nothing beside the images alone.
+        """What the encoder is to be given for it; None = it only needs the images' encoding.
 
-        Inputs of the same shapes, of all objectives on a batch, are one pass of the encoder.
+        Inputs of equal shapes share one encoder pass, across all objectives on a batch.
         """
         return None
 
@@ -183,8 +183,7 @@ class Objective(abc.ABC):
     def fixed_keys(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """{config key outside `settings` that the loss depends on: why}.
 
-        A run keeps such a key's value, though other runs may change it, and does not leave it to
-        the machine (-1).
+        Such a key must be given, so not be -1, and must not change when a run resumes.
         """
         return {}
 

@@ -2,8 +2,8 @@
 
 Objectives of one mixture (`config.data.mixtures`) share a batch. On it they share one pass of the
 vision tower, one of the encoder over the images alone, and one encoder pass per input shape, with
-the inputs of that shape together in one larger batch: each pass is a loop of its own, forward and
-backward, to compile and to run.
+all inputs of that shape in one larger batch. Every separate pass would be another loop to compile
+and to run, forward and backward.
 """
 
 import dataclasses
@@ -46,12 +46,12 @@ def sums(
 ) -> tuple[Terms, Metrics]:
     """Every active objective's terms and metrics, keyed (objective, name).
 
-    An objective's own randomness depends on its name alone. Dropout in a pass that several share
+    An objective's own randomness depends only on its name. Dropout in a pass that several share
     depends on which they are.
 
     Args:
       key: of the step.
-      rows_B: int32, the examples' places in the global batch; default 0, 1, ...: it is all there.
+      rows_B: int32, the examples' places in the global batch; default 0, 1, ..., all of it.
     """
     if rows_B is None:
         rows_B = jnp.arange(batch["image_mask"].shape[0])
@@ -120,9 +120,9 @@ def with_encodings(
 def _encode(
     any_context: Context, params: Any, inputs: Mapping[str, EncoderInput], key: jax.Array
 ) -> dict[str, Encoded]:
-    """The encodings of `inputs`, by the same names: one pass for all of the same shapes.
+    """The encodings of `inputs`, by the same names: one pass for all inputs of equal shapes.
 
-    Dropout in a pass depends on `key` and on its shapes alone.
+    Dropout in a pass depends only on `key` and its shapes.
     """
     passes: dict[str, list[str]] = {}
     for name, encoder_input in inputs.items():

@@ -1,7 +1,7 @@
 """Random corruption of token arrays, on the device and with static shapes.
 
-Randomness is one key a row. Rows are keyed by their place in the global batch, so what a row
-becomes does not depend on how many devices, hosts or accumulation steps share the batch.
+Each row has its own random key, by its place in the global batch, so that its corruption does not
+depend on how many devices, hosts or accumulation steps share the batch.
 Letters as in `igerg_jax.batch`.
 """
 
@@ -23,7 +23,7 @@ def mask_tokens(
 ) -> tuple[jax.Array, jax.Array]:
     """BERT's masking (https://arxiv.org/abs/1810.04805): 80 % MASK, 10 % random, 10 % kept.
 
-    EOS and PAD are never chosen.
+    Each token is chosen with probability `fraction`, EOS and PAD never.
 
     Returns:
       (int32 [B, S] corrupted tokens, bool [B, S] which were chosen).
@@ -52,8 +52,8 @@ def infill(
     """BART's text infilling (https://arxiv.org/abs/1910.13461): a span becomes one MASK.
 
     Span lengths are Poisson; a span of length 0 inserts a MASK. EOS is never hidden. `fraction`
-    of the words is hidden in expectation (a little less where spans meet). What no longer fits
-    into S after an insertion is cut.
+    of the words is hidden in expectation (a little less where spans meet). Tokens that no longer
+    fit into S after an insertion are truncated.
 
     Returns:
       (int32 [B, S] tokens, int32 [B, S] their turns), PAD and 0 on the right.
@@ -71,7 +71,7 @@ def infill(
         end_S = jax.lax.cummax(jnp.where(start_S, at_S + span_S, 0))
         hidden_S = word_S & (at_S < end_S)
         opens_S = hidden_S & ~(jnp.roll(hidden_S, 1).at[0].set(False))
-        # Two places a token: one for a MASK that a span of length 0 inserts, one for itself.
+        # Two slots per token: one for a MASK that a span of length 0 inserts, one for itself.
         inserts_S = start_S & (span_S == 0) & ~hidden_S
         keep_S = (tokens_S != special.pad) & (~hidden_S | opens_S)
         keep_2S = jnp.stack([inserts_S, keep_S], 1).reshape(-1)
@@ -91,7 +91,7 @@ def shuffle_turns(
 ) -> tuple[jax.Array, jax.Array]:
     """Puts a row's turns in random order (BART's sentence permutation, with turns).
 
-    Turns are renumbered in their new order; their old numbers would tell the answer.
+    Turns are renumbered in their new order: their old numbers would give it away.
     """
     length = tokens_BxS.shape[1]
 

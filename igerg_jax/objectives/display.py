@@ -1,4 +1,4 @@
-"""How an objective shows what it receives: rows of a batch as tokens and lines. NumPy only.
+"""How an objective shows its inputs: rows of a batch as tokens and lines. NumPy only.
 
 `igerg_jax.tools.show` makes a page of them. Letters as in `igerg_jax.batch`.
 """

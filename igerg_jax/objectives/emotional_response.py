@@ -125,7 +125,7 @@ def _conditioning_lines(row: Row) -> list[Line]:
 def conditioning_emotion(context: Context) -> jax.Array:
     """float32 [B, C]: one-hot labels, or the image head's prediction.
 
-    All 0 where there is none, and where it is withheld.
+    All 0 where it is unknown or withheld.
     """
     batch, face_dropped_B = context.batch, context.encoder_input.drawn
     if context.settings["emotion_source"] == "label":
@@ -142,12 +142,12 @@ def conditioning_emotion(context: Context) -> jax.Array:
 def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -> losses.Sums:
     """softplus(log p(response | another emotion) - log p(response | its own)).
 
-    Over the labelled examples that are conditioned on an emotion; correct is a response that is
-    likelier under it than under the other.
+    Over the labelled examples that are conditioned on an emotion. A response counts as correct if
+    it is likelier under that emotion than under the other.
 
     Args:
       emotion_BxC: `conditioning_emotion`.
-      tokens: the response's likelihood under it.
+      tokens: the responses' likelihood under it.
     """
     response_BxT, label_B = context.batch["response"], context.batch["response_emotion"]
     used_B = (label_B != UNKNOWN) & (emotion_BxC.sum(1) > 0) & (tokens.count_B > 0)

@@ -40,13 +40,22 @@ class RowSums(NamedTuple):
         return Sums(*(x_B.sum() for x_B in self))
 
 
-def classification(logits_xC: jax.Array, labels_x: jax.Array) -> Sums:
-    """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...]; those below 0 are
-    unknown and add nothing."""
+def classification(logits_xC: jax.Array, labels_x: jax.Array, label_smoothing: float = 0.0) -> Sums:
+    """Softmax cross-entropy of logits, float32 [..., C], at labels, int32 [...].
+
+    Args:
+      labels_x: those below 0 are unknown and add nothing.
+      label_smoothing: the share of the target's probability that all classes divide equally
+        (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567).
+    """
     known_x = labels_x >= 0
     nll_x = optax.softmax_cross_entropy_with_integer_labels(
         logits_xC, jnp.maximum(labels_x, 0), where=known_x
     )
+    if label_smoothing:
+        known_logits_xC = jnp.where(known_x[..., None], logits_xC, 0.0)
+        uniform_nll_x = -jax.nn.log_softmax(known_logits_xC).mean(-1) * known_x
+        nll_x = (1 - label_smoothing) * nll_x + label_smoothing * uniform_nll_x
     correct_x = known_x & (logits_xC.argmax(-1) == labels_x)
     return Sums(nll_x.sum(), _count(known_x), _count(correct_x))
 
@@ -90,8 +99,8 @@ def response(
       judge_table_VxJ: E_c; give it with `stop_gradient`, so that only z_t learns.
       estimator: one of `ESTIMATORS`.
       temperature: tau, a positive scalar.
-      rng: key of the Gumbel noise, which "gumbel" alone draws.
-      look_up: how rows [B, c, J] of E_c are taken for ids [B, c].
+      rng: key of the Gumbel noise; only "gumbel" draws any.
+      look_up: maps E_c and ids [B, c] to rows [B, c, J].
     """
 
     def embed(logits_BxcxV, index):
@@ -135,7 +144,8 @@ def _over_chunks(
         x = jnp.pad(x, padding).reshape(x.shape[0], chunks, chunk_tokens, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0)
 
-    # A single chunk's logits are kept on a CPU, which has the memory: XLA finds them twice.
+    # With one chunk on one CPU, which has the memory, XLA may merge the recomputed logits with the
+    # forward pass's (common subexpressions): they are then computed once.
     @functools.partial(jax.checkpoint, prevent_cse=chunks > 1 or not is_one_cpu())
     def chunk(piece):
         hidden_BxcxD, targets_Bxc, mask_Bxc, index = piece
@@ -163,8 +173,8 @@ def sigmoid_contrastive(
 ) -> Sums:
     """Sigmoid loss for language-image pre-training (https://arxiv.org/abs/2303.15343, eq. 1).
 
-    The sum is over pairs; counted are examples, and correct are those whose likeliest text is their
-    own. Where `mask_B` (bool) is False, a pair is neither a positive nor anyone's negative.
+    The loss is summed over pairs; `count` is of examples, `correct` of those whose likeliest text
+    is their own. Where `mask_B` (bool) is False, a pair is neither a positive nor a negative.
     """
     image_BxG, text_BxG = _unit(image_BxG), _unit(text_BxG)
     logits_BxB = image_BxG @ text_BxG.T * jnp.exp(log_scale) + bias

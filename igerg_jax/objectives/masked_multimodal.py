@@ -1,6 +1,8 @@
 """Masked tokens and every image's emotion, from text and images (the original's "isl_mlm")."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,7 @@ class MaskedMultimodal(base.Objective):
         target_S, given_S = row.arrays["context"], row.encoder_input.tokens_S
         masked_S = row.encoder_input.drawn
         kinds_S = np.where(masked_S, np.where(given_S == target_S, "kept", "random"), "")
-        limit = most_predicted(row.settings, len(target_S))
+        limit = max_predictions(row.settings, len(target_S))
         position_M = np.flatnonzero(masked_S)[:limit]
         asked = row.tokens(target_S[position_M], row.arrays["context_turn"][position_M])
         return [
@@ -55,12 +57,12 @@ class MaskedMultimodal(base.Objective):
 
 
 def predict_masked(context: Context) -> losses.Sums:
-    """Cross-entropy of the masked tokens, the first `most_predicted` of each row.
+    """Cross-entropy of the masked tokens, the first `max_predictions` of each row.
 
     Logits are computed at those positions only, so that the cost of a step is bounded.
     """
     target_BxS, masked_BxS = context.batch["context"], context.encoder_input.drawn
-    limit = most_predicted(context.settings, target_BxS.shape[1])
+    limit = max_predictions(context.settings, target_BxS.shape[1])
     position_BxM = jnp.argsort(~masked_BxS, axis=1, stable=True)[:, :limit]
 
     def take(x_BxS: jax.Array) -> jax.Array:
@@ -71,6 +73,6 @@ def predict_masked(context: Context) -> losses.Sums:
     return context.token_loss(hidden_BxMxD, take(target_BxS), take(masked_BxS))
 
 
-def most_predicted(settings, length: int) -> int:
-    """How many of a row's `length` positions are predicted at most."""
+def max_predictions(settings: Mapping[str, Any], length: int) -> int:
+    """At most how many of a row's `length` positions are predicted."""
     return math.ceil(settings["max_fraction"] * length)

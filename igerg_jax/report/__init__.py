@@ -1,6 +1,6 @@
-"""A run's folder to one self-contained `report.html`, for a desk or a phone, without a network.
+"""Turns a run's folder into one self-contained `report.html`, for large and small screens.
 
-`igerg report WORKDIR` rewrites it, for a run that is over or still going.
+`igerg report WORKDIR` rewrites it, for a run that has finished or is still running.
 """
 
 from igerg_jax.report.page import write_report

@@ -5,7 +5,7 @@ import sys
 from igerg_jax.errors import UserError
 from igerg_jax.report import write_report
 
-USAGE = "igerg report WORKDIR    rewrites WORKDIR/report.html, of a run that is over or still going"
+USAGE = "igerg report WORKDIR    rewrites WORKDIR/report.html, of a finished or a running run"
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The report's tables of how answers carry an emotion, and of what guidance buys and costs."""
+"""The report's tables of how responses carry an emotion, and of what guidance buys and costs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ class Column(NamedTuple):
     format: str
 
 
-ANSWERS = (
-    Column("answers", "answers", "{:,.0f}"),
-    Column("distinct", "different", "{:,.0f}"),
+CUES = (
     Column("with_cue", "with a cue", "{:.0%}"),
-    Column("mean_cues", "cues an answer", "{:.2f}"),
+    Column("mean_cues", "cues per response", "{:.2f}"),
     Column("mostly_cues", "mostly cues", "{:.0%}"),
     Column("repeats", "repeat a pair of words", "{:.0%}"),
-    Column("unfinished", "without a final mark", "{:.0%}"),
-    Column("broken_off", "broken off", "{:.0%}"),
 )
-# {its key in the file: who answered}
+BROKEN_OFF = Column("broken_off", "broken off", "{:.0%}")
+ANSWERS = (
+    Column("answers", "responses", "{:,.0f}"),
+    Column("distinct", "different", "{:,.0f}"),
+    *CUES,
+    Column("unfinished", "no final punctuation", "{:.0%}"),
+    BROKEN_OFF,
+)
+# {key in the file: whose responses}
 WHO = {"model": "this model", "people": "people"}
 
 POINTS = (
@@ -43,11 +47,8 @@ POINTS = (
     Column("generated_perplexity", "perplexity of generated", "{:.1f}"),
     Column("response_perplexity", "perplexity of people's", "{:.1f}"),
     Column("dist_2", "Dist-2", "{:.3f}"),
-    Column("with_cue", "with a cue", "{:.0%}"),
-    Column("mean_cues", "cues an answer", "{:.2f}"),
-    Column("mostly_cues", "mostly cues", "{:.0%}"),
-    Column("repeats", "repeat a pair of words", "{:.0%}"),
-    Column("broken_off", "broken off", "{:.0%}"),
+    *CUES,
+    BROKEN_OFF,
 )
 JUDGES = {
     "emotion_following": "word list",
@@ -65,44 +66,46 @@ def answers(splits: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The rows of `answers.json`, the leading split first.
 
     Returns:
-      {title of the split: groups {"emotion", "rows" {"who", "cells", "words"}}}: `cells` as texts,
-      one for each of `ANSWERS`, `words` as (word, share of answers).
+      {title of the split: groups {"emotion", "rows" {"who", "cells", "words"}}}: `cells` are
+      texts, one for each of `ANSWERS`; `words` are (word, share of responses).
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for title, of_split in reversed(by_split(splits).items()):
         tables[title] = []
         for emotion in (*EMOTIONS, "all"):
             rows = [
-                _row(who, found)
+                _row(who, statistics)
                 for key, who in WHO.items()
-                if (found := (of_split.get(key) or {}).get(emotion))
+                if (statistics := (of_split.get(key) or {}).get(emotion))
             ]
             if rows:
                 tables[title].append({"emotion": emotion, "rows": rows})
     return tables
 
 
-def _row(who: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    words = [(word, formatted(share, "{:.0%}")) for word, share in found.get("frequent_words", [])]
-    return {"who": who, "cells": _cells(ANSWERS, found), "words": words}
+def _row(who: str, statistics: Mapping[str, Any]) -> dict[str, Any]:
+    frequent = statistics.get("frequent_words", [])
+    words = [(word, formatted(share, "{:.0%}")) for word, share in frequent]
+    return {"who": who, "cells": _cells(ANSWERS, statistics), "words": words}
 
 
 def _cells(columns: tuple[Column, ...], values: Mapping[str, Any]) -> list[str]:
     return [formatted(values.get(column.name), column.format) or "–" for column in columns]
 
 
-def guidance(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `guidance.json` says; None if it says nothing.
+def guidance(measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The table and the panels of `guidance.json`, as `tools.guidance_sweep` measured them.
 
     Returns:
-      {"columns", "rows" (cells as texts; the last is people's), "panels" {"title", "chart"},
-      "labels" of the series, "split", "windows", "following_windows", "held_out"}.
+      {"columns", "rows" (cells as texts; the last row is people's), "panels" {"title", "chart"},
+      "labels" of the series, "split", "windows", "following_windows", "held_out"}; None if it has
+      no points.
     """
-    points = [point for point in found.get("points") or [] if finite(point.get("guidance"))]
+    points = [point for point in measured.get("points") or [] if finite(point.get("guidance"))]
     if not points:
         return None
     columns = tuple(c for c in POINTS if any(finite(point.get(c.name)) for point in points))
-    people = _cells(columns, found.get("people") or {})
+    people = _cells(columns, measured.get("people") or {})
     panels = []
     for cost, title in COSTS.items():
         series = {
@@ -119,31 +122,31 @@ def guidance(found: Mapping[str, Any]) -> dict[str, Any] | None:
         "rows": [_cells(columns, point) for point in points] + [["people", *people[1:]]],
         "panels": panels,
         "labels": [label for j, label in JUDGES.items() if any(j in point for point in points)],
-        **{name: found.get(name, "") for name in ("split", "windows", "following_windows")},
-        "held_out": held_out(found.get("text_labeller")),
+        **{name: measured.get(name, "") for name in ("split", "windows", "following_windows")},
+        "held_out": held_out(measured.get("text_labeller")),
     }
 
 
-def held_out(found: Any) -> dict[str, dict[str, Any]]:
-    """How well labellers do on held-out texts.
+def held_out(value: Any) -> dict[str, dict[str, Any]]:
+    """How well the labellers besides the lexicon do on held-out texts.
 
     Args:
-      found: summary.json's "text_labeller", of any version and in any state.
+      value: summary.json's "text_labeller", of any version and in any state.
 
     Returns:
       {ordinal: {"kind", "lines": one for each split of a dataset}}
     """
     return {
         ordinal: {"kind": kind, "lines": lines}
-        for ordinal, kinds in _mapping(found).items()
+        for ordinal, kinds in _mapping(value).items()
         for kind, datasets in _mapping(kinds).items()
         if (lines := [*_held_out_lines(datasets)])
     }
 
 
 def _held_out_lines(datasets: Any) -> Iterator[str]:
-    for dataset, parts in _mapping(datasets).items():
-        for split, values in _mapping(parts).items():
+    for dataset, splits in _mapping(datasets).items():
+        for split, values in _mapping(splits).items():
             if finite(_mapping(values).get("accuracy")):
                 yield (
                     f"{dataset}, {split}: accuracy {formatted(values['accuracy'], '{:.3f}')}, "
@@ -153,5 +156,5 @@ def _held_out_lines(datasets: Any) -> Iterator[str]:
                 )
 
 
-def _mapping(found: Any) -> Mapping[str, Any]:
-    return found if isinstance(found, Mapping) else {}
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,6 +1,6 @@
 """Charts as plain numbers, which macros of macros.html draw as inline SVG.
 
-They take the page's colours, grow with it and need no library.
+They use the page's colours, scale with it and need no library.
 """
 
 import dataclasses
@@ -12,11 +12,9 @@ Points = Sequence[tuple[float, float]]  # (x, y); x ascending; a non-finite y is
 
 WIDTH, HEIGHT = 360, 190  # user units, about a pixel each at the width of a phone
 LEFT, RIGHT, TOP, BOTTOM = 44, 348, 12, 166  # the edges of the plot within them
-MAX_POINTS = 400  # more do not show at this size
+MAX_POINTS = 400  # more cannot be told apart at this size
 MAX_DOTS = 40
-MAX_LINEAR_SPAN = (
-    20  # a trade-off's x axis is logarithmic where its largest x is more times its least
-)
+MAX_LINEAR_SPAN = 20  # the largest over the least x of a trade-off whose x axis is linear
 
 
 def smooth(points: Points, span: float) -> list[tuple[float, float]]:
@@ -34,7 +32,7 @@ def smooth(points: Points, span: float) -> list[tuple[float, float]]:
 
 
 def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[float, float]]:
-    """At most about `limit` points: of each run of neighbours its lowest and its highest."""
+    """At most about `limit` points: the lowest and the highest of each run of neighbours."""
     points = [p for p in points if math.isfinite(p[1])]
     if len(points) <= limit:
         return points
@@ -61,12 +59,12 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Two to six round numbers within [low, high], 0 < low < high, for a logarithmic axis."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5)):
-        # Over many powers of ten, not every one of them gets a tick.
+        # Over many powers of ten, only every second or third gets a tick.
         every = 1 + len(powers) // 6 if len(steps) == 1 else 1
-        found = [m * 10.0**p for p in powers[::every] for m in steps]
-        found = [value for value in found if low <= value <= high]
-        if len(found) >= 3:
-            return found
+        values = [m * 10.0**p for p in powers[::every] for m in steps]
+        values = [value for value in values if low <= value <= high]
+        if len(values) >= 3:
+            return values
     return ticks(low, high, 4)
 
 
@@ -91,7 +89,7 @@ def line_chart(
     from_zero: bool = False,
     log: bool = False,
 ) -> Chart | None:
-    """Scales a curve to a chart; None when no y is finite.
+    """Scales a curve to a chart; None if no y is finite.
 
     Args:
       points: (x, y) in order of x; a non-finite y is left out.
@@ -110,13 +108,10 @@ def line_chart(
         x0, x1 = x0 - 1, x1 + 1
     scaled, scaled_values = ([(a, scale(b)) for a, b in of] for of in (raw, values))
     y0, y1 = _y_range(scaled, scaled_values, from_zero and not log)
-
-    def x(value: float) -> float:
-        return round(LEFT + (value - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
+    x, linear_y = _axis(x0, x1, LEFT, RIGHT), _axis(y0, y1, BOTTOM, TOP)
 
     def y(value: float) -> float:
-        place = (min(max(scale(value), y0), y1) - y0) / (y1 - y0)
-        return round(BOTTOM - place * (BOTTOM - TOP), 1)
+        return linear_y(min(max(scale(value), y0), y1))
 
     y_values = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
     line = [(x(a), y(b)) for a, b in values]
@@ -147,7 +142,7 @@ def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeo
     """Scales {name: (x, y, label) of each point} to a chart whose y axis starts at 0.
 
     The x axis is logarithmic where `MAX_LINEAR_SPAN` says so and every x is positive. A point whose
-    x or y is not finite is left out; None when no point is left.
+    x or y is not finite is left out; None if no point is left.
     """
     series = {
         name: [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
@@ -163,12 +158,10 @@ def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeo
     margin = 0.08 * (max(xs) - min(xs)) or 0.08 * abs(max(xs)) or 1.0
     x0, x1 = min(xs) - margin, max(xs) + margin
     y0, y1 = min(0.0, *ys), (max(0.0, *ys) or 1.0) * 1.12
+    linear_x, y = _axis(x0, x1, LEFT, RIGHT), _axis(y0, y1, BOTTOM, TOP)
 
     def x(value: float) -> float:
-        return round(LEFT + (scale(value) - x0) / (x1 - x0) * (RIGHT - LEFT), 1)
-
-    def y(value: float) -> float:
-        return round(BOTTOM - (value - y0) / (y1 - y0) * (BOTTOM - TOP), 1)
+        return linear_x(scale(value))
 
     x_values = log_ticks(10**x0, 10**x1) if log else ticks(x0, x1, 4)
     return Tradeoff(
@@ -181,10 +174,15 @@ def tradeoff(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> Tradeo
     )
 
 
+def _axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Maps values in [low, high] linearly to the drawing's units, from `start` to `end`."""
+    return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
+
+
 def _y_range(raw: Points, line: Points, from_zero: bool) -> tuple[float, float]:
     """The ends of the y axis.
 
-    A spike must not press the curve flat: 96 % of the points and the line's two ends decide the
+    A spike must not flatten the curve: 96 % of the points and the line's two ends determine the
     range, and what lies outside is drawn at the border.
     """
     ys = sorted(y for _, y in raw)

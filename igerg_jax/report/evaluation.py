@@ -14,9 +14,9 @@ TITLES = {"valid": "Validation", "test_style": "Test, another artist's faces", "
 
 
 def by_split(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Values of summary.json by the split's title; the last one leads the report.
+    """Values of summary.json by the split's title; the last split leads the report.
 
-    "valid" comes first and "test" last; a run may have evaluated splits of any other name.
+    "valid" comes first and "test" last, with any other splits between them.
     """
     place = {"valid": 0, "test": 2}
     values = values if isinstance(values, Mapping) else {}
@@ -78,7 +78,7 @@ def metric_groups(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list
     """The rows of the metric table by group.
 
     Returns:
-      {group: rows {"metric", "values" (one a split: the value, its standard error), "beside",
+      {group: rows {"metric", "values" (one per split: the value, its standard error), "beside",
       "label", "worse"}}: `beside` is the value to compare the leading split's with, None where
       there is none, and `label` what it is.
     """
@@ -87,7 +87,7 @@ def metric_groups(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list
     known = metrics.by_name()
     beside = {m.baseline.name for m in known.values()}
     beside |= {f"reference_{n}" for n in known} | {n + metrics.STANDARD_ERROR for n in known}
-    # What an older or newer version has measured is shown rather than dropped.
+    # Metrics of an older or newer version are shown rather than dropped.
     rest = [Metric(n, n, 0, "{:.4g}", "") for n in sorted(reported - known.keys() - beside)]
     groups = {}
     for title, members in {**metrics.GROUPS, "Other": rest}.items():
@@ -116,35 +116,44 @@ def _metric_row(
 
 
 def word_list(labels: Any) -> str:
-    """What the word list (`igerg_jax.lexicon`) has to do with a run's data, for the report.
+    """Whether the word list (`igerg_jax.lexicon`) also labelled a run's data, in a sentence.
 
     Args:
       labels: summary.json's: {dataset: where its labels come from}.
     """
     if not isinstance(labels, Mapping) or not labels:
-        return "Where the word list also labelled the data, the model has learned from its labels."
+        return "If the word list also labelled the data, the model has learned from its labels."
     labelled = " and ".join(name for name, origin in labels.items() if origin == "word list")
     if labelled:
         return (
             f"The word list also gave {labelled} its labels, from which the model has learned: "
-            "only a labeller that learnt from other data is independent of them."
+            "only a labeller that was trained on other data is independent of them."
         )
     return "The word list labelled none of this run's data."
 
 
 def cuts(shares: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
     """{split's title: its values of summary.json's "cut"}, where all of them are numbers."""
-    names = ("contexts", "responses", "context_tokens", "response_tokens")
+    return _with_numbers(shares, "contexts", "responses", "context_tokens", "response_tokens")
+
+
+def sizes(counts: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """{split's title: its values of summary.json's "sizes"}, where all of them are numbers."""
+    return _with_numbers(counts, "windows", "conversations", "faces", "generated")
+
+
+def _with_numbers(group: Mapping[str, Any] | None, *names: str) -> dict[str, Mapping[str, Any]]:
+    """The splits of a group of summary.json in which all of `names` are finite numbers."""
     return {
         title: values
-        for title, values in by_split(shares).items()
+        for title, values in by_split(group).items()
         if isinstance(values, Mapping) and all(finite(values.get(name)) for name in names)
     }
 
 
-def _is_matrix(found: Any) -> bool:
-    """Whether it has a row of numbers for each emotion."""
-    rows = found if isinstance(found, list) else []
+def _is_matrix(value: Any) -> bool:
+    """Whether a value read from JSON has a row of numbers for each emotion."""
+    rows = value if isinstance(value, list) else []
     return len(rows) == len(EMOTIONS) and all(
         isinstance(row, list) and all(map(finite, row)) for row in rows
     )
@@ -154,8 +163,8 @@ def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, A
     """Rows of each split's confusion matrix, the leading split first.
 
     Returns:
-      {title: rows {"name" of the label, "total", "cells" = (count, share of the row) a prediction,
-      "scores" = (precision, recall, F1)}}
+      {title: rows {"name" of the label, "total", "cells" = (count, share of the row) of each
+      prediction, "scores" = (precision, recall, F1)}}
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for title, matrix in reversed(by_split(matrices).items()):
@@ -169,13 +178,3 @@ def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, A
             row = {"name": name, "total": total, "cells": cells, "scores": of_name}
             tables[title].append(row)
     return tables
-
-
-def sizes(found: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    """{split's title: its values of summary.json's "sizes"}, where all of them are numbers."""
-    names = ("windows", "conversations", "faces", "generated")
-    return {
-        title: values
-        for title, values in by_split(found).items()
-        if isinstance(values, Mapping) and all(finite(values.get(name)) for name in names)
-    }

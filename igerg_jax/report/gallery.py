@@ -1,4 +1,4 @@
-"""The report's gallery: held-out conversations, what the model saw in each face, what it said."""
+"""The report's gallery: conversations, what the model saw in each face, and what it said."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +8,12 @@ from igerg_jax.report.templates import finite
 
 
 def gallery(samples: list[dict]) -> dict[str, Any]:
-    """The samples of a `samples.jsonl` as cards, and what they say together.
+    """The samples of a `samples.jsonl` as cards, and how many are right.
 
     Returns:
-      {"cards", "faces", "responses"}: each of the last two is a list of booleans, one for each
-      labelled face that the model looked at (whether it saw that emotion) and each labelled
-      response (whether the generated one carries that emotion).
+      {"cards", "faces", "responses"}. The last two are lists of booleans: for each labelled face
+      that the model was shown, whether it saw that emotion; for each labelled response, whether
+      the generated one carries that emotion.
     """
     cards = [_card(sample) for sample in samples]
     faces = [f for card in cards for f in (*card["turns"], card["answer"]) if f]

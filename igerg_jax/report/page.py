@@ -1,4 +1,4 @@
-"""Reads what a run has left in its folder and writes it as one page."""
+"""Writes the report of a run from the files in its folder."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def render(workdir: epath.PathLike) -> str:
     "last_loss"}}. Where one is missing, the report says so, or leaves its section out.
 
     Raises:
-      UserError: `workdir` is no folder, or one of the .json files is not JSON.
+      UserError: `workdir` is not a folder, or one of the .json files is not JSON.
     """
     workdir = epath.Path(workdir)
     if not workdir.is_dir():
@@ -101,30 +101,30 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _history(found: Any) -> dict[str, Any]:
+def _history(history: Any) -> dict[str, Any]:
     """The totals and the entries of `igerg_jax.run.history`, for a run that has them."""
-    found = found if isinstance(found, dict) else {}
-    entries = found.get("entries")
+    history = history if isinstance(history, dict) else {}
+    entries = history.get("entries")
     entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
     versions = entries[-1].get("versions") if entries else None
     versions = versions if isinstance(versions, dict) else {}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return {**found, "entries": entries, "versions": listed}
+    return {**history, "entries": entries, "versions": listed}
 
 
 def _read_summary(workdir: epath.Path) -> dict[str, Any]:
-    """summary.json, its groups without what is not as deep as it should be."""
+    """summary.json, its groups without entries that are not dicts as deep as `_DEPTHS` says."""
     summary = storage.read_json_object(workdir / "summary.json")
     known = _DEPTHS.keys() & summary.keys()
     return summary | {name: _groups(summary[name], _DEPTHS[name]) for name in known}
 
 
-def _groups(found: Any, depth: int) -> dict[str, Any]:
-    """Dicts in dicts, so many levels of them; what is none is left out."""
-    found = found if isinstance(found, dict) else {}
+def _groups(value: Any, depth: int) -> dict[str, Any]:
+    """`value` as `depth` levels of nested dicts; what is not a dict at its level is left out."""
+    value = value if isinstance(value, dict) else {}
     if depth == 1:
-        return found
-    return {name: _groups(each, depth - 1) for name, each in found.items() if _groups(each, 1)}
+        return value
+    return {name: _groups(inner, depth - 1) for name, inner in value.items() if _groups(inner, 1)}
 
 
 def _parameters(counts: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,17 +158,12 @@ def _mechanics(records: list[dict], mark: float | None) -> list[dict]:
 
 
 def _curves(records: list[dict]) -> list[dict]:
-    """Panels of the held-out metrics that were measured more than once, of whatever split."""
+    """Panels of the metrics that were evaluated more than once, for every such split."""
     shown = [metric for metric in metrics.rows() if metric.curve]
     names = tuple(metric.name for metric in shown)
     splits = sorted({key.partition("/")[0] for r in records for key in r if key.endswith(names)})
     return [
-        _panel(
-            metric.title,
-            f"{_NAMES.get(split, split)}, by step",
-            points,
-            from_zero=True,
-        )
+        _panel(metric.title, f"{_NAMES.get(split, split)}, by step", points, from_zero=True)
         for metric in shown
         for split in splits
         if len(points := _series(records, f"{split}/{metric.name}")) > 1
@@ -178,9 +173,9 @@ def _curves(records: list[dict]) -> list[dict]:
 def _panel(
     title: str, text: str, points: charts.Points, smoothed: bool = False, **options: Any
 ) -> dict[str, Any]:
-    """A chart and its captions; "change" is where a smoothed line starts and ends, if anywhere.
+    """A chart and its captions; "change" is (first, last value) of a smoothed line, else None.
 
-    "log" is the same chart with a logarithmic y axis, where all values are positive.
+    "log" is the same chart with a logarithmic y axis, None unless all values are positive.
     """
     span = max(3.0, len(points) / 40) if smoothed else 0
     chart = charts.line_chart(points, span, **options)

@@ -1,6 +1,6 @@
-"""Jinja2 templates to pages of one file, and how their values are written.
+"""Renders Jinja2 templates to self-contained pages, and formats their values.
 
-Templates escape what they are given; no Python module makes markup.
+Templates escape their values; no Python module builds markup.
 """
 
 import math
@@ -45,12 +45,12 @@ def finite(value: Any) -> bool:
 
 
 def formatted(value: Any, form: str) -> str:
-    """`form` filled with a value; "" if it is no finite number."""
+    """`form` filled with a value; "" if it is not a finite number."""
     return form.format(value) if finite(value) else ""
 
 
 def duration(seconds: Any) -> str:
-    """12.3 s, 4 min 5 s, 6 h 7 min; "" if it is no finite number."""
+    """12.3 s, 4 min 5 s, 6 h 7 min; "" if it is not a finite number."""
     if not finite(seconds) or seconds < 60:
         return formatted(seconds, "{:.1f} s")
     minutes, rest = divmod(round(seconds), 60)

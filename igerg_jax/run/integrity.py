@@ -81,7 +81,7 @@ def _problems(path: epath.Path) -> list[str]:
         )
     if not (path / RUN / "metadata").exists():
         return [f"{RUN}/metadata is missing"]
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError):  # JSON that is a number has no "in"
         if PROVENANCE in json.loads((path / RUN / "metadata").read_text()):
             return [f"{manifests.FILE} is missing"]
     if jax.process_index() == 0:

@@ -79,9 +79,12 @@ def check(folder: epath.Path) -> None:
 def read_run(folder: epath.Path) -> dict[str, Any]:
     """The run record that was passed to `write`. Raises UserError if it is damaged."""
     try:
-        return json.loads((folder / RUN_FILE).read_text())
+        found = json.loads((folder / RUN_FILE).read_text())
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
     except ValueError as error:
         raise UserError(f"'{folder / RUN_FILE}' is damaged ({error}); fetch it again") from error
+    return found
 
 
 def read_arrays(folder: epath.Path) -> dict[str, np.ndarray]:

@@ -1,8 +1,8 @@
-"""Labellers of texts besides the lexicon, learnt from human labels.
+"""Labellers of texts besides the lexicon, trained on labels by people.
 
-They share nothing with the lexicon, which labels the embedded data, or with a run's own judge, so
-where a model has learnt to please one of those, these disagree. There are two kinds: `linear`,
-TF-IDF and logistic regression, and `network`, a convolutional network over words.
+They share nothing with the lexicon, which labels the embedded data, nor with a run's own judge, so
+a model that has only learnt to please one of those does not score well with them. There are two
+kinds: `linear`, TF-IDF and logistic regression, and `network`, a convolutional network over words.
 `igerg_jax.tools.train_text_labeller` trains them; here they are read from arrays (.npz, no pickle)
 and applied with NumPy.
 
@@ -46,10 +46,10 @@ def write(path: epath.PathLike, labeller: TextLabeller) -> None:
 
 
 def read(path: epath.PathLike) -> TextLabeller:
-    """The labeller in a file that `write` wrote.
+    """Reads the file of a labeller.
 
     Raises:
-      UserError: there is no such file, or it is not one of these.
+      UserError: there is no such file, or `write` did not write it.
     """
     path = epath.Path(path).expanduser()
     if not path.is_file():
@@ -68,7 +68,8 @@ def read(path: epath.PathLike) -> TextLabeller:
             return KINDS[kind].of_arrays(arrays, json.loads(arrays["held_out"].item()))
     except Exception as error:  # of many types: zlib's, NumPy's, the zip file's
         raise UserError(
-            f"'{path}' is no file of igerg_jax.tools.train_text_labeller ({error}); train it again"
+            f"'{path}' is not a file of igerg_jax.tools.train_text_labeller ({error}); train it "
+            "again"
         ) from error
 
 
@@ -76,7 +77,7 @@ def of_config(config: Any) -> dict[str, TextLabeller]:
     """{ordinal: the labeller} of the files that `config.evaluate.text_labeller` names.
 
     Raises:
-      UserError: as `read`, and for more files than there are `ORDINALS`.
+      UserError: as for `read`, and for more files than there are `ORDINALS`.
     """
     paths = [path.strip() for path in config.evaluate.text_labeller.split(",") if path.strip()]
     if len(paths) > len(ORDINALS):

@@ -1,15 +1,17 @@
 """TF-IDF and logistic regression.
 
-A text is two vectors, each of length 1, one after the other: its runs of one and two words, and the
-runs of two to five characters within its words (scikit-learn's `char_wb`: a space on either side of
-a word is part of it). An entry is (1 + ln count) * idf. F = entries of both, C = emotions.
+A text is represented by two concatenated vectors, each of Euclidean length 1: of its runs of one
+and two words, and of the runs of two to five characters within its words (scikit-learn's `char_wb`:
+a space on either side of a word is part of it). An entry is (1 + ln count) * idf. F = entries of
+both, C = emotions.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,8 +29,8 @@ class Linear(reading.TextLabeller):
     """A trained labeller.
 
     Attributes:
-      words, characters: the n-grams that have an entry, in the order of the entries.
-      idf_F: float32, of the words' entries and then of the characters'.
+      words, characters: the n-grams that have an entry, in order.
+      idf_F: float32, for `words` and then `characters`.
       coefficients_FxC, intercepts_C: float32, of the logistic regression.
     """
 
@@ -40,27 +42,26 @@ class Linear(reading.TextLabeller):
     coefficients_FxC: np.ndarray
     intercepts_C: np.ndarray
     held_out: HeldOut
-    _blocks: Sequence[tuple[Callable[[str], Iterable[str]], dict[str, int]]] = dataclasses.field(
-        init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
-        blocks: list[tuple[Callable[[str], Iterable[str]], dict[str, int]]] = []
-        start = 0
-        for ngrams, names in ((word_ngrams, self.words), (character_ngrams, self.characters)):
-            blocks.append((ngrams, {name: start + i for i, name in enumerate(names)}))
-            start += len(names)
+        entries = len(self.words) + len(self.characters)
         reading.check_shapes(
-            (self.idf_F, (start,)),
-            (self.coefficients_FxC, (start, NUM_EMOTIONS)),
+            (self.idf_F, (entries,)),
+            (self.coefficients_FxC, (entries, NUM_EMOTIONS)),
             (self.intercepts_C, (NUM_EMOTIONS,)),
         )
-        object.__setattr__(self, "_blocks", blocks)
+
+    @functools.cached_property
+    def _vectors(self) -> tuple[tuple[Callable[[str], Iterable[str]], dict[str, int]], ...]:
+        """(the n-grams of a text, {n-gram: its entry}) of either vector."""
+        words = {name: i for i, name in enumerate(self.words)}
+        characters = {name: i for i, name in enumerate(self.characters, len(words))}
+        return (word_ngrams, words), (character_ngrams, characters)
 
     def logits(self, text: str) -> np.ndarray:
         """float64 [C]"""
         logits_C = self.intercepts_C.astype(np.float64)
-        for ngrams, entries in self._blocks:
+        for ngrams, entries in self._vectors:
             counts = collections.Counter(ngrams(text))
             known = {entries[name]: n for name, n in counts.items() if name in entries}
             if known:
@@ -91,7 +92,7 @@ class Linear(reading.TextLabeller):
 
 
 def word_ngrams(text: str) -> Iterable[str]:
-    """The runs of `WORD_NGRAMS` words of a text, joined by spaces."""
+    """The n-grams of a text's lower-case words, `WORD_NGRAMS` long, joined by spaces."""
     words = reading.words(text)
     for n in range(WORD_NGRAMS[0], WORD_NGRAMS[1] + 1):
         for start in range(len(words) - n + 1):
@@ -99,7 +100,7 @@ def word_ngrams(text: str) -> Iterable[str]:
 
 
 def character_ngrams(text: str) -> Iterable[str]:
-    """The runs of `CHARACTER_NGRAMS` characters of each word with a space on either side."""
+    """The n-grams of each word's characters and a space on either side, `CHARACTER_NGRAMS` long."""
     for word in text.lower().split():
         padded = f" {word} "
         for n in range(CHARACTER_NGRAMS[0], min(CHARACTER_NGRAMS[1], len(padded)) + 1):

@@ -11,7 +11,7 @@ import numpy as np
 
 from igerg_jax.batch import NUM_EMOTIONS
 
-# What the vectorizers of scikit-learn are given, too; ! and ? carry emotion.
+# Shared with scikit-learn's vectorizers in training. ! and ? are words: they carry emotion.
 WORD_PATTERN = r"[\w']+|[!?]"
 _WORD = re.compile(WORD_PATTERN)
 
@@ -24,7 +24,7 @@ class TextLabeller(abc.ABC):
 
     Attributes:
       kind: what it is, in a few words.
-      held_out: measured when it was trained, on splits that it was not trained on.
+      held_out: measured after training, on held-out texts.
     """
 
     kind: ClassVar[str]

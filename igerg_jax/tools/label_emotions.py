@@ -158,7 +158,7 @@ def predict(
             real_B = batch["image_mask"][:, 0]
             strange_B = np.zeros_like(real_B) if domain is None else real_B.copy()
             if strange_B.any():
-                strange_B[real_B] = domain.is_strange(batch["images"][real_B, 0])
+                strange_B[real_B] = domain.outside(batch["images"][real_B, 0])
             yield real_B, p_BxC, strange_B
 
     # In pairs, so that the next batch is launched before this one is waited for.

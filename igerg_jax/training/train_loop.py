@@ -19,7 +19,8 @@ from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import samples
-from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.evaluation.evaluator import Evaluator
+from igerg_jax.evaluation.final_evaluation import evaluate_run
 from igerg_jax.parallel import processes, sharding, stopping
 from igerg_jax.run import history, integrity, workdirs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
@@ -39,8 +40,8 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     progress.jsonl and TensorBoard events (tensorboard/), and a trace (profile/) if
     `config.profile` asks for one; all processes write checkpoints/. history.json has an entry for
     each start. At the end come summary.json and report.html and, where there is held-out data,
-    samples.jsonl, windows.json and following.jsonl (see `evaluator.evaluate_run`). A finished
-    run is not changed.
+    samples.jsonl, windows.json and following.jsonl (see `final_evaluation.evaluate_run`). A
+    finished run is not changed.
 
     Args:
       config: one that `igerg_jax.checks.check_training` has passed.

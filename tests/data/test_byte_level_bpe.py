@@ -143,7 +143,7 @@ def test_a_file_that_does_not_fit_is_one_message(folder, tmp_path):
     wordpiece = edited(folder, tmp_path, lambda whole: whole["model"].update(type="WordPiece"))
     assert "its model is WordPiece, not BPE" in wordpiece
     assert "pre_tokenizer" in edited(folder, tmp_path, lambda w: w.update(pre_tokenizer=None))
-    assert "no tokenizer.json" in edited(folder, tmp_path, lambda whole: whole.pop("model"))
+    assert "not a tokenizer.json" in edited(folder, tmp_path, lambda whole: whole.pop("model"))
 
 
 def test_a_file_of_another_kind_or_none_is_one_message(folder, tmp_path):

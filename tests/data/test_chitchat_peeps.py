@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import json
 import os
 import pathlib
 import random
@@ -26,6 +27,7 @@ from igerg_jax.tools import draw_faces
 WHITE = drawing.Background(near="#ffffff", far="#ffffff", downwards=True)
 PERSON = drawing.Peep("short2", "smile", "", "", skin="#edb98a", hair="#a55728", clothing="#8fa7df")
 HELD_OUT = ("valid", "test")
+CONTENT = {"1.2.0": "bc75bd5b351b7ec5"}  # version -> the digest of its rows and drawings
 
 
 def options(folder):
@@ -60,6 +62,19 @@ def test_no_person_and_no_chat_is_in_two_splits(rows):
         assert all(kept)
         for one, other in itertools.combinations(kept, 2):
             assert not one & other
+
+
+def test_the_version_says_what_is_drawn(full, rows):
+    """Prepared data is keyed by it: what was drawn before a change would be trained on after it."""
+    content = hashlib.sha256(json.dumps(rows, sort_keys=True).encode())
+    for turns in (full[split] for split in ("train", "valid", "test")):
+        for i in range(0, len(turns), 40):
+            picture = drawing.svg(turns.face(i)[0], drawing.UPRIGHT, WHITE, peeps.IMAGE_PIXELS)
+            content.update(picture.encode())
+    version = builders.version("chitchat_peeps")
+    assert CONTENT.get(version) == content.hexdigest()[:16], (
+        "the dataset has changed: raise its version, and replace CONTENT"
+    )
 
 
 def test_heads_of_different_splits_look_different():

@@ -16,7 +16,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "turns"
     (folder / "train").mkdir(parents=True)
     rows = [{"turn": i, "text": f"turn {i}", "emotion": i % 7} for i in range(50)]
-    columns = store.write_text(rows)
+    columns = store.text_columns(rows)
     part = folder / "part.npz"
     parts.save_npz(part, columns)
     store.merge_columns(folder / "train", [part], *columns)

@@ -61,7 +61,7 @@ def test_daily_dialog_refuses_what_is_not_whole(daily, tmp_path):
         splits("daily_dialog", tmp_path / "nowhere")
     labels = daily / "test" / "dialogues_emotion_test.txt"
     raw_data.put(labels, "4 6 2\n0 -1 7\n")
-    with pytest.raises(UserError, match="test: '-1' is no emotion, in line '0 -1 7'"):
+    with pytest.raises(UserError, match="test: '-1' is not an emotion, in line '0 -1 7'"):
         splits("daily_dialog", daily)
     labels.unlink()
     with pytest.raises(UserError, match=r"has no test/dialogues_emotion_test\.txt"):

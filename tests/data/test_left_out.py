@@ -12,7 +12,7 @@ import raw_data
 from PIL import Image
 
 from igerg_jax.batch import EMOTIONS, UNKNOWN
-from igerg_jax.data import builders, image_files, store, write
+from igerg_jax.data import builders, image_files, store, writer
 from igerg_jax.data.builders import labelled_folders, meld, source
 from igerg_jax.data.images import find_files
 from igerg_jax.errors import UserError
@@ -105,11 +105,10 @@ def test_preparing_says_what_was_taken_and_names_what_is_broken(tmp_path, capsys
     raw_data.put(tmp_path / "raw" / "train" / "joy" / "bad.jpg", b"no image")
     (tmp_path / "raw" / "train" / "joy" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     options = source.Options("unused", str(tmp_path / "raw"), "", 0.0)
-    write.turns("emotion_folder", options, tmp_path / "out", 1)
+    writer.turns("emotion_folder", options, tmp_path / "out", 1)
     said = capsys.readouterr().err.split("\n")
     assert (
-        "emotion_folder, train: images: 3 taken, 1 missing, 1 broken, 1 passed over (.txt 1)"
-        in said
+        "emotion_folder, train: images: 3 read, 1 missing, 1 broken, 1 passed over (.txt 1)" in said
     )
     assert any("broken: train/joy/bad.jpg: no image in a known format" in line for line in said)
     summary = json.loads((tmp_path / "out" / "turns" / "summary.json").read_text())
@@ -149,14 +148,14 @@ def test_a_table_of_faces_is_read_by_the_names_of_its_columns(tmp_path, table, e
 @pytest.mark.parametrize(
     "table, says",
     [
-        (f"{HEADER}-1,{face(5)},Training\n", "face 0: label -1 is none of 0 to 6"),
+        (f"{HEADER}-1,{face(5)},Training\n", "face 0: label -1 is not one of 0 to 6"),
         (f"{HEADER}7,{face(5)},Training\n", "face 0: label 7"),
         (f"-1,{face(5)},Training\n", "face 0: label -1"),
         (f"{HEADER}0,{face(256)},Training\n", "face 0: a pixel is 256, not 0 to 255"),
         (f"{HEADER}0,{face(-1)},Training\n", "face 0: a pixel is -1"),
         (f"{HEADER}0,{face('x')},Training\n", "face 0: .*'x'"),
         (f"{HEADER}0,1 2 3,Training\n", "face 0: 3 pixels, not 2304"),
-        (f"{HEADER}0,{face(5)},Testing\n", "face 0: usage 'Testing' is none of Training"),
+        (f"{HEADER}0,{face(5)},Testing\n", "face 0: usage 'Testing' is not one of Training"),
         (f"{HEADER}0,{face(5)}\n", "face 0: 2 columns, not 3"),
         (f"emotion,pixels\n0,{face(5)}\n", "has no column usage"),
         (HEADER, "has no face"),
@@ -212,7 +211,7 @@ def test_daily_dialog_keeps_words_and_labels_together(
     ]
     assert found == expected and sum(train.remarks.values()) == remarks
     assert rows[0]["episode"] == rows[0]["turn"] == 0
-    store.write_text(rows)  # raises where turns do not follow each other
+    store.text_columns(rows)  # raises where turns do not follow each other
 
 
 def test_daily_dialog_in_windows_1252(tmp_path):
@@ -238,7 +237,7 @@ def test_image_chat_without_words(tmp_path):
     ]
     assert list(turns.remarks.values()) == [2]
     raw_data.put(tmp_path / "train.json", '[{"image_hash": "aa", "dialog": [["a", 3]]}]')
-    with pytest.raises(UserError, match=r"train\.json' is not Image-Chat's list.*3 is no text"):
+    with pytest.raises(UserError, match=r"train\.json' is not Image-Chat's list.*3 is not a text"):
         splits("image_chat", tmp_path)
 
 

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from igerg_jax import batch as batch_lib
 from igerg_jax import checks
-from igerg_jax.data import mixtures, order, pipeline, prepare
+from igerg_jax.batch import UNKNOWN
+from igerg_jax.data import emotion_balance, mixtures, order, patterns, pipeline, prepare
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
 
@@ -21,7 +22,7 @@ from igerg_jax.evaluation import trained_run
     [((1,), 1), ((1, 1), 2), ((3, 1), 4), ((0.5, 0.3, 0.2), 10), ((2.5, 0.5, 1, 1), 10)],
 )
 def test_a_pattern_holds_its_shares_everywhere(weights, length):
-    found = mixtures.pattern(weights)
+    found = patterns.pattern(weights)
     assert len(found) == length
     share = np.array(weights) / sum(weights)
     np.testing.assert_allclose(np.bincount(found, minlength=len(share)), share * length)
@@ -52,7 +53,8 @@ def random_mixtures():
 def test_any_window_of_the_order_holds_exact_proportions(weights):
     """Whatever its start and length, and exactly where it is as long as the pattern."""
     splits = [Numbered(7 * w + 5) for w in weights]
-    stream = mixtures.Stream(splits, list(range(len(weights))), mixtures.pattern(weights))
+    orders = [emotion_balance.order_of(split, seed, 0.0) for seed, split in enumerate(splits)]
+    stream = mixtures.Stream(splits, orders, patterns.pattern(weights))
     length, share = len(stream.pattern), np.array(weights) / sum(weights)
     start = 3 * length + 12_345
     source, ids = stream.at(start + np.arange(3 * length))
@@ -75,7 +77,7 @@ def test_any_window_of_the_order_holds_exact_proportions(weights):
 )
 def test_weights_that_make_no_pattern(weights):
     with pytest.raises(ValueError, match=r"positive|at least|needs [1-9]"):
-        mixtures.pattern(weights)
+        patterns.pattern(weights)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,68 @@ def test_every_window_of_a_dataset_is_shown_once_an_epoch(mixed):
     later = np.arange(10**12, 10**12 + 50)
     one_by_one = [np.concatenate(stream.at(later[i : i + 1])) for i in range(50)]
     np.testing.assert_array_equal(np.stack(stream.at(later)), np.stack(one_by_one, axis=1))
+
+
+class Labelled(Numbered):
+    """A split with emotions."""
+
+    def __init__(self, emotions):
+        super().__init__(len(emotions))
+        self.turns = types.SimpleNamespace(emotion=np.array(emotions))
+        self.response_turn = np.arange(len(emotions))
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balanced_emotions_have_their_shares_and_lose_no_window(balance):
+    """Whatever the start; labelled windows alone are balanced, and each is shown in its turn."""
+    emotions = np.repeat([6, 3, 2, UNKNOWN], [600, 300, 60, 40])
+    emotions = np.random.default_rng(0).permutation(emotions)
+    order_of_places = emotion_balance.order_of(Labelled(emotions), 5, balance)
+    ids = order_of_places(np.arange(20_000))
+    found = {e: (emotions[ids[3_000:8_000]] == e).mean() for e in (6, 3, 2, UNKNOWN)}
+    powers = {e: c ** (1 - balance) for e, c in ((6, 600), (3, 300), (2, 60))}
+    for emotion, power in powers.items():
+        assert abs(found[emotion] - 0.96 * power / sum(powers.values())) < 2e-3
+    assert abs(found[UNKNOWN] - 0.04) < 2e-3
+    for emotion in (6, 3, 2, UNKNOWN):
+        windows = np.flatnonzero(emotions == emotion)
+        shown = ids[emotions[ids] == emotion]
+        epochs = shown[: len(shown) // len(windows) * len(windows)].reshape(-1, len(windows))
+        assert len(epochs) >= 10 and (np.sort(epochs, axis=1) == windows).all()
+        assert (epochs[0] != epochs[1]).any()
+    later = np.arange(10**12, 10**12 + 50)
+    one_by_one = np.concatenate([order_of_places(later[i : i + 1]) for i in range(50)])
+    np.testing.assert_array_equal(order_of_places(later), one_by_one)
+
+
+def test_emotions_are_balanced_in_training_batches(mixed):
+    prepared = prepare.prepare(mixed)
+    rows_b = np.arange(mixed.train.batch_size)
+
+    def drawn(balance):
+        mixed.data.balance_emotions = balance
+        stream = mixtures.streams(prepared, mixed)["felt"]
+        split = prepared.datasets["meld"].split("train")
+        at = stream.splits.index(split)
+        pairs = [pipeline.example_ids(stream, mixed, step, rows_b)[:2] for step in range(100)]
+        ids = np.concatenate([ids_b[source_b == at] for source_b, ids_b in pairs])
+        return np.bincount(split.turns.emotion[split.response_turn[ids]], minlength=7)
+
+    natural, even = drawn(0.0), drawn(1.0)
+    assert np.ptp(even[even > 0]) <= 2 < np.ptp(natural[even > 0])
+
+
+def test_without_a_context_there_is_nothing_to_respond_to(mixed):
+    mixed.data.context_turns = 0
+    with pytest.raises(UserError, match=r"context_turns=0 leaves .*'emotional_response' no turn"):
+        mixtures.check_start(mixed)
+    for name, objective in mixed.objectives.items():
+        objective.weight = float(name == "image_emotion")
+    mixtures.check_start(mixed)
+    mixed.data.dataset = "fer2013"
+    mixed.data.tokenizer.mixture = "felt"  # faces have no words
+    for batch in take(prepare.prepare(mixed), mixed, 2):
+        assert batch["images"].shape[1] == 1 and batch["image_mask"].all()
 
 
 def test_a_mixture_without_objectives_serves_the_rest(mixed):
@@ -266,7 +330,10 @@ def test_a_split_without_an_example_is_refused(tiny_config):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"a": {"objectives": ("image_emotions",), "datasets": {"meld": 1}}}, "is no objective"),
+        (
+            {"a": {"objectives": ("image_emotions",), "datasets": {"meld": 1}}},
+            "is not an objective",
+        ),
         ({"a": {"objectives": (), "datasets": {}}}, "needs 'objectives' and 'datasets'"),
         ({"a": {"datasets": {"meld": 1}}}, "needs 'objectives' and 'datasets'"),
         (
@@ -275,7 +342,7 @@ def test_a_split_without_an_example_is_refused(tiny_config):
         ),
         (
             {n: {"objectives": (), "datasets": {"meld": 1}} for n in "ab"},
-            "both 'a' and 'b' serve what no other names",
+            "both 'a' and 'b' serve those that no mixture names",
         ),
         ({"a": {"objectives": (), "datasets": {"meld": -1}}}, "mixtures.a: weights must be posit"),
     ],
@@ -294,7 +361,7 @@ def test_a_tokenizer_is_trained_on_the_mixture_that_is_named(mixed):
 
     digests = [digest(""), digest("felt"), digest("all", model_type="bpe")]
     assert len(set(digests)) == 3
-    with pytest.raises(UserError, match=r"mixture 'talk' is no mixture; available: faces, felt"):
+    with pytest.raises(UserError, match=r"mixture 'talk' is not a mixture; available: faces, felt"):
         digest("talk")
 
 

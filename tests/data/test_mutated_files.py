@@ -95,7 +95,7 @@ def read_all(dataset: str, folder: pathlib.Path) -> None:
     options = source.Options("unused", str(folder), "", 0.0)
     for turns in builders.splits(dataset.strip(), options).values():
         rows = [turns.row(i) for i in range(len(turns))]
-        store.write_text(rows)
+        store.text_columns(rows)
         keys = turns.image_keys
         assert len(keys) == len(turns.emotions) == len(turns)
         for i, row in enumerate(rows):

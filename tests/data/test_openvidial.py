@@ -81,7 +81,7 @@ def test_a_missing_or_broken_image_is_counted_and_shifts_no_other(raw, tiny_conf
     counts = prepared.summary["splits"]["train"]
     assert (counts["images"], counts["missing_images"], counts["broken_images"]) == (4, 1, 1)
     said = capsys.readouterr().err
-    assert "openvidial/v1, train: images: 4 taken, 1 missing, 1 broken, 0 passed over" in said
+    assert "openvidial/v1, train: images: 4 read, 1 missing, 1 broken, 0 passed over" in said
     turns = prepared.split("train").turns
     assert [turns.text(i) for i in range(6)] == [LINES[i] for i in ORDER]
     for number, turn_id in enumerate(ORDER):

@@ -14,7 +14,7 @@ import pytest
 import raw_data
 from ml_collections import ConfigDict
 
-from igerg_jax.data import parts, prepare, write
+from igerg_jax.data import parts, prepare, writer
 from igerg_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -151,8 +151,8 @@ def files(folder: pathlib.Path) -> dict[str, bytes]:
 # Parts of 4 images and 64 turns, so that there are many. Workers run this file too.
 PROGRAM = """
 import sys, time
-from igerg_jax.data import parts, prepare, write
-write.PART_IMAGES, write.PART_TURNS = 4, 64
+from igerg_jax.data import parts, prepare, writer
+writer.PART_IMAGES, writer.PART_TURNS = 4, 64
 save_npz = parts.save_npz
 def slowly(path, arrays):
     time.sleep(0.2)
@@ -222,8 +222,8 @@ def test_killed_twice_it_keeps_every_part_and_ends_the_same(raw, tmp_path, monke
     kept = {name: at for name, at in twice.items() if name.endswith("record")}
     (turns,) = data.rglob("turns")
     assert kept == {name: stat(turns / name) for name in kept} != {}
-    monkeypatch.setattr(write, "PART_IMAGES", 4)
-    monkeypatch.setattr(write, "PART_TURNS", 64)
+    monkeypatch.setattr(writer, "PART_IMAGES", 4)
+    monkeypatch.setattr(writer, "PART_TURNS", 64)
     whole = (*SMALL, raw[0], f"--data_dir={tmp_path / 'whole'}", "--config.data.prepare_workers=1")
     assert prepare.main(["prepare", *whole]) == 0
     assert files(data) == files(tmp_path / "whole")
@@ -240,7 +240,7 @@ def test_killed_while_it_finishes_it_only_renames(raw, tmp_path, monkeypatch, ca
     assert called(capsys, *SMALL, *raw)[0] == 130
     monkeypatch.setattr(pathlib.Path, "rename", rename)
     monkeypatch.setattr(parts, "save_npz", lambda path, arrays: pytest.fail(f"{path} again"))
-    monkeypatch.setattr(write, "tokens", lambda *a: pytest.fail("tokens"))
+    monkeypatch.setattr(writer, "tokens", lambda *a: pytest.fail("tokens"))
     with pytest.raises(pytest.fail.Exception, match="tokens"):
         called(capsys, *SMALL, *raw)
     (summary,) = (tmp_path / "data").rglob("turns/summary.json")

@@ -125,13 +125,13 @@ def test_meld_refuses_other_files(tmp_path):
     with pytest.raises(UserError, match="has no column Utterance"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "happyish", 0, 0)]))
-    with pytest.raises(UserError, match="row 1: 'happyish' is no emotion"):
+    with pytest.raises(UserError, match="row 1: 'happyish' is not an emotion"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", "", 0)]))
     with pytest.raises(UserError, match="row 1: Dialogue_ID is '', not a number"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", 0, 0)]) + b'2,"cut o')
-    with pytest.raises(UserError, match="row 2 is cut"):
+    with pytest.raises(UserError, match="row 2 is truncated"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", 0, 0)]))
     with pytest.raises(UserError, match="there is no frames/dev"):
@@ -238,7 +238,7 @@ def test_emotion_folder_maps_names_and_asks_about_strange_ones(tmp_path):
     train = splits("emotion_folder/mine", tmp_path)["train"]
     assert sorted(train.emotions.tolist()) == sorted([UNKNOWN, EMOTION_ID["anger"], 1])
     raw_data.put(tmp_path / "mine" / "emotions.json", '{"7": "glee"}')
-    with pytest.raises(UserError, match=r"'glee' is no emotion; available: surprise"):
+    with pytest.raises(UserError, match=r"'glee' is not an emotion; there are: surprise"):
         splits("emotion_folder/mine", tmp_path)
 
 
@@ -344,7 +344,7 @@ def test_tfds_gives_the_same_turns(pair, dataset, tmp_path, capsys):
         frame = pair / "MELD.Raw" / "frames" / name / "dia0_utt1.jpg"
         raw_data.put(frame, raw_data.jpeg(1))
     found = by_tfds(dataset, pair, tmp_path / "tfds")
-    said = "meld/frames, train: images: 1 taken, 55 missing, 0 broken" in capsys.readouterr().err
+    said = "meld/frames, train: images: 1 read, 55 missing, 0 broken" in capsys.readouterr().err
     assert said == (dataset == "meld/frames")
     turns = splits(dataset, pair)
     assert found.keys() == turns.keys()

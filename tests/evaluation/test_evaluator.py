@@ -80,10 +80,8 @@ def test_scores_are_the_objectives_own(world):
 
 
 def test_what_was_compiled_in_advance_is_not_compiled_again(world, caplog):
-    evaluator, compilations = (
-        Evaluator(world.setup, world.prepared),
-        "XLA compilation of jit(<lambda>)",
-    )
+    evaluator = Evaluator(world.setup, world.prepared)
+    compilations = "XLA compilation of jit(<lambda>)"
     with jax.log_compiles(), caplog.at_level("WARNING"):
         evaluator.compile(world.setup.abstract_params, "valid")
         assert caplog.text.count(compilations) == 2
@@ -120,7 +118,7 @@ def test_generated_texts_meet_their_own_references(world, monkeypatch):
     def knows(params, batch, rng, rows_B):
         return Responses(batch["response"], None, None)
 
-    monkeypatch.setattr(world.evaluator, "_respond", knows)
+    monkeypatch.setattr(world.evaluator.inference, "_respond", knows)
     got = world.evaluator.metrics(world.params, "test", generate=True).values
     split, tokenizer = world.prepared.split("test"), world.prepared.tokenizer
     windows = [split.window(i) for i in range(GENERATED)]
@@ -138,7 +136,7 @@ def test_generated_texts_meet_their_own_references(world, monkeypatch):
 
 
 def test_without_generation_nothing_is_generated(world, monkeypatch):
-    monkeypatch.setattr(world.evaluator, "_respond", None)
+    monkeypatch.setattr(world.evaluator.inference, "_respond", None)
     got = world.evaluator.metrics(world.params, "valid", generate=False).values
     assert set(got) == set(metrics.measured_in_training()), "what evaluate.best_metric may name"
     whole = world.out["evaluation"]["valid"]
@@ -222,7 +220,8 @@ def test_what_cannot_be_measured_is_left_out(world, data_dir, monkeypatch):
     """Without images there is no image emotion: no metric, no matrix, and nothing is NaN."""
     config = make_config(data_dir, data__use_images=False)
     evaluator = world.evaluator  # with what it compiled: the shapes are the same
-    monkeypatch.setattr(evaluator, "_setup", dataclasses.replace(world.setup, config=config))
+    setup = dataclasses.replace(world.setup, config=config)
+    monkeypatch.setattr(evaluator.inference, "setup", setup)
     got, confusion, sizes, _ = evaluator.metrics(world.params, "valid", generate=False)
     assert confusion == {} and sizes["faces"] == 0 and not any("emotion" in name for name in got)
     assert got["response_perplexity"] > 1 and all(map(math.isfinite, got.values()))
@@ -238,8 +237,8 @@ def test_following_shows_a_face_of_each_emotion_and_keeps_everything_else(world)
     chosen = following.plan(split, FOLLOWING)
     assert len(chosen.windows_W) == FOLLOWING and chosen.faces_WxC.shape == (FOLLOWING, 7)
     ids, face_ids = np.repeat(chosen.windows_W, 7), chosen.faces_WxC.ravel()
-    plain = world.evaluator._batches(split, ids)
-    shown = world.evaluator._batches(split, ids, face_ids)
+    plain = world.evaluator.inference.batches(split, ids)
+    shown = world.evaluator.inference.batches(split, ids, face_ids)
     position = 0
     for (_, before, rows), (_, after, same_rows) in zip(plain, shown, strict=True):
         before, after = jax.device_get((before, after))
@@ -374,7 +373,7 @@ def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatc
     split = world.prepared.split("test")
     chosen = following.plan(split, FOLLOWING)
     ids = chosen.faces_WxC.ravel()
-    for _, batch, _ in world.evaluator._batches(split, ids):
+    for _, batch, _ in world.evaluator.inference.batches(split, ids):
         batch = jax.device_get(batch)
         at = igerg.response_image(batch, world.setup.model.special)
         for pixels, emotion in zip(batch["images"][at], batch["response_emotion"], strict=False):
@@ -390,7 +389,7 @@ def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatc
             tokens[row, : len(said)] = said
         return Responses(tokens, None, None)
 
-    monkeypatch.setattr(world.evaluator, "_respond", knows)
+    monkeypatch.setattr(world.evaluator.inference, "_respond", knows)
     followed = world.evaluator.following(world.params, "test")
     assert followed.values["emotion_following"] == 1
     assert followed.values["emotion_following_standard_error"] == 0
@@ -411,7 +410,8 @@ def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatc
 )
 def test_following_is_left_out_where_no_face_can_be_shown(world, data_dir, monkeypatch, changes):
     config = make_config(data_dir, **changes)
-    monkeypatch.setattr(world.evaluator, "_setup", dataclasses.replace(world.setup, config=config))
+    setup = dataclasses.replace(world.setup, config=config)
+    monkeypatch.setattr(world.evaluator.inference, "setup", setup)
     assert world.evaluator.following(world.params, "test") is None
 
 
@@ -428,7 +428,7 @@ def test_following_is_left_out_without_faces_of_every_emotion(world):
 def test_a_batch_is_on_the_mesh(world):
     """What the jitted functions get is spread over the devices, rows numbered by window."""
     split = world.prepared.split("valid")
-    (first, batch, rows_B), *_ = world.evaluator._batches(split, np.arange(3, 9))
+    (first, batch, rows_B), *_ = world.evaluator.inference.batches(split, np.arange(3, 9))
     assert first == 0 and rows_B.tolist() == [3, 4, 5, 6, 7, 8, 0, 0]
     batch_lib.check(batch, dataclasses.replace(world.setup.spec, batch_size=len(rows_B)))
     assert batch["images"].sharding == sharding.batch_sharding(world.setup.mesh)

@@ -133,7 +133,7 @@ def test_what_is_kept_of_each_window_gives_the_figures(world):
         assert response["conversation"] == talk_W[:EXAMPLES].tolist()
         assert windows["following"]["conversation"] == talk_W[chosen_W].tolist()
     # One window alone has the likelihood that it has among others.
-    other = world.evaluator._batches(world.prepared.split("test"), np.array([5]))
-    ((_, batch, _),) = other
-    _, alone = world.evaluator._batch_counts(world.params, batch)
+    split = world.prepared.split("test")
+    ((_, batch, _),) = world.evaluator.inference.batches(split, np.array([5]))
+    _, alone = world.evaluator.inference.batch_counts(world.params, batch)
     assert kept["test"]["response"]["nll"][5] == pytest.approx(float(alone["nll"][0]), rel=1e-4)

@@ -9,7 +9,8 @@ import small
 
 from igerg_jax import setup, storage
 from igerg_jax.data.prepare import prepare
-from igerg_jax.evaluation.evaluator import Evaluator, evaluate_run
+from igerg_jax.evaluation.evaluator import Evaluator
+from igerg_jax.evaluation.final_evaluation import evaluate_run
 
 FOLLOWING = 3  # windows, each answered seven times
 EXAMPLES, GENERATED, SAMPLES = 13, 5, 6  # of batches of 8: the last one holds padding

@@ -11,7 +11,7 @@ import small
 from igerg_jax.errors import UserError
 from igerg_jax.models import vision
 from igerg_jax.models.settings import select
-from igerg_jax.models.vision import resnet50, vit
+from igerg_jax.models.vision import resnet, resnet50, vit
 
 SETTINGS = dict(
     kind="vit",
@@ -30,6 +30,9 @@ SETTINGS = dict(
     class_token=False,
     gelu="exact",
     norm_epsilon=1e-6,
+    depths=(1, 1),
+    widths=(16, 32),
+    channel_norm="group",
 )
 
 
@@ -104,6 +107,54 @@ def test_batch_norm_statistics_are_not_learnt(bottleneck):
         if "_norm" in name:
             learnt = name.endswith(("['scale']", "['bias']"))
             assert gradient.any() == learnt, name
+
+
+def norm_over(x_HxWxC, p, axes):
+    mean, variance = x_HxWxC.mean(axes, keepdims=True), x_HxWxC.var(axes, keepdims=True)
+    return ((x_HxWxC - mean) / np.sqrt(variance + 1e-5)) * p["scale"] + p["bias"]
+
+
+def group_norm(x_HxWxC, p):
+    groups = np.split(x_HxWxC, x_HxWxC.shape[-1] // 16, axis=-1)
+    ones = {"scale": 1.0, "bias": 0.0}
+    normed = np.concatenate([norm_over(g, ones, (0, 1, 2)) for g in groups], axis=-1)
+    return normed * p["scale"] + p["bias"]
+
+
+@pytest.mark.parametrize(
+    "norm", [group_norm, lambda x, p: norm_over(x, p, -1)], ids=["group", "layer"]
+)
+def test_basic_block_is_its_numpy_twin(norm, request):
+    name = request.node.callspec.id
+    module = resnet.BasicBlock(32, 2, resnet.NORMS[name], jnp.float32)
+    x = np.random.default_rng(0).standard_normal((1, 6, 6, 16)).astype(np.float32)
+    params = small.make_params(module, x)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape, np.float32), params)
+    output = jax.jit(module.apply)({"params": params}, x)
+    params = jax.tree.map(np.asarray, params)
+
+    def step(x, name, stride=1):
+        return norm(convolve(x, params[name]["kernel"], stride), params[f"{name}_norm"])
+
+    y = np.maximum(step(x[0], "conv1", 2), 0)
+    y = np.maximum(step(y, "conv2") + step(x[0], "shortcut", 2), 0)
+    np.testing.assert_allclose(output[0], y, rtol=1e-4, atol=1e-4)
+
+
+def test_a_resnet_looks_at_each_image_alone_and_uses_every_parameter():
+    module = tower(kind="resnet", tokens_per_image=1, depths=(1, 2), widths=(16, 32))
+    images = pixels(3, 16)
+    params = small.make_params(module, images)
+    run = jax.jit(lambda params, images: module.apply({"params": params}, images))
+    output = np.asarray(run(params, images))
+    assert output.shape == (3, 1, 32)
+    changed = np.asarray(run(params, np.concatenate([pixels(1, 16, seed=1), images[1:]])))
+    np.testing.assert_allclose(changed[1:], output[1:], rtol=1e-5, atol=1e-6)
+    assert np.abs(changed[0] - output[0]).max() > 0.1
+    loss = lambda params: jnp.sin(3 * run(params, images)).sum()  # noqa: E731
+    for name, gradient in small.flat(jax.jit(jax.grad(loss))(params)).items():
+        assert gradient.any(), name
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +256,10 @@ def test_features_pass_through():
     ("changes", "says"),
     [
         (dict(kind="resnet50"), "'resnet50' makes 1 token"),
+        (dict(kind="resnet"), "'resnet' makes 1 token"),
+        (dict(kind="resnet", tokens_per_image=1, channel_norm="batch"), "'batch' is not one of"),
+        (dict(kind="resnet", tokens_per_image=1, depths=(1,)), "blocks and the channels of the"),
+        (dict(kind="resnet", tokens_per_image=1, widths=(16, 40)), "40 channels do not divide"),
         (dict(kind="features", feature_dim=5), "'features' makes 1 token"),
         (dict(kind="features", tokens_per_image=1), "'features' and data.feature_dim > 0 go"),
         (dict(feature_dim=5), "data.feature_dim=5 needs model.vision.kind='features'"),

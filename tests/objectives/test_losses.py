@@ -7,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from igerg_jax.objectives import losses
@@ -50,6 +51,18 @@ def test_classification_of_nothing_is_zero_and_so_is_its_gradient():
     (total, count), gradient = jax.jit(jax.value_and_grad(sums, has_aux=True))(normal(4, 7))
     assert (total, count) == (0, 0)
     np.testing.assert_array_equal(gradient, 0)
+
+
+def test_label_smoothing_is_cross_entropy_with_smooth_labels():
+    logits, labels = normal(5, 7), np.array([0, -1, 6, 3, -1], np.int32)
+    run = jax.jit(lambda z: losses.classification(z, labels, 0.2))
+    total, count, _ = run(logits)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels[labels >= 0], 7), 0.2)
+    expected = -(targets * log_softmax(logits[labels >= 0])).sum()
+    np.testing.assert_allclose([total, count], [expected, 3], rtol=1e-6)
+    unlabelled = np.where(labels[:, None] < 0, np.inf, logits).astype(np.float32)
+    gradient = jax.jit(jax.grad(lambda z: losses.classification(z, labels, 0.2)[0]))(unlabelled)
+    assert np.isfinite(gradient).all() and not gradient[labels < 0].any()
 
 
 def plain_vocabulary(hidden, table, targets, mask):

@@ -122,8 +122,8 @@ def test_a_figure_that_does_not_beat_its_baseline_is_marked(workdir, change, wor
             "word list also gave chitchat its labels",
         ),
         ({"meld": "annotators"}, "word list labelled none of this run's data"),
-        (None, "Where the word list also labelled the data"),  # an older run's
-        ("chitchat", "Where the word list also labelled the data"),
+        (None, "If the word list also labelled the data"),  # an older run's
+        ("chitchat", "If the word list also labelled the data"),
     ],
 )
 def test_it_says_what_the_word_list_has_to_do_with_the_labels(workdir, labels, says):

@@ -69,8 +69,8 @@ def put_domain(folder: pathlib.Path) -> None:
 def read_domain(folder: pathlib.Path) -> None:
     domain = image_domain.read(epath.Path(folder))
     if domain is not None:
-        strange = int(domain.is_strange(PIXELS_40x8x8x3).sum())
-        assert domain.warning(strange, 40) is not None or strange <= 40
+        outside = int(domain.outside(PIXELS_40x8x8x3).sum())
+        assert f"{outside} of 40 images" in domain.warning(outside, 40)
 
 
 def put_tokenizers(folder: pathlib.Path) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import builders, image_domain, parts, pipeline
 from igerg_jax.data.images import find_files
-from igerg_jax.evaluation import evaluator, trained_run
+from igerg_jax.evaluation import trained_run
+from igerg_jax.evaluation.inference import Inference
 from igerg_jax.tools import calibrate_images, label_emotions
 from igerg_jax.tools.weights import sharing
 
@@ -127,8 +128,8 @@ def test_they_are_the_evaluators_probabilities(world):
     )
     first_N = np.arange(batch["image_mask"].shape[1]) == 0
     batch = batch | {"image_mask": batch["image_mask"] & first_N}
-    other = evaluator.Evaluator(run.setup, world.prepared)
-    views = jax.device_get(other._probabilities(run.params, batch, batch["response"]))
+    inference = Inference(run.setup, world.prepared)
+    views = jax.device_get(inference.probabilities(run.params, batch, batch["response"]))
     labels, compared = read(world.labels), 0
     for row in range(BATCH):
         first = chosen.turn_range(row)[0]

@@ -72,7 +72,7 @@ def run_main(capsys, *arguments: str) -> tuple[int, str]:
 def test_errors_are_one_message_and_exit_code_2(capsys, tmp_path):
     config = "--config=configs/pretrain.py"
     for arguments, says in (
-        ((), "import or export"),
+        ((), "import, export, push or pull"),
         (("import", config), "--out is missing"),
         (("import", config, "--out=x"), "nothing to import"),
         (("import", config, "--out=x", f"--text={tmp_path}/bart"), "facebook/bart-base"),

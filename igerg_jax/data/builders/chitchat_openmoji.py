@@ -10,11 +10,11 @@ from igerg_jax.data.builders.chitchat import episodes, faces
 
 INFO = source.Info(
     description="""\
-Two-person chats with a face a turn, for trying out emotion-aware dialogue models where nothing
+Two-person chats with one face per turn, for trying out emotion-aware dialogue models where nothing
 can be downloaded but Python packages. The words are real: stretches of the BYU chit-chat dataset
 that are rich in emotion. A turn's emotion is a weak label from a small cue lexicon, and its image
-is an OpenMoji face of that emotion at a random place, size and turn. Chats and faces of one split
-appear in no other. It shows that every part of a system works; it is not a benchmark.
+is an OpenMoji face of that emotion at a random position, size and angle. Chats and faces of one
+split appear in no other. It shows that every part of a system works; it is not a benchmark.
 """,
     citation=episodes.CITATION + faces.CITATION,
     license=f"Chats: {episodes.LICENSE}. Faces: {faces.LICENSE}.",
@@ -37,10 +37,6 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 
 class OpenMojiTurns(episodes.FaceTurns):
     """Turns with the OpenMoji faces of a split."""
-
-    def __init__(self, chosen: list[episodes.Episode], split: str):
-        super().__init__(chosen)
-        self._split = split
 
     def _pick(self, emotion: int, rng: random.Random) -> str:
         return faces.pick(self._split, emotion, rng)

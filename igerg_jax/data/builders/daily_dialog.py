@@ -10,7 +10,7 @@ from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
-    description="DailyDialog: 13,118 human-written dialogues with an emotion a turn.",
+    description="DailyDialog: 13,118 human-written dialogues with an emotion per turn.",
     citation="""\
 @inproceedings{li2017dailydialog,
   title = {{DailyDialog}: A Manually Labelled Multi-turn Dialogue Dataset},
@@ -53,9 +53,9 @@ def _has_split(home: pathlib.Path, split: str) -> bool:
 
 
 def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
-    """The lines with words of a file, from the folder or from the archive of its split.
+    """The non-blank lines of a file, from the folder or from the archive of its split.
 
-    A blank line is no dialogue: left in one of two files, it would shift the others.
+    A blank line is not a dialogue: in only one of two files, it would shift the lines after it.
     """
     name = f"{split}/{kind}_{split}.txt"
     try:
@@ -89,7 +89,9 @@ def _read(home: pathlib.Path, split: str) -> tuple[list[dict], dict[str, int]]:
         labels = numbers.split()
         unknown = [n for n in labels if n not in _EMOTION_OF]
         if unknown:
-            raise UserError(f"'{home}', {split}: '{unknown[0]}' is no emotion, in line '{numbers}'")
+            raise UserError(
+                f"'{home}', {split}: '{unknown[0]}' is not an emotion, in line '{numbers}'"
+            )
         turns = _turns(line, [_EMOTION_OF[n] for n in labels], remarks)
         for place, (turn, emotion) in enumerate(turns):
             rows.append(source.row(episode, place, turn, emotion, speaker="AB"[place % 2]))
@@ -100,8 +102,8 @@ def _read(home: pathlib.Path, split: str) -> tuple[list[dict], dict[str, int]]:
 def _turns(line: str, ids: list[int], remarks: collections.Counter[str]) -> list[tuple[str, int]]:
     """The turns of a dialogue with their emotions.
 
-    Every turn ends with _END; of the last one it may be missing. What is empty between two of them
-    is no turn. Labels may be for the turns alone, or for the empty ones too.
+    Every turn ends with _END, which may be missing after the last. Empty ones are left out, whether
+    or not they have labels.
     """
     *ended, last = (turn.strip() for turn in line.split(_END))
     turns = ended + [last] * bool(last)

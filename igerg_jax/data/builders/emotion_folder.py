@@ -80,10 +80,10 @@ def _from_folders(
     """({split: (name, emotion) of its images}, {split: what was passed over})."""
     mapping = read_mapping(folder / MAPPING)
     labelled = labelled_folders.find(folder, lambda name: mapping.get(name, emotion_id(name)))
-    if strange := sorted(labelled.strange):
+    if unknown := sorted(labelled.unknown):
         raise UserError(
-            f"'{folder}': which emotions are {', '.join(map(repr, strange))}? Write "
-            f'{MAPPING} there, such as {{"{strange[0]}": "joy"}}; the emotions are '
+            f"'{folder}': which emotions are {', '.join(map(repr, unknown))}? Write "
+            f'{MAPPING} there, such as {{"{unknown[0]}": "joy"}}; the emotions are '
             f"{', '.join(EMOTIONS)}, and null for none of them"
         )
     images = {
@@ -104,7 +104,7 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
         raise UserError(f"'{path}' is not a JSON object of names: {error}") from error
     except KeyError as error:
         known = ", ".join(EMOTIONS)
-        raise UserError(f"'{path}': {error} is no emotion; available: {known}") from error
+        raise UserError(f"'{path}': {error} is not an emotion; there are: {known}") from error
 
 
 def _from_list(

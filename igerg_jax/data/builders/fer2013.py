@@ -50,7 +50,7 @@ https://github.com/microsoft/FERPlus.""",
 )
 _SPLIT_OF = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
 _CSV_EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")
-# FER+'s columns; the last three are none of the seven.
+# FER+'s columns; the last three are not among the seven.
 _VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
 _NO_VOTES = np.zeros(len(_VOTES), np.int32)
 _TABLE_NAMES = ("fer2013.csv", "icml_face_data.csv")
@@ -86,7 +86,7 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 
 
 def _has_faces(folder: pathlib.Path) -> bool:
-    """Whether a split's folder has one that is named by an emotion."""
+    """Whether a split's folder contains one that is named by an emotion."""
     inner = (
         p for name in labelled_folders.split_folders(folder) for p in (folder / name).iterdir()
     )
@@ -131,8 +131,8 @@ def _faces(
 ) -> dict[str, source.Turns]:
     """The faces of folders or of an archive, by the split that is right for FER2013.
 
-    Kaggle's folder test has both tests, which the names tell apart, and where they do not, stands
-    for the public one; unless there is a folder for validation.
+    Kaggle's folder `test` holds both tests; file names tell them apart. Names that do not count as
+    the public test, unless there is a folder for validation.
     """
     faces: dict[str, list[tuple[str, int]]] = {split: [] for split in _SPLIT_OF.values()}
     has_valid = "valid" in labelled.emotions
@@ -182,7 +182,9 @@ def _from_csv(name: str, table: str, votes_path: pathlib.Path | None) -> dict[st
             usages.append(_SPLIT_OF[usage.strip()])
         except KeyError as error:
             known = ", ".join(_SPLIT_OF)
-            raise UserError(f"{name}, face {number}: usage {error} is none of {known}") from error
+            raise UserError(
+                f"{name}, face {number}: usage {error} is not one of {known}"
+            ) from error
         except (ValueError, OverflowError) as error:
             raise UserError(f"{name}, face {number}: {error}") from error
     if votes_path is None:
@@ -228,7 +230,7 @@ def _emotion(label: str) -> int:
     """The emotion's id of a label of the table. Raises ValueError."""
     number = int(label)
     if not 0 <= number < len(_CSV_EMOTIONS):
-        raise ValueError(f"label {number} is none of 0 to {len(_CSV_EMOTIONS) - 1}")
+        raise ValueError(f"label {number} is not one of 0 to {len(_CSV_EMOTIONS) - 1}")
     return EMOTION_ID[_CSV_EMOTIONS[number]]
 
 
@@ -254,7 +256,7 @@ def _read_votes(path: pathlib.Path, faces: int) -> np.ndarray:
     votes = []
     for number, values in enumerate(rows):
         row = dict(zip(map(str.strip, names), values, strict=False))
-        image = row.get("Image name", "").strip()  # "" for what is no face
+        image = row.get("Image name", "").strip()  # "" for a row that is not a face
         if image and image != f"fer{number:07d}.png":
             raise UserError(f"'{path}': row {number} is of '{image}', not of face {number}")
         try:

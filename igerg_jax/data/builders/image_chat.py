@@ -67,9 +67,9 @@ def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
 
 
 def _text(value: object) -> str:
-    """A text of the file, where null is none. Raises TypeError for what is no text."""
+    """A text of the file; "" for null. Raises TypeError for anything else."""
     if not isinstance(value, str | None):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a text")
     return value or ""
 
 

@@ -18,12 +18,12 @@ class Labelled:
     Attributes:
       emotions: {split: {name: emotion id}}.
       passed_over: {split: {reason: how many}}.
-      strange: folders in the place of an emotion's with another name: {name: images}.
+      unknown: {name: images} of folders that should be named by an emotion, and are not.
     """
 
     emotions: dict[str, dict[str, int]]
     passed_over: dict[str, collections.Counter[str]]
-    strange: collections.Counter[str]
+    unknown: collections.Counter[str]
 
 
 def split_folders(folder: pathlib.Path) -> list[str]:
@@ -50,7 +50,7 @@ def find(folder: pathlib.Path, emotion_of: Callable[[str], int | None]) -> Label
 def sort_into(
     labelled: Labelled, names: Iterable[str], emotion_of: Callable[[str], int | None]
 ) -> None:
-    """Adds images, whose names may begin with further folders, to those that are there."""
+    """Adds images to `labelled`; further folders may come before those of split and emotion."""
     for name in names:
         *folders, _ = name.split("/")
         splits = [i for i, part in enumerate(folders) if part.lower() in SPLIT_OF]
@@ -64,7 +64,7 @@ def sort_into(
             continue
         split, emotion = SPLIT_OF[folders[at].lower()], emotion_of(folders[at + 1])
         if emotion is None:
-            labelled.strange[folders[at + 1]] += 1
+            labelled.unknown[folders[at + 1]] += 1
             reason = f"images in a folder '{folders[at + 1]}'"
             labelled.passed_over.setdefault(split, collections.Counter())[reason] += 1
         else:

@@ -88,18 +88,20 @@ def read(path: pathlib.Path) -> list[dict]:
     rows = [dict(itertools.zip_longest(names, row[: len(names)])) for row in values]
     for number, row in enumerate(rows, 1):
         if None in (row[name] for name in _COLUMNS):
-            raise UserError(f"'{path}', row {number} is cut: {row}")
+            raise UserError(f"'{path}', row {number} is truncated: {row}")
         for name in ("Dialogue_ID", "Utterance_ID"):
             if not row[name].strip().isdecimal():
                 raise UserError(f"'{path}', row {number}: {name} is '{row[name]}', not a number")
             row[name] = int(row[name])
         if emotion_id(row["Emotion"]) is None:
-            raise UserError(f"'{path}', row {number}: '{row['Emotion']}' is no emotion of MELD's")
+            raise UserError(
+                f"'{path}', row {number}: '{row['Emotion']}' is not an emotion of MELD's"
+            )
     return sorted(rows, key=lambda row: (row["Dialogue_ID"], row["Utterance_ID"]))
 
 
 def seconds(time: str | None) -> float:
-    """Reads "HH:MM:SS,mmm" (or with a dot); NaN where it says something else."""
+    """Reads "HH:MM:SS,mmm" (or with a dot); NaN for anything else."""
     match = re.fullmatch(r"\s*(\d+):(\d+):(\d+)[,.](\d+)\s*", time or "")
     if not match:
         return float("nan")
@@ -110,7 +112,7 @@ def seconds(time: str | None) -> float:
 class MeldTurns(source.Turns):
     """Rows of `read`, with the frames or clips of `find_pictures`, or None.
 
-    Of rows with the same ids, the first is taken.
+    Of rows with the same ids, the first is kept.
     """
 
     def __init__(self, rows: list[dict], pictures: Pictures | None):
@@ -208,13 +210,13 @@ def find_pictures(folder: pathlib.Path, split: str) -> Pictures:
 def middle_frame(path: pathlib.Path, spoken_seconds: float = math.nan) -> bytes | None:
     """Returns the frame in the middle of an utterance as JPEG.
 
-    Some clips run on for minutes after theirs. None without a frame, b"" for a broken clip.
+    Some clips last minutes longer than the utterance. None without a frame, b"" for a broken clip.
 
     Args:
       path: a clip, which begins with the utterance.
       spoken_seconds: how long it lasts; not a positive number = as long as the clip.
     """
-    import av
+    import av  # here: PyAV is optional
 
     try:
         # The format is named, since FFmpeg also has some that open other files.
@@ -241,7 +243,7 @@ DATASET = source.RawDataset(
     version="1.1.0",
     info=INFO,
     configs={
-        "text": "The words and labels alone.",
+        "text": "Only the words and labels.",
         "frames": "With a still of every utterance, from a folder of frames or of the clips.",
     },
     layout=lambda config: source.Layout(images="some" if config == "frames" else "no"),

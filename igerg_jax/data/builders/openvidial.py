@@ -154,7 +154,7 @@ def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
     if not path.exists():
         raise UserError(f"'{path}' is missing: it says which turns make up a dialogue")
     episodes = []
-    with path.open("rb") as file:  # whose lines end with "\n" alone
+    with path.open("rb") as file:  # whose lines end only with "\n"
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -245,8 +245,8 @@ DATASET = source.RawDataset(
         for version in ("v1", "v2")
         for layout, what in (
             ("", "the frames themselves."),
-            ("_features", "1,000 numbers a frame (a ResNet-50's logits)."),
-            ("_objects", "2,048 numbers a frame: the mean over its up to 20 detected objects."),
+            ("_features", "1,000 numbers per frame (a ResNet-50's logits)."),
+            ("_objects", "2,048 numbers per frame: the mean over its up to 20 detected objects."),
         )
     },
     layout=layout,

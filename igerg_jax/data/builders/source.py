@@ -58,7 +58,7 @@ class Info:
 
     Attributes:
       labels: where the emotions of its texts come from, for reports: `WORD_LIST`, "annotators", or
-        other words; "" = they have none.
+        a description; "" = they have none.
       files: which files are needed where, and where to get them; shown when they are missing.
       extra: further entries of a turn, {name: (NumPy dtype or str, shape)}.
     """
@@ -97,9 +97,9 @@ class Turns(abc.ABC):
       image_per_turn: each turn has an image of its own; otherwise none has, or `image_keys` says
         which.
       labelled: whether some turn may have an emotion.
-      passed_over: {ending such as ".txt", or another reason: how many}, of files that lie among the
-        images and are none of them.
-      remarks: {what was left out or mended, as a plural: how many}. Preparation prints both.
+      passed_over: {ending such as ".txt", or another reason: how many}, of files among the images
+        that are not images.
+      remarks: {what was left out or repaired, as a plural: how many}. Preparation prints both.
     """
 
     standalone = False
@@ -193,7 +193,7 @@ class RawDataset:
     """A dataset as its authors publish it.
 
     Attributes:
-      version: of what is read. Raise it with every change of that: prepared data is keyed by it.
+      version: of what is read. Raise it whenever that changes: prepared data is keyed by it.
       info: what it is, its licence, and which files it needs.
       configs: {config: description}, the first being the default; empty if any name is valid.
       layout: config -> what its turns hold.
@@ -223,7 +223,7 @@ def locate(
 ) -> T:
     """Returns what `find` finds in the first folder below `options.manual_dir` where it does.
 
-    It is asked about the folder of the dataset's name ("name/config", then "name"), and about
+    Folders are tried in this order: that of the dataset's name ("name/config", then "name"), and
     `manual_dir` itself. Raises UserError, which names the files that are needed, if none has them.
     """
     if options.manual_dir:
@@ -253,7 +253,7 @@ def emotion_ids(words: Mapping[str, str]) -> dict[str, int]:
 
 
 # The eight emotions of Mikels and of EmoSet, and common spellings, map to the nearest of the seven.
-# Contempt is none of the seven: it stays unlabelled.
+# Contempt is not among the seven: it stays unlabelled.
 _EMOTION_OF = EMOTION_ID | dict.fromkeys(("contempt", "unknown", "uncertain"), UNKNOWN)
 _EMOTION_OF |= emotion_ids(
     {

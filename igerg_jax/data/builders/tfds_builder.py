@@ -3,8 +3,8 @@
     builder = tfds_builder.make("meld", Options(data_dir="data", manual_dir="downloads", ...))
     builder.download_and_prepare()
 
-Training reads what `igerg_jax.data.prepare` writes, not this. It is for those who want the same
-turns in TFDS's format.
+Training does not read this, but what `igerg_jax.data.prepare` writes. It is for those who want the
+same turns in TFDS's format.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def builder_class(name: str) -> type[TurnsBuilder]:
 
 
 class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One example a turn, in the order of the dialogues; an episode's turns are consecutive.
+    """One example per turn, in the order of the dialogues; an episode's turns are consecutive.
 
     An image that is missing or broken leaves its turn without one. Without `options`, data_dir and
     manual_dir are those that TFDS is given.
@@ -99,7 +99,7 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, turns: Turns) -> Iterator[tuple[int, dict]]:
         layout = builders.layout(self._dataset)
-        keys, lacking = turns.image_keys, {"taken": 0, "missing": 0, "broken": 0}
+        keys, counts = turns.image_keys, {"read": 0, "missing": 0, "broken": 0}
         for i in progress(range(len(turns)), f"building {split}", "turn"):
             example = turns.row(i)
             if layout.feature_dim:
@@ -110,18 +110,18 @@ class TurnsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     data = turns.image(i)
                     try:
                         jpeg = None if data is None else as_jpeg(data)[0]
-                        lacking["missing" if data is None else "taken"] += 1
+                        counts["missing" if data is None else "read"] += 1
                     except BrokenImage:
-                        lacking["broken"] += 1
+                        counts["broken"] += 1
                 if layout.images == "some":
                     example["images"] = [io.BytesIO(jpeg)] if jpeg else []
                 elif jpeg is None:
-                    continue  # an example that is nothing but its image is dropped with it
+                    continue  # an example that has nothing else is dropped with its image
                 else:
                     example["image"] = io.BytesIO(jpeg)
             yield i, example
-        if lacking["missing"] or lacking["broken"] or turns.passed_over:
-            line = image_files.count_line(*lacking.values(), turns.passed_over)
+        if counts["missing"] or counts["broken"] or turns.passed_over:
+            line = image_files.count_line(*counts.values(), turns.passed_over)
             print(f"{self._dataset}, {split}: {line}", file=sys.stderr)
         for what, count in turns.remarks.items():
             print(f"{self._dataset}, {split}: {count:,} {what}", file=sys.stderr)

@@ -4,7 +4,7 @@ A tower is a file with two classes, imported here, and a line in `TOWERS`:
 
     Settings    a frozen dataclass: the keys of `config.model.vision` that the tower reads, by
                 their names, and `dtype`; `check(image_size, feature_dim)` raises UserError where
-                the data do not fit (pixels a side; entries of precomputed vectors, 0 = pixels)
+                the data do not fit (pixels per side; entries of precomputed vectors, 0 = pixels)
     a module    whose one field is `settings: Settings`; it maps uint8 images [I, side, side, 3]
                 or float32 features [I, F] to visual tokens [I, K, W], of any width W
 
@@ -19,11 +19,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from igerg_jax.models.settings import select
-from igerg_jax.models.vision import features, resnet50, vit
+from igerg_jax.models.vision import features, resnet, resnet50, vit
 
 # model.vision.kind -> the tower's settings, and the tower
 TOWERS: dict[str, tuple[type, type[nn.Module]]] = {
     "vit": (vit.Settings, vit.PooledViT),
+    "resnet": (resnet.Settings, resnet.ResNet),
     "resnet50": (resnet50.Settings, resnet50.ResNet50),
     "features": (features.Settings, features.FeatureTower),
 }

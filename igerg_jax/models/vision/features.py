@@ -27,7 +27,7 @@ class Settings:
 
 
 class FeatureTower(nn.Module):
-    """The vectors as they are: one token an image. A vector of zeros is an image too."""
+    """The vectors as they are: one token per image. A vector of zeros is an image too."""
 
     settings: Settings
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from igerg_jax.models import initializers
 from igerg_jax.models.settings import check_one_token, check_pixels
+from igerg_jax.models.vision.resnet import NORM_EPSILON, convolution
 
 # ImageNet's channel statistics, with which ResNet-50's weights were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,26 +42,15 @@ class FrozenBatchNorm(nn.Module):
         # Statistics are measured, not learnt: a gradient step could make a variance negative.
         mean = jax.lax.stop_gradient(self.param("mean", zeros, channels))
         variance = jax.lax.stop_gradient(self.param("variance", ones, channels))
-        scale = self.param("scale", ones, channels) / jnp.sqrt(variance + 1e-5)
+        scale = self.param("scale", ones, channels) / jnp.sqrt(variance + NORM_EPSILON)
         shift = self.param("bias", zeros, channels) - scale * mean
         scale, shift = (y.astype(self.dtype)[None, None, None] for y in (scale, shift))
         return x * scale + shift
 
 
 def _convolve(x, channels: int, size: int, stride: int, dtype, name: str) -> jax.Array:
-    """A convolution without a bias, padded as in torchvision, and its batch norm."""
-    pad = (size - 1) // 2
-    he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    x = nn.Conv(
-        channels,
-        (size, size),
-        strides=stride,
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=initializers.named(he, (None, None, None, "norm")),
-        name=name,
-    )(x)
+    """A convolution and its batch norm."""
+    x = convolution(channels, size, stride, dtype, "norm", name)(x)
     return FrozenBatchNorm(dtype, name=f"{name}_norm")(x)
 
 

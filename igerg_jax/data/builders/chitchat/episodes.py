@@ -65,13 +65,13 @@ class Episode:
 class FaceTurns(source.Turns):
     """The turns of some episodes, each with a drawn face that shows its emotion.
 
-    A subclass says which faces there are and how one is drawn.
+    A subclass says which faces a split has and how one is drawn.
     """
 
     image_per_turn = True
 
-    def __init__(self, episodes: list[Episode]):
-        self._episodes = episodes
+    def __init__(self, episodes: list[Episode], split: str):
+        self._episodes, self._split = episodes, split
         self._places = [(e, t) for e in range(len(episodes)) for t in range(len(episodes[e].turns))]
 
     @abc.abstractmethod

@@ -1,6 +1,6 @@
 """Faces of OpenMoji, by emotion and by split, and their drawing.
 
-No glyph is in two splits: a face of `valid` or `test` is never trained on. Each held-out face has a
+No glyph is in two splits: no face of `valid` or `test` is in `train`. Each held-out face has a
 relative in `train` that expresses the emotion by the same means (a frown, a tear, a green skin,
 hands on the cheeks), or there would be nothing to generalise from. Fifty faces are soon memorised,
 so half of the round faces drawn for `train` are combined: the eyes of one with the mouth of another
@@ -68,7 +68,7 @@ _TILE_PIXELS = 80  # glyphs are drawn once at this size
 _GLYPH_SCALE = (0.9, 1.0)  # of the image's side
 _TURN_DEGREES = 8.0
 _MIXED_SHARE = 0.5  # of the round faces of `train`
-_LIKE = 1.5  # faces that differ less count as equal; 😐 and 😑 differ by 1.7
+_MIN_DIFFERENCE = 1.5  # faces that differ less count as equal; 😐 and 😑 differ by 1.7
 _SEAM = 0.53  # start of the lower half, below the eyes; of the height
 
 
@@ -153,7 +153,7 @@ def _lower_halves(glyph: str, glyphs: str) -> str:
         other
         for other in glyphs
         if _is_round(other)
-        and min(_difference(glyph + other, face, layer=0) for face in held_out) > _LIKE
+        and min(_difference(glyph + other, face, layer=0) for face in held_out) > _MIN_DIFFERENCE
     )
 
 

@@ -9,7 +9,7 @@ from igerg_jax.data.builders.chitchat_peeps import drawing, peeps
 
 INFO = source.Info(
     description="""\
-Two-person chats with a face a turn, for trying out emotion-aware dialogue models where nothing
+Two-person chats with one face per turn, for trying out emotion-aware dialogue models where nothing
 can be downloaded but Python packages. The words are real: stretches of the BYU chit-chat dataset
 that are rich in emotion. A turn's emotion is a weak label from a small cue lexicon, and its image
 is a person of Open Peeps whose face shows it. Chats and people of one split appear in no other,
@@ -44,15 +44,11 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     turns: dict[str, source.Turns] = {
         s: PeepTurns(chosen, s) for s, chosen in episodes_by_split.items()
     }
-    return turns | {"test_style": OtherStyleTurns(episodes_by_split["test"])}
+    return turns | {"test_style": OtherStyleTurns(episodes_by_split["test"], "test")}
 
 
 class PeepTurns(episodes.FaceTurns):
     """Turns with the Open Peeps people of a split."""
-
-    def __init__(self, chosen: list[episodes.Episode], split: str):
-        super().__init__(chosen)
-        self._split = split
 
     def _pick(self, emotion: int, rng: random.Random) -> drawing.Peep:
         return peeps.pick(self._split, emotion, rng)
@@ -67,7 +63,7 @@ class PeepTurns(episodes.FaceTurns):
 
 
 class OtherStyleTurns(episodes.FaceTurns):
-    """Turns with any of OpenMoji's faces; training shows none of them."""
+    """Turns with OpenMoji faces, of which `train` has none."""
 
     def _pick(self, emotion: int, rng: random.Random) -> str:
         return rng.choice("".join(g[EMOTIONS[emotion]] for g in faces.GLYPHS.values()))

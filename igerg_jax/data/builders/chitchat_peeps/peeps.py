@@ -1,7 +1,7 @@
 """The people and expressions of Open Peeps in each split, and how a face is drawn.
 
-No head is in two splits: nobody in `valid` or `test` is ever trained on. Half of the faces there
-also combine eyes and a mouth that `train` never shows together.
+No head is in two splits: no person of `valid` or `test` is in `train`. Half of the faces there also
+combine eyes and a mouth that `train` never shows together.
 
 Expressions were assigned to emotions by eye; `docs/faces/open_peeps.png` shows them all. As the
 artist drew them, only joy has many: 8; fear, sadness and anger have 3, surprise has 2, disgust and

@@ -23,7 +23,7 @@ from igerg_jax.data.windows import window_ends
 
 PART_TURNS = 16_384
 PART_IMAGES = 4096
-NAMED_BROKEN = 5  # images that are broken: named in the summary, and with the reason
+NAMED_BROKEN = 5  # how many broken images the summary names, with the reasons
 
 
 def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> pathlib.Path:
@@ -89,7 +89,7 @@ def tokens(
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A range of a split's turns or images, and the file in which its columns go."""
+    """A range of a split's turns or images, and the file that its columns go to."""
 
     split: str
     folder: pathlib.Path  # of the split
@@ -107,16 +107,32 @@ def _missing(partial: pathlib.Path, split: str, kind: str, total: int, size: int
         Part(split, folder, columns / f"{kind}-{number:05d}.npz", start, end)
         for number, (start, end) in enumerate(parts.borders(total, size))
     ]
-    return [part for part in all_parts if not part.path.exists()]
+    return [part for part in all_parts if not _is_written(part)]
+
+
+def _is_written(part: Part) -> bool:
+    """Whether a part's columns are whole, and of images as many are there as the columns say."""
+    if not parts.is_whole(part.path):
+        return False
+    with np.load(part.path) as columns:
+        count = len(columns["image_height_width"]) if "image_height_width" in columns else 0
+    return store.records_in(part.folder / f"{part.path.stem}.array_record") == count
 
 
 def _claim(partial: pathlib.Path, plan: dict) -> None:
     """Creates `partial`, or keeps it if it was started with the same plan."""
     path = partial / "plan.json"
-    if not path.exists() or json.loads(path.read_text()) != plan:
+    if not path.exists() or _plan_at(path) != plan:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         storage.write_text(path, json.dumps(plan))
+
+
+def _plan_at(path: pathlib.Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _is_complete(partial: pathlib.Path) -> bool:
@@ -125,7 +141,7 @@ def _is_complete(partial: pathlib.Path) -> bool:
 
 
 def _complete(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Turns `partial` into `folder`. If it is killed, finished parts are not lost."""
+    """Turns `partial` into `folder`. If killed, it loses no finished part."""
     if not _is_complete(partial):
         for path in partial.rglob(f"{storage.UNFINISHED}*"):
             path.unlink()
@@ -163,7 +179,7 @@ def _opened(dataset: str, options: Options) -> dict[str, tuple[Turns, np.ndarray
 
 def _write_text(part: Part, dataset: str, options: Options) -> None:
     turns, _ = _opened(dataset, options)[part.split]
-    parts.save_npz(part.path, store.write_text(map(turns.row, range(part.start, part.end))))
+    parts.save_npz(part.path, store.text_columns(map(turns.row, range(part.start, part.end))))
 
 
 def _write_images(part: Part, dataset: str, options: Options) -> None:
@@ -180,13 +196,13 @@ def _write_images(part: Part, dataset: str, options: Options) -> None:
 def _write_features(part: Part, dataset: str, options: Options) -> None:
     turns, first_turns = _opened(dataset, options)[part.split]
     vectors = map(turns.features, first_turns[part.start : part.end])
-    parts.save_npz(part.path, store.write_features(np.stack(list(vectors))))
+    parts.save_npz(part.path, store.feature_columns(np.stack(list(vectors))))
 
 
 def _write_tokens(part: Part, turns: pathlib.Path, kind: str, model: pathlib.Path) -> None:
     encode, words = _tokenizer(kind, model).encode, _words(turns)
     ids = (encode(words.text(i)) for i in range(part.start, part.end))
-    parts.save_npz(part.path, store.write_tokens(ids))
+    parts.save_npz(part.path, store.token_columns(ids))
 
 
 @functools.lru_cache(maxsize=1)
@@ -241,14 +257,14 @@ def _first_broken(
 
 
 def _report(dataset: str, splits: dict[str, dict]) -> None:
-    """Reports on stderr how many images were taken and how many not, and what else was left out."""
+    """Reports on stderr how many images were read and how many not, and what else was left out."""
     has_files = builders.find(dataset)[0].reads_manual_dir
     for split, counts in splits.items():
         missing, broken = counts["missing_images"], counts["broken_images"]
         others = counts["passed_over"]
-        taken = counts["images"]
-        if missing or broken or others or (has_files and taken):
-            line = image_files.count_line(taken, missing, broken, others)
+        read = counts["images"]
+        if missing or broken or others or (has_files and read):
+            line = image_files.count_line(read, missing, broken, others)
             print(f"{dataset}, {split}: {line}", file=sys.stderr)
         for name, reason in counts["first_broken"].items():
             print(f"{dataset}, {split}: broken: {name}: {reason}", file=sys.stderr)

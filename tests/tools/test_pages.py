@@ -2,7 +2,7 @@
 
 pip install -r requirements-test.txt -r requirements-browser.txt
 apt-get install chromium
-python -m pytest -m slow tests/test_pages.py
+python -m pytest -m slow tests/tools/test_pages.py
 """
 
 import pathlib
@@ -24,7 +24,7 @@ from igerg_jax.tools.compare import files
 from igerg_jax.tools.runs import page as runs_page
 from igerg_jax.tools.runs import server, status
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
