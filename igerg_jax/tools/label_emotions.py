@@ -79,7 +79,7 @@ def label(source: str, images: str, out: str, batch_size: int, part_images: int)
     missing = [
         (path, files.names[slice(*border)])
         for path, border in zip(paths, borders, strict=True)
-        if not path.exists()
+        if not parts.is_whole(path)
     ]
     domain = image_domain.read(checkpoint.tokenizer_file(run.folder).parent)
     labels = predict(run, files.folder, [name for _, names in missing for name in names], domain)
@@ -123,6 +123,8 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         if not path.exists() and not any(folder.glob("labels-*.npz")):
             storage.write_text(path, json.dumps(plan, indent=1) + "\n")
         stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError(f"its {PLAN} is damaged")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write labels to --out '{folder}': {error}") from error
     different = ", ".join(

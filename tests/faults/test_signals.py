@@ -1,6 +1,8 @@
 """SIGTERM and Ctrl-C in every phase of a run: it ends in seconds, and loses nothing."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -53,41 +55,68 @@ def test_a_stop_in_every_phase(number, tmp_path, tried):
         tried(f"{number.name} while {phase}", 128 + number, 1, "saved where needed; resumes")
 
 
+# main.py, but for what it does with the first batch of each evaluation in training: it says so in
+# one file, and waits for another.
+HELD_UP = """
+import pathlib, sys, time
+from igerg_jax.cli import main
+from igerg_jax.data import pipeline
+from igerg_jax.evaluation import evaluator
+
+folder = pathlib.Path(sys.argv[1])
+metrics, read = evaluator.Evaluator.metrics, pipeline.window_batches
+
+def held_up(*arguments, **options):
+    for batch in read(*arguments, **options):
+        yield batch
+        while (folder / "evaluating").exists() and not (folder / "go on").exists():
+            time.sleep(0.01)
+
+def measured(*arguments, **options):
+    (folder / "evaluating").touch()
+    return metrics(*arguments, **options)
+
+evaluator.Evaluator.metrics, pipeline.window_batches = measured, held_up
+sys.exit(main.main(["main.py", *sys.argv[2:]]))
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_in_an_evaluation(number, data_dir, tmp_path, tried):
     """With words and pictures, in an interpreter of its own."""
-    import subprocess
-
     config = small_runs.with_data(small_runs.make_config(), data_dir)
     config.train.update(steps=4, evaluate_every_steps=2)
     config.evaluate.examples = 0  # all there are
-    run = tmp_path / "run"
+    deadline = time.monotonic() + 4 * small_runs.LIMIT_SECONDS
+    command = [sys.executable, "-c", HELD_UP, tmp_path, *small_runs.options(config, tmp_path)]
 
-    def go_on(stop_at):
-        process = subprocess.Popen(
-            small_runs.command(config, tmp_path),
+    def run(between):
+        with subprocess.Popen(
+            command,
             cwd=small_runs.ROOT,
             stderr=subprocess.PIPE,
             text=True,
             # Where the tests run in the background, Ctrl-C is ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        deadline = time.monotonic() + 4 * small_runs.LIMIT_SECONDS
-        try:
-            while stop_at and process.poll() is None and not (run / "checkpoints" / "2").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            if stop_at:
-                process.send_signal(number)
-            said = process.communicate(timeout=4 * small_runs.LIMIT_SECONDS)[1]
-        finally:
-            process.kill()
+        ) as process:
+            try:
+                between(process)
+                said = process.communicate(timeout=4 * small_runs.LIMIT_SECONDS)[1]
+            finally:
+                process.kill()
         return process.returncode, said
 
-    code, said = go_on(True)
+    def stop(process):
+        while process.poll() is None and not (tmp_path / "evaluating").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        (tmp_path / "go on").touch()
+
+    code, said = run(stop)
     assert code == 128 + number, said
     assert "step 2 on valid" not in said
-    code, said = go_on(False)
+    code, said = run(lambda process: None)
     assert code == 0, said
     assert "step 2 on valid" in said and "step 4 on valid" in said
-    tried(f"{number.name} while evaluating", code := 128 + number, 1, "saved; evaluates next time")
+    tried(f"{number.name} while evaluating", 128 + number, 1, "saved; evaluates next time")

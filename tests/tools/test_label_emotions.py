@@ -165,6 +165,7 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(world, tmp_path, monkeypat
         written.append(path.name)
         save(path, arrays)
 
+    (tmp_path / "cut" / "labels-00002.npz").write_bytes(b"")  # as a power failure leaves it
     monkeypatch.setattr(label_emotions, "predict", look)
     monkeypatch.setattr(parts, "save_npz", note)
     assert world.label(tmp_path / "cut") == world.summary
@@ -233,6 +234,10 @@ def test_what_does_not_fit_is_one_message(world, tmp_path, capsys):
     fewer = [given[0], f"--images={world.raw / 'train_images'}", given[2], "--batch_size=8"]
     message = refused(*fewer)
     assert "holds other labels" in message and "files (there 21, here 16)" in message
+    for content in ("[1]", "", "7"):
+        (tmp_path / "damaged").mkdir(exist_ok=True)
+        (tmp_path / "damaged" / label_emotions.PLAN).write_text(content)
+        assert "cannot write labels" in refused(*given[:2], f"--out={tmp_path / 'damaged'}")
     shutil.copytree(world.raw / "test_images", tmp_path / "images")
     out = f"--out={tmp_path / 'out'}"
     assert label_emotions.main(["", given[0], f"--images={tmp_path / 'images'}", out]) == 0
