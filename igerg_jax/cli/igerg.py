@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def help_text() -> str:
     """What `igerg --help` prints."""
-    lines = [f"    {name:10}{command.summary}" for name, command in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"    {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return HELP.format(version=igerg_jax.__version__, commands="\n".join(lines))
 
 
