@@ -68,7 +68,7 @@ def _all_keys() -> ConfigDict:
             context_turns=3,  # previous turns given as text; one image per turn; 0 for faces only
             context_tokens=40,  # per example; raise with context_turns
             response_tokens=28,  # longer responses are truncated: one in ten
-            # Of responses, in training: 0 = emotions as often as in the data, 1 = equally often.
+            # How far training evens out responses' emotions: 0 = as in the data, 1 = all equal.
             balance_emotions=0.0,
             include_response_image=True,  # as in the original; False for a chatbot
             use_images=True,  # False masks out every image
@@ -77,17 +77,14 @@ def _all_keys() -> ConfigDict:
             # augment: random crop, flip and jitter in training, the central square in evaluation.
             # imagenet: always resize and centre-crop, as ResNet-50 was evaluated on ImageNet.
             preprocessing="augment",
-            # crop_min_area: smallest crop, as a fraction of the image, also stretched by up to 4/3;
-            # 1 = the largest square, not stretched (of a square image, all of it), which a small
-            # tower needs to learn faces in so few steps. colour_jitter: largest relative change of
-            # brightness, contrast and saturation.
-            # erase_probability: of turning a rectangle grey, at most erase_max_area of the image.
             augment=dict(
+                # Smallest crop, as a fraction of the image's area, stretched by up to 4/3; 1 = the
+                # largest square: a small tower needs it to learn faces in so few steps.
                 crop_min_area=1.0,
-                flip=True,
-                colour_jitter=0.2,
-                erase_probability=0.0,
-                erase_max_area=0.2,
+                flip=True,  # half of the images are mirrored
+                colour_jitter=0.2,  # largest relative change of brightness, contrast, saturation
+                erase_probability=0.0,  # of turning a random rectangle grey
+                erase_max_area=0.2,  # the largest such rectangle, as a fraction of the image
             ),
             tokenizer=dict(
                 kind="sentencepiece",  # sentencepiece, byte_level_bpe (BART's; needs a path)
@@ -238,7 +235,7 @@ def _all_keys() -> ConfigDict:
             generated_examples=256,  # of those, how many get a response for the text metrics
             following_examples=48,  # at the end, with each of seven faces in turn; 0 = off
             progress_examples=4,  # responses at each evaluation, to progress.jsonl; 0 = none
-            # Files of up to two more labellers of responses (tools.train_text_labeller); "" = none.
+            # Up to two files of tools.train_text_labeller, separated by a comma; "" = none.
             text_labeller="",
             # Folder of a transformers encoder that BERTScore compares responses with; "" = none.
             similarity_weights="",

@@ -109,15 +109,6 @@ def majority_rate(confusion: np.ndarray) -> float:
     return ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
 
 
-def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, float]:
-    """`{prefix}_accuracy`, `{prefix}_macro_f1` and `{prefix}_majority_rate` of counts."""
-    return {
-        f"{prefix}_accuracy": accuracy(confusion),
-        f"{prefix}_macro_f1": macro_f1(confusion),
-        f"{prefix}_majority_rate": majority_rate(confusion),
-    }
-
-
 # {what a name in summary.json has after "response_emotion_": its function of a `confusion_matrix`}
 OF_EMOTIONS = {
     "accuracy": accuracy,

@@ -6,6 +6,7 @@ import math
 import re
 
 import contributing
+import emotion_scores
 import hypothesis
 import numpy as np
 import properties
@@ -29,7 +30,7 @@ def test_confusion_matrix_counts_labels_in_rows_and_leaves_out_unknown():
 def test_classification_by_hand():
     # Class 0: TP 1, FN 1. Class 1: TP 1, FP 2. Class 2: FN 1.
     confusion = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]))
-    values = metrics.classification_metrics("x", confusion)
+    values = emotion_scores.classification_metrics("x", confusion)
     assert values["x_accuracy"] == 2 / 4
     assert values["x_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
     assert values["x_majority_rate"] == 2 / 4
@@ -185,7 +186,7 @@ def test_confusion_matrix_refuses_what_is_no_class(labels, predictions):
 
 def test_nothing_to_measure_is_nan():
     confusion = metrics.confusion_matrix(np.array([UNKNOWN]), np.array([0]))
-    values = metrics.classification_metrics("x", confusion)
+    values = emotion_scores.classification_metrics("x", confusion)
     values |= metrics.of_texts([], [])
     values["ppl"] = text_metrics.perplexity(0.0, 0)
     assert all(math.isnan(value) for value in values.values()), values
@@ -275,7 +276,7 @@ def test_counts_of_batches_add_up_to_the_metrics_of_all_that_is_labelled():
             for p in (one, other)
         )
     for name in ("image_emotion", "sequence_emotion"):
-        expected = metrics.classification_metrics(name, confusion[name])
+        expected = emotion_scores.classification_metrics(name, confusion[name])
         assert {k: values[k] for k in expected} == pytest.approx(expected)
     assert values["judge_accuracy"] == pytest.approx(metrics.accuracy(confusion["judge"]))
     nll = one.nll_B.sum() + other.nll_B.sum()

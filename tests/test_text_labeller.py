@@ -1,4 +1,4 @@
-"""The second labeller of texts, as it is read and applied."""
+"""Text labellers: reading their files and applying them."""
 
 from __future__ import annotations
 

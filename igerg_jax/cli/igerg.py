@@ -41,7 +41,7 @@ COMMANDS = {
     "label": Command(
         "igerg_jax.tools.label_emotions", "Label images with the emotions seen in them."
     ),
-    "weights": Command("igerg_jax.tools.weights.__main__", "Import and export weights."),
+    "weights": Command("igerg_jax.tools.weights.__main__", "Import, export and share weights."),
     "config": Command("igerg_jax.cli.config", "Print a config's keys and what they mean."),
 }
 HELP = """igerg_jax {version}: vision-language models that respond with emotion.

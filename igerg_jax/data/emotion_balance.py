@@ -1,6 +1,8 @@
-"""The order of a split's windows in training, by chance or with its emotions balanced."""
+"""The order of a split's windows in training: shuffled, or shuffled with
+emotions balanced."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from igerg_jax.data.windows import Split
 _UNITS = 1000  # in which an emotion's share is counted: a share is exact to a thousandth
 
 
-def order_of(split: Split, seed: int, balance: float):
+def order_of(split: Split, seed: int, balance: float) -> Callable[[np.ndarray], np.ndarray]:
     """The endless order of a split's windows: maps int64[n] places to window numbers.
 
     Every window of an emotion is shown once before any is shown again. Windows without a label
@@ -23,7 +25,7 @@ def order_of(split: Split, seed: int, balance: float):
         proportional to its count to the power of 1 - balance: 0 = as they are, 1 = all equal.
     """
     if not balance:
-        return functools.partial(_by_chance, seed, split.num_windows)
+        return functools.partial(_shuffled, seed, split.num_windows)
     emotion_W = split.turns.emotion[split.response_turn]
     emotions, count_E = np.unique(emotion_W, return_counts=True)
     windows = [np.flatnonzero(emotion_W == emotion) for emotion in emotions]
@@ -45,7 +47,7 @@ def _pattern(emotion_E: np.ndarray, count_E: np.ndarray, balance: float) -> np.n
     return pattern([int(units) for units in units_E])
 
 
-def _by_chance(seed: int, num_windows: int, places: np.ndarray) -> np.ndarray:
+def _shuffled(seed: int, num_windows: int, places: np.ndarray) -> np.ndarray:
     return order.examples_at(seed, places, num_windows)
 
 

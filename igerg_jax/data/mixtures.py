@@ -77,18 +77,18 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
     """
     name, seed = config.data.train_split, config.seed
 
-    def stream(splits: list[Split], seeds: list[int], turns: np.ndarray) -> Stream:
+    def stream(splits: list[Split], seeds: list[int], pattern_P: np.ndarray) -> Stream:
         balance = config.data.balance_emotions
         pairs = zip(splits, seeds, strict=True)
         orders = [emotion_balance.order_of(split, seed, balance) for split, seed in pairs]
-        return Stream(splits, orders, turns)
+        return Stream(splits, orders, pattern_P)
 
     groups = {MAIN: stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
     for mixture_name, mixture in config.data.mixtures.items():
-        turns = _pattern_of(mixture_name, mixture)
+        pattern_P = _pattern_of(mixture_name, mixture)
         seeds = [_seed(seed, mixture_name, dataset) for dataset in mixture.datasets]
         splits = [nonempty_split(prepared.datasets[dataset], name) for dataset in mixture.datasets]
-        groups[mixture_name if mixture.objectives else MAIN] = stream(splits, seeds, turns)
+        groups[mixture_name if mixture.objectives else MAIN] = stream(splits, seeds, pattern_P)
     return groups
 
 
@@ -118,7 +118,8 @@ def check_start(config: ConfigDict) -> None:
 
     Raises:
       UserError: an unknown dataset, mixtures that `check_names` refuses, an objective that needs
-        images of a dataset that never has any, or a context where there is none.
+        images of a dataset that never has any, or one that needs dialogues although
+        data.context_turns=0.
     """
     check_names(config)
     for objective, dataset in _served(config):

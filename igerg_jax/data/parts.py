@@ -147,7 +147,7 @@ def check_copy(folder: pathlib.Path) -> None:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise UserError(
             f"damaged: {folder}/{damaged[0]}{more}. Remove the folder '{folder}' and prepare it "
-            "again (or copy it again); python -m igerg_jax.data.prepare --verify lists everything"
+            "again (or copy it again); igerg prepare --config=… --verify lists everything"
         )
     if not known:
         with contextlib.suppress(OSError):  # a read-only copy is checked every time

@@ -55,7 +55,7 @@ class Evaluator:
     def __init__(
         self, setup: Setup, prepared: Prepared, between_batches: Callable[[], None] = lambda: None
     ):
-        """As `Inference`."""
+        """Takes the same arguments as `Inference`."""
         self.inference = Inference(setup, prepared, between_batches)
         self.labellers = text_labeller.of_config(setup.config)
         self._similarity = similarity.of_config(setup.config)
@@ -65,7 +65,7 @@ class Evaluator:
         return self.inference.setup.config
 
     def compile(self, params: Any, split: str) -> None:
-        """Compiles what `metrics` runs, so that it need not wait for it: `Inference.compile`."""
+        """Compiles ahead of time what `metrics` runs; see `Inference.compile`."""
         self.inference.compile(params, split)
 
     def metrics(self, params: Any, split: str, generate: bool) -> Measured:
@@ -221,7 +221,7 @@ class Evaluator:
         }
 
     def cut_shares(self, split: str) -> dict[str, float]:
-        """`lengths.cut_shares` of a split: its metrics are of what is left of the words."""
+        """`lengths.cut_shares` of a split: metrics are computed on the truncated texts."""
         return lengths.cut_shares(self.inference.prepared.split(split), self._config)
 
 

@@ -26,10 +26,11 @@ GALLERY_WINDOWS = 6  # lines of the file
 
 
 class Plan(NamedTuple):
-    """Which windows are responded to, and whose response's image is shown in each, by emotion."""
+    """The windows to respond to and, for each and each emotion, the window that lends its response
+    image."""
 
     windows_W: np.ndarray
-    faces_WxC: np.ndarray  # also windows: of each, the response's image
+    faces_WxC: np.ndarray  # window numbers
 
 
 class Following(NamedTuple):

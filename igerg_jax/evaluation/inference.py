@@ -1,4 +1,5 @@
-"""A model and the windows of a dataset: batches on the mesh, and the programs that read them.
+"""A model and the windows of a dataset: batches on the mesh, and the jitted functions that they are
+given to.
 
 Letters as in `igerg_jax.batch`.
 """

@@ -1,4 +1,4 @@
-"""A trained model to talk with: it answers conversations, and is compiled only once.
+"""A trained model, compiled once, that responds to conversations.
 
 Behind one-off responses, the terminal chat and the demo page. Letters as in `igerg_jax.batch`;
 R = rows of one call.

@@ -1,6 +1,7 @@
 """The pre-training objectives: one module each, and the table of all of them.
 
-To add one, write its module beside these, add it to the table, and give it its keys under
+To add one, write its module beside these, import it here, add it to the table and to
+README's, and give it its keys under
 `config.objectives`. CONTRIBUTING.md has an example.
 """
 

@@ -27,6 +27,7 @@ def check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None
 
 # Keys that change what parameters (those with the prefixes) compute, but not names or shapes.
 _FUNCTION_KEYS = {
+    "model.vision.channel_norm": ("vision_tower/stem", "vision_tower/stage"),
     "model.vision.gelu": ("vision_tower/vit/",),
     "model.vision.norm_epsilon": ("vision_tower/vit/",),
     "model.text.norm_first": ("encoder/layers/", "decoder/layers/"),
@@ -45,8 +46,8 @@ def check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: e
     ]
     if different:
         raise UserError(
-            f"checkpoint '{path}' has weights for another function: {', '.join(different)}. "
-            "Set these keys as it has them"
+            f"checkpoint '{path}' was trained with settings under which the same weights compute "
+            f"something else: {', '.join(different)}. Set these keys to the checkpoint's values"
         )
 
 

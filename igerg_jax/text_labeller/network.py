@@ -1,8 +1,8 @@
 """A convolutional network over the words of a text (Kim 2014).
 
-It reads words in their order, where `linear` counts n-grams, so that the two are wrong about
-different texts. Each window of one, two or three words gives features; the largest of each over the
-text, added up by a linear map, give the emotion. V = vocabulary, D = width of an embedding, P =
+It reads words in their order, where `linear` counts n-grams, so the two make different errors.
+Convolutions over one, two and three words are max-pooled over the text; a linear layer maps the
+result to emotions. V = vocabulary, D = width of an embedding, P =
 features of a width of windows, C = emotions, W = words of the text.
 """
 

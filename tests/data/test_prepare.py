@@ -195,13 +195,13 @@ def test_training_names_the_folder_of_a_damaged_shard_and_lets_the_program_end(
     data[65_536:] = bytes(byte ^ 1 for byte in data[65_536:-65_536]) + data[-65_536:]
     images.write_bytes(data)
     batches = pipeline.train_batches(prepared, config, 0, np.arange(config.train.batch_size))
-    with pytest.raises(UserError, match=r"turns/train': Corrupted .*prepare --verify") as caught:
+    with pytest.raises(UserError, match=r"turns/train': Corrupted .*igerg prepare .*--verify") as caught:
         list(batches)
     error = caught.value
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    held = {type(value).__module__ for frame in frames for value in frame.f_locals.values()}
+    held = {type(value).__qualname__ for frame in frames for value in frame.f_locals.values()}
     assert error.__context__ is error.__cause__
-    assert not any(module.startswith("tensorflow") for module in held)
+    assert not any("Iterator" in name for name in held), held
 
 
 def test_tokens_of_other_turns_are_refused(tiny_config, prepared, tmp_path):

@@ -238,7 +238,7 @@ def test_emotion_folder_maps_names_and_asks_about_strange_ones(tmp_path):
     train = splits("emotion_folder/mine", tmp_path)["train"]
     assert sorted(train.emotions.tolist()) == sorted([UNKNOWN, EMOTION_ID["anger"], 1])
     raw_data.put(tmp_path / "mine" / "emotions.json", '{"7": "glee"}')
-    with pytest.raises(UserError, match=r"'glee' is not an emotion; there are: surprise"):
+    with pytest.raises(UserError, match=r"'glee' is not an emotion; the emotions are: surprise"):
         splits("emotion_folder/mine", tmp_path)
 
 

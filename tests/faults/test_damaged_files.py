@@ -52,11 +52,16 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(tmp_path, tried):
 
 
 def leaves(state) -> dict[str, np.ndarray]:
-    """By the names that `small_runs.state` gives them."""
+    """By the names that `small_runs.state` gives them: Orbax restores fields as keys."""
     import dataclasses
 
     import jax
 
     fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     found = jax.tree_util.tree_leaves_with_path(fields)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+    return {"".join(map(_key, path)): np.asarray(leaf) for path, leaf in found}
+
+
+def _key(entry) -> str:
+    """One part of a name; a field of a named tuple looks like a key of a dictionary."""
+    return f"[{entry.name!r}]" if hasattr(entry, "name") else str(entry)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import emotion_scores
 import made_up_run
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_every_metric_of_an_evaluation_has_a_name_and_a_sentence(workdir):
     confusion = metrics.confusion_matrix(np.array([0]), np.array([0]))
     measured = metrics.of_texts(["a b c d"], ["a b c d"]) | {"judge_accuracy": 0.7}
     for name in ("image_emotion", "sequence_emotion", "response_emotion"):
-        measured |= metrics.classification_metrics(name, confusion)
+        measured |= emotion_scores.classification_metrics(name, confusion)
     measured |= {"response_perplexity": 9.0, "unigram_perplexity": 90.0}
     (workdir / "summary.json").write_text(json.dumps({"evaluation": {"test": measured}}))
     assert "Other" not in report(workdir).text

@@ -1,4 +1,4 @@
-"""Training of the second labeller, against scikit-learn's own predictions."""
+"""Training of text labellers, against scikit-learn's own predictions."""
 
 from __future__ import annotations
 

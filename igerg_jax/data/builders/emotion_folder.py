@@ -104,7 +104,9 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
         raise UserError(f"'{path}' is not a JSON object of names: {error}") from error
     except KeyError as error:
         known = ", ".join(EMOTIONS)
-        raise UserError(f"'{path}': {error} is not an emotion; there are: {known}") from error
+        raise UserError(
+            f"'{path}': {error} is not an emotion; the emotions are: {known}"
+        ) from error
 
 
 def _from_list(

@@ -95,7 +95,7 @@ def read(path: pathlib.Path) -> list[dict]:
             row[name] = int(row[name])
         if emotion_id(row["Emotion"]) is None:
             raise UserError(
-                f"'{path}', row {number}: '{row['Emotion']}' is not an emotion of MELD's"
+                f"'{path}', row {number}: '{row['Emotion']}' is not one of MELD's emotions"
             )
     return sorted(rows, key=lambda row: (row["Dialogue_ID"], row["Utterance_ID"]))
 
@@ -120,7 +120,7 @@ class MeldTurns(source.Turns):
         for row in rows:
             first.setdefault((row["Dialogue_ID"], row["Utterance_ID"]), row)
         repeated, rows = len(rows) - len(first), list(first.values())
-        what = "rows have the ids of a row before them; they are left out"
+        what = "rows repeat the ids of an earlier row and are left out"
         self.remarks = {what: repeated} if repeated else {}
         self._rows = rows
         self.image_per_turn = pictures is not None

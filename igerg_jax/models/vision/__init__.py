@@ -1,6 +1,6 @@
 """Vision towers: what turns an image, or its precomputed features, into visual tokens.
 
-A tower is a file with two classes, imported here, and a line in `TOWERS`:
+A tower is a file with two classes, an import here, and a row in `TOWERS`:
 
     Settings    a frozen dataclass: the keys of `config.model.vision` that the tower reads, by
                 their names, and `dtype`; `check(image_size, feature_dim)` raises UserError where

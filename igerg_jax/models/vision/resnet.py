@@ -35,9 +35,8 @@ def group_norm(name: str) -> nn.Module:
 # model.vision.channel_norm. Unlike batch norm, neither depends on the other images of a batch.
 NORMS: dict[str, Norm] = {
     "group": group_norm,
-    "layer": lambda name: layers.layer_norm(
-        name, NORM_EPSILON
-    ),  # over an image position's channels
+    # Over the channels of each position.
+    "layer": lambda name: layers.layer_norm(name, NORM_EPSILON),
 }
 
 
@@ -138,5 +137,5 @@ class ResNet(nn.Module):
                 name = f"stage{stage}_block{block}"
                 x = BasicBlock(width, stride, norm, s.dtype, name=name)(x)
         x_IxW = layers.dropout(self, s.dropout_rate, x.astype(jnp.float32).mean(axis=(1, 2)))
-        # As strong as the embeddings that are added to it: see `vit.PooledViT`.
+        # Normalised to the scale of the embeddings added to it: see `vit.PooledViT`.
         return layers.layer_norm("norm", NORM_EPSILON)(x_IxW).astype(s.dtype)[:, None]

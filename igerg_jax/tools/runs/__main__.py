@@ -1,7 +1,7 @@
 """The runs in a folder on one page: their state and curves, and samples as training goes on.
 
     igerg runs [FOLDER]                    # writes FOLDER/index.html; FOLDER is ./runs by default
-    igerg runs [FOLDER] --serve            # a page that is renewed while runs go on
+    igerg runs [FOLDER] --serve            # a page that refreshes while runs are active
 
 The page of --serve is at http://127.0.0.1:7861, on the loopback interface alone, and shows the
 runs as they are at that moment, and their reports. Ctrl-C ends it. Exit codes: 0; 2 = a mistake in
