@@ -195,7 +195,7 @@ def test_training_names_the_folder_of_a_damaged_shard_and_lets_the_program_end(
     data[65_536:] = bytes(byte ^ 1 for byte in data[65_536:-65_536]) + data[-65_536:]
     images.write_bytes(data)
     batches = pipeline.train_batches(prepared, config, 0, np.arange(config.train.batch_size))
-    with pytest.raises(UserError, match=r"turns/train': Corrupted .*igerg prepare .*--verify") as caught:
+    with pytest.raises(UserError, match=r"turns/train': Corrupted .*prepare --verify") as caught:
         list(batches)
     error = caught.value
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
