@@ -1,6 +1,7 @@
 """The notebook: it runs from its first cell to its last, and is kept without what it printed."""
 
 import ast
+import importlib.util
 import json
 import pathlib
 import re
@@ -12,12 +13,28 @@ from igerg_jax.batch import EMOTIONS
 NOTEBOOK = pathlib.Path(__file__).parent.parent / "docs" / "tutorial" / "seven-faces.ipynb"
 
 
-def test_it_is_kept_without_outputs():
+def code_cells():
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_it_is_kept_without_outputs():
+    code = code_cells()
     assert len(code) > 5 and not any(c["outputs"] or c["execution_count"] for c in code)
-    for cell in code:
-        ast.parse(re.sub(r"^(\s*)%.*", r"\1pass", "".join(cell["source"]), flags=re.MULTILINE))
+
+
+def test_what_it_imports_of_this_package_is_there():
+    imported = 0
+    for cell in code_cells():
+        source = re.sub(r"^(\s*)%.*", r"\1pass", "".join(cell["source"]), flags=re.MULTILINE)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("igerg_jax"):
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    submodule = f"{node.module}.{name.name}"
+                    assert hasattr(module, name.name) or importlib.util.find_spec(submodule)
+                    imported += 1
+    assert imported > 1
 
 
 @pytest.mark.slow
