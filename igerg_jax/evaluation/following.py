@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from igerg_jax import lexicon, metrics
+from igerg_jax import lexicon, prediction_metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
 from igerg_jax.data.images import data_url
@@ -142,13 +142,13 @@ def following_metrics(
     """
     shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), expressed_WxC.shape)
     share_W = (expressed_WxC == shown_WxC).mean(axis=1)
-    confusion = metrics.confusion_matrix(shown_WxC, expressed_WxC)
+    confusion = prediction_metrics.confusion_matrix(shown_WxC, expressed_WxC)
     name = "emotion_following"
     return {
-        name: metrics.accuracy(confusion),
+        name: prediction_metrics.accuracy(confusion),
         f"{name}_standard_error": uncertainty.standard_error(share_W[:, None], np.sum)
         / len(share_W),
-        f"{name}_macro_f1": metrics.macro_f1(confusion),
+        f"{name}_macro_f1": prediction_metrics.macro_f1(confusion),
         f"{name}_distinct": float(np.mean(different_W)),
         f"{name}_chance": 1 / NUM_EMOTIONS,
     }, confusion
