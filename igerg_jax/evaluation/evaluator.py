@@ -185,6 +185,30 @@ class Evaluator:
             self.labellers,
         )
 
+    def asked(self, params: Any, split: str) -> dict[str, float]:
+        """Responds to windows with their own faces, asked for each of seven emotions in turn.
+
+        The model is conditioned on emotions; the windows are those of `following`, which is
+        measurable.
+
+        Returns:
+          The metrics of `following`, of the emotions asked for: "emotion_asked" in the place of
+          "emotion_following".
+        """
+        data = self.inference.prepared.split(split)
+        chosen = following.plan(data, self._config.evaluate.following_examples)
+        ids, tokens = np.repeat(chosen.windows_W, NUM_EMOTIONS), []
+        for start, batch, rows_B in self.inference.batches(data, ids):
+            asked_BxC = self.inference.each_emotion(start)
+            tokens_BxT = self.inference.respond(params, batch, rows_B, asked_BxC)
+            tokens.append(jax.device_get(tokens_BxT)[: len(ids) - start])
+        texts = self.inference.texts(np.concatenate(tokens))
+        values, _, _ = following.figures(texts, self.labellers)
+        return {
+            name.replace("emotion_following", "emotion_asked"): value
+            for name, value in values.items()
+        }
+
     def at_guidance(self, guidance: float) -> Self:
         """This evaluator with another `generate.guidance`: see `Inference.at_guidance`."""
         other = copy.copy(self)

@@ -102,6 +102,35 @@ def measure(
       cut_R: bool, which responses have the maximum length, so that they may be truncated.
       labellers: label the same responses, for the figures that have their ordinals in their names.
     """
+    values, confusion, said = figures(texts, labellers)
+    texts_WxC = np.array(texts, object).reshape(-1, NUM_EMOTIONS)
+    rows = []
+    for w in evenly_spaced(GALLERY_WINDOWS, len(texts_WxC)):
+        at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
+        of_window = {name: p[at] for name, p in probabilities.items()}
+        rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
+    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(texts_WxC))
+    compared = response_statistics.compared(texts, shown_R, cut_R, split, len(texts_WxC))
+    windows = {
+        "index": chosen.windows_W.tolist(),
+        "conversation": uncertainty.conversations(split)[chosen.windows_W].tolist(),
+        **said,
+    }
+    return Following(values, confusion.tolist(), rows, compared, windows)
+
+
+def figures(
+    texts: Sequence[str], labellers: Mapping[str, TextLabeller]
+) -> tuple[dict[str, float], np.ndarray, dict[str, list]]:
+    """The figures of responses to W windows, by the lexicon and by each labeller.
+
+    Args:
+      texts: window by window, within a window by the emotion shown, or asked for.
+
+    Returns:
+      (values and confusion matrix as `following_metrics`, with the labellers' values too; the
+      emotion ids found, as in `Following.windows`). One window has no standard error.
+    """
     expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
     texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
     values, confusion = following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
@@ -110,21 +139,8 @@ def measure(
         labels_WxC = labeller.labels(texts).reshape(expressed_WxC.shape)
         values |= _values_by(ordinal, labels_WxC)
         said[f"said_{ordinal}"] = labels_WxC.tolist()
-    rows = []
-    for w in evenly_spaced(GALLERY_WINDOWS, len(expressed_WxC)):
-        at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
-        of_window = {name: p[at] for name, p in probabilities.items()}
-        rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
-    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(expressed_WxC))
-    compared = response_statistics.compared(texts, shown_R, cut_R, split, len(expressed_WxC))
-    # One window has no standard error.
     values = {name: value for name, value in values.items() if not math.isnan(value)}
-    windows = {
-        "index": chosen.windows_W.tolist(),
-        "conversation": uncertainty.conversations(split)[chosen.windows_W].tolist(),
-        **said,
-    }
-    return Following(values, confusion.tolist(), rows, compared, windows)
+    return values, confusion, said
 
 
 def following_metrics(

@@ -5,10 +5,12 @@
 RUN is a run's folder; its newest checkpoint responds to windows of a split once for each value of
 generate.guidance, all else as the run was configured. RUN/guidance.json gets one entry a value, and
 RUN/report.html shows them. --text_labeller names the files of labellers besides the lexicon (else
-the run's own evaluate.text_labeller). All values share one program. Exit codes: 0; 2 = a mistake in
-the command or its files, named in one message.
+the run's own evaluate.text_labeller). All values share the compiled programs. Exit codes: 0; 2 = a
+mistake in the command or its files, named in one message.
 
     emotion_following      and the others of that name, as in summary.json: responses to seven faces
+    emotion_asked          the same of responses to windows with their own faces that were asked for
+                           each emotion, as `--emotion` does; not without model.emotion_embedding
     generated_perplexity   of the generated responses under the model without guidance
     response_perplexity    of people's responses under the guided model, generate.guidance_floor
                            left out: it gives no probability to many words that people use
@@ -56,6 +58,7 @@ def measure(
       UserError: the split's windows have no face of every emotion to show.
     """
     points, people = [], {}
+    conditioned = evaluator.inference.setup.config.model.emotion_embedding != "none"
     for value in guidance:
         guided = evaluator.at_guidance(value)
         followed = guided.following(params, split)
@@ -73,6 +76,7 @@ def measure(
         points.append(
             {"guidance": value}
             | followed.values
+            | (guided.asked(params, split) if conditioned else {})
             | fluency
             | {name: of_model[name] for name in RESPONSE_STATISTICS}
         )
