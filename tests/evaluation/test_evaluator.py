@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import math
+import re
 
 import batches_of
 import contributing
@@ -365,15 +366,8 @@ def test_other_labellers_read_the_generated_responses_and_peoples_own(world, mon
 
 
 # One with the cue words of each emotion.
-TEXTS = (
-    "Wow!",
-    "I am scared.",
-    "That is gross.",
-    "I am so happy.",
-    "I am sad.",
-    "I hate it.",
-    "It is on the table.",
-)
+TEXTS = "Wow! I am scared. That is gross. So happy. So sad. I hate it. It is on the table."
+TEXTS = re.findall(r"[^!.]+[!.]", TEXTS)
 
 
 def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatch):
