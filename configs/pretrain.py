@@ -172,9 +172,6 @@ def _all_keys() -> ConfigDict:
                 # Weight of the contrast: the response is likelier under its own emotion than under
                 # another; 0 = off.
                 contrast_weight=0.1,
-                # What is contrasted: emotion (that the decoder is conditioned on), face (another
-                # example's face and its emotion), face_alone (the emotion stays the response's).
-                contrast_of="emotion",
                 estimator="straight_through",  # expected, straight_through, gumbel, detached
                 consistency_weight=0.3,  # lambda after its ramp; 0 = maximum likelihood alone
                 consistency_start_step=300,  # lambda is 0 before; let the likelihood settle first

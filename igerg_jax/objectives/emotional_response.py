@@ -16,7 +16,6 @@ logits. The judge's parameters are held fixed here and it runs without dropout: 
 learns from that term.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +52,6 @@ class EmotionalResponse(Objective):
         Choice("emotion_source", ("label", "predicted")),
         Range("face_dropout", at_least=0, below=1),
         Range("contrast_weight", at_least=0),
-        Choice("contrast_of", ("emotion", "face", "face_alone")),
         Range("consistency_weight", at_least=0),
         Range("consistency_start_step"),  # negative: the ramp has begun when training starts
         Range("consistency_ramp_steps", at_least=0),
@@ -92,8 +90,7 @@ class EmotionalResponse(Objective):
     def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         super().check(settings, model)
         weight = settings["contrast_weight"]
-        of_emotion = settings["contrast_of"] == "emotion"
-        if weight and of_emotion and model["emotion_embedding"] == "none":
+        if weight and model["emotion_embedding"] == "none":
             raise UserError(
                 f"objectives.{self.name}.contrast_weight={weight} contrasts emotions that the "
                 "decoder is conditioned on, and with model.emotion_embedding='none' it is "
@@ -153,52 +150,14 @@ def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -
       tokens: the responses' likelihood under it.
     """
     response_BxT, label_B = context.batch["response"], context.batch["response_emotion"]
-    used_B = (label_B != UNKNOWN) & (tokens.count_B > 0)
-    if context.settings["contrast_of"] == "emotion":
-        used_B &= emotion_BxC.sum(1) > 0
-        other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
-    else:
-        context, row_B, exchanged_B = with_other_faces(context)
-        used_B &= exchanged_B
-        other_BxC = emotion_BxC
-        if context.settings["contrast_of"] == "face":
-            other_BxC = jax.nn.one_hot(jnp.asarray(label_B)[row_B], NUM_EMOTIONS)
+    used_B = (label_B != UNKNOWN) & (emotion_BxC.sum(1) > 0) & (tokens.count_B > 0)
+    other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
     hidden_BxTxD = context.decode(response_BxT, other_BxC)
     other = context.token_loss_by_row(hidden_BxTxD, response_BxT)
     gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(own)
     loss_B = jnp.where(used_B, jax.nn.softplus(gap_B), 0.0)
     correct_B = used_B & (gap_B < 0)
     return losses.Sums(*(x_B.sum(dtype=jnp.float32) for x_B in (loss_B, used_B, correct_B)))
-
-
-def with_other_faces(context: Context) -> tuple[Context, jax.Array, jax.Array]:
-    """The context encoded with other faces: (it, int32 [B] whose face, bool [B] whether there is).
-
-    The response's image is replaced by that of a row of the batch whose response has another
-    emotion, drawn uniformly. There is none for a row without an emotion or a face, for one from
-    which the face is withheld, and where the batch has none to exchange it for.
-    """
-    batch = context.batch
-    label_B = batch["response_emotion"]
-    shown_BxN = response_image(batch, context.model.special)
-    usable_B = (label_B != UNKNOWN) & shown_BxN.any(1)
-    allowed_BxB = usable_B[:, None] & usable_B & (label_B[:, None] != label_B)
-    draw = jax.vmap(lambda key: jax.random.uniform(key, label_B.shape))
-    noise_BxB = draw(context.row_keys("other face"))
-    row_B = jnp.where(allowed_BxB, noise_BxB, -1.0).argmax(1)
-    exchanged_B = allowed_BxB.any(1)
-    given = context.encoder_input
-    if given.drawn is not None:
-        exchanged_B &= ~given.drawn
-    visual_BxNxKxD = context.visual_BxNxKxD
-    face_BxKxD = jnp.where(shown_BxN[..., None, None], visual_BxNxKxD, 0.0).sum(1)
-    other_BxNxKxD = jnp.where(
-        shown_BxN[..., None, None], face_BxKxD[row_B][:, None], visual_BxNxKxD
-    )
-    images = given.images._replace(visual_BxNxKxD=other_BxNxKxD)
-    key = context.batch_key("other face dropout")
-    encoding = context.apply("encode", images, given.text, dropout_key=key)
-    return dataclasses.replace(context, encoding=encoding), row_B, exchanged_B
 
 
 def other_emotion(context: Context) -> jax.Array:

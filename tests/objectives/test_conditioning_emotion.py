@@ -125,52 +125,6 @@ def test_the_contrast_is_its_formula_over_all_seven_emotions():
     assert (got.count, got.correct) == (used.sum(), (gap < 0).sum())
 
 
-@pytest.mark.parametrize("what", ["face", "face_alone"])
-def test_the_contrast_of_faces_is_its_formula_with_the_faces_exchanged_in_the_batch(what):
-    batch, context = conditioned(**{f"{RESPONSE}contrast_of": what})
-    batch["response_emotion"][:5] = UNKNOWN
-    batch["response"][5:9] = SPECIAL.pad
-    response, mask = batch["response"], batch["response"] != SPECIAL.pad
-
-    def log_p(given, emotion):
-        hidden = given.decode(response, emotion)
-        log_p_BxTxV = jax.nn.log_softmax(hidden @ given.params["token_embedding"].T)
-        picked = jnp.take_along_axis(log_p_BxTxV, response[..., None], axis=-1)[..., 0]
-        return (picked * mask).sum(1)
-
-    @jax.jit
-    def measured(params):
-        given = small.encoded(context, params)
-        emotion = emotional_response.conditioning_emotion(given)
-        tokens = given.token_loss_by_row(given.decode(response, emotion), response)
-        _, row, exchanged = emotional_response.with_other_faces(given)
-        contrast = emotional_response.contrast(given, emotion, tokens)
-        return row, exchanged, log_p(given, emotion), contrast
-
-    row, exchanged, own, got = jax.device_get(measured(PARAMS))
-    label, shown = batch["response_emotion"], np.asarray(igerg.response_image(batch, SPECIAL))
-    usable = (label != UNKNOWN) & shown.any(1)
-    assert usable[row[exchanged]].all() and usable[exchanged].all()
-    assert (label[row] != label)[exchanged].all()
-    assert len({*row[exchanged]}) > 5, "faces of many rows"
-    np.testing.assert_array_equal(exchanged, usable & ~np.asarray(context.encoder_input.drawn))
-
-    features = batch["features"].copy()
-    face = features[np.arange(64), shown.argmax(1)]
-    features[np.arange(64), shown.argmax(1)] = np.where(
-        shown.any(1)[:, None], face[row], features[np.arange(64), shown.argmax(1)]
-    )
-    other_batch = batch | {"features": features}
-    other_context = dataclasses.replace(context, batch=other_batch)
-    emotion = np.eye(7)[label[row] if what == "face" else label]
-    other = jax.jit(lambda p: log_p(small.encoded(other_context, p), jnp.asarray(emotion)))(PARAMS)
-    used = exchanged & mask.any(1)
-    gap = (np.asarray(other) - own)[used].astype(np.float64)
-    assert used.sum() > 10 and (gap > 0).any() and (gap < 0).any()
-    np.testing.assert_allclose(got.loss_sum, np.log1p(np.exp(gap)).sum(), rtol=1e-4)
-    assert (got.count, got.correct) == (used.sum(), (gap < 0).sum())
-
-
 @pytest.mark.parametrize("rate", [-0.1, 1.5])
 def test_a_wrong_face_dropout_is_refused(rate):
     config = small.make_config(**{f"{RESPONSE}face_dropout": rate})
