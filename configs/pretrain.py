@@ -32,6 +32,7 @@ def _all_keys() -> ConfigDict:
     config.preset = "local"
     config.seed = 0  # of initialisation, data order, augmentation, masking and dropout
     config.init_from = ""  # checkpoint folder to initialise parameters from; "" = random
+    config.init_parts = ()  # parts of the model to take from it, as ("vision_tower",); () = all
     config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = no cache
 
     # Profiling: traces `steps` steps into workdir/profile (0 = off), after `after_steps` steps: the

@@ -73,7 +73,7 @@ def check_training(config: Any, starts: bool) -> None:
     if not starts:
         return
     if config.init_from:
-        checkpoint.check_init(config.init_from, setup)
+        checkpoint.check_init(config.init_from, setup, config.init_parts)
     elif config.name == "finetune":
         raise UserError(
             "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
