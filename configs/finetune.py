@@ -56,8 +56,9 @@ def of(config: ConfigDict) -> ConfigDict:
 
 def _ablation(name: str):
     """The module of an ablation or a baseline."""
-    folder = pathlib.Path(__file__).parent
-    places = {path.stem: path.parent.name for f in FOLDERS for path in (folder / f).glob("[a-z]*.py")}
+    here = pathlib.Path(__file__).parent
+    files = (file for folder in FOLDERS for file in (here / folder).glob("[a-z]*.py"))
+    places = {file.stem: file.parent.name for file in files}
     if name not in places:
         raise ValueError(f"unknown ablation '{name}'; available: {', '.join(sorted(places))}")
     return importlib.import_module(f"configs.{places[name]}.{name}")

@@ -73,6 +73,7 @@ def _all_keys() -> ConfigDict:
             balance_emotions=0.0,
             include_response_image=True,  # as in the original; False for a chatbot
             use_images=True,  # False masks out every image
+            reverse=False,  # True: the context from the response, as configs/backward.py learns it
             image_size=64,  # pixels per side
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
             # augment: random crop, flip and jitter in training, the central square in evaluation.
@@ -260,6 +261,10 @@ def _all_keys() -> ConfigDict:
             guidance=1.5,  # classifier-free guidance scale, away from no face; 0 = off
             # Only tokens of at least this fraction of the top token's probability; 0 = all.
             guidance_floor=0.1,
+            # MMI re-ranking of beams: a run of configs/backward.py, and the weight of its
+            # log p(context | response); 0 = none. The original's weight is 0.037.
+            mmi_checkpoint="",
+            mmi_weight=0.0,
             no_repeat_ngram=2,  # no n-gram of this many tokens twice in a response; 0 = off
             examples=64,  # responses that a run writes to samples.jsonl
         )

@@ -17,11 +17,11 @@ from igerg_jax import objectives, optim, similarity, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.constraints import Range, check_choice, check_constraints, check_whole_numbers
 from igerg_jax.data import config_checks, datasets, mixtures
-from igerg_jax.decoding import search
+from igerg_jax.decoding import reranking, search
 from igerg_jax.errors import UserError, check_all
 from igerg_jax.models import igerg, settings, vision
 from igerg_jax.parallel import sharding
-from igerg_jax.run import checkpoint
+from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.setup import Setup, base_key, set_up
 
 TRAIN_RANGES = (
@@ -172,7 +172,20 @@ def _of_evaluation(config: Any) -> list[Callable[[], object]]:
         functools.partial(check_constraints, "evaluate", config.evaluate, EVALUATE_RANGES),
         functools.partial(check_constraints, "generate", config.generate, GENERATE_RANGES),
         functools.partial(search.Settings.of, config),
+        functools.partial(reranking.Reranking.of, config),
+        functools.partial(_check_reversed, config),
     ]
+
+
+def _check_reversed(config: Any) -> None:
+    """A model of `data.reverse` writes contexts, which nothing here compares with people's."""
+    counts = "evaluate.generated_examples evaluate.progress_examples generate.examples".split()
+    given = [key for key in counts if workdirs.flatten(config)[key]]
+    if config.data.reverse and given:
+        raise UserError(
+            f"data.reverse=True is for likelihoods alone: set {', '.join(given)} to 0, as "
+            "configs/backward.py does"
+        )
 
 
 def _check_dtype(name: str) -> None:

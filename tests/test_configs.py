@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from configs import pretrain
 from igerg_jax import checks, objectives
 from igerg_jax.data import builders
+from igerg_jax.errors import UserError
 from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import set_up
@@ -214,8 +215,15 @@ def test_without_pre_training_fine_tuning_is_the_same(preset):
     assert changed <= {f"{response}_start_step", f"{response}_ramp_steps", "init_parts"}
 
 
+def test_a_reversed_run_generates_nothing():
+    config = get_config("backward")
+    config.generate.examples = 4
+    with pytest.raises(UserError, match=r"set generate\.examples to 0"):
+        checks.check_inference(config)
+
+
 def test_fine_tuning_refuses_an_unknown_ablation():
-    with pytest.raises(ValueError, match="unknown ablation 'no_word'; available: .*no_images"):
+    with pytest.raises(ValueError, match=r"unknown ablation 'no_word'; available: .*no_images"):
         get_config("finetune", "local+no_word")
 
 

@@ -1,6 +1,6 @@
 """L_emotion with a weight (lambda after its ramp) of 1.0; the preset's is 0.3.
 
-    python main.py --config=configs/ablations/consistency_weight_1.py[:preset]
+python main.py --config=configs/ablations/consistency_weight_1.py[:preset]
 """
 
 from ml_collections import ConfigDict

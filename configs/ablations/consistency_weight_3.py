@@ -1,6 +1,6 @@
 """L_emotion with a weight (lambda after its ramp) of 3.0; the preset's is 0.3.
 
-    python main.py --config=configs/ablations/consistency_weight_3.py[:preset]
+python main.py --config=configs/ablations/consistency_weight_3.py[:preset]
 """
 
 from ml_collections import ConfigDict

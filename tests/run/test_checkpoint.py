@@ -247,7 +247,7 @@ def test_a_part_is_taken_whole_or_refused(saved):
     setup = set_up(devices=1, model__text__mlp_width=48)
     with pytest.raises(UserError, match=r"does not fit init_parts=\('encoder',\): encoder/"):
         check_init(folder, setup, ("encoder",))
-    with pytest.raises(UserError, match="'coder' is not a part of the model; available: .*enc"):
+    with pytest.raises(UserError, match=r"'coder' is not a part of the model; available: .*enc"):
         check_init(folder, setup, ("coder",))
 
 
