@@ -181,6 +181,13 @@ def _all_keys() -> ConfigDict:
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
                 temperature_anneal_steps=800,  # until temperature_end is reached
+                # From responses that the model draws itself, after fine-tuning: needs init_from.
+                preference_weight=0.0,  # of preferring those for the own emotion; 0 = off
+                preference_beta=0.1,  # raise it to stay closer to the parameters of init_from
+                policy_weight=0.0,  # of the policy gradient on the judge's verdict; 0 = off
+                policy_samples=4,  # responses drawn for each example, at least 2
+                policy_fluency=0.1,  # weight of log q(response) per token in the reward
+                policy_kl=0.1,  # weight of log p - log q in it, subtracted; q is init_from's
             ),
             image_text_contrastive=dict(
                 weight=0.1,

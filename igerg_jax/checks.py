@@ -79,6 +79,11 @@ def check_training(config: Any, starts: bool) -> None:
             "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
             "a pre-training run such as runs/pretrain-local"
         )
+    elif objectives.need_reference(config):
+        raise UserError(
+            "preference_weight and policy_weight of objectives.emotional_response are for a model "
+            "that responds already: start from its checkpoint (--config.init_from=DIR)"
+        )
     elif config.model.vision.frozen and not is_synthetic:
         raise UserError(
             "model.vision.frozen=True would keep random weights: start from a checkpoint that has "
