@@ -138,7 +138,7 @@ def _real_faces(config: ConfigDict, dialogues: str) -> None:
     config.init_parts = ("vision_tower",)
     config.model.vision.update(kind="resnet", frozen=True)
     config.evaluate.following_examples = 96  # faces that are harder to read need more of them
-    config.train.evaluate_every_steps = 450
+    config.train.update(steps=800, evaluate_every_steps=400)
 
 
 def _pretrain_sizes(config: ConfigDict) -> None:

@@ -76,7 +76,11 @@ def settings_of_program(config) -> set[tuple]:
     keys |= {"feature_dim": config.data.feature_dim, "optimizer": config.optim.name}
     flat = flax.traverse_util.flatten_dict(keys, sep=".")
     left_out = re.compile(r"(^|\.)weight$|_steps?$")
-    return {(key, value) for key, value in flat.items() if not left_out.search(key)}
+    return {
+        (key, bool(value) if key.endswith("_weight") else value)
+        for key, value in flat.items()
+        if not left_out.search(key)
+    }
 
 
 @functools.cache

@@ -156,10 +156,15 @@ def test_generation_re_ranks_the_beams_that_it_would_have_ended_with(world):
     assert (ranked.log_probability_B <= plain.log_probability_B + 1e-5).any()
 
 
-def test_all_beams_end_although_the_best_is_certain(world):
-    """Without `n_best` a search may stop once nothing can beat the best."""
-    ended = world.hypotheses.score_BxK > -np.inf
-    assert ended.all() and ended.shape == (ROWS, len(RESPONSES))
+def test_the_search_goes_on_for_the_second_best():
+    """Where nothing can beat the best, a search for one response is done; one for n is not."""
+    none_1xKxT = np.full((1, 2, T), PAD)
+    for second, done in ((-np.inf, False), (-9.0, True)):
+        scores = np.array([[-0.1, second]])
+        ended = beam_search.Hypotheses(none_1xKxT, scores, scores)
+        live, length = np.array([[-12.0, -np.inf]]), np.int32(1)
+        assert beam_search.is_done(ended, live, length, 1.0, T)
+        assert beam_search.is_done(ended, live, length, 1.0, T, n_best=True) == done
 
 
 @pytest.fixture(scope="module")
