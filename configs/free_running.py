@@ -16,5 +16,7 @@ def get_config(preset: str = "") -> ConfigDict:
     """Returns `finetune.get_config(preset)` with the policy gradient in place of L_emotion."""
     config = preference.own_responses(finetune.get_config(preset))
     config.name = "free_running"
-    config.objectives.emotional_response.policy_weight = 1.0
+    # Small because this term adds up a response's tokens, and the likelihood averages over them.
+    # It has not been tuned.
+    config.objectives.emotional_response.policy_weight = 0.1
     return config

@@ -18,7 +18,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config = own_responses(finetune.get_config(preset))
     config.name = "preference"
     if config.model.emotion_embedding != "none":
-        config.objectives.emotional_response.preference_weight = 1.0
+        config.objectives.emotional_response.preference_weight = 1.0  # not tuned
     return config
 
 
