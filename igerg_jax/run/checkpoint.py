@@ -14,7 +14,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -257,6 +257,7 @@ def load_params(
     setup: Setup,
     initial: Any | None = None,
     tokenizer_digest: str | None = None,
+    parts: Sequence[str] = (),
 ) -> tuple[Any, Loaded]:
     """Reads the parameters of a checkpoint onto `setup`'s mesh, without the optimizer's state.
 
@@ -266,6 +267,8 @@ def load_params(
         another shape (fine-tuning). None: the checkpoint must have all parameters, and the config's
         `model.*` must be that of its training (evaluation, generation).
       tokenizer_digest: of the run's tokenizer; None = not compared.
+      parts: with `initial`: of the model, by name, such as "vision_tower"; no others are read, and
+        the tokenizer is compared only if they know words. () = all.
 
     Returns:
       (parameters like `setup.abstract_params`, which of them were read). They are the moving
@@ -276,7 +279,7 @@ def load_params(
     """
     folder = find(path)
     run = read_run(folder)
-    if tokenizer_digest is not None:
+    if tokenizer_digest is not None and compatibility.know_words(parts):
         compatibility.check_tokenizer(run, tokenizer_digest, folder)
     part, stored = _stored_params(folder)
     wanted = flatten_dict(setup.abstract_params, sep="/")
@@ -287,7 +290,8 @@ def load_params(
         compatibility.check_same_shapes(
             {n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder
         )
-    loaded = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
+    chosen_names = compatibility.of_parts(wanted, parts)
+    loaded = tuple(name for name in chosen_names if stored.get(name) == wanted_shapes[name])
     if not loaded:
         raise UserError(
             f"no parameter of '{folder}' has a name and shape of this model; "
@@ -305,10 +309,14 @@ def load_params(
     return unflatten_dict(params, sep="/"), record
 
 
-def check_init(path: epath.PathLike, setup: Setup) -> None:
-    """Raises UserError if fine-tuning cannot start from a checkpoint: there is none, or most of its
-    parameters have other shapes than the model's, because its model has another size."""
+def check_init(path: epath.PathLike, setup: Setup, parts: Sequence[str] = ()) -> None:
+    """Raises UserError if training cannot start from a checkpoint: there is none, most of its
+    parameters have other shapes than the model's, because its model has another size, or it lacks
+    a parameter of the named `parts` of the model."""
     stored, wanted = _stored_params(find(path))[1], shapes(setup.abstract_params)
+    if parts:
+        compatibility.check_parts(parts, stored, wanted, path)
+        return
     shared = [name for name in wanted if name in stored]
     differ = [name for name in shared if stored[name] != wanted[name]]
     if not shared or 2 * len(differ) > len(shared):
