@@ -281,15 +281,18 @@ def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None
             f"({_one_line(error)}); set distributed.coordinator_address, process_count and "
             "process_index"
         )
-    if error is not None:
-        reason = _one_line(error)
-    elif address is None:
+    if address is None:
         reason = f"the cluster did not name a coordinator within {timeout} s"
+    elif isinstance(error, PortTaken):
+        reason = str(error)
     elif refusal := _probe(address):
+        within = f" within {timeout} s" if error is None else ""
         reason = (
-            f"cannot reach the coordinator {address} within {timeout} s ({refusal}); check "
-            "that process 0 runs there and that no firewall closes the port"
+            f"cannot reach the coordinator {address}{within} ({refusal}); check that process 0 "
+            "runs there and that no firewall closes the port"
         )
+    elif error is not None:
+        reason = _one_line(error)
     else:
         reason = (
             f"the coordinator answers, but not all processes were there within {timeout} s"
