@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ from etils import epath
 from igerg_jax.errors import UserError
 
 Path = TypeVar("Path", epath.Path, pathlib.Path)
+_REFUSED = re.compile(r"\[OS error \d+: \w+ ([^\]]+)\]")  # in messages of TensorStore
 UNFINISHED = "unfinished-"  # prefix of temporary names; a killed process leaves such files behind
 
 
@@ -100,6 +102,17 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True  # TensorStore and ArrayRecord have no exceptions of their own for it
         error = error.__cause__ or error.__context__
     return False
+
+
+def refusal(error: BaseException | None) -> str:
+    """Why the operating system refused what an exception, or one of its causes, is about; or ""."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno)
+        if found := _REFUSED.search(str(error)):
+            return found[1]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def full_disk(folder: epath.PathLike) -> str:

@@ -242,8 +242,13 @@ def run_mode(
         else:
             modes.compile_step(config, values.topology, values.slices, values.report, values.search)
     except OSError as error:
-        if workdir is None or not workdirs.contains(workdir, error.filename):
+        # An open file that can no longer be written to, such as metrics.jsonl, is not named.
+        is_full = error.filename is None and storage.is_disk_full(error)
+        if workdir is None or not (is_full or workdirs.contains(workdir, error.filename)):
             raise
+        if is_full:
+            message = f"{storage.full_disk(workdir)}; make room, then repeat the command"
+            raise UserError(message) from error
         raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
 
 
