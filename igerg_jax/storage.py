@@ -31,10 +31,10 @@ def parse_path(text: str) -> epath.Path:
     Raises:
       UserError: another scheme than gs://, or gcsfs is not installed.
     """
-    scheme, colon, _ = text.partition("://")
+    scheme, colon, place = text.partition("://")
     if not colon:
         return epath.Path(text).expanduser()
-    if scheme != "gs":
+    if scheme != "gs" or not place.strip("/"):
         raise UserError(f"'{text}': paths are local, or gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"'{text}': gs:// needs gcsfs: pip install -r requirements-gcs.txt")

@@ -187,6 +187,8 @@ def check_flags_of_mode(values: flags.FlagValues) -> None:
         raise UserError("to train from a checkpoint, give --config.init_from, not --checkpoint")
     for name in values:
         modes = [mode for mode, given in MODES.items() if name in given.flags]
+        if values[name].value == "" and name in ("workdir", "checkpoint", "report"):
+            raise UserError(f"--{name}= names nothing: leave it out, or give it a value")
         if values[name].present and modes and values.mode not in modes:
             listed = " or ".join(f"--mode={mode} (igerg {mode})" for mode in modes)
             raise UserError(f"--{name} goes with {listed}")

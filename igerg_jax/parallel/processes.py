@@ -7,6 +7,7 @@ a pod but trains on only one of its hosts would waste days. Nothing may touch a 
 
 import atexit
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -34,6 +35,9 @@ _GRACE_SECONDS = 120  # from our timeout to JAX's own, which aborts the process
 _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
 _STOP_SECONDS = 3
+
+# It logs why a cluster was not found, which is in our message.
+logging.getLogger("jax._src.clusters").setLevel(logging.CRITICAL)
 
 _is_joined = False  # whether this process has joined the others of its run
 _roll: roll_call.Roll | None = None  # in process 0
