@@ -278,6 +278,7 @@ def _to_coordinator(near: socket.socket, far: socket.socket) -> None:
                     far.sendall(data)
             except OSError:
                 is_there = False
+        far.shutdown(socket.SHUT_RDWR)  # ends `_to_client`, too, which waits for data
 
 
 def _to_client(near: socket.socket, far: socket.socket) -> None:

@@ -128,3 +128,16 @@ def test_the_relay_forwards_and_outlives_the_coordinator():
         with pytest.raises(TimeoutError):
             client.recv(1)
         client.close()
+
+
+def test_the_relay_tells_the_coordinator_when_a_client_ends():
+    with socket.create_server(("127.0.0.1", 0)) as coordinator:
+        host, port = watch.relay(f"127.0.0.1:{coordinator.getsockname()[1]}").split(":")
+        client = socket.create_connection((host, int(port)))
+        there = coordinator.accept()[0]
+        there.settimeout(20)
+        client.sendall(b"x")
+        assert there.recv(1) == b"x"
+        client.close()
+        assert there.recv(1) == b""
+        there.close()
