@@ -230,8 +230,9 @@ def run_mode(
     from igerg_jax.cli import modes  # imports JAX
 
     config, path = values.config, values.checkpoint or workdir
+    training = values.mode == "train"
     try:
-        if values.mode == "train":
+        if training:
             modes.train(config, workdir)
         elif values.mode == "evaluate":
             modes.evaluate(config, path, workdir)
@@ -245,7 +246,7 @@ def run_mode(
             modes.compile_step(config, values.topology, values.slices, values.report, values.search)
     except OSError as error:
         # An open file that can no longer be written to, such as metrics.jsonl, is not named.
-        is_full = error.filename is None and storage.is_disk_full(error)
+        is_full = error.filename is None and training and storage.is_disk_full(error)
         if workdir is None or not (is_full or workdirs.contains(workdir, error.filename)):
             raise
         if is_full:

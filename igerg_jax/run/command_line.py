@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from igerg_jax import storage
 from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, nearest
-from igerg_jax.run import config_files, config_keys, full_config
+from igerg_jax.run import config_files, config_keys, full_config, output
 from igerg_jax.run.workdirs import flatten
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -58,6 +58,7 @@ def main(
         else:
             check_home()
             run(argv)
+        sys.stdout.flush()
         return 0
     except (UserError, OutOfMemory, RunError) as error:
         for line in str(error).split("\n"):  # one for each mistake in a config
@@ -67,6 +68,9 @@ def main(
         print("interrupted", file=sys.stderr)
         code = 130
     except Exception as error:
+        if (lost := output.failure(error)) is not None:
+            on_failure(lost)
+            return lost
         if not (message := _outside_message(error)):
             on_failure(1)
             raise
