@@ -58,7 +58,7 @@ def main(
         else:
             check_home()
             run(argv)
-        sys.stdout.flush()
+        print(end="", flush=True)  # an error of stdout is found here, not at Python's exit
         return 0
     except (UserError, OutOfMemory, RunError) as error:
         for line in str(error).split("\n"):  # one for each mistake in a config

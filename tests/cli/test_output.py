@@ -32,3 +32,10 @@ def test_a_reader_that_has_gone_is_no_mistake(command):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_without_standard_output_there_is_nothing_to_say():
+    done = subprocess.run(
+        ["bash", "-c", '"$@" >&-', "bash", *IGERG, "config"], cwd=ROOT, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
