@@ -63,7 +63,7 @@ def _size_on_disk(checkpoint: epath.Path) -> int:
 @functools.cache
 def silence_threads() -> None:
     """From now on, no thread prints the traceback of a refused save."""
-    absl_logging.get_absl_handler().addFilter(_is_news)
+    absl_logging.get_absl_logger().addFilter(_is_news)  # whatever handler shows its records
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
