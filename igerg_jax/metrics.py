@@ -1,165 +1,34 @@
 """The metrics of an evaluation: functions from predictions to floats, and how each is shown.
 
-NumPy and the standard library only; `igerg_jax.text_metrics` has the functions of texts. Letters as
-in `igerg_jax.batch`.
+NumPy and the standard library only. The functions of predictions are in
+`igerg_jax.prediction_metrics`, those of texts in `igerg_jax.text_metrics`.
 
-To add a metric, write its function and add a row to `GROUPS`: evaluation computes it, the report
-shows it, and evaluations during training measure it where it needs no generated text.
+To add a metric, write its function there and add a row to `GROUPS`: evaluation computes it, the
+report shows it, and evaluations during training measure it where it needs no generated text.
 
 A metric with nothing to measure (no labelled example, no token, no pair of texts) is NaN. Zero
 would say that the model was bad.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from igerg_jax import text_labeller, text_metrics
-from igerg_jax.batch import NEUTRAL, NUM_EMOTIONS, UNKNOWN
+from igerg_jax.prediction_metrics import (
+    Predicted,
+    accuracy,
+    calibration_error,
+    image_emotions,
+    judge_confidence,
+    judged_emotions,
+    macro_f1,
+    majority_rate,
+    response_likelihood,
+    sequence_emotions,
+)
 from igerg_jax.text_metrics import perplexity, ratio
-
-
-class Predicted(NamedTuple):
-    """A batch of windows and what a model predicts for it: what the counts of metrics are made of.
-
-    The arrays are NumPy's, or JAX's while they are traced, so that code here uses nothing but their
-    methods and operators. The emotions of images and sequences are predicted from images only; the
-    response from images and words, each token given those before it.
-    """
-
-    batch: Mapping[str, Any]  # the arrays of `igerg_jax.batch`
-    image_logits_BxNxC: Any  # of each image's emotion
-    sequence_logits_BxC: Any
-    judge_logits_BxC: Any  # of the true response's emotion, by the run's own judge
-    spoken_BxT: Any  # bool, the true response's tokens, EOS included
-    nll_B: Any  # of those tokens together, in nats
-    correct_tokens_B: Any  # how many of them the model finds likeliest
-
-
-def confusion_matrix(
-    labels: np.ndarray, predictions: np.ndarray, classes: int = NUM_EMOTIONS
-) -> np.ndarray:
-    """Counts of (label, prediction) pairs; pairs whose label is UNKNOWN are left out.
-
-    Args:
-      labels: class ids, or UNKNOWN; integers of any shape.
-      predictions: class ids, same shape.
-      classes: how many classes there are.
-
-    Returns:
-      int64 [classes, classes]; rows are labels, columns are predictions.
-
-    Raises:
-      ValueError: the shapes differ, or an id is not in [0, classes).
-    """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
-    if labels.shape != predictions.shape:
-        raise ValueError(f"labels are {labels.shape} but predictions are {predictions.shape}")
-    known = labels != UNKNOWN
-    cells = np.ravel_multi_index((labels[known], predictions[known]), (classes, classes))
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
-
-
-def accuracy(confusion: np.ndarray) -> float:
-    """Share of labelled examples on the diagonal of a `confusion_matrix`; 0..1, NaN if empty."""
-    return ratio(np.trace(confusion), np.sum(confusion))
-
-
-def macro_f1(confusion: np.ndarray) -> float:
-    """Mean F1 over the classes that occur as a label or as a prediction; 0..1, NaN if empty.
-
-    A class that is neither a label nor a prediction has no F1; one that was predicted but never
-    right has 0. This is what scikit-learn's `f1_score(average="macro")` does.
-    """
-    hits_C = np.diag(confusion).astype(np.float64)
-    seen_C = confusion.sum(axis=0) + confusion.sum(axis=1)  # 2 TP + FP + FN
-    occurs_C = seen_C > 0
-    if not occurs_C.any():
-        return math.nan
-    return float(np.mean(2 * hits_C[occurs_C] / seen_C[occurs_C]))
-
-
-def precision_recall_f1(confusion: np.ndarray) -> list[tuple[float, float, float]]:
-    """(precision, recall, F1) of each class, 0..1; NaN where undefined: for a class that is never
-    predicted, never a label, or never either of them.
-    """
-    hits_C, labelled_C, predicted_C = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    return [
-        (ratio(hits, predicted), ratio(hits, labelled), ratio(2 * hits, labelled + predicted))
-        for hits, labelled, predicted in zip(hits_C, labelled_C, predicted_C, strict=True)
-    ]
-
-
-def non_neutral_accuracy(confusion: np.ndarray) -> float:
-    """Accuracy over the examples whose label is not neutral; 0..1, NaN if there are none.
-
-    Where most are neutral, accuracy says little: always answering neutral has most of it, and
-    none of this.
-    """
-    others = np.arange(len(confusion)) != NEUTRAL
-    return ratio(np.diag(confusion)[others].sum(), confusion[others].sum())
-
-
-def majority_rate(confusion: np.ndarray) -> float:
-    """Accuracy of always predicting the commonest label; 0..1, NaN if empty."""
-    return ratio(np.max(confusion.sum(axis=1)), np.sum(confusion))
-
-
-# {what a name in summary.json has after "response_emotion_": its function of a `confusion_matrix`}
-OF_EMOTIONS = {
-    "accuracy": accuracy,
-    "macro_f1": macro_f1,
-    "non_neutral_accuracy": non_neutral_accuracy,
-}
-
-
-def response_emotions(confusion: np.ndarray, labeller: str) -> dict[str, float]:
-    """`OF_EMOTIONS` of emotions meant (rows) and expressed, `response_emotion_…`.
-
-    Args:
-      labeller: "" = the word list; else one of `text_labeller.ORDINALS`, which ends the names.
-    """
-    end = f"_{labeller}" if labeller else ""
-    return {f"response_emotion_{name}{end}": of(confusion) for name, of in OF_EMOTIONS.items()}
-
-
-def image_emotions(predicted: Predicted) -> Any:
-    """Confusion matrix of labelled images."""
-    real_BxN, label_BxN = (predicted.batch[k] for k in ("image_mask", "image_emotion"))
-    return _count_pairs(predicted.image_logits_BxNxC, label_BxN, real_BxN)
-
-
-def sequence_emotions(predicted: Predicted) -> Any:
-    """Confusion matrix of labelled sequences with an image."""
-    real_B, label_B = predicted.batch["image_mask"].any(1), predicted.batch["sequence_emotion"]
-    return _count_pairs(predicted.sequence_logits_BxC, label_B, real_B)
-
-
-def judged_emotions(predicted: Predicted) -> Any:
-    """Confusion matrix of labelled responses, by the judge's reading of them."""
-    label_B, real_B = predicted.batch["response_emotion"], predicted.spoken_BxT.any(1)
-    return _count_pairs(predicted.judge_logits_BxC, label_B, real_B)
-
-
-def response_likelihood(predicted: Predicted) -> tuple[Any, Any]:
-    """(negative log-likelihood in nats, number) of the true responses' tokens."""
-    return predicted.nll_B.sum(), predicted.spoken_BxT.sum()
-
-
-def _count_pairs(logits_xC: Any, labels_x: Any, real_x: Any) -> Any:
-    """int [C, C]: labelled (rows) and likeliest (columns) classes, where labelled and `real`."""
-    # As many axes as the logits: JAX's rank promotion may be switched off.
-    classes = np.arange(logits_xC.shape[-1]).reshape((1,) * labels_x.ndim + (-1,))
-    labels_xC = (labels_x[..., None] == classes) & real_x[..., None]
-    guesses_xC = logits_xC.argmax(-1)[..., None] == classes
-    labels_IxC, guesses_IxC = (
-        x_xC.reshape(-1, classes.size).astype(np.int32) for x_xC in (labels_xC, guesses_xC)
-    )
-    return labels_IxC.T @ guesses_IxC
 
 
 def counts(predicted: Predicted) -> dict[str, Any]:
@@ -343,6 +212,11 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("judge_accuracy", "Judge accuracy", 1, "{:.1%}",
                "Share of true responses whose emotion the run's own judge finds in their words.",
                counts=judged_emotions, of_counts=accuracy),
+        Metric("judge_calibration_error", "Judge calibration error", -1, "{:.1%}",
+               "How far the judge's probability for the emotion that it finds is from the share in "
+               "which that is right, on average.",
+               counts=judge_confidence,
+               of_counts=calibration_error),
     ),
     "Response generated": (
         Metric("response_emotion_accuracy", "Response emotion accuracy", 1, "{:.1%}",

@@ -16,6 +16,18 @@ from hypothesis import strategies as st
 from igerg_jax import metrics, report, text_metrics
 from igerg_jax.batch import EMOTION_ID, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.evaluation import following
+from igerg_jax.prediction_metrics import (
+    Predicted,
+    accuracy,
+    calibration_error,
+    confusion_matrix,
+    judge_confidence,
+    macro_f1,
+    majority_rate,
+    non_neutral_accuracy,
+    precision_recall_f1,
+    response_emotions,
+)
 
 TEXTS = ["the cat sat on the mat", "a dog ran to the park today", "I am so happy for you !"]
 
@@ -23,13 +35,13 @@ TEXTS = ["the cat sat on the mat", "a dog ran to the park today", "I am so happy
 def test_confusion_matrix_counts_labels_in_rows_and_leaves_out_unknown():
     labels = np.array([[0, 0, 1], [2, UNKNOWN, UNKNOWN]])
     predictions = np.array([[0, 1, 1], [1, 0, 99]])  # 99 where nobody looks
-    confusion = metrics.confusion_matrix(labels, predictions, classes=3)
+    confusion = confusion_matrix(labels, predictions, classes=3)
     np.testing.assert_array_equal(confusion, [[1, 1, 0], [0, 1, 0], [0, 1, 0]])
 
 
 def test_classification_by_hand():
     # Class 0: TP 1, FN 1. Class 1: TP 1, FP 2. Class 2: FN 1.
-    confusion = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]))
+    confusion = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]))
     values = emotion_scores.classification_metrics("x", confusion)
     assert values["x_accuracy"] == 2 / 4
     assert values["x_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
@@ -40,27 +52,27 @@ def test_non_neutral_accuracy_by_hand():
     neutral, joy, fear = (EMOTION_ID[name] for name in ("neutral", "joy", "fear"))
     labels = np.array([neutral, neutral, neutral, joy, joy, fear, UNKNOWN])
     guesses = np.array([neutral, neutral, joy, joy, neutral, joy, joy])
-    confusion = metrics.confusion_matrix(labels, guesses)
-    values = metrics.response_emotions(confusion, "second")
+    confusion = confusion_matrix(labels, guesses)
+    values = response_emotions(confusion, "second")
     assert values["response_emotion_non_neutral_accuracy_second"] == pytest.approx(1 / 3)
     assert values["response_emotion_accuracy_second"] == pytest.approx(3 / 6)
-    assert set(metrics.response_emotions(confusion, "")) == {
+    assert set(response_emotions(confusion, "")) == {
         f"response_emotion_{name}" for name in ("accuracy", "macro_f1", "non_neutral_accuracy")
     }
-    always = metrics.confusion_matrix(labels, np.full(7, neutral))
-    assert metrics.non_neutral_accuracy(always) == 0 and metrics.accuracy(always) == 1 / 2
-    only = metrics.confusion_matrix(np.full(3, neutral), np.zeros(3, int))
-    assert math.isnan(metrics.non_neutral_accuracy(only))
+    always = confusion_matrix(labels, np.full(7, neutral))
+    assert non_neutral_accuracy(always) == 0 and accuracy(always) == 1 / 2
+    only = confusion_matrix(np.full(3, neutral), np.zeros(3, int))
+    assert math.isnan(non_neutral_accuracy(only))
 
 
 def test_scores_of_a_class_by_hand():
     # Class 0: TP 1, FN 1. Class 1: TP 1, FP 2. Class 2: FN 1.
     confusion = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0]])
-    first, second, third = metrics.precision_recall_f1(confusion)
+    first, second, third = precision_recall_f1(confusion)
     assert first == pytest.approx((1, 1 / 2, 2 / 3)) and second == pytest.approx((1 / 3, 1, 1 / 2))
     assert math.isnan(third[0]) and third[1:] == (0, 0)
     mean = np.mean([of[2] for of in (first, second, third)])
-    assert metrics.macro_f1(confusion) == pytest.approx(mean)
+    assert macro_f1(confusion) == pytest.approx(mean)
 
 
 def test_following_by_hand():
@@ -80,8 +92,8 @@ def test_following_by_hand():
 
 
 def test_macro_f1_counts_a_class_that_was_only_predicted_but_not_one_that_never_occurs():
-    confusion = metrics.confusion_matrix(np.array([0, 0]), np.array([0, 5]))
-    assert metrics.macro_f1(confusion) == pytest.approx((2 / 3 + 0) / 2)
+    confusion = confusion_matrix(np.array([0, 0]), np.array([0, 5]))
+    assert macro_f1(confusion) == pytest.approx((2 / 3 + 0) / 2)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -89,22 +101,20 @@ def test_classification_properties(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(UNKNOWN, NUM_EMOTIONS, size=200)
     predictions = rng.integers(0, NUM_EMOTIONS, size=200)
-    confusion = metrics.confusion_matrix(labels, predictions)
+    confusion = confusion_matrix(labels, predictions)
     known = labels != UNKNOWN
     assert confusion.sum() == known.sum()
-    assert metrics.accuracy(confusion) == pytest.approx(np.mean((labels == predictions)[known]))
+    assert accuracy(confusion) == pytest.approx(np.mean((labels == predictions)[known]))
     order = rng.permutation(200)
-    np.testing.assert_array_equal(
-        confusion, metrics.confusion_matrix(labels[order], predictions[order])
-    )
-    perfect = metrics.confusion_matrix(labels, np.where(known, labels, 0))
-    assert metrics.accuracy(perfect) == metrics.macro_f1(perfect) == 1
+    np.testing.assert_array_equal(confusion, confusion_matrix(labels[order], predictions[order]))
+    perfect = confusion_matrix(labels, np.where(known, labels, 0))
+    assert accuracy(perfect) == macro_f1(perfect) == 1
     names = rng.permutation(NUM_EMOTIONS)  # what the classes are called does not matter
-    renamed = metrics.confusion_matrix(np.where(known, names[labels], UNKNOWN), names[predictions])
-    assert metrics.macro_f1(renamed) == pytest.approx(metrics.macro_f1(confusion))
+    renamed = confusion_matrix(np.where(known, names[labels], UNKNOWN), names[predictions])
+    assert macro_f1(renamed) == pytest.approx(macro_f1(confusion))
     always = np.bincount(labels[known]).argmax()
-    constant = metrics.confusion_matrix(labels, np.full_like(labels, always))
-    assert metrics.majority_rate(confusion) == metrics.accuracy(constant)
+    constant = confusion_matrix(labels, np.full_like(labels, always))
+    assert majority_rate(confusion) == accuracy(constant)
 
 
 ANY_TEXTS = st.lists(
@@ -148,7 +158,7 @@ def test_what_is_masked_or_unlabelled_is_not_counted(data):
     logits = [rng.normal(size=(*shape, NUM_EMOTIONS)) for shape in shapes]
     spoken = rng.random((rows, tokens)) < 0.6
     rest = (spoken, rng.random(rows), rng.integers(0, tokens + 1, rows))
-    found = metrics.counts(metrics.Predicted(batch, *logits, *rest))
+    found = metrics.counts(Predicted(batch, *logits, *rest))
 
     real = [batch["image_mask"], batch["image_mask"].any(1), spoken.any(1)]
     labels = [batch[f"{name}_emotion"] for name in ("image", "sequence", "response")]
@@ -159,10 +169,10 @@ def test_what_is_masked_or_unlabelled_is_not_counted(data):
             real[i], labels[i], rng.integers(0, NUM_EMOTIONS, labels[i].shape)
         )
         logits[i] = np.where(counted[..., None], logits[i], rng.normal(size=logits[i].shape))
-    again = metrics.counts(metrics.Predicted(batch, *logits, *rest))
+    again = metrics.counts(Predicted(batch, *logits, *rest))
     parts = [
         metrics.counts(
-            metrics.Predicted(
+            Predicted(
                 {k: v[row] for k, v in batch.items()},
                 *(x[row] for x in logits),
                 *(x[row] for x in rest),
@@ -181,11 +191,11 @@ def test_what_is_masked_or_unlabelled_is_not_counted(data):
 )
 def test_confusion_matrix_refuses_what_is_no_class(labels, predictions):
     with pytest.raises(ValueError):
-        metrics.confusion_matrix(np.array(labels), np.array(predictions))
+        confusion_matrix(np.array(labels), np.array(predictions))
 
 
 def test_nothing_to_measure_is_nan():
-    confusion = metrics.confusion_matrix(np.array([UNKNOWN]), np.array([0]))
+    confusion = confusion_matrix(np.array([UNKNOWN]), np.array([0]))
     values = emotion_scores.classification_metrics("x", confusion)
     values |= metrics.of_texts([], [])
     values["ppl"] = text_metrics.perplexity(0.0, 0)
@@ -231,7 +241,7 @@ def test_adding_a_metric_of_texts_takes_one_function_and_one_row(tmp_path, monke
     assert "50%" in page and "100% <small>people's responses</small>" in page
 
 
-def predicted(rng, rows: int = 9, images: int = 3, tokens: int = 5) -> metrics.Predicted:
+def predicted(rng, rows: int = 9, images: int = 3, tokens: int = 5) -> Predicted:
     """Random logits and labels, some of them unknown, and padding."""
     drawn = lambda *shape: rng.standard_normal((*shape, NUM_EMOTIONS))  # noqa: E731
     labels = lambda *shape: rng.integers(UNKNOWN, NUM_EMOTIONS, shape)  # noqa: E731
@@ -245,7 +255,7 @@ def predicted(rng, rows: int = 9, images: int = 3, tokens: int = 5) -> metrics.P
     batch["image_mask"][0] = False
     nll_B = rng.random(rows) * spoken_BxT.sum(1)
     logits = drawn(rows, images), drawn(rows), drawn(rows)
-    return metrics.Predicted(batch, *logits, spoken_BxT, nll_B, spoken_BxT.sum(1) // 2)
+    return Predicted(batch, *logits, spoken_BxT, nll_B, spoken_BxT.sum(1) // 2)
 
 
 def test_counts_of_batches_add_up_to_the_metrics_of_all_that_is_labelled():
@@ -270,7 +280,7 @@ def test_counts_of_batches_add_up_to_the_metrics_of_all_that_is_labelled():
         ("judge", "response_emotion", "judge_logits_BxC", lambda p: p.spoken_BxT.any(1)),
     ):
         confusion[name] = sum(
-            metrics.confusion_matrix(
+            confusion_matrix(
                 np.where(real(p), p.batch[label], UNKNOWN), getattr(p, logits).argmax(-1)
             )
             for p in (one, other)
@@ -278,7 +288,47 @@ def test_counts_of_batches_add_up_to_the_metrics_of_all_that_is_labelled():
     for name in ("image_emotion", "sequence_emotion"):
         expected = emotion_scores.classification_metrics(name, confusion[name])
         assert {k: values[k] for k in expected} == pytest.approx(expected)
-    assert values["judge_accuracy"] == pytest.approx(metrics.accuracy(confusion["judge"]))
+    assert values["judge_accuracy"] == pytest.approx(accuracy(confusion["judge"]))
     nll = one.nll_B.sum() + other.nll_B.sum()
     tokens = one.spoken_BxT.sum() + other.spoken_BxT.sum()
     assert values["response_perplexity"] == pytest.approx(math.exp(nll / tokens))
+
+
+def judged(confidence_B, right_B) -> Predicted:
+    """Responses whose judge gives one emotion each confidence, and the others equal shares."""
+    confidence_B, right_B = np.asarray(confidence_B), np.asarray(right_B)
+    rows = np.arange(len(confidence_B))
+    others_Bx1 = (1 - confidence_B[:, None]) / (NUM_EMOTIONS - 1)
+    p_BxC = np.repeat(others_Bx1, NUM_EMOTIONS, axis=1)
+    guess_B = rows % NUM_EMOTIONS
+    p_BxC[rows, guess_B] = confidence_B
+    label_B = np.where(right_B, guess_B, (guess_B + 1) % NUM_EMOTIONS)
+    spoken_BxT = np.ones((len(rows), 2), bool)
+    batch = {"response_emotion": label_B}
+    return Predicted(batch, None, None, np.log(p_BxC) + 5, spoken_BxT, None, None)
+
+
+def test_calibration_error_by_hand():
+    # Two bins: confidences of 0.65 of which 1 in 2 is right, and of 0.95 of which 3 in 4 are.
+    one = judged([0.65, 0.65, 0.95, 0.95, 0.95, 0.95], [1, 0, 1, 1, 1, 0])
+    error = calibration_error(*judge_confidence(one))
+    assert error == pytest.approx(2 / 6 * 0.15 + 4 / 6 * 0.2)
+    # Neither an unlabelled response nor an empty one counts.
+    unlabelled = np.where(np.arange(6) < 2, UNKNOWN, one.batch["response_emotion"])
+    spoken_BxT = one.spoken_BxT & (np.arange(6) != 5)[:, None]
+    rest = one._replace(batch={"response_emotion": unlabelled}, spoken_BxT=spoken_BxT)
+    assert calibration_error(*judge_confidence(rest)) == pytest.approx(0.05)
+    none = rest._replace(spoken_BxT=np.zeros_like(spoken_BxT))
+    assert math.isnan(calibration_error(*judge_confidence(none)))
+
+
+def test_a_judge_that_knows_how_sure_it_may_be_has_no_calibration_error():
+    rng = np.random.default_rng(0)
+    confidence_B = rng.uniform(0.3, 1.0, 100_000)
+    error = calibration_error(
+        *judge_confidence(judged(confidence_B, rng.random(100_000) < confidence_B))
+    )
+    too_sure = calibration_error(
+        *judge_confidence(judged(confidence_B, rng.random(100_000) < confidence_B - 0.1))
+    )
+    assert error < 0.01 and too_sure == pytest.approx(0.1, abs=0.01)

@@ -38,6 +38,7 @@ def _storeys() -> dict[str, int]:
 STOREY = _storeys()
 FORBIDDEN_ROOTS = {
     "igerg_jax/metrics.py": {"jax", "flax", "optax"},
+    "igerg_jax/prediction_metrics.py": {"jax", "flax", "optax"},
     "igerg_jax/text_metrics.py": {"jax", "flax", "optax"},
     "igerg_jax/text_labeller/": {"jax", "flax", "optax", "sklearn"},
     "igerg_jax/report/": {"jax", "flax", "optax"},

@@ -26,6 +26,7 @@ from igerg_jax.data.windows import Split
 from igerg_jax.evaluation import following, samples, uncertainty
 from igerg_jax.evaluation.following import Following
 from igerg_jax.evaluation.inference import Inference
+from igerg_jax.prediction_metrics import confusion_matrix, majority_rate, response_emotions
 from igerg_jax.setup import Setup
 
 Confusion = list[list[int]]
@@ -103,7 +104,7 @@ class Evaluator:
             if self._similarity is not None:
                 values["similarity"] = self._similarity(texts, references)
             expressed = self._expressed(texts)
-            confusion["response"] = metrics.confusion_matrix(labels_R, expressed[""])
+            confusion["response"] = confusion_matrix(labels_R, expressed[""])
             values |= self._emotion_metrics(expressed, references, labels_R)
             values |= uncertainty.standard_errors(data, windows, expressed)
         return Measured(
@@ -129,14 +130,14 @@ class Evaluator:
         people's responses by all but the lexicon, for comparison; and the majority rate."""
         values = {}
         for ordinal, expressed_R in expressed.items():
-            confusion = metrics.confusion_matrix(labels_R, expressed_R)
-            values |= metrics.response_emotions(confusion, ordinal)
+            confusion = confusion_matrix(labels_R, expressed_R)
+            values |= response_emotions(confusion, ordinal)
         for ordinal, labeller in self.labellers.items():
-            of_people = metrics.confusion_matrix(labels_R, labeller.labels(references))
-            for name, value in metrics.response_emotions(of_people, ordinal).items():
+            of_people = confusion_matrix(labels_R, labeller.labels(references))
+            for name, value in response_emotions(of_people, ordinal).items():
                 values[f"reference_{name}"] = value
-        confusion = metrics.confusion_matrix(labels_R, expressed[""])
-        return values | {"response_emotion_majority_rate": metrics.majority_rate(confusion)}
+        confusion = confusion_matrix(labels_R, expressed[""])
+        return values | {"response_emotion_majority_rate": majority_rate(confusion)}
 
     @functools.cached_property
     def _train_counts_V(self) -> np.ndarray:
@@ -183,6 +184,30 @@ class Evaluator:
             tokens[:, -1] != self.inference.setup.model.special.pad,  # EOS was forced there
             self.labellers,
         )
+
+    def asked(self, params: Any, split: str) -> dict[str, float]:
+        """Responds to windows with their own faces, asked for each of seven emotions in turn.
+
+        The model is conditioned on emotions; the windows are those of `following`, which is
+        measurable.
+
+        Returns:
+          The metrics of `following`, of the emotions asked for: "emotion_asked" in the place of
+          "emotion_following".
+        """
+        data = self.inference.prepared.split(split)
+        chosen = following.plan(data, self._config.evaluate.following_examples)
+        ids, tokens = np.repeat(chosen.windows_W, NUM_EMOTIONS), []
+        for start, batch, rows_B in self.inference.batches(data, ids):
+            asked_BxC = self.inference.each_emotion(start)
+            tokens_BxT = self.inference.respond(params, batch, rows_B, asked_BxC)
+            tokens.append(jax.device_get(tokens_BxT)[: len(ids) - start])
+        texts = self.inference.texts(np.concatenate(tokens))
+        values, _, _ = following.figures(texts, self.labellers)
+        return {
+            name.replace("emotion_following", "emotion_asked"): value
+            for name, value in values.items()
+        }
 
     def at_guidance(self, guidance: float) -> Self:
         """This evaluator with another `generate.guidance`: see `Inference.at_guidance`."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from igerg_jax import lexicon, metrics
+from igerg_jax import lexicon, prediction_metrics
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, SpecialIds
 from igerg_jax.data import store
 from igerg_jax.data.images import data_url
@@ -102,6 +102,35 @@ def measure(
       cut_R: bool, which responses have the maximum length, so that they may be truncated.
       labellers: label the same responses, for the figures that have their ordinals in their names.
     """
+    values, confusion, said = figures(texts, labellers)
+    texts_WxC = np.array(texts, object).reshape(-1, NUM_EMOTIONS)
+    rows = []
+    for w in evenly_spaced(GALLERY_WINDOWS, len(texts_WxC)):
+        at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
+        of_window = {name: p[at] for name, p in probabilities.items()}
+        rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
+    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(texts_WxC))
+    compared = response_statistics.compared(texts, shown_R, cut_R, split, len(texts_WxC))
+    windows = {
+        "index": chosen.windows_W.tolist(),
+        "conversation": uncertainty.conversations(split)[chosen.windows_W].tolist(),
+        **said,
+    }
+    return Following(values, confusion.tolist(), rows, compared, windows)
+
+
+def figures(
+    texts: Sequence[str], labellers: Mapping[str, TextLabeller]
+) -> tuple[dict[str, float], np.ndarray, dict[str, list]]:
+    """The figures of responses to W windows, by the lexicon and by each labeller.
+
+    Args:
+      texts: window by window, within a window by the emotion shown, or asked for.
+
+    Returns:
+      (values and confusion matrix as `following_metrics`, with the labellers' values too; the
+      emotion ids found, as in `Following.windows`). One window has no standard error.
+    """
     expressed_WxC = np.array([lexicon.label(text) for text in texts]).reshape(-1, NUM_EMOTIONS)
     texts_WxC = np.array(texts, object).reshape(expressed_WxC.shape)
     values, confusion = following_metrics(expressed_WxC, [len({*row}) for row in texts_WxC])
@@ -110,21 +139,8 @@ def measure(
         labels_WxC = labeller.labels(texts).reshape(expressed_WxC.shape)
         values |= _values_by(ordinal, labels_WxC)
         said[f"said_{ordinal}"] = labels_WxC.tolist()
-    rows = []
-    for w in evenly_spaced(GALLERY_WINDOWS, len(expressed_WxC)):
-        at = slice(w * NUM_EMOTIONS, (w + 1) * NUM_EMOTIONS)
-        of_window = {name: p[at] for name, p in probabilities.items()}
-        rows.append(_row(chosen, split, w, texts_WxC[w], of_window, image_mask_RxN[at][0]))
-    shown_R = np.tile(np.arange(NUM_EMOTIONS), len(expressed_WxC))
-    compared = response_statistics.compared(texts, shown_R, cut_R, split, len(expressed_WxC))
-    # One window has no standard error.
     values = {name: value for name, value in values.items() if not math.isnan(value)}
-    windows = {
-        "index": chosen.windows_W.tolist(),
-        "conversation": uncertainty.conversations(split)[chosen.windows_W].tolist(),
-        **said,
-    }
-    return Following(values, confusion.tolist(), rows, compared, windows)
+    return values, confusion, said
 
 
 def following_metrics(
@@ -142,13 +158,13 @@ def following_metrics(
     """
     shown_WxC = np.broadcast_to(np.arange(NUM_EMOTIONS), expressed_WxC.shape)
     share_W = (expressed_WxC == shown_WxC).mean(axis=1)
-    confusion = metrics.confusion_matrix(shown_WxC, expressed_WxC)
+    confusion = prediction_metrics.confusion_matrix(shown_WxC, expressed_WxC)
     name = "emotion_following"
     return {
-        name: metrics.accuracy(confusion),
+        name: prediction_metrics.accuracy(confusion),
         f"{name}_standard_error": uncertainty.standard_error(share_W[:, None], np.sum)
         / len(share_W),
-        f"{name}_macro_f1": metrics.macro_f1(confusion),
+        f"{name}_macro_f1": prediction_metrics.macro_f1(confusion),
         f"{name}_distinct": float(np.mean(different_W)),
         f"{name}_chance": 1 / NUM_EMOTIONS,
     }, confusion

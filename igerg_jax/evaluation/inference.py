@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
@@ -69,9 +70,25 @@ class Inference:
         other._respond = functools.partial(self._respond, guidance=np.float32(guidance))
         return other
 
-    def respond(self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array) -> jax.Array:
-        """The generated response of each row: int32 [B, T], on the mesh; EOS, then PAD."""
-        return self._respond(params, batch, self._key, rows_B).tokens_BxT
+    def respond(
+        self,
+        params: Any,
+        batch: dict[str, jax.Array],
+        rows_B: jax.Array,
+        target_emotion_BxC: jax.Array | None = None,
+    ) -> jax.Array:
+        """The generated response of each row: int32 [B, T], on the mesh; EOS, then PAD.
+
+        `target_emotion_BxC`: the emotion to respond with; default: the one seen.
+        """
+        return self._respond(params, batch, self._key, rows_B, target_emotion_BxC).tokens_BxT
+
+    def each_emotion(self, start: int) -> jax.Array:
+        """float32 [B, C] on the mesh, one emotion a row, all in turn: row 0 has `start` % C."""
+        placed = sharding.batch_sharding(self.setup.mesh)
+        rows_b = sharding.process_rows(placed, self.setup.config.evaluate.batch_size)
+        one_hot_CxC = np.eye(NUM_EMOTIONS, dtype=np.float32)
+        return sharding.to_devices(one_hot_CxC[(start + rows_b) % NUM_EMOTIONS], placed)
 
     def responses(
         self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int

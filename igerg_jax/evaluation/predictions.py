@@ -17,6 +17,7 @@ from igerg_jax.decoding.guidance import Guidance, GuidedStream
 from igerg_jax.evaluation import uncertainty
 from igerg_jax.models import igerg
 from igerg_jax.objectives import losses
+from igerg_jax.prediction_metrics import Predicted
 
 
 def batch_counts(
@@ -38,7 +39,7 @@ def batch_counts(
     return counts, windows | uncertainty.labels_and_guesses(predicted)
 
 
-def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> metrics.Predicted:
+def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> Predicted:
     """What the model predicts for the images, sequences and responses of a batch."""
     variables = {"params": params}
     images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
@@ -62,7 +63,7 @@ def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> 
         spoken_BxT,
         model.vocab_chunk_tokens,
     )
-    return metrics.Predicted(
+    return Predicted(
         batch=batch,
         image_logits_BxNxC=image_logits_BxNxC,
         sequence_logits_BxC=sequence_logits_BxC,

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from igerg_jax import metrics, text_metrics
+from igerg_jax import metrics, prediction_metrics, text_metrics
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import store
 from igerg_jax.data.windows import Split
@@ -21,7 +21,7 @@ from igerg_jax.data.windows import Split
 RESAMPLES = 1000
 
 
-def labels_and_guesses(predicted: metrics.Predicted) -> dict[str, Any]:
+def labels_and_guesses(predicted: prediction_metrics.Predicted) -> dict[str, Any]:
     """Pairs of (label, UNKNOWN where there is nothing to label; likeliest emotion), int8.
 
     Returns:
@@ -48,8 +48,8 @@ def standard_errors(
     Args:
       windows: of the first W windows of the split: `labels_and_guesses`, and "nll" and "tokens" of
         their responses.
-      expressed: by each labeller, as in `metrics.response_emotions`, the emotion ids found in the
-        generated responses to the first R of them.
+      expressed: by each labeller, as in `prediction_metrics.response_emotions`, the emotion ids
+        found in the generated responses to the first R of them.
 
     Returns:
       Only metrics with something to measure in at least two clusters.
@@ -72,7 +72,7 @@ def standard_errors(
     errors = {}
     for (prefix, end), (cluster, pairs) in tables.items():
         counts_KxM = confusions(cluster, pairs).reshape(-1, NUM_EMOTIONS**2)
-        for name, figure in metrics.OF_EMOTIONS.items():
+        for name, figure in prediction_metrics.OF_EMOTIONS.items():
             if f"{prefix}_{name}{end}" in known:
                 errors[f"{prefix}_{name}{end}"] = standard_error(
                     counts_KxM, lambda m, f=figure: f(m.reshape(NUM_EMOTIONS, NUM_EMOTIONS))

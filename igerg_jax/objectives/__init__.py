@@ -1,34 +1,29 @@
 """The pre-training objectives: one module each, and the table of all of them.
 
-To add one, write its module beside these, import it here, add it to the table and to
-README's, and give it its keys under
+To add one, write its module beside these, give it a line in `MODULES` and its keys under
 `config.objectives`. CONTRIBUTING.md has an example.
 """
 
+import importlib
 import operator
 from typing import Any
 
 from igerg_jax.errors import UserError
 from igerg_jax.objectives.base import Objective
-from igerg_jax.objectives.emotional_response import EmotionalResponse
-from igerg_jax.objectives.image_emotion import ImageEmotion
-from igerg_jax.objectives.image_text_contrastive import ImageTextContrastive
-from igerg_jax.objectives.masked_multimodal import MaskedMultimodal
-from igerg_jax.objectives.sequence_emotion import SequenceEmotion
-from igerg_jax.objectives.text_denoising import TextDenoising
-from igerg_jax.objectives.text_emotion import TextEmotion
+
+# {name: module with an `OBJECTIVE`}, in the order of reports.
+MODULES = {
+    "image_emotion": "igerg_jax.objectives.image_emotion",
+    "sequence_emotion": "igerg_jax.objectives.sequence_emotion",
+    "text_denoising": "igerg_jax.objectives.text_denoising",
+    "text_emotion": "igerg_jax.objectives.text_emotion",
+    "masked_multimodal": "igerg_jax.objectives.masked_multimodal",
+    "emotional_response": "igerg_jax.objectives.emotional_response",
+    "image_text_contrastive": "igerg_jax.objectives.image_text_contrastive",
+}
 
 OBJECTIVES: dict[str, Objective] = {
-    objective.name: objective
-    for objective in (
-        ImageEmotion(),
-        SequenceEmotion(),
-        TextDenoising(),
-        TextEmotion(),
-        MaskedMultimodal(),
-        EmotionalResponse(),
-        ImageTextContrastive(),
-    )
+    name: importlib.import_module(module).OBJECTIVE for name, module in MODULES.items()
 }
 
 

@@ -214,3 +214,6 @@ def temperature(settings: Mapping[str, Any], step: jax.Array | int) -> jax.Array
     start, end = settings["temperature_start"], settings["temperature_end"]
     steps = max(settings["temperature_anneal_steps"], 1)
     return optax.exponential_decay(start, steps, end / start, end_value=end)(step)
+
+
+OBJECTIVE = EmotionalResponse()

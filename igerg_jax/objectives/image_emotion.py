@@ -36,3 +36,6 @@ def classify_images(
     batch = context.batch
     labels_BxN = jnp.where(batch["image_mask"], batch["image_emotion"], UNKNOWN)
     return losses.classification(logits_BxNxC, labels_BxN, label_smoothing)
+
+
+OBJECTIVE = ImageEmotion()

@@ -50,3 +50,6 @@ class ImageTextContrastive(base.Objective):
             "slices; give that number"
         )
         return {"mesh.dcn": why} if settings["negatives"] == "slice" else {}
+
+
+OBJECTIVE = ImageTextContrastive()

@@ -76,3 +76,6 @@ def predict_masked(context: Context) -> losses.Sums:
 def max_predictions(settings: Mapping[str, Any], length: int) -> int:
     """At most how many of a row's `length` positions are predicted."""
     return math.ceil(settings["max_fraction"] * length)
+
+
+OBJECTIVE = MaskedMultimodal()

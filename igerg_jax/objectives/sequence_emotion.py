@@ -26,3 +26,6 @@ class SequenceEmotion(Objective):
         emotion = int(row.arrays["sequence_emotion"]) if has_images else UNKNOWN
         caption = "The encoder is given the images alone; CLS has to name"
         return [Line(caption, [], ((-1, emotion),))]
+
+
+OBJECTIVE = SequenceEmotion()

@@ -44,3 +44,6 @@ class TextDenoising(Objective):
     def show(self, row: Row) -> list[Line]:
         context_S, turn_S = row.arrays["context"], row.arrays["context_turn"]
         return [row.encoder_line(), *row.decoder_lines(context_S, turn_S)]
+
+
+OBJECTIVE = TextDenoising()

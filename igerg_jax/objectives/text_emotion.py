@@ -29,3 +29,6 @@ class TextEmotion(Objective):
             Line("The judge is given", tokens),
             Line("and has to name", [], ((-1, emotion),)),
         ]
+
+
+OBJECTIVE = TextEmotion()

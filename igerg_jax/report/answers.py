@@ -44,6 +44,8 @@ POINTS = (
     Column("emotion_following_second_standard_error", "±", "{:.1%}"),
     Column("emotion_following_third", "by the third labeller", "{:.1%}"),
     Column("emotion_following_third_standard_error", "±", "{:.1%}"),
+    Column("emotion_asked", "have the emotion asked for", "{:.1%}"),
+    Column("emotion_asked_second", "by the second labeller", "{:.1%}"),
     Column("generated_perplexity", "perplexity of generated", "{:.1f}"),
     Column("response_perplexity", "perplexity of people's", "{:.1f}"),
     Column("dist_2", "Dist-2", "{:.3f}"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from igerg_jax import metrics
+from igerg_jax import metrics, prediction_metrics
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.metrics import Metric
 from igerg_jax.report.templates import finite
@@ -58,7 +58,7 @@ def headline(
                 "metric": metric,
                 "value": value,
                 "error": values.get(metric.name + metrics.STANDARD_ERROR),
-                "faces": faces if metric.counts is metrics.image_emotions else None,
+                "faces": faces if metric.counts is prediction_metrics.image_emotions else None,
                 "bars": bars,
                 "worse": worse,
             }
@@ -171,7 +171,7 @@ def confusions(matrices: Mapping[str, Any] | None) -> dict[str, list[dict[str, A
         if not _is_matrix(matrix):
             continue
         tables[title] = []
-        scores = metrics.precision_recall_f1(np.array(matrix))
+        scores = prediction_metrics.precision_recall_f1(np.array(matrix))
         for name, counts, of_name in zip(EMOTIONS, matrix, scores, strict=True):
             total = sum(counts)
             cells = [(count, count / total if total else 0.0) for count in counts]

@@ -1,14 +1,18 @@
 """The trade-off of guidance: how well responses follow the face, against fluency, by strength.
 
     python -m igerg_jax.tools.guidance_sweep --workdir=RUN --guidance=0,0.5,1,2,4
+    python -m igerg_jax.tools.guidance_sweep --workdir=DIR --checkpoint=small
 
-RUN is a run's folder; its newest checkpoint responds to windows of a split once for each value of
-generate.guidance, all else as the run was configured. RUN/guidance.json gets one entry a value, and
-RUN/report.html shows them. --text_labeller names the files of labellers besides the lexicon (else
-the run's own evaluate.text_labeller). All values share one program. Exit codes: 0; 2 = a mistake in
-the command or its files, named in one message.
+RUN is a run's folder; its newest checkpoint, or the one that --checkpoint names, responds to
+windows of a split once for each value of generate.guidance, all else as the run was configured.
+RUN/guidance.json gets one entry a value, and RUN/report.html shows them. --text_labeller names the
+files of labellers besides the lexicon (else the run's own evaluate.text_labeller). All values share
+the compiled programs. Exit codes: 0; 2 = a mistake in the command or its files, named in one
+message.
 
     emotion_following      and the others of that name, as in summary.json: responses to seven faces
+    emotion_asked          the same of responses to windows with their own faces that were asked for
+                           each emotion, as `--emotion` does; not without model.emotion_embedding
     generated_perplexity   of the generated responses under the model without guidance
     response_perplexity    of people's responses under the guided model, generate.guidance_floor
                            left out: it gives no probability to many words that people use
@@ -56,6 +60,7 @@ def measure(
       UserError: the split's windows have no face of every emotion to show.
     """
     points, people = [], {}
+    conditioned = evaluator.inference.setup.config.model.emotion_embedding != "none"
     for value in guidance:
         guided = evaluator.at_guidance(value)
         followed = guided.following(params, split)
@@ -73,6 +78,7 @@ def measure(
         points.append(
             {"guidance": value}
             | followed.values
+            | (guided.asked(params, split) if conditioned else {})
             | fluency
             | {name: of_model[name] for name in RESPONSE_STATISTICS}
         )
@@ -85,9 +91,9 @@ def run(argv: list[str]) -> None:
     values = command_line.parse(argv, _flags)
     command_line.require(values, "workdir")
     guidance, workdir = _guidance(values.guidance), storage.parse_path(values.workdir)
-    if not (workdir / workdirs.CHECKPOINTS).is_dir():
+    if not values.checkpoint and not (workdir / workdirs.CHECKPOINTS).is_dir():
         raise UserError(f"--workdir={values.workdir} is not a run's folder: it has no checkpoints")
-    folder = checkpoint.find(workdir)
+    folder = checkpoint.find(values.checkpoint or workdir)
     config = trained_run.stored_config(folder, values.batch_size)
     # Runs of older versions have no such key.
     of_run = config.evaluate.get("text_labeller", "")
@@ -145,7 +151,8 @@ def _guidance(texts: Sequence[str]) -> list[float]:
 def _flags(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define = functools.partial(flags.DEFINE_string, default="", flag_values=values)
-    define("workdir", help="A run's folder.")
+    define("workdir", help="A run's folder, or that of an evaluation.")
+    define("checkpoint", help="Checkpoint or published weights; default the newest of --workdir.")
     define("text_labeller", help="Files of igerg_jax.tools.train_text_labeller.")
     define("split", help="Split to respond to; default the run's data.test_split.")
     strengths = ["0", "0.5", "1", "2", "4"]

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from igerg_jax import metrics, text_labeller
+from igerg_jax import prediction_metrics, text_labeller
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import builders
 from igerg_jax.data.builders.source import Options, Turns
@@ -223,10 +223,10 @@ def _score(features: Any, of: Texts, kept_N: np.ndarray, balance: float) -> floa
 def macro_f1(emotion_N: np.ndarray, predicted_N: np.ndarray, dataset_N: np.ndarray) -> float:
     """Averaged over the datasets."""
     confusions = (
-        metrics.confusion_matrix(emotion_N[at], predicted_N[at])
+        prediction_metrics.confusion_matrix(emotion_N[at], predicted_N[at])
         for at in (dataset_N == dataset for dataset in np.unique(dataset_N))
     )
-    return float(np.mean([metrics.macro_f1(confusion) for confusion in confusions]))
+    return float(np.mean([prediction_metrics.macro_f1(confusion) for confusion in confusions]))
 
 
 def exported(vectorizers: Any, model: Any) -> Linear:
@@ -245,14 +245,14 @@ def exported(vectorizers: Any, model: Any) -> Linear:
 def figures(labeller: TextLabeller, part: Texts) -> dict[str, float]:
     """How well a labeller does on labelled texts."""
     predicted_N = labeller.labels(part.texts)
-    confusion = metrics.confusion_matrix(part.emotion_N, predicted_N)
-    f1_C = np.nan_to_num([f1 for _, _, f1 in metrics.precision_recall_f1(confusion)])
+    confusion = prediction_metrics.confusion_matrix(part.emotion_N, predicted_N)
+    f1_C = np.nan_to_num([f1 for _, _, f1 in prediction_metrics.precision_recall_f1(confusion)])
     return {
         "examples": len(part.texts),
-        "accuracy": round(metrics.accuracy(confusion), 4),
+        "accuracy": round(prediction_metrics.accuracy(confusion), 4),
         "weighted_f1": round(float(f1_C @ confusion.sum(1) / confusion.sum()), 4),
-        "macro_f1": round(metrics.macro_f1(confusion), 4),
-        "majority_rate": round(metrics.majority_rate(confusion), 4),
+        "macro_f1": round(prediction_metrics.macro_f1(confusion), 4),
+        "majority_rate": round(prediction_metrics.majority_rate(confusion), 4),
     }
 
 

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import math
+import re
 
 import batches_of
 import contributing
@@ -115,7 +116,7 @@ def test_labels_of_the_confusion_matrix_are_the_data_sets(world):
 def test_generated_texts_meet_their_own_references(world, monkeypatch):
     """A model that knows every answer scores as high as its answers' length allows."""
 
-    def knows(params, batch, rng, rows_B):
+    def knows(params, batch, rng, rows_B, target_emotion_BxC):
         return Responses(batch["response"], None, None)
 
     monkeypatch.setattr(world.evaluator.inference, "_respond", knows)
@@ -364,11 +365,14 @@ def test_other_labellers_read_the_generated_responses_and_peoples_own(world, mon
         assert values.get(f"response_emotion_{name}") == before.get(f"response_emotion_{name}")
 
 
+# One with the cue words of each emotion.
+TEXTS = "Wow! I am scared. That is gross. So happy. So sad. I hate it. It is on the table."
+TEXTS = re.findall(r"[^!.]+[!.]", TEXTS)
+
+
 def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatch):
     """Through batches, padding and the labeller: 100 % and seven different responses."""
-    words = ["Wow!", "I am scared.", "That is gross.", "I am so happy.", "I am sad.", "I hate it."]
-    texts = dict(enumerate([*words, "It is on the table."]))
-    assert [lexicon.label(text) for text in texts.values()] == list(range(7))
+    assert [lexicon.label(text) for text in TEXTS] == list(range(7))
     pools = {}
     split = world.prepared.split("test")
     chosen = following.plan(split, FOLLOWING)
@@ -380,12 +384,12 @@ def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatc
             pools[pixels.tobytes()] = emotion
     encode = world.prepared.tokenizer.encode
 
-    def knows(params, batch, rng, rows_B):
+    def knows(params, batch, rng, rows_B, target_emotion_BxC):
         batch = jax.device_get(batch)
         at = igerg.response_image(batch, world.setup.model.special)
         tokens = np.zeros((len(at), 24), np.int32)
         for row, pixels in zip(np.flatnonzero(at.any(1)), batch["images"][at], strict=True):
-            said = encode(texts[int(pools[pixels.tobytes()])])
+            said = encode(TEXTS[int(pools[pixels.tobytes()])])
             tokens[row, : len(said)] = said
         return Responses(tokens, None, None)
 
@@ -397,6 +401,17 @@ def test_a_model_that_says_what_it_is_shown_follows_every_face(world, monkeypatc
     np.testing.assert_array_equal(followed.matrix, FOLLOWING * np.eye(7, dtype=int))
     whole = followed.answers["model"]["all"]
     assert whole["broken_off"] == 0 and whole["with_cue"] == pytest.approx(6 / 7)
+
+
+def test_a_model_that_says_what_it_is_asked_for_has_every_emotion(world, monkeypatch):
+    def obeys(params, batch, rng, rows_B, target_emotion_BxC):
+        said = [world.prepared.tokenizer.encode(TEXTS[e]) for e in target_emotion_BxC.argmax(1)]
+        rows = [np.pad(tokens, (0, 24 - len(tokens))) for tokens in said]
+        return Responses(np.stack(rows).astype(np.int32), None, None)
+
+    monkeypatch.setattr(world.evaluator.inference, "_respond", obeys)
+    values = world.evaluator.asked(world.params, "test")
+    assert values["emotion_asked"] == 1 and values["emotion_asked_distinct"] == 7
 
 
 @pytest.mark.parametrize(

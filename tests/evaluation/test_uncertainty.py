@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from evaluated import EXAMPLES, FOLLOWING, GENERATED, World, make_config
 
-from igerg_jax import metrics
+from igerg_jax import metrics, prediction_metrics
 from igerg_jax.batch import EMOTIONS, UNKNOWN
 from igerg_jax.data import windows as windows_lib
 from igerg_jax.evaluation import following, uncertainty
@@ -28,7 +28,7 @@ def test_the_error_of_a_share_is_that_of_independent_clusters():
     alone = uncertainty.confusions(np.arange(300), pairs).reshape(300, -1)
 
     def accuracy(counts):
-        return metrics.accuracy(counts.reshape(7, 7))
+        return prediction_metrics.accuracy(counts.reshape(7, 7))
 
     expected = right_K.std() / math.sqrt(300)
     assert uncertainty.standard_error(alone, accuracy) == pytest.approx(expected, rel=0.1)
@@ -97,7 +97,7 @@ def test_the_matrix_of_responses_counts_the_generated_ones(world):
     expected = np.bincount(meant[meant != UNKNOWN], minlength=len(EMOTIONS))
     np.testing.assert_array_equal(matrix.sum(1), expected)
     accuracy = world.out["evaluation"]["test"]["response_emotion_accuracy"]
-    assert metrics.accuracy(matrix) == pytest.approx(accuracy)
+    assert prediction_metrics.accuracy(matrix) == pytest.approx(accuracy)
 
 
 def test_every_figure_of_an_evaluation_has_a_name_in_the_report(world):

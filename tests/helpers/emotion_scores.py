@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from igerg_jax.metrics import accuracy, macro_f1, majority_rate
+from igerg_jax.prediction_metrics import accuracy, macro_f1, majority_rate
 
 
 def classification_metrics(prefix: str, confusion: np.ndarray) -> dict[str, float]:

@@ -279,8 +279,7 @@ def test_a_new_tower_is_one_file_and_one_line(monkeypatch):
     (module,) = contributing.examples("a vision tower")
     names: dict = {}
     exec(module, names)
-    line = names["Settings"], names["MeanColour"]
-    monkeypatch.setitem(vision.TOWERS, "mean_colour", line)
+    monkeypatch.setitem(vision.TOWERS, "mean_colour", names["TOWER"])
     config = small.with_pixels(small.make_config())
     config.model.vision.kind = "mean_colour"
     model, batch = small.make_model(config), small.make_batch(config)

@@ -32,7 +32,7 @@ def added(monkeypatch):
     before = dict(objectives.OBJECTIVES)
     for name in reversed(before):  # so that they are put back in their order
         monkeypatch.delitem(objectives.OBJECTIVES, name)
-    for name, objective in ({NAME: names["BackwardResponse"]()} | before).items():
+    for name, objective in ({NAME: names["OBJECTIVE"]} | before).items():
         monkeypatch.setitem(objectives.OBJECTIVES, name, objective)
 
 
@@ -150,3 +150,7 @@ def test_dropout_alone_depends_on_who_shares_an_encoder_pass(added, dropout_rate
     together, without = encodings(small.make_params(model, batch))
     same = {name: np.allclose(together[name], without[name], atol=1e-5) for name in others}
     assert same == {"text_denoising": not dropout_rate, "masked_multimodal": True}
+
+
+def test_the_table_has_each_under_its_own_name():
+    assert [one.name for one in objectives.OBJECTIVES.values()] == list(objectives.MODULES)

@@ -14,7 +14,7 @@ import made_up_run
 import numpy as np
 import pytest
 
-from igerg_jax import metrics
+from igerg_jax import metrics, prediction_metrics
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.report import write_report
@@ -80,7 +80,7 @@ def test_one_file_that_fetches_nothing(workdir):
 
 
 def test_every_metric_of_an_evaluation_has_a_name_and_a_sentence(workdir):
-    confusion = metrics.confusion_matrix(np.array([0]), np.array([0]))
+    confusion = prediction_metrics.confusion_matrix(np.array([0]), np.array([0]))
     measured = metrics.of_texts(["a b c d"], ["a b c d"]) | {"judge_accuracy": 0.7}
     for name in ("image_emotion", "sequence_emotion", "response_emotion"):
         measured |= emotion_scores.classification_metrics(name, confusion)

@@ -51,9 +51,10 @@ def world(data_dir, tmp_path_factory):
 
 
 def test_one_program_for_all_strengths_and_one_checkpoint(world):
-    """Three windows with seven faces are three batches, and there is one more."""
+    """Three windows with seven faces are three batches, and there is one more; a second program
+    is given the emotions to respond with."""
     _, found, traced, loaded = world
-    assert (traced, loaded) == (1, 1)
+    assert (traced, loaded) == (2, 1)
     assert [point["guidance"] for point in found["points"]] == list(STRENGTHS)
 
 
@@ -64,6 +65,8 @@ def test_points_say_what_was_measured(world):
         assert all(map(math.isfinite, point.values()))
         # Joy whatever the words: right for one of seven faces.
         assert point["emotion_following_second"] == pytest.approx(1 / 7)
+        assert point["emotion_asked_second"] == pytest.approx(1 / 7)
+        assert 1 < point["emotion_asked_distinct"] <= 7
         assert point["reference_dist_2"] == found["people"]["dist_2"]
     for name in ("response_perplexity", "generated_perplexity"):
         # A random model is surer of its own without guidance, and of people's less with it.

@@ -1,6 +1,6 @@
 """Vision towers: what turns an image, or its precomputed features, into visual tokens.
 
-A tower is a file with two classes, an import here, and a row in `TOWERS`:
+A tower is a file with two classes and `TOWER = (Settings, module)`, and a line in `MODULES`:
 
     Settings    a frozen dataclass: the keys of `config.model.vision` that the tower reads, by
                 their names, and `dtype`; `check(image_size, feature_dim)` raises UserError where
@@ -12,6 +12,7 @@ Letters as in `igerg_jax.batch`; I = images of a batch, flattened (B * N); P = p
 tower's own width.
 """
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +20,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from igerg_jax.models.settings import select
-from igerg_jax.models.vision import features, resnet, resnet50, vit
 
-# model.vision.kind -> the tower's settings, and the tower
+# {model.vision.kind: module with a `TOWER`}
+MODULES = {
+    "vit": "igerg_jax.models.vision.vit",
+    "resnet": "igerg_jax.models.vision.resnet",
+    "resnet50": "igerg_jax.models.vision.resnet50",
+    "features": "igerg_jax.models.vision.features",
+}
+
+# {model.vision.kind: the tower's settings, and the tower}
 TOWERS: dict[str, tuple[type, type[nn.Module]]] = {
-    "vit": (vit.Settings, vit.PooledViT),
-    "resnet": (resnet.Settings, resnet.ResNet),
-    "resnet50": (resnet50.Settings, resnet50.ResNet50),
-    "features": (features.Settings, features.FeatureTower),
+    name: importlib.import_module(module).TOWER for name, module in MODULES.items()
 }
 
 

@@ -34,3 +34,6 @@ class FeatureTower(nn.Module):
     def __call__(self, features_IxF: jax.Array) -> jax.Array:
         """Maps [I, F] to [I, 1, F]."""
         return features_IxF[:, None].astype(self.settings.dtype)
+
+
+TOWER = (Settings, FeatureTower)

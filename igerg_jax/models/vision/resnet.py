@@ -139,3 +139,6 @@ class ResNet(nn.Module):
         x_IxW = layers.dropout(self, s.dropout_rate, x.astype(jnp.float32).mean(axis=(1, 2)))
         # Normalised to the scale of the embeddings added to it: see `vit.PooledViT`.
         return layers.layer_norm("norm", NORM_EPSILON)(x_IxW).astype(s.dtype)[:, None]
+
+
+TOWER = (Settings, ResNet)

@@ -98,3 +98,6 @@ class ResNet50(nn.Module):
             name="classifier",
         )(x)
         return logits_Ix1000[:, None]
+
+
+TOWER = (Settings, ResNet50)

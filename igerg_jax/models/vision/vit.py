@@ -163,3 +163,6 @@ class PooledViT(nn.Module):
         # Without this norm visual tokens start ten times fainter than the turn and type embeddings
         # that are added to them, and hundreds of steps pass before an image counts for anything.
         return layers.layer_norm("norm", VIT_EPSILON)(x_IxKxW).astype(self.settings.dtype)
+
+
+TOWER = (Settings, PooledViT)
