@@ -61,6 +61,7 @@ BRIEF = """objectives.sequence_emotion.weight=0 objectives.text_denoising.weight
     evaluate.generated_examples=8 evaluate.following_examples=2 generate.strategy=greedy
     generate.max_tokens=6 generate.examples=4"""
 RUN = f"{TINY} {BRIEF}"
+FINETUNED = "tests/tools/test_ablations.py::test_pre_trains_then_fine_tunes_and_compares_what_was_fine_tuned"
 WHEELS = Needs("")  # a package index: pip says so itself
 
 COVERED = {
@@ -104,6 +105,17 @@ COVERED = {
     "igerg train --config=configs/finetune.py --config.init_from=runs/pretrain-local": Here(RUN),
     "igerg train --config=configs/pretrain.py --run=continued "
     "--config.init_from=runs/pretrain-local --config.optim.peak_learning_rate=3e-4": Here(RUN),
+    "igerg train --config=configs/preference.py --config.init_from=runs/finetune-local": Here(RUN),
+    "igerg train --config=configs/backward.py": Here(RUN),
+    "igerg train --config=configs/backward.py:daily_dialog --config.data.manual_dir=DIR": By(
+        "tests/test_configs.py"
+    ),
+    "igerg evaluate --config=configs/finetune.py:daily_dialog --workdir=RUN "
+    "--config.generate.strategy=beam --config.generate.mmi_weight=0.037 "
+    "--config.generate.mmi_checkpoint=runs/backward-daily_dialog": By(
+        "tests/decoding/test_reranking.py"
+    ),
+    "igerg … \\| head": By("tests/cli/test_output.py"),
     "igerg evaluate --config=configs/finetune.py --config.generate.guidance=2": Here(RUN),
     "igerg weights export --format=safetensors --checkpoint=runs/finetune-local "
     "--out=shared": Here(),
@@ -259,6 +271,11 @@ COVERED = {
         "tests/tools/test_ablations.py::test_the_miniature_trains_compares_and_is_not_repeated"
     ),
     "./launch/ablations.sh --seeds=0,1,2": By("tests/tools/test_ablations.py"),
+    "./launch/ablations.sh --preset=daily_dialog --finetune --config.init_from=runs/faces-local "
+    "--config.data.manual_dir=DIR": By(FINETUNED),
+    "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
+    "--config.init_from=runs/faces-local --config.data.manual_dir=DIR "
+    "--config.evaluate.text_labeller=linear.npz,network.npz": By(FINETUNED),
     "python -m igerg_jax.tools.ablations --seeds=0,1,2": By("tests/tools/test_ablations.py"),
     "./launch/ablations.sh --seeds=0,1,2 --only=full,no_binding,with_consistency,"
     "with_emotion_embedding,with_face_contrast,with_face_dropout "
@@ -266,7 +283,7 @@ COVERED = {
         "tests/tools/test_ablations.py"
     ),
     "python -m benchmarks.NAME": Needs("scripts that print measurements"),
-    "python -m benchmarks.objective_cost --rounds=0": Needs("traces every variant"),
+    "python -m benchmarks.objective_cost --rounds=12": Needs("minutes"),
     "python -m benchmarks.read_prepared --manual_dir=DIR --batches=200": Needs("Preparing MELD"),
     "python -m benchmarks.input_pipeline --out=speed.json": Needs("needs torch"),
     "python -m benchmarks.input_pipeline --mode=memory --out=memory.json": Needs("5,000 batches"),

@@ -2,8 +2,6 @@
 
 import difflib
 import importlib
-import os
-import select
 import sys
 from typing import NamedTuple
 
@@ -63,27 +61,7 @@ First steps:
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line (default: this process's) and returns its exit code."""
     environment.check()  # before imports that would fail
-    try:
-        code = run(sys.argv[1:] if argv is None else argv[1:])
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        if not _nobody_reads():
-            raise
-        # What is not yet written would fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a program that SIGPIPE ends
-
-
-def _nobody_reads() -> bool:
-    """Whether what reads our output has ended, as in `igerg config | head`."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def run(words: list[str]) -> int:
-    """Runs a command line without the program's name and returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv[1:]
     if not words or words[0] in ("help", "-h", "--help", "--helpfull"):
         return output.show(help_text())
     if words[0] == "--version":

@@ -36,7 +36,7 @@ def find(argument: str) -> str:
         configs = [p for p in PACKAGED.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
         known = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
         close = ", ".join(nearest(file, sorted(known)))
-        problem = "is no Python file" if path.exists() else "does not exist"
+        problem = "is no Python file" if file and path.exists() else "does not exist"
         raise UserError(f"config file '{file}' {problem}; did you mean one of {close}?")
     return f"{path}{colon}{preset}"
 
