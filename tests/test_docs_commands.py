@@ -61,7 +61,7 @@ BRIEF = """objectives.sequence_emotion.weight=0 objectives.text_denoising.weight
     evaluate.generated_examples=8 evaluate.following_examples=2 generate.strategy=greedy
     generate.max_tokens=6 generate.examples=4"""
 RUN = f"{TINY} {BRIEF}"
-FINETUNED = "tests/tools/test_ablations.py::test_pre_trains_then_fine_tunes_and_compares_what_was_fine_tuned"
+FINETUNED = "tests/tools/test_ablations.py::test_pre_trains_fine_tunes_and_compares"
 WHEELS = Needs("")  # a package index: pip says so itself
 
 COVERED = {

@@ -116,7 +116,7 @@ def test_the_same_command_goes_on(repository, capsys):
     assert read("broken-seed0").wall_seconds > spent
 
 
-def test_pre_trains_then_fine_tunes_and_compares_what_was_fine_tuned(repository, capsys):
+def test_pre_trains_fine_tunes_and_compares(repository, capsys):
     add_config(repository, "finetune", "finetune")
     add_config(repository, "baselines/no_pretraining", "baselines/no_pretraining")
     given = "--only=full,text_only,no_pretraining", "--finetune", "--config.name=faces"
