@@ -361,7 +361,7 @@ def layer(q, k, v, w):
 shapes = [(16, 196, 12, 64)] * 3 + [(768, 3072)]
 arguments = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=place) for s in shapes]
 lowered = jax.jit(jax.grad(layer, argnums=(0, 1, 2, 3))).lower(*arguments)
-one, text = compile_report._compile(lowered, aside=True)
+one, text = compile_report._compile(lowered, to_file=True)
 xla, ops = one.cost_analysis(), hlo.Program(text).ops()
 assert [op.cycles for op in ops] == [op.cycles for op in hlo.Program(one.as_text()).ops()]
 seconds = sum(
@@ -388,6 +388,28 @@ def test_counts_agree_with_xlas_for_a_tpu():
     assert all(0.93 < ratio < 1.07 for ratio in ratios), ratios
 
 
+TWO_DEVICES_A_CHIP = """
+import collections
+from igerg_jax.parallel import chips
+from igerg_jax.tools.tpu_report import compile_report
+
+devices = compile_report.topology_devices("tpu7x:2x2x1", 1)
+assert {chips.chip_of(device.device_kind).name for device in devices} == {"TPU7x"}
+counts = collections.Counter(tuple(device.coords) for device in devices)
+assert len(counts) == 4 and set(counts.values()) == {2}, counts
+"""
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs pip install -r requirements-tpu.txt")
+def test_a_chip_of_tpu7x_is_two_devices():
+    environment = os.environ | dict(
+        JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+    )
+    command = [sys.executable, "-c", TWO_DEVICES_A_CHIP]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def compile_mode(*arguments: str) -> subprocess.CompletedProcess:
     """main.py for a topology, with the objective that compiles soonest alone."""
     off = [
@@ -404,7 +426,7 @@ def compile_mode(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs pip install -r requirements-tpu.txt")
-def test_what_does_not_fit_a_chip_ends_with_exit_code_3():
+def test_what_does_not_fit_a_device_ends_with_exit_code_3():
     done = compile_mode("--topology=v5e:2x2", "--config.train.batch_size=2000000")
     assert done.returncode == 3, done.stderr[-2000:]
     message = done.stderr[done.stderr.index("error: ") :]
