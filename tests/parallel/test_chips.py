@@ -1,5 +1,9 @@
 """Rates of devices: of one device, whether or not it is a whole chip."""
 
+import importlib.util
+import os
+import subprocess
+import sys
 import types
 
 import pytest
@@ -34,3 +38,27 @@ def test_rates_are_in_proportion(kind):
 def test_the_peak_of_a_kind_that_is_not_in_the_table_is_not_known():
     assert chips.peak_flops(types.SimpleNamespace(device_kind="NVIDIA B200")) == 2.25e15
     assert chips.peak_flops(types.SimpleNamespace(device_kind="cpu")) is None
+
+
+TWO_DEVICES_A_CHIP = """
+import collections
+from jax.experimental import topologies
+from igerg_jax.parallel import chips
+
+devices = topologies.get_topology_desc("tpu7x:2x2x1", "tpu").devices
+assert {chips.chip_of(device.device_kind).name for device in devices} == {"TPU7x"}
+counts = collections.Counter(tuple(device.coords) for device in devices)
+assert len(counts) == 4 and set(counts.values()) == {2}, counts
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements-tpu.txt"
+)
+def test_a_chip_of_tpu7x_is_two_devices():
+    environment = os.environ | dict(
+        JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+    )
+    command = [sys.executable, "-c", TWO_DEVICES_A_CHIP]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

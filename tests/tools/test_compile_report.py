@@ -388,28 +388,6 @@ def test_counts_agree_with_xlas_for_a_tpu():
     assert all(0.93 < ratio < 1.07 for ratio in ratios), ratios
 
 
-TWO_DEVICES_A_CHIP = """
-import collections
-from igerg_jax.parallel import chips
-from igerg_jax.tools.tpu_report import compile_report
-
-devices = compile_report.topology_devices("tpu7x:2x2x1", 1)
-assert {chips.chip_of(device.device_kind).name for device in devices} == {"TPU7x"}
-counts = collections.Counter(tuple(device.coords) for device in devices)
-assert len(counts) == 4 and set(counts.values()) == {2}, counts
-"""
-
-
-@pytest.mark.skipif(not HAS_LIBTPU, reason="needs pip install -r requirements-tpu.txt")
-def test_a_chip_of_tpu7x_is_two_devices():
-    environment = os.environ | dict(
-        JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
-    )
-    command = [sys.executable, "-c", TWO_DEVICES_A_CHIP]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 def compile_mode(*arguments: str) -> subprocess.CompletedProcess:
     """main.py for a topology, with the objective that compiles soonest alone."""
     off = [
