@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import pretrain
-from igerg_jax.models import attention_cudnn, attention_kernel
+from igerg_jax.models import attention_cudnn, attention_kernel, layers
+from igerg_jax.models.settings import BART_EPSILON, StackSettings
 from igerg_jax.parallel import sharding
 
 H, E = 4, 8
@@ -128,3 +130,29 @@ def test_on_a_mesh_each_device_calls_cudnn_for_its_own_examples(cudnn):
     (forward, *_) = (line for line in program.splitlines() if "@__cudnn$fmhaScale" in line)
     shapes = re.findall(r"tensor<([\dx]+)xbf16>", forward)
     assert shapes and all(shape.startswith("2x") for shape in shapes), shapes
+
+
+def test_a_scanned_and_rematerialised_encoder_calls_cudnn(cudnn):
+    settings = StackSettings(
+        heads=H,
+        mlp_width=16,
+        dropout_rate=0.0,
+        norm_first=True,
+        norm_epsilon=BART_EPSILON,
+        gelu="exact",
+        attention="fused",
+        dtype=jnp.bfloat16,
+        layers=2,
+        scan_layers=True,
+        remat="dots",
+    )
+    module = layers.Encoder(settings)
+    x, real = np.zeros((2, 11, H * E), jnp.bfloat16), np.ones((2, 11), bool)
+    arguments = small.make_params(module, x, real), x, real
+
+    def loss(params, x, real):
+        return module.apply({"params": params}, x, real).astype(jnp.float32).sum()
+
+    # Once forward; once backward, where cuDNN's own forward pass goes first.
+    program = lowered(jax.grad(loss), arguments)
+    assert calls(program) == {"fmhaScaleBiasSoftmax": 2, "fmhaScaleBiasSoftmaxBackward": 1}
