@@ -30,14 +30,14 @@ def get_config(preset: str = "") -> ConfigDict:
         }
     }
     config.data.tokenizer.mixture = "dialogues"
-    config.data.context_turns = 0
+    config.data.update(context_turns=0, balance_emotions=0.0)
     config.data.image_size = 48  # pixels per side, as FER2013 has them
     config.data.augment.update(crop_min_area=0.7, colour_jitter=0.3, erase_probability=0.5)
     config.data.read_threads = 1  # of two cores
     for name, objective in config.objectives.items():
         objective.weight = 1.0 if name == "image_emotion" else 0.0
     config.objectives.image_emotion.label_smoothing = 0.1
-    config.model.vision.update(kind="resnet", dropout_rate=0.3)
+    config.model.vision.update(kind="resnet", dropout_rate=0.3, frozen=False)
     config.optim.update(
         peak_learning_rate=2e-3, warmup_steps=400, b2=0.999, weight_decay=0.05, ema_decay=0.998
     )

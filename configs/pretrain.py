@@ -32,6 +32,7 @@ def _all_keys() -> ConfigDict:
     config.preset = "local"
     config.seed = 0  # of initialisation, data order, augmentation, masking and dropout
     config.init_from = ""  # checkpoint folder to initialise parameters from; "" = random
+    config.init_parts = ()  # parts of the model to take from it, as ("vision_tower",); () = all
     config.compilation_cache_dir = "~/.cache/igerg_jax/xla"  # compiled programs; "" = no cache
 
     # Profiling: traces `steps` steps into workdir/profile (0 = off), after `after_steps` steps: the
@@ -72,6 +73,7 @@ def _all_keys() -> ConfigDict:
             balance_emotions=0.0,
             include_response_image=True,  # as in the original; False for a chatbot
             use_images=True,  # False masks out every image
+            reverse=False,  # True: the context from the response, as configs/backward.py learns it
             image_size=64,  # pixels per side
             feature_dim=0,  # > 0: precomputed vectors of this width instead of pixels
             # augment: random crop, flip and jitter in training, the central square in evaluation.
@@ -179,6 +181,13 @@ def _all_keys() -> ConfigDict:
                 temperature_start=1.0,  # of the softmax that the judge reads
                 temperature_end=0.5,
                 temperature_anneal_steps=800,  # until temperature_end is reached
+                # From responses that the model draws itself, after fine-tuning: needs init_from.
+                preference_weight=0.0,  # of preferring those for the own emotion; 0 = off
+                preference_beta=0.1,  # raise it to stay closer to the parameters of init_from
+                policy_weight=0.0,  # of the policy gradient on the judge's verdict; 0 = off
+                policy_samples=4,  # responses drawn for each example, at least 2
+                policy_fluency=0.1,  # weight of log q(response) per token in the reward
+                policy_kl=0.1,  # weight of log p - log q in it, subtracted; q is init_from's
             ),
             image_text_contrastive=dict(
                 weight=0.1,
@@ -259,6 +268,10 @@ def _all_keys() -> ConfigDict:
             guidance=1.5,  # classifier-free guidance scale, away from no face; 0 = off
             # Only tokens of at least this fraction of the top token's probability; 0 = all.
             guidance_floor=0.1,
+            # MMI re-ranking of beams: a run of configs/backward.py, and the weight of its
+            # log p(context | response); 0 = none. The original's weight is 0.037.
+            mmi_checkpoint="",
+            mmi_weight=0.0,
             no_repeat_ngram=2,  # no n-gram of this many tokens twice in a response; 0 = off
             examples=64,  # responses that a run writes to samples.jsonl
         )

@@ -6,6 +6,7 @@ keys are generated from the code; formulas become MathML, which browsers render 
 
 import ast
 import html
+import itertools
 import os
 import pathlib
 import posixpath
@@ -25,6 +26,9 @@ PAGES = {
     "changes.md": "CHANGELOG.md",
 }
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
+TABLE = ("| key | value | meaning |", "|---|---|---|")  # of config keys
+CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
+CODE = re.compile(r"(?<=<code>).*?(?=</code>)", re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -62,13 +66,18 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Converts formulas to MathML."""
+    """Converts formulas to MathML, and says where code in narrow tables may be broken."""
 
     def mathml(match):
         display = "block" if match[1] == "div" else "inline"
         return convert(html.unescape(match[2]), display=display)
 
-    return FORMULA.sub(mathml, content)
+    return CELL.sub(_with_breaks, FORMULA.sub(mathml, content))
+
+
+def _with_breaks(cell):
+    """A cell of a table whose code may be broken within a path, flag or name, but not a word."""
+    return CODE.sub(lambda code: re.sub(r"(?<=[/=_])(?=\w)", "<wbr>", code[0]), cell[0])
 
 
 def commands() -> str:
@@ -97,11 +106,13 @@ def config_reference() -> str:
     groups: dict[str, list[str]] = {}
     for key in config_keys.documented():
         group, _, last = key.name.rpartition(".")
-        meaning = " ".join([*key.above, key.beside]).strip().replace("|", "\\|")
+        above = html.escape(" ".join(key.above), quote=False)
+        if group not in groups:
+            # The comment above the first key is about the group if the key has one of its own.
+            about, above = (above, "") if key.beside else ("", above)
+            groups[group] = ["", f"## {group or 'The run'}", "", about, "", *TABLE]
+        meaning = f"{above} {html.escape(key.beside, quote=False)}".strip().replace("|", "\\|")
         value = f"`{values[key.name]!r}`" if key.name in values else ""
-        row = f"| `{last}` | {value} | {html.escape(meaning, quote=False)} |"
-        groups.setdefault(group, []).append(row)
-    for group, rows in groups.items():
-        lines += ["", f"## {group or 'The run'}", "", "| key | value | meaning |", "|---|---|---|"]
-        lines += rows
+        groups[group].append(f"| `{last}` | {value} | {meaning} |")
+    lines += itertools.chain.from_iterable(groups.values())
     return "\n".join(lines) + "\n"

@@ -17,11 +17,11 @@ from igerg_jax import objectives, optim, similarity, text_labeller
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.constraints import Range, check_choice, check_constraints, check_whole_numbers
 from igerg_jax.data import config_checks, datasets, mixtures
-from igerg_jax.decoding import search
+from igerg_jax.decoding import reranking, search
 from igerg_jax.errors import UserError, check_all
 from igerg_jax.models import igerg, settings, vision
 from igerg_jax.parallel import sharding
-from igerg_jax.run import checkpoint
+from igerg_jax.run import checkpoint, workdirs
 from igerg_jax.setup import Setup, base_key, set_up
 
 TRAIN_RANGES = (
@@ -73,11 +73,16 @@ def check_training(config: Any, starts: bool) -> None:
     if not starts:
         return
     if config.init_from:
-        checkpoint.check_init(config.init_from, setup)
+        checkpoint.check_init(config.init_from, setup, config.init_parts)
     elif config.name == "finetune":
         raise UserError(
             "fine-tuning starts from a checkpoint; add --config.init_from=WORKDIR, the folder of "
             "a pre-training run such as runs/pretrain-local"
+        )
+    elif objectives.need_reference(config):
+        raise UserError(
+            "preference_weight and policy_weight of objectives.emotional_response are for a model "
+            "that responds already: start from its checkpoint (--config.init_from=DIR)"
         )
     elif config.model.vision.frozen and not is_synthetic:
         raise UserError(
@@ -172,7 +177,20 @@ def _of_evaluation(config: Any) -> list[Callable[[], object]]:
         functools.partial(check_constraints, "evaluate", config.evaluate, EVALUATE_RANGES),
         functools.partial(check_constraints, "generate", config.generate, GENERATE_RANGES),
         functools.partial(search.Settings.of, config),
+        functools.partial(reranking.Reranking.of, config),
+        functools.partial(_check_reversed, config),
     ]
+
+
+def _check_reversed(config: Any) -> None:
+    """A model of `data.reverse` writes contexts, which nothing here compares with people's."""
+    counts = "evaluate.generated_examples evaluate.progress_examples generate.examples".split()
+    given = [key for key in counts if workdirs.flatten(config)[key]]
+    if config.data.reverse and given:
+        raise UserError(
+            f"data.reverse=True is for likelihoods alone: set {', '.join(given)} to 0, as "
+            "configs/backward.py does"
+        )
 
 
 def _check_dtype(name: str) -> None:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ from etils import epath
 from igerg_jax.errors import UserError
 
 Path = TypeVar("Path", epath.Path, pathlib.Path)
+_REFUSED = re.compile(r"\[OS error \d+: \w+ ([^\]]+)\]")  # in messages of TensorStore
 UNFINISHED = "unfinished-"  # prefix of temporary names; a killed process leaves such files behind
 
 
@@ -29,10 +31,10 @@ def parse_path(text: str) -> epath.Path:
     Raises:
       UserError: another scheme than gs://, or gcsfs is not installed.
     """
-    scheme, colon, _ = text.partition("://")
+    scheme, colon, place = text.partition("://")
     if not colon:
         return epath.Path(text).expanduser()
-    if scheme != "gs":
+    if scheme != "gs" or not place.strip("/"):
         raise UserError(f"'{text}': paths are local, or gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"'{text}': gs:// needs gcsfs: pip install -r requirements-gcs.txt")
@@ -100,6 +102,17 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True  # TensorStore and ArrayRecord have no exceptions of their own for it
         error = error.__cause__ or error.__context__
     return False
+
+
+def refusal(error: BaseException | None) -> str:
+    """Why the operating system refused what an exception, or one of its causes, is about; or ""."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno)
+        if found := _REFUSED.search(str(error)):
+            return found[1]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def full_disk(folder: epath.PathLike) -> str:

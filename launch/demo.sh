@@ -9,4 +9,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
 ensure_venv requirements.txt requirements-demo.txt
+ensure_igerg # for igerg chat, which README.md names beside the page
 exec .venv/bin/python -m igerg_jax.cli.igerg demo "$@"

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from configs import pretrain
 from igerg_jax import checks, objectives
 from igerg_jax.data import builders
+from igerg_jax.errors import UserError
 from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import set_up
@@ -75,7 +76,11 @@ def settings_of_program(config) -> set[tuple]:
     keys |= {"feature_dim": config.data.feature_dim, "optimizer": config.optim.name}
     flat = flax.traverse_util.flatten_dict(keys, sep=".")
     left_out = re.compile(r"(^|\.)weight$|_steps?$")
-    return {(key, value) for key, value in flat.items() if not left_out.search(key)}
+    return {
+        (key, bool(value) if key.endswith("_weight") else value)
+        for key, value in flat.items()
+        if not left_out.search(key)
+    }
 
 
 @functools.cache
@@ -135,6 +140,9 @@ def test_an_ablation_changes_little_and_something(name, preset):
     same = {
         "ablations/estimator_straight_through": set(pretrain.PRESETS),
         "ablations/with_consistency": {"paper"},
+        "ablations/guidance_0": {"paper", "small"},
+        "ablations/guidance_2": {"paper"},
+        "ablations/guidance_4": {"paper"},
     }
     off = {
         "paper": "image_text_contrastive emotion_embedding face_contrast face_dropout",
@@ -144,7 +152,7 @@ def test_an_ablation_changes_little_and_something(name, preset):
         for ablation in names.split():
             same.setdefault(f"ablations/no_{ablation}", set()).add(in_preset)
     assert plain["generate"] | dict(guidance=0.0) == ablated["generate"] | dict(guidance=0.0)
-    changed = any(plain[k] != ablated[k] for k in ("data", "model", "objectives"))
+    changed = any(plain[k] != ablated[k] for k in ("data", "model", "objectives", "generate"))
     assert changed != (preset in same.get(name, ()))
 
 
@@ -182,6 +190,45 @@ def test_configs_that_choose_objectives_leave_a_new_one_out(name, monkeypatch):
 
     monkeypatch.setattr(pretrain, "get_config", with_new_objective)
     assert get_config(name).objectives.new.weight == 0
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("ablations/", "baselines/"))])
+def test_every_ablation_can_be_fine_tuned(name, preset):
+    """Its model, and how it learns to respond, stay what they were; all are trained alike."""
+    stem = name.rpartition("/")[2]
+    tuned, plain = get_config("finetune", f"{preset}+{stem}"), get_config("finetune", preset)
+    ablated = get_config(name, preset)
+    assert (tuned.name, tuned.preset) == ("finetune", f"{preset}+{stem}")
+    assert tuned.model == ablated.model and tuned.data == ablated.data
+    assert tuned.generate == ablated.generate
+    assert tuned.optim == plain.optim and tuned.train == plain.train and not tuned.init_parts
+    assert set(objectives.active(tuned)) <= {"emotional_response", "text_emotion"}
+    here, there = (c.objectives.emotional_response for c in (tuned, ablated))
+    for key in ("estimator", "consistency_weight", "contrast_weight", "face_dropout"):
+        assert here[key] == there[key]
+    assert here.weight == 1
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+def test_without_pre_training_fine_tuning_is_the_same(preset):
+    changed = changed_keys(
+        get_config("finetune", preset), get_config("baselines/no_pretraining", preset)
+    )
+    response = "objectives.emotional_response.consistency"
+    assert changed <= {f"{response}_start_step", f"{response}_ramp_steps", "init_parts"}
+
+
+def test_a_reversed_run_generates_nothing():
+    config = get_config("backward")
+    config.generate.examples = 4
+    with pytest.raises(UserError, match=r"set generate\.examples to 0"):
+        checks.check_inference(config)
+
+
+def test_fine_tuning_refuses_an_unknown_ablation():
+    with pytest.raises(ValueError, match=r"unknown ablation 'no_word'; available: .*no_images"):
+        get_config("finetune", "local+no_word")
 
 
 @pytest.mark.parametrize("preset", pretrain.PRESETS)

@@ -123,7 +123,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "consistency_ramp_steps" in (tmp_path / "reference/config/index.html").read_text("utf-8")
+    config = (tmp_path / "reference/config/index.html").read_text("utf-8")
+    assert "<code>consistency_<wbr>ramp_<wbr>steps</code>" in config
+    assert "consistency_ramp_steps" in (tmp_path / "search/search_index.json").read_text("utf-8")
     assert "<math" in (tmp_path / "concepts/objectives/index.html").read_text("utf-8")
     home = (tmp_path / "index.html").read_text("utf-8")
-    assert 'href="scaling/#two-slices"' in home and "losses.py</code>" in home
+    assert 'href="scaling/#two-slices"' in home and "test_objectives.py</code>" in home
+    assert "<code>igerg evaluate --config=<wbr>configs/<wbr>pretrain.py</code>" in home

@@ -4,9 +4,12 @@ import os
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 from configs import pretrain
 from igerg_jax import setup
+from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.run import workdirs
 
 
 @pytest.fixture
@@ -29,3 +32,15 @@ def test_compiled_programs_are_kept_unless_told_otherwise(cache_dir):
     assert cache_dir(config, "elsewhere") == "elsewhere"  # JAX_COMPILATION_CACHE_DIR
     config.compilation_cache_dir = ""
     assert cache_dir(config, None) is None
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_a_config_read_from_a_checkpoint_is_of_the_same_model(kind):
+    """JSON has no tuples, and a model with lists cannot be hashed."""
+    config = pretrain.get_config()
+    config.model.vision.kind = kind
+    models = [
+        setup.build_model(each, 2048, SENTENCEPIECE_IDS)
+        for each in (config, ConfigDict(workdirs.as_json(config)))
+    ]
+    assert hash(models[0]) == hash(models[1]) and models[0] == models[1]

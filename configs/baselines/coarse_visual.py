@@ -4,8 +4,8 @@ Trained by maximum likelihood alone. The vectors enter the encoder alongside the
 paper describes; the released code overwrites the fused embedding and so ignores its images.
 Published on v1: BLEU-1/2/4 14.70/4.38/1.14.
 
-Presets that use OpenViDial read its precomputed ResNet-50 vectors, 1000 wide. The embedded data of
-`local` has none, so there a small ViT, trained with the rest, makes one vector per image.
+Presets that use OpenViDial read its precomputed ResNet-50 vectors, 1000 wide. Other data has none:
+there the preset's vision tower makes one vector per image.
 
     python main.py --config=configs/baselines/coarse_visual.py[:preset]
 """

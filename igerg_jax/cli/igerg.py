@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import igerg_jax
 from igerg_jax import environment
+from igerg_jax.run import output
 
 
 class Command(NamedTuple):
@@ -62,11 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     environment.check()  # before imports that would fail
     words = sys.argv[1:] if argv is None else argv[1:]
     if not words or words[0] in ("help", "-h", "--help", "--helpfull"):
-        print(help_text())
-        return 0
+        return output.show(help_text())
     if words[0] == "--version":
-        print(igerg_jax.__version__)
-        return 0
+        return output.show(igerg_jax.__version__)
     name, *rest = words
     if name not in COMMANDS:
         print(f"error: {unknown(name)}", file=sys.stderr)

@@ -187,6 +187,8 @@ def check_flags_of_mode(values: flags.FlagValues) -> None:
         raise UserError("to train from a checkpoint, give --config.init_from, not --checkpoint")
     for name in values:
         modes = [mode for mode, given in MODES.items() if name in given.flags]
+        if values[name].value == "" and name in ("workdir", "checkpoint", "report"):
+            raise UserError(f"--{name}= names nothing: leave it out, or give it a value")
         if values[name].present and modes and values.mode not in modes:
             listed = " or ".join(f"--mode={mode} (igerg {mode})" for mode in modes)
             raise UserError(f"--{name} goes with {listed}")
@@ -228,8 +230,9 @@ def run_mode(
     from igerg_jax.cli import modes  # imports JAX
 
     config, path = values.config, values.checkpoint or workdir
+    training = values.mode == "train"
     try:
-        if values.mode == "train":
+        if training:
             modes.train(config, workdir)
         elif values.mode == "evaluate":
             modes.evaluate(config, path, workdir)
@@ -242,8 +245,13 @@ def run_mode(
         else:
             modes.compile_step(config, values.topology, values.slices, values.report, values.search)
     except OSError as error:
-        if workdir is None or not workdirs.contains(workdir, error.filename):
+        # An open file that can no longer be written to, such as metrics.jsonl, is not named.
+        is_full = error.filename is None and training and storage.is_disk_full(error)
+        if workdir is None or not (is_full or workdirs.contains(workdir, error.filename)):
             raise
+        if is_full:
+            message = f"{storage.full_disk(workdir)}; make room, then repeat the command"
+            raise UserError(message) from error
         raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
 
 

@@ -161,7 +161,8 @@ def _check_report_file(file: pathlib.Path) -> None:
         raise UserError(
             f"--report={file}: cannot create '{file.parent}': {error.strerror}"
         ) from error
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+    is_other = file.exists() and not file.is_file()  # a folder, or a pipe, which nobody may read
+    if is_other or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise UserError(f"--report={file} is not a file that you may write")
 
 

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from igerg_jax.constraints import Choice, Range, check_constraints
 from igerg_jax.data import input_graph, tokenizers
+from igerg_jax.errors import UserError
 
 CONSTRAINTS = (
     Choice("preprocessing", input_graph.PREPROCESSING),
@@ -31,3 +32,8 @@ CONSTRAINTS = (
 def check(data: ConfigDict) -> None:
     """Raises UserError for a value that is not allowed; the message names the key."""
     check_constraints("data", data, CONSTRAINTS)
+    if data.reverse and data.use_images:
+        raise UserError(
+            "data.reverse=True is for words alone, since it would show the response's image beside "
+            "the wrong turn: set data.use_images=False, as configs/backward.py does"
+        )

@@ -10,7 +10,7 @@ from igerg_jax.data.windows import Split
 
 
 class Counts(NamedTuple):
-    """Sizes of a split's W windows, before truncation.
+    """Sizes of a split's W windows, before truncation; with `data.reverse`, as it leaves them.
 
     Attributes:
       context, response: int64[W] tokens, every turn's EOS included.
@@ -39,6 +39,8 @@ def count(split: Split, config: ConfigDict) -> Counts:
         context = tokens[last_W] - tokens[first_W]
     ends = last_W + (config.data.include_response_image or split.standalone)
     images = (shown[ends] - shown[first_W]) * config.data.use_images
+    if config.data.reverse:
+        context, response = response, context
     return Counts(context, response, images)
 
 

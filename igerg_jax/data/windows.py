@@ -138,18 +138,27 @@ def pack(
                 images_BxN[row, slot] = image
                 batch["image_turn"][row, slot] = slot
                 batch["image_emotion"][row, slot] = example.emotions[slot]
-        spoken = example.tokens if example.standalone else example.tokens[:-1]
-        wordless = example.standalone and not len(spoken[0])  # a face: only PAD in both
-        context, turns = join_context([] if wordless else spoken, spec.context_tokens, special.eos)
-        batch["context"][row, : len(context)] = context
-        batch["context_turn"][row, : len(turns)] = turns
-        if not wordless:
-            response = np.append(example.tokens[-1][: spec.response_tokens - 1], special.eos)
-            batch["response"][row, : len(response)] = response
+        _pack_words(batch, row, example, config.data.reverse, special.eos)
         batch["response_emotion"][row] = example.emotions[-1]
         batch["sequence_emotion"][row] = sequence_emotion(batch["image_emotion"][row])
     batch["image_mask"] = images_BxN != store.NO_IMAGE
     return batch, images_BxN
+
+
+def _pack_words(
+    batch: dict[str, np.ndarray], row: int, example: Example, reverse: bool, eos: int
+) -> None:
+    """Writes an example's words into a row; reversed, context and response change places."""
+    spoken = example.tokens if example.standalone else example.tokens[:-1]
+    if example.standalone and not len(spoken[0]):  # a face: only PAD in both
+        return
+    before, after = ("response", "context") if reverse else ("context", "response")
+    context, turns = join_context(spoken, batch[before].shape[1], eos)
+    response = np.append(example.tokens[-1][: batch[after].shape[1] - 1], eos)
+    batch[before][row, : len(context)] = context
+    batch[after][row, : len(response)] = response
+    if not reverse:  # reversed, the context is one turn
+        batch["context_turn"][row, : len(turns)] = turns
 
 
 def _empty(name: str, special: SpecialIds) -> int:

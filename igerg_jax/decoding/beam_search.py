@@ -34,7 +34,7 @@ class BeamState(NamedTuple):
 
 
 def beam_search(
-    started: Started, special: SpecialIds, strategy: Beam, limits: Limits
+    started: Started, special: SpecialIds, strategy: Beam, limits: Limits, n_best: bool = False
 ) -> Hypotheses:
     """The K best hypotheses that a beam search over each row ends with.
 
@@ -43,13 +43,15 @@ def beam_search(
     when K have ended and no live beam, scored as it stands, beats the worst of them (Hugging
     Face's `early_stopping=False`), or when none can ever beat the best. With one beam this is
     greedy.
+
+    With `n_best`, a row goes on where none can beat the best but the others may still change.
     """
 
     def choose(state: BeamState, hidden_BxKxD: Any) -> BeamState:
         log_p_BxKxV = started.decoder.log_probabilities(hidden_BxKxD)
         log_p_BxKxV = allowed(log_p_BxKxV, state.tokens_BxKxT, state.position, special, limits)
         best = _continuations(state, log_p_BxKxV)
-        return select(state, best, special.eos, strategy, limits.max_tokens)
+        return select(state, best, special.eos, strategy, limits.max_tokens, n_best)
 
     def step(state: BeamState) -> BeamState:
         last_BxK = state.tokens_BxKxT[:, :, state.position - 1]
@@ -99,7 +101,12 @@ def _continuations(state: BeamState, log_p_BxKxV: jax.Array) -> Continuations:
 
 
 def select(
-    state: BeamState, best: Continuations, eos: int, strategy: Beam, max_tokens: int
+    state: BeamState,
+    best: Continuations,
+    eos: int,
+    strategy: Beam,
+    max_tokens: int,
+    n_best: bool = False,
 ) -> BeamState:
     """The state one token on: continuations that end become hypotheses, the others live on."""
     beams = strategy.beams
@@ -110,7 +117,8 @@ def select(
     live_BxP = jnp.where(is_eos_BxP, -jnp.inf, best.log_p_BxP)
     log_p_BxK, at_BxK = top_k(live_BxP, beams)
     from_BxK = jnp.take_along_axis(best.beam_BxP, at_BxK, axis=1)
-    done_B = is_done(ended, log_p_BxK, state.position + 1, strategy.length_penalty, max_tokens)
+    length, penalty = state.position + 1, strategy.length_penalty
+    done_B = is_done(ended, log_p_BxK, length, penalty, max_tokens, n_best)
     return BeamState(
         position=state.position + 1,
         past=jax.tree.map(lambda x: _reorder(x, from_BxK), state.past),
@@ -138,16 +146,22 @@ def _ended(state: BeamState, best: Continuations, tokens_BxPxT, is_eos_BxP, stra
 
 
 def is_done(
-    ended: Hypotheses, log_p_BxK: jax.Array, length: jax.Array, penalty: float, max_tokens: int
+    ended: Hypotheses,
+    log_p_BxK: jax.Array,
+    length: jax.Array,
+    penalty: float,
+    max_tokens: int,
+    n_best: bool = False,
 ) -> jax.Array:
-    """bool [B]: whether no live beam, best first and of `length` tokens, can change the result."""
+    """bool [B]: whether no live beam, best first and of `length` tokens, can change the result:
+    the best hypothesis or, with `n_best`, any."""
     length = length.astype(jnp.float32)
     # More tokens only lower log p, but with a penalty the longest response divides it by most.
     furthest = max_tokens if penalty > 0 else length + 1
     hopeless_B = ended.score_BxK[:, 0] >= log_p_BxK[:, 0] / furthest**penalty
     full_B = (ended.score_BxK > -jnp.inf).all(1)
     behind_B = full_B & (ended.score_BxK[:, -1] >= log_p_BxK[:, 0] / length**penalty)
-    return hopeless_B | behind_B
+    return behind_B if n_best else hopeless_B | behind_B
 
 
 def _pick(x_BxM: jax.Array, at_BxK: jax.Array) -> jax.Array:

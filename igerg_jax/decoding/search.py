@@ -29,6 +29,7 @@ from igerg_jax.decoding import strategies, stream
 from igerg_jax.decoding.beam_search import beam_search
 from igerg_jax.decoding.guidance import Guidance, start_guided
 from igerg_jax.decoding.limits import Limits, allowed
+from igerg_jax.decoding.reranking import Backward, rerank
 from igerg_jax.decoding.strategies import Beam, Sample, Strategy, TokenStrategy
 from igerg_jax.decoding.stream import Source, Started
 from igerg_jax.models import igerg
@@ -72,9 +73,16 @@ class Respond:
       UserError: as `Settings.of`.
     """
 
-    def __init__(self, setup: Setup, settings: Settings | None = None):
+    def __init__(
+        self, setup: Setup, settings: Settings | None = None, backward: Backward | None = None
+    ):
+        """With `backward`, beams are re-ranked."""
         settings = settings or Settings.of(setup.config)
-        self._jitted = Jitted(setup, functools.partial(_respond, settings=settings))
+        self._backward_params = None
+        if backward is not None:  # its parameters are no constants of the program
+            self._backward_params, backward = backward.params, backward._replace(params=None)
+        function = functools.partial(_respond, settings=settings, backward=backward)
+        self._jitted = Jitted(setup, function)
 
     def __call__(
         self,
@@ -95,22 +103,28 @@ class Respond:
             the response's image.
           guidance: a float32 scalar in place of the settings', which may differ from call to call.
         """
-        return self._jitted(params, _inputs(batch), rng, rows_B, target_emotion_BxC, guidance)
+        arguments = _inputs(batch), rng, rows_B, target_emotion_BxC, guidance
+        return self._jitted(params, *arguments, self._backward_params)
 
     def compile(self, params: Any, batch: Mapping[str, Any], rng: jax.Array, rows_B: Any) -> None:
         """As `Jitted.compile`, for calls with these four arguments."""
-        self._jitted.compile(params, _inputs(batch), rng, rows_B, None, None)
+        arguments = _inputs(batch), rng, rows_B, None, None
+        self._jitted.compile(params, *arguments, self._backward_params)
 
 
 def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: batch[name] for name in BATCH_ENTRIES if name in batch}
 
 
-def _respond(model, params, batch, rng, rows_B, target_emotion_BxC, guidance, *, settings):
+def _respond(
+    model, params, batch, rng, rows_B, target_BxC, guidance, backward_params, *, settings, backward
+):
+    if backward is not None:
+        backward = backward._replace(params=backward_params)
     if guidance is not None:
         guided = dataclasses.replace(settings.guidance, guidance=guidance)
         settings = settings._replace(guidance=guided)
-    return generate(model, params, batch, rng, settings, rows_B, target_emotion_BxC)
+    return generate(model, params, batch, rng, settings, rows_B, target_BxC, backward)
 
 
 def generate(
@@ -121,8 +135,12 @@ def generate(
     settings: Settings,
     rows_B: jax.Array | None = None,
     target_emotion_BxC: jax.Array | None = None,
+    backward: Backward | None = None,
 ) -> Responses:
-    """Encodes a batch's images and context, decodes a response; what `Respond` jits."""
+    """Encodes a batch's images and context, decodes a response; what `Respond` jits.
+
+    With `backward`, what is best of a beam search's hypotheses is that of `reranking`.
+    """
     strategy, limits, guidance = settings
     if rows_B is None:
         rows_B = jnp.arange(batch["context"].shape[0])
@@ -132,7 +150,10 @@ def generate(
     else:
         started = stream.start(model, params, decoded_from[0], limits.max_tokens)
     if isinstance(strategy, Beam):
-        hypotheses = beam_search(started, model.special, strategy, limits)
+        n_best = backward is not None
+        hypotheses = beam_search(started, model.special, strategy, limits, n_best)
+        if backward is not None:
+            hypotheses = rerank(hypotheses, backward, batch)
         return Responses(*(leaf[:, 0] for leaf in hypotheses))
     keys_B = random_keys.row_keys(rng, rows_B)
     candidates = strategy.candidates if isinstance(strategy, Sample) else 1

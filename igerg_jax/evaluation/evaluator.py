@@ -93,9 +93,10 @@ class Evaluator:
         totals.add(pending)
         counts, windows = totals.counts, totals.windows(examples)
         values = metrics.of_counts(counts)
-        values["unigram_perplexity"] = text_metrics.unigram_perplexity(
-            self._train_counts_V, counts["response_tokens"]
-        )
+        if not self._config.data.reverse:  # then a unigram model would be one of contexts
+            values["unigram_perplexity"] = text_metrics.unigram_perplexity(
+                self._train_counts_V, counts["response_tokens"]
+            )
         confusion = {"image": counts["image_emotion_accuracy"]}
         if to_generate:
             texts = self.inference.texts(np.concatenate(tokens))

@@ -19,7 +19,7 @@ from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
-from igerg_jax.decoding import search
+from igerg_jax.decoding import reranking, search
 from igerg_jax.evaluation import following
 from igerg_jax.evaluation.predictions import batch_counts, emotion_probabilities, guided_nll
 from igerg_jax.parallel import sharding
@@ -37,12 +37,16 @@ class Inference:
     def __init__(
         self, setup: Setup, prepared: Prepared, between_batches: Callable[[], None] = lambda: None
     ):
-        """`between_batches` is called before each batch; what it raises ends an evaluation."""
+        """`between_batches` is called before each batch; what it raises ends an evaluation.
+
+        Raises UserError as `reranking.load`.
+        """
         self.setup, self.prepared, self._between_batches = setup, prepared, between_batches
         self.batch_counts = Jitted(setup, batch_counts)
         self.probabilities = Jitted(setup, emotion_probabilities)
         self.guided_nll = Jitted(setup, guided_nll)
-        self._respond = search.Respond(setup)
+        backward = reranking.load(setup, prepared.tokenizer.digest)
+        self._respond = search.Respond(setup, backward=backward)
         self._key = replicated_key(setup)
 
     def compile(self, params: Any, split: str) -> None:

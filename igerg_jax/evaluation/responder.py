@@ -18,9 +18,9 @@ from igerg_jax.data import pipeline
 from igerg_jax.data.images import as_png
 from igerg_jax.data.pipeline import Picture
 from igerg_jax.data.tokenizers import Tokenizer
-from igerg_jax.decoding import search
+from igerg_jax.decoding import reranking, search
 from igerg_jax.decoding.guidance import RANGE
-from igerg_jax.decoding.strategies import STRATEGIES
+from igerg_jax.decoding.strategies import STRATEGIES, Beam
 from igerg_jax.errors import UserError, check_known
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
@@ -65,11 +65,12 @@ class Responder:
           params: on the setup's mesh.
 
         Raises:
-          UserError: wrong `generate` settings.
+          UserError: wrong `generate` settings, or as `reranking.load`.
         """
         self.config = setup.config
         self._setup, self._tokenizer, self._params = setup, tokenizer, params
         self._settings = search.Settings.of(setup.config)
+        self._backward = reranking.load(setup, tokenizer.digest)
         self._key = replicated_key(setup)
         self._predict, self._judge = (
             Jitted(setup, _predict_emotions),
@@ -237,7 +238,8 @@ class Responder:
             config = self.config.copy_and_resolve_references()
             config.generate.strategy = strategy
             settings = search.Settings.of(config)
-            self._generators[strategy] = search.Respond(self._setup, settings)
+            backward = self._backward if isinstance(settings.strategy, Beam) else None
+            self._generators[strategy] = search.Respond(self._setup, settings, backward)
         return self._generators[strategy]
 
     def _example(self, row: _Row) -> dict[str, np.ndarray]:

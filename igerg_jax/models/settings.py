@@ -65,10 +65,11 @@ T = TypeVar("T")
 
 def select(settings: type[T], keys: Mapping[str, Any], **computed: Any) -> T:
     """An instance of a dataclass: each field without a default is taken from `computed`, or else
-    from the key of its name."""
+    from the key of its name. A list, as JSON has for a tuple, becomes one: settings are hashed."""
     fields = dataclasses.fields(settings)
     names = [field.name for field in fields if field.init and field.default is dataclasses.MISSING]
-    return settings(**{name: (computed if name in computed else keys)[name] for name in names})
+    values = {name: (computed if name in computed else keys)[name] for name in names}
+    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def check_pixels(feature_dim: int) -> None:

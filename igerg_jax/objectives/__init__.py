@@ -32,6 +32,11 @@ def active(config: Any) -> list[str]:
     return [name for name in OBJECTIVES if config.objectives[name].weight]
 
 
+def need_reference(config: Any) -> bool:
+    """Whether an active objective reads the parameters as training started."""
+    return any(OBJECTIVES[name].needs_reference(config.objectives[name]) for name in active(config))
+
+
 def fixed_keys(config: Any) -> dict[str, str]:
     """{config key that must be given, and must not change when a run resumes: why}."""
     keys: dict[str, str] = {}

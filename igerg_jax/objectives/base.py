@@ -93,6 +93,9 @@ class Context:
     visual_BxNxKxD: jax.Array | None = None
     encoder_input: EncoderInput | None = None  # `Objective.encoder_input`'s; None while that runs
     params: Any = None
+    # The parameters as training started; None where `needs_reference` is False, and for tools that
+    # only count: then they are `params`.
+    reference: Any = None
     image_encoding: Encoded | None = None  # of the images alone
     encoding: Encoded | None = None  # of `encoder_input`
 
@@ -186,6 +189,10 @@ class Objective(abc.ABC):
         Such a key must be given, so not be -1, and must not change when a run resumes.
         """
         return {}
+
+    def needs_reference(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the loss reads the parameters as training started, `Context.reference`."""
+        return False
 
     def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         """Raises UserError for an invalid setting, or one that contradicts `config.model`."""

@@ -43,6 +43,7 @@ def sums(
     key: jax.Array,
     step: jax.Array | int,
     rows_B: jax.Array | None = None,
+    reference: Any = None,
 ) -> tuple[Terms, Metrics]:
     """Every active objective's terms and metrics, keyed (objective, name).
 
@@ -52,6 +53,7 @@ def sums(
     Args:
       key: of the step.
       rows_B: int32, the examples' places in the global batch; default 0, 1, ..., all of it.
+      reference: `Context.reference`.
     """
     if rows_B is None:
         rows_B = jnp.arange(batch["image_mask"].shape[0])
@@ -67,7 +69,7 @@ def sums(
             config, model, mixture_batch, key, step, rows_B, names, visual_BxNxKxD
         )
         for name, context in with_encodings(by_objective, params, shared_key).items():
-            result = OBJECTIVES[name].loss(context)
+            result = OBJECTIVES[name].loss(dataclasses.replace(context, reference=reference))
             terms |= {(name, part): term for part, term in result.terms.items()}
             metrics |= {(name, part): value for part, value in result.metrics.items()}
     return terms, metrics

@@ -2,6 +2,9 @@
 
     MLE + w * softplus(log p(r | e') - log p(r | e)) + lambda(step) * CE(C(e_1..T), y)
 
+and, in stages that follow (configs/preference.py, configs/free_running.py), the terms of
+`own_responses`, which learn from responses that the model itself draws.
+
 The decoder is conditioned on the response's emotion. With log p(r | e) the log-probability of the
 whole response conditioned on the emotion e, the second term, the contrast, makes the response less
 likely under another emotion e', drawn for each example. It is emotions that are contrasted, and not
@@ -28,7 +31,7 @@ from igerg_jax.constraints import Choice, Range
 from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import response_image, target_emotion
 from igerg_jax.models.partitioning import lookup
-from igerg_jax.objectives import losses
+from igerg_jax.objectives import losses, own_responses
 from igerg_jax.objectives.base import (
     DIALOGUES,
     WORDS,
@@ -58,6 +61,12 @@ class EmotionalResponse(Objective):
         Range("temperature_start", above=0),
         Range("temperature_end", above=0),
         Range("temperature_anneal_steps", at_least=0),
+        Range("preference_weight", at_least=0),
+        Range("preference_beta", above=0),
+        Range("policy_weight", at_least=0),
+        Range("policy_samples", at_least=2),
+        Range("policy_fluency", at_least=0),
+        Range("policy_kl", at_least=0),
     )
 
     def encoder_input(self, context: Context) -> EncoderInput:
@@ -85,17 +94,26 @@ class EmotionalResponse(Objective):
         if context.settings["contrast_weight"]:
             sums = contrast(context, emotion_BxC, tokens)
             result |= one_term(sums, "contrast", scale=context.settings["contrast_weight"])
+        if context.settings["preference_weight"]:
+            sums = own_responses.preference(context, emotion_BxC, other_emotion(context))
+            result |= one_term(sums, "preference", scale=context.settings["preference_weight"])
+        if context.settings["policy_weight"]:
+            sums = own_responses.policy(context, emotion_BxC)
+            result |= one_term(sums, "policy", scale=context.settings["policy_weight"])
         return one_term(tokens.total(), "tokens") | result
+
+    def needs_reference(self, settings: Mapping[str, Any]) -> bool:
+        return bool(settings["preference_weight"] or settings["policy_weight"])
 
     def check(self, settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         super().check(settings, model)
-        weight = settings["contrast_weight"]
-        if weight and model["emotion_embedding"] == "none":
-            raise UserError(
-                f"objectives.{self.name}.contrast_weight={weight} contrasts emotions that the "
-                "decoder is conditioned on, and with model.emotion_embedding='none' it is "
-                "conditioned on none: set the weight to 0, or the embedding to 'both'"
-            )
+        for key in ("contrast_weight", "preference_weight"):
+            if settings[key] and model["emotion_embedding"] == "none":
+                raise UserError(
+                    f"objectives.{self.name}.{key}={settings[key]} contrasts emotions that the "
+                    "decoder is conditioned on, and with model.emotion_embedding='none' it is "
+                    "conditioned on none: set the weight to 0, or the embedding to 'both'"
+                )
 
     def show(self, row: Row) -> list[Line]:
         emotion = ((-1, int(row.arrays["response_emotion"])),)

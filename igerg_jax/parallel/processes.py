@@ -7,6 +7,7 @@ a pod but trains on only one of its hosts would waste days. Nothing may touch a 
 
 import atexit
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -34,6 +35,9 @@ _GRACE_SECONDS = 120  # from our timeout to JAX's own, which aborts the process
 _SAY_AFTER_SECONDS = 5
 _PROBE_SECONDS = 3
 _STOP_SECONDS = 3
+
+# It logs why a cluster was not found, which is in our message.
+logging.getLogger("jax._src.clusters").setLevel(logging.CRITICAL)
 
 _is_joined = False  # whether this process has joined the others of its run
 _roll: roll_call.Roll | None = None  # in process 0
@@ -281,15 +285,18 @@ def _explain(arguments: Mapping[str, Any], timeout: int, error: Exception | None
             f"({_one_line(error)}); set distributed.coordinator_address, process_count and "
             "process_index"
         )
-    if error is not None:
-        reason = _one_line(error)
-    elif address is None:
+    if address is None:
         reason = f"the cluster did not name a coordinator within {timeout} s"
+    elif isinstance(error, PortTaken):
+        reason = str(error)
     elif refusal := _probe(address):
+        within = f" within {timeout} s" if error is None else ""
         reason = (
-            f"cannot reach the coordinator {address} within {timeout} s ({refusal}); check "
-            "that process 0 runs there and that no firewall closes the port"
+            f"cannot reach the coordinator {address}{within} ({refusal}); check that process 0 "
+            "runs there and that no firewall closes the port"
         )
+    elif error is not None:
+        reason = _one_line(error)
     else:
         reason = (
             f"the coordinator answers, but not all processes were there within {timeout} s"

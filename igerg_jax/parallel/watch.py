@@ -246,8 +246,9 @@ def _end(code: int, message: str) -> None:
 def relay(address: str) -> str:
     """A local HOST:PORT that forwards to `address`, which JAX's client connects to instead.
 
-    The client aborts the process as soon as its connection closes. The relay keeps it open for a
-    while after the coordinator has gone, so that the watch can end the process with a message.
+    The client aborts the process, with a C++ stack trace, as soon as its connection closes or is
+    reset; it has no setting for that. The relay keeps the connection open when the coordinator has
+    gone, whatever the client still sends, so that the watch can end the process with a message.
     """
     host, _, port = address.rpartition(":")
     listener = socket.create_server(("127.0.0.1", 0))
@@ -260,17 +261,28 @@ def relay(address: str) -> str:
             except OSError:
                 near.close()  # gRPC retries
                 continue
-            for pair in ((near, far, 0), (far, near, 4 * GRACE_SECONDS)):
-                threading.Thread(target=_copy, args=pair, daemon=True).start()
+            for forward in (_to_coordinator, _to_client):
+                threading.Thread(target=forward, args=(near, far), daemon=True).start()
 
     threading.Thread(target=serve, name="relay", daemon=True).start()
     return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def _copy(source: socket.socket, target: socket.socket, linger_seconds: int) -> None:
+def _to_coordinator(near: socket.socket, far: socket.socket) -> None:
+    """Forwards until the client closes its connection; drops what the coordinator cannot get."""
+    is_there = True
+    with near, far, contextlib.suppress(OSError):
+        while data := near.recv(1 << 16):
+            try:
+                if is_there:
+                    far.sendall(data)
+            except OSError:
+                is_there = False
+        far.shutdown(socket.SHUT_RDWR)  # ends `_to_client`, too, which waits for data
+
+
+def _to_client(near: socket.socket, far: socket.socket) -> None:
+    """Forwards until the coordinator closes its connection; the client's stays open."""
     with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    time.sleep(linger_seconds)
-    for end in (source, target):
-        end.close()
+        while data := far.recv(1 << 16):
+            near.sendall(data)

@@ -1,10 +1,13 @@
 """The report's gallery: conversations, what the model saw in each face, and what it said."""
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.report.templates import finite
+
+_PROGRESS = ("turn", "reference", "reference_emotion", "generated", "spoken_emotion")
 
 
 def gallery(samples: list[dict]) -> dict[str, Any]:
@@ -49,6 +52,21 @@ def following(rows: list[dict]) -> list[dict[str, Any]]:
     ]
 
 
+def over_time(progress: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Of each conversation in a `progress.jsonl`, its lines in order of step, the last one first.
+
+    A line that several starts wrote counts once, as the last of them wrote it.
+    """
+    found: dict[Any, dict[Any, dict[str, Any]]] = collections.defaultdict(dict)
+    for line in progress:
+        step, index = line.get("step"), line.get("index")
+        if finite(step) and finite(index):
+            texts = {name: _text(line.get(name)) for name in _PROGRESS}
+            found[index][step] = {"step": step, "index": index, **texts}
+            found[index][step]["face"] = _inside(line.get("face"))
+    return [[lines[step] for step in sorted(lines, reverse=True)] for lines in found.values()]
+
+
 def _card(sample: Mapping[str, Any]) -> dict[str, Any]:
     """`right`: whether the response carries the emotion that was meant; None = not known."""
     meant, spoken = sample.get("reference_emotion"), sample.get("spoken_emotion")
@@ -73,17 +91,25 @@ def _face(turn: Mapping[str, Any]) -> dict[str, Any]:
     None if it is not known. `shares`: probabilities that are large enough to draw.
     """
     label, seen = turn.get("emotion"), turn.get("seen") or {}
-    guess, image = _top(seen), turn.get("image") or ""
+    guess = _top(seen)
     shares = {name: seen[name] for name in EMOTIONS if finite(seen.get(name))}
     return {
         "text": turn.get("text"),
-        # Only what is inside the file: a report must not fetch anything.
-        "image": image if image.startswith("data:image/") else "",
+        "image": _inside(turn.get("image")),
         "label": label,
         "guess": guess,
         "right": label == guess[0] if label and guess else None,
         "shares": {name: share for name, share in shares.items() if share >= 0.005},
     }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _inside(image: Any) -> str:
+    """An image that is inside the file: a report must not fetch anything."""
+    return image if isinstance(image, str) and image.startswith("data:image/") else ""
 
 
 def _top(probabilities: Mapping[str, float] | None) -> tuple[str, float] | None:

@@ -11,7 +11,7 @@ from etils import epath
 from igerg_jax import metrics, storage
 from igerg_jax.errors import UserError
 from igerg_jax.report import answers, charts, evaluation, templates
-from igerg_jax.report.gallery import following, gallery
+from igerg_jax.report.gallery import following, gallery, over_time
 from igerg_jax.report.templates import finite, is_number
 
 # The groups of summary.json, and how many levels each has.
@@ -39,8 +39,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
 def render(workdir: epath.PathLike) -> str:
     """The report, as HTML, from what a run has left in its folder so far.
 
-    Reads config.json, metrics.jsonl, samples.jsonl, following.jsonl, answers.json, guidance.json
-    and summary.json, whose "objectives" is {name: {"summary": one line, "first_loss",
+    Reads config.json, metrics.jsonl, samples.jsonl, progress.jsonl, following.jsonl, answers.json,
+    guidance.json and summary.json, whose "objectives" is {name: {"summary": one line, "first_loss",
     "last_loss"}}. Where one is missing, the report says so, or leaves its section out.
 
     Raises:
@@ -51,9 +51,9 @@ def render(workdir: epath.PathLike) -> str:
         raise UserError(f"there is no folder '{workdir}' to report on; give a run's --workdir")
     config = storage.read_json_object(workdir / "config.json")
     summary = _read_summary(workdir)
-    names = ("metrics.jsonl", "samples.jsonl", "following.jsonl")
+    names = ("metrics.jsonl", "samples.jsonl", "following.jsonl", "progress.jsonl")
     files = [storage.read_json_lines(workdir / name) for name in names]
-    records, samples, followed = (file.objects for file in files)
+    records, samples, followed, progress = (file.objects for file in files)
     name, preset = (summary.get(k) or config.get(k) for k in ("name", "preset"))
     resumed = summary["resumed_from"] if finite(summary.get("resumed_from")) else None
     splits = evaluation.by_split(summary.get("evaluation"))
@@ -84,6 +84,7 @@ def render(workdir: epath.PathLike) -> str:
         guidance=answers.guidance(storage.read_json_object(workdir / "guidance.json")),
         held_out=answers.held_out(summary.get("text_labeller")),
         gallery=gallery(samples),
+        progress=over_time(progress),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         torn=sum(file.bad_lines for file in files),
     )

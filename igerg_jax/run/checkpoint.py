@@ -10,11 +10,12 @@ epath reads: local folders, gs://. Parameters may also come from a weights folde
 """
 
 import contextlib
+import ctypes
 import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from igerg_jax import manifests, storage
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.metrics import measured_in_training
-from igerg_jax.run import compatibility, integrity, weights_folder, workdirs
+from igerg_jax.run import compatibility, failed_saves, integrity, weights_folder, workdirs
 from igerg_jax.run.compatibility import Shapes, shapes
 from igerg_jax.run.integrity import RUN, DamagedCheckpoint
 from igerg_jax.run.provenance import provenance
@@ -53,7 +54,8 @@ class Checkpoints:
         self._folder = absolute(workdir) / workdirs.CHECKPOINTS
         self._config, self._tokenizer_digest = config, tokenizer_digest
         self._opened: ocp.CheckpointManager | None = None
-        self._saving = 0, 0  # the step that is being saved or was last, and its size in bytes
+        # The step that is being saved or was last; the bytes of its state and its arrays.
+        self._saving: tuple[int, tuple[int, int]] = 0, (0, 0)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, which may be damaged; None if there is none."""
@@ -67,16 +69,18 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
+        _return_free_memory()
         if step in self._manager.all_steps():
             return False
-        self._saving = step, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        leaves = jax.tree.leaves(state)
+        self._saving = step, (sum(leaf.nbytes for leaf in leaves), len(leaves))
         metrics = metrics or {}
         score = metrics.get(self._config.evaluate.best_metric, math.nan)
         record = run_record(self._config, step, self._tokenizer_digest)
         items = {STATE: ocp.args.PyTreeSave(state), RUN: ocp.args.JsonSave(record)}
         # A NaN would stay the best forever.
         values = {k: float(v) for k, v in metrics.items()} if math.isfinite(score) else None
-        with self._naming_a_full_disk():
+        with self._explained():
             return self._manager.save(step, args=ocp.args.Composite(**items), metrics=values)
 
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
@@ -137,7 +141,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until all saves are on disk. Raises the error of a background save that failed."""
         if self._opened is not None:
-            with self._naming_a_full_disk():
+            with self._explained():
                 self._opened.wait_until_finished()
 
     def close(self) -> None:
@@ -149,22 +153,8 @@ class Checkpoints:
                 self._opened.close()
                 self._opened = None
 
-    @contextlib.contextmanager
-    def _naming_a_full_disk(self) -> Iterator[None]:
-        """Raises UserError with the size of a checkpoint if a save finds the disk full."""
-        try:
-            yield
-        except Exception as error:
-            if not storage.is_disk_full(error):
-                raise
-            step, size = self._saving
-            for unfinished in self._folder.glob(f"{step}.orbax-*tmp*"):
-                unfinished.rmtree()
-            raise UserError(
-                f"{storage.full_disk(self._folder)} while step {step} was saved: a checkpoint "
-                f"takes up to {storage.megabytes(size)}. Make room, then repeat the command: the "
-                f"run continues from step {self.latest_step() or 0}"
-            ) from error
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        return failed_saves.explained(self._folder, *self._saving, self.latest_step)
 
     @property
     def _manager(self) -> ocp.CheckpointManager:
@@ -178,6 +168,7 @@ class Checkpoints:
             )
             last = policies.LatestN(self._config.train.keep_checkpoints)
             self._set_aside_unreadable_metrics()
+            failed_saves.silence_threads()
             self._opened = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
@@ -221,6 +212,16 @@ class Checkpoints:
         return metrics.get(evaluate.best_metric, worst)
 
 
+def _return_free_memory() -> None:
+    """Gives memory that was freed back to the system, where the C library can (glibc).
+
+    The threads of each save take memory from other of its arenas, so a long run would come to hold
+    several times what it uses.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def check_retention(config: Any) -> None:
     """Raises UserError if the best checkpoint cannot be chosen as configured."""
     evaluate = config.evaluate
@@ -257,6 +258,7 @@ def load_params(
     setup: Setup,
     initial: Any | None = None,
     tokenizer_digest: str | None = None,
+    parts: Sequence[str] = (),
 ) -> tuple[Any, Loaded]:
     """Reads the parameters of a checkpoint onto `setup`'s mesh, without the optimizer's state.
 
@@ -266,6 +268,8 @@ def load_params(
         another shape (fine-tuning). None: the checkpoint must have all parameters, and the config's
         `model.*` must be that of its training (evaluation, generation).
       tokenizer_digest: of the run's tokenizer; None = not compared.
+      parts: with `initial`: of the model, by name, such as "vision_tower"; no others are read, and
+        the tokenizer is compared only if they know words. () = all.
 
     Returns:
       (parameters like `setup.abstract_params`, which of them were read). They are the moving
@@ -276,7 +280,7 @@ def load_params(
     """
     folder = find(path)
     run = read_run(folder)
-    if tokenizer_digest is not None:
+    if tokenizer_digest is not None and compatibility.know_words(parts):
         compatibility.check_tokenizer(run, tokenizer_digest, folder)
     part, stored = _stored_params(folder)
     wanted = flatten_dict(setup.abstract_params, sep="/")
@@ -287,7 +291,8 @@ def load_params(
         compatibility.check_same_shapes(
             {n: s for n, s in stored.items() if n in wanted}, wanted_shapes, folder
         )
-    loaded = tuple(name for name in wanted if stored.get(name) == wanted_shapes[name])
+    chosen_names = compatibility.of_parts(wanted, parts)
+    loaded = tuple(name for name in chosen_names if stored.get(name) == wanted_shapes[name])
     if not loaded:
         raise UserError(
             f"no parameter of '{folder}' has a name and shape of this model; "
@@ -305,10 +310,14 @@ def load_params(
     return unflatten_dict(params, sep="/"), record
 
 
-def check_init(path: epath.PathLike, setup: Setup) -> None:
-    """Raises UserError if fine-tuning cannot start from a checkpoint: there is none, or most of its
-    parameters have other shapes than the model's, because its model has another size."""
+def check_init(path: epath.PathLike, setup: Setup, parts: Sequence[str] = ()) -> None:
+    """Raises UserError if training cannot start from a checkpoint: there is none, most of its
+    parameters have other shapes than the model's, because its model has another size, or it lacks
+    a parameter of the named `parts` of the model."""
     stored, wanted = _stored_params(find(path))[1], shapes(setup.abstract_params)
+    if parts:
+        compatibility.check_parts(parts, stored, wanted, path)
+        return
     shared = [name for name in wanted if name in stored]
     differ = [name for name in shared if stored[name] != wanted[name]]
     if not shared or 2 * len(differ) > len(shared):

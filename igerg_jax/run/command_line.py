@@ -5,9 +5,11 @@ the program with one message on stderr and exit code 2. Imports nothing heavy.
 """
 
 import difflib
+import errno
 import functools
 import io
 import itertools
+import logging as python_logging
 import os
 import pathlib
 import re
@@ -19,11 +21,17 @@ from ml_collections import config_flags
 
 from igerg_jax import storage
 from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, nearest
-from igerg_jax.run import config_files, config_keys, full_config
+from igerg_jax.run import config_files, config_keys, full_config, output
 from igerg_jax.run.workdirs import flatten
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
+# Refusals of a file system, none of which a mistake in the code causes.
+_REFUSALS = tuple(
+    getattr(errno, name)
+    for name in "EACCES EPERM EROFS ENOTDIR EISDIR ENAMETOOLONG ELOOP EIO ESTALE EMFILE".split()
+)
+_BUCKET_LIBRARIES = ("gcsfs", "aiohttp", "google")
 MODULE_LINE = re.compile(r"^\S+:\n", re.MULTILINE)  # in absl's help: the file that defines flags
 
 
@@ -50,6 +58,7 @@ def main(
         else:
             check_home()
             run(argv)
+        print(end="", flush=True)  # an error of stdout is found here, not at Python's exit
         return 0
     except (UserError, OutOfMemory, RunError) as error:
         for line in str(error).split("\n"):  # one for each mistake in a config
@@ -59,10 +68,13 @@ def main(
         print("interrupted", file=sys.stderr)
         code = 130
     except Exception as error:
-        if not storage.is_disk_full(error):
+        if (lost := output.failure(error)) is not None:
+            on_failure(lost)
+            return lost
+        if not (message := _outside_message(error)):
             on_failure(1)
             raise
-        print(f"error: {_full_disk_message(error)}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         code = 2
     on_failure(code)
     return code
@@ -86,6 +98,7 @@ def quieten() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only decodes images here
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.set_verbosity(logging.ERROR)
+    python_logging.getLogger("gcsfs").setLevel(python_logging.CRITICAL)  # it raises its errors too
 
 
 def tolerate_encodings() -> None:
@@ -102,6 +115,21 @@ def check_home() -> None:
             f"user {os.getuid()} has no home folder for caches and data: set HOME to a folder that "
             "can be written to"
         )
+
+
+def _outside_message(error: BaseException) -> str:
+    """What an exception says that a file system or a bucket caused; "" for any other."""
+    if storage.is_disk_full(error):
+        return _full_disk_message(error)
+    if isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+        return f"'{os.fsdecode(error.filename)}': {error.strerror}"
+    if type(error).__module__.partition(".")[0] in _BUCKET_LIBRARIES:
+        reason = " ".join(str(error).split())[:300]
+        return (
+            f"Google Cloud Storage: {reason}; check the bucket's name, the network and your "
+            "credentials (gcloud auth application-default login)"
+        )
+    return ""
 
 
 def _full_disk_message(error: BaseException | None) -> str:

@@ -4,12 +4,13 @@ Each `check_…` raises UserError if it does not. `run` is the record that
 `igerg_jax.run.checkpoint.read_run` returns, and `path` the checkpoint's folder.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 from igerg_jax.run import workdirs
 
 Shapes = dict[str, tuple[int, ...]]  # parameter name, with slashes -> shape
@@ -59,6 +60,37 @@ def check_tokenizer(run: dict[str, Any], digest: str, path: epath.Path) -> None:
             f"{run['tokenizer_digest']}, this run has {digest}. Start a new run in another "
             "workdir, or set config.data.tokenizer.path to the tokenizer it was trained with, kept "
             f"as prepared/…/{run['tokenizer_digest']}/tokenizer.model in its config.data.data_dir"
+        )
+
+
+# Parts of the model with a vector for each token.
+_WORD_PARTS = ("token_embedding", "judge_network")
+
+
+def know_words(parts: Sequence[str]) -> bool:
+    """Whether parameters of these parts of a model (() = all) go with one tokenizer."""
+    return not parts or any(part in _WORD_PARTS for part in parts)
+
+
+def of_parts(names: Iterable[str], parts: Sequence[str]) -> list[str]:
+    """The parameters, of `names`, that belong to these parts of a model; () = all."""
+    return [name for name in names if not parts or name.partition("/")[0] in parts]
+
+
+def check_parts(parts: Sequence[str], stored: Shapes, wanted: Shapes, path: epath.PathLike) -> None:
+    """The checkpoint must have every parameter of the model's `parts`, in its shape."""
+    known = list(dict.fromkeys(name.partition("/")[0] for name in wanted))
+    for part in parts:
+        check_known(part, known, f"init_parts: '{part}' is not a part of the model")
+    differ = [
+        f"{name} (there {stored.get(name, 'none')}, here {wanted[name]})"
+        for name in of_parts(wanted, parts)
+        if stored.get(name) != wanted[name]
+    ]
+    if differ:
+        raise UserError(
+            f"init_from='{path}' does not fit init_parts={tuple(parts)}: "
+            f"{workdirs.listed(differ)}. Give these parts the sizes that it was trained with"
         )
 
 

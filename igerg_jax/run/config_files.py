@@ -36,7 +36,8 @@ def find(argument: str) -> str:
         configs = [p for p in PACKAGED.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
         known = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
         close = ", ".join(nearest(file, sorted(known)))
-        raise UserError(f"config file '{file}' does not exist; did you mean one of {close}?")
+        problem = "is no Python file" if file and path.exists() else "does not exist"
+        raise UserError(f"config file '{file}' {problem}; did you mean one of {close}?")
     return f"{path}{colon}{preset}"
 
 
@@ -74,7 +75,7 @@ def load(argument: str) -> ConfigDict:
 def _line_of(error: BaseException, file: str) -> str:
     """For a message: the line of a config file that raised an exception; "" if none did."""
     if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
+        return f", line {error.lineno}" if error.lineno else ""  # none: it is no text
     stack = traceback.extract_tb(error.__traceback__)
     lines = [at.lineno for at in stack if os.path.abspath(at.filename) == os.path.abspath(file)]
     return f", line {lines[-1]}" if lines else ""

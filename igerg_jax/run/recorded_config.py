@@ -10,11 +10,12 @@ igerg_jax.
 from ml_collections import ConfigDict
 
 from igerg_jax import storage
+from igerg_jax.errors import UserError
 from igerg_jax.run import weights_folder, workdirs
 
 
 def get_config(checkpoint: str) -> ConfigDict:
-    """Returns the config recorded with `checkpoint`. Raises ValueError if there is none."""
+    """Returns the config recorded with `checkpoint`. Raises UserError if there is none."""
     folder = storage.parse_path(checkpoint)
     if not folder.exists():
         folder = weights_folder.shipped(checkpoint) or folder
@@ -24,7 +25,7 @@ def get_config(checkpoint: str) -> ConfigDict:
     for place in (folder, folder.parent, folder.parent.parent):
         if folder.exists() and (place / workdirs.CONFIG_FILE).exists():
             return ConfigDict(workdirs.read_config(place / workdirs.CONFIG_FILE))
-    raise ValueError(
+    raise UserError(
         f"there is no config beside '{checkpoint}'; name a workdir, one of its checkpoints, a "
         f"weights folder, or one of {', '.join(weights_folder.shipped_names())}"
     )

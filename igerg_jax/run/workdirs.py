@@ -207,13 +207,28 @@ def matches(key: str, patterns: Iterable[str]) -> bool:
 def _check_writable(workdir: epath.Path) -> None:
     if storage.is_bucket(workdir):
         return  # without permission, the first write fails
-    folder = workdir
+    folder, missing = workdir, []
     while not folder.exists():
+        missing.append(folder)
         folder = folder.parent
     if not folder.is_dir():
         raise UserError(f"cannot create workdir '{workdir}': '{folder}' is a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to workdir '{workdir}': no permission in '{folder}'")
+    made = []
+    try:  # names that are too long, links in circles, /proc: only trying tells
+        for new in reversed(missing):
+            new.mkdir()
+            made.append(new)
+    except FileExistsError:
+        if not workdir.is_dir():  # else another process of the run was first
+            raise UserError(f"cannot create workdir '{workdir}': a link to nowhere") from None
+    except OSError as error:
+        raise UserError(f"cannot create workdir '{workdir}': {error.strerror}") from error
+    finally:
+        for new in reversed(made):
+            with contextlib.suppress(OSError):  # another process uses it already
+                new.rmdir()
 
 
 def _differences(

@@ -1,14 +1,19 @@
 """Trains configs/pretrain.py and every ablation and baseline, one after another, and compares them.
 
     python -m igerg_jax.tools.ablations [--only=full,no_images] [--seeds=0,1,2] [--preset=local]
-                                        [--out=DIR] [--config.KEY=VALUE …]
+                                        [--finetune] [--out=DIR] [--config.KEY=VALUE …]
     python -m igerg_jax.tools.ablations --smoke       # three configs in miniature
 
 launch/ablations.sh runs it too. Overrides apply to every run. Names are those of the files in
 configs/ablations and configs/baselines; "full" is configs/pretrain.py. All configs run with the
 first seed before any runs with the second.
 
-    DIR/<name>-seed<k>/             the run's workdir
+With --finetune every pre-trained model is then fine-tuned by configs/finetune.py:PRESET+NAME, and
+that is what is compared, also with no_pretraining, which needs this flag. --config.init_from is
+what pre-training starts from.
+
+    DIR/<name>-seed<k>/             the run's workdir; with --finetune, that of fine-tuning
+    DIR/<name>-seed<k>-pretraining/ with --finetune, that of pre-training
     DIR/logs/<name>-seed<k>.log     its output
     DIR/rows/<name>-seed<k>.json    its metrics, and the code and hardware they were measured with
     DIR/compare.html, .md, .csv     all rows of DIR side by side
@@ -44,6 +49,7 @@ from igerg_jax.tools.compare import files, rows
 from igerg_jax.tools.compare.rows import DONE, FAILED, INTERRUPTED, Row
 
 FOLDERS = ("configs/ablations", "configs/baselines")
+FULL, NO_PRETRAINING = "full", "no_pretraining"  # of the names
 MAX_MESSAGE = 400  # characters of a failure's message
 
 SMOKE_NAMES = ("full", "no_turn_embeddings", "text_only")
@@ -71,22 +77,56 @@ SMOKE = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One config with one seed, whose run becomes a row."""
+    """One config with one seed, whose run becomes a row.
+
+    Attributes:
+      argument: FILE:PRESET of its config.
+      finetuning: the same of what it is fine-tuned as before it is compared; None = it is not.
+    """
 
     name: str
-    file: str  # of the config
+    argument: str
     preset: str
     seed: int
     overrides: tuple[str, ...]
     config: Any
+    finetuning: str | None
 
     @property
     def title(self) -> str:
         return f"{self.name}-seed{self.seed}"
 
     @functools.cached_property
+    def configs(self) -> list[dict[str, Any]]:
+        """Of each run, as JSON; the `init_from` of a fine-tuning is not in it."""
+        arguments = [self.finetuning] if self.finetuning else []
+        later = (parse(argument, self.seed, self.overrides) for argument in arguments)
+        return [workdirs.as_json(config) for config in (self.config, *later)]
+
+    @functools.cached_property
     def digest(self) -> str:
-        return rows.digest(workdirs.as_json(self.config))
+        first, *later = self.configs
+        return rows.digest(first | ({"finetuning": later[0]} if later else {}))
+
+    def results(self, out: pathlib.Path) -> dict[str, Any]:
+        """`rows.results` of the last run; steps and examples are of all. Raises UserError."""
+        runs = zip(self.runs(out), self.configs, strict=True)
+        found = [rows.results(workdir, config) for (workdir, _), config in runs]
+        counts = {key: [each[key] for each in found] for key in ("steps", "examples")}
+        return found[-1] | {k: None if None in v else sum(v) for k, v in counts.items()}
+
+    def runs(self, out: pathlib.Path) -> list[tuple[pathlib.Path, list[str]]]:
+        """(workdir, arguments of main.py) of each run, one after another; the last is compared."""
+        last = out / self.title
+        overrides = [f"--config.seed={self.seed}", *self.overrides]
+        if self.finetuning is None:
+            return [(last, [f"--config={self.argument}", *overrides])]
+        first = out / f"{self.title}-pretraining"
+        start = f"--config.init_from={first}"
+        return [
+            (first, [f"--config={self.argument}", *overrides]),
+            (last, [f"--config={self.finetuning}", *overrides, start]),
+        ]
 
     def row(self, **fields: Any) -> Row:
         return Row(
@@ -100,7 +140,13 @@ class Experiment:
         )
 
 
-def config_files() -> dict[str, str]:
+def parse(argument: str, seed: int, overrides: Sequence[str]) -> Any:
+    """The config that --config=`argument` and overrides mean. Raises UserError."""
+    arguments = [f"--config={argument}", f"--config.seed={seed}", *overrides]
+    return command_line.parse(["ablations", *arguments], command_line.new_flags).config
+
+
+def config_files(finetune: bool) -> dict[str, str]:
     """{name: file} of the configs that are compared, the full one first.
 
     Raises:
@@ -108,31 +154,41 @@ def config_files() -> dict[str, str]:
     """
     if not pathlib.Path("main.py").is_file() or not pathlib.Path("configs").is_dir():
         raise UserError("run it from the repository's root: there is no main.py or configs/ here")
-    config_of = {"full": "configs/pretrain.py"}
+    config_of = {FULL: "configs/pretrain.py"}
     for folder in FOLDERS:
         for path in sorted(pathlib.Path(folder).glob("[a-z]*.py")):
             config_of[path.stem] = path.as_posix()
+    if not finetune:  # there is no run that is equal but for pre-training
+        config_of.pop(NO_PRETRAINING, None)
     return config_of
 
 
 def plan(
-    names: Sequence[str], seeds: Sequence[int], preset: str, overrides: Sequence[str]
+    names: Sequence[str],
+    seeds: Sequence[int],
+    preset: str,
+    overrides: Sequence[str],
+    finetune: bool = False,
 ) -> list[Experiment]:
     """The experiments of the configs `names` (none = all), in the order in which they run.
 
     Raises:
       UserError: an unknown name, preset or key, or a value that a key does not take.
     """
-    known = config_files()
+    known = config_files(finetune)
     for name in names:
+        if name == NO_PRETRAINING and not finetune:
+            raise UserError(f"--only: {name} is compared with what is fine-tuned: add --finetune")
         check_known(name, known, f"--only: '{name}' is neither an ablation nor a baseline")
     experiments = []
     for seed in seeds:
         for name in names or known:
-            arguments = [f"--config={known[name]}:{preset}", f"--config.seed={seed}", *overrides]
-            values = command_line.parse(["ablations", *arguments], command_line.new_flags)
+            argument, finetuning = f"{known[name]}:{preset}", None
+            if finetune and name != NO_PRETRAINING:
+                finetuning = f"configs/finetune.py:{preset}" + (f"+{name}" if name != FULL else "")
+            config = parse(argument, seed, overrides)
             experiments.append(
-                Experiment(name, known[name], preset, seed, tuple(overrides), values.config)
+                Experiment(name, argument, preset, seed, tuple(overrides), config, finetuning)
             )
     return experiments
 
@@ -205,17 +261,13 @@ def run_one(experiment: Experiment, out: pathlib.Path, log: pathlib.Path, spent:
     workdir, path = out / experiment.title, row_file(experiment, out)
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = log.stat().st_size if log.exists() else 0
-    command = [
-        sys.executable,
-        "main.py",
-        f"--config={experiment.file}:{experiment.preset}",
-        f"--workdir={workdir}",
-        f"--config.seed={experiment.seed}",
-        *experiment.overrides,
-    ]
     fields: dict[str, Any] = {"commit": commit() or "", "jax": importlib.metadata.version("jax")}
     start = time.perf_counter()
-    code, stopped_by = call(command, log)
+    for folder, arguments in experiment.runs(out):
+        command = [sys.executable, "main.py", *arguments, f"--workdir={folder}"]
+        code, stopped_by = call(command, log)
+        if code or stopped_by:
+            break
     fields["wall_seconds"] = spent + time.perf_counter() - start
     fields["hardware"] = {"cpu": cpu_model(), "cores": parts.cores()}
     if workdir.is_dir():
@@ -225,14 +277,14 @@ def run_one(experiment: Experiment, out: pathlib.Path, log: pathlib.Path, spent:
         if stopped_by == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + stopped_by)
-    row = experiment.row(**_outcome(experiment, workdir, fields, code, log, begin))
+    row = experiment.row(**_outcome(experiment, out, fields, code, log, begin))
     rows.write(row, path)
     return row
 
 
 def _outcome(
     experiment: Experiment,
-    workdir: pathlib.Path,
+    out: pathlib.Path,
     fields: dict[str, Any],
     code: int,
     log: pathlib.Path,
@@ -242,7 +294,7 @@ def _outcome(
     if code:
         return fields | {"status": FAILED, "message": failure(code, log, begin)}
     try:
-        results = rows.results(workdir, workdirs.as_json(experiment.config))
+        results = experiment.results(out)
     except UserError as error:
         return fields | {"status": FAILED, "message": str(error)}
     return results | fields | {"hardware": fields["hardware"] | results["hardware"]}
@@ -315,8 +367,10 @@ def run(argv: list[str]) -> None:
     names = list(dict.fromkeys(name for name in values.only.split(",") if name))
     if values.smoke:
         names, overrides = names or list(SMOKE_NAMES), [*SMOKE, *overrides]
-    out = values.out or f"runs/ablations-{'smoke' if values.smoke else values.preset}"
-    experiments = plan(names, parse_seeds(values.seeds), values.preset, overrides)
+    ending = "-finetuned" if values.finetune else ""
+    out = values.out or f"runs/ablations-{'smoke' if values.smoke else values.preset}{ending}"
+    seeds = parse_seeds(values.seeds)
+    experiments = plan(names, seeds, values.preset, overrides, values.finetune)
     folder = pathlib.Path(out).expanduser()
     with claimed(folder):
         run_all(experiments, folder)
@@ -354,7 +408,9 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     define("only", "", "Names of the configs to run, separated by commas. Default: all.")
     define("seeds", "0", "Seeds, separated by commas; each config runs with each of them.")
     define("preset", "local", "Preset of all configs.")
-    define("out", "", "Folder for the runs. Default: runs/ablations-PRESET.")
+    define("out", "", "Folder for the runs. Default: runs/ablations-PRESET[-finetuned].")
+    help_text = "Fine-tune what was pre-trained before it is compared."
+    flags.DEFINE_boolean("finetune", False, help_text, flag_values=values)
     help_text = "Run three configs in miniature, on a tiny data set."
     flags.DEFINE_boolean("smoke", False, help_text, flag_values=values)
     return values

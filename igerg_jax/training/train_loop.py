@@ -230,7 +230,9 @@ def saved_state(
     if not config.init_from:
         return None, None
     state = train_state.init_state(setup)
-    params, loaded = load_params(config.init_from, setup, state.params, tokenizer_digest)
+    params, loaded = load_params(
+        config.init_from, setup, state.params, tokenizer_digest, config.init_parts
+    )
     logs.say(f"starting from {config.init_from}: {loaded.describe()}")
     make = functools.partial(train_state.new_state, config, setup.optimizer)
     return jax.jit(make, out_shardings=setup.state_shardings)(params), None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from igerg_jax import optim
+from igerg_jax import objectives, optim
 from igerg_jax.batch import SpecialIds
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup, init_params, mesh_context, set_up
@@ -24,6 +24,7 @@ class TrainState(flax.struct.PyTreeNode):
     ema_params: Any  # None without a moving average
     skipped_steps: jax.Array  # int32 scalar, of the whole run
     consecutive_skips: jax.Array  # int32 scalar
+    reference_params: Any = None  # as training started; None where no objective reads them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,9 @@ def set_up_training(
     state = jax.eval_shape(lambda p: new_state(config, optimizer, p), params)
     everywhere = sharding.replicated(setup.mesh)
     state = jax.tree.map(lambda leaf: sharding.abstract(leaf, everywhere), state).replace(
-        params=params, ema_params=params if config.optim.ema_decay else None
+        params=params,
+        ema_params=params if config.optim.ema_decay else None,
+        reference_params=params if objectives.need_reference(config) else None,
     )
 
     def beside_its_parameter(leaf, parameter):
@@ -101,4 +104,7 @@ def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any)
         ema_params=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
         skipped_steps=jnp.zeros((), jnp.int32),
         consecutive_skips=jnp.zeros((), jnp.int32),
+        reference_params=jax.tree.map(jnp.copy, params)
+        if objectives.need_reference(config)
+        else None,
     )

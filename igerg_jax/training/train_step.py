@@ -36,7 +36,9 @@ def make_step(setup: TrainingSetup) -> Callable:
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
         key = step_key(config, state.step)
-        grads, metrics = loss_gradient(config, model, state.params, batch, key, state.step)
+        grads, metrics = loss_gradient(
+            config, model, state.params, batch, key, state.step, state.reference_params
+        )
         norm = optax.tree_utils.tree_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -84,6 +86,7 @@ def loss_gradient(
     batch: Mapping[str, jax.Array],
     key: jax.Array,
     step: jax.Array | int,
+    reference: Any = None,
 ) -> tuple[Any, dict[str, jax.Array]]:
     """The gradient of the loss over a global batch, and its metrics (see `make_step`).
 
@@ -92,12 +95,13 @@ def loss_gradient(
     Args:
       key: of the step (`step_key`).
       step: scalar; objectives whose settings change over time read it.
+      reference: the parameters as training started, for objectives that read them.
     """
     parts = config.train.accumulate_steps
     rows_B = jnp.arange(batch["image_mask"].shape[0])
 
     def sums(params, batch, rows_B):
-        return combination.sums(config, model, params, batch, key, step, rows_B)
+        return combination.sums(config, model, params, batch, key, step, rows_B, reference)
 
     def loss(params, batch, rows_B, counts=None):
         terms, metrics = sums(params, batch, rows_B)

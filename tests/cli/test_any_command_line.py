@@ -82,7 +82,7 @@ def test_any_flag_file_is_parsed_or_refused(tmp_path_factory, content):
     ),
     name=st.sampled_from(
         ["config.json", "summary.json", "metrics.jsonl", "samples.jsonl", "history.json",
-         "following.jsonl", "windows.json"]
+         "following.jsonl", "progress.jsonl", "windows.json"]
     ),
 )  # fmt: skip
 def test_a_run_folder_with_any_content_is_reported_or_refused(tmp_path_factory, content, name):

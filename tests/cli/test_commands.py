@@ -1,6 +1,7 @@
 """The command `igerg`: every line of its table works, and a mistake is one message."""
 
 import importlib
+import os
 import pathlib
 import re
 import subprocess
@@ -133,3 +134,16 @@ print(sorted({"jax", "flax", "tensorflow"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "config"])
+def test_who_reads_may_stop_early(command, unbuffered, monkeypatch):
+    """As `igerg config | head -1` does."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    words = [sys.executable, "-m", "igerg_jax.cli.igerg", command]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert done.returncode == 141 and done.stderr == ""

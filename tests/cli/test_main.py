@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+from etils import epath
 
 from configs import pretrain
 from igerg_jax.cli import main
@@ -75,6 +76,13 @@ def refused(capsys, *arguments: str) -> str:
         ((CONFIG, "--run=../x"), ["--run=../x", "runs/NAME"]),
         ((CONFIG, "--run="), ["--run=", "runs/NAME"]),
         ((CONFIG, "--run=a", "--workdir=b"), ["--run and --workdir"]),
+        ((CONFIG, "--workdir="), ["--workdir=", "leave it out"]),
+        ((CONFIG, "--mode=evaluate", "--checkpoint="), ["--checkpoint=", "leave it out"]),
+        ((CONFIG, "--mode=compile", "--report="), ["--report=", "leave it out"]),
+        ((CONFIG, f"--workdir={'a' * 300}"), ["cannot create workdir", "name too long"]),
+        ((CONFIG, "--workdir=/proc/new"), ["cannot create workdir '/proc/new'"]),
+        ((CONFIG, "--workdir=gs://"), ["'gs://'", "gs://BUCKET/FOLDER"]),
+        (("--checkpoint=smal", "--mode=chat"), ["error: there is no config beside 'smal'"]),
         ((CONFIG, "--flagfile=nowhere.txt"), ["--flagfile", "nowhere.txt"]),
         ((*TALK, "--context=Hi", "--context=  "), ["context is empty"]),
         ((*TALK, "--image=x.png"), ["context is empty"]),
@@ -167,6 +175,41 @@ def test_a_full_disk_is_one_message(capsys, monkeypatch):
     monkeypatch.setattr(main, "run", fail)
     message = refused(capsys, CONFIG)
     assert "disk of '/nowhere/x' is full" in message and "make room" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "/x/data"), "'/x/data': Permission denied"),
+        (NotADirectoryError(20, "Not a directory", b"/x/y"), "'/x/y': Not a directory"),
+        (OSError(30, "Read-only file system", "/x"), "'/x': Read-only file system"),
+        (type("HttpError", (Exception,), {"__module__": "gcsfs.retry"})("no\nbucket"), "no bucket"),
+    ],
+)
+def test_what_a_file_system_refuses_is_one_message(capsys, monkeypatch, error, says):
+    def fail(values):
+        raise error
+
+    monkeypatch.setattr(main, "run", fail)
+    assert says in refused(capsys, CONFIG)
+
+
+def test_a_mistake_in_the_code_is_shown_with_where_it_is(monkeypatch):
+    def fail(values):
+        raise FileNotFoundError(2, "No such file or directory", "/x")
+
+    monkeypatch.setattr(main, "run", fail)
+    with pytest.raises(FileNotFoundError):
+        main.main(["main.py", CONFIG])
+
+
+def test_a_check_of_a_workdir_leaves_nothing(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    config = pretrain.get_config()
+    workdirs.check(epath.Path(tmp_path / "new" / "deep"), config)
+    with pytest.raises(UserError, match="a link to nowhere"):
+        workdirs.check(epath.Path(tmp_path / "loop"), config)
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
 def test_a_run_has_a_folder_by_its_name(tmp_path):

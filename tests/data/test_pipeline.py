@@ -12,7 +12,17 @@ from PIL import Image
 
 from igerg_jax import batch as batch_lib
 from igerg_jax.batch import EMOTION_ID, NEUTRAL, UNKNOWN
-from igerg_jax.data import augment, input_graph, mixtures, pipeline, prepare, store, windows
+from igerg_jax.data import (
+    augment,
+    config_checks,
+    input_graph,
+    lengths,
+    mixtures,
+    pipeline,
+    prepare,
+    store,
+    windows,
+)
 from igerg_jax.data.images import imagenet_crop
 from igerg_jax.errors import UserError
 
@@ -90,6 +100,28 @@ def test_context_ends_every_turn_with_eos_and_loses_its_oldest_tokens(prepared, 
             assert turns[used - 1] == batch["image_mask"][row].sum() - 2
             cut += turns[0] > 0
     assert cut > 0  # some row was long enough to lose a whole turn
+
+
+def test_reversed_context_and_response_change_places(prepared, tiny_config):
+    """So a backward model learns to write the very tokens that the other one reads."""
+    data = tiny_config.data
+    data.use_images = False
+    plain = take(prepared, tiny_config, 2)
+    lengths_of = lengths.cut_shares(prepared.split("train"), tiny_config)
+    data.reverse = True
+    data.context_tokens, data.response_tokens = data.response_tokens, data.context_tokens
+    for there, back in zip(plain, take(prepared, tiny_config, 2), strict=True):
+        assert_equal(
+            back,
+            there
+            | {"context": there["response"], "response": there["context"]}
+            | {"context_turn": np.zeros_like(there["response"])},
+        )
+    cut = lengths.cut_shares(prepared.split("train"), tiny_config)
+    assert cut["contexts"] == lengths_of["responses"] and cut["responses"] == lengths_of["contexts"]
+    data.use_images = True
+    with pytest.raises(UserError, match=r"data\.use_images=False"):
+        config_checks.check(data)
 
 
 def test_join_context_by_hand():

@@ -7,7 +7,7 @@ import pytest
 import small_runs
 from test_kills import make_config
 
-from igerg_jax.errors import PortTaken, ProcessMissing, ProcessStalled
+from igerg_jax.errors import PortTaken, ProcessEnded, ProcessMissing, ProcessStalled
 
 pytestmark = pytest.mark.slow
 SILENCE_SECONDS = 20
@@ -31,6 +31,27 @@ def test_a_stalled_process_is_named(index, tmp_path, tried):
         assert f"pid {lost.process.pid})" in last and "has not answered" in last
         lost.send(signal.SIGCONT)
     tried("a process that is stopped (SIGSTOP)", ProcessStalled.exit_code, 1, "named; all end")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_killed_process_is_named(index, tmp_path, tried):
+    """kill -9 in the midst of training, the coordinator's process as well as the other."""
+    config = make_config()
+    config.train.update(steps=10**6, checkpoint_every_steps=0)
+    with small_runs.started(config, tmp_path, 2) as runs:
+        lost, other = runs[index], runs[1 - index]
+        assert runs[0].wait_for(lambda: len(small_runs.losses(tmp_path / "run")) > 2)
+        before = other.said()
+        lost.send(signal.SIGKILL)
+        assert other.wait() == ProcessEnded.exit_code, other.said()
+        (line,) = [
+            line
+            for line in other.said().removeprefix(before).splitlines()
+            if not line.startswith("step ")
+        ]
+        assert line.startswith(f"error: process {index} of 2 (")
+        assert f"pid {lost.process.pid}) has ended" in line
+    tried("kill -9 of one of two processes", f"137, {ProcessEnded.exit_code}", 1, "named; all end")
 
 
 def test_a_missing_process_is_named(tmp_path, tried):

@@ -21,7 +21,7 @@ def phases(folder):
         return any("orbax" in path.name for path in (run / "checkpoints").glob("*tmp*"))
 
     return {
-        "starting": lambda said: True,
+        "starting": lambda said: list(folder.glob("log-*")),  # main is called next
         "compiling": lambda said: "compiling the step" in said,
         "a step": lambda said: len(small_runs.losses(run)) > 1,
         "saving": saving,

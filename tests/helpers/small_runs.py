@@ -142,14 +142,15 @@ def started(
             run.process.join()
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Tests that run in the background ignore Ctrl-C, and so would whatever they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(["igerg_jax.cli.modes", "igerg_jax.training.train_loop"])
 
 
 def _run_main(arguments: list[str], log: str) -> None:
     """In a process of its own: main.py with one device, its output in a file."""
-    # Where the tests run in the background, Ctrl-C is ignored, and a process keeps that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(out, standard)

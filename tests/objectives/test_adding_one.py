@@ -75,7 +75,7 @@ def test_it_shows_itself(added, tiny_config):
         assert given.caption == "The encoder is given no images, and" and target.tokens
     text = page.render(groups, prepared, tiny_config, 0)
     heading = NAME.replace("_", "_<wbr>")
-    assert text.count(f"<h4>{heading}</h4><small>{SUMMARY}</small>") == 2
+    assert text.count(f"<h3>{heading}</h3><small>{SUMMARY}</small>") == 2
 
 
 def test_data_that_lacks_what_it_needs_are_refused(added, tiny_config, tmp_path):

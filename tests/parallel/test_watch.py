@@ -28,7 +28,13 @@ print("up", flush=True)
 if len(sys.argv) > 4 and index == 0:  # holds Python's lock
     import ctypes
     ctypes.PyDLL(None).sleep(int(sys.argv[4]))
-time.sleep(seconds)
+end = time.monotonic() + seconds
+while time.monotonic() < end:  # as `stopping` asks for signals of others
+    try:
+        processes.client().key_value_try_get("nothing")
+    except Exception as error:
+        assert "NOT_FOUND" in str(error), error
+    time.sleep(0.1)
 """
 
 
@@ -115,7 +121,23 @@ def test_the_relay_forwards_and_outlives_the_coordinator():
                 thread.join()
                 assert received == data
         there.close()
+        for _ in range(5):  # the first that the coordinator cannot get makes it reset
+            client.sendall(b"heartbeat")
+            time.sleep(0.05)
         client.settimeout(1)
         with pytest.raises(TimeoutError):
             client.recv(1)
         client.close()
+
+
+def test_the_relay_tells_the_coordinator_when_a_client_ends():
+    with socket.create_server(("127.0.0.1", 0)) as coordinator:
+        host, port = watch.relay(f"127.0.0.1:{coordinator.getsockname()[1]}").split(":")
+        client = socket.create_connection((host, int(port)))
+        there = coordinator.accept()[0]
+        there.settimeout(20)
+        client.sendall(b"x")
+        assert there.recv(1) == b"x"
+        client.close()
+        assert there.recv(1) == b""
+        there.close()

@@ -300,6 +300,19 @@ def test_gallery_shows_every_sample_and_marks_agreement(workdir):
     assert "(nothing)" in page.text  # the one that generated no words
 
 
+def test_samples_over_time_show_each_evaluation_once_and_the_last_one_first(workdir):
+    assert "over-time" not in {tag.get("id") for tag in report(workdir).all("section")}
+    line = {"index": 4, "turn": "<i>hey</i>", "face": "https://elsewhere/face.jpg"}
+    said = [(50, "aaa"), (100, "lost bbb"), (100, "<b>ccc</b>"), (150, "ddd")]
+    lines = [line | {"step": step, "generated": words} for step, words in said]
+    damaged = [{"step": 7}, line | {"step": [1]}, line | {"step": 200, "generated": 7, "turn": {}}]
+    made_up_run.write_lines(workdir / "progress.jsonl", [*lines, *damaged])
+    page = report(workdir)
+    places = [page.text.index(words) for words in ("ddd", "<b>ccc</b>", "aaa")]
+    assert places == sorted(places) and "bbb" not in page.text and "step 200" in page.text
+    assert not [tag for tag in page.all("img") if tag["src"].startswith("https")]
+
+
 def test_words_of_a_conversation_stay_words(workdir):
     sample = made_up_run.make_samples(1)[0]
     attack = '"><script>alert(1)</script><img src=x onerror=alert(1)>'

@@ -222,6 +222,35 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(saved):
     assert "turn_embedding" in described.split("randomly initialised")[1]
 
 
+def test_takes_one_part_whatever_the_words_are(saved):
+    """A part that knows no words, such as a vision tower, fits any tokenizer."""
+    folder, _, state = saved
+    setup = set_up(devices=1, data__context_turns=3)
+    initial = make_state(setup, seed=1).params
+    check_init(folder, setup, ("encoder",))
+    params, loaded = load_params(folder, setup, initial, "fedcba", ("encoder",))
+    small.assert_trees_equal(params["encoder"], state.params["encoder"])
+    assert {name.partition("/")[0] for name in loaded.loaded} == {"encoder"}
+    for name in params.keys() - {"encoder"}:
+        small.assert_trees_equal(params[name], initial[name])
+
+
+@pytest.mark.parametrize("part", ["token_embedding", "judge_network"])
+def test_a_part_with_words_needs_the_same_tokenizer(saved, part):
+    folder, _, state = saved
+    with pytest.raises(UserError, match="tokenizer does not match"):
+        load_params(folder, set_up(devices=1), state.params, "fedcba", ("encoder", part))
+
+
+def test_a_part_is_taken_whole_or_refused(saved):
+    folder, *_ = saved
+    setup = set_up(devices=1, model__text__mlp_width=48)
+    with pytest.raises(UserError, match=r"does not fit init_parts=\('encoder',\): encoder/"):
+        check_init(folder, setup, ("encoder",))
+    with pytest.raises(UserError, match=r"'coder' is not a part of the model; available: .*enc"):
+        check_init(folder, setup, ("coder",))
+
+
 def test_fine_tuning_from_another_size_is_refused_before_anything_is_read(saved):
     folder, *_ = saved
     check_init(folder, set_up(devices=1, data__context_turns=3))  # a little differs

@@ -74,7 +74,8 @@ def get_config(preset=""):
 
 @pytest.mark.parametrize("argument", ["configs/pretrian.py", "pretrain", "configs", "configs/../x"])
 def test_names_ours_where_there_is_none(argument):
-    with pytest.raises(UserError, match=r"does not exist; did you mean one of .*configs/.*\.py\?"):
+    problem = "is no Python file" if argument == "configs" else "does not exist"
+    with pytest.raises(UserError, match=rf"{problem}; did you mean one of .*configs/.*\.py\?"):
         config_files.load(argument)
 
 

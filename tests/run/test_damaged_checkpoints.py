@@ -205,25 +205,6 @@ def test_a_run_of_several_processes_agrees(workdir, monkeypatch):
     assert sorted(bool(text) for text in told.values()) == [False, False, True]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [OSError(28, "No space left on device"), ValueError("UNKNOWN: No space left on device")],
-)
-def test_a_full_disk_says_how_much_a_checkpoint_takes(workdir, setup, monkeypatch, error):
-    def fail(path, without):
-        raise error
-
-    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
-    monkeypatch.setattr(manifests, "write", fail)
-    checkpoints.save(make_state(setup, 9))
-    with pytest.raises(UserError, match=r"disk of .* is full .* step 9 .* up to 0\.\d MB.* step 6"):
-        checkpoints.wait()
-    checkpoints.close()
-    assert not list((workdir / "checkpoints").glob("9*"))
-    monkeypatch.undo()
-    assert int(restore(workdir, setup).step) == 6
-
-
 def test_storage_knows_a_full_disk():
     assert storage.is_disk_full(OSError(122, "Disk quota exceeded"))
     assert not storage.is_disk_full(OSError(2, "No such file"))

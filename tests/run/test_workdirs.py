@@ -4,6 +4,9 @@ import pytest
 import small
 from etils import epath
 
+from configs import pretrain
+from configs.ablations import no_images
+from configs.baselines import text_only
 from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
 
@@ -35,3 +38,12 @@ def test_a_model_may_be_used_otherwise_than_it_was_trained_where_its_function_st
     wider = small.make_config(model__text__width=32)
     with pytest.raises(UserError, match=r"model\.text\.width \(there 16, here 32\)"):
         workdirs.check(folder, wider, training=False)
+
+
+@pytest.mark.parametrize("module", [no_images, text_only])
+def test_a_checkpoint_of_another_config_is_refused_and_other_inputs_are_named(module):
+    full, other = (workdirs.as_json(m.get_config()) for m in (pretrain, module))
+    here = ["model.emotion_embedding (there 'both', here 'none')"]
+    assert workdirs.model_differences(full, other) == here
+    assert workdirs.input_differences(full, other) == ["data.use_images (there True, here False)"]
+    assert workdirs.input_differences(full, full) == workdirs.model_differences(full, full) == []

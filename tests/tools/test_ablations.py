@@ -19,7 +19,7 @@ CONFIG = """
 from ml_collections import ConfigDict
 
 def get_config(preset=""):
-    if preset not in ("local", "large"):
+    if preset.partition("+")[0] not in ("local", "large"):
         raise ValueError(f"unknown preset '{preset}'")
     return ConfigDict(dict(name=NAME, preset=preset, seed=0, train=dict(batch_size=4, steps=10)))
 """
@@ -30,6 +30,7 @@ flags = dict(a[2:].split("=", 1) for a in sys.argv[1:])
 workdir, here = pathlib.Path(flags["workdir"]), pathlib.Path()
 with (here / "calls").open("a") as calls:
     calls.write(workdir.name + "\\n")
+(here / f"{workdir.name}.flags").write_text(json.dumps(sys.argv[1:]))
 workdir.mkdir(parents=True, exist_ok=True)
 if (here / "hang").exists():
     signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), os._exit(143)))
@@ -113,6 +114,38 @@ def test_the_same_command_goes_on(repository, capsys):
     assert read("full-seed0") == before
     assert read("broken-seed0").status == rows.DONE
     assert read("broken-seed0").wall_seconds > spent
+
+
+def test_pre_trains_fine_tunes_and_compares(repository, capsys):
+    add_config(repository, "finetune", "finetune")
+    add_config(repository, "baselines/no_pretraining", "baselines/no_pretraining")
+    given = "--only=full,text_only,no_pretraining", "--finetune", "--config.name=faces"
+    assert start(*given) == 0
+    names = ["full-seed0-pretraining", "full-seed0", "text_only-seed0-pretraining"]
+    assert calls() == [*names, "text_only-seed0", "no_pretraining-seed0"]
+    flags = {name: json.loads((repository / f"{name}.flags").read_text()) for name in calls()}
+    assert flags["full-seed0-pretraining"][0] == "--config=configs/pretrain.py:local"
+    assert flags["full-seed0"][0] == "--config=configs/finetune.py:local"
+    assert flags["text_only-seed0"][0] == "--config=configs/finetune.py:local+text_only"
+    start_from = "--config.init_from=out/text_only-seed0-pretraining"
+    # After the overrides, which say what pre-training starts from.
+    assert flags["text_only-seed0"][-2:] == [start_from, "--workdir=out/text_only-seed0"]
+    assert not any("init_from" in flag for flag in flags["no_pretraining-seed0"])
+    assert (read("full-seed0").steps, read("full-seed0").examples) == (20, 80)
+    assert (read("no_pretraining-seed0").steps, read("text_only-seed0").status) == (10, rows.DONE)
+    digests = {read(f"{name}-seed0").digest for name in ("full", "text_only", "no_pretraining")}
+    assert len(digests) == 3 and start(*given) == 0 and len(calls()) == 5
+    assert start("--only=full", "--config.name=faces") == 2, "it was not fine-tuned"
+    capsys.readouterr()
+    assert start("--only=no_pretraining") == 2
+    assert "add --finetune" in capsys.readouterr().err
+
+
+def test_what_failed_to_pre_train_is_not_fine_tuned(repository):
+    add_config(repository, "finetune", "finetune")
+    assert start("--only=broken", "--finetune") == 1
+    assert calls() == ["broken-seed0-pretraining"]
+    assert read("broken-seed0").message == "the data has holes (exit code 2)"
 
 
 def test_finished_rows_of_other_overrides_are_kept(repository, capsys):
@@ -202,7 +235,7 @@ def test_elsewhere_it_says_where_to_run_it(tmp_path, monkeypatch, capsys):
 def test_the_real_configs_have_names_of_their_own(monkeypatch):
     """Also: the miniature's overrides are keys of every config, and change what they should."""
     monkeypatch.chdir(ROOT)
-    files = ablations.config_files()
+    files = ablations.config_files(finetune=True)
     there = [p for folder in ablations.FOLDERS for p in (ROOT / folder).glob("[a-z]*.py")]
     assert len(files) == len(there) + 1 and len(there) >= 20
     for name, file in files.items():
@@ -214,6 +247,12 @@ def test_the_real_configs_have_names_of_their_own(monkeypatch):
         assert experiment.config.data.extra_test_splits == ()
         assert experiment.config.train.steps < 10
     assert len({experiment.digest for experiment in planned}) == len(planned)
+    for experiment in ablations.plan([], [0], "daily_dialog", [], finetune=True):
+        for config in experiment.configs:
+            assert config["objectives"]["emotional_response"]["weight"] or config["name"] in (
+                "ablations/no_emotional_response",
+                "ablations/single_modal_only",
+            )
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def page_of(tmp_path, runs, *more: str) -> tuple[str, dict]:
 
 def test_the_page_has_every_pair_that_differs_and_does_not_say_whose_is_whose(tmp_path, two_runs):
     page, key = page_of(tmp_path, two_runs)
-    shown = re.findall(r"<section><h4>(\w+)</h4><p>(\w+) (\d+)</p></section>", page)
+    shown = re.findall(r"<section><h2>(\w+)</h2><p>(\w+) (\d+)</p></section>", page)
     assert [side for side, *_ in shown] == ["Left", "Right"] * 16
     numbers = [int(number) for *_, number in shown]
     assert numbers[::2] == numbers[1::2] and sorted(numbers[::2]) == list(range(4, 20))

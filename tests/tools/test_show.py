@@ -127,7 +127,7 @@ def test_the_page_holds_the_very_pixels_and_nothing_from_outside(prepared, tiny_
     assert not re.search(r'(src|href)="(?!data:|#)|https?:|url\(', page)
     assert "default-src 'none'" in page and "script-src" not in page
     for name in objectives.active(tiny_config):
-        assert page.count(f"<h4>{name.replace('_', '_<wbr>')}</h4>") == COUNT
+        assert page.count(f"<h3>{name.replace('_', '_<wbr>')}</h3>") == COUNT
 
 
 def test_a_withheld_image_says_so(prepared, tiny_config):

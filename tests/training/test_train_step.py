@@ -47,7 +47,8 @@ def drawn_state(setup: train_state.TrainingSetup) -> train_state.TrainState:
     params = jax.device_get(params)  # else both trees below would be one buffer, donated twice
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
     ema_params = params if abstract.ema_params is not None else None
-    state = zeros.replace(params=params, ema_params=ema_params)
+    reference = params if abstract.reference_params is not None else None
+    state = zeros.replace(params=params, ema_params=ema_params, reference_params=reference)
     return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, abstract))
 
 
@@ -126,6 +127,30 @@ def test_the_loss_is_the_weighted_sum_of_means(one):
     for (name, part), (right, count) in metrics.items():
         shown = one.metrics[0][f"metric/{name}/{part}"]
         np.testing.assert_allclose(shown, right / count, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_own_responses_are_the_same_on_any_mesh_and_the_reference_stays():
+    """Whatever the mesh and the accumulation, each example draws and is scored the same."""
+    terms = dict(preference_weight=1.0, policy_weight=1.0, policy_samples=2)
+    terms |= dict(consistency_weight=0.0, contrast_weight=0.0)
+    changes = {f"objectives__emotional_response__{key}": value for key, value in terms.items()}
+    changes |= dict(generate__strategy="greedy", train__batch_size=8)
+    found = []
+    for devices, layout in ((1, {}), (4, dict(mesh__fsdp=2, train__accumulate_steps=2))):
+        setup = make_setup(devices, ("emotional_response",), **changes, **layout)
+        step = train_step.lower_step(setup).compile()
+        state, metrics = step(drawn_state(setup), batches(setup, 1)[0])
+        found.append(jax.device_get((state, metrics)))
+    (state, metrics), (_, others) = found
+    for name in ("loss/emotional_response/preference", "loss/emotional_response/policy"):
+        assert np.isfinite(metrics[name]) and metrics[name] != 0
+        np.testing.assert_allclose(metrics[name], others[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(metrics["grad_norm"], others["grad_norm"], rtol=1e-3)
+    before = jax.device_get(drawn_state(setup).params)
+    small.assert_trees_equal(state.reference_params, before)
+    assert small.largest(jax.tree.map(np.subtract, state.params, before)) > 0
+    assert make_setup(1).abstract_state.reference_params is None, "nothing reads it there"
 
 
 def test_ema_follows_its_formula(one):

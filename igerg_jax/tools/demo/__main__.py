@@ -53,7 +53,7 @@ def run(values: flags.FlagValues) -> None:
     with listen(values.port) as listener:  # before the model is loaded, which takes longer
         address = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
         responder = open_responder(values.checkpoint)
-        app = server.make_app(responder, name_of(values.checkpoint), other_strategies(responder))
+        app = server.make_app(responder, name_of(values.checkpoint), left_to_compile(responder))
         print(f"talk with it at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has closed its connections by then
@@ -74,7 +74,7 @@ def listen(port: int) -> socket.socket:
 
 
 def open_responder(checkpoint: str):
-    """The `Responder` of a checkpoint, with what the page asks for at first compiled."""
+    """The `Responder` of a checkpoint, with what a first message needs compiled."""
     from igerg_jax.evaluation.responder import Responder  # imports JAX
     from igerg_jax.setup import enable_compilation_cache
 
@@ -83,19 +83,17 @@ def open_responder(checkpoint: str):
     enable_compilation_cache(responder.config)
     millions = responder.parameters / 1e6
     print(f"{checkpoint}: {millions:.2f} M parameters; compiling", file=sys.stderr, flush=True)
-    responder.compile([responder.strategy], for_each_face=True)
+    responder.compile([responder.strategy], for_each_face=False)
     print(f"ready after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return responder
 
 
-def other_strategies(responder) -> list[Callable[[], None]]:
-    """What compiles the rest that the page can ask for, in pieces of seconds."""
-    return [
-        functools.partial(responder.compile, [strategy], for_each_face)
-        for strategy in responder.strategies
-        for for_each_face in (False, True)
-        if strategy != responder.strategy
-    ]
+def left_to_compile(responder) -> list[Callable[[], None]]:
+    """What compiles the rest that the page can ask for in pieces of seconds, likeliest first."""
+    others = [strategy for strategy in responder.strategies if strategy != responder.strategy]
+    pieces = [(responder.strategy, True)]
+    pieces += [(strategy, for_each) for strategy in others for for_each in (False, True)]
+    return [functools.partial(responder.compile, [name], for_each) for name, for_each in pieces]
 
 
 def name_of(checkpoint: str) -> str:

@@ -1,13 +1,11 @@
 """Renders the page of the runs in a folder."""
 
-import collections
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
-from typing import Any
 
 from igerg_jax import metrics
-from igerg_jax.report import templates
+from igerg_jax.report import gallery, templates
 from igerg_jax.report.templates import finite
 from igerg_jax.tools.compare import drawing
 from igerg_jax.tools.compare.page import CURVES, series
@@ -40,7 +38,7 @@ def render(
         panels=[(key, _panel(key, numbered)) for key in curves],
         columns=[metrics.by_name()[name] for name in (*DURING, *AT_END)],
         figure=figure,
-        conversations=conversations,
+        conversations=lambda run: gallery.over_time(run.progress),
         refresh_seconds=refresh_seconds,
         # The server writes one for whom it lacks.
         has_report=lambda run: refresh_seconds or (run.workdir / "report.html").exists(),
@@ -55,14 +53,6 @@ def figure(run: Run, name: str) -> tuple[float, str] | None:
             return values[name], split
     value = run.last(f"valid/{name}")
     return None if value is None else (value, "valid")
-
-
-def conversations(run: Run) -> list[list[dict[str, Any]]]:
-    """Of each conversation in progress.jsonl, its lines in order of step, the last one first."""
-    found: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
-    for line in reversed(run.progress):
-        found[line.get("index")].append(line)
-    return list(found.values())
 
 
 def _panel(key: str, runs: dict[int, Run]) -> drawing.Plot | None:

@@ -10,8 +10,9 @@
 
 Parameters are an argument, not constants of the programs: both programs share one copy, a program
 is small whatever the model's size, and further training replaces only that file. The batch size is
-symbolic, all other sizes are the config's. Each program is lowered for CPUs, CUDA GPUs and TPUs at
-once. JAX reads such files for six months after the version that wrote them
+symbolic, all other sizes are the config's. Beams are not re-ranked (`generate.mmi_weight`). Each
+program is lowered for CPUs, CUDA GPUs and TPUs at once. JAX reads such files for six months after
+the version that wrote them
 (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
 """
 
