@@ -258,6 +258,7 @@ COVERED = {
     "pip install xprof": WHEELS,
     "pip install -r requirements-evidence.txt": WHEELS,
     "pip install -r requirements-gcs.txt": WHEELS,
+    "pip install -r requirements-gpu.txt": WHEELS,
     "pip install -r requirements-parity.txt": WHEELS,
     "python -m pip install -r requirements-browser.txt": WHEELS,
     "python -m pip install -r requirements-tpu.txt": WHEELS,
