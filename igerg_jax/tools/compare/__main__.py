@@ -5,8 +5,9 @@
 
 A RUN is a workdir, the JSON file of a row, or a folder of either, as launch/ablations.sh writes
 them; of a folder of workdirs, the finished ones are taken. Runs of one config with several seeds
-are one line: mean ± standard deviation. Emotion following and response perplexity are tested
-against the baseline (by default "full", configs/pretrain.py) on the same test windows, by paired
+are one line: mean ± standard deviation. Configs go by their names (configs/pretrain.py by "full"),
+and runs of one config with different settings by those of their folders. Emotion following and response perplexity are tested
+against the baseline (by default the first run of configs/pretrain.py) on the same test windows, by paired
 bootstrap, corrected by Holm's method. The page works offline.
 
 --markdown and --csv print; --markdown=FILE and --csv=FILE write. --out= writes no page.
@@ -46,7 +47,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     define(
         "baseline",
         None,
-        f"The config to compare with. Default: {table.BASELINE}, if it is one of them.",
+        "What to compare with, by its name in the table. Default: the first of configs/pretrain.py.",
     )
     define("out", "compare.html", "The page to write; empty = none.")
     define("markdown", "", "File of the table as Markdown; without =FILE, it is printed.")
