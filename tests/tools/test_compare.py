@@ -228,7 +228,9 @@ def test_a_workdir_and_its_row_say_the_same(tmp_path):
         "windows": {"test": kept.windows},
     }.items():
         (run / f"{name}.json").write_text(json.dumps(content))
-    ends = dict(first_step=0, last_step=700, seconds=100.0, training_seconds=90.0, stopped="finished")
+    ends = dict(
+        first_step=0, last_step=700, seconds=100.0, training_seconds=90.0, stopped="finished"
+    )
     start = {**ends, "command": "igerg train --run=a '--config.name=a b'", "commit": "abc"}
     (run / "history.json").write_text(json.dumps([{**start, "commit": "older"}, start]))
     (found,) = rows.read([str(run)])

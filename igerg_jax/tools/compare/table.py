@@ -183,7 +183,9 @@ def _held_out(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 def _default_baseline(lines: Sequence[Line]) -> str:
     """The name of the first finished line of configs/pretrain.py; "" if there is none."""
-    full = (line.name for line in lines if line.rows and short_name(line.rows[0].config) == BASELINE)
+    full = (
+        line.name for line in lines if line.rows and short_name(line.rows[0].config) == BASELINE
+    )
     return next(full, "")
 
 

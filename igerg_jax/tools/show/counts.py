@@ -28,7 +28,9 @@ def describe(prepared: Prepared, config: ConfigDict) -> str:
     said, seen = [], set()
     for use, dataset, split in splits:
         title = f"{use}: {dataset}, split '{split.name}'"
-        said.append(f"{title}: as above" if split in seen else _describe_split(title, split, config))
+        said.append(
+            f"{title}: as above" if split in seen else _describe_split(title, split, config)
+        )
         seen.add(split)
     return "\n\n".join(said)
 
