@@ -138,11 +138,10 @@ def test_each_objective_gets_its_mixture(mixed):
             assert felt["response_emotion"][row] == split.window(int(ids[row])).response_emotion
 
 
-def test_every_dataset_of_a_mixture_is_named_where_a_run_starts_and_where_it_is_counted(mixed):
-    mixed.data.mixtures.faces.datasets[mixed.data.dataset] = (
-        1.0  # counted once, though it is used twice
-    )
-    main, prepared = mixed.data.dataset, prepare.prepare(mixed)
+def test_every_dataset_of_a_mixture_is_named(mixed):
+    main = mixed.data.dataset
+    mixed.data.mixtures.faces.datasets[main] = 1.0  # used twice, and counted once
+    prepared = prepare.prepare(mixed)
     windows = {name: each.split("train").num_windows for name, each in prepared.datasets.items()}
     said, counted = prepared.describe(mixed), counts.describe(prepared, mixed)
     assert f"{main}, {windows[main]:,} training windows" in said
