@@ -8,7 +8,8 @@ import sys
 from igerg_jax import environment
 
 environment.check()  # before imports that fail in a Python that is too old, or without packages
-from igerg_jax.cli.main import main  # noqa: E402
+with environment.interrupts_end():
+    from igerg_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

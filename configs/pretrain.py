@@ -128,7 +128,7 @@ def _all_keys() -> ConfigDict:
                 frozen=False,  # True trains everything but the tower; needs init_from
                 scan_layers=False,  # True for deep models: compile time stays flat with depth
                 remat="none",  # none, all_dots, dots, full: from most memory to most recomputation
-                attention="xla",  # xla, fused (one kernel on TPUs)
+                attention="xla",  # xla, fused (one kernel on TPUs and, in bfloat16, on GPUs)
             ),
             text=dict(
                 width=128,

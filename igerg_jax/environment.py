@@ -1,9 +1,13 @@
-"""Checks the Python version and the required packages, before anything else is imported.
+"""What comes before all imports: checks of the Python version and packages, and Ctrl-C.
 
 Imports only the standard library, and is written so that much older Pythons can parse it.
 """
 
+import contextlib
+import os
+import signal
 import sys
+import threading
 
 MIN_PYTHON = (3, 11)  # the same as in pyproject.toml
 NEEDED = "absl etils flax jax ml_collections numpy optax orbax".split()  # by every command
@@ -15,6 +19,30 @@ def check():
     if message:
         sys.stderr.write("error: " + message + "\n")
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def interrupts_end():
+    """While modules are imported: Ctrl-C ends this process at once, with exit code 130.
+
+    A KeyboardInterrupt could be lost in a library that catches whatever its imports raise, and the
+    run would go on; where it is not, it ends in a long traceback.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if before is not signal.default_int_handler or not in_main_thread:
+        yield  # ignored, as in the background, or handled by who imports this
+        return
+    signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(number, frame):
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def problem():

@@ -11,7 +11,7 @@
 #   GKE_CLUSTER   the cluster, created once with `xpk cluster create`
 #   GKE_ZONE      its zone
 #   GKE_PROJECT   its project
-#   TPU_TYPE      for run: v5litepod-64, v6e-256, v5p-128, ...
+#   TPU_TYPE      for run: v5litepod-64, v6e-256, v5p-128, tpu7x-4x4x4, ...
 #   TPU_SLICES    number of slices, connected by the data-centre network (default 1)
 #   GKE_IMAGE     base image that this folder is added to (default python:3.12)
 #   GKE_RESTARTS  how often an interrupted run is restarted (default 50)

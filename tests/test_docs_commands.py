@@ -106,7 +106,9 @@ COVERED = {
     "igerg train --config=configs/pretrain.py --run=continued "
     "--config.init_from=runs/pretrain-local --config.optim.peak_learning_rate=3e-4": Here(RUN),
     "igerg train --config=configs/preference.py --config.init_from=runs/finetune-local": Here(RUN),
-    "igerg train --config=configs/backward.py": Here(RUN),
+    "igerg train --config=configs/backward.py": Here(
+        f"{RUN} evaluate.generated_examples=0 evaluate.following_examples=0 generate.examples=0"
+    ),
     "igerg train --config=configs/backward.py:daily_dialog --config.data.manual_dir=DIR": By(
         "tests/test_configs.py"
     ),
@@ -136,7 +138,7 @@ COVERED = {
     "igerg train --config=configs/pretrain.py:small": Here(RUN),
     # With a run's model.
     "igerg evaluate --config=configs/pretrain.py": Here(RUN),
-    "igerg evaluate --config.generate.strategy=greedy": Here(RUN),
+    "igerg evaluate --config=configs/pretrain.py --config.generate.strategy=greedy": Here(RUN),
     "igerg evaluate --workdir=DIR": Here(f"--config=configs/pretrain.py {RUN} --workdir=RUN"),
     'igerg generate --config=configs/pretrain.py --context="hey how are you" '
     '--image=docs/faces/joy.jpg --context="oh no, my exam was terrible" '
@@ -161,7 +163,7 @@ COVERED = {
     "igerg prepare --config=… --manual_dir=DIR": Here(TINY),
     "igerg prepare --config=CONFIG.py [--data_dir=DIR] [--manual_dir=DIR]": Here(TINY),
     "igerg prepare --config=configs/pretrain.py --config.data.dataset=meld --manual_dir=DIR": Here(
-        f"{TINY} data.dataset=meld data.tokenizer.vocab_size=64"
+        f"{TINY} data.dataset=meld data.tokenizer.vocab_size=280"
     ),
     "igerg compile --config=configs/pretrain.py:base": Here(RUN),
     "igerg label --checkpoint=RUN --images=DIR --out=LABELS": Here("--images=mine/train"),
@@ -169,7 +171,7 @@ COVERED = {
     "--config.data.labels.min_confidence=0.6": By(
         "tests/data/test_openvidial.py::test_pseudo_labels_are_read_and_doubtful_ones_are_left_out"
     ),
-    "python -m igerg_jax.tools.calibrate_images --checkpoint=RUN": Here("--count=8"),
+    "python -m igerg_jax.tools.calibrate_images --checkpoint=RUN": Here(),
     "python -m igerg_jax.tools.guidance_sweep --workdir=RUN --guidance=0,0.5,1,2,4": By(
         "tests/tools/test_guidance_sweep.py"
     ),
@@ -257,6 +259,7 @@ COVERED = {
     "pip install xprof": WHEELS,
     "pip install -r requirements-evidence.txt": WHEELS,
     "pip install -r requirements-gcs.txt": WHEELS,
+    "pip install -r requirements-gpu.txt": WHEELS,
     "pip install -r requirements-parity.txt": WHEELS,
     "python -m pip install -r requirements-browser.txt": WHEELS,
     "python -m pip install -r requirements-tpu.txt": WHEELS,

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import signal
 import subprocess
 import sys
 import tomllib
@@ -61,3 +62,34 @@ def test_it_is_the_python_that_the_package_declares():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lowest = ".".join(map(str, environment.MIN_PYTHON))
     assert project["requires-python"].startswith(f">={lowest},")
+
+
+SWALLOWS = """
+import os, signal, sys
+from igerg_jax import environment
+if "ignored" in sys.argv:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+with environment.interrupts_end():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        pass  # as a library may around its imports
+print("went on", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [("", 130, ("", "interrupted\n")), ("ignored", 0, ("went on False\n", ""))],
+)
+def test_ctrl_c_while_modules_are_imported_is_not_lost(how, code, said):
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", start + SWALLOWS, how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, (done.stdout, done.stderr)) == (code, said)
+
+
+def test_ctrl_c_raises_again_once_they_are():
+    with environment.interrupts_end():
+        pass
+    assert signal.getsignal(signal.SIGINT) is not environment._end

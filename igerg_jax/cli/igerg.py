@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {unknown(name)}", file=sys.stderr)
         return 2
     command = COMMANDS[name]
-    module = importlib.import_module(command.module)
+    with environment.interrupts_end():
+        module = importlib.import_module(command.module)
     options = {"mode": command.mode, "summary": command.summary} if command.mode else {}
     return module.main([f"igerg {name}", *rest], **options)
 

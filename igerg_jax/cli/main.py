@@ -10,7 +10,7 @@ from typing import NamedTuple
 from absl import flags
 from etils import epath
 
-from igerg_jax import storage
+from igerg_jax import environment, storage
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line, workdirs
@@ -210,8 +210,9 @@ def run(values: flags.FlagValues) -> None:
             JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
         )
     # Not at the top: they import JAX, seconds that --help and wrong flags need not wait for.
-    from igerg_jax.parallel import processes, stopping
-    from igerg_jax.setup import enable_compilation_cache
+    with environment.interrupts_end():
+        from igerg_jax.parallel import processes, stopping
+        from igerg_jax.setup import enable_compilation_cache
 
     is_chat = values.mode == "chat"  # it handles Ctrl-C itself
     with contextlib.nullcontext() if is_chat else stopping.signals():
@@ -227,7 +228,8 @@ def run_mode(
     conversation: tuple[list[tuple[str, str | None]], str | None] | None,
 ) -> None:
     """Runs `values.mode`, once the processes of the run are joined."""
-    from igerg_jax.cli import modes  # imports JAX
+    with environment.interrupts_end():
+        from igerg_jax.cli import modes  # imports JAX
 
     config, path = values.config, values.checkpoint or workdir
     training = values.mode == "train"

@@ -1,12 +1,12 @@
-"""Self-attention's products and softmax as one TPU kernel.
+"""Self-attention's products and softmax as one kernel: a TPU's, given here, or cuDNN's.
 
 A window's sequences are short (196 patches, some 150 tokens), so that a head's whole score matrix
 fits in VMEM. XLA writes it to HBM and reads it back, several times over in the backward pass,
-which then takes as long as the matrix products do. The kernel keeps it on the chip: it reads
+which then takes as long as the matrix products do. The TPU kernel keeps it on the chip: it reads
 queries, keys and values once, and recomputes the scores in the backward pass (Dao et al. 2022,
 FlashAttention, https://arxiv.org/abs/2205.14135, without its tiling, which sequences of this
 length do not need; JAX's own flash_attention pads heads of 64 to 128 lanes, which makes it slower
-here than XLA's attention).
+here than XLA's attention). On NVIDIA GPUs, see `attention_cudnn`.
 
 Letters as in `igerg_jax.models.attention`; heads lie side by side, D = H * E.
 """
@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from igerg_jax.models import attention_cudnn
 from igerg_jax.models.partitioning import map_batch_shards
 
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
 def attend(x_BxLx3D: jax.Array, keys_BxL: jax.Array | None, heads: int, causal: bool) -> jax.Array:
-    """softmax(q k^T / sqrt(E)) v, [B, L, D]: one kernel on TPUs, plain JAX elsewhere.
+    """softmax(q k^T / sqrt(E)) v, [B, L, D]: one kernel on TPUs and, where cuDNN has one for these
+    heads, on NVIDIA GPUs; plain JAX elsewhere.
 
     Args:
       x_BxLx3D: queries, keys and values side by side, each with its heads side by side.
@@ -31,37 +33,50 @@ def attend(x_BxLx3D: jax.Array, keys_BxL: jax.Array | None, heads: int, causal: 
       causal: position l attends to keys up to l.
     """
     batch, length, _ = x_BxLx3D.shape
+    masked = keys_BxL is not None
     keys_Bx1xL = jnp.ones((batch, 1, length), jnp.float32)
-    if keys_BxL is not None:
+    if masked:
         keys_Bx1xL = keys_BxL.astype(jnp.float32)[:, None]
-    return map_batch_shards(functools.partial(_attend, heads, causal), x_BxLx3D, keys_Bx1xL)
+    attend_rows = functools.partial(_attend, heads, causal, masked)
+    return map_batch_shards(attend_rows, x_BxLx3D, keys_Bx1xL)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(heads: int, causal: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
-    return jax.lax.platform_dependent(
-        x_BxLx3D,
-        keys_Bx1xL,
-        tpu=functools.partial(forward_kernel, heads, causal),
-        default=functools.partial(reference, heads, causal),
-    )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attend(heads: int, causal: bool, masked: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
+    kernels = dict(tpu=functools.partial(forward_kernel, heads, causal))
+    if _has_cudnn(x_BxLx3D, heads):
+        kernels["cuda"] = functools.partial(attention_cudnn.attend, heads, causal, masked)
+    plain = functools.partial(reference, heads, causal)
+    return jax.lax.platform_dependent(x_BxLx3D, keys_Bx1xL, **kernels, default=plain)
 
 
-def _attend_forward(heads, causal, x_BxLx3D, keys_Bx1xL):
-    return _attend(heads, causal, x_BxLx3D, keys_Bx1xL), (x_BxLx3D, keys_Bx1xL)
+def _attend_forward(heads, causal, masked, x_BxLx3D, keys_Bx1xL):
+    return _attend(heads, causal, masked, x_BxLx3D, keys_Bx1xL), (x_BxLx3D, keys_Bx1xL)
 
 
-def _attend_backward(heads, causal, kept, dy_BxLxD):
-    dx_BxLx3D = jax.lax.platform_dependent(
-        *kept,
-        dy_BxLxD,
-        tpu=functools.partial(backward_kernel, heads, causal),
-        default=functools.partial(_reference_backward, heads, causal),
-    )
+def _attend_backward(heads, causal, masked, kept, dy_BxLxD):
+    plain = functools.partial(reference, heads, causal)
+    kernels = dict(tpu=functools.partial(backward_kernel, heads, causal))
+    if _has_cudnn(kept[0], heads):
+        cudnn = functools.partial(attention_cudnn.attend, heads, causal, masked)
+        kernels["cuda"] = functools.partial(_pull_back, cudnn)
+    default = functools.partial(_pull_back, plain)
+    dx_BxLx3D = jax.lax.platform_dependent(*kept, dy_BxLxD, **kernels, default=default)
     return dx_BxLx3D, jnp.zeros_like(kept[1])
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _has_cudnn(x_BxLx3D, heads: int) -> bool:
+    head_width = x_BxLx3D.shape[-1] // 3 // heads
+    return attention_cudnn.is_installed() and attention_cudnn.supports(x_BxLx3D.dtype, head_width)
+
+
+def _pull_back(function, x_BxLx3D, keys_Bx1xL, dy_BxLxD) -> jax.Array:
+    """The gradient of `function(x, keys)` with respect to `x`. It computes the result once more, as
+    the TPU kernel does: all platforms keep the same arrays for the backward pass."""
+    return jax.vjp(lambda x: function(x, keys_Bx1xL), x_BxLx3D)[1](dy_BxLxD)[0]
 
 
 def reference(heads: int, causal: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
@@ -71,10 +86,6 @@ def reference(heads: int, causal: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
     mask = keys_Bx1xL[:, None] > 0
     y_BxLxHxE = jax.nn.dot_product_attention(*split, mask=mask, is_causal=causal)
     return y_BxLxHxE.reshape(b, length, d3 // 3)
-
-
-def _reference_backward(heads, causal, x_BxLx3D, keys_Bx1xL, dy_BxLxD):
-    return jax.vjp(lambda x: reference(heads, causal, x, keys_Bx1xL), x_BxLx3D)[1](dy_BxLxD)[0]
 
 
 def forward_kernel(heads, causal, x_BxLx3D, keys_Bx1xL, interpret=False) -> jax.Array:

@@ -291,12 +291,16 @@ def config_argument(argv: list[str]) -> str:
 
 
 def argument(argv: list[str], flag: str) -> str | None:
-    """The value of a flag on a command line that is not parsed yet; None if it is absent."""
+    """The value of a flag on a command line that is not parsed yet; None if it is absent.
+
+    Of several, the last, which is the one that parsing keeps.
+    """
+    found = None
     for text, following in itertools.pairwise([*argv[1:], ""]):
         if re.fullmatch(f"--?{flag}(=.*)?", text, re.DOTALL):
             _, equals, value = text.partition("=")
-            return value if equals else following
-    return None
+            found = value if equals else following
+    return found
 
 
 def explain(message: str, argv: list[str]) -> str:

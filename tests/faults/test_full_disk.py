@@ -42,6 +42,7 @@ def test_a_full_disk_costs_no_finished_checkpoint(tmp_path, tried):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "the disk of" in line and "is full" in line and "continues from step" in line
     assert "Traceback" not in done.stderr
+    (tmp_path / "kept").mkdir()
     (tmp_path / "run-kept").rename(tmp_path / "kept" / "run")
     assert_equal(tmp_path / "kept", tmp_path / "whole")
     tried("a full disk while saving", 2, 1, "says how much is needed; resumes, bit for bit")

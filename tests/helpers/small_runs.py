@@ -18,7 +18,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import pretrain
-from igerg_jax import storage
+from igerg_jax import environment, storage
 from igerg_jax.data import datasets
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -151,14 +151,15 @@ _forking.set_forkserver_preload(["igerg_jax.cli.modes", "igerg_jax.training.trai
 
 def _run_main(arguments: list[str], log: str) -> None:
     """In a process of its own: main.py with one device, its output in a file."""
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for standard in (1, 2):
-        os.dup2(out, standard)
-    os.chdir(ROOT)
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=1"
-    sys.modules["tensorflow"] = None
-    from igerg_jax.cli import main
+    with environment.interrupts_end():
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for standard in (1, 2):
+            os.dup2(out, standard)
+        os.chdir(ROOT)
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=1"
+        sys.modules["tensorflow"] = None
+        from igerg_jax.cli import main
 
     try:
         code: object = main.main(["main.py", *arguments])

@@ -355,6 +355,15 @@ def test_a_missing_file_is_said_and_the_rest_is_shown(workdir, name, says):
     assert len(page.all("section", class_="part")) == 6
 
 
+def test_an_evaluation_in_a_folder_of_its_own_is_no_unfinished_run(workdir):
+    (workdir / "metrics.jsonl").unlink()
+    evaluation = {"evaluation": made_up_run.make_summary()["evaluation"]}
+    (workdir / "summary.json").write_text(json.dumps(evaluation))
+    text = report(workdir).text
+    assert "trained elsewhere, evaluated" in text
+    assert "no summary yet" not in text and "no metrics.jsonl" not in text
+
+
 def test_an_empty_folder_gives_a_report_that_says_so(tmp_path):
     page = report(tmp_path)
     assert len(page.all("p", class_="missing")) == 6

@@ -90,3 +90,9 @@ def test_the_config_is_found_in_a_command_line():
     assert command_line.with_config_path(["igerg", "--config.seed=2"])[1:] == ["--config.seed=2"]
     with pytest.raises(UserError, match="config file '' does not exist"):
         command_line.with_config_path(["igerg", "--config"])
+
+
+def test_of_a_flag_given_twice_the_last_counts():
+    argv = ["igerg", "--checkpoint=small", "--checkpoint", "RUN"]
+    assert command_line.argument(argv, "checkpoint") == "RUN"
+    assert command_line.argument(argv, "config") is None

@@ -361,7 +361,7 @@ def layer(q, k, v, w):
 shapes = [(16, 196, 12, 64)] * 3 + [(768, 3072)]
 arguments = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=place) for s in shapes]
 lowered = jax.jit(jax.grad(layer, argnums=(0, 1, 2, 3))).lower(*arguments)
-one, text = compile_report._compile(lowered, aside=True)
+one, text = compile_report._compile(lowered, to_file=True)
 xla, ops = one.cost_analysis(), hlo.Program(text).ops()
 assert [op.cycles for op in ops] == [op.cycles for op in hlo.Program(one.as_text()).ops()]
 seconds = sum(
@@ -404,7 +404,7 @@ def compile_mode(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs pip install -r requirements-tpu.txt")
-def test_what_does_not_fit_a_chip_ends_with_exit_code_3():
+def test_what_does_not_fit_a_device_ends_with_exit_code_3():
     done = compile_mode("--topology=v5e:2x2", "--config.train.batch_size=2000000")
     assert done.returncode == 3, done.stderr[-2000:]
     message = done.stderr[done.stderr.index("error: ") :]

@@ -389,7 +389,7 @@ def test_a_profile_is_written_and_changes_nothing(config, folder, finished):
 
 
 def test_speed_is_that_of_the_devices():
-    """A step of 24 examples and 6e12 FLOPs in 0.5 s on two chips of 197e12 FLOP/s."""
+    """A step of 24 examples and 6e12 FLOPs in 0.5 s on two devices of 197e12 FLOP/s."""
     chips = [types.SimpleNamespace(device_kind="TPU v5 lite", num_cores=1)] * 2
     rates = logs.Throughput(24, 6e12, chips).rates(steps=4, seconds=2.0)
     assert rates == pytest.approx(

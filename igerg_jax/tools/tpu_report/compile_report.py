@@ -67,7 +67,7 @@ def topology_devices(name: str, slices: int) -> list[Any]:
     except Exception as error:  # libtpu raises several exception types
         raise UserError(
             f"topology '{name}': {str(error).splitlines()[0]} (examples: v5e:2x4, v5e:16x16, "
-            "v5p:8x8x8, v6e:16x16, v4:4x4x4)"
+            "v5p:8x8x8, v6e:16x16, v4:4x4x4, tpu7x:4x4x4)"
         ) from error
 
 
