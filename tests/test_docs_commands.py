@@ -126,6 +126,7 @@ COVERED = {
     "igerg train --config=mine.py": Here(RUN),
     "igerg train --config=mine.py --run=my-faces --config.init_from=runs/pretrain-local "
     "--config.optim.peak_learning_rate=3e-4": Here(RUN),
+    "igerg label --checkpoint=runs/my-faces --images=mine/test --out=labels": Here(),
     "igerg train --config=configs/ablations/no_images.py": Here(RUN),
     "igerg compare runs/pretrain-local runs/ablations-no_images-local": Here(),
     "igerg train --config=configs/baselines/text_only.py": Here(RUN),

@@ -89,7 +89,10 @@ class Chat:
         face = self._responder.read(file)
         seen = self._responder.see(face)
         self._face = face
-        return f"in this face it sees {_likeliest(seen)}"
+        said = f"in this face it sees {_likeliest(seen)}"
+        if self._responder.is_unfamiliar(face):
+            said += ", which means little: it is unlike the images that the model was trained on"
+        return said
 
     def _set_emotion(self, name: str) -> str:
         if name == AUTO:

@@ -61,9 +61,11 @@ class Domain:
 
     def warning(self, outside: int, images: int) -> str:
         """The line to print if `outside` of `images` images are unlike the training images."""
+        verb = "is" if outside == 1 else "are"
         return (
-            f"warning: {outside} of {images} images are unlike those that the model was trained on "
-            f"({self.false_alarms:.0%} of held-out ones are): the emotions seen there mean little"
+            f"warning: {outside} of {images} images {verb} unlike those that the model was trained "
+            f"on ({self.false_alarms:.0%} of held-out ones are): the emotions seen there mean "
+            "little"
         )
 
 

@@ -38,8 +38,10 @@ class Prepared:
         self._splits: dict[str, Split] = {}
 
     def describe(self, config: ConfigDict) -> str:
-        windows = self.split(config.data.train_split).num_windows
-        return f"{self.dataset}, {windows} training windows in {self.folder}"
+        split = config.data.train_split
+        windows = {name: each.split(split).num_windows for name, each in self.datasets.items()}
+        said = f"{self.dataset}, {windows.pop(self.dataset):,} training windows in {self.folder}"
+        return said + "".join(f"; {name}, {number:,}" for name, number in windows.items())
 
     def train_batches(
         self, config: ConfigDict, start_step: int, rows_b: np.ndarray

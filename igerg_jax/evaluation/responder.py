@@ -14,7 +14,8 @@ from etils import epath
 
 from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
-from igerg_jax.data import pipeline
+from igerg_jax.data import image_domain, pipeline
+from igerg_jax.data.image_domain import Domain
 from igerg_jax.data.images import as_png
 from igerg_jax.data.pipeline import Picture
 from igerg_jax.data.tokenizers import Tokenizer
@@ -27,6 +28,7 @@ from igerg_jax.evaluation.predictions import image_probabilities
 from igerg_jax.evaluation.samples import by_emotion
 from igerg_jax.models import igerg
 from igerg_jax.parallel import sharding
+from igerg_jax.run import checkpoint
 from igerg_jax.setup import Jitted, Setup, replicated_key
 
 Turn = tuple[str, Picture | None]  # words, and the speaker's image or None
@@ -59,16 +61,20 @@ class Responder:
     the emotion and the faces may change from call to call.
     """
 
-    def __init__(self, setup: Setup, tokenizer: Tokenizer, params: Any):
+    def __init__(
+        self, setup: Setup, tokenizer: Tokenizer, params: Any, domain: Domain | None = None
+    ):
         """
         Args:
           params: on the setup's mesh.
+          domain: of the images that the model was trained on; None = not known.
 
         Raises:
           UserError: wrong `generate` settings, or as `reranking.load`.
         """
         self.config = setup.config
         self._setup, self._tokenizer, self._params = setup, tokenizer, params
+        self._domain = domain
         self._settings = search.Settings.of(setup.config)
         self._backward = reranking.load(setup, tokenizer.digest)
         self._key = replicated_key(setup)
@@ -92,7 +98,8 @@ class Responder:
         run = trained_run.open_run(path, config, batch_size=1, devices=devices)
         if run.tokenizer is None:
             raise UserError(f"'{path}' was trained on synthetic batches: it has no words")
-        return cls(run.setup, run.tokenizer, run.params)
+        domain = image_domain.read(checkpoint.tokenizer_file(run.folder).parent)
+        return cls(run.setup, run.tokenizer, run.params, domain)
 
     @property
     def guidance(self) -> float:
@@ -166,6 +173,11 @@ class Responder:
         batch, named_RxC, _ = self._place([example], self._named(None)[None], draw=0)
         images_RxNxC, _, _ = jax.device_get(self._predict(self._params, batch, named_RxC))
         return by_emotion(images_RxNxC[0][example["image_mask"][0]][0])
+
+    def is_unfamiliar(self, picture: Picture) -> bool:
+        """Whether an image is unlike those that the model was trained on; False where that is not
+        known (docs/reliability.md). Raises UserError as `read`."""
+        return self._domain is not None and bool(self._domain.outside(self.read(picture)[None])[0])
 
     def respond(
         self,

@@ -1,11 +1,13 @@
 """The record of a run over all its starts: <workdir>/history.json, one entry per start.
 
-    started, ended          ISO 8601, UTC; ended is null while it runs stopped                 why:
-    "finished", a signal, an error, or "killed" (it ended without a record) first_step, last_step
-    the step that it started from, and the last one that was logged seconds                 from its
-    start to its end training_seconds        those in training steps, without compiling, evaluating
-    and saving command, commit, versions, host, seed, processes line_before
-    "wall_seconds" of the last line of metrics.jsonl when it began
+    started, ended          ISO 8601, UTC; ended is null while it runs
+    stopped                 why: "finished", a signal, an error, or "killed" (it ended without a
+                            record)
+    first_step, last_step   the step that it started from, and the last one that was logged
+    seconds                 from its start to its end
+    training_seconds        those in training steps, without compiling, evaluating and saving
+    command, commit, versions, host, seed, processes
+    line_before             "wall_seconds" of the last line of metrics.jsonl when it began
 
 The next start reads from metrics.jsonl what a killed one did.
 """

@@ -396,7 +396,8 @@ def _log_startup(setup: TrainingSetup, dataset: Dataset, resumed_from: int | Non
     mesh = ", ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
     logs.say(f"{config.name}:{config.preset}  parameters: {sizes}")
     logs.say(f"mesh: {mesh}  on {jax.device_count()} x {jax.devices()[0].device_kind}")
-    logs.say(sharding.table(params))
+    if jax.device_count() > 1:  # on one, nothing is sharded
+        logs.say(sharding.table(params))
     logs.say(f"data: {dataset.describe(config)}")
     warmup = optim.warmup_steps(config.optim, config.train.steps)
     if warmup != config.optim.warmup_steps:

@@ -1,6 +1,7 @@
 """The chat in the terminal, by scripted lines."""
 
 import builtins
+import types
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def test_what_is_set_holds_for_the_answers_after_it(talk):
     assert requested[2:] == ("joy", 2.0, "beam", 0)
     assert requested[1].shape == (16, 16, 3)
     assert after[1:] == (None, None, 2.0, "beam", 0)
+
+
+def test_a_face_unlike_those_of_the_training_is_named_as_one(talk, responder, monkeypatch):
+    monkeypatch.setattr(responder, "_domain", types.SimpleNamespace(outside=lambda x: [True]))
+    written, _ = talk("/face {tmp}/face.png")
+    assert "means little" in written[0]
+    monkeypatch.setattr(responder, "_domain", None)  # not known
+    written, _ = talk("/face {tmp}/face.png")
+    assert "means little" not in written[0]
 
 
 def test_the_history_holds_the_last_turns_and_the_faces_of_the_answers(talk):

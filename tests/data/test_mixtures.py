@@ -15,6 +15,7 @@ from igerg_jax.batch import UNKNOWN
 from igerg_jax.data import emotion_balance, mixtures, order, patterns, pipeline, prepare
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import trained_run
+from igerg_jax.tools.show import counts
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,20 @@ def test_each_objective_gets_its_mixture(mixed):
         for row in range(8):
             split = streams["felt"].splits[source[row]]
             assert felt["response_emotion"][row] == split.window(int(ids[row])).response_emotion
+
+
+def test_every_dataset_of_a_mixture_is_named(mixed):
+    main = mixed.data.dataset
+    mixed.data.mixtures.faces.datasets[main] = 1.0  # used twice, and counted once
+    prepared = prepare.prepare(mixed)
+    windows = {name: each.split("train").num_windows for name, each in prepared.datasets.items()}
+    said, counted = prepared.describe(mixed), counts.describe(prepared, mixed)
+    assert f"{main}, {windows[main]:,} training windows" in said
+    assert f"; fer2013, {windows['fer2013']}" in said and f"; meld, {windows['meld']}" in said
+    assert f"training, mixture faces: fer2013, split 'train', {windows['fer2013']} turns" in counted
+    assert f"training, mixture faces: {main}, split 'train': as above" in counted
+    of_faces = counted.partition("fer2013, split")[2].partition("split")[0]
+    assert "context: no tokens" in of_faces and "labels of images" in of_faces
 
 
 def test_a_mixture_is_the_same_on_any_hosts_and_from_any_step(mixed):

@@ -194,6 +194,18 @@ def test_one_config_with_other_overrides_is_another_line():
     assert names == {"no_images:local", "no_images:large"}
 
 
+def test_runs_of_one_config_are_named_by_their_folders_and_compared_with_the_first():
+    one = make_row(digest="aaaa", workdir="runs/pretrain-local")
+    other = make_row(digest="bbbb", workdir="runs/low-rate", of=windows(1))
+    found = table.build([one, other, make_row("no_images")], None)
+    assert [line.name for line in found.lines] == ["pretrain-local", "low-rate", "no_images"]
+    assert found.baseline == "pretrain-local" and found.lines[1].effects
+    assert table.build([one, other], "low-rate").baseline == "low-rate"
+    again = dataclasses.replace(other, seed=1, workdir="runs/low-rate-1")  # two folders, one line
+    names = [line.name for line in table.build([one, other, again], None).lines]
+    assert names == ["pretrain-local", "full:local:bbbb"]
+
+
 # Rows.
 
 
@@ -216,16 +228,25 @@ def test_a_workdir_and_its_row_say_the_same(tmp_path):
         "windows": {"test": kept.windows},
     }.items():
         (run / f"{name}.json").write_text(json.dumps(content))
+    ends = dict(
+        first_step=0, last_step=700, seconds=100.0, training_seconds=90.0, stopped="finished"
+    )
+    start = {**ends, "command": "igerg train --run=a '--config.name=a b'", "commit": "abc"}
+    (run / "history.json").write_text(json.dumps([{**start, "commit": "older"}, start]))
     (found,) = rows.read([str(run)])
     expected = dict(
-        digest=rows.digest(config), hardware={"devices": "1 x cpu"}, workdir=str(run.resolve())
+        digest=rows.digest(config),
+        hardware={"devices": "1 x cpu"},
+        workdir=str(run.resolve()),
+        overrides=["--config.name=a b"],
+        commit="abc",
     )
     assert found == dataclasses.replace(kept, **expected)
     (tmp_path / "unfinished").mkdir()
     assert rows.read([str(tmp_path)]) == [found], "of the finished runs in a folder"
     path = tmp_path / "rows" / "full-seed0.json"
     rows.write(dataclasses.replace(found, workdir="../run"), path)
-    assert rows.of_file(path) == dataclasses.replace(found, overrides=[])
+    assert rows.of_file(path) == found
     elsewhere = tmp_path / "a" / "b" / "full-seed0.json"  # kept without its run
     elsewhere.parent.mkdir(parents=True)
     path.rename(elsewhere)

@@ -163,6 +163,34 @@ def test_seven_answers_side_by_side(open_page):
     assert page.locator("#seven-title").evaluate("node => node === document.activeElement")
 
 
+def test_a_message_waits_for_the_face_that_was_picked_before_it(open_page):
+    page = open_page()
+
+    def slowly(route):
+        time.sleep(1.5)
+        route.continue_()
+
+    page.route("**/see*", slowly)
+    page.locator(".faces button").first.click()
+    asked, _ = say(page, "a i q")
+    assert asked["face"], "it was answered without the face"
+    page.locator(".faces button").last.click()
+    page.click("#remove")  # while it is read
+    asked, _ = say(page, "b j r")
+    assert asked["face"] is None
+
+
+def test_a_face_unlike_those_of_the_training_is_named_as_one(open_page, small_address, tmp_path):
+    page = open_page(address=small_address)
+    pick(page, "joy")
+    assert page.locator("#unfamiliar").is_hidden()
+    (tmp_path / "noise.png").write_bytes(talking.png(talking.face(0, 64)))
+    page.set_input_files("#file", tmp_path / "noise.png")
+    page.wait_for_selector("#unfamiliar", state="visible")
+    page.click("#remove")
+    assert page.locator("#unfamiliar").is_hidden()
+
+
 def test_with_the_trained_model_the_answer_follows_the_face(open_page, small_address):
     page = open_page(address=small_address)
     answers, seconds = {}, []

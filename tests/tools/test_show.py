@@ -173,7 +173,7 @@ def test_counts_are_those_of_the_batches(prepared, tiny_config, change):
 def test_the_labels_of_a_split_are_counted(prepared, tiny_config):
     split = prepared.split("valid")
     emotions = split.turns.emotion[split.response_turn]
-    described = counts.describe(prepared, tiny_config).partition("valid: split")[2]
+    described = counts.describe(prepared, tiny_config).partition("\nvalid: ")[2]
     of_responses = described.partition("labels of responses")[2].partition("labels of images")[0]
     for number, name in enumerate(EMOTIONS):
         count = int((emotions == number).sum())

@@ -5,9 +5,11 @@
 
 A RUN is a workdir, the JSON file of a row, or a folder of either, as launch/ablations.sh writes
 them; of a folder of workdirs, the finished ones are taken. Runs of one config with several seeds
-are one line: mean ± standard deviation. Emotion following and response perplexity are tested
-against the baseline (by default "full", configs/pretrain.py) on the same test windows, by paired
-bootstrap, corrected by Holm's method. The page works offline.
+are one line: mean ± standard deviation. Configs go by their names (configs/pretrain.py by "full"),
+and runs of one config with different settings by those of their folders. Emotion following and
+response perplexity are tested against the baseline (by default the first run of
+configs/pretrain.py) on the same test windows, by paired bootstrap, corrected by Holm's method. The
+page works offline.
 
 --markdown and --csv print; --markdown=FILE and --csv=FILE write. --out= writes no page.
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
@@ -46,7 +48,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     define(
         "baseline",
         None,
-        f"The config to compare with. Default: {table.BASELINE}, if it is one of them.",
+        "The config to compare with. Default: the first run of configs/pretrain.py.",
     )
     define("out", "compare.html", "The page to write; empty = none.")
     define("markdown", "", "File of the table as Markdown; without =FILE, it is printed.")

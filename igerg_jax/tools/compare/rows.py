@@ -4,13 +4,16 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.report.templates import finite
-from igerg_jax.run import workdirs
+from igerg_jax.run import command_line, history, workdirs
 from igerg_jax.storage import read_json_object
 from igerg_jax.tools.compare import valid_fields
 
@@ -131,7 +134,20 @@ def of_workdir(workdir: pathlib.Path) -> Row:
         "digest": digest(config),
         "workdir": str(workdir.resolve()),
     }
-    return Row(**valid_fields.checked(fields | finished, workdir))
+    return Row(**valid_fields.checked(fields | _last_start(workdir) | finished, workdir))
+
+
+def _last_start(workdir: pathlib.Path) -> dict[str, Any]:
+    """The fields of a row that the record of a run's last start has."""
+    entries = history.read(epath.Path(workdir))
+    if not entries:
+        return {}
+    try:
+        arguments = shlex.split(str(entries[-1].get("command") or ""))
+    except ValueError:  # a damaged file
+        arguments = []
+    given = [argument for argument in arguments if command_line.OVERRIDE.match(argument)]
+    return {"overrides": given, "commit": entries[-1].get("commit") or ""}
 
 
 def write(row: Row, path: pathlib.Path) -> None:

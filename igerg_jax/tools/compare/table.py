@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -139,7 +140,7 @@ def build(rows: Iterable[Row], baseline: str | None) -> Table:
     """The table of some rows.
 
     Args:
-      baseline: a line's name; None = `BASELINE`, if that has a finished run.
+      baseline: a line's name; None = `BASELINE`, the first of them if there are several.
 
     Raises:
       UserError: there is no such line, or none of its runs has finished.
@@ -147,13 +148,13 @@ def build(rows: Iterable[Row], baseline: str | None) -> Table:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.config, row.preset, row.digest), []).append(row)
-    names = _names(list(groups))
+    names = _names(groups)
     lines = [_line(names[key], group) for key, group in groups.items()]
     finished = [line.name for line in lines if line.rows]
     if baseline is not None and baseline not in finished:
         names = ", ".join(finished) or "none"
         raise UserError(f"--baseline={baseline} is not among the finished configs: {names}")
-    chosen = baseline or (BASELINE if BASELINE in finished else "")
+    chosen = baseline or _default_baseline(lines)
     lines.sort(key=lambda line: line.name != chosen)  # stable
     if chosen:
         lines = _compared(lines)
@@ -180,11 +181,29 @@ def _held_out(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     return answers.held_out(named[0].text_labeller) if named else {}
 
 
-def _names(keys: Sequence[tuple[str, str, str]]) -> dict[tuple, str]:
-    """Names of (config, preset, digest), as short as keeps them distinct."""
+def _default_baseline(lines: Sequence[Line]) -> str:
+    """The name of the first finished line of configs/pretrain.py; "" if there is none."""
+    full = (
+        line.name for line in lines if line.rows and short_name(line.rows[0].config) == BASELINE
+    )
+    return next(full, "")
+
+
+def _names(groups: Mapping[tuple[str, str, str], Sequence[Row]]) -> dict[tuple, str]:
+    """Names of (config, preset, digest), as short as keeps them distinct.
+
+    One config with other settings has the name of its run's folder.
+    """
+
+    def folder(config: str, preset: str, digest: str) -> str:
+        runs = groups[config, preset, digest]
+        return pathlib.Path(runs[0].workdir).name if len(runs) == 1 else ""
+
+    keys = list(groups)
     spellings = (
         lambda config, preset, digest: short_name(config),
         lambda config, preset, digest: f"{short_name(config)}:{preset}",
+        folder,
         lambda config, preset, digest: f"{short_name(config)}:{preset}:{digest[:6]}",
         lambda config, preset, digest: f"{config}:{preset}:{digest}",
     )
@@ -192,7 +211,7 @@ def _names(keys: Sequence[tuple[str, str, str]]) -> dict[tuple, str]:
     for key in keys:
         for spelling in spellings:
             names[key] = spelling(*key)
-            if [spelling(*other) for other in keys].count(names[key]) == 1:
+            if names[key] and [spelling(*other) for other in keys].count(names[key]) == 1:
                 break
     return names
 

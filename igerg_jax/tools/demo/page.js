@@ -13,6 +13,7 @@ let about;
 let set = 0; // of drawn faces
 let face = null; // {url, label, pixels, seen}: of the responder
 let faceRequest = 0; // number of the latest request: replies to earlier ones are dropped
+let faceShown = Promise.resolve(); // ends when the latest request has its reply
 let turns = []; // {text, mine, face, answer, options}
 let draw = 0;
 let busy = false;
@@ -63,14 +64,21 @@ function reading(words, probabilities) {
 
 // The face.
 
-async function showFace(url, label, path, body) {
+function showFace(url, label, path, body) {
+  faceShown = seeFace(url, label, path, body);
+}
+
+async function seeFace(url, label, path, body) {
   const number = ++faceRequest;
   tell();
+  $("#drop").setAttribute("aria-busy", "true");
   try {
     const seen = await ask(path, body);
     if (number === faceRequest) setFace({ url, label, ...seen });
   } catch (error) {
     if (number === faceRequest) tell(error);
+  } finally {
+    if (number === faceRequest) $("#drop").setAttribute("aria-busy", "false");
   }
 }
 
@@ -83,6 +91,7 @@ function setFace(next) {
   list.replaceChildren(...(face ? bars(face.seen) : []));
   list.hidden = !face;
   $("#no-face").hidden = Boolean(face);
+  $("#unfamiliar").hidden = !(face && face.unfamiliar);
   $("#remove").hidden = !face;
   for (const button of document.querySelectorAll(".faces button")) {
     button.setAttribute("aria-pressed", String(Boolean(face) && button.dataset.url === face.url));
@@ -197,7 +206,6 @@ function setBusy(now) {
 async function answer(extra = {}) {
   const last = turns.findLastIndex((turn) => turn.mine);
   const asked = { ...options(), ...extra };
-  const shown = face;
   const waiting = element("div", { className: "turn it waiting" }, element("p", { className: "said", textContent: "…" }));
   tell();
   setBusy(true);
@@ -205,6 +213,8 @@ async function answer(extra = {}) {
   turns = turns.slice(0, last + 1);
   add(waiting);
   try {
+    await faceShown; // a face that was just picked is the one that answers
+    const shown = face;
     const question = { turns: context(turns), face: shown && shown.pixels, ...asked };
     const given = await ask("answer", JSON.stringify(question));
     waiting.remove();

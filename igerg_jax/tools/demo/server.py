@@ -4,7 +4,8 @@
     GET  /about                   what the model can do
     GET  /faces/{set}/{emotion}   a drawn face of a held-out person, a JPEG
     POST /see                     an image file, or ?set=&emotion= of a drawn face
-                                  -> its pixels as the model sees them, and the emotions seen
+                                  -> its pixels as the model sees them, the emotions seen,
+                                  and whether it is unlike the images of the training
     POST /answer                  turns, face, emotion, guidance, strategy, draw -> the response
     POST /answers                 the same with a set of faces -> a response to each of the seven
 
@@ -129,7 +130,11 @@ class Demo:
 
         def seen() -> dict[str, Any]:
             pixels = self._responder.read(data)
-            return {"pixels": images.to_text(pixels), "seen": self._responder.see(pixels)}
+            return {
+                "pixels": images.to_text(pixels),
+                "seen": self._responder.see(pixels),
+                "unfamiliar": self._responder.is_unfamiliar(pixels),
+            }
 
         return JSONResponse(await self._in_turn(seen))
 

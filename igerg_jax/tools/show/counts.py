@@ -14,28 +14,39 @@ _BINS, _BAR = 8, 24  # lines of a histogram; characters of its longest bar
 
 
 def describe(prepared: Prepared, config: ConfigDict) -> str:
-    """The statistics of every split that the config reads."""
+    """The statistics of every split that the config reads, each once."""
+    data = config.data
+    names = {id(each.split(data.train_split)): name for name, each in prepared.datasets.items()}
     splits = [
-        (f"training, mixture {mixture}" if mixture else "training", split)
+        (f"training, mixture {mixture}" if mixture else "training", names[id(split)], split)
         for mixture, stream in mixtures.streams(prepared, config).items()
         for split in stream.splits
     ]
-    data = config.data
     for name in (data.eval_split, data.test_split, *data.extra_test_splits):
         if name in prepared.summary["splits"]:
-            splits.append((name, prepared.split(name)))
-    return "\n\n".join(_describe_split(use, split, config) for use, split in splits)
+            splits.append((name, prepared.dataset, prepared.split(name)))
+    said, seen = [], set()
+    for use, dataset, split in splits:
+        title = f"{use}: {dataset}, split '{split.name}'"
+        said.append(
+            f"{title}: as above" if split in seen else _describe_split(title, split, config)
+        )
+        seen.add(split)
+    return "\n\n".join(said)
 
 
-def _describe_split(use: str, split: Split, config: ConfigDict) -> str:
+def _describe_split(title: str, split: Split, config: ConfigDict) -> str:
     data, counts = config.data, count(split, config)
     kind = "turns that stand alone" if split.standalone else "windows"
-    lines = [f"{use}: split '{split.name}', {len(counts.context):,} {kind}"]
+    lines = [f"{title}, {len(counts.context):,} {kind}"]
     if not len(counts.context):
         return lines[0]
     limits = data.context_tokens, data.response_tokens, data.context_turns + 1
     for name, values, limit in zip(Counts._fields, counts, limits, strict=True):
         unit = "images" if name == "images" else "tokens"
+        if not values.any():
+            lines.append(f"\n  {name}: no {unit}")
+            continue
         kept = np.minimum(values, limit)
         padding = 1 - kept.sum() / (limit * len(values))
         lines.append(f"\n  {name}: room for {limit} {unit}, {padding:.1%} of it padding")
