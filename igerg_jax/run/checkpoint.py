@@ -10,7 +10,6 @@ epath reads: local folders, gs://. Parameters may also come from a weights folde
 """
 
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -69,7 +68,6 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
-        _return_free_memory()
         if step in self._manager.all_steps():
             return False
         leaves = jax.tree.leaves(state)
@@ -210,16 +208,6 @@ class Checkpoints:
         worst = math.inf if evaluate.best_mode == "min" else -math.inf
         # An earlier start in this workdir may have used another metric.
         return metrics.get(evaluate.best_metric, worst)
-
-
-def _return_free_memory() -> None:
-    """Gives memory that was freed back to the system, where the C library can (glibc).
-
-    The threads of each save take memory from other of its arenas, so a long run would come to hold
-    several times what it uses.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_retention(config: Any) -> None:
