@@ -69,8 +69,10 @@ def on_page_content(content, page, config, files):
     """Converts formulas to MathML, and says where code in narrow tables may be broken."""
 
     def mathml(match):
-        display = "block" if match[1] == "div" else "inline"
-        return convert(html.unescape(match[2]), display=display)
+        text = html.unescape(match[2])
+        if match[1] == "div":
+            return f'<div class="formula">{convert(text, display="block")}</div>'
+        return convert(text, display="inline")
 
     return CELL.sub(_with_breaks, FORMULA.sub(mathml, content))
 

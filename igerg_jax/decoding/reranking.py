@@ -80,7 +80,7 @@ def load(setup: Setup, tokenizer_digest: str) -> Backward | None:
     where = f"generate.mmi_checkpoint='{settings.mmi_checkpoint}'"
     folder = checkpoint.find(settings.mmi_checkpoint)
     config = ConfigDict(checkpoint.read_run(folder)["config"])
-    if not config.data.get("reverse", False):
+    if not config.data.get("reverse", False):  # runs of older versions have no such key
         raise UserError(f"{where} predicts responses: give a run of configs/backward.py")
     longest = max(setup.config.data.context_tokens, setup.config.generate.max_tokens)
     if longest > config.model.text.max_positions:
