@@ -1,4 +1,5 @@
-"""Times models.arithmetic against what it replaces, in turn; layers forward and backward.
+"""Times models.arithmetic and models.convolution against what they replace, in turn; layers and
+convolutions forward and backward.
 
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.arithmetic
 """
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igerg_jax.models import arithmetic
+from igerg_jax.models import arithmetic, convolution
 
 ROUNDS, CALLS = 15, 10  # the median of the rounds is printed
 
@@ -29,6 +30,15 @@ def plain_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 
 plain_gelu = functools.partial(nn.gelu, approximate=False)
 norm = functools.partial(arithmetic.normalise, epsilon=1e-5)
+
+
+def plain_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def our_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return convolution.convolve(x, kernel, (1, 1), "SAME")
 
 
 def layer(product: Callable, gelu: Callable, norm: Callable) -> Callable:
@@ -102,6 +112,10 @@ def main() -> None:
     argmaxes = {"plain": functools.partial(jnp.argmax, axis=-1), "ours": arithmetic.argmax}
     drawn = {key: sample(argmax) for key, argmax in argmaxes.items()}
     compare("sample", drawn, (normal(256, 2048), jax.random.key(0)))
+    convolutions = {"plain": gradients(plain_convolution), "ours": gradients(our_convolution)}
+    for side, channels in ((24, 32), (12, 64), (6, 128), (3, 256)):
+        images, kernel = normal(128, side, side, channels), normal(3, 3, channels, channels)
+        compare(f"convolution, {channels} channels", convolutions, (images, kernel))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ With `--config.train.steps=2000` (9 epochs; 11 minutes on two mostly idle cores,
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from configs import pretrain, pretrain_presets
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -37,13 +37,14 @@ def get_config(preset: str = "") -> ConfigDict:
     for name, objective in config.objectives.items():
         objective.weight = 1.0 if name == "image_emotion" else 0.0
     config.objectives.image_emotion.label_smoothing = 0.1
-    config.model.vision.update(kind="resnet", dropout_rate=0.3, frozen=False)
+    pretrain_presets.face_tower(config)
+    config.model.vision.update(dropout_rate=0.3, frozen=False)
     config.optim.update(
-        peak_learning_rate=2e-3, warmup_steps=400, b2=0.999, weight_decay=0.05, ema_decay=0.998
+        peak_learning_rate=1e-3, warmup_steps=400, b2=0.999, weight_decay=0.05, ema_decay=0.998
     )
     config.train.update(
-        batch_size=128,
-        steps=7000,  # 31 epochs
+        batch_size=64,
+        steps=9000,  # 20 epochs
         log_every_steps=50,
         evaluate_every_steps=1000,
         checkpoint_every_steps=500,

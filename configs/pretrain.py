@@ -124,6 +124,7 @@ def _all_keys() -> ConfigDict:
                 depths=(1, 2, 2, 1),
                 widths=(32, 64, 128, 256),
                 channel_norm="group",  # with resnet: group, layer
+                pooling="mean",  # with resnet: mean, positions (for aligned faces)
                 tokens_per_image=1,  # visual tokens that the encoder sees per image
                 frozen=False,  # True trains everything but the tower; needs init_from
                 scan_layers=False,  # True for deep models: compile time stays flat with depth

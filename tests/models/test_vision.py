@@ -33,6 +33,7 @@ SETTINGS = dict(
     depths=(1, 1),
     widths=(16, 32),
     channel_norm="group",
+    pooling="mean",
 )
 
 
@@ -142,8 +143,10 @@ def test_basic_block_is_its_numpy_twin(norm, request):
     np.testing.assert_allclose(output[0], y, rtol=1e-4, atol=1e-4)
 
 
-def test_a_resnet_looks_at_each_image_alone_and_uses_every_parameter():
-    module = tower(kind="resnet", tokens_per_image=1, depths=(1, 2), widths=(16, 32))
+@pytest.mark.parametrize("pooling", resnet.POOLINGS)
+def test_a_resnet_looks_at_each_image_alone_and_uses_every_parameter(pooling):
+    sizes = dict(depths=(1, 2), widths=(16, 32), pooling=pooling)
+    module = tower(kind="resnet", tokens_per_image=1, **sizes)
     images = pixels(3, 16)
     params = small.make_params(module, images)
     run = jax.jit(lambda params, images: module.apply({"params": params}, images))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.models import initializers, layers
+from igerg_jax.models.convolution import convolve
 from igerg_jax.models.settings import check_one_token, check_pixels
 
 NORM_EPSILON = 1e-5  # as torchvision's
@@ -40,6 +41,11 @@ NORMS: dict[str, Norm] = {
 }
 
 
+# model.vision.pooling: what becomes of the last feature map. Where faces are aligned, as FER2013's,
+# its positions mean something (here are mouths, there eyes), which "positions" keeps apart.
+POOLINGS = ("mean", "positions")
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What this tower reads of `config.model.vision`.
@@ -48,12 +54,14 @@ class Settings:
       depths: residual blocks of each stage; all stages but the first halve the resolution.
       widths: channels of each stage.
       channel_norm: a key of `NORMS`.
+      pooling: one of `POOLINGS`.
       dropout_rate: of the visual token.
     """
 
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     channel_norm: str
+    pooling: str
     dropout_rate: float
     tokens_per_image: int
     dtype: jnp.dtype
@@ -62,6 +70,7 @@ class Settings:
         check_pixels(feature_dim)
         check_one_token("resnet", self.tokens_per_image)
         check_choice("model.vision.channel_norm", self.channel_norm, NORMS)
+        check_choice("model.vision.pooling", self.pooling, POOLINGS)
         sizes = (*self.depths, *self.widths)
         if len(self.depths) != len(self.widths) or not sizes or min(sizes) < 1:
             raise UserError(
@@ -91,6 +100,7 @@ def convolution(
         (size, size),
         strides=stride,
         padding=((pad, pad), (pad, pad)),
+        conv_general_dilated=convolve,
         use_bias=False,
         dtype=dtype,
         kernel_init=initializers.named(he, (None, None, None, out_axis)),
@@ -120,7 +130,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stages of `BasicBlock`s, then the mean over positions: one token per image."""
+    """Stages of `BasicBlock`s, then one token from all positions of an image."""
 
     settings: Settings
 
@@ -136,9 +146,22 @@ class ResNet(nn.Module):
                 stride = 2 if block == 0 and stage > 0 else 1
                 name = f"stage{stage}_block{block}"
                 x = BasicBlock(width, stride, norm, s.dtype, name=name)(x)
-        x_IxW = layers.dropout(self, s.dropout_rate, x.astype(jnp.float32).mean(axis=(1, 2)))
+        x_IxW = layers.dropout(self, s.dropout_rate, self._pooled(x).astype(jnp.float32))
         # Normalised to the scale of the embeddings added to it: see `vit.PooledViT`.
         return layers.layer_norm("norm", NORM_EPSILON)(x_IxW).astype(s.dtype)[:, None]
+
+    def _pooled(self, x_IxHxWxC: jax.Array) -> jax.Array:
+        """Maps the last feature map to [I, C]."""
+        if self.settings.pooling == "mean":
+            return x_IxHxWxC.astype(jnp.float32).mean(axis=(1, 2))
+        project = nn.Dense(
+            x_IxHxWxC.shape[-1],
+            use_bias=False,  # a layer norm with a bias follows
+            dtype=self.settings.dtype,
+            kernel_init=initializers.named(nn.initializers.lecun_normal(), (None, "embed")),
+            name="positions",
+        )
+        return project(x_IxHxWxC.reshape(x_IxHxWxC.shape[0], -1))
 
 
 TOWER = (Settings, ResNet)

@@ -10,6 +10,7 @@ from igerg_jax.constraints import check_choice
 from igerg_jax.errors import UserError
 from igerg_jax.models import initializers, layers
 from igerg_jax.models.attention import Attention
+from igerg_jax.models.convolution import convolve
 from igerg_jax.models.partitioning import replicate_small_parameter
 from igerg_jax.models.settings import StackSettings, check_heads, check_pixels
 
@@ -95,6 +96,7 @@ def _convolution(channels: int, size: int, stride: int, dtype, name: str) -> nn.
         (size, size),
         strides=stride,
         padding="SAME",
+        conv_general_dilated=convolve,
         dtype=dtype,
         kernel_init=initializers.named(lecun, (None, None, None, "embed")),
         bias_init=initializers.zeros("norm"),
