@@ -6,21 +6,28 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
-    """Bad input. The message says what is wrong and how to fix it."""
+    """Bad input. Each message says what is wrong and how to fix it."""
 
     exit_code = 2
 
+    def __init__(self, *messages: str):
+        super().__init__(*messages)
+        self.messages = messages
+
+    def __str__(self) -> str:
+        return "\n".join(self.messages)
+
 
 def check_all(*checks: Callable[[], object]) -> None:
-    """Runs all checks, then raises one UserError with a line for each that failed."""
+    """Runs all checks, then raises one UserError with the messages of all that failed."""
     messages: list[str] = []
     for check in checks:
         try:
             check()
         except UserError as error:
-            messages += [line for line in str(error).split("\n") if line not in messages]
+            messages += [message for message in error.messages if message not in messages]
     if messages:
-        raise UserError("\n".join(messages))
+        raise UserError(*messages)
 
 
 def check_known(name: str, known: Iterable[str], message: str) -> None:

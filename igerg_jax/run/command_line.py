@@ -60,8 +60,12 @@ def main(
             run(argv)
         print(end="", flush=True)  # an error of stdout is found here, not at Python's exit
         return 0
-    except (UserError, OutOfMemory, RunError) as error:
-        for line in str(error).split("\n"):  # one for each mistake in a config
+    except UserError as error:
+        for message in error.messages:  # one for each mistake in a config
+            print(f"error: {_on_one_line(message)}", file=sys.stderr)
+        code = error.exit_code
+    except (OutOfMemory, RunError) as error:
+        for line in str(error).split("\n"):
             print(f"error: {line}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
@@ -74,7 +78,7 @@ def main(
         if not (message := _outside_message(error)):
             on_failure(1)
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_on_one_line(message)}", file=sys.stderr)
         code = 2
     on_failure(code)
     return code
@@ -115,6 +119,12 @@ def check_home() -> None:
             f"user {os.getuid()} has no home folder for caches and data: set HOME to a folder that "
             "can be written to"
         )
+
+
+def _on_one_line(message: str) -> str:
+    """Line breaks and other controls escaped: they are from a name or a file, not from us."""
+    escaped = lambda c: c.encode("unicode_escape").decode("ascii")  # noqa: E731
+    return "".join(c if c.isprintable() else escaped(c) for c in message)
 
 
 def _outside_message(error: BaseException) -> str:

@@ -36,7 +36,7 @@ def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None
             problems.append(f"{file}: {key}={given!r} holds a null character, which no name may")
     problems += [f"{file}: {problem}" for problem in _odd_mixtures(_get(config, "data.mixtures"))]
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 def _odd_mixtures(mixtures: Any) -> Iterator[str]:

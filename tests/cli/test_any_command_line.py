@@ -40,6 +40,14 @@ def test_any_command_line_is_parsed_or_refused(words, mode):
         assert values.mode in MODES and values.config is not None
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\rb", "a\x85b", "a\u2028b"], ids=ascii)
+def test_no_name_breaks_a_message_in_two_or_colours_the_terminal(name, capsys):
+    words = ["main.py", "--config=configs/pretrain.py", f"--run={name}", f"--config.{name}=1"]
+    assert main.main(words) == 2
+    lines = capsys.readouterr().err.split("\n")
+    assert all(line.startswith("error: ") and line.isprintable() for line in lines[:-1]), lines
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
