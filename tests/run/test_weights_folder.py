@@ -62,6 +62,24 @@ def test_training_can_start_from_it_and_refuses_another_model(exported):
         checkpoint.load_params(out, set_up(other, VOCABULARY, small.SPECIAL))
 
 
+def test_one_part_is_exported_alone_and_taken_by_training(exported, tmp_path):
+    config, params, out = exported
+    with pytest.raises(UserError, match="'tower' is not a part of the model; available: .*encoder"):
+        sharing.export(str(out), str(tmp_path / "no"), ["tower"])
+    sharing.export(str(out), str(tmp_path / "part"), ["encoder"])
+    arrays = weights_folder.read_arrays(workdirs.epath.Path(tmp_path / "part"))
+    assert arrays and {name.partition("/")[0] for name in arrays} == {"encoder"}
+    setup = set_up(config, VOCABULARY, small.SPECIAL)
+    checkpoint.check_init(tmp_path / "part", setup, ("encoder",))
+    initial = jax.tree.map(np.zeros_like, params)
+    taken, _ = checkpoint.load_params(tmp_path / "part", setup, initial, parts=("encoder",))
+    for part in params:
+        whole = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(x.dtype), params[part])
+        small.assert_trees_equal(taken[part], whole if part == "encoder" else initial[part])
+    with pytest.raises(UserError, match="missing"):
+        trained_run.open_run(tmp_path / "part", batch_size=16)
+
+
 def test_a_damaged_file_is_named(exported, tmp_path):
     _, _, out = exported
     whole = (out / weights_folder.ARRAYS_FILE).read_bytes()

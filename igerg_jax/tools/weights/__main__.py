@@ -3,6 +3,7 @@
     igerg weights import --config=configs/pretrain.py:paper \\
         --text=DIR --vision=DIR --out=DIR
     igerg weights export --format=hf --checkpoint=RUN --out=DIR
+    igerg weights export --format=safetensors --checkpoint=RUN --out=DIR [--parts=vision_tower]
     igerg weights push --checkpoint=RUN --repo=USER/NAME [--private] --upload
     igerg weights pull --repo=USER/NAME --out=DIR
 
@@ -29,6 +30,8 @@ FORMATS = {
     "safetensors": ("igerg_jax.tools.weights.sharing", "a folder for --checkpoint"),
     "stablehlo": ("igerg_jax.tools.weights.stablehlo", "programs that need only JAX to run"),
 }
+# options of export -> the format that they go with
+OPTIONS = {"greedy": "stablehlo", "parts": "safetensors"}
 
 
 def main(argv: list[str]) -> int:
@@ -51,9 +54,10 @@ def run(argv: list[str]) -> None:
     elif command == ["export"]:
         values = command_line.parse(rest, _export_flags)
         command_line.require(values, "checkpoint", "out")
-        if values.greedy and values.format != "stablehlo":
-            raise UserError("--greedy goes with --format=stablehlo")
-        options = {"greedy": True} if values.greedy else {}
+        options = {name: values[name].value for name in OPTIONS if values[name].value}
+        for name in options:
+            if values.format != OPTIONS[name]:
+                raise UserError(f"--{name} goes with --format={OPTIONS[name]}")
         module = importlib.import_module(FORMATS[values.format][0])
         print(module.export(values.checkpoint, values.out, **options))
     elif command in (["push"], ["pull"]):
@@ -94,6 +98,8 @@ def _export_flags(argv: list[str]) -> flags.FlagValues:
     define("out", help="Folder to write.")
     help_text = "stablehlo: generate greedily, not as the run's config.generate says."
     flags.DEFINE_boolean("greedy", False, help_text, flag_values=values)
+    help_text = "safetensors: only these parts of the model, as vision_tower."
+    flags.DEFINE_list("parts", [], help_text, flag_values=values)
     return values
 
 

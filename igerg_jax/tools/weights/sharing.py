@@ -1,6 +1,6 @@
 """`export --format=safetensors`: a run's parameters as a weights folder, to share or to keep."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -8,23 +8,28 @@ from etils import epath
 
 from igerg_jax import storage
 from igerg_jax.data import image_domain, tokenizers
-from igerg_jax.errors import UserError
-from igerg_jax.run import checkpoint, command_line, weights_folder, workdirs
+from igerg_jax.errors import UserError, check_known
+from igerg_jax.run import checkpoint, command_line, compatibility, weights_folder, workdirs
 from igerg_jax.tools.weights import card, parameters
 
 
-def export(path: str, out: str) -> str:
+def export(path: str, out: str, parts: Sequence[str] = ()) -> str:
     """Writes the weights folder `out` in bfloat16; returns a description of it.
 
     Args:
       path: a workdir, or one of its checkpoints, whose moving average is written if it has one.
+      parts: of the model, as in `config.init_parts`, which is how such a folder is used; () = all.
 
     Raises:
-      UserError: no checkpoint there, or `out` is not empty.
+      UserError: no checkpoint there, no such part in it, or `out` is not empty.
     """
     folder = epath.Path(command_line.new_folder(out))
     source = checkpoint.find(path)
     run, arrays = parameters.read(source)
+    known = list(dict.fromkeys(name.partition("/")[0] for name in arrays))
+    for part in parts:
+        check_known(part, known, f"--parts: '{part}' is not a part of the model")
+    arrays = {name: arrays[name] for name in compatibility.of_parts(arrays, parts)}
     folder.mkdir(parents=True, exist_ok=True)
     weights_folder.write(folder, arrays, run, ml_dtypes.bfloat16)
     kept = checkpoint.tokenizer_file(source)
