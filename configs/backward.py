@@ -21,7 +21,7 @@ def get_config(preset: str = "") -> ConfigDict:
     data = config.data
     data.update(reverse=True, use_images=False)
     data.context_tokens, data.response_tokens = data.response_tokens, data.context_tokens
-    config.init_parts = ()
+    config.init_from, config.init_parts = "", ()
     config.model.vision.frozen = False  # no tower is needed
     for name, settings in config.objectives.items():
         settings.weight = 1.0 if name == "emotional_response" else 0.0

@@ -18,6 +18,7 @@ def get_config(preset: str = "") -> ConfigDict:
     """Returns `pretrain.get_config(preset)` with a ResNet, on FER2013, with one objective."""
     config = pretrain.get_config(preset)
     config.name = "faces"
+    config.init_from, config.init_parts = "", ()
     config.data.dataset = "fer2013"
     # The public files have no private test. Once fer2013.csv is there, use "test".
     config.data.test_split = "valid"

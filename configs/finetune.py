@@ -43,7 +43,7 @@ def of(config: ConfigDict) -> ConfigDict:
         if name not in TRAINED:
             settings.weight = 0.0
     config.objectives.emotional_response.weight = 1.0  # also where pre-training left it out
-    config.init_parts = ()
+    config.init_from, config.init_parts = "", ()  # all of a checkpoint that is to be named
     SCHEDULES[config.preset](config)
     steps = config.train.steps
     config.objectives.emotional_response.update(

@@ -128,13 +128,14 @@ def xl(config: ConfigDict) -> None:
 
 
 def _real_faces(config: ConfigDict, dialogues: str) -> None:
-    """What daily_dialog and meld share: the frozen tower of configs/faces.py, in `init_from`."""
+    """What daily_dialog and meld share: the tower of configs/faces.py, frozen."""
     config.data.dataset = f"paired/{dialogues}+fer2013"
     # The public files have no test split. Once there are some, use "test".
     config.data.test_split = "valid"
     config.data.extra_test_splits = ()
     config.data.update(context_tokens=48, image_size=48)  # pixels per side, as FER2013 has them
     config.data.augment.update(crop_min_area=0.8, colour_jitter=0.3)
+    config.init_from = "faces"  # as it comes with igerg_jax; or a workdir of configs/faces.py
     config.init_parts = ("vision_tower",)
     face_tower(config)
     config.model.vision.frozen = True

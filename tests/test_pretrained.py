@@ -1,18 +1,22 @@
 """The models that come with the package: they load, and their cards tell what they do."""
 
+import importlib
 import json
 import re
 
 import pytest
+import small
 from ml_collections import ConfigDict
 
 from configs import pretrain
 from igerg_jax.data import mixtures
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.evaluator import Evaluator
-from igerg_jax.run import recorded_config, weights_folder, workdirs
+from igerg_jax.run import checkpoint, recorded_config, weights_folder, workdirs
+from igerg_jax.setup import set_up
 
 NAMES = weights_folder.shipped_names()
+CHATTING = tuple(name for name in NAMES if name != "faces")  # which is a vision tower alone
 # The card's name of a figure on the test split of chitchat_peeps/tiny -> its name in summary.json.
 FIGURES = {
     "image emotion, accuracy": "image_emotion_accuracy",
@@ -28,8 +32,8 @@ def card_figures(card: str) -> dict[str, float]:
     }
 
 
-def test_there_is_small():
-    assert "small" in NAMES
+def test_there_are_a_model_and_a_tower():
+    assert {"small", "faces"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,11 +41,20 @@ def test_it_is_small_and_has_the_keys_of_its_preset(name):
     folder = weights_folder.SHIPPED / name
     assert sum(file.stat().length for file in folder.iterdir()) < 20e6
     recorded = workdirs.as_json(recorded_config.get_config(name))
-    preset = workdirs.as_json(pretrain.get_config(recorded["preset"]))
+    config = importlib.import_module("configs." + recorded["name"])
+    preset = workdirs.as_json(config.get_config(recorded["preset"]))
     assert recorded == preset, "the command that the card gives trains this model"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", ["daily_dialog", "meld"])
+def test_the_tower_is_that_of_the_presets_with_real_faces(preset):
+    config = pretrain.get_config(preset)
+    setup = set_up(config, config.data.tokenizer.vocab_size, small.SPECIAL)
+    assert config.init_from == "faces"
+    checkpoint.check_init(config.init_from, setup, config.init_parts)
+
+
+@pytest.mark.parametrize("name", CHATTING)
 def test_two_figures_of_its_card(name, data_dir):
     folder = weights_folder.SHIPPED / name
     config = ConfigDict(json.loads(recorded_config.get_config(name).to_json_best_effort()))

@@ -16,7 +16,8 @@ def get_config(preset: str = "") -> ConfigDict:
     """Returns `finetune.get_config(preset)` for a model that was not pre-trained."""
     config = finetune.get_config(preset)
     config.name = "baselines/no_pretraining"
-    config.init_parts = pretrain.get_config(preset).init_parts
+    start = pretrain.get_config(preset)
+    config.init_from, config.init_parts = start.init_from, start.init_parts
     steps = config.train.steps
     config.objectives.emotional_response.update(
         consistency_start_step=steps // 3, consistency_ramp_steps=steps // 5
