@@ -48,10 +48,11 @@ def open_run(
       devices: to spread the examples over; default all.
 
     Raises:
-      UserError: there is no checkpoint, its model or tokenizer is not the config's, the tokenizer
+      UserError: there is no checkpoint, or only a part of one, its model or tokenizer is not the config's, the tokenizer
         or the data are missing, or the batch does not divide over the devices.
     """
     folder = checkpoint.find(path)
+    _check_whole(folder)
     as_trained, dataset, tokenizer = config is None, None, None
     if as_trained:
         config = stored_config(folder, batch_size)
@@ -70,6 +71,15 @@ def open_run(
     if not as_trained and jax.process_index() == 0:
         _report(loaded, folder, config)
     return Run(folder, config, setup, params, tokenizer, dataset)
+
+
+def _check_whole(folder: epath.Path) -> None:
+    """Raises UserError if the folder was exported with --parts."""
+    if parts := checkpoint.read_run(folder).get("parts"):
+        raise UserError(
+            f"'{folder}' is not a whole model: it has only {', '.join(parts)}, for training to "
+            f"start from (--config.init_from, with init_parts={tuple(parts)})"
+        )
 
 
 def has_words(folder: epath.Path) -> bool:

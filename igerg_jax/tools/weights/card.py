@@ -1,6 +1,6 @@
 """The model card of a weights folder, made from what a run has left in its folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import igerg_jax
@@ -20,25 +20,35 @@ USE = """
 `{name}` stands for the folder that this file lies in; `igerg weights pull` makes one from a
 repository, and `--config.init_from={name}` starts training from it.
 """
+PARTS_USE = """
+    igerg train --config=FILE:PRESET --config.init_from={name} --config.init_parts="{parts},"
+
+`{name}` stands for the folder that this file lies in.
+"""
 
 
-def card(name: str, run: Mapping[str, Any], summary: Mapping[str, Any], parameters: int) -> str:
+def card(
+    name: str,
+    run: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    parameters: int,
+    parts: Sequence[str] = (),
+) -> str:
     """The card, as Markdown.
 
     Args:
       name: of the model.
       run: run.json of the weights folder.
       summary: summary.json of the run; {} where it does not describe these weights.
-      parameters: how many the model has.
+      parameters: how many there are in the folder.
+      parts: of the model that are in it; () = all.
     """
     config = run.get("config") or {}
     parts = [
         HEADER,
         f"# {name}\n",
-        f"A vision-language encoder-decoder of {parameters / 1e6:.2f} M parameters that answers a "
-        "conversation with the emotion of the face it is shown, trained with igerg_jax "
-        f"{igerg_jax.__version__}.",
-        USE.format(name=name),
+        f"{_what(parameters, parts)}, trained with igerg_jax {igerg_jax.__version__}.",
+        (PARTS_USE if parts else USE).format(name=name, parts=",".join(parts)),
         "## Training\n",
         *(f"- {line}" for line in _training(config, run, summary)),
         "\n## Figures\n",
@@ -47,6 +57,16 @@ def card(name: str, run: Mapping[str, Any], summary: Mapping[str, Any], paramete
         _limits(config, summary),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _what(parameters: int, parts: Sequence[str]) -> str:
+    size = f"{parameters / 1e6:.2f} M parameters"
+    if parts:
+        return f"Parts of a vision-language encoder-decoder ({', '.join(parts)}), {size}"
+    return (
+        f"A vision-language encoder-decoder of {size} that answers a conversation with the emotion "
+        "of the face it is shown"
+    )
 
 
 def _training(config: Mapping[str, Any], run: Mapping[str, Any], summary: Mapping[str, Any]):

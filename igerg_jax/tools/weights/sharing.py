@@ -30,23 +30,26 @@ def export(path: str, out: str, parts: Sequence[str] = ()) -> str:
     for part in parts:
         check_known(part, known, f"--parts: '{part}' is not a part of the model")
     arrays = {name: arrays[name] for name in compatibility.of_parts(arrays, parts)}
+    run |= {"parts": list(parts)} if parts else {}
     folder.mkdir(parents=True, exist_ok=True)
     weights_folder.write(folder, arrays, run, ml_dtypes.bfloat16)
     kept = checkpoint.tokenizer_file(source)
-    if kept.exists():
+    if kept.exists() and compatibility.know_words(parts):
         tokenizers.read(kept).save(folder / workdirs.TOKENIZER_FILE)
     if (domain := image_domain.read(checkpoint.tokenizer_file(source).parent)) is not None:
         image_domain.write(domain, folder)
     weights_folder.seal(folder)
     count = sum(array.size for array in arrays.values())
-    (folder / weights_folder.CARD_FILE).write_text(_card(source, folder.name, run, count))
+    (folder / weights_folder.CARD_FILE).write_text(_card(source, folder.name, run, count, parts))
     size = (folder / weights_folder.ARRAYS_FILE).stat().length
     return f"wrote '{out}' from '{source}': {count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB"
 
 
-def _card(source: epath.Path, name: str, run: Mapping[str, Any], parameters: int) -> str:
+def _card(
+    source: epath.Path, name: str, run: Mapping[str, Any], parameters: int, parts: Sequence[str]
+) -> str:
     """The card that a weights folder has already, or one made from the run's summary."""
-    if (source / weights_folder.CARD_FILE).exists():
+    if not parts and (source / weights_folder.CARD_FILE).exists():
         return (source / weights_folder.CARD_FILE).read_text()
     workdir = checkpoint.tokenizer_file(source).parent
     try:
@@ -55,4 +58,4 @@ def _card(source: epath.Path, name: str, run: Mapping[str, Any], parameters: int
         summary = {}
     if summary.get("final_step") != run.get("step"):
         summary = {}  # of other weights
-    return card.card(name, run, summary, parameters)
+    return card.card(name, run, summary, parameters, parts)
