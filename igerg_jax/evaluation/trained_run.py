@@ -48,8 +48,9 @@ def open_run(
       devices: to spread the examples over; default all.
 
     Raises:
-      UserError: there is no checkpoint, or only a part of one, its model or tokenizer is not the config's, the tokenizer
-        or the data are missing, or the batch does not divide over the devices.
+      UserError: there is no checkpoint, or only parts of a model, its model or tokenizer is not the
+        config's, the tokenizer or the data are missing, or the batch does not divide over the
+        devices.
     """
     folder = checkpoint.find(path)
     _check_whole(folder)
