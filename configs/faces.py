@@ -5,8 +5,9 @@
 DIR holds fer2013.zip, and MELD's and DailyDialog's files, whose words the tokenizer is trained on;
 docs/data.md says where to get them. `valid` is the challenge's public test.
 
-With `--config.train.steps=2000` (9 epochs; 11 minutes on two mostly idle cores, seed 0) it names
-0.488 of the faces in `valid` right (majority class 0.249). All 7000 steps have not been run yet.
+Seed 0 names 0.593 of the faces in `valid` right (majority class 0.249) after 1 h 10 min on two busy
+cores with AVX2 (97 minutes of processor time), and was still improving. Its tower comes with the
+package: the presets `daily_dialog` and `meld` start from `faces`.
 """
 
 from ml_collections import ConfigDict

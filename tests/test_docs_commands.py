@@ -275,10 +275,11 @@ COVERED = {
         "tests/tools/test_ablations.py::test_the_miniature_trains_compares_and_is_not_repeated"
     ),
     "./launch/ablations.sh --seeds=0,1,2": By("tests/tools/test_ablations.py"),
-    "./launch/ablations.sh --preset=daily_dialog --finetune --config.init_from=runs/faces-local "
-    "--config.data.manual_dir=DIR": By(FINETUNED),
+    "./launch/ablations.sh --preset=daily_dialog --finetune --config.data.manual_dir=DIR": By(
+        FINETUNED
+    ),
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
-    "--config.init_from=runs/faces-local --config.data.manual_dir=DIR "
+    "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear.npz,network.npz": By(FINETUNED),
     "python -m igerg_jax.tools.ablations --seeds=0,1,2": By("tests/tools/test_ablations.py"),
     "./launch/ablations.sh --seeds=0,1,2 --only=full,no_binding,with_consistency,"
