@@ -45,6 +45,7 @@ def test_fer2013_takes_faces_of_any_name(tmp_path, layout):
     faces = [f"{split}/happy/{name}" for split in ("train", "validation") for name in ODD_NAMES]
     faces += ["test/sad/1.jpg", "test/sad/PublicTest_7.jpg", "Train/Fear/2.png"]
     beside = ["train/happy/._x.jpg", "train/happy/notes.txt", "train/readme", "train/pets/cat.jpg"]
+    beside += ["eval/sad/1.jpg", "testing/sad/2.jpg", "testing/3.jpg", "stray.jpg", ".hidden/4.jpg"]
     if layout == "zip":
         put_zip(tmp_path / "fer2013.zip", [f"test/archive/{name}" for name in faces + beside])
     else:
@@ -58,7 +59,53 @@ def test_fer2013_takes_faces_of_any_name(tmp_path, layout):
         "valid": {n for n in faces if n.startswith("validation")} | {"test/sad/PublicTest_7.jpg"},
         "test": {"test/sad/1.jpg"},
     }
-    assert found["train"].passed_over == {".txt": 1, "no ending": 1, "images in a folder 'pets'": 1}
+    expected = {".txt": 1, "no ending": 1, "images in a folder 'pets'": 1}
+    if layout == "zip":  # all are below test/archive
+        assert found["test"].passed_over == {"images in a folder 'archive'": 4}
+    else:
+        expected |= {
+            "images in a folder 'eval' that names no split": 1,
+            "images in a folder 'testing' that names no split": 2,
+            labelled_folders.NO_EMOTION: 1,
+        }
+    assert found["train"].passed_over == expected
+
+
+@pytest.mark.parametrize("layout", ["folder", "zip"])
+@pytest.mark.parametrize("public", [True, False])
+def test_fer2013_takes_folders_named_by_usage(tmp_path, layout, public):
+    faces = ["Training/happy/1.jpg", "PrivateTest/sad/3.jpg", "PrivateTest/4.jpg"]
+    faces += ["PublicTest/happy/2.jpg"] * public
+    if layout == "zip":
+        put_zip(tmp_path / "fer2013.zip", faces)
+    else:
+        put_images(tmp_path, *faces)
+    found = splits("fer2013", tmp_path)
+    taken = {split: names(turns) for split, turns in found.items()}
+    valid = {"valid": {"PublicTest/happy/2.jpg"}} if public else {}
+    assert taken == valid | {"train": {"Training/happy/1.jpg"}, "test": {"PrivateTest/sad/3.jpg"}}
+    assert found["test"].passed_over == {labelled_folders.NO_EMOTION: 1}
+
+
+def test_what_is_beside_the_splits_is_counted_for_one_that_has_images(tmp_path, monkeypatch):
+    put_images(tmp_path, "train/stray.jpg", "test/joy/1.jpg", "eval/joy/2.jpg", "lost+found/3.jpg")
+    (tmp_path / "up").symlink_to(tmp_path.parent)
+    find = image_files.find
+
+    def refuse(folder):
+        if folder.name == "lost+found":
+            raise UserError("cannot read it")
+        return find(folder)
+
+    monkeypatch.setattr(image_files, "find", refuse)
+    (test,) = splits("emotion_folder", tmp_path).values()
+    assert names(test) == {"test/joy/1.jpg"}
+    assert test.passed_over == {
+        labelled_folders.NO_EMOTION: 1,
+        "images in a folder 'eval' that names no split": 1,
+        labelled_folders.UNREADABLE: 1,
+        image_files.CYCLE: 1,
+    }
 
 
 def put_zip(path, entries):
