@@ -163,6 +163,20 @@ def test_pseudo_labels_of_another_folder_are_refused(raw, tiny_config):
     assert turns.emotion.tolist() == [3 if i == 1 else UNKNOWN for i in ORDER]
 
 
+def test_pseudo_labels_of_faces_that_are_paired(tmp_path):
+    """They are those of the faces' own dataset, whether or not a turn gets the face."""
+    raw_data.meld(tmp_path, dialogues=2)
+    (tmp_path / "MELD.Raw" / "dev_sent_emo.csv").unlink()
+    for number, name in enumerate((*raw_data.FER_FOLDERS, "contempt")):
+        raw_data.put(tmp_path / "mine" / "train" / name / "1.jpg", raw_data.jpeg(number))
+    labels = put_labels(tmp_path / "l", {"train/contempt/1.jpg": 0.3, "train/2.jpg": 0.9})
+    given, dataset = options(tmp_path, labels, 0.6), "paired/meld+emotion_folder/mine"
+    builders.check_labels([dataset], given)
+    (train,) = builders.splits(dataset, given).values()
+    assert len(train.remarks) == 2 and set(train.remarks.values()) == {1}
+    assert all(what.endswith("(of the faces)") for what in train.remarks)
+
+
 def test_raw_files_that_contradict_each_other(raw):
     raw_data.put(raw / "train.dialogue.jsonl", "[0, 1]\n[7]\n")
     with pytest.raises(UserError, match=r"dialogue\.jsonl', line 2: turn 7"):
