@@ -11,6 +11,7 @@ from igerg_jax.data.image_gate import SUFFIXES
 from igerg_jax.errors import UserError
 
 NOT_REGULAR, CYCLE = "pipes, devices or sockets", "links back to a folder above them"
+UNNAMED = "images that no turn names"
 
 
 class ImageListing(NamedTuple):

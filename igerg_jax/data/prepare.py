@@ -65,6 +65,9 @@ def prepare(config: ConfigDict) -> Prepared:
 def _write_missing_turns(data: ConfigDict, names: list[str]) -> dict[str, pathlib.Path]:
     """Writes the turns of the datasets that lack them; returns {dataset: its folder}."""
     bases = {name: folders.of_dataset(data, name) for name in names}
+    is_first = not any((base / "turns").is_dir() for base in bases.values())
+    if is_first and {*names} >= {*folders.dataset_names(data)}:  # else the labels may be of others
+        builders.check_labels(names, builders.options_of(data))
     for name, base in bases.items():
         with folders.locked_if_missing(base / "turns") as missing:
             if missing:

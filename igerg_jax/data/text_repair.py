@@ -38,21 +38,31 @@ def repaired(text: str) -> str:
     return text.translate(_REPAIR)
 
 
-def decoded(data: bytes) -> str:
-    """Decodes and repairs a text file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+def encoding(data: bytes) -> tuple[str, int]:
+    """(the encoding of a text file, how many bytes its mark has), from its first 200 bytes.
 
-    Without a mark, bytes that are not UTF-8 are read as Windows-1252: files mix both, even in one
-    line. UTF-16 without a mark is recognised by its zero bytes. Never raises.
+    UTF-8, or UTF-16 or UTF-32 with a byte order mark. UTF-16 without a mark is recognised by its
+    zero bytes.
     """
-    for mark, encoding in _MARKS.items():
-        if data.startswith(mark) and encoding != "utf-8":
-            return repaired(data[len(mark) :].decode(encoding, errors="replace"))
-    data = data.removeprefix(codecs.BOM_UTF8)
-    for place, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+    for mark, name in _MARKS.items():
+        if data.startswith(mark):
+            return name, len(mark)
+    for place, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         zeros = data[place:200:2].count(0)
         if zeros > 40 or (zeros and zeros == len(data[place:200:2])):
-            return repaired(data.decode(encoding, errors="replace"))
-    return decoded_line(data)
+            return name, 0
+    return "utf-8", 0
+
+
+def decoded(data: bytes) -> str:
+    """Decodes and repairs a text file in the encoding that `encoding` finds.
+
+    Bytes that are not UTF-8 are read as Windows-1252: files mix both, even in one line. Never
+    raises.
+    """
+    name, mark_bytes = encoding(data)
+    data = data[mark_bytes:]
+    return decoded_line(data) if name == "utf-8" else repaired(data.decode(name, errors="replace"))
 
 
 def decoded_line(line: bytes) -> str:

@@ -23,7 +23,8 @@ ALL = "all"  # config.data.tokenizer.mixture: every dataset that the config name
 def find(data: ConfigDict) -> tokenizers.Tokenizer | None:
     """The tokenizer at config.data.tokenizer.path, or trained earlier; None if one can be trained.
 
-    Raises UserError for a tokenizer that cannot be read, and for a kind that is not trained here.
+    Raises UserError for a tokenizer that cannot be read or differs from what was trained, and for a
+    kind that is not trained here.
     """
     kind = data.tokenizer.kind
     if data.tokenizer.path:
@@ -33,7 +34,16 @@ def find(data: ConfigDict) -> tokenizers.Tokenizer | None:
     note = _note(data)
     if not note.exists():
         return None
-    return tokenizers.load(kind, note.with_name(f"{note.read_text().strip()}.model"))
+    digest = note.read_text(errors="replace").strip()
+    path = note.parent / f"{digest}.model"
+    again = f"remove it and '{note}', and it is trained again"
+    try:
+        tokenizer = tokenizers.load(kind, path)
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from error
+    if tokenizer.digest != digest:
+        raise UserError(f"'{path}' is damaged: {again}")
+    return tokenizer
 
 
 def find_or_train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Tokenizer:

@@ -58,9 +58,10 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
                 name: _merge_turns(partial, name, turns, vectors)
                 for name, (turns, _) in splits.items()
             }
-        summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
-        (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        _report(dataset, counts)
+            summary = {"dataset": dataset, "version": builders.version(dataset), "splits": counts}
+            storage.write_text(partial / "summary.json", json.dumps(summary, indent=1) + "\n")
+            _report(dataset, counts)
+            _list_files(partial)
     return _complete(partial, base / "turns")
 
 
@@ -73,17 +74,18 @@ def tokens(
     if not _is_complete(partial):
         splits = json.loads((base / "turns" / "summary.json").read_text())["splits"]
         model, words = partial / "tokenizer.model", base / "turns"
-        tokenizer.save(model)
         jobs, total = [], 0
         for name, counts in splits.items():
             total += len(parts.borders(counts["turns"], PART_TURNS))
             for part in _missing(partial, name, "tokens", counts["turns"], PART_TURNS):
                 jobs.append(functools.partial(_write_tokens, part, words / name, kind, model))
         with parts.naming_a_full_disk(partial, "tokenising", total):
+            tokenizer.save(model)
             parts.run(jobs, workers if len(jobs) > len(splits) else 1, "tokenising")
             for name in splits:
                 paths = _all(partial, name, "tokens")
                 store.merge_columns(partial / name, paths, "token_lengths", "tokens")
+            _list_files(partial)
     return _complete(partial, base / tokenizer.digest)
 
 
@@ -140,12 +142,15 @@ def _is_complete(partial: pathlib.Path) -> bool:
     return (partial / manifests.FILE).exists()
 
 
+def _list_files(partial: pathlib.Path) -> None:
+    """Writes the checksums of all files but the parts, after which it is complete."""
+    for path in partial.rglob(f"{storage.UNFINISHED}*"):
+        path.unlink()
+    parts.write_manifest(partial, without="parts")
+
+
 def _complete(partial: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Turns `partial` into `folder`. If killed, it loses no finished part."""
-    if not _is_complete(partial):
-        for path in partial.rglob(f"{storage.UNFINISHED}*"):
-            path.unlink()
-        parts.write_manifest(partial, without="parts")
     shutil.rmtree(partial / "parts", ignore_errors=True)
     partial.rename(folder)
     return folder

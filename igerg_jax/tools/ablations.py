@@ -31,6 +31,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -338,7 +339,8 @@ def failure(code: int, log: pathlib.Path, begin: int) -> str:
     """One line on why a run failed, from its output after the first `begin` bytes of `log`."""
     with log.open("rb") as file:
         file.seek(begin)
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+        text = file.read().decode("utf-8", "replace")
+    lines = [line.strip() for line in re.split("[\r\n]", text)]  # "\r" ends a progress bar's states
     lines = [line for line in lines if line]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     reason = (errors or lines or ["it printed nothing"])[-1][:MAX_MESSAGE]
@@ -349,7 +351,7 @@ def failure(code: int, log: pathlib.Path, begin: int) -> str:
 def cpu_model() -> str:
     """The model of this machine's CPU, such as "AMD EPYC 7B13"."""
     info = pathlib.Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
+    for line in info.read_text().split("\n") if info.exists() else ():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip()

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from igerg_jax import storage
-from igerg_jax.data import image_gate
+from igerg_jax.data import image_gate, text_repair
 from igerg_jax.run.workdirs import flatten
 
 FOLDER = "tensorboard"  # in a workdir
@@ -112,7 +112,8 @@ class WandbWriter:
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         def rows(text):
-            return self._wandb.Table(columns=["text"], data=[[line] for line in text.splitlines()])
+            data = [[line] for line in text_repair.lines(text)]
+            return self._wandb.Table(columns=["text"], data=data)
 
         self._run.log({name: rows(text) for name, text in texts.items()}, step=step)
 

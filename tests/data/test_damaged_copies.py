@@ -1,12 +1,13 @@
 """Prepared data whose bytes have changed are refused by name, before anything is read from them."""
 
 import json
+import re
 import shutil
 
 import pytest
 
 from igerg_jax import manifests
-from igerg_jax.data import parts, prepare, store
+from igerg_jax.data import folders, parts, prepare, store, trained_tokenizers
 from igerg_jax.errors import UserError
 
 
@@ -108,6 +109,34 @@ def test_lists_of_an_earlier_version_have_sha256(copy):
     (copy / name).write_bytes(data)
     with pytest.raises(UserError, match="emotion"):
         parts.check_copy(copy)
+
+
+def test_a_bit_of_a_trained_tokenizer_is_found(tiny_config, tmp_path):
+    trained, _ = prepare.prepare_tokenizer(tiny_config)
+    folder = shutil.copytree(
+        folders.of_tokenizers(tiny_config.data), tmp_path / "prepared" / "tokenizers"
+    )
+    tiny_config.data.data_dir = str(tmp_path)
+    assert trained_tokenizers.find(tiny_config.data).digest == trained.digest
+    model = folder / f"{trained.digest}.model"
+    (note,) = (p for p in folder.glob("*.digest") if p.read_text().strip() == trained.digest)
+    before = model.read_bytes()
+    remedy = f"remove it and '{re.escape(str(note))}', and it is trained again"
+    read = 0
+    for place in range(0, len(before), len(before) // 40):
+        flipped = bytes([before[place] ^ 1])
+        model.write_bytes(before[:place] + flipped + before[place + 1 :])
+        with pytest.raises(UserError, match=remedy) as error:
+            trained_tokenizers.find(tiny_config.data)
+        read += f"'{model}' is damaged" in str(error.value)
+    assert read > 10  # SentencePiece reads most of them
+    for model_bytes, digest in ((None, trained.digest), (before, "0" * 16), (before, "\0")):
+        model.unlink() if model_bytes is None else model.write_bytes(model_bytes)
+        note.write_text(digest)
+        with pytest.raises(UserError, match=remedy):
+            trained_tokenizers.find(tiny_config.data)
+    note.unlink()
+    assert trained_tokenizers.find(tiny_config.data) is None
 
 
 def test_preparing_again_opens_nothing_that_is_damaged(tiny_config, tmp_path):

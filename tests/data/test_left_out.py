@@ -1,5 +1,6 @@
 """Nothing of the raw files is left out without being counted, and nothing shifts."""
 
+import codecs
 import io
 import json
 import math
@@ -45,6 +46,7 @@ def test_fer2013_takes_faces_of_any_name(tmp_path, layout):
     faces = [f"{split}/happy/{name}" for split in ("train", "validation") for name in ODD_NAMES]
     faces += ["test/sad/1.jpg", "test/sad/PublicTest_7.jpg", "Train/Fear/2.png"]
     beside = ["train/happy/._x.jpg", "train/happy/notes.txt", "train/readme", "train/pets/cat.jpg"]
+    beside += ["eval/sad/1.jpg", "testing/sad/2.jpg", "testing/3.jpg", "stray.jpg", ".hidden/4.jpg"]
     if layout == "zip":
         put_zip(tmp_path / "fer2013.zip", [f"test/archive/{name}" for name in faces + beside])
     else:
@@ -58,7 +60,53 @@ def test_fer2013_takes_faces_of_any_name(tmp_path, layout):
         "valid": {n for n in faces if n.startswith("validation")} | {"test/sad/PublicTest_7.jpg"},
         "test": {"test/sad/1.jpg"},
     }
-    assert found["train"].passed_over == {".txt": 1, "no ending": 1, "images in a folder 'pets'": 1}
+    expected = {".txt": 1, "no ending": 1, "images in a folder 'pets'": 1}
+    if layout == "zip":  # all are below test/archive
+        assert found["test"].passed_over == {"images in a folder 'archive'": 4}
+    else:
+        expected |= {
+            "images in a folder 'eval' that names no split": 1,
+            "images in a folder 'testing' that names no split": 2,
+            labelled_folders.NO_EMOTION: 1,
+        }
+    assert found["train"].passed_over == expected
+
+
+@pytest.mark.parametrize("layout", ["folder", "zip"])
+@pytest.mark.parametrize("public", [True, False])
+def test_fer2013_takes_folders_named_by_usage(tmp_path, layout, public):
+    faces = ["Training/happy/1.jpg", "PrivateTest/sad/3.jpg", "PrivateTest/4.jpg"]
+    faces += ["PublicTest/happy/2.jpg"] * public
+    if layout == "zip":
+        put_zip(tmp_path / "fer2013.zip", faces)
+    else:
+        put_images(tmp_path, *faces)
+    found = splits("fer2013", tmp_path)
+    taken = {split: names(turns) for split, turns in found.items()}
+    valid = {"valid": {"PublicTest/happy/2.jpg"}} if public else {}
+    assert taken == valid | {"train": {"Training/happy/1.jpg"}, "test": {"PrivateTest/sad/3.jpg"}}
+    assert found["test"].passed_over == {labelled_folders.NO_EMOTION: 1}
+
+
+def test_what_is_beside_the_splits_is_counted_for_one_that_has_images(tmp_path, monkeypatch):
+    put_images(tmp_path, "train/stray.jpg", "test/joy/1.jpg", "eval/joy/2.jpg", "lost+found/3.jpg")
+    (tmp_path / "up").symlink_to(tmp_path.parent)
+    find = image_files.find
+
+    def refuse(folder):
+        if folder.name == "lost+found":
+            raise UserError("cannot read it")
+        return find(folder)
+
+    monkeypatch.setattr(image_files, "find", refuse)
+    (test,) = splits("emotion_folder", tmp_path).values()
+    assert names(test) == {"test/joy/1.jpg"}
+    assert test.passed_over == {
+        labelled_folders.NO_EMOTION: 1,
+        "images in a folder 'eval' that names no split": 1,
+        labelled_folders.UNREADABLE: 1,
+        image_files.CYCLE: 1,
+    }
 
 
 def put_zip(path, entries):
@@ -227,8 +275,14 @@ def test_image_chat_without_words(tmp_path):
         {"image_hash": "cc", "dialog": [["Sweet", "Yes"]]},
     ]
     raw_data.put(tmp_path / "train.json", json.dumps(chats))
-    (tmp_path / "yfcc_images").mkdir()
+    put_images(tmp_path / "yfcc_images", "aa.jpg", "zz.jpg", "cc.png", "a.txt")
     (turns,) = splits("image_chat", tmp_path).values()
+    assert turns.passed_over == {image_files.UNNAMED: 2, ".txt": 1}
+    raw_data.put(tmp_path / "valid.json", '[{"image_hash": "zz", "dialog": [["Sweet", "Oh"]]}]')
+    both = splits("image_chat", tmp_path)
+    assert both["train"].passed_over == {image_files.UNNAMED: 1, ".txt": 1}
+    assert not both["valid"].passed_over
+    (tmp_path / "valid.json").unlink()
     rows = [turns.row(i) for i in range(len(turns))]
     assert [(r["text"], r["speaker"], r["episode"], r["turn"]) for r in rows] == [
         ("Hi’s", "B", 0, 0),
@@ -246,10 +300,12 @@ def test_meld_takes_an_utterance_once(tmp_path):
     raw_data.put(tmp_path / "train_sent_emo.csv", raw_data.meld_csv(rows))
     put_images(tmp_path / "frames" / "train", "dia0_utt0.jpg", "dia0_utt0.webp", "dia7_utt0.jpg")
     put_images(tmp_path / "frames" / "train", "dia0_utt1.bmp", "dia0_utt1 (1).jpg", "a.txt")
+    put_images(tmp_path / "frames" / "train" / "more", "dia0_utt1.jpg")
     turns = splits("meld/frames", tmp_path)["train"]
     assert texts(turns) == ["a", "b"] and list(turns.remarks.values()) == [1]
     assert turns.image(0) == raw_data.jpeg(0) and turns.image(1)
-    assert sorted(turns.passed_over.values()) == [1, 1, 1, 1]
+    assert sorted(turns.passed_over.values()) == [1, 1, 1, 1, 1]
+    assert turns.passed_over["folders that are not looked into"] == 1
 
 
 def clip(path, frames, per_second):
@@ -302,13 +358,63 @@ def test_images_that_no_list_names_are_counted(tmp_path):
 
 
 def test_lines_of_no_dialogue_are_counted(tmp_path):
-    text = b"zero\nit\x92s one\x85\ntwo\xe2\x80\xa8half\n"
-    raw_data.put(tmp_path / "train.origin.txt", text)
-    raw_data.put(tmp_path / "train.dialogue.jsonl", "[1, 2]\n")
+    text = b"it\x92s one\x85\nnobody's\ntwo\xe2\x80\xa8half\n"
+    raw_data.put(tmp_path / "train.dialogue.jsonl", "[0, 2]\n")
+    put_images(tmp_path / "train_images", "0.jpg", "1.jpg", "2.png", "02.jpg", "7.jpg", "a.txt")
+    for mark in (b"", codecs.BOM_UTF8):
+        raw_data.put(tmp_path / "train.origin.txt", mark + text)
+        (train,) = splits("openvidial/v1", tmp_path).values()
+        assert texts(train) == ["it’s one…", "two\u2028half"]
+        assert list(train.remarks.values()) == [1]
+        assert train.passed_over == {image_files.UNNAMED: 4, ".txt": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_lines_that_do_not_end_with_one_byte_are_refused(tmp_path, encoding):
+    raw_data.put(tmp_path / "train.origin.txt", "one\ntwo\n".encode(encoding))
+    raw_data.put(tmp_path / "train.dialogue.jsonl", "[0, 1]\n")
     (tmp_path / "train_images").mkdir()
-    (train,) = splits("openvidial/v1", tmp_path).values()
-    assert texts(train) == ["it’s one…", "two\u2028half"]
-    assert list(train.remarks.values()) == [1]
+    with pytest.raises(UserError, match=r"origin\.txt' is in UTF-.*: convert it to UTF-8"):
+        splits("openvidial/v1", tmp_path)
+    (tmp_path / "train.origin.txt").unlink()
+    (tmp_path / "train.origin.txt").mkdir()
+    with pytest.raises(UserError, match=r"cannot read '.*origin\.txt': it is not a regular file"):
+        splits("openvidial/v1", tmp_path)
+
+
+def test_empathetic_dialogues_are_put_in_order_and_rows_left_out_are_counted(tmp_path):
+    lines = [
+        "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags",
+        "c1,2,terrified,A dog,9,Were you ok?,1,",
+        "c1,10,terrified,A dog,4,In the end,1,",
+        "c2,1,blissful,Sun,5,Warm,1,",  # not one of the 32
+        "c2,2,blissful,Sun,6,Nice,1,",
+        "c3,1,sad,Rain,7,,1,",
+        "c3,2,sad,Rain,8, ,1,",
+        "c4,1,sad,Rain,7,,1,",
+        "c4,2,sad,Rain,8,Oh no,1,",
+        "c4,3,sad,Rain,7,Yes,1,",
+        "c1,1,terrified,A dog,4,It barked,1,",  # after others
+        "c1,1,terrified,A dog,4,It barked again,1,",
+    ]
+    path = tmp_path / "train.csv"
+    raw_data.put(path, "\n".join(lines) + "\n")
+    (train,) = splits("empathetic_dialogues", tmp_path).values()
+    rows = [train.row(i) for i in range(len(train))]
+    assert [(r["episode"], r["turn"], r["text"], r["speaker"], r["emotion"]) for r in rows] == [
+        (0, 0, "It barked", "4", EMOTIONS.index("fear")),
+        (0, 1, "Were you ok?", "9", UNKNOWN),
+        (0, 2, "In the end", "4", EMOTIONS.index("fear")),
+        (1, 0, "Warm", "5", UNKNOWN),
+        (1, 1, "Nice", "6", UNKNOWN),
+        (2, 0, "Oh no", "8", UNKNOWN),
+        (2, 1, "Yes", "7", EMOTIONS.index("sadness")),
+    ]
+    counts = {what.split(maxsplit=1)[0]: n for what, n in train.remarks.items()}
+    assert counts == {"rows": 1, "utterances": 3, "turns": 1}
+    raw_data.put(path, f"{lines[0]}\nc1,one,sad,Rain,7,Oh,1,\n")
+    with pytest.raises(UserError, match=r"line 2: utterance_idx is 'one', not a number"):
+        splits("empathetic_dialogues", tmp_path)
 
 
 def test_faces_that_no_turn_may_have_are_counted(tmp_path):

@@ -193,4 +193,4 @@ def test_mutated_labels_are_read_or_refused(tmp_path_factory, changes, length):
         labels = pseudo_labels.read(folder)
     except UserError:
         return
-    assert all(0 <= emotion < len(EMOTIONS) for emotion, _ in labels.values())
+    assert all(0 <= emotion < len(EMOTIONS) for emotion, _ in labels.of.values())

@@ -11,7 +11,7 @@ import raw_data
 from igerg_jax import batch as batch_lib
 from igerg_jax import checks
 from igerg_jax.batch import UNKNOWN
-from igerg_jax.data import builders, folders, pipeline, prepare
+from igerg_jax.data import builders, folders, image_files, pipeline, prepare
 from igerg_jax.data.builders import source, tfds_builder
 from igerg_jax.errors import UserError
 
@@ -81,7 +81,8 @@ def test_a_missing_or_broken_image_is_counted_and_shifts_no_other(raw, tiny_conf
     counts = prepared.summary["splits"]["train"]
     assert (counts["images"], counts["missing_images"], counts["broken_images"]) == (4, 1, 1)
     said = capsys.readouterr().err
-    assert "openvidial/v1, train: images: 4 read, 1 missing, 1 broken, 0 passed over" in said
+    counted = "openvidial/v1, train: images: 4 read, 1 missing, 1 broken, 1 passed over"
+    assert f"{counted} (images that no turn names 1)" in said  # of the line in no dialogue
     turns = prepared.split("train").turns
     assert [turns.text(i) for i in range(6)] == [LINES[i] for i in ORDER]
     for number, turn_id in enumerate(ORDER):
@@ -115,6 +116,65 @@ def test_pseudo_labels_are_read_and_doubtful_ones_are_left_out(raw, tiny_config)
     with pytest.raises(UserError, match=r"labels-00001\.npz' does not hold pseudo-labels"):
         builders.pseudo_labels.read.cache_clear()
         builders.splits("openvidial/v1", options(raw, raw / "labels"))
+
+
+def put_labels(folder, *files):
+    """Labels of joy, {image: confidence} in each file."""
+    folder.mkdir()
+    for number, labels in enumerate(files):
+        p_Nx7 = np.zeros((len(labels), 7), np.float32)
+        p_Nx7[:, 3] = list(labels.values())
+        images = np.array(list(labels))
+        np.savez(folder / f"labels-{number:05d}.npz", image=images, probability=p_Nx7)
+    return folder
+
+
+def test_pseudo_labels_that_label_nothing_are_counted(raw):
+    train = {f"train_images/{i}.jpg": 0.5 + i / 10 for i in (0, 2, 3, 5)}
+    again = {"train_images/3.jpg": 0.4, "valid_images/1.jpg": 0.9, "elsewhere/1.jpg": 0.9}
+    found = builders.splits("openvidial/v1", options(raw, put_labels(raw / "l", train, again), 0.6))
+    assert [emotion == 3 for emotion in found["train"].emotions] == [i == 2 for i in ORDER]
+    own = builders.splits("openvidial/v1", options(raw))["train"].remarks
+    below, unused, repeated = (
+        "turns have a pseudo-label below the minimum confidence; they stay unlabelled",
+        "pseudo-labels are of images that no turn has",
+        "pseudo-labels are replaced by a later one of the same image",
+    )
+    assert found["train"].remarks == {**own, below: 2, unused: 2, repeated: 1}
+    assert found["valid"].remarks == own
+    assert found["train"].passed_over == {image_files.UNNAMED: 1}  # of the line in no dialogue
+
+
+def test_pseudo_labels_of_another_folder_are_refused(raw, tiny_config):
+    """Such as those of train_images/ in place of the folder that it is in."""
+    raw_data.meld(raw, dialogues=1)
+    wrong = options(raw, put_labels(raw / "wrong", {f"{i}.jpg": 0.9 for i in range(7)}))
+    right = options(raw, put_labels(raw / "right", {"test_images/1.jpg": 0.9}))
+    config = config_for(tiny_config, raw, "openvidial/v1", labels={"path": wrong.labels_path})
+    with pytest.raises(UserError, match=r"labels no image of openvidial/v1: it has 7 names such"):
+        prepare.prepare(config)
+    assert not list((raw / "out").rglob("*.npy"))
+    names = ("meld", "openvidial/v1")  # of several, one is enough
+    builders.check_labels(names, right)
+    with pytest.raises(UserError, match=r"'0\.jpg', the images have names such as 'train_images/3"):
+        builders.check_labels(names, wrong)
+    config.data.labels.path = right.labels_path
+    turns = prepare.prepare(config).split("test").turns
+    assert turns.emotion.tolist() == [3 if i == 1 else UNKNOWN for i in ORDER]
+
+
+def test_pseudo_labels_of_faces_that_are_paired(tmp_path):
+    """They are those of the faces' own dataset, whether or not a turn gets the face."""
+    raw_data.meld(tmp_path, dialogues=2)
+    (tmp_path / "MELD.Raw" / "dev_sent_emo.csv").unlink()
+    for number, name in enumerate((*raw_data.FER_FOLDERS, "contempt")):
+        raw_data.put(tmp_path / "mine" / "train" / name / "1.jpg", raw_data.jpeg(number))
+    labels = put_labels(tmp_path / "l", {"train/contempt/1.jpg": 0.3, "train/2.jpg": 0.9})
+    given, dataset = options(tmp_path, labels, 0.6), "paired/meld+emotion_folder/mine"
+    builders.check_labels([dataset], given)
+    (train,) = builders.splits(dataset, given).values()
+    assert len(train.remarks) == 2 and set(train.remarks.values()) == {1}
+    assert all(what.endswith("(of the faces)") for what in train.remarks)
 
 
 def test_raw_files_that_contradict_each_other(raw):

@@ -368,6 +368,13 @@ def test_a_typed_conversation_may_lack_images_and_be_long(prepared, tiny_config,
     assert prepared.tokenizer.decode(words).replace(" ", "") == "twothreefour"
 
 
+def test_typed_words_are_repaired_like_stored_ones(prepared, tiny_config):
+    def typed(text):
+        return pipeline.single_example(prepared.tokenizer, tiny_config, [(text, None)], None)
+
+    assert_equal(typed("don\x92t \x93go\x94\x85"), typed("don’t “go”…"))
+
+
 def test_errors_name_the_thing(prepared, tiny_config, tmp_path):
     single = pipeline.single_example
     for turns in ([], [("hi", None), ("  ", None)]):

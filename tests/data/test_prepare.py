@@ -103,7 +103,7 @@ def test_an_existing_tokenizer_is_taken_and_keys_the_folder(prepared, tiny_confi
     assert not list(other.folder.rglob("*.array_record"))
 
 
-def test_folders_are_keyed_by_what_is_read(tiny_config):
+def test_folders_are_keyed_by_what_is_read(tiny_config, monkeypatch):
     data = tiny_config.data
 
     def keys():
@@ -113,6 +113,9 @@ def test_folders_are_keyed_by_what_is_read(tiny_config):
     before, data.manual_dir = keys(), "elsewhere"
     assert [a == b for a, b in zip(before, keys(), strict=True)] == [True, True, False, False]
     before, data.labels.path = keys(), "labels"
+    assert not set(before) & set(keys())
+    before = keys()
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
     assert not set(before) & set(keys())
 
 

@@ -170,6 +170,8 @@ def test_a_message_is_of_the_last_attempt(tmp_path):
     begin = log.stat().st_size
     log.write_text(log.read_text() + "step 1\nkilled\n\n")
     assert ablations.failure(1, log, begin) == "killed (exit code 1)"
+    log.write_text("10%\r20%\rerror: no file 'a\u2028b'\n")
+    assert ablations.failure(2, log, 0) == "no file 'a\u2028b' (exit code 2)"
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

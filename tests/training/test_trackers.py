@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import time
+import types
 
 import made_up_run
 import numpy as np
@@ -99,6 +100,15 @@ def test_tensorboard_reads_it_back(tmp_path):
     tensors = set(events.Tags()["tensors"])
     assert {"train/loss/total", "test/bleu_1", "samples/faces"} <= tensors
     assert any("hparams" in tag for tag in tensors)
+
+
+def test_weights_and_biases_has_a_row_for_each_line_and_no_other():
+    logged = {}
+    writer = object.__new__(trackers.WandbWriter)
+    writer._wandb = types.SimpleNamespace(Table=lambda columns, data: data)
+    writer._run = types.SimpleNamespace(log=lambda values, step: logged.update(values))
+    writer.write_texts(1, {"texts": "a\u2028b\x85c\nd\n"})
+    assert logged == {"texts": [["a\u2028b\x85c"], ["d"]]}
 
 
 @pytest.mark.skipif(

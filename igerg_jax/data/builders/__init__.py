@@ -7,13 +7,15 @@ add one, write a module with a `DATASET` and give it a line in `MODULES`. Nothin
 
 import dataclasses
 import importlib
+import itertools
 import pathlib
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from igerg_jax.data.builders import pseudo_labels
 from igerg_jax.data.builders.source import Info, Layout, Options, RawDataset, Turns
-from igerg_jax.errors import check_known
+from igerg_jax.errors import UserError, check_known
 
 # {name: module with a `DATASET`}, imported when the dataset is first asked for.
 MODULES = {
@@ -86,8 +88,37 @@ def splits(dataset: str, options: Options) -> dict[str, Turns]:
     raw, config = find(dataset)
     combined = [splits(name, options) for name in raw.combines(config)]
     opened = raw.splits(config, options, *combined)
-    if options.labels_path:
-        labels = pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
-        for split, turns in opened.items():
-            opened[split] = pseudo_labels.Labelled(turns, labels, options.min_confidence)
+    if options.labels_path and not combined:  # else what it combines has them
+        opened = pseudo_labels.label(opened, _labels(options), options.min_confidence)
     return opened
+
+
+def check_labels(datasets: Sequence[str], options: Options) -> None:
+    """Raises UserError if there are pseudo-labels, and none is of an image of these datasets.
+
+    One dataset is enough: the others may have labels of their own.
+    """
+    if not options.labels_path:
+        return
+    labels, seen = _labels(options).of, ""
+    for dataset in itertools.chain(*map(_uncombined, datasets)):
+        for turns in splits(dataset, options).values():
+            for name in pseudo_labels.names(turns):
+                if name in labels:
+                    return
+                seen = seen or name
+    raise UserError(
+        f"config.data.labels.path '{options.labels_path}' labels no image of {', '.join(datasets)}:"
+        f" it has {len(labels)} names such as '{next(iter(labels), '')}', the images have names "
+        f"such as '{seen}'. Label the dataset's own folder (igerg label --images=DIR)"
+    )
+
+
+def _uncombined(dataset: str) -> list[str]:
+    """The datasets that a dataset combines, or itself."""
+    raw, config = find(dataset)
+    return [one for name in raw.combines(config) for one in _uncombined(name)] or [dataset]
+
+
+def _labels(options: Options) -> pseudo_labels.Labels:
+    return pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())

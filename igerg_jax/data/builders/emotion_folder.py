@@ -90,7 +90,10 @@ def _from_folders(
         split: [(name, emotions[name]) for name in source.mixed_order(emotions)]
         for split, emotions in labelled.emotions.items()
     }
-    return images, labelled.passed_over
+    passed_over: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for split, counts in labelled.passed_over.items():  # of a split without images, too
+        passed_over[split if split in images else next(iter(images), "")].update(counts)
+    return images, passed_over
 
 
 def read_mapping(path: pathlib.Path) -> dict[str, int]:

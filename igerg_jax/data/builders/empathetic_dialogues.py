@@ -4,7 +4,9 @@ The speaker's turns are labelled with the situation's emotion, mapped to the sev
 `EMOTION_OF_SITUATION`; the listener's turns are unlabelled.
 """
 
+import collections
 import pathlib
+from typing import NamedTuple
 
 from igerg_jax.batch import UNKNOWN
 from igerg_jax.data import text_repair
@@ -50,34 +52,75 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
         return source.split_files((folder, folder / "empatheticdialogues"), "{}.csv")
 
     tables = source.locate(options, "empathetic_dialogues", INFO, find)
-    return {split: source.ListedTurns(_read(path)) for split, path in tables.items()}
+    return {split: source.ListedTurns(*_turns(_read(path))) for split, path in tables.items()}
 
 
-def _read(path: pathlib.Path) -> list[dict]:
+class Row(NamedTuple):
+    """What is read of a row of a table; `number` counts the utterances of a conversation."""
+
+    conversation: str
+    number: int
+    feeling: str
+    situation: str
+    speaker: str
+    text: str
+
+
+def _read(path: pathlib.Path) -> list[Row]:
     """Reads a table. The files do not quote fields: a comma in a text is written _comma_."""
     lines = text_repair.lines(source.read_text(path))
     if not lines or not lines[0].startswith(_HEADER):
         raise UserError(f"'{path}' does not begin with {_HEADER}; is it the official file?")
-    rows, conversation, first_speaker, episode = [], None, "", -1
+    rows = []
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
         fields = [field.replace("_comma_", ",").strip() for field in line.split(",")[:6]]
         if len(fields) < 6:
             raise UserError(f"'{path}', line {number}: {len(fields)} columns, expected 6 or more")
-        name, _, feeling, situation, speaker, text = fields
-        if name != conversation:
-            conversation, first_speaker, episode, place = name, speaker, episode + 1, 0
-        speakers_own = EMOTION_OF_SITUATION.get(feeling, UNKNOWN)
-        emotion = speakers_own if speaker == first_speaker else UNKNOWN
-        extra = {"situation": situation, "situation_emotion": feeling}
-        rows.append(source.row(episode, place, text, emotion, speaker=speaker, **extra))
-        place += 1
+        try:
+            rows.append(Row(fields[0], int(fields[1]), *fields[2:]))
+        except ValueError as error:
+            raise UserError(
+                f"'{path}', line {number}: utterance_idx is '{fields[1]}', not a number"
+            ) from error
     return rows
 
 
+def _turns(rows: list[Row]) -> tuple[list[dict], dict[str, int]]:
+    """The turns of the conversations, in the order of their first rows, and remarks on them."""
+    conversations: dict[str, dict[int, Row]] = collections.defaultdict(dict)
+    for row in rows:
+        conversations[row.conversation].setdefault(row.number, row)
+    turns: list[dict] = []
+    episode = empty = unknown = 0
+    for by_number in conversations.values():
+        utterances = [by_number[number] for number in sorted(by_number)]
+        place = 0
+        for row in utterances:
+            if not row.text:
+                empty += 1
+                continue
+            emotion = UNKNOWN
+            if row.speaker == utterances[0].speaker:
+                emotion = EMOTION_OF_SITUATION.get(row.feeling, UNKNOWN)
+                unknown += emotion == UNKNOWN
+            extra = {"situation": row.situation, "situation_emotion": row.feeling}
+            turns.append(
+                source.row(episode, place, row.text, emotion, speaker=row.speaker, **extra)
+            )
+            place += 1
+        episode += place > 0
+    repeated = len(rows) - sum(map(len, conversations.values()))
+    return turns, {
+        "rows repeat the ids of an earlier row and are left out": repeated,
+        "utterances without words are left out": empty,
+        "turns of the speaker have none of the 32 emotions; they stay unlabelled": unknown,
+    }
+
+
 DATASET = source.RawDataset(
-    version="1.0.1",
+    version="1.1.0",
     info=INFO,
     configs={"full": "All conversations."},
     layout=lambda config: source.Layout(images="no"),

@@ -42,13 +42,15 @@ the public and as many for the private test of the challenge.""",
     files="""\
 Put one of these there, perhaps in a folder fer2013/: fer2013.zip (Kaggle's, as
 it is downloaded), its folders train/<emotion>/*.jpg and test/<emotion>/*.jpg (perhaps with
-validation/<emotion>), or the challenge's fer2013.csv or icml_face_data.csv; see
+validation/<emotion>, or PublicTest and PrivateTest in place of test), or the challenge's
+fer2013.csv or icml_face_data.csv; see
 https://www.kaggle.com/datasets/msambare/fer2013 and the challenge's page.
 'fer2013/ferplus' needs one of the tables, and fer2013new.csv of
 https://github.com/microsoft/FERPlus.""",
     extra={"votes": (np.int32, (10,))},
 )
 _SPLIT_OF = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
+_FOLDERS = source.SPLIT_OF | {usage.lower(): split for usage, split in _SPLIT_OF.items()}
 _CSV_EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral")
 # FER+'s columns; the last three are not among the seven.
 _VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
@@ -81,15 +83,14 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
         return _from_csv(table.name, source.read_text(table), votes)
     if (folder / "fer2013.zip").exists():
         return _from_zip(folder / "fer2013.zip")
-    labelled = labelled_folders.find(folder, emotion_id)
+    labelled = labelled_folders.find(folder, emotion_id, _FOLDERS)
     return _faces(labelled, lambda name: image_gate.read_file(folder / name))
 
 
 def _has_faces(folder: pathlib.Path) -> bool:
     """Whether a split's folder contains one that is named by an emotion."""
-    inner = (
-        p for name in labelled_folders.split_folders(folder) for p in (folder / name).iterdir()
-    )
+    names = labelled_folders.split_folders(folder, _FOLDERS)
+    inner = (p for name in names for p in (folder / name).iterdir())
     return any(emotion_id(p.name) is not None and p.is_dir() for p in inner)
 
 
@@ -118,9 +119,8 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
             raise UserError(f"'{path}': cannot read {tables[0]}: {error}") from error
     labelled = labelled_folders.Labelled({}, {}, collections.Counter())
     reasons = {name: image_files.passed_over_reason(name) for name in names}
-    labelled_folders.sort_into(
-        labelled, [n for n, reason in reasons.items() if not reason], emotion_id
-    )
+    images = [n for n, reason in reasons.items() if not reason]
+    labelled_folders.sort_into(labelled, images, emotion_id, _FOLDERS)
     others = labelled.passed_over.setdefault("train", collections.Counter())
     others.update(reason for reason in reasons.values() if reason)
     return _faces(labelled, read)
@@ -132,22 +132,24 @@ def _faces(
     """The faces of folders or of an archive, by the split that is right for FER2013.
 
     Kaggle's folder `test` holds both tests; file names tell them apart. Names that do not count as
-    the public test, unless there is a folder for validation.
+    the public test, unless there is a folder for validation. PrivateTest is always the private one.
     """
     faces: dict[str, list[tuple[str, int]]] = {split: [] for split in _SPLIT_OF.values()}
     has_valid = "valid" in labelled.emotions
     for folder_split, emotions in labelled.emotions.items():
         default = "valid" if folder_split == "test" and not has_valid else folder_split
         for name in source.mixed_order(emotions):
-            usage = name.rpartition("/")[2].split("_")[0]
-            faces[_SPLIT_OF.get(usage, default)].append((name, emotions[name]))
+            *folders, file = name.split("/")
+            is_private = "privatetest" in map(str.lower, folders)
+            split = _SPLIT_OF.get(file.split("_")[0], "test" if is_private else default)
+            faces[split].append((name, emotions[name]))
     if not any(faces.values()):
         raise INFO.missing("there is no FER2013 face")
     first = next(split for split, images in faces.items() if images)
     passed_over = collections.defaultdict(collections.Counter)
     for split, counts in labelled.passed_over.items():
-        place = "valid" if split == "test" and not has_valid else split
-        passed_over[place if faces[place] else first].update(counts)
+        places = ("valid", split) if split == "test" and not has_valid else (split,)
+        passed_over[next((p for p in places if faces[p]), first)].update(counts)
     return {
         split: source.StandaloneImages(images, read, passed_over[split], votes=_NO_VOTES)
         for split, images in faces.items()
@@ -278,7 +280,7 @@ def majority(votes_Nx10: np.ndarray) -> np.ndarray:
 
 
 DATASET = source.RawDataset(
-    version="1.2.0",
+    version="1.3.0",
     info=INFO,
     configs={
         "labels": "The challenge's labels.",

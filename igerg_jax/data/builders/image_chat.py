@@ -1,11 +1,14 @@
 """Image-Chat: two people with given styles talk about one photograph, which all turns share."""
 
+import collections
+import functools
 import json
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 
-from igerg_jax.data import image_gate
+from igerg_jax.data import image_files, image_gate
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
 
@@ -43,10 +46,17 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     images = next(filter(None, places), None)
     if images is None:
         raise INFO.missing(f"there is no folder yfcc_images in '{folder}'")
-    return {split: _read(path, images) for split, path in tables.items()}
+    read = {split: _read(path, images.name) for split, path in tables.items()}
+    named = {row["image_id"] for rows, _ in read.values() for row in rows}
+    first = next(iter(read))
+    return {
+        split: ChatTurns(rows, images, remarks, named if split == first else None)
+        for split, (rows, remarks) in read.items()
+    }
 
 
-def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
+def _read(path: pathlib.Path, folder: str) -> tuple[list[dict], dict[str, int]]:
+    """The turns of a split, whose images are in the folder of that name, and remarks on them."""
     rows: list[dict] = []
     episode = wordless = 0
     try:
@@ -56,14 +66,14 @@ def _read(path: pathlib.Path, images: pathlib.Path) -> source.Turns:
                 if not _text(text).strip():
                     wordless += 1
                     continue
-                name = f"{images.name}/{_text(chat['image_hash'])}.jpg"
+                name = f"{folder}/{_text(chat['image_hash'])}.jpg"
                 extra = {"speaker": "AB"[number % 2], "image_id": name, "style": _text(style)}
                 rows.append(source.row(episode, place, text, **extra))
                 place += 1
             episode += place > 0
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is not Image-Chat's list of dialogues: {error!r}") from error
-    return ChatTurns(rows, images, {"turns without words are left out": wordless})
+    return rows, {"turns without words are left out": wordless}
 
 
 def _text(value: object) -> str:
@@ -74,17 +84,37 @@ def _text(value: object) -> str:
 
 
 class ChatTurns(source.ListedTurns):
-    """Turns whose photograph lies in `images`; the turns of a chat share it."""
+    """Turns whose photograph lies in `images`; the turns of a chat share it.
 
-    def __init__(self, rows: list[dict], images: pathlib.Path, remarks: dict[str, int]):
+    Args:
+      named: the image_ids of all splits, given to the one that counts the files besides them.
+    """
+
+    def __init__(
+        self,
+        rows: list[dict],
+        images: pathlib.Path,
+        remarks: dict[str, int],
+        named: Collection[str] | None,
+    ):
         super().__init__(rows, remarks)
-        self._images = images
+        self._images, self._named = images, named
         names = np.array([row["image_id"] for row in rows])
         self._keys = np.unique(names, return_inverse=True)[1].astype(np.int64)
 
     @property
     def image_keys(self) -> np.ndarray:
         return self._keys
+
+    @functools.cached_property
+    def passed_over(self) -> collections.Counter[str]:
+        """What else is in the folder; it is listed when somebody asks, for it has many files."""
+        if self._named is None:
+            return collections.Counter()
+        named, place = self._named, self._images.name
+        listing = image_files.find(self._images, lambda name: f"{place}/{name}" not in named)
+        others = collections.Counter({image_files.UNNAMED: len(listing.names)})
+        return +(listing.passed_over + others)
 
     def image(self, i: int) -> bytes | None:
         return image_gate.read_file(self._images.parent / self.row(i)["image_id"])

@@ -190,8 +190,8 @@ def find_pictures(folder: pathlib.Path, split: str) -> Pictures:
         path, match = place / name, _PICTURE.fullmatch(name)
         is_clip = path.suffix.lower() == _CLIP
         if path.is_dir():
-            continue
-        if not is_clip and (reason := image_files.passed_over_reason(name)):
+            passed_over["folders that are not looked into"] += 1
+        elif not is_clip and (reason := image_files.passed_over_reason(name)):
             passed_over[reason] += 1
         elif path.exists() and not path.is_file():
             passed_over[image_files.NOT_REGULAR] += 1

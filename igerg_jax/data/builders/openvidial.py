@@ -5,14 +5,15 @@ blank lines count, and a missing or broken image does not shift the others. Vect
 of the lines of src.txt, where an episode is `sent_num` lines from `offsets` on.
 """
 
+import collections
+import functools
 import json
 import pathlib
 
 import numpy as np
 
-from igerg_jax.data import image_gate
+from igerg_jax.data import image_files, image_gate, text_repair
 from igerg_jax.data.builders import source
-from igerg_jax.data.text_repair import decoded_line
 from igerg_jax.errors import UserError
 
 INFO = source.Info(
@@ -70,9 +71,21 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
 
 
 class Lines:
-    """The lines of a text file by number, memory-mapped; blank ones count."""
+    """The lines of a text file by number, memory-mapped; blank ones count.
+
+    Raises UserError for UTF-16 and UTF-32, whose lines do not end with one byte.
+    """
 
     def __init__(self, path: pathlib.Path):
+        try:
+            if not path.is_file():
+                raise UserError(f"cannot read '{path}': it is not a regular file")
+            with path.open("rb") as file:
+                encoding, self._begin = text_repair.encoding(file.read(200))
+        except OSError as error:
+            raise UserError(f"cannot read '{path}': {error.strerror}") from error
+        if encoding != "utf-8":
+            raise UserError(f"'{path}' is in {encoding.upper()}: convert it to UTF-8")
         empty = path.stat().st_size == 0
         self._bytes = np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
         ends = np.flatnonzero(self._bytes == ord("\n"))
@@ -84,8 +97,9 @@ class Lines:
         return len(self._ends)
 
     def __getitem__(self, number: int) -> str:
-        start = self._ends[number - 1] + 1 if number else 0
-        return decoded_line(self._bytes[start : self._ends[number]].tobytes()).strip()
+        start = self._ends[number - 1] + 1 if number else self._begin
+        line = self._bytes[start : self._ends[number]].tobytes()
+        return text_repair.decoded_line(line).strip()
 
 
 class EpisodeTurns(source.Turns):
@@ -144,6 +158,22 @@ class RawTurns(EpisodeTurns):
 
     def image_name(self, turn_id: int) -> str:
         return f"{self._split}_images/{turn_id}.jpg"
+
+    @functools.cached_property
+    def passed_over(self) -> collections.Counter[str]:
+        """What else is in the folder; it is listed when somebody asks, for it has millions."""
+        has_turn = np.zeros(len(self._lines), bool)
+        has_turn[self.ids] = True
+
+        def is_unnamed(name: str) -> bool:
+            number = name.removesuffix(".jpg")
+            if not (number.isascii() and number.isdecimal() and name == f"{int(number)}.jpg"):
+                return True
+            return int(number) >= len(has_turn) or not has_turn[int(number)]
+
+        listing = image_files.find(self._folder / f"{self._split}_images", is_unnamed)
+        others = collections.Counter({image_files.UNNAMED: len(listing.names)})
+        return +(listing.passed_over + others)
 
     def image(self, i: int) -> bytes | None:
         return image_gate.read_file(self._folder / self.image_name(int(self.ids[i])))
@@ -238,7 +268,7 @@ def _map(path: pathlib.Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
 
 
 DATASET = source.RawDataset(
-    version="1.0.1",
+    version="1.0.2",
     info=INFO,
     configs={
         f"{version}{layout}": f"OpenViDial {version}: {what}"

@@ -103,6 +103,7 @@ def _without_copies(
         kept = [i for i, digest in enumerate(digests) if digest and digest not in seen]
         usable[split] = np.array(kept, np.int64)
         remarks[split] = {
+            **{f"{what} (of the faces)": n for what, n in faces[split].remarks.items()},
             "faces have no file or an empty one; no turn gets them": digests.count(b""),
             "faces are in another split too; no turn gets them": sum(
                 map(seen.__contains__, digests)

@@ -98,7 +98,7 @@ class Turns(abc.ABC):
         which.
       labelled: whether some turn may have an emotion.
       passed_over: {ending such as ".txt", or another reason: how many}, of files among the images
-        that are not images.
+        that are not images, or not those of any turn.
       remarks: {what was left out or repaired, as a plural: how many}. Preparation prints both.
     """
 

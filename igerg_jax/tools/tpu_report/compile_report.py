@@ -65,8 +65,9 @@ def topology_devices(name: str, slices: int) -> list[Any]:
     try:
         return list(topologies.get_topology_desc(name, "tpu", **extra).devices)
     except Exception as error:  # libtpu raises several exception types
+        reason = str(error).split("\n")[0]
         raise UserError(
-            f"topology '{name}': {str(error).splitlines()[0]} (examples: v5e:2x4, v5e:16x16, "
+            f"topology '{name}': {reason} (examples: v5e:2x4, v5e:16x16, "
             "v5p:8x8x8, v6e:16x16, v4:4x4x4, tpu7x:4x4x4)"
         ) from error
 

@@ -98,7 +98,7 @@ def computations(text: str) -> tuple[dict[str, Computation], str]:
     """
     parsed: dict[str, Computation] = {}
     entry, current = None, {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.endswith("{") and not line.startswith((" ", "HloModule")):
             name = _NAME.search(line)[1]
             current = parsed.setdefault(name, {})

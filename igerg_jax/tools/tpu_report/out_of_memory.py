@@ -13,7 +13,7 @@ from igerg_jax.training import train_state, train_step
 def explain(setup: train_state.TrainingSetup, message: str) -> str:
     """The message for a step that does not fit."""
     config, state = setup.config, setup.abstract_state
-    first = next((line for line in message.splitlines() if "memory" in line.lower()), message)
+    first = next((line for line in message.split("\n") if "memory" in line.lower()), message)
     rows = sorted(largest(setup), key=lambda row: -row[1])[:8]
     lines = [
         f"{config.name}:{config.preset} does not fit: {first.split('RESOURCE_EXHAUSTED: ')[-1]}"

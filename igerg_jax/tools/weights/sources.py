@@ -234,4 +234,4 @@ def _corrupt(path: pathlib.Path, error: Exception) -> UserError:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
