@@ -7,7 +7,6 @@ the program with one message on stderr and exit code 2. Imports nothing heavy.
 import difflib
 import errno
 import functools
-import io
 import itertools
 import logging as python_logging
 import os
@@ -51,7 +50,7 @@ def main(
       on_failure: called with the exit code before a failure is returned or raised.
     """
     quieten()
-    tolerate_encodings()
+    output.tolerate_encodings()
     try:
         if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
             print(help_text(argv, doc, define_flags(argv)))
@@ -62,7 +61,7 @@ def main(
         return 0
     except UserError as error:
         for message in error.messages:  # one for each mistake in a config
-            print(f"error: {_on_one_line(message)}", file=sys.stderr)
+            print(f"error: {output.on_one_line(message)}", file=sys.stderr)
         code = error.exit_code
     except (OutOfMemory, RunError) as error:
         for line in str(error).split("\n"):
@@ -78,7 +77,7 @@ def main(
         if not (message := _outside_message(error)):
             on_failure(1)
             raise
-        print(f"error: {_on_one_line(message)}", file=sys.stderr)
+        print(f"error: {output.on_one_line(message)}", file=sys.stderr)
         code = 2
     on_failure(code)
     return code
@@ -105,13 +104,6 @@ def quieten() -> None:
     python_logging.getLogger("gcsfs").setLevel(python_logging.CRITICAL)  # it raises its errors too
 
 
-def tolerate_encodings() -> None:
-    """Makes the standard streams replace characters that they cannot encode or decode."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def check_home() -> None:
     """Raises UserError if "~" has no folder: libraries would write to "./~"."""
     if os.path.expanduser("~") in ("~", "", "/") and not os.environ.get("HOME"):
@@ -119,12 +111,6 @@ def check_home() -> None:
             f"user {os.getuid()} has no home folder for caches and data: set HOME to a folder that "
             "can be written to"
         )
-
-
-def _on_one_line(message: str) -> str:
-    """Line breaks and other controls escaped: they are from a name or a file, not from us."""
-    escaped = lambda c: c.encode("unicode_escape").decode("ascii")  # noqa: E731
-    return "".join(c if c.isprintable() else escaped(c) for c in message)
 
 
 def _outside_message(error: BaseException) -> str:

@@ -70,6 +70,7 @@ def test_every_mode_is_a_command():
     [
         (["trian"], ["'trian'", "'igerg train'"]),
         (["frobnicate"], ["'frobnicate'", "evaluate"]),
+        (["tr\nain"], [r"'tr\nain'", "'igerg train'"]),
         ([CONFIG], [f"igerg train {CONFIG}"]),
         (["train"], ["--config", "configs/pretrain.py"]),
         (["train", CONFIG, "--steps=20"], ["--steps", "did you mean --config.train.steps=20"]),
