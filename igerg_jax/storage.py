@@ -61,10 +61,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`, and renames it to `path` unless the block raises.
 
     No other process yields the same temporary path. In a bucket, yields `path` itself.
+
+    Raises:
+      IsADirectoryError: `path` is a folder.
     """
     if is_bucket(path):
         yield path
         return
+    if path.is_dir():  # epath's own exception has neither an errno nor the name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     temporary = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield temporary
@@ -74,9 +79,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` in UTF-8; readers see either the old content or the new."""
+    """Writes `text` to `path` in UTF-8; readers see either the old content or the new.
+
+    A lone surrogate, Python's for a byte of a name that is not UTF-8, becomes its escape (\\udce9),
+    which JSON reads back.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(encoded(text))
+
+
+def encoded(text: str) -> bytes:
+    """`text` in UTF-8, lone surrogates as `write_text` writes them."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json_object(path: epath.PathLike) -> dict[str, Any]:

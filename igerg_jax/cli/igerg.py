@@ -31,7 +31,7 @@ COMMANDS = {
         "igerg_jax.tools.human_eval.__main__", "Have people compare two runs' responses, blind."
     ),
     "runs": Command("igerg_jax.tools.runs.__main__", "Watch runs: a page of all in a folder."),
-    "report": Command("igerg_jax.report.__main__", "Rewrite the report of a run."),
+    "report": Command("igerg_jax.cli.report", "Rewrite the report of a run."),
     "compile": Command(
         "igerg_jax.cli.main",
         "Compile the training step; print its memory, FLOPs and times.",

@@ -85,7 +85,8 @@ def main(
 
 def help_text(argv: list[str], doc: str, values: flags.FlagValues) -> str:
     """`doc`, then the flags, then the config's keys if there is a flag --config."""
-    text = doc + MODULE_LINE.sub("", values.get_help().partition("\nabsl.flags:")[0])
+    listed = values.get_help().partition("\nabsl.flags:")[0] if list(values) else ""
+    text = doc + MODULE_LINE.sub("", listed)
     if "config" not in values:
         return text
     chosen = argument(argv, "config") or config_files.DEFAULT

@@ -41,7 +41,9 @@ def failure(error: BaseException) -> int | None:
 
     A reader that has gone, such as `head`, needs no message; anything else is one line.
     """
-    if not isinstance(error, OSError) or error.filename is not None or sys.stdout is None:
+    if not isinstance(error, OSError) or error.errno is None or error.filename is not None:
+        return None
+    if sys.stdout is None:
         return None
     try:
         sys.stdout.flush()

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pathlib
 import re
 
@@ -390,3 +391,10 @@ def test_errors_are_one_message_and_exit_code_2(arguments, message, tmp_path, ca
     assert compare.main(["compare", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_run_whose_name_is_no_text_is_linked(tmp_path):
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    run.mkdir()
+    (run / "report.html").write_text("")
+    assert page.report(make_row(workdir=str(run)), tmp_path) == "caf%E9/report.html"

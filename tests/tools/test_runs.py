@@ -154,6 +154,15 @@ def test_the_served_page_is_as_the_runs_are_now(served):
     assert not (folder / "b" / "report.html").exists()
 
 
+def test_a_run_whose_name_is_no_text_is_shown_and_linked(served, capsys):
+    running, folder = served
+    made_up_run.fill(make_run(folder / os.fsdecode(b"caf\xe9")))
+    assert tool.main(["igerg runs", str(folder), "--out=-"]) == 0
+    code, text = get(running, "/")
+    assert code == 200 and 'href="caf%E9/report.html"' in text and r"caf\udce9" in text
+    assert get(running, "/caf%E9/report.html")[0] == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/a/config.json", "/../a/report.html", "/%2e%2e/a/report.html", "/c/report.html"]
 )

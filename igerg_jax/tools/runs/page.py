@@ -1,5 +1,6 @@
 """Renders the page of the runs in a folder."""
 
+import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def render(
         refresh_seconds=refresh_seconds,
         # The server writes one for whom it lacks.
         has_report=lambda run: refresh_seconds or (run.workdir / "report.html").exists(),
-        quote=urllib.parse.quote,
+        quote=lambda name: urllib.parse.quote(os.fsencode(name)),
     )
 
 
