@@ -19,10 +19,11 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from igerg_jax import storage
-from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, nearest
+from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, check_text, nearest
 from igerg_jax.run import config_files, config_keys, full_config, output
 from igerg_jax.run.workdirs import flatten
 
+RECORDED = ("workdir", "run", "checkpoint")  # flags whose values a run's record has
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
 # Refusals of a file system, none of which a mistake in the code causes.
@@ -180,7 +181,17 @@ def parse(
         raise UserError(
             "--config was taken for the value of the flag before it: write --name=value"
         )
+    check_texts(values)
     return values
+
+
+def check_texts(values: flags.FlagValues) -> None:
+    """Raises UserError, with a line for each, for names that a run could not record as text."""
+    named = {f"--{flag}": values[flag].value for flag in RECORDED if flag in values}
+    if "config" in values:
+        named |= {f"--config.{key}": value for key, value in flatten(values.config).items()}
+    texts = {name: value for name, value in named.items() if isinstance(value, str)}
+    check_all(*(functools.partial(check_text, text, f"{name}=") for name, text in texts.items()))
 
 
 def with_flagfiles(argv: list[str]) -> list[str]:

@@ -72,6 +72,13 @@ def refused(capsys, *arguments: str) -> str:
         ),
         ((*TALK, "--context="), ["context is empty"]),
         ((*TALK, "--context=caf\udce9"), [r"'caf\udce9'", "not UTF-8", "character 4"]),
+        ((CONFIG, "--workdir=caf\udce9"), [r"--workdir='caf\udce9' is not UTF-8"]),
+        ((CONFIG, "--run=caf\udce9"), [r"--run='caf\udce9' is not UTF-8"]),
+        ((*TALK, "--checkpoint=caf\udce9"), [r"--checkpoint='caf\udce9' is not UTF-8"]),
+        (
+            (CONFIG, "--config.data.manual_dir=caf\udce9"),
+            [r"--config.data.manual_dir='caf\udce9' is not UTF-8"],
+        ),
         ((CONFIG, "--run=../x"), ["--run=../x", "runs/NAME"]),
         ((CONFIG, "--run="), ["--run=", "runs/NAME"]),
         ((CONFIG, "--run=a", "--workdir=b"), ["--run and --workdir"]),
