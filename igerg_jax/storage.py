@@ -9,11 +9,12 @@ import contextlib
 import errno
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
@@ -100,7 +101,7 @@ def read_json_object(path: epath.PathLike) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
     if not isinstance(value, dict):
         raise UserError(f"'{path}' is JSON but not an object; delete it or run again")
@@ -162,8 +163,14 @@ def read_json_lines(path: epath.PathLike) -> JsonLines:
     for line in lines:
         try:
             value = json.loads(line.decode("utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             objects.append(value)
     return JsonLines(objects, len(lines) - len(objects))
+
+
+def step_of(line: Mapping[str, Any]) -> float:
+    """The training step of a line; infinity for one that has none."""
+    step = line.get("step")
+    return step if isinstance(step, int | float) else math.inf
