@@ -48,8 +48,8 @@ def check_text(text: str, name: str = "") -> None:
     except UnicodeEncodeError as error:
         shown = text.encode(errors="backslashreplace").decode()
         raise UserError(
-            f"{name}'{shown}' is not UTF-8 (character {error.start + 1}): write it in a terminal or file "
-            "that uses UTF-8"
+            f"{name}'{shown}' is not UTF-8 (character {error.start + 1}): write it in a terminal "
+            "or file that uses UTF-8"
         ) from error
 
 

@@ -23,7 +23,8 @@ from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, check_
 from igerg_jax.run import config_files, config_keys, full_config, output
 from igerg_jax.run.workdirs import flatten
 
-RECORDED = ("workdir", "run", "checkpoint")  # flags whose values a run's record has
+# Flags whose values the record of a run, or of prepared data, has.
+RECORDED = ("workdir", "run", "checkpoint", "data_dir", "manual_dir")
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
 # Refusals of a file system, none of which a mistake in the code causes.
@@ -242,6 +243,21 @@ def require(values: flags.FlagValues, *names: str) -> None:
     for name in names:
         if not values[name].value:
             raise UserError(f"--{name} is missing (see --help)")
+
+
+def new_file(flag: str, text: str) -> pathlib.Path:
+    """The path in a flag, of a file that the caller will write; call it before what takes long.
+
+    Raises:
+      UserError: its folder does not exist, or no file can be written there.
+    """
+    path = pathlib.Path(text).expanduser()
+    if not path.parent.is_dir():
+        raise UserError(f"--{flag}={text}: there is no folder '{path.parent}'")
+    is_other = path.exists() and not path.is_file()  # a folder, or a pipe, which nobody may read
+    if is_other or not all(os.access(p, os.W_OK) for p in (path, path.parent) if p.exists()):
+        raise UserError(f"--{flag}={text} is not a file that you may write")
+    return path
 
 
 def new_folder(out: str) -> pathlib.Path:

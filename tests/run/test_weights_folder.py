@@ -64,7 +64,9 @@ def test_training_can_start_from_it_and_refuses_another_model(exported):
 
 def test_one_part_is_exported_alone_and_taken_by_training(exported, tmp_path):
     config, params, out = exported
-    with pytest.raises(UserError, match="'tower' is not a part of the model; available: .*encoder"):
+    with pytest.raises(
+        UserError, match=r"'tower' is not a part of the model; available: .*encoder"
+    ):
         sharing.export(str(out), str(tmp_path / "no"), ["tower"])
     sharing.export(str(out), str(tmp_path / "part"), ["encoder"])
     arrays = weights_folder.read_arrays(workdirs.epath.Path(tmp_path / "part"))

@@ -190,6 +190,7 @@ def test_what_is_wrong_is_said(tmp_path, two_runs, capsys):
     page_of(tmp_path, two_runs)
     key = tmp_path / "page.key.json"
     (tmp_path / "empty").mkdir()
+    (tmp_path / "x.key.json").mkdir()
     (tmp_path / "other.json").write_text('{"page": "x", "answers": {}}')
     (tmp_path / "none.json").write_text("{}")
     elsewhere = put_run(tmp_path / "c", "says", count=3)
@@ -198,11 +199,15 @@ def test_what_is_wrong_is_said(tmp_path, two_runs, capsys):
         ([f"--runs={two_runs[0]},{tmp_path / 'empty'}"], "has no samples.jsonl"),
         ([f"--runs={elsewhere},{elsewhere}"], "respond alike"),
         ([f"--runs={','.join(two_runs)}", f"--out={tmp_path}/no/x.html"], "no folder"),
+        ([f"--runs={','.join(two_runs)}", f"--out={tmp_path}/empty"], "is not a file"),
+        ([f"--runs={','.join(two_runs)}", f"--out={tmp_path}/x.html"], "x.key.json is not a file"),
         ([f"--runs={','.join(two_runs)}", "--count=0"], "at least 1"),
         ([], "--runs is missing"),
         ([f"--key={key}"], "files that annotators exported"),
         ([f"--key={key}", str(tmp_path / "other.json")], "answers page x"),
         ([f"--key={key}", str(tmp_path / "none.json")], "has no answers"),
+        ([f"--key={key}", "none.json", f"--json={tmp_path}/no/x.json"], "--json="),
+        ([f"--key={key}", "none.json", f"--json={tmp_path}/empty"], "is not a file"),
         ([f"--key={tmp_path / 'other.json'}", str(key)], "not the key"),
     ):
         assert tool.main(["", *arguments]) == 2, arguments
