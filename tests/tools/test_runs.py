@@ -1,11 +1,15 @@
 """The page of the runs in a folder: what it says of each, and how it is served and renewed."""
 
+import html
 import http.client
 import json
 import os
+import pathlib
+import re
 import socket
 import threading
 import time
+import urllib.parse
 
 import made_up_run
 import pytest
@@ -118,6 +122,21 @@ def test_the_page_has_curves_and_samples_by_step(tmp_path):
     assert page.figure(one(tmp_path / "a"), "response_perplexity")[1] == "valid"
 
 
+@pytest.mark.parametrize("name", ["a", "a b#%?'ü\"<:", "deep/er"])
+@pytest.mark.parametrize("inside", [False, True], ids=["of its folder", "of itself"])
+def test_links_lead_to_reports_wherever_the_page_is(tmp_path, name, inside):
+    folder = make_run(tmp_path / "runs" / name)
+    (folder / "report.html").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    for out in (None, tmp_path / "elsewhere" / "page.html"):
+        words = [str(folder if inside else tmp_path / "runs"), *([f"--out={out}"] if out else [])]
+        assert tool.main(["igerg runs", *words]) == 0
+        path = out or pathlib.Path(words[0]) / "index.html"
+        (link,) = re.findall('<a href="([^"#]*report.html)"', path.read_text(encoding="utf-8"))
+        target = path.parent / urllib.parse.unquote(html.unescape(link))
+        assert target.resolve() == (folder / "report.html").resolve()
+
+
 def test_an_empty_folder_has_a_page(tmp_path):
     assert "There is no run" in page.render(status.find(tmp_path), "runs")
 
@@ -187,5 +206,10 @@ def test_command(tmp_path, capsys):
     assert "1 run, 1 going on" in text and "setInterval(renew" not in text
     assert tool.main(["igerg runs", str(tmp_path), "--out=-", "--curves=grad_norm"]) == 0
     assert "<b>grad_<wbr>norm</b>" in capsys.readouterr().out
-    assert tool.main(["igerg runs", str(tmp_path / "none")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    for words, says in (
+        ([str(tmp_path / "none")], "there is no folder"),
+        ([str(tmp_path), f"--out={tmp_path}/none/x.html"], "x.html: there is no folder"),
+        ([str(tmp_path), f"--out={tmp_path}"], "is not a file"),
+    ):
+        assert tool.main(["igerg runs", *words]) == 2
+        assert says in capsys.readouterr().err

@@ -35,12 +35,14 @@ def run(argv: list[str]) -> None:
         raise UserError(f"name one folder of runs, not {len(named)}")
     folder = pathlib.Path(named[0] if named else "runs").expanduser()
     curves = [key for key in values.curves.split(",") if key]
+    if values.out not in ("", files.PRINT) and not values.serve:
+        command_line.new_file("out", values.out)
     found = status.find(folder)
     if values.serve:
         serve(values.port, folder, curves)
         return
     out = values.out or str(folder / "index.html")
-    files.put(out, lambda _: page.render(found, folder.resolve().name, curves))
+    files.put(out, lambda at: page.render(found, folder.resolve().name, curves, at))
     print(out, file=sys.stderr)
 
 

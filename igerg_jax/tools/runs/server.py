@@ -46,7 +46,7 @@ class Server(http.server.ThreadingHTTPServer):
         runs = status.find(self.folder)
         if path == "/":
             title = self.folder.resolve().name
-            return page.render(runs, title, self.curves, REFRESH_SECONDS)
+            return page.render(runs, title, self.curves, refresh_seconds=REFRESH_SECONDS)
         for run in runs:
             if path == f"/{run.name}/report.html":
                 return render_report(run.workdir)
