@@ -43,7 +43,8 @@ def _is_entry(value: Any) -> bool:
     """Whether a value read from JSON has what is added up over the entries."""
     if not isinstance(value, dict):
         return False
-    first, last = (value.get(key) for key in ("first_step", "last_step"))
+    first: Any = value.get("first_step")
+    last: Any = value.get("last_step")
     seconds = (value.get(key) for key in ("seconds", "training_seconds"))
     stopped = value.get("stopped", ...)
     return (

@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import re
-import sys
 
 import emotion_scores
 import made_up_run

@@ -191,6 +191,10 @@ def test_what_is_wrong_is_said(tmp_path, two_runs, capsys):
     key = tmp_path / "page.key.json"
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.key.json").mkdir()
+    damages = dict(page=[1], left_run={"c1": "x"}, runs=["a", 2])
+    damaged = [f"damaged-{name}.json" for name in damages]
+    for name, (part, value) in zip(damaged, damages.items(), strict=True):
+        (tmp_path / name).write_text(json.dumps(json.loads(key.read_text()) | {part: value}))
     (tmp_path / "other.json").write_text('{"page": "x", "answers": {}}')
     (tmp_path / "none.json").write_text("{}")
     elsewhere = put_run(tmp_path / "c", "says", count=3)
@@ -209,6 +213,7 @@ def test_what_is_wrong_is_said(tmp_path, two_runs, capsys):
         ([f"--key={key}", "none.json", f"--json={tmp_path}/no/x.json"], "--json="),
         ([f"--key={key}", "none.json", f"--json={tmp_path}/empty"], "is not a file"),
         ([f"--key={tmp_path / 'other.json'}", str(key)], "not the key"),
+        *(([f"--key={tmp_path / name}", str(key)], "not the key") for name in damaged),
     ):
         assert tool.main(["", *arguments]) == 2, arguments
         assert says in capsys.readouterr().err, arguments

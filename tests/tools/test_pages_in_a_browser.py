@@ -136,6 +136,7 @@ def test_a_comparison_is_inert(tmp_path, monkeypatch, capsys):
 def test_the_page_of_runs_is_inert(tmp_path):
     (tmp_path / NAME).mkdir()
     fill(tmp_path / NAME)
+    write_report(tmp_path / NAME)
     text = runs_page.render(status.find(tmp_path), NAME, folder=tmp_path)
     assert text.count("ran=1") > 10 and '<span class="state failed">' in text
     (tmp_path / "page.html").write_text(text, "utf-8")

@@ -109,6 +109,21 @@ def test_runs_are_found_within_folders_and_damage_is_survived(tmp_path):
         status.find(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    "config", [{"train": [1]}, {"train": {"steps": "x"}}, {"name": [1]}, {"preset": 3}]
+)
+@pytest.mark.parametrize("evaluation", [3, {"test": 3}, {"test": {"response_perplexity": "x"}}])
+def test_values_of_another_kind_are_survived(tmp_path, config, evaluation):
+    """One damaged run does not take the page from the others."""
+    damaged = make_run(tmp_path / "z")
+    (damaged / "config.json").write_text(json.dumps(config))
+    (damaged / "summary.json").write_text(json.dumps({"evaluation": evaluation}))
+    (damaged / "history.json").write_text(json.dumps([{"first_step": 0, "seconds": "x"}]))
+    make_run(tmp_path / "a")
+    text = page.render(status.find(tmp_path), "runs")
+    assert "2 runs" in text and "300 of 600" in text
+
+
 def test_the_page_has_curves_and_samples_by_step(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", stopped="finished", step=STEPS)
