@@ -30,16 +30,29 @@ def parse_path(text: str) -> epath.Path:
     """A path as typed: "~" is the home folder, gs:// a Google Cloud Storage bucket.
 
     Raises:
-      UserError: another scheme than gs://, or gcsfs is not installed.
+      UserError: another scheme than gs://, gcsfs is not installed, or as `local_path`.
     """
     scheme, colon, place = text.partition("://")
     if not colon:
-        return epath.Path(text).expanduser()
+        return epath.Path(local_path(text))
     if scheme != "gs" or not place.strip("/"):
         raise UserError(f"'{text}': paths are local, or gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"'{text}': gs:// needs gcsfs: pip install -r requirements-gcs.txt")
     return epath.Path(text)
+
+
+def local_path(text: str) -> pathlib.Path:
+    """A local path as typed: "~" is the home folder.
+
+    Raises:
+      UserError: it begins with "~NAME", and there is no such user.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        name = text.partition("/")[0]
+        raise UserError(f"'{text}': '{name}' is nobody's home; for a file of this name: './{text}'")
+    return pathlib.Path(expanded)
 
 
 def is_bucket(path: epath.PathLike) -> bool:

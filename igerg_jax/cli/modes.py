@@ -153,7 +153,7 @@ def compile_step(config: Any, topology: str, slices: int, file: str | None, sear
 
 def _report_file(text: str) -> pathlib.Path:
     """The path in --report; creates its folder. Raises UserError where no file can be written."""
-    folder = pathlib.Path(text).expanduser().parent
+    folder = storage.local_path(text).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

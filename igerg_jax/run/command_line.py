@@ -251,7 +251,7 @@ def new_file(flag: str, text: str) -> pathlib.Path:
     Raises:
       UserError: its folder does not exist, or no file can be written there.
     """
-    path = pathlib.Path(text).expanduser()
+    path = storage.local_path(text)
     if not path.parent.is_dir():
         raise UserError(f"--{flag}={text}: there is no folder '{path.parent}'")
     is_other = path.exists() and not path.is_file()  # a folder, or a pipe, which nobody may read
@@ -270,7 +270,7 @@ def new_folder(out: str) -> pathlib.Path:
         raise UserError(
             f"--out={out} is not a local folder: write to a local one, then copy it there"
         )
-    folder = pathlib.Path(out).expanduser().resolve()
+    folder = storage.local_path(out).resolve()
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if above == folder and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")

@@ -7,10 +7,10 @@ add one, write a module with a `DATASET` and give it a line in `MODULES`. Nothin
 
 import dataclasses
 import importlib
-import pathlib
 
 from ml_collections import ConfigDict
 
+from igerg_jax import storage
 from igerg_jax.data.builders import pseudo_labels
 from igerg_jax.data.builders.source import Info, Layout, Options, RawDataset, Turns
 from igerg_jax.errors import check_known
@@ -87,7 +87,7 @@ def splits(dataset: str, options: Options) -> dict[str, Turns]:
     combined = [splits(name, options) for name in raw.combines(config)]
     opened = raw.splits(config, options, *combined)
     if options.labels_path:
-        labels = pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
+        labels = pseudo_labels.read(storage.local_path(options.labels_path))
         for split, turns in opened.items():
             opened[split] = pseudo_labels.Labelled(turns, labels, options.min_confidence)
     return opened

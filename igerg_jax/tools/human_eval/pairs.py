@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import samples
 from igerg_jax.report.gallery import gallery, objects
@@ -92,7 +92,7 @@ def key(of: Sequence[Pair], runs: Sequence[str], seed: int) -> dict[str, Any]:
 
 def read_key(path: str) -> dict[str, Any]:
     """The file of a `key`. Raises UserError where it is none."""
-    found = read_json_object(pathlib.Path(path).expanduser())
+    found = read_json_object(storage.local_path(path))
     left, runs = found.get("left_run"), found.get("runs")
     if (
         not isinstance(found.get("page"), str)
@@ -109,7 +109,7 @@ def read_answers(path: str, page: str) -> dict[str, dict[str, str]]:
     Raises:
       UserError: it is not such a file, or is of another page.
     """
-    found = read_json_object(pathlib.Path(path).expanduser())
+    found = read_json_object(storage.local_path(path))
     if not isinstance(found.get("answers"), dict):
         raise UserError(f"'{path}' has no answers: the page's button Export writes such files")
     if found.get("page") != page:
@@ -122,7 +122,7 @@ def read_answers(path: str, page: str) -> dict[str, dict[str, str]]:
 
 
 def _samples(run: str) -> list[dict[str, Any]]:
-    path = pathlib.Path(run).expanduser() / samples.FILE
+    path = storage.local_path(run) / samples.FILE
     rows = read_json_lines(path).objects
     if not rows:
         raise UserError(f"'{run}' has no {samples.FILE}: the run's end or igerg generate writes it")

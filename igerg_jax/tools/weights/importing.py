@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from igerg_jax import checks
+from igerg_jax import checks, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
@@ -260,7 +260,7 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
     if "text" not in sources:
         return None, ""
     names = ("tokenizer.model",) if settings.kind == "sentencepiece" else TOKENIZER_FILES
-    given = pathlib.Path(settings.path).expanduser() if settings.path else None
+    given = storage.local_path(settings.path) if settings.path else None
     path = given or _beside(sources["text"][1], names)
     if path is None:
         return None, ""

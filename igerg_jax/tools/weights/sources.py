@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 SAFETENSORS, INDEX, PICKLE = (
@@ -59,7 +60,7 @@ def open_source(path: str, download: str) -> Source:
     Raises:
       UserError: nothing there, or a file is corrupt, truncated, or holds more than tensors.
     """
-    location = pathlib.Path(path).expanduser()
+    location = storage.local_path(path)
     if not location.exists():
         raise UserError(
             f"there is no '{path}'. Nothing is fetched from the network: download the weights "
