@@ -37,6 +37,22 @@ def check_known(name: str, known: Iterable[str], message: str) -> None:
         raise UserError(f"{message}; available: {', '.join(known)}")
 
 
+def check_text(text: str, name: str = "") -> None:
+    """Raises UserError for text with lone surrogates: Python's for bytes that are not UTF-8.
+
+    Args:
+      name: begins the message; what has this text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise UserError(
+            f"{name}'{shown}' is not UTF-8 (character {error.start + 1}): write it in a terminal "
+            "or file that uses UTF-8"
+        ) from error
+
+
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
     """The `count` names most similar to `name`, compared in full or by their last part."""
 

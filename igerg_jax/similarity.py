@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 BATCH = 64  # texts
@@ -32,7 +32,7 @@ class Similarity:
     def __init__(self, folder: str):
         from transformers import AutoModel, AutoTokenizer
 
-        path = pathlib.Path(folder).expanduser()
+        path = storage.local_path(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         model = AutoModel.from_pretrained(path, local_files_only=True).eval()
         self._encoder = model.get_encoder() if model.config.is_encoder_decoder else model
@@ -85,7 +85,7 @@ def check(config: Any) -> None:
     folder = config.evaluate.similarity_weights
     if not folder:
         return
-    if not (pathlib.Path(folder).expanduser() / "config.json").is_file():
+    if not (storage.local_path(folder) / "config.json").is_file():
         raise UserError(
             f"evaluate.similarity_weights={folder!r} is no folder of a transformers model: it has "
             "no config.json"

@@ -9,11 +9,12 @@ import contextlib
 import errno
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
@@ -29,16 +30,29 @@ def parse_path(text: str) -> epath.Path:
     """A path as typed: "~" is the home folder, gs:// a Google Cloud Storage bucket.
 
     Raises:
-      UserError: another scheme than gs://, or gcsfs is not installed.
+      UserError: another scheme than gs://, gcsfs is not installed, or as `local_path`.
     """
     scheme, colon, place = text.partition("://")
     if not colon:
-        return epath.Path(text).expanduser()
+        return epath.Path(local_path(text))
     if scheme != "gs" or not place.strip("/"):
         raise UserError(f"'{text}': paths are local, or gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"'{text}': gs:// needs gcsfs: pip install -r requirements-gcs.txt")
     return epath.Path(text)
+
+
+def local_path(text: str) -> pathlib.Path:
+    """A local path as typed: "~" is the home folder.
+
+    Raises:
+      UserError: it begins with "~NAME", and there is no such user.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        name = text.partition("/")[0]
+        raise UserError(f"'{text}': '{name}' is nobody's home; for a file of this name: './{text}'")
+    return pathlib.Path(expanded)
 
 
 def is_bucket(path: epath.PathLike) -> bool:
@@ -61,10 +75,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`, and renames it to `path` unless the block raises.
 
     No other process yields the same temporary path. In a bucket, yields `path` itself.
+
+    Raises:
+      IsADirectoryError: `path` is a folder.
     """
     if is_bucket(path):
         yield path
         return
+    if path.is_dir():  # epath's own exception has neither an errno nor the name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     temporary = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield temporary
@@ -74,9 +93,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` in UTF-8; readers see either the old content or the new."""
+    """Writes `text` to `path` in UTF-8; readers see either the old content or the new.
+
+    A lone surrogate, Python's for a byte of a name that is not UTF-8, becomes its escape (\\udce9),
+    which JSON reads back.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(encoded(text))
+
+
+def encoded(text: str) -> bytes:
+    """`text` in UTF-8, lone surrogates as `write_text` writes them."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json_object(path: epath.PathLike) -> dict[str, Any]:
@@ -86,7 +114,7 @@ def read_json_object(path: epath.PathLike) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
     if not isinstance(value, dict):
         raise UserError(f"'{path}' is JSON but not an object; delete it or run again")
@@ -148,8 +176,14 @@ def read_json_lines(path: epath.PathLike) -> JsonLines:
     for line in lines:
         try:
             value = json.loads(line.decode("utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             objects.append(value)
     return JsonLines(objects, len(lines) - len(objects))
+
+
+def step_of(line: Mapping[str, Any]) -> float:
+    """The training step of a line; infinity for one that has none."""
+    step = line.get("step")
+    return step if isinstance(step, int | float) else math.inf

@@ -12,6 +12,7 @@ from igerg_jax import checks, optim
 from igerg_jax.cli import modes
 from igerg_jax.decoding import strategies
 from igerg_jax.errors import UserError
+from igerg_jax.models import vision
 from igerg_jax.parallel import sharding
 from igerg_jax.run import workdirs
 
@@ -148,6 +149,59 @@ def test_no_number_may_be_nan_or_infinite(value, without_model):
 def test_no_whole_number_may_be_beyond_those_of_arrays(value, without_model):
     whole = [key for key, value in numbers(make_config()).items() if isinstance(value, int)]
     assert all(is_refused(key, value) for key in whole) and len(whole) > 40
+
+
+# Names of the user's own, and paths that are created or looked into only for some datasets.
+ANY_TEXT = set(
+    """name preset compilation_cache_dir train.wandb_project data.data_dir data.bucket_copies_dir
+    data.manual_dir""".split()
+)
+# Refused when the data, or the model that re-ranks, are opened; nothing has compiled by then.
+REFUSED_ON_OPENING = set(
+    """data.train_split data.eval_split data.test_split data.labels.path data.tokenizer.path
+    data.tokenizer.mixture generate.mmi_checkpoint""".split()
+)
+READ_BY = {  # a key of model.vision that one tower alone reads
+    "model.vision.stem": "vit",
+    "model.vision.channel_norm": "resnet",
+    "model.vision.pooling": "resnet",
+}
+
+
+def nonsense_is_refused(key: str) -> bool:
+    """By a message that names both the key and its value."""
+    config = make_config()
+    if key in READ_BY:
+        config.data.feature_dim, config.model.vision.kind = 0, READ_BY[key]
+    config.update_from_flattened_dict({key: "nonsense"})
+    try:
+        checks.check_training(config, starts=True)
+    except UserError as error:
+        assert key in str(error) and "nonsense" in str(error), key
+        return True
+    return False
+
+
+def test_no_text_may_be_just_anything(monkeypatch):
+    def tower_alone(config, *_):
+        of, data = config.model.vision, config.data
+        vision.build(of, config.model.compute_dtype, data.image_size, data.feature_dim)
+        return types.SimpleNamespace(mesh=mesh)
+
+    mesh = sharding.make_mesh(make_config().mesh)
+    monkeypatch.setattr(checks, "set_up", tower_alone)  # tracing the rest takes long
+    flat = workdirs.flatten(make_config())
+    texts = {key for key in flat if isinstance(flat[key], str) and not key.startswith("distrib")}
+    taken = {key for key in texts if not nonsense_is_refused(key)}
+    # Without wandb, that key is refused.
+    assert taken | {"train.wandb_project"} == ANY_TEXT | REFUSED_ON_OPENING
+    assert len(texts) > 35 and texts >= READ_BY.keys()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float64", "str"])
+def test_a_type_that_no_model_computes_in_is_refused(dtype):
+    with pytest.raises(UserError, match=f"model.compute_dtype='{dtype}' is none of float32, bf"):
+        checks.check_model(make_config(model__compute_dtype=dtype))
 
 
 def test_a_check_of_sizes_makes_no_arrays():

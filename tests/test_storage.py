@@ -39,6 +39,22 @@ def test_text_is_utf_8_whatever_the_locale(tmp_path):
     assert (tmp_path / "text").read_bytes().decode("utf-8") == "héllo 😀"
 
 
+def test_a_name_that_is_no_text_is_written_and_read_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    storage.write_text(tmp_path / "text", json.dumps([name], ensure_ascii=False))
+    assert (tmp_path / "text").read_text("utf-8") == r'["caf\udce9"]'
+    assert json.loads((tmp_path / "text").read_text("utf-8")) == [name]
+
+
+@pytest.mark.parametrize("parse", [storage.local_path, storage.parse_path])
+def test_the_home_of_nobody_is_no_place(monkeypatch, parse):
+    monkeypatch.setenv("HOME", "/home of tests")
+    assert str(parse("~/x")) == "/home of tests/x"
+    assert str(parse("./~no-such-user/x")) in ("./~no-such-user/x", "~no-such-user/x")
+    with pytest.raises(UserError, match="'~no-such-user' is nobody's home"):
+        parse("~no-such-user/x")
+
+
 def test_a_bucket_needs_no_renaming():
     path = pathlib.PurePosixPath("runs/one")
     assert not storage.is_bucket(path) and storage.is_bucket("gs://bucket/runs/one")

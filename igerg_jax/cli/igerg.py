@@ -31,7 +31,7 @@ COMMANDS = {
         "igerg_jax.tools.human_eval.__main__", "Have people compare two runs' responses, blind."
     ),
     "runs": Command("igerg_jax.tools.runs.__main__", "Watch runs: a page of all in a folder."),
-    "report": Command("igerg_jax.report.__main__", "Rewrite the report of a run."),
+    "report": Command("igerg_jax.cli.report", "Rewrite the report of a run."),
     "compile": Command(
         "igerg_jax.cli.main",
         "Compile the training step; print its memory, FLOPs and times.",
@@ -60,6 +60,7 @@ First steps:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line (default: this process's) and returns its exit code."""
+    output.tolerate_encodings()
     environment.check()  # before imports that would fail
     words = sys.argv[1:] if argv is None else argv[1:]
     if not words or words[0] in ("help", "-h", "--help", "--helpfull"):
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         return output.show(igerg_jax.__version__)
     name, *rest = words
     if name not in COMMANDS:
-        print(f"error: {unknown(name)}", file=sys.stderr)
+        print(f"error: {output.on_one_line(unknown(name))}", file=sys.stderr)
         return 2
     command = COMMANDS[name]
     with environment.interrupts_end():

@@ -12,7 +12,7 @@ from etils import epath
 
 from igerg_jax import environment, storage
 from igerg_jax.batch import EMOTIONS
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_text
 from igerg_jax.run import command_line, workdirs
 
 
@@ -265,12 +265,12 @@ def pair_turns(
     Raises:
       UserError: a turn without words, too many images, or a file that is not an image.
     """
-    from igerg_jax.data import image_gate, text_repair  # these import Pillow
+    from igerg_jax.data import image_gate  # it imports Pillow
 
     if not contexts or not all(words.strip() for words in contexts):
         raise UserError('the context is empty; give each turn\'s words: --context="…"')
     for words in contexts:
-        text_repair.check_text(words)
+        check_text(words)
     if len(images) > len(contexts) + 1:
         raise UserError(
             f"{len(images)} --image for {len(contexts)} --context: there may be one per turn, "

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from igerg_jax.evaluation import conversation, samples, trained_run
 from igerg_jax.evaluation.evaluator import Evaluator
 from igerg_jax.evaluation.final_evaluation import evaluate_run
 from igerg_jax.evaluation.responder import Responder, Turn
-from igerg_jax.run import checkpoint, workdirs
+from igerg_jax.run import checkpoint, command_line, workdirs
 from igerg_jax.tools.tpu_report import compile_report
 from igerg_jax.training import train_loop
 
@@ -138,8 +137,7 @@ def compile_step(config: Any, topology: str, slices: int, file: str | None, sear
       OutOfMemory: the step does not fit a device.
     """
     if file:
-        path = pathlib.Path(file).expanduser()
-        _check_report_file(path)
+        path = _report_file(file)
     if search:
         reports = compile_report.search(config, topology, slices)
         if not reports:
@@ -153,17 +151,14 @@ def compile_step(config: Any, topology: str, slices: int, file: str | None, sear
         compile_report.write(best, path)
 
 
-def _check_report_file(file: pathlib.Path) -> None:
-    """Creates the folder of `file`. Raises UserError if no file can be written there."""
+def _report_file(text: str) -> pathlib.Path:
+    """The path in --report; creates its folder. Raises UserError where no file can be written."""
+    folder = storage.local_path(text).parent
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"--report={file}: cannot create '{file.parent}': {error.strerror}"
-        ) from error
-    is_other = file.exists() and not file.is_file()  # a folder, or a pipe, which nobody may read
-    if is_other or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UserError(f"--report={file} is not a file that you may write")
+        raise UserError(f"--report={text}: cannot create '{folder}': {error.strerror}") from error
+    return command_line.new_file("report", text)
 
 
 def update_summary(workdir: epath.Path, config: Any, results: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def fetched(config: ConfigDict, place: epath.Path) -> ConfigDict:
     if not storage.is_bucket(place):
         return config
     key = hashlib.sha256(os.fspath(place).encode()).hexdigest()[:12]
-    local = pathlib.Path(config.data.bucket_copies_dir).expanduser() / key
+    local = storage.local_path(config.data.bucket_copies_dir) / key
     config = config.copy_and_resolve_references()
     config.data.data_dir = str(local)
     tokenizers = place / "prepared" / "tokenizers"

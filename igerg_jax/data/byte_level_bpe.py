@@ -17,7 +17,7 @@ import tokenizers
 
 from igerg_jax.batch import SpecialIds
 from igerg_jax.data import text_repair
-from igerg_jax.data.text_repair import check_text
+from igerg_jax.errors import check_text
 
 VOCABULARY, MERGES, COMBINED = "vocab.json", "merges.txt", "tokenizer.json"
 # {role: BART's token}; as in BART, the decoder starts from EOS.

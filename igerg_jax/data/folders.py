@@ -32,7 +32,7 @@ def root(data: ConfigDict) -> pathlib.Path:
             f"config.data.data_dir '{data.data_dir}': data are prepared on a local disk, then "
             "copied to a bucket (gcloud storage rsync -r)"
         )
-    return pathlib.Path(data.data_dir).expanduser() / "prepared"
+    return storage.local_path(data.data_dir) / "prepared"
 
 
 def of_dataset(data: ConfigDict, dataset: str) -> pathlib.Path:
@@ -42,7 +42,7 @@ def of_dataset(data: ConfigDict, dataset: str) -> pathlib.Path:
     manual_dir = data.manual_dir if dataset_definition.reads_manual_dir else ""
     sources = [manual_dir, data.labels.path]
     if any(sources):
-        places = [str(pathlib.Path(s).expanduser().resolve()) if s else "" for s in sources]
+        places = [str(storage.local_path(s).resolve()) if s else "" for s in sources]
         if data.labels.path:
             places.append(str(data.labels.min_confidence))
         version += f"-{hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]}"

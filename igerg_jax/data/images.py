@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from igerg_jax import storage
 from igerg_jax.data import image_files, image_gate
 from igerg_jax.errors import UserError
 
@@ -38,7 +39,7 @@ def find_files(pattern: str) -> Files:
     is a dataset's folder, the names equal the dataset's `image_id`s, such as "train_images/17.jpg"
     for OpenViDial. Raises UserError if there are no images.
     """
-    path = pathlib.Path(pattern).expanduser()
+    path = storage.local_path(pattern)
     wild = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]
     if path.is_dir():
         folder, (names, passed_over) = path, image_files.find(path)

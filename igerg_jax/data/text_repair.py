@@ -2,8 +2,6 @@
 
 import codecs
 
-from igerg_jax.errors import UserError
-
 # UTF-32's little-endian mark begins with UTF-16's, so it is tried first.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -77,15 +75,3 @@ def lines(text: str) -> list[str]:
     """
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if not lines[-1] else lines
-
-
-def check_text(text: str) -> None:
-    """Raises UserError for text with lone surrogates: Python's for bytes that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        shown = text.encode(errors="backslashreplace").decode()
-        raise UserError(
-            f"'{shown}' is not UTF-8 (character {error.start + 1}): write it in a terminal or file "
-            "that uses UTF-8"
-        ) from error

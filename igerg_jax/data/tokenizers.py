@@ -17,8 +17,7 @@ import sentencepiece
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data.byte_level_bpe import ByteLevelBpeTokenizer
-from igerg_jax.data.text_repair import check_text
-from igerg_jax.errors import UserError, check_known
+from igerg_jax.errors import UserError, check_known, check_text
 
 MASK_PIECE = "<mask>"
 TRAINABLE = "sentencepiece"  # the one of `KINDS` that is trained here

@@ -28,7 +28,7 @@ def find(data: ConfigDict) -> tokenizers.Tokenizer | None:
     """
     kind = data.tokenizer.kind
     if data.tokenizer.path:
-        return tokenizers.load(kind, pathlib.Path(data.tokenizer.path).expanduser())
+        return tokenizers.load(kind, storage.local_path(data.tokenizer.path))
     if kind != tokenizers.TRAINABLE:
         raise UserError(f"a '{kind}' tokenizer can't be trained: set config.data.tokenizer.path")
     note = _note(data)

@@ -30,7 +30,7 @@ def add_progress(step: int, rows: Sequence[Mapping[str, Any]], workdir: epath.Pa
     Lines of that step or later ones are from before the run resumed: they are dropped.
     """
     lines = storage.read_json_lines(workdir / PROGRESS_FILE).objects
-    kept = [line for line in lines if line.get("step", step) < step]
+    kept = [line for line in lines if storage.step_of(line) < step]
     write([*kept, *({"step": step} | _in_short(row) for row in rows)], workdir, PROGRESS_FILE)
 
 

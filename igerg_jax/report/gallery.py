@@ -37,15 +37,15 @@ def following(rows: list[dict]) -> list[dict[str, Any]]:
     return [
         {
             "number": row.get("index", ""),
-            "turns": [_face(turn) for turn in row.get("context") or []],
+            "turns": [_face(turn) for turn in objects(row.get("context"))],
             "responses": [
                 {
                     "face": _face(response),
-                    "generated": response.get("generated"),
+                    "generated": _words(response.get("generated")),
                     "spoken": response.get("spoken_emotion"),
                     "right": response.get("spoken_emotion") == response.get("emotion"),
                 }
-                for response in row.get("responses") or []
+                for response in objects(row.get("responses"))
             ],
         }
         for row in rows
@@ -70,7 +70,7 @@ def over_time(progress: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]
 def _card(sample: Mapping[str, Any]) -> dict[str, Any]:
     """`right`: whether the response carries the emotion that was meant; None = not known."""
     meant, spoken = sample.get("reference_emotion"), sample.get("spoken_emotion")
-    turns, answer = sample.get("context") or [], sample.get("response_image")
+    turns, answer = objects(sample.get("context")), _object(sample.get("response_image"))
     return {
         "number": sample.get("index", ""),
         "turns": [_face(turn) for turn in turns],
@@ -78,9 +78,9 @@ def _card(sample: Mapping[str, Any]) -> dict[str, Any]:
         "meant": meant,
         "spoken": spoken,
         "right": meant == spoken if meant and spoken else None,
-        "reference": sample.get("reference"),
-        "generated": sample.get("generated"),
-        "judge": _top(sample.get("judge")),
+        "reference": _words(sample.get("reference")),
+        "generated": _words(sample.get("generated")),
+        "judge": _top(_object(sample.get("judge"))),
     }
 
 
@@ -90,11 +90,11 @@ def _face(turn: Mapping[str, Any]) -> dict[str, Any]:
     `guess` is the likeliest emotion and its probability, `right` whether it is the label; either is
     None if it is not known. `shares`: probabilities that are large enough to draw.
     """
-    label, seen = turn.get("emotion"), turn.get("seen") or {}
+    label, seen = turn.get("emotion"), _object(turn.get("seen"))
     guess = _top(seen)
     shares = {name: seen[name] for name in EMOTIONS if finite(seen.get(name))}
     return {
-        "text": turn.get("text"),
+        "text": _words(turn.get("text")),
         "image": _inside(turn.get("image")),
         "label": label,
         "guess": guess,
@@ -103,8 +103,21 @@ def _face(turn: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list read from JSON; none in anything else."""
+    return [inner for inner in value if isinstance(inner, dict)] if isinstance(value, list) else []
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _words(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return _words(value) or ""
 
 
 def _inside(image: Any) -> str:
@@ -112,7 +125,7 @@ def _inside(image: Any) -> str:
     return image if isinstance(image, str) and image.startswith("data:image/") else ""
 
 
-def _top(probabilities: Mapping[str, float] | None) -> tuple[str, float] | None:
+def _top(probabilities: Mapping[str, Any]) -> tuple[str, float] | None:
     """The most probable emotion and its probability; None where nothing was predicted."""
-    known = [(k, v) for k, v in (probabilities or {}).items() if finite(v)]
+    known = [(k, v) for k, v in probabilities.items() if finite(v)]
     return max(known, key=lambda item: item[1], default=None)

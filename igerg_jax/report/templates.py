@@ -5,6 +5,7 @@ Templates escape their values; no Python module builds markup.
 
 import math
 import pathlib
+import sys
 from typing import Any
 
 import jinja2
@@ -35,8 +36,11 @@ def hue(number: int) -> int:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value read from JSON is a number (true and false are not)."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value read from JSON is a number, but for whole ones beyond any float; true and
+    false are none."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def finite(value: Any) -> bool:

@@ -302,7 +302,11 @@ def check_init(path: epath.PathLike, setup: Setup, parts: Sequence[str] = ()) ->
     """Raises UserError if training cannot start from a checkpoint: there is none, most of its
     parameters have other shapes than the model's, because its model has another size, or it lacks
     a parameter of the named `parts` of the model."""
-    stored, wanted = _stored_params(find(path))[1], shapes(setup.abstract_params)
+    try:
+        folder = find(path)
+    except UserError as error:
+        raise UserError(f"init_from='{path}': {error}") from error
+    stored, wanted = _stored_params(folder)[1], shapes(setup.abstract_params)
     if parts:
         compatibility.check_parts(parts, stored, wanted, path)
         return

@@ -7,7 +7,6 @@ the program with one message on stderr and exit code 2. Imports nothing heavy.
 import difflib
 import errno
 import functools
-import io
 import itertools
 import logging as python_logging
 import os
@@ -20,10 +19,12 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from igerg_jax import storage
-from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, nearest
+from igerg_jax.errors import OutOfMemory, RunError, UserError, check_all, check_text, nearest
 from igerg_jax.run import config_files, config_keys, full_config, output
 from igerg_jax.run.workdirs import flatten
 
+# Flags whose values the record of a run, or of prepared data, has.
+RECORDED = ("workdir", "run", "checkpoint", "data_dir", "manual_dir")
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
 # Refusals of a file system, none of which a mistake in the code causes.
@@ -51,7 +52,7 @@ def main(
       on_failure: called with the exit code before a failure is returned or raised.
     """
     quieten()
-    tolerate_encodings()
+    output.tolerate_encodings()
     try:
         if any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:]):
             print(help_text(argv, doc, define_flags(argv)))
@@ -62,7 +63,7 @@ def main(
         return 0
     except UserError as error:
         for message in error.messages:  # one for each mistake in a config
-            print(f"error: {_on_one_line(message)}", file=sys.stderr)
+            print(f"error: {output.on_one_line(message)}", file=sys.stderr)
         code = error.exit_code
     except (OutOfMemory, RunError) as error:
         for line in str(error).split("\n"):
@@ -78,7 +79,7 @@ def main(
         if not (message := _outside_message(error)):
             on_failure(1)
             raise
-        print(f"error: {_on_one_line(message)}", file=sys.stderr)
+        print(f"error: {output.on_one_line(message)}", file=sys.stderr)
         code = 2
     on_failure(code)
     return code
@@ -86,7 +87,8 @@ def main(
 
 def help_text(argv: list[str], doc: str, values: flags.FlagValues) -> str:
     """`doc`, then the flags, then the config's keys if there is a flag --config."""
-    text = doc + MODULE_LINE.sub("", values.get_help().partition("\nabsl.flags:")[0])
+    listed = values.get_help().partition("\nabsl.flags:")[0] if list(values) else ""
+    text = doc + MODULE_LINE.sub("", listed)
     if "config" not in values:
         return text
     chosen = argument(argv, "config") or config_files.DEFAULT
@@ -105,13 +107,6 @@ def quieten() -> None:
     python_logging.getLogger("gcsfs").setLevel(python_logging.CRITICAL)  # it raises its errors too
 
 
-def tolerate_encodings() -> None:
-    """Makes the standard streams replace characters that they cannot encode or decode."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def check_home() -> None:
     """Raises UserError if "~" has no folder: libraries would write to "./~"."""
     if os.path.expanduser("~") in ("~", "", "/") and not os.environ.get("HOME"):
@@ -119,12 +114,6 @@ def check_home() -> None:
             f"user {os.getuid()} has no home folder for caches and data: set HOME to a folder that "
             "can be written to"
         )
-
-
-def _on_one_line(message: str) -> str:
-    """Line breaks and other controls escaped: they are from a name or a file, not from us."""
-    escaped = lambda c: c.encode("unicode_escape").decode("ascii")  # noqa: E731
-    return "".join(c if c.isprintable() else escaped(c) for c in message)
 
 
 def _outside_message(error: BaseException) -> str:
@@ -193,7 +182,17 @@ def parse(
         raise UserError(
             "--config was taken for the value of the flag before it: write --name=value"
         )
+    check_texts(values)
     return values
+
+
+def check_texts(values: flags.FlagValues) -> None:
+    """Raises UserError, with a line for each, for names that a run could not record as text."""
+    named = {f"--{flag}": values[flag].value for flag in RECORDED if flag in values}
+    if "config" in values:
+        named |= {f"--config.{key}": value for key, value in flatten(values.config).items()}
+    texts = {name: value for name, value in named.items() if isinstance(value, str)}
+    check_all(*(functools.partial(check_text, text, f"{name}=") for name, text in texts.items()))
 
 
 def with_flagfiles(argv: list[str]) -> list[str]:
@@ -246,6 +245,21 @@ def require(values: flags.FlagValues, *names: str) -> None:
             raise UserError(f"--{name} is missing (see --help)")
 
 
+def new_file(flag: str, text: str) -> pathlib.Path:
+    """The path in a flag, of a file that the caller will write; call it before what takes long.
+
+    Raises:
+      UserError: its folder does not exist, or no file can be written there.
+    """
+    path = storage.local_path(text)
+    if not path.parent.is_dir():
+        raise UserError(f"--{flag}={text}: there is no folder '{path.parent}'")
+    is_other = path.exists() and not path.is_file()  # a folder, or a pipe, which nobody may read
+    if is_other or not all(os.access(p, os.W_OK) for p in (path, path.parent) if p.exists()):
+        raise UserError(f"--{flag}={text} is not a file that you may write")
+    return path
+
+
 def new_folder(out: str) -> pathlib.Path:
     """The absolute path of --out, a folder that the caller will create.
 
@@ -256,7 +270,7 @@ def new_folder(out: str) -> pathlib.Path:
         raise UserError(
             f"--out={out} is not a local folder: write to a local one, then copy it there"
         )
-    folder = pathlib.Path(out).expanduser().resolve()
+    folder = storage.local_path(out).resolve()
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if above == folder and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={out} is a file, or a folder that is not empty; name a new folder")

@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from igerg_jax import storage
+from igerg_jax.report.templates import finite
 from igerg_jax.run.provenance import now, provenance
 from igerg_jax.run.workdirs import METRICS_FILE
 
@@ -30,14 +31,33 @@ _MAX_REASON = 300  # characters
 
 
 def read(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The entries so far; none if there is no such file, or it is damaged."""
+    """The entries so far; none if there is no such file. Damaged ones are left out."""
     try:
-        entries = json.loads((workdir / FILE).read_text())
-    except (OSError, ValueError):
+        entries = json.loads((workdir / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return []
-    keys = {"first_step", "last_step", "seconds", "training_seconds", "stopped"}
-    entries = entries if isinstance(entries, list) else []
-    return [entry for entry in entries if isinstance(entry, dict) and keys <= entry.keys()]
+    return [entry for entry in entries if _is_entry(entry)] if isinstance(entries, list) else []
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether a value read from JSON has what is added up over the entries."""
+    if not isinstance(value, dict):
+        return False
+    first: Any = value.get("first_step")
+    last: Any = value.get("last_step")
+    seconds = (value.get(key) for key in ("seconds", "training_seconds"))
+    stopped = value.get("stopped", ...)
+    return (
+        _is_step(first)
+        and _is_step(last)
+        and first <= last
+        and all(finite(number) for number in seconds)
+        and (stopped is None or isinstance(stopped, str))
+    )
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and finite(value)
 
 
 class Start:
@@ -132,9 +152,9 @@ def totals(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _last_line(workdir: epath.Path) -> dict[str, Any]:
     """The last line of metrics.jsonl that is about an interval of steps; {} = none."""
     lines = storage.read_json_lines(workdir / METRICS_FILE).objects
-    needed = ("step", "wall_seconds", "training_seconds")
     for line in reversed(lines):
-        if all(isinstance(line.get(name), int | float) for name in needed):
+        seconds = (line.get(name) for name in ("wall_seconds", "training_seconds"))
+        if _is_step(line.get("step")) and all(map(finite, seconds)):
             return line
     return {}
 

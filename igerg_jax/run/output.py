@@ -1,13 +1,28 @@
-"""Standard output that takes no more: `igerg config | head -1`, or a full disk behind ">".
+"""What the standard streams do not take: a character that a terminal lacks, and, of standard output
+that takes no more, anything: `igerg config | head -1`, or a full disk behind ">".
 
 Imports nothing heavy.
 """
 
+import io
 import os
 import signal
 import sys
 
 CLOSED = 128 + signal.SIGPIPE  # the exit code of a program whose reader has gone
+
+
+def tolerate_encodings() -> None:
+    """Makes the standard streams replace characters that they cannot encode or decode."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def on_one_line(message: str) -> str:
+    """Line breaks and other controls escaped: they are from a name or a file, not from us."""
+    escaped = lambda c: c.encode("unicode_escape").decode("ascii")  # noqa: E731
+    return "".join(c if c.isprintable() else escaped(c) for c in message)
 
 
 def show(text: str) -> int:
@@ -26,7 +41,9 @@ def failure(error: BaseException) -> int | None:
 
     A reader that has gone, such as `head`, needs no message; anything else is one line.
     """
-    if not isinstance(error, OSError) or error.filename is not None or sys.stdout is None:
+    if not isinstance(error, OSError) or error.errno is None or error.filename is not None:
+        return None
+    if sys.stdout is None:
         return None
     try:
         sys.stdout.flush()

@@ -89,7 +89,7 @@ def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     `FREE_KEYS` must be the same. Without `training`, only those under `model` and `data` must be,
     and `FREE_MODEL_KEYS` may differ too: how a model was trained does not matter then.
     """
-    _check_writable(workdir)
+    check_writable(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
@@ -204,7 +204,8 @@ def matches(key: str, patterns: Iterable[str]) -> bool:
     return any(key == p or (p.endswith(".") and key.startswith(p)) for p in patterns)
 
 
-def _check_writable(workdir: epath.Path) -> None:
+def check_writable(workdir: epath.Path) -> None:
+    """Raises UserError for a workdir that cannot be created or written to; creates nothing."""
     if storage.is_bucket(workdir):
         return  # without permission, the first write fails
     folder, missing = workdir, []

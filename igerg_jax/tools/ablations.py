@@ -41,6 +41,7 @@ from typing import Any
 
 from absl import flags
 
+from igerg_jax import storage
 from igerg_jax.data import parts
 from igerg_jax.errors import RunError, UserError, check_known
 from igerg_jax.report.templates import duration
@@ -373,7 +374,7 @@ def run(argv: list[str]) -> None:
     out = values.out or f"runs/ablations-{'smoke' if values.smoke else values.preset}{ending}"
     seeds = parse_seeds(values.seeds)
     experiments = plan(names, seeds, values.preset, overrides, values.finetune)
-    folder = pathlib.Path(out).expanduser()
+    folder = storage.local_path(out)
     with claimed(folder):
         run_all(experiments, folder)
 

@@ -102,6 +102,7 @@ def run(argv: list[str]) -> None:
         config.evaluate.following_examples = values.windows
     windows = values.windows or config.evaluate.generated_examples
     split = values.split or config.data.test_split
+    workdirs.check_writable(workdir)
     checks.check_inference(config)
     opened = trained_run.open_run(folder, config, mixtures.SPLIT_KEYS)
     dataset = opened.dataset
@@ -117,9 +118,10 @@ def run(argv: list[str]) -> None:
     }
     if jax.process_index():
         return
+    print(describe(measured["points"]), flush=True)  # first: it took minutes
+    workdir.mkdir(parents=True, exist_ok=True)
     storage.write_text(workdir / FILE, json.dumps(measured, indent=1) + "\n")
     print(f"report: {report.write_report(workdir)}", file=sys.stderr)
-    print(describe(measured["points"]))
 
 
 def describe(points: Sequence[dict[str, Any]]) -> str:

@@ -66,7 +66,7 @@ def label(source: str, images: str, out: str, batch_size: int, part_images: int)
     """
     if batch_size < 1 or part_images < 1:
         raise UserError("--batch_size and --part_images must be at least 1")
-    files, folder = find_files(images), pathlib.Path(out).expanduser()
+    files, folder = find_files(images), storage.local_path(out)
     run = trained_run.open_run(source, batch_size=batch_size)
     if feature_dim := run.config.data.feature_dim:
         raise UserError(

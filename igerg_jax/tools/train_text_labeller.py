@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -260,9 +259,7 @@ def run(argv: list[str]) -> None:
     """Runs a command line. Raises UserError if it is wrong."""
     values = command_line.parse(argv, _flags)
     command_line.require(values, "datasets", "out")
-    out = pathlib.Path(values.out).expanduser()
-    if not out.parent.is_dir():
-        raise UserError(f"--out={values.out}: there is no folder '{out.parent}'")
+    out = command_line.new_file("out", values.out)
     settings = Settings(
         kind=values.kind,
         datasets=[name.strip() for name in values.datasets],

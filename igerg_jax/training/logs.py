@@ -175,7 +175,7 @@ class JsonlWriter:
         lines, bad_lines = storage.read_json_lines(path)
         if bad_lines:
             say(f"skipped {bad_lines} unreadable line{'s' * (bad_lines > 1)} of '{path}'")
-        kept = (line for line in lines if _step_of(line) <= resumed_step)
+        kept = (line for line in lines if storage.step_of(line) <= resumed_step)
         self._text = "".join(json.dumps(line) + "\n" for line in kept)
         # Drops the partial line that a kill leaves: the next line would be appended to it.
         if not path.exists() or path.read_bytes() != self._text.encode():
@@ -201,11 +201,6 @@ class JsonlWriter:
             self._file.close()
         else:
             storage.write_text(self._path, self._text)
-
-
-def _step_of(line: Mapping[str, Any]) -> float:
-    step = line.get("step")
-    return step if isinstance(step, int | float) else math.inf
 
 
 def tracker(workdir: epath.Path, wandb_project: str) -> trackers.Tracker:

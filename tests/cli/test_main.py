@@ -1,7 +1,6 @@
 """The command line: what a person gets wrong is one message, exit code 2, nothing written."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -73,6 +72,13 @@ def refused(capsys, *arguments: str) -> str:
         ),
         ((*TALK, "--context="), ["context is empty"]),
         ((*TALK, "--context=caf\udce9"), [r"'caf\udce9'", "not UTF-8", "character 4"]),
+        ((CONFIG, "--workdir=caf\udce9"), [r"--workdir='caf\udce9' is not UTF-8"]),
+        ((CONFIG, "--run=caf\udce9"), [r"--run='caf\udce9' is not UTF-8"]),
+        ((*TALK, "--checkpoint=caf\udce9"), [r"--checkpoint='caf\udce9' is not UTF-8"]),
+        (
+            (CONFIG, "--config.data.manual_dir=caf\udce9"),
+            [r"--config.data.manual_dir='caf\udce9' is not UTF-8"],
+        ),
         ((CONFIG, "--run=../x"), ["--run=../x", "runs/NAME"]),
         ((CONFIG, "--run="), ["--run=", "runs/NAME"]),
         ((CONFIG, "--run=a", "--workdir=b"), ["--run and --workdir"]),
@@ -158,14 +164,6 @@ def test_a_user_without_a_home_is_told_so(capsys, monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(command_line.os.path, "expanduser", lambda path: path)
     assert "set HOME" in refused(capsys, CONFIG)
-
-
-def test_a_terminal_that_lacks_a_character_shows_a_mark():
-    code = "from igerg_jax.run import command_line as c; c.tolerate_encodings()"
-    code += "; print('joy \U0001f600')"
-    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
-    assert (done.returncode, done.stdout) == (0, b"joy ?\n")
 
 
 def test_a_full_disk_is_one_message(capsys, monkeypatch):

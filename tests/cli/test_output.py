@@ -1,5 +1,7 @@
-"""Standard output that takes no more ends a command, with a line where somebody can mend it."""
+"""Standard output that takes no more ends a command, with a line where somebody can mend it, and a
+terminal that lacks a character shows a mark in its place."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -39,3 +41,13 @@ def test_without_standard_output_there_is_nothing_to_say():
         ["bash", "-c", '"$@" >&-', "bash", *IGERG, "config"], cwd=ROOT, capture_output=True
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words[1:]))
+def test_a_terminal_that_lacks_a_character_shows_a_mark(command):
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    done.stdout.decode("ascii")
+    if command == COMMANDS[0]:
+        assert b"[--FLAG=VALUE ?]" in done.stdout

@@ -29,6 +29,16 @@ def test_progress_has_the_same_conversations_at_each_step(tmp_path):
     assert lines[1]["generated"] == rows[1]["generated"] and "context" not in lines[1]
 
 
+@pytest.mark.parametrize("step", ["x", None, [1], {}, float("nan")])
+def test_a_damaged_line_of_progress_is_left_out(tmp_path, step):
+    good = {"step": 10, "index": 3}
+    made_up_run.write_lines(tmp_path / "progress.jsonl", [{"step": step, "index": 3}, good])
+    rows = made_up_run.make_samples(1)
+    samples.add_progress(20, rows, epath.Path(tmp_path))
+    lines = storage.read_json_lines(tmp_path / "progress.jsonl").objects
+    assert lines[0] == good and [line["step"] for line in lines] == [10, 20]
+
+
 def test_progress_of_images_without_words(tmp_path):
     row = made_up_run.make_samples(1)[0] | {"context": []}
     samples.add_progress(1, [row], epath.Path(tmp_path))

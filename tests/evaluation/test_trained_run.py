@@ -22,7 +22,7 @@ def no_optimizer(monkeypatch):
     monkeypatch.setattr(train_state, "set_up_training", fail)
 
 
-def test_using_a_run_needs_no_optimizer_and_none_of_its_state(tmp_path, no_optimizer):
+def test_using_a_run_needs_no_optimizer_and_none_of_its_state(tmp_path, no_optimizer, capsys):
     """The checkpoint has parameters alone, and settings that make no optimizer."""
     words = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
     tokenizer = tokenizers.train_sentencepiece(words, "unigram", 287)
@@ -36,3 +36,8 @@ def test_using_a_run_needs_no_optimizer_and_none_of_its_state(tmp_path, no_optim
     assert run.tokenizer.digest == tokenizer.digest
     assert run.config.evaluate.batch_size == 16
     small.assert_trees_equal(trained_run.open_run(tmp_path, config).params, params)
+    assert "other inputs" not in capsys.readouterr().err
+    config.data.use_images = False
+    trained_run.open_run(tmp_path, config)
+    said = "it was trained on other inputs: data.use_images (there True, here False)"
+    assert said in capsys.readouterr().err

@@ -4,10 +4,7 @@ import html.parser
 import itertools
 import json
 import math
-import pathlib
 import re
-import subprocess
-import sys
 
 import emotion_scores
 import made_up_run
@@ -406,18 +403,6 @@ def test_user_errors(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(UserError, match=r"summary\.json"):
         write_report(tmp_path)
-
-
-def test_command(workdir):
-    def run(*arguments):
-        command = [sys.executable, "-m", "igerg_jax.report", *map(str, arguments)]
-        root = pathlib.Path(__file__).parents[2]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True)
-
-    done = run(workdir)
-    assert done.returncode == 0 and done.stdout.strip() == str(workdir / "report.html")
-    done = run(workdir / "nowhere")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 def test_a_long_run_stays_small(tmp_path):

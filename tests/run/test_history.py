@@ -1,6 +1,7 @@
 """The record adds up over starts, and knows what a killed one did."""
 
 import json
+import math
 import time
 
 import pytest
@@ -67,12 +68,33 @@ def test_an_error_is_the_reason(folder):
     assert entry["host"] and entry["command"] and entry["versions"]["python"] and entry["seed"] == 3
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, null]", "7", '{"a": 1}', '[{"first_step": 1}]'])
+ENTRY = {"first_step": 0, "last_step": 4, "seconds": 9.0, "training_seconds": 7, "stopped": None}
+DAMAGES = [("last_step", "x"), ("first_step", None), ("first_step", 5), ("last_step", 10**400)]
+DAMAGES += [("seconds", "9"), ("seconds", [9]), ("training_seconds", math.nan), ("stopped", 3)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[1, null]", "7", '{"a": 1}', '[{"first_step": 1}]', "[" * 100_000, "\xff"]
+    + [json.dumps([ENTRY | {key: value}]) for key, value in DAMAGES],
+    ids=lambda content: content[:75],
+)
 def test_a_damaged_record_begins_anew(folder, content):
-    (folder / "history.json").write_text(content)
+    (folder / "history.json").write_bytes(content.encode("latin-1"))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": "x", "wall_seconds": 1}) + "\n")
     with begin(folder, 5).recorded():
+        log(folder, (7, 30.0, 20.0))
+    entries = history.read(folder)
+    assert [e["stopped"] for e in entries] == ["finished"]
+    total = history.totals(entries)
+    assert (total["starts"], total["steps"], total["training_seconds"]) == (1, 2, 20.0)
+
+
+def test_a_whole_entry_is_kept(folder):
+    (folder / "history.json").write_text(json.dumps([ENTRY]))
+    with begin(folder, 4).recorded():
         pass
-    assert [e["stopped"] for e in history.read(folder)] == ["finished"]
+    assert [e["stopped"] for e in history.read(folder)] == ["killed", "finished"]
 
 
 def test_only_the_writer_writes(folder):

@@ -21,9 +21,15 @@ from igerg_jax import text_labeller
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.data import image_domain, tokenizers
 from igerg_jax.errors import UserError
+from igerg_jax.evaluation import samples
 from igerg_jax.report import write_report
+from igerg_jax.run import history
 from igerg_jax.tools.compare import page, rows, table, text
 from igerg_jax.tools.demo import questions
+from igerg_jax.tools.human_eval import __main__ as human_eval
+from igerg_jax.tools.human_eval import pairs
+from igerg_jax.tools.runs import page as runs_page
+from igerg_jax.tools.runs import status
 from igerg_jax.tools.weights.sources import open_source
 
 
@@ -146,8 +152,8 @@ def places(value, path=()):
 
 
 ANY = st.sampled_from(
-    [None, True, 0, -1, 1.5, float("nan"), float("inf"), 1e12, 10**30, "", "x", "<b>", [], [1],
-     [[]], [None], {}, {"a": 1}, {"test": 3}, [{"a": []}], "9" * 400]
+    [None, True, 0, -1, 1.5, float("nan"), float("inf"), 1e12, 10**30, 10**400, "", "x", "<b>",
+     [], [1], [[]], [None], {}, {"a": 1}, {"test": 3}, [{"a": []}], "9" * 400]
 )  # fmt: skip
 
 
@@ -172,6 +178,18 @@ RUN = {
     "summary.json": made_up_run.make_summary()
     | {"following_matrix": {"test": np.eye(7, dtype=int).tolist()}},
     "windows.json": {"test": test_compare.windows(count=14)},
+    "history.json": [
+        made_up_run.make_start(0, 20, "finished") | {"training_seconds": 5.0, "line_before": 3.0},
+        made_up_run.make_start(20, 30, None) | {"training_seconds": 5.0, "line_before": 6.0},
+    ],
+    "metrics.jsonl": [
+        record | {"training_seconds": 1.0} for record in made_up_run.make_records(40, 10)
+    ],
+    "progress.jsonl": [
+        {"step": step, "index": 3, "turn": "how are you", "face": None, "reference": "fine",
+         "reference_emotion": "joy", "generated": "well", "spoken_emotion": "joy"}
+        for step in (20, 40)
+    ],
 }  # fmt: skip
 
 
@@ -182,18 +200,65 @@ def compared(paths) -> None:
     text.comma_separated(found)
 
 
-@properties.examples(25)
+def watched(folder: pathlib.Path) -> None:
+    (run,) = status.find(folder)
+    runs_page.render([run], "runs")
+    history.totals(history.read(epath.Path(folder)))
+    samples.add_progress(30, made_up_run.make_samples(1), epath.Path(folder))
+
+
+def put(path: pathlib.Path, content) -> None:
+    """Writes JSON, or JSON Lines."""
+    lines = content if path.suffix == ".jsonl" else [content]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@properties.examples(30)
 @hypothesis.given(name=st.sampled_from(list(RUN)), changes=CHANGES)
 def test_a_run_with_any_value_anywhere_is_shown_or_refused(tmp_path_factory, name, changes):
     folder = tmp_path_factory.mktemp("run", numbered=True)
     for file, content in RUN.items():
         content = put_anything(content, changes) if file == name else content
-        (folder / file).write_text(json.dumps(content))
-    for use in (lambda: write_report(folder), lambda: compared([str(folder)])):
+        put(folder / file, content)
+    for use in (
+        lambda: write_report(folder),
+        lambda: compared([str(folder)]),
+        lambda: watched(folder),
+    ):
         try:
             use()
         except UserError as error:
             assert str(error)
+    shutil.rmtree(folder)
+
+
+CONVERSATIONS = {
+    "samples.jsonl": made_up_run.make_samples(3),
+    "following.jsonl": [
+        {"index": 3, "context": made_up_run.make_samples(1)[0]["context"], "responses": [
+            turn | {"generated": "a", "spoken_emotion": "joy"}
+            for turn in made_up_run.make_samples(1)[0]["context"]
+        ]},
+    ],
+}  # fmt: skip
+
+
+@properties.examples(40)
+@hypothesis.given(name=st.sampled_from(list(CONVERSATIONS)), changes=CHANGES)
+def test_conversations_with_any_value_anywhere_are_shown_or_refused(
+    tmp_path_factory, name, changes
+):
+    folder = tmp_path_factory.mktemp("conversations", numbered=True)
+    (folder / "other").mkdir()
+    rows = [row | {"generated": "other"} for row in CONVERSATIONS["samples.jsonl"]]
+    put(folder / "other" / "samples.jsonl", rows)
+    for file, content in CONVERSATIONS.items():
+        put(folder / file, put_anything(content, changes) if file == name else content)
+    write_report(folder)
+    try:
+        human_eval.render(pairs.pairs([str(folder), str(folder / "other")], 5, 0))
+    except UserError as error:
+        assert str(error)
     shutil.rmtree(folder)
 
 

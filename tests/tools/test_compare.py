@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pathlib
 import re
 
@@ -374,6 +375,9 @@ def test_the_command_writes_and_prints(tmp_path, capsys, monkeypatch):
         (["out", "out"], "are both full with seed 0"),
         (["out", "--baseline=other"], "--baseline=other is not among the finished configs: full"),
         (["out", "--out=nowhere/page.html"], "no folder 'nowhere'"),
+        (["broken.json", "--out=out"], "--out=out is not a file"),
+        (["broken.json", "--csv=nowhere/x.csv"], "--csv=nowhere/x.csv: there is no folder"),
+        (["broken.json", "--markdown=out"], "--markdown=out is not a file"),
         (["broken.json"], "is not JSON"),
         (["other.json"], "is not a row of a comparison: it has no name"),
         (["running"], "the run is not finished"),
@@ -390,3 +394,10 @@ def test_errors_are_one_message_and_exit_code_2(arguments, message, tmp_path, ca
     assert compare.main(["compare", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_run_whose_name_is_no_text_is_linked(tmp_path):
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    run.mkdir()
+    (run / "report.html").write_text("")
+    assert page.report(make_row(workdir=str(run)), tmp_path) == "caf%E9/report.html"

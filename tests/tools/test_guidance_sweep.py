@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -85,6 +86,47 @@ def test_the_report_shows_them(world):
     assert "accuracy 0.512" in page
 
 
+POINT = {
+    "guidance": 1.0,
+    "emotion_following": 0.5,
+    "generated_perplexity": 20.0,
+    "response_perplexity": 50.0,
+    "dist_2": 0.3,
+}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The command line of a sweep, apart from --workdir, whose measurements are made up."""
+    split = types.SimpleNamespace(num_windows=WINDOWS)
+    dataset = types.SimpleNamespace(split_names=("test",), split=lambda name: split)
+    run = types.SimpleNamespace(setup=None, params=None, dataset=dataset)
+    found = {"points": [POINT], "people": {}, "following_windows": WINDOWS}
+    monkeypatch.setattr(guidance_sweep.checks, "check_inference", lambda config: None)
+    monkeypatch.setattr(guidance_sweep.trained_run, "open_run", lambda *_: run)
+    evaluator = types.SimpleNamespace(labellers={})
+    monkeypatch.setattr(guidance_sweep, "Evaluator", lambda *_: evaluator)
+    monkeypatch.setattr(guidance_sweep, "measure", lambda *_: found)
+    return ["", "--checkpoint=small"]
+
+
+def test_another_folder_than_the_runs_is_created(measured, tmp_path):
+    new = tmp_path / "new" / "dir"
+    assert guidance_sweep.main([*measured, f"--workdir={new}"]) == 0
+    assert json.loads((new / "guidance.json").read_text())["points"] == [POINT]
+    assert "What guidance buys and costs" in (new / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_took_minutes_is_printed_before_it_is_written(measured, tmp_path, monkeypatch, capsys):
+    def write(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(guidance_sweep.storage, "write_text", write)
+    assert guidance_sweep.main([*measured, f"--workdir={tmp_path}"]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("guidance 1: following 0.500") and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -93,6 +135,7 @@ def test_the_report_shows_them(world):
         (["--workdir=none", "--guidance=0,x"], "numbers separated by commas"),
         (["--workdir=none", "--guidance=-1"], "at least 0"),
         (["--workdir=none", "--guidance=nan"], "at least 0"),
+        (["--workdir=/proc/new", "--checkpoint=small"], "cannot create workdir '/proc/new'"),
     ],
 )
 def test_what_is_wrong_is_said(arguments, says, capsys):

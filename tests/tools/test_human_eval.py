@@ -190,6 +190,11 @@ def test_what_is_wrong_is_said(tmp_path, two_runs, capsys):
     page_of(tmp_path, two_runs)
     key = tmp_path / "page.key.json"
     (tmp_path / "empty").mkdir()
+    (tmp_path / "x.key.json").mkdir()
+    damages = dict(page=[1], left_run={"c1": "x"}, runs=["a", 2])
+    damaged = [f"damaged-{name}.json" for name in damages]
+    for name, (part, value) in zip(damaged, damages.items(), strict=True):
+        (tmp_path / name).write_text(json.dumps(json.loads(key.read_text()) | {part: value}))
     (tmp_path / "other.json").write_text('{"page": "x", "answers": {}}')
     (tmp_path / "none.json").write_text("{}")
     elsewhere = put_run(tmp_path / "c", "says", count=3)
@@ -198,12 +203,17 @@ def test_what_is_wrong_is_said(tmp_path, two_runs, capsys):
         ([f"--runs={two_runs[0]},{tmp_path / 'empty'}"], "has no samples.jsonl"),
         ([f"--runs={elsewhere},{elsewhere}"], "respond alike"),
         ([f"--runs={','.join(two_runs)}", f"--out={tmp_path}/no/x.html"], "no folder"),
+        ([f"--runs={','.join(two_runs)}", f"--out={tmp_path}/empty"], "is not a file"),
+        ([f"--runs={','.join(two_runs)}", f"--out={tmp_path}/x.html"], "x.key.json is not a file"),
         ([f"--runs={','.join(two_runs)}", "--count=0"], "at least 1"),
         ([], "--runs is missing"),
         ([f"--key={key}"], "files that annotators exported"),
         ([f"--key={key}", str(tmp_path / "other.json")], "answers page x"),
         ([f"--key={key}", str(tmp_path / "none.json")], "has no answers"),
+        ([f"--key={key}", "none.json", f"--json={tmp_path}/no/x.json"], "--json="),
+        ([f"--key={key}", "none.json", f"--json={tmp_path}/empty"], "is not a file"),
         ([f"--key={tmp_path / 'other.json'}", str(key)], "not the key"),
+        *(([f"--key={tmp_path / name}", str(key)], "not the key") for name in damaged),
     ):
         assert tool.main(["", *arguments]) == 2, arguments
         assert says in capsys.readouterr().err, arguments

@@ -16,10 +16,15 @@ import made_up_run
 import pytest
 import test_compare
 
+from igerg_jax import storage
 from igerg_jax.data import builders, prepare
 from igerg_jax.report import write_report
 from igerg_jax.tools.compare import __main__ as compare
 from igerg_jax.tools.compare import page as compare_page
+from igerg_jax.tools.human_eval import __main__ as human_eval
+from igerg_jax.tools.human_eval import pairs
+from igerg_jax.tools.runs import page as runs_page
+from igerg_jax.tools.runs import status
 from igerg_jax.tools.show import __main__ as show
 from igerg_jax.tools.show import page as show_page
 
@@ -92,6 +97,11 @@ def fill(folder: pathlib.Path, words: str = WORDS) -> None:
     made_up_run.fill(folder)
     config = {"name": words, "preset": "local", "seed": 0, "train": {"batch_size": 16}}
     (folder / "config.json").write_text(json.dumps(config))
+    start = made_up_run.make_start(0, 600, "finished") | {"training_seconds": 80.0}
+    (folder / "history.json").write_text(json.dumps([start]))
+    line = {"step": 100, "index": 3, "turn": "", "face": None, "reference": "", "generated": ""}
+    line |= {"reference_emotion": "joy", "spoken_emotion": "joy"}
+    made_up_run.write_lines(folder / "progress.jsonl", [line])
     for path in folder.iterdir():
         lines = path.read_text("utf-8").splitlines() if path.suffix == ".jsonl" else None
         texts = lines or [path.read_text("utf-8")]
@@ -121,6 +131,33 @@ def test_a_comparison_is_inert(tmp_path, monkeypatch, capsys):
     assert compare.main(["compare", NAME]) == 0, capsys.readouterr().err
     assert "ran=1" in (tmp_path / "compare.html").read_text("utf-8")
     assert_inert(browse(tmp_path / "compare.html"))
+
+
+def test_the_page_of_runs_is_inert(tmp_path):
+    (tmp_path / NAME).mkdir()
+    fill(tmp_path / NAME)
+    write_report(tmp_path / NAME)
+    text = runs_page.render(status.find(tmp_path), NAME, folder=tmp_path)
+    assert text.count("ran=1") > 10 and '<span class="state failed">' in text
+    (tmp_path / "page.html").write_text(text, "utf-8")
+    dom = browse(tmp_path / "page.html")
+    assert_inert(dom)
+    addresses = [a.get("href") or "" for tag, a in dom.elements if tag == "a"]
+    assert sum(address.endswith("/report.html") for address in addresses) == 1
+
+
+def test_the_page_for_people_is_inert(tmp_path):
+    for name in (NAME, "other"):
+        (tmp_path / name).mkdir()
+        fill(tmp_path / name)
+    rows = storage.read_json_lines(tmp_path / "other" / "samples.jsonl").objects
+    changed = [row | {"generated": f"{WORDS}!"} for row in rows]
+    made_up_run.write_lines(tmp_path / "other" / "samples.jsonl", changed)
+    found = pairs.pairs([str(tmp_path / NAME), str(tmp_path / "other")], 5, 0)
+    text = human_eval.render(found)
+    assert len(found) == 5 and text.count("ran=1") > 10
+    (tmp_path / "page.html").write_text(text, "utf-8")
+    assert_inert(browse(tmp_path / "page.html"))
 
 
 def test_a_comparison_of_rows_is_inert(tmp_path, monkeypatch):

@@ -1,11 +1,15 @@
 """The page of the runs in a folder: what it says of each, and how it is served and renewed."""
 
+import html
 import http.client
 import json
 import os
+import pathlib
+import re
 import socket
 import threading
 import time
+import urllib.parse
 
 import made_up_run
 import pytest
@@ -105,6 +109,21 @@ def test_runs_are_found_within_folders_and_damage_is_survived(tmp_path):
         status.find(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    "config", [{"train": [1]}, {"train": {"steps": "x"}}, {"name": [1]}, {"preset": 3}]
+)
+@pytest.mark.parametrize("evaluation", [3, {"test": 3}, {"test": {"response_perplexity": "x"}}])
+def test_values_of_another_kind_are_survived(tmp_path, config, evaluation):
+    """One damaged run does not take the page from the others."""
+    damaged = make_run(tmp_path / "z")
+    (damaged / "config.json").write_text(json.dumps(config))
+    (damaged / "summary.json").write_text(json.dumps({"evaluation": evaluation}))
+    (damaged / "history.json").write_text(json.dumps([{"first_step": 0, "seconds": "x"}]))
+    make_run(tmp_path / "a")
+    text = page.render(status.find(tmp_path), "runs")
+    assert "2 runs" in text and "300 of 600" in text
+
+
 def test_the_page_has_curves_and_samples_by_step(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", stopped="finished", step=STEPS)
@@ -116,6 +135,21 @@ def test_the_page_has_curves_and_samples_by_step(tmp_path):
     # Of the finished run, the figure of the test split; of the other, of its last evaluation.
     assert page.figure(one(tmp_path / "b"), "response_perplexity") == (65.4, "test")
     assert page.figure(one(tmp_path / "a"), "response_perplexity")[1] == "valid"
+
+
+@pytest.mark.parametrize("name", ["a", "a b#%?'ü\"<:", "deep/er"])
+@pytest.mark.parametrize("inside", [False, True], ids=["of its folder", "of itself"])
+def test_links_lead_to_reports_wherever_the_page_is(tmp_path, name, inside):
+    folder = make_run(tmp_path / "runs" / name)
+    (folder / "report.html").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    for out in (None, tmp_path / "elsewhere" / "page.html"):
+        words = [str(folder if inside else tmp_path / "runs"), *([f"--out={out}"] if out else [])]
+        assert tool.main(["igerg runs", *words]) == 0
+        path = out or pathlib.Path(words[0]) / "index.html"
+        (link,) = re.findall('<a href="([^"#]*report.html)"', path.read_text(encoding="utf-8"))
+        target = path.parent / urllib.parse.unquote(html.unescape(link))
+        assert target.resolve() == (folder / "report.html").resolve()
 
 
 def test_an_empty_folder_has_a_page(tmp_path):
@@ -154,6 +188,15 @@ def test_the_served_page_is_as_the_runs_are_now(served):
     assert not (folder / "b" / "report.html").exists()
 
 
+def test_a_run_whose_name_is_no_text_is_shown_and_linked(served, capsys):
+    running, folder = served
+    made_up_run.fill(make_run(folder / os.fsdecode(b"caf\xe9")))
+    assert tool.main(["igerg runs", str(folder), "--out=-"]) == 0
+    code, text = get(running, "/")
+    assert code == 200 and 'href="caf%E9/report.html"' in text and r"caf\udce9" in text
+    assert get(running, "/caf%E9/report.html")[0] == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/a/config.json", "/../a/report.html", "/%2e%2e/a/report.html", "/c/report.html"]
 )
@@ -178,5 +221,10 @@ def test_command(tmp_path, capsys):
     assert "1 run, 1 going on" in text and "setInterval(renew" not in text
     assert tool.main(["igerg runs", str(tmp_path), "--out=-", "--curves=grad_norm"]) == 0
     assert "<b>grad_<wbr>norm</b>" in capsys.readouterr().out
-    assert tool.main(["igerg runs", str(tmp_path / "none")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    for words, says in (
+        ([str(tmp_path / "none")], "there is no folder"),
+        ([str(tmp_path), f"--out={tmp_path}/none/x.html"], "x.html: there is no folder"),
+        ([str(tmp_path), f"--out={tmp_path}"], "is not a file"),
+    ):
+        assert tool.main(["igerg runs", *words]) == 2
+        assert says in capsys.readouterr().err

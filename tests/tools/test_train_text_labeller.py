@@ -168,6 +168,7 @@ def test_what_is_wrong_is_said(tmp_path, capsys, monkeypatch):
     for arguments, says in (
         (["--out=x.npz"], "--datasets is missing"),
         (["--datasets=meld", f"--out={tmp_path}/no/x.npz"], "no folder"),
+        (["--datasets=meld", f"--out={tmp_path}"], "is not a file"),
     ):
         assert tool.main(["", *arguments]) == 2
         assert says in capsys.readouterr().err

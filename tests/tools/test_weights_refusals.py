@@ -98,6 +98,35 @@ def test_a_vit_that_was_shown_other_numbers_is_refused(tmp_path):
     importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
 
 
+@pytest.mark.parametrize(
+    ("scaling", "says"),
+    [
+        (dict(do_rescale=False), "do_rescale=False, our tower has True"),
+        (dict(rescale_factor=1 / 127.5), "rescale_factor=0.0078"),
+        (dict(rescale_factor="1/255"), "rescale_factor=1/255"),
+        (dict(rescale_factor=None), "rescale_factor=None"),
+    ],
+)
+def test_a_vit_that_was_shown_pixels_of_another_scale_is_refused(tmp_path, scaling, says):
+    folder = files.write(tmp_path / "vit", files.VIT_CONFIG, files.draw(files.vit_shapes()))
+    (folder / "preprocessor_config.json").write_text(json.dumps(scaling))
+    refused(says, tmp_path, files.vision_config(), vision=folder)
+
+
+def test_a_scale_that_was_rounded_is_the_same(tmp_path):
+    folder = files.write(tmp_path / "vit", files.VIT_CONFIG, files.draw(files.vit_shapes()))
+    scaling = dict(do_rescale=True, rescale_factor=0.00392156862745098)
+    (folder / "preprocessor_config.json").write_text(json.dumps(scaling))
+    importing.run(files.vision_config(), "", str(folder), str(tmp_path / "out"), False)
+
+
+@pytest.mark.parametrize("processor", [["x"], "x", 3])
+def test_a_processor_that_is_no_object_is_refused(tmp_path, processor):
+    folder = files.write(tmp_path / "vit", files.VIT_CONFIG, files.draw(files.vit_shapes()))
+    (folder / "processor_config.json").write_text(json.dumps(dict(image_processor=processor)))
+    refused("image_processor is not a JSON object", tmp_path, files.vision_config(), vision=folder)
+
+
 def test_processors_of_transformers_5_and_numbers_for_all_colours_are_read(tmp_path):
     folder = files.write(tmp_path / "vit", files.VIT_CONFIG, files.draw(files.vit_shapes()))
     processor = folder / "processor_config.json"

@@ -3,12 +3,14 @@
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import types
+import urllib.parse
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,8 +26,10 @@ from igerg_jax import manifests, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import datasets
 from igerg_jax.errors import RunError, UserError
-from igerg_jax.run import workdirs
+from igerg_jax.run import history, workdirs
 from igerg_jax.run.checkpoint import Checkpoints
+from igerg_jax.tools.runs import page as runs_page
+from igerg_jax.tools.runs import status
 from igerg_jax.training import logs, train_loop, train_state
 
 STEPS = 6
@@ -282,12 +286,14 @@ def test_lines_of_a_lost_future_are_cut(folder):
 
 
 @pytest.mark.parametrize("half", ['{"step": 4, "a"', '{"step": 2, "a": 2.0}', "\x00\x00", "7\n"])
-def test_a_half_written_line_does_not_swallow_the_next_one(folder, half):
+def test_a_half_written_line_does_not_swallow_the_next_one(folder, half, capsys):
     path = folder / "metrics.jsonl"
     path.write_text('{"step": 2, "a": 1.0}\n' + half)  # with no end of line
     writer = logs.JsonlWriter(path, resumed_step=3)
     writer.write_scalars(4, {"a": 3.0})
     writer.close()
+    is_said = f"skipped 1 unreadable line of '{path}'\n" in capsys.readouterr().err
+    assert is_said == (half != '{"step": 2, "a": 2.0}')
     lines, bad_lines = storage.read_json_lines(path)
     assert bad_lines == 0
     assert lines[0] == {"step": 2, "a": 1.0} and lines[-1] == {"step": 4, "a": 3.0}
@@ -354,6 +360,32 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
     expected, again = (final_state(config, at) for at in (finished.folder, folder))
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_what_is_refused_before_the_first_step_leaves_no_config(
+    config, folder, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise UserError("does not fit")
+
+    monkeypatch.setattr(train_loop, "compile_and_prefetch", refuse)
+    config.optim.update(schedule="cosine", warmup_steps=3)
+    config.train.steps = 2
+    with pytest.raises(UserError, match="does not fit"):
+        train_loop.run(config, folder)
+    assert not (folder / "config.json").exists()
+    assert "train.steps=2 has no room for optim.warmup_steps=3" in capsys.readouterr().err
+
+
+def test_a_folder_of_any_name_is_resumed_and_reported(config, tmp_path, finished):
+    folder = epath.Path(tmp_path / "a b#%?'ü")
+    shutil.copytree(finished.folder, folder)
+    (folder / "summary.json").unlink()
+    assert train_loop.run(config, folder)["final_step"] == STEPS
+    assert [e["stopped"] for e in history.read(folder)] == ["finished", "finished"]
+    page = runs_page.render(status.find(tmp_path), "runs", folder=tmp_path)
+    (link,) = re.findall('<a href="([^"#]*report.html)"', page)
+    assert (tmp_path / urllib.parse.unquote(link)).samefile(folder / "report.html")
 
 
 def test_a_workdir_in_use_is_refused_by_name_until_its_process_is_gone(config, folder):

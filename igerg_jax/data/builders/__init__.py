@@ -8,11 +8,11 @@ add one, write a module with a `DATASET` and give it a line in `MODULES`. Nothin
 import dataclasses
 import importlib
 import itertools
-import pathlib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from igerg_jax import storage
 from igerg_jax.data.builders import pseudo_labels
 from igerg_jax.data.builders.source import Info, Layout, Options, RawDataset, Turns
 from igerg_jax.errors import UserError, check_known
@@ -121,4 +121,4 @@ def _uncombined(dataset: str) -> list[str]:
 
 
 def _labels(options: Options) -> pseudo_labels.Labels:
-    return pseudo_labels.read(pathlib.Path(options.labels_path).expanduser())
+    return pseudo_labels.read(storage.local_path(options.labels_path))

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data.lazy_tensorflow import tfds
 from igerg_jax.data.text_repair import decoded, repaired
@@ -227,7 +228,7 @@ def locate(
     `manual_dir` itself. Raises UserError, which names the files that are needed, if none has them.
     """
     if options.manual_dir:
-        root = pathlib.Path(options.manual_dir).expanduser()
+        root = storage.local_path(options.manual_dir)
         for folder in dict.fromkeys((root / dataset, root / dataset.split("/")[0], root)):
             if folder.is_dir() and (found := find(folder)):
                 return found

@@ -33,6 +33,9 @@ def run(argv: list[str]) -> None:
     values = command_line.parse([argv[0], *bare], define_flags)
     if not runs:
         raise UserError("name the runs to compare: workdirs, rows or folders of rows (see --help)")
+    for flag in ("markdown", "csv", "out"):
+        if values[flag].value not in ("", files.PRINT):
+            command_line.new_file(flag, values[flag].value)
     comparison = table.build(rows.read(runs), values.baseline)
     curves = [key for key in values.curves.split(",") if key]
     files.put(values.markdown, lambda _: text.markdown(comparison))

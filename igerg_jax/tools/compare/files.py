@@ -35,7 +35,7 @@ def put(out: str, render: Callable[[pathlib.Path], str]) -> None:
     if out == PRINT:
         print(render(pathlib.Path()), end="")
     elif out:
-        path = pathlib.Path(out).expanduser()
+        path = storage.local_path(out)
         if not path.parent.is_dir():
             raise UserError(f"cannot write '{path}': there is no folder '{path.parent}'")
         try:

@@ -77,7 +77,7 @@ def report(row: Row, folder: pathlib.Path) -> str:
     if path is None or not path.exists():
         return ""
     relative = os.path.relpath(path.resolve(), folder.resolve())
-    return urllib.parse.quote(pathlib.Path(relative).as_posix())
+    return urllib.parse.quote(os.fsencode(pathlib.Path(relative).as_posix()))
 
 
 def _metrics(row: Row) -> list[dict[str, Any]]:

@@ -187,7 +187,7 @@ def read(paths: Sequence[str]) -> list[Row]:
     """
     by_key: dict[tuple, tuple[Row, pathlib.Path]] = {}
     for text in paths:
-        for row, source in _read(pathlib.Path(text).expanduser()):
+        for row, source in _read(storage.local_path(text)):
             key = row.config, row.preset, row.digest, row.seed
             if key in by_key:
                 raise UserError(

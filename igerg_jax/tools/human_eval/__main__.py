@@ -52,15 +52,13 @@ def run(argv: list[str]) -> None:
 
 
 def write(runs: list[str], out: str, count: int, seed: int) -> None:
-    """Writes the page and its key. Raises UserError as `pairs.pairs`, and without such a folder."""
-    path = pathlib.Path(out).expanduser()
-    if not path.parent.is_dir():
-        raise UserError(f"--out={out}: there is no folder '{path.parent}'")
+    """Writes the page and its key. Raises UserError as `pairs.pairs` and `new_file`."""
+    path = command_line.new_file("out", out)
+    key_path = command_line.new_file("out", str(path.with_suffix(".key.json")))
     if count < 1:
         raise UserError("--count must be at least 1")
     found = pairs.pairs(runs, count, seed)
     storage.write_text(path, render(found))
-    key_path = path.with_suffix(".key.json")
     storage.write_text(key_path, json.dumps(pairs.key(found, runs, seed), indent=1) + "\n")
     print(f"{path}: {len(found)} conversations; keep {key_path} from whoever answers")
 
@@ -78,20 +76,25 @@ def render(found: list[pairs.Pair]) -> str:
 
 
 def read(files: list[str], key: str, out: str) -> None:
-    """Prints what annotators say. Raises UserError where a file is not what it should be."""
+    """Prints what annotators say, and writes it to `out` ("" = nowhere).
+
+    Raises:
+      UserError: a file is not what it should be.
+    """
     if not files or not key:
         raise UserError("name the page's --key and the files that annotators exported")
+    path = command_line.new_file("json", out) if out else None
     known = pairs.read_key(key)
     answers = [pairs.read_answers(file, known["page"]) for file in files]
     found = agreement.outcomes(answers, known["left_run"])
     print(agreement.table(found, known["runs"]), end="")
-    if out:
+    if path is not None:
         numbers = {
             criterion: {k: None if math.isnan(v) else v for k, v in of._asdict().items()}
             for criterion, of in found.items()
         }
         text = json.dumps({"runs": known["runs"], "criteria": numbers}, indent=1)
-        storage.write_text(pathlib.Path(out).expanduser(), text + "\n")
+        storage.write_text(path, text + "\n")
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:

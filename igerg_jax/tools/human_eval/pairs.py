@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.evaluation import samples
-from igerg_jax.report.gallery import gallery
+from igerg_jax.report.gallery import gallery, objects
 from igerg_jax.storage import read_json_lines, read_json_object
 
 # {criterion: what is asked}. For a pair, each is answered by one of `CHOICES`.
@@ -92,8 +92,13 @@ def key(of: Sequence[Pair], runs: Sequence[str], seed: int) -> dict[str, Any]:
 
 def read_key(path: str) -> dict[str, Any]:
     """The file of a `key`. Raises UserError where it is none."""
-    found = read_json_object(pathlib.Path(path).expanduser())
-    if not isinstance(found.get("left_run"), dict) or not isinstance(found.get("runs"), list):
+    found = read_json_object(storage.local_path(path))
+    left, runs = found.get("left_run"), found.get("runs")
+    if (
+        not isinstance(found.get("page"), str)
+        or not (isinstance(left, dict) and all(run in (0, 1) for run in left.values()))
+        or not (isinstance(runs, list) and list(map(type, runs)) == [str, str])
+    ):
         raise UserError(f"--key={path} is not the key of a page: it names no runs and no order")
     return found
 
@@ -104,7 +109,7 @@ def read_answers(path: str, page: str) -> dict[str, dict[str, str]]:
     Raises:
       UserError: it is not such a file, or is of another page.
     """
-    found = read_json_object(pathlib.Path(path).expanduser())
+    found = read_json_object(storage.local_path(path))
     if not isinstance(found.get("answers"), dict):
         raise UserError(f"'{path}' has no answers: the page's button Export writes such files")
     if found.get("page") != page:
@@ -117,14 +122,14 @@ def read_answers(path: str, page: str) -> dict[str, dict[str, str]]:
 
 
 def _samples(run: str) -> list[dict[str, Any]]:
-    path = pathlib.Path(run).expanduser() / samples.FILE
+    path = storage.local_path(run) / samples.FILE
     rows = read_json_lines(path).objects
     if not rows:
         raise UserError(f"'{run}' has no {samples.FILE}: the run's end or igerg generate writes it")
     return [row for row in rows if isinstance(row.get("generated"), str)]
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key(row: Mapping[str, Any]) -> str:
     """What is the same where two runs have responded to one conversation."""
-    texts = tuple(turn.get("text") for turn in row.get("context") or [])
-    return row.get("index"), row.get("reference"), texts
+    texts = [turn.get("text") for turn in objects(row.get("context"))]
+    return json.dumps([row.get("index"), row.get("reference"), texts])

@@ -15,6 +15,7 @@ import sys
 
 from absl import flags
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 from igerg_jax.tools.compare import files
@@ -33,14 +34,16 @@ def run(argv: list[str]) -> None:
     values = command_line.parse([argv[0], *options], define_flags)
     if len(named) > 1:
         raise UserError(f"name one folder of runs, not {len(named)}")
-    folder = pathlib.Path(named[0] if named else "runs").expanduser()
+    folder = storage.local_path(named[0] if named else "runs")
     curves = [key for key in values.curves.split(",") if key]
+    if values.out not in ("", files.PRINT) and not values.serve:
+        command_line.new_file("out", values.out)
     found = status.find(folder)
     if values.serve:
         serve(values.port, folder, curves)
         return
     out = values.out or str(folder / "index.html")
-    files.put(out, lambda _: page.render(found, folder.resolve().name, curves))
+    files.put(out, lambda at: page.render(found, folder.resolve().name, curves, at))
     print(out, file=sys.stderr)
 
 

@@ -1,5 +1,6 @@
 """Renders the page of the runs in a folder."""
 
+import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
@@ -17,13 +18,18 @@ SHOWN_RUNS = 12  # of the latest, whose curves and samples are drawn at first
 
 
 def render(
-    runs: Sequence[Run], title: str, curves: Sequence[str] = CURVES, refresh_seconds: int = 0
+    runs: Sequence[Run],
+    title: str,
+    curves: Sequence[str] = CURVES,
+    folder: pathlib.Path | None = None,
+    refresh_seconds: int = 0,
 ) -> str:
-    """The page, as HTML, with links to the reports in the runs' folders below it.
+    """The page, as HTML, with links to the runs' reports.
 
     Args:
       runs: the latest first.
       curves: keys of metrics.jsonl; an objective's name stands for its loss.
+      folder: the page's folder, which links are relative to; None = as the server names reports.
       refresh_seconds: how often the page asks its server for what is new; 0 = never.
     """
     # Numbers, and so colours, in order of the first start: a new run changes no other's.
@@ -42,7 +48,7 @@ def render(
         refresh_seconds=refresh_seconds,
         # The server writes one for whom it lacks.
         has_report=lambda run: refresh_seconds or (run.workdir / "report.html").exists(),
-        quote=urllib.parse.quote,
+        address=lambda run: _address(run, folder),
     )
 
 
@@ -53,6 +59,13 @@ def figure(run: Run, name: str) -> tuple[float, str] | None:
             return values[name], split
     value = run.last(f"valid/{name}")
     return None if value is None else (value, "valid")
+
+
+def _address(run: Run, folder: pathlib.Path | None) -> str:
+    name = run.name
+    if folder is not None:
+        name = os.path.relpath(run.workdir.resolve(), folder.resolve())
+    return urllib.parse.quote(os.fsencode(f"{name}/report.html"))
 
 
 def _panel(key: str, runs: dict[int, Run]) -> drawing.Plot | None:

@@ -1,11 +1,13 @@
 """Serves the page of the runs, and their reports, as they are at that moment."""
 
 import http.server
+import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.report.page import render as render_report
 from igerg_jax.tools.runs import page, status
@@ -44,7 +46,7 @@ class Server(http.server.ThreadingHTTPServer):
         runs = status.find(self.folder)
         if path == "/":
             title = self.folder.resolve().name
-            return page.render(runs, title, self.curves, REFRESH_SECONDS)
+            return page.render(runs, title, self.curves, refresh_seconds=REFRESH_SECONDS)
         for run in runs:
             if path == f"/{run.name}/report.html":
                 return render_report(run.workdir)
@@ -57,7 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         # A page of elsewhere whose name was made to lead here does not get what is served here.
         host = self.headers.get("Host", "").rpartition(":")[0]
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        path = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(self.path).path))
         if host not in (LOOPBACK, "localhost"):
             self.send_error(403, "Not at this address")
             return
@@ -69,7 +71,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if found is None:
             self.send_error(404, "There is no such page")
             return
-        body = found.encode()
+        body = storage.encoded(found)
         self.send_response(200)
         for name, value in HEADERS.items():
             self.send_header(name, value)

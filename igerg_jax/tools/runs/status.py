@@ -85,17 +85,18 @@ def read(workdir: pathlib.Path, folder: pathlib.Path) -> Run:
     entry = entries[-1] if entries else {}
     records = _in_order(read_json_lines(workdir / METRICS_FILE).objects)
     training = [record for record in records if finite(record.get("wall_seconds"))]
-    steps = (config.get("train") or {}).get("steps")
+    train = config.get("train")
+    steps = _whole(train.get("steps")) if isinstance(train, dict) else None
     step = training[-1]["step"] if training else None
     age = _age(workdir / METRICS_FILE)
     state, reason = _state(workdir, entry, summary, step, steps, age)
-    name = [config.get("name") or "", config.get("preset") or ""]
+    name = [config.get("name"), config.get("preset")]
     relative = workdir.relative_to(folder).as_posix()
     return Run(
         name=workdir.resolve().name if relative == "." else relative,
         workdir=workdir,
-        config=":".join(part for part in name if part),
-        seed=config.get("seed"),
+        config=":".join(part for part in name if isinstance(part, str) and part),
+        seed=_whole(config.get("seed")),
         state=state,
         reason=reason,
         started=str(entries[0].get("started") or "") if entries else "",
@@ -106,7 +107,7 @@ def read(workdir: pathlib.Path, folder: pathlib.Path) -> Run:
         age_seconds=age,
         records=records,
         progress=_in_order(read_json_lines(workdir / PROGRESS_FILE).objects),
-        evaluation=_object(workdir / "summary.json", "evaluation"),
+        evaluation=_splits(summary.get("evaluation")),
     )
 
 
@@ -119,14 +120,23 @@ def _workdirs(folder: pathlib.Path, depth: int = MAX_DEPTH) -> Iterator[pathlib.
                 yield from _workdirs(inner, depth - 1)
 
 
-def _object(path: pathlib.Path, key: str = "") -> dict[str, Any]:
-    """A JSON object, or the one under a key of it; {} where it cannot be read."""
+def _object(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object; {} where it cannot be read."""
     try:
-        found = read_json_object(path)
+        return read_json_object(path)
     except UserError:
         return {}
-    found = found.get(key) if key else found
-    return found if isinstance(found, dict) else {}
+
+
+def _splits(evaluation: Any) -> dict[str, dict[str, Any]]:
+    """What summary.json has of each split."""
+    splits = evaluation.items() if isinstance(evaluation, dict) else ()
+    return {name: values for name, values in splits if isinstance(values, dict)}
+
+
+def _whole(value: Any) -> int | None:
+    """A value read from JSON, if it is a whole number."""
+    return value if isinstance(value, int) and finite(value) else None
 
 
 def _in_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ split, the lengths of texts, the numbers of images, and how much is cut or paddi
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
-import pathlib
 import sys
 from collections.abc import Mapping
 
@@ -21,7 +20,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from igerg_jax import checks
+from igerg_jax import checks, storage
 from igerg_jax.batch import UNKNOWN, group_of
 from igerg_jax.data import datasets, images, lengths, mixtures, pipeline, prepare, store
 from igerg_jax.data.prepared import Prepared
@@ -61,20 +60,15 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(f"--step={values.step}: steps count from 0")
     if config.data.dataset == datasets.SYNTHETIC:
         raise UserError("config.data.dataset is 'synthetic': random numbers, nothing to show")
-    out = pathlib.Path(values.out).expanduser()
-    if values.out and not out.parent.is_dir():
-        raise UserError(f"--out: there is no folder '{out.parent}'")
+    out = command_line.new_file("out", values.out) if values.out else None
     checks.check_examples(config)
     prepared = prepare.prepare(config)
     checks.check_data(prepared, config)
     if values.stats:
         print(counts.describe(prepared, config))
-    if values.out:
+    if out is not None:
         groups = collect(prepared, config, values.step, values.examples)
-        try:
-            out.write_text(page.render(groups, prepared, config, values.step), "utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write '{out}': {error.strerror}") from error
+        storage.write_text(out, page.render(groups, prepared, config, values.step))
         print(out)
 
 

@@ -30,7 +30,7 @@ import jax
 from etils import epath
 from jax.experimental import topologies
 
-from igerg_jax import checks
+from igerg_jax import checks, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.parallel import chips, sharding
@@ -361,4 +361,4 @@ def compare(reports: list[dict[str, Any]]) -> str:
 
 def write(report: dict[str, Any], path: epath.PathLike) -> None:
     """Writes the report as JSON."""
-    epath.Path(path).write_text(json.dumps(report, indent=1) + "\n")
+    storage.write_text(epath.Path(path), json.dumps(report, indent=1) + "\n")

@@ -1,5 +1,6 @@
 """`igerg weights import`: turns pre-trained weights into a checkpoint to start training from."""
 
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from igerg_jax import checks
+from igerg_jax import checks, storage
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import tokenizers
 from igerg_jax.errors import UserError
@@ -175,10 +176,11 @@ def check_settings(config: ml_collections.ConfigDict, sources: Sources, resize: 
 
 def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
     """The settings of a preprocessor_config.json that normalise pixels unlike our tower."""
-    wanted = {}
+    wanted: dict[str, Any] = {}
     if table.pixels:
         mean, std = table.pixels
-        wanted = {"do_normalize": True, "image_mean": list(mean), "image_std": list(std)}
+        wanted = {"do_rescale": True, "rescale_factor": 1 / 255}
+        wanted |= {"do_normalize": True, "image_mean": list(mean), "image_std": list(std)}
     given = {
         key: [value] * 3
         if key in ("image_mean", "image_std") and not isinstance(value, list)
@@ -188,8 +190,15 @@ def _other_pixels(table: Table, processor: Mapping[str, Any]) -> list[str]:
     return [
         f"it was trained with {key}={processor[key]}, our tower has {value}"
         for key, value in wanted.items()
-        if given.get(key, value) != value
+        if not _is_same(given.get(key, value), value)
     ]
+
+
+def _is_same(given: Any, wanted: Any) -> bool:
+    """Whether two settings are equal, for numbers but for rounding."""
+    if isinstance(given, float) and isinstance(wanted, float):
+        return math.isclose(given, wanted, rel_tol=1e-6)
+    return given == wanted
 
 
 def _tokenizer_overrides(settings: ml_collections.ConfigDict, sources: Sources) -> list[str]:
@@ -251,7 +260,7 @@ def tokenizer_of(config: ml_collections.ConfigDict, sources: Sources) -> tuple[A
     if "text" not in sources:
         return None, ""
     names = ("tokenizer.model",) if settings.kind == "sentencepiece" else TOKENIZER_FILES
-    given = pathlib.Path(settings.path).expanduser() if settings.path else None
+    given = storage.local_path(settings.path) if settings.path else None
     path = given or _beside(sources["text"][1], names)
     if path is None:
         return None, ""

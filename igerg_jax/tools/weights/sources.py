@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 
 SAFETENSORS, INDEX, PICKLE = (
@@ -59,7 +60,7 @@ def open_source(path: str, download: str) -> Source:
     Raises:
       UserError: nothing there, or a file is corrupt, truncated, or holds more than tensors.
     """
-    location = pathlib.Path(path).expanduser()
+    location = storage.local_path(path)
     if not location.exists():
         raise UserError(
             f"there is no '{path}'. Nothing is fetched from the network: download the weights "
@@ -88,10 +89,18 @@ def open_source(path: str, download: str) -> Source:
         ".pth",
     ):  # a config.json beside these is another model's
         source.config = source.config or _json_if_any(source.folder / "config.json")
-        # Transformers 5 writes the settings of all processors into one file.
-        joint = _json_if_any(source.folder / "processor_config.json").get("image_processor")
-        source.processor = _json_if_any(source.folder / "preprocessor_config.json") or joint or {}
+        source.processor = _processor(source.folder)
     return source
+
+
+def _processor(folder: pathlib.Path) -> dict[str, Any]:
+    """The settings of the image processor. Raises UserError where they are no object."""
+    # Transformers 5 writes the settings of all processors into one file.
+    path = folder / "processor_config.json"
+    joint = _json_if_any(path).get("image_processor") or {}
+    if not isinstance(joint, dict):
+        raise UserError(f"'{path}': its image_processor is not a JSON object")
+    return _json_if_any(folder / "preprocessor_config.json") or joint
 
 
 def _tensor_files(folder: pathlib.Path, download: str) -> list[pathlib.Path]:
