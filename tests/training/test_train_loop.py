@@ -385,7 +385,7 @@ def test_a_folder_of_any_name_is_resumed_and_reported(config, tmp_path, finished
     assert [e["stopped"] for e in history.read(folder)] == ["finished", "finished"]
     page = runs_page.render(status.find(tmp_path), "runs", folder=tmp_path)
     (link,) = re.findall('<a href="([^"#]*report.html)"', page)
-    assert (tmp_path / urllib.parse.unquote(link)).samefile(folder / "report.html")
+    assert (tmp_path / urllib.parse.unquote(link)).samefile(os.fspath(folder / "report.html"))
 
 
 def test_a_workdir_in_use_is_refused_by_name_until_its_process_is_gone(config, folder):
