@@ -281,6 +281,9 @@ COVERED = {
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
     "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear.npz,network.npz": By(FINETUNED),
+    "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0 --only=full,no_binding "
+    "--config.data.manual_dir=DIR "
+    "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
     "python -m igerg_jax.tools.ablations --seeds=0,1,2": By("tests/tools/test_ablations.py"),
     "./launch/ablations.sh --seeds=0,1,2 --only=full,no_binding,with_consistency,"
     "with_emotion_embedding,with_face_contrast,with_face_dropout "
