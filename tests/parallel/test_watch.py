@@ -16,7 +16,7 @@ from igerg_jax.parallel import processes, watch
 
 ROOT = pathlib.Path(__file__).parents[2]
 SILENCE_SECONDS = 6
-PROCESS = f"""
+MEET = f"""
 import sys, time
 from igerg_jax.parallel import processes
 from ml_collections import ConfigDict
@@ -25,6 +25,8 @@ processes.start(ConfigDict(dict(
     cluster="none", coordinator_address=sys.argv[1], process_count=2, process_index=index,
     initialization_timeout_seconds=100, heartbeat_timeout_seconds={SILENCE_SECONDS})))
 print("up", flush=True)
+"""
+PROCESS = f"""{MEET}
 if len(sys.argv) > 4 and index == 0:  # holds Python's lock
     import ctypes
     ctypes.PyDLL(None).sleep(int(sys.argv[4]))
@@ -38,13 +40,33 @@ while time.monotonic() < end:  # as `stopping` asks for signals of others
 """
 
 
-def two(seconds: tuple[float, float], *more: str) -> list[subprocess.Popen]:
+# Process 1 fails; the other waits for it in a collective, which then fails too.
+FAILING = f"""{MEET}
+from absl import flags
+from jax.experimental import multihost_utils
+from igerg_jax.cli import main
+from igerg_jax.errors import RunError
+from igerg_jax.run import command_line
+
+def run(argv):
+    with processes.failures_explained({SILENCE_SECONDS}):
+        multihost_utils.sync_global_devices("both")
+        if index == 1:
+            raise {{}}
+        multihost_utils.sync_global_devices("process 1 does not come")
+
+sys.exit(command_line.main(
+    sys.argv, "", lambda argv: flags.FlagValues(), run, main.exit_without_waiting))
+"""
+
+
+def two(seconds: tuple[float, float], *more: str, program: str = PROCESS) -> list[subprocess.Popen]:
     """Two processes of a run, which have met, and end after so many seconds each."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         address = f"127.0.0.1:{found.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(index), str(seconds[index]), *more],
+            [sys.executable, "-c", program, address, str(index), str(seconds[index]), *more],
             cwd=ROOT,
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             stdout=subprocess.PIPE,
@@ -78,6 +100,28 @@ def test_the_other_names_who_is_lost_and_ends(index, sent, kind, says):
     finally:
         for process in started:
             process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "says", "lines"),
+    [
+        ("RunError('its disk is broken')", "error: its disk is broken", 1),
+        ("ValueError('a mistake')", "ValueError: a mistake", None),  # with its traceback
+    ],
+)
+def test_a_process_that_fails_says_why_and_the_other_that_it_has_ended(error, says, lines):
+    """The other's own failure, which follows from that, is not shown."""
+    other, failing = started = two((0, 0), program=FAILING.format(error))
+    try:
+        said = [process.communicate(timeout=90)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert (failing.returncode, other.returncode) == (1, ProcessEnded.exit_code), said
+    assert said[1].splitlines()[-1] == says and lines in (None, said[1].count("\n")), said[1]
+    assert said[0].startswith("error: process 1 of 2 (") and said[0].count("\n") == 1, said[0]
+    assert f"pid {failing.pid}) has ended: its own output shows why" in said[0]
 
 
 @pytest.mark.slow
