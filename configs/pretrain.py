@@ -230,7 +230,7 @@ def _all_keys() -> ConfigDict:
             checkpoint_every_steps=450,  # 0 = only when it evaluates
             keep_checkpoints=2,  # the most recent; the best by evaluate.best_metric is kept too
             max_consecutive_skips=10,  # steps with a non-finite loss or gradient before giving up
-            stall_seconds=600,  # dump all stacks when no step ends for this long; 0 = never
+            stall_seconds=600,  # dump all stacks when no step or batch ends for so long; 0 = never
             stall_ends_run=False,  # True: end the run, so that the launcher can restart it
             wandb_project="",  # at Weights & Biases, beside TensorBoard; "" = none
             prng="threefry2x32",  # or rbg: fast on TPUs, but dropout then depends on the mesh

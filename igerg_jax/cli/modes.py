@@ -92,14 +92,16 @@ def generate_once(
     if jax.process_index() == 0:
         print(conversation.describe(answer))
         images = [image for _, image in turns] + [response_image]
-        _warn_of_unfamiliar_images(config, checkpoint.find(path), images)
+        _warn_of_unfamiliar_images(config, path, [image for image in images if image])
 
 
-def _warn_of_unfamiliar_images(config: Any, folder: epath.Path, images: Sequence[Any]) -> None:
-    """Names the images that are unlike those that the checkpoint in `folder` was trained on."""
-    domain = image_domain.read(checkpoint.tokenizer_file(folder).parent)
-    given = [image for image in images if image]
-    if domain is None or not given:
+def _warn_of_unfamiliar_images(config: Any, path: epath.PathLike, given: Sequence[Any]) -> None:
+    """Names the images that are unlike those that the checkpoint under `path` was trained on."""
+    if not given:
+        return
+    domain = image_domain.read(checkpoint.tokenizer_file(checkpoint.find(path)).parent)
+    if domain is None:
+        print(image_domain.unknown(path), file=sys.stderr)
         return
     pixels = np.stack([pipeline.read_pixels(image, config) for image in given])
     strange_N = domain.outside(pixels)

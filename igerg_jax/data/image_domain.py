@@ -11,6 +11,8 @@ photographs onto them (docs/reliability.md has the figures).
 import dataclasses
 import json
 import math
+import os
+import shlex
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,15 @@ def statistics(images_NxHxWx3: np.ndarray) -> np.ndarray:
             columns += [np.log(steps.mean(1) + _TINY), np.log(np.median(steps, 1) + _TINY)]
             columns.append((steps < _MIN_STEP).mean(1))
     return np.stack(columns, axis=1)
+
+
+def unknown(checkpoint: epath.PathLike) -> str:
+    """The line to print where the domain of a model that is shown images is not known."""
+    return (
+        "note: whether images are unlike those that the model was trained on is not known; python "
+        f"-m igerg_jax.tools.calibrate_images --checkpoint={shlex.quote(os.fspath(checkpoint))} "
+        "makes it known"
+    )
 
 
 def write(domain: Domain, folder: epath.Path) -> None:

@@ -97,7 +97,9 @@ def label(source: str, images: str, out: str, batch_size: int, part_images: int)
     labelled, broken = counts["labelled"], counts["broken"]
     line = image_files.count_line(labelled, 0, broken, files.passed_over)
     print(f"{files.folder}: {line}", file=sys.stderr)
-    if domain is not None and counts["strange"] > domain.expected(labelled):
+    if domain is None:
+        print(image_domain.unknown(source), file=sys.stderr)
+    elif counts["strange"] > domain.expected(labelled):
         print(domain.warning(counts["strange"], labelled), file=sys.stderr)
     storage.write_text(folder / SUMMARY, json.dumps(counts, indent=1) + "\n")
     return counts

@@ -1,4 +1,4 @@
-"""A watchdog for training that makes no progress."""
+"""A watchdog for a run that makes no progress."""
 
 import contextlib
 import faulthandler
@@ -21,7 +21,8 @@ def watchdog(stop: Stop, stall_seconds: float, ends_run: bool) -> Iterator[None]
     """Dumps every thread's stack to stderr after `stall_seconds` without progress (0 = off).
 
     Args:
-      stop: its checks, after each step and before each batch that is evaluated, are the progress.
+      stop: its checks, after each step and before each batch that is evaluated, are the progress;
+        compiling and saving are none.
       ends_run: also end the process, with the exit code of ProcessStalled; otherwise the stacks are
         dumped again after every further `stall_seconds`.
     """
@@ -61,7 +62,8 @@ def _end(stall_seconds: float) -> None:
     print(
         f"error: process {jax.process_index()} of {jax.process_count()}: no step or evaluation "
         f"batch has ended for {stall_seconds} s (train.stall_seconds; the stacks above show where "
-        "it hangs). Start the run again: it resumes from its newest checkpoint",
+        "it hangs; if it was only compiling or saving, raise that). Start the run again: it "
+        "resumes from its newest checkpoint",
         file=sys.stderr,
         flush=True,
     )

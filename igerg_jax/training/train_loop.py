@@ -82,7 +82,10 @@ def _run(config: Any, workdir: epath.Path, stop: stopping.Stop) -> dict[str, Any
         evaluator = (
             Evaluator(setup, dataset, stop.raise_if_stopping) if dataset.split_names else None
         )
-        with record.recorded():
+        with (
+            record.recorded(),
+            guards.watchdog(stop, config.train.stall_seconds, config.train.stall_ends_run),
+        ):
             state, log = train(setup, dataset, checkpoints, evaluator, state, workdir, start)
             checkpoints.wait()
             results = {}
@@ -105,7 +108,7 @@ def track_results(config: Any, workdir: epath.Path, summary: Mapping[str, Any]) 
 
 
 def finished_summary(config: Any, workdir: epath.Path) -> dict[str, Any] | None:
-    """summary.json if nothing is left to train or evaluate, which is printed; else None."""
+    """summary.json if nothing is left to train, evaluate or report, which is printed; else None."""
     try:
         summary = storage.read_json_object(workdir / SUMMARY_FILE)
     except UserError:  # the run writes a new one
@@ -113,9 +116,12 @@ def finished_summary(config: Any, workdir: epath.Path) -> dict[str, Any] | None:
     final_step, last = summary.get("final_step"), Checkpoints(workdir, config, "").latest_step()
     if not isinstance(final_step, int) or not config.train.steps <= final_step == last:
         return None
+    report_file = workdir / "report.html"
+    if not report_file.exists():  # stopped between summary.json and the report, its last file
+        return None
     logs.say(
         f"already finished: '{workdir}' has been trained to step {final_step}, see "
-        f"{workdir / 'report.html'}. To train on, raise train.steps; to evaluate again, use "
+        f"{report_file}. To train on, raise train.steps; to evaluate again, use "
         "--mode=evaluate; for a new run, give it a name (--run=NAME)"
     )
     return summary
@@ -258,11 +264,7 @@ class Loop:
         train, log, clock = self.setup.config.train, self.log, self.log.clock
         placed = sharding.batch_sharding(self.setup.mesh)
         state, first_step = ready.state, int(ready.state.step)
-        with (
-            stopping.signals() as stop,
-            stop.loop(self.checkpoints.wait),
-            guards.watchdog(stop, train.stall_seconds, train.stall_ends_run),
-        ):
+        with stopping.signals() as stop, stop.loop(self.checkpoints.wait):
             self.evaluate_if_missing(state)
             clock.start()
             for step in range(first_step + 1, train.steps + 1):

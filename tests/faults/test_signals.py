@@ -1,122 +1,118 @@
-"""SIGTERM and Ctrl-C in every phase of a run: it ends in seconds, and loses nothing."""
+"""SIGTERM, Ctrl-C and kill -9 in every phase of a run: it ends in seconds, and resumes."""
 
+import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import small_runs
+from small_runs import Hold
 from test_kills import STEPS, assert_equal, make_config
 
 pytestmark = pytest.mark.slow
 PATIENCE_SECONDS = small_runs.LIMIT_SECONDS / 4  # a call that takes longer than 5 s is cut short
+LAST_STEP = {"vectors": STEPS, "data": 4}
+# The phases of a run, in the order in which starts of it are stopped there: by a call that waits
+# in the phase, so that none is missed, or by what has been printed.
+PHASES: dict[str, dict[str, Hold | str]] = {
+    "vectors": {
+        "starting": "",  # main is called next
+        "compiling": "compiling the step",
+        "in a step": Hold("igerg_jax.training.logs", "StepLog.add", 3),
+        "saving": Hold("igerg_jax.run.integrity", "write_list", 2),  # in the background
+        "restoring": Hold("igerg_jax.run.checkpoint", "_restore"),
+        "writing the report": Hold("igerg_jax.report", "write_report"),
+    },
+    "data": {
+        "preparing data": Hold("igerg_jax.data.writer", "_write_text", 2),
+        "evaluating": Hold("igerg_jax.evaluation.evaluator", "Evaluator.metrics"),
+        "in the final evaluation": Hold("igerg_jax.evaluation.evaluator", "Evaluator.following"),
+    },
+}
 
 
-def phases(folder):
-    """{phase: whether the last of `runs` has come to it}."""
-    run = folder / "run"
-
-    def saving(said):
-        return any("orbax" in path.name for path in (run / "checkpoints").glob("*tmp*"))
-
-    return {
-        "starting": lambda said: list(folder.glob("log-*")),  # main is called next
-        "compiling": lambda said: "compiling the step" in said,
-        "a step": lambda said: len(small_runs.losses(run)) > 1,
-        "saving": saving,
-    }
+def config_of(kind, data_dir):
+    """Of random vectors, or with words and pictures."""
+    if kind == "vectors":
+        return make_config()
+    config = small_runs.with_data(small_runs.make_config(), data_dir)
+    config.train.update(steps=LAST_STEP[kind], evaluate_every_steps=2)
+    return config
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_in_every_phase(number, tmp_path, tried):
-    """Each phase is that of a start of one run, which then equals an uninterrupted one."""
-    config = make_config()
-    with small_runs.started(config, tmp_path / "whole") as (run,):
+@pytest.fixture(scope="module", params=PHASES)
+def uninterrupted(request, data_dir, tmp_path_factory):
+    """(the kind of run, the folder of a whole one)."""
+    folder = tmp_path_factory.mktemp("whole")
+    with small_runs.started(config_of(request.param, data_dir), folder) as (run,):
         assert run.wait() == 0, run.said()
-    folder, stopped = tmp_path / "stopped", []
-    for phase, reached in phases(folder).items():
-        with small_runs.started(config, folder) as (run,):
-            if not run.wait_for(lambda run=run, reached=reached: reached(run.said())):
-                break  # it was done before it could be caught
-            run.send(number)
-            sent = time.monotonic()
-            code = run.wait(PATIENCE_SECONDS)
-            assert code in (128 + number, -number), run.said()
-            assert code > 0 or phase == "starting"
-            assert "Traceback" not in run.said(), run.said()
-            stopped.append((phase, round(time.monotonic() - sent, 1)))
-    print(f"{number.name}: {stopped}")
+    return request.param, folder
+
+
+def has_come_to(phase: Hold | str, run: small_runs.Started) -> bool:
+    if isinstance(phase, Hold):
+        return run.is_held()
+    return run.log.exists() and phase in run.said()
+
+
+def stop(config, folder, phase: Hold | str, number: signal.Signals) -> tuple[int, float]:
+    """Stops a start of a run in a phase; returns its exit code, and how many seconds that took."""
+    hold = phase if isinstance(phase, Hold) else None
+    with small_runs.started(config, folder, hold=hold) as (run,):
+        assert run.wait_for(lambda: has_come_to(phase, run)), f"it ended before: {run.said()}"
+        run.send(number)
+        sent = time.monotonic()
+        if number != signal.SIGKILL:
+            run.go_on()
+        code = run.wait(PATIENCE_SECONDS)
+        assert "Traceback" not in run.said(), run.said()
+    return code, time.monotonic() - sent
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stop_in_every_phase(number, uninterrupted, tmp_path, tried):
+    """Each phase is that of a start of one run, which then equals an uninterrupted one."""
+    kind, whole = uninterrupted
+    config, folder = config_of(kind, tmp_path / "data"), tmp_path / "stopped"
+    killed = number == signal.SIGKILL
+    seconds = {}
+    for name, phase in PHASES[kind].items():
+        code, seconds[name] = stop(config, folder, phase, number)
+        # Before main has set its handler, the signal's default ends the process.
+        assert code == (-number if killed else 128 + number) or (name, code) == (
+            "starting",
+            -number,
+        ), name
     with small_runs.started(config, folder) as (run,):
         assert run.wait() == 0, run.said()
-    assert_equal(folder, tmp_path / "whole")
-    assert len(stopped) >= 3 and STEPS > 0
-    for phase, _ in stopped:
-        tried(f"{number.name} while {phase}", 128 + number, 1, "saved where needed; resumes")
+    assert_equal(folder, whole, LAST_STEP[kind])
+    if not killed:
+        summary = json.loads((folder / "run" / "summary.json").read_text())
+        assert summary["history"]["lost_steps"] == 0
+    name = "kill -9" if killed else number.name
+    for phase, took in seconds.items():
+        tried(f"{name} while {phase}", 128 + number, 1, "resumes, bit for bit", took)
 
 
-# main.py, but for what it does with the first batch of each evaluation in training: it says so in
-# one file, and waits for another.
-HELD_UP = """
-import pathlib, sys, time
-from igerg_jax.cli import main
-from igerg_jax.data import pipeline
-from igerg_jax.evaluation import evaluator
-
-folder = pathlib.Path(sys.argv[1])
-metrics, read = evaluator.Evaluator.metrics, pipeline.window_batches
-
-def held_up(*arguments, **options):
-    for batch in read(*arguments, **options):
-        yield batch
-        while (folder / "evaluating").exists() and not (folder / "go on").exists():
-            time.sleep(0.01)
-
-def measured(*arguments, **options):
-    (folder / "evaluating").touch()
-    return metrics(*arguments, **options)
-
-evaluator.Evaluator.metrics, pipeline.window_batches = measured, held_up
-sys.exit(main.main(["main.py", *sys.argv[2:]]))
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_in_an_evaluation(number, data_dir, tmp_path, tried):
-    """With words and pictures, in an interpreter of its own."""
-    config = small_runs.with_data(small_runs.make_config(), data_dir)
-    config.train.update(steps=4, evaluate_every_steps=2)
-    config.evaluate.examples = 0  # all there are
-    deadline = time.monotonic() + 4 * small_runs.LIMIT_SECONDS
-    command = [sys.executable, "-c", HELD_UP, tmp_path, *small_runs.options(config, tmp_path)]
-
-    def run(between):
-        with subprocess.Popen(
-            command,
-            cwd=small_runs.ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            # Where the tests run in the background, Ctrl-C is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        ) as process:
-            try:
-                between(process)
-                said = process.communicate(timeout=4 * small_runs.LIMIT_SECONDS)[1]
-            finally:
-                process.kill()
-        return process.returncode, said
-
-    def stop(process):
-        while process.poll() is None and not (tmp_path / "evaluating").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(number)
-        (tmp_path / "go on").touch()
-
-    code, said = run(stop)
-    assert code == 128 + number, said
-    assert "step 2 on valid" not in said
-    code, said = run(lambda process: None)
-    assert code == 0, said
-    assert "step 2 on valid" in said and "step 4 on valid" in said
-    tried(f"{number.name} while evaluating", 128 + number, 1, "saved; evaluates next time")
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(("kind", "phase"), [("vectors", "compiling"), ("data", "evaluating")])
+def test_a_stop_of_one_process_stops_both(kind, phase, index, data_dir, tmp_path, tried):
+    """The coordinator's process as well as the other."""
+    config, where = config_of(kind, data_dir), PHASES[kind][phase]
+    hold = where if isinstance(where, Hold) else None
+    with small_runs.started(config, tmp_path, 2, hold) as runs:
+        for run in runs if hold else runs[:1]:  # only the first one prints
+            assert run.wait_for(lambda run=run: has_come_to(where, run)), run.said()
+        runs[index].send(signal.SIGTERM)
+        sent = time.monotonic()
+        for run in runs:
+            run.go_on()
+        codes = [run.wait(PATIENCE_SECONDS) for run in runs]
+        took = time.monotonic() - sent
+        assert codes == [143, 143], "\n".join(run.said() for run in runs)
+        assert not any("Traceback" in run.said() for run in runs), runs[0].said()
+    with small_runs.started(config, tmp_path, 2) as runs:
+        assert [run.wait() for run in runs] == [0, 0], runs[0].said()
+    steps = [line["step"] for line in small_runs.figures(tmp_path / "run") if "loss/total" in line]
+    assert steps == list(range(1, LAST_STEP[kind] + 1))
+    tried(f"SIGTERM to one of two processes while {phase}", 143, 1, "both end; resumes", took)

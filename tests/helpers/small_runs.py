@@ -2,6 +2,9 @@
 
 import atexit
 import contextlib
+import functools
+import importlib
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -10,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +28,8 @@ from igerg_jax.data import datasets
 ROOT = pathlib.Path(__file__).parents[2]
 # Of a process that a test starts: it ends far sooner, or hangs, unless the machine is busy.
 LIMIT_SECONDS = float(os.environ.get("LIMIT_SECONDS", "240"))
+# How much later than configured a process may end. Much, since the machine may be busy.
+LATE_SECONDS = 20
 
 
 def make_config() -> ConfigDict:
@@ -83,12 +89,29 @@ def without_tensorflow(folder: pathlib.Path) -> dict[str, str]:
     return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(folder)}
 
 
+class Hold(NamedTuple):
+    """A call within a run that waits, as if it took long."""
+
+    module: str
+    name: str  # of a function, or Class.method
+    call: int = 1  # which of its calls
+
+
 class Started:
     """A run that is going on in a process of its own."""
 
-    def __init__(self, arguments: list[str], log: pathlib.Path):
+    def __init__(
+        self,
+        arguments: list[str],
+        log: pathlib.Path,
+        hold: Hold | None = None,
+        tensorflow: bool = False,
+    ):
         self.log = log
-        self.process = _forking.Process(target=_run_main, args=(arguments, str(log)))
+        self._held = log.with_name(f"held-{log.name}")  # there while the call of `hold` waits
+        self.process = _forking.Process(
+            target=_run_main, args=(arguments, log, hold, self._held, tensorflow)
+        )
         self.process.start()
 
     def said(self) -> str:
@@ -105,6 +128,14 @@ class Started:
             time.sleep(0.002)
         return False
 
+    def is_held(self) -> bool:
+        """Whether the call of `hold` is waiting."""
+        return self._held.exists()
+
+    def go_on(self) -> None:
+        """Ends the waiting of that call."""
+        self._held.unlink(missing_ok=True)
+
     def send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
@@ -118,13 +149,19 @@ class Started:
 
 @contextlib.contextmanager
 def started(
-    config: ConfigDict, folder: pathlib.Path, count: int = 1, **settings: object
+    config: ConfigDict,
+    folder: pathlib.Path,
+    count: int = 1,
+    hold: Hold | None = None,
+    **settings: object,
 ) -> Iterator[list[Started]]:
     """The processes of a run of `config` in folder/run; none outlives the block.
 
     Each is forked from a process that has imported all that a run imports, and does what main.py
-    does: seconds less than a new interpreter. There is no TensorFlow in it.
+    does: seconds less than a new interpreter. There is TensorFlow in it only if it reads data.
+    `hold` is a call that waits in each; `settings` are those of `config.distributed`.
     """
+    tensorflow = config.data.dataset != datasets.SYNTHETIC
     port, attempt, arguments = free_port(), len(list(folder.glob("log-*"))), options(config, folder)
     if count > 1:
         group = {"coordinator_address": f"127.0.0.1:{port}", "process_count": count} | settings
@@ -134,7 +171,7 @@ def started(
         for index in range(count):
             own = [f"--config.distributed.process_index={index}"] if count > 1 else []
             log = folder / f"log-{attempt}-{index}"
-            runs.append(Started([*arguments, *own], log))
+            runs.append(Started([*arguments, *own], log, hold, tensorflow))
         yield runs
     finally:
         for run in runs:
@@ -149,7 +186,13 @@ _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(["igerg_jax.cli.modes", "igerg_jax.training.train_loop"])
 
 
-def _run_main(arguments: list[str], log: str) -> None:
+def _run_main(
+    arguments: list[str],
+    log: pathlib.Path,
+    hold: Hold | None,
+    held: pathlib.Path,
+    tensorflow: bool,
+) -> None:
     """In a process of its own: main.py with one device, its output in a file."""
     with environment.interrupts_end():
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -158,8 +201,12 @@ def _run_main(arguments: list[str], log: str) -> None:
         os.chdir(ROOT)
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=1"
-        sys.modules["tensorflow"] = None
+        if not tensorflow:
+            sys.modules["tensorflow"] = None
         from igerg_jax.cli import main
+
+        if hold:
+            _hold_up(hold, held)
 
     try:
         code: object = main.main(["main.py", *arguments])
@@ -171,10 +218,36 @@ def _run_main(arguments: list[str], log: str) -> None:
     os._exit(code)
 
 
+def _hold_up(hold: Hold, held: pathlib.Path) -> None:
+    """Makes that call create the file `held`, and wait until it is removed."""
+    *outer, name = hold.name.split(".")
+    owner = functools.reduce(getattr, outer, importlib.import_module(hold.module))
+    original, numbers = getattr(owner, name), itertools.count(1)
+
+    def waiting(*arguments, **options):
+        if next(numbers) == hold.call:
+            held.touch()
+            while held.exists():
+                time.sleep(0.01)
+        return original(*arguments, **options)
+
+    setattr(owner, name, waiting)
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+def figures(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without what the clock decides: losses, and evaluations."""
+    lines, bad_lines = storage.read_json_lines(epath.Path(workdir) / "metrics.jsonl")
+    assert not bad_lines
+    return [
+        {k: v for k, v in line.items() if k == "step" or k.startswith(("loss/", "valid/"))}
+        for line in lines
+    ]
 
 
 def losses(workdir: pathlib.Path) -> dict[int, dict[str, float]]:

@@ -17,7 +17,14 @@ import pytest
 import small_runs
 from etils import epath
 from ml_collections import ConfigDict
-from small_runs import LIMIT_SECONDS, command, free_port, losses, without_tensorflow
+from small_runs import (
+    LATE_SECONDS,
+    LIMIT_SECONDS,
+    command,
+    free_port,
+    losses,
+    without_tensorflow,
+)
 
 from configs import pretrain
 from igerg_jax import storage
@@ -94,23 +101,27 @@ def test_who_cannot_reach_the_others_says_so_and_ends(tmp_path):
     """Both ends: a process without coordinator, and a coordinator whose other never comes."""
     lonely, absent = free_port(), free_port()
 
-    def command(port: int, index: int) -> list[str]:
+    def start(port: int, index: int) -> small_runs.Started:
         group = "--config.distributed"
-        return [
-            *(sys.executable, "main.py", "--config=configs/pretrain.py"),
-            *("--config.data.dataset=synthetic", f"--workdir={tmp_path}/run"),
+        arguments = [
+            *small_runs.options(small_runs.make_config(), tmp_path),
             f"{group}.coordinator_address=127.0.0.1:{port}",
             *(f"{group}.process_count=2", f"{group}.process_index={index}"),
             f"{group}.initialization_timeout_seconds=2",
         ]
+        return small_runs.Started(arguments, tmp_path / f"log-{index}")
 
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    started = [
-        subprocess.Popen(command(port, index), env=without_tensorflow(tmp_path / "env"), **pipes)
-        for port, index in ((absent, 1), (lonely, 0))
-    ]
-    (_, worker), (_, host) = (process.communicate(timeout=LIMIT_SECONDS) for process in started)
-    assert [process.returncode for process in started] == [5, 5], worker + host
+    runs = [start(absent, 1), start(lonely, 0)]
+    try:
+        for run in runs:
+            assert run.wait_for(run.log.exists)  # forked from a process that has imported JAX
+        began = time.monotonic()
+        assert [run.wait(2 + LATE_SECONDS) for run in runs] == [5, 5]
+        print(f"ended within {time.monotonic() - began:.1f} s")
+    finally:
+        for run in runs:
+            run.process.kill()
+    worker, host = (run.said() for run in runs)
     message = f"cannot reach the coordinator 127.0.0.1:{absent} within 2 s (Connection refused)"
     assert worker.startswith("error: process 1 of 2") and message in worker
     assert host.startswith(f"error: process 0 of 2, coordinator 127.0.0.1:{lonely}")

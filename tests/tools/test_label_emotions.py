@@ -12,6 +12,7 @@ import small
 from PIL import Image
 
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
+from igerg_jax.cli import modes
 from igerg_jax.data import builders, image_domain, parts, pipeline
 from igerg_jax.data.images import find_files
 from igerg_jax.evaluation import trained_run
@@ -75,19 +76,33 @@ def read(folder) -> dict[str, np.ndarray]:
     return found
 
 
+def respond_to(world, image, capsys) -> str:
+    """What `igerg generate` says besides its answer to words that are shown with an image."""
+    modes.generate_once(world.config, world.folder, [("hello", str(image))], None, None)
+    return capsys.readouterr().err
+
+
 def test_images_unlike_those_of_training_are_said(world, tmp_path, capsys):
     """Once the checkpoint's own images are calibrated with; the export takes that along."""
     assert world.summary["strange"] == 0
+    noise = np.random.default_rng(0).integers(0, 256, (20, 40, 40, 3), np.uint8)
+    (tmp_path / "noise").mkdir()
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{number}.png")
+    command = f"igerg_jax.tools.calibrate_images --checkpoint={world.folder} "
+    world.label(tmp_path / "before")
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "unlike" in line]
+    assert "is not known" in said and command in said
+    said = respond_to(world, tmp_path / "noise" / "3.png", capsys)
+    assert "is not known" in said and command in said
     said = calibrate_images.calibrate(str(world.folder), 0.01)
     assert "training images, threshold" in said
     try:
         exported = tmp_path / "exported"
         sharing.export(str(world.folder), str(exported))
-        noise = np.random.default_rng(0).integers(0, 256, (20, 40, 40, 3), np.uint8)
-        (tmp_path / "noise").mkdir()
-        for number, pixels in enumerate(noise):
-            Image.fromarray(pixels).save(tmp_path / "noise" / f"{number}.png")
         capsys.readouterr()
+        said = respond_to(world, tmp_path / "noise" / "3.png", capsys)
+        assert "warning: 1 of 1 images is unlike" in said and "noise/3.png" in said
         for path in (world.folder, exported):
             images = str(tmp_path / "noise")
             out = str(tmp_path / f"labels-{path.name}")
@@ -95,7 +110,7 @@ def test_images_unlike_those_of_training_are_said(world, tmp_path, capsys):
             assert counts["strange"] == counts["labelled"] == 20
             assert "warning: 20 of 20 images are unlike" in capsys.readouterr().err
         counts = world.label(tmp_path / "own")
-        assert counts["strange"] <= 2 and "warning" not in capsys.readouterr().err
+        assert counts["strange"] <= 2 and "unlike" not in capsys.readouterr().err
     finally:
         (world.folder / image_domain.FILE).unlink()
 

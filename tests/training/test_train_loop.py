@@ -1,5 +1,6 @@
 """The loop: what it leaves, how it resumes, and how it stops."""
 
+import contextlib
 import functools
 import json
 import os
@@ -108,6 +109,7 @@ def once_a_config(original: Callable, names: list[str]) -> Callable:
         # The program depends on none of these, nor on train.steps with `make_config`'s schedule.
         del config.profile, config.train.steps
         del config.train.evaluate_every_steps, config.train.checkpoint_every_steps
+        del config.train.stall_seconds, config.train.stall_ends_run
         names.append(original.__name__)
         if str(config) not in made:
             result = original(setup)
@@ -264,6 +266,32 @@ def test_a_run_stopped_while_it_evaluates_has_saved_and_evaluates_then(
     checkpoints.close()
 
 
+def test_the_watchdog_is_on_until_all_is_evaluated(config, folder, evaluating, monkeypatch):
+    config.train.update(stall_seconds=7, stall_ends_run=True, checkpoint_every_steps=0)
+    on, seen = [], []
+
+    @contextlib.contextmanager
+    def watchdog(stop, *settings):
+        on.append(settings)
+        yield
+        on.remove(settings)
+
+    class Watched(Checkpoints):
+        def wait(self):
+            seen.append(("save", *on))
+            super().wait()
+
+    monkeypatch.setattr(train_loop.guards, "watchdog", watchdog)
+    monkeypatch.setattr(train_loop, "Checkpoints", Watched)
+    monkeypatch.setattr(train_loop, "evaluate_run", lambda *_: seen.append(("final", *on)) or {})
+    interrupt(monkeypatch, 0, lambda batch: seen.append(("step", *on)))
+    train_loop.run(config, folder)
+    *watched, closing = seen  # nothing is left to save when the checkpoints are closed
+    assert closing == ("save",) and not on
+    assert {what for what, *_ in watched} == {"step", "save", "final"}
+    assert {tuple(settings) for _, *settings in watched} == {((7, True),)}
+
+
 def test_a_run_leaves_what_it_promises(finished):
     folder, summary = finished.folder, finished.summary
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -332,10 +360,14 @@ def test_a_finished_run_says_so_and_keeps_its_record(config, folder, finished, c
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_what_was_killed_before_its_summary_is_evaluated_and_adds_up(config, folder, finished):
+@pytest.mark.parametrize("lost", [("summary.json", "report.html"), ("report.html",)])
+def test_what_was_killed_before_its_last_files_writes_them(config, folder, finished, lost):
     shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
-    (folder / "summary.json").unlink()
+    for name in lost:
+        (folder / name).unlink()
     again = train_loop.run(config, folder)
+    assert json.loads((folder / "summary.json").read_text()) == again
+    assert "<html" in (folder / "report.html").read_text()
     assert again["history"]["starts"] == 2 and again["history"]["steps"] == STEPS
     assert again["examples_per_second"] == pytest.approx(finished.summary["examples_per_second"])
     assert again["wall_seconds"] > finished.summary["wall_seconds"]
