@@ -311,6 +311,7 @@ def test_evaluation_refuses_splits_before_a_checkpoint_is_read(
 ):
     tiny_config.data.update(changes)
     monkeypatch.setattr(trained_run.checkpoint, "find", lambda path: path)
+    monkeypatch.setattr(trained_run.checkpoint, "read_run", lambda folder: {})
     monkeypatch.setattr(trained_run, "set_up", lambda *_: pytest.fail("a model was set up"))
     with pytest.raises(UserError, match=message):
         trained_run.open_run("run", tiny_config, mixtures.SPLIT_KEYS)
