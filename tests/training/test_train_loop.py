@@ -31,7 +31,7 @@ from igerg_jax.run import history, workdirs
 from igerg_jax.run.checkpoint import Checkpoints
 from igerg_jax.tools.runs import page as runs_page
 from igerg_jax.tools.runs import status
-from igerg_jax.training import logs, train_loop, train_state
+from igerg_jax.training import train_loop, train_state
 
 STEPS = 6
 STOP_AFTER = 3
@@ -303,30 +303,6 @@ def test_a_run_leaves_what_it_promises(finished):
     assert parts["total"] == parts["vision"] + parts["text"] + parts["judge"]
 
 
-def test_lines_of_a_lost_future_are_cut(folder):
-    path = folder / "metrics.jsonl"
-    path.write_text('{"step": 2, "a": 1.0}\n{"step": 4, "a": 2.0}\n{"step": 6, "a"')
-    writer = logs.JsonlWriter(path, resumed_step=3)
-    writer.write_scalars(4, {"a": float("nan")})
-    writer.close()
-    expected = [{"step": 2, "a": 1.0}, {"step": 4, "a": None}]
-    assert storage.read_json_lines(path) == (expected, 0)
-
-
-@pytest.mark.parametrize("half", ['{"step": 4, "a"', '{"step": 2, "a": 2.0}', "\x00\x00", "7\n"])
-def test_a_half_written_line_does_not_swallow_the_next_one(folder, half, capsys):
-    path = folder / "metrics.jsonl"
-    path.write_text('{"step": 2, "a": 1.0}\n' + half)  # with no end of line
-    writer = logs.JsonlWriter(path, resumed_step=3)
-    writer.write_scalars(4, {"a": 3.0})
-    writer.close()
-    is_said = f"skipped 1 unreadable line of '{path}'\n" in capsys.readouterr().err
-    assert is_said == (half != '{"step": 2, "a": 2.0}')
-    lines, bad_lines = storage.read_json_lines(path)
-    assert bad_lines == 0
-    assert lines[0] == {"step": 2, "a": 1.0} and lines[-1] == {"step": 4, "a": 3.0}
-
-
 def test_non_finite_steps_stop_the_run_by_name(config, folder, monkeypatch):
     def poison(batch):
         batch["features"][...] = np.nan
@@ -450,25 +426,6 @@ def test_a_profile_is_written_and_changes_nothing(config, folder, finished):
     plain, profiled = (final_state(config, at) for at in (finished.folder, folder / "profiled"))
     for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(profiled), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-
-
-def test_speed_is_that_of_the_devices():
-    """A step of 24 examples and 6e12 FLOPs in 0.5 s on two devices of 197e12 FLOP/s."""
-    chips = [types.SimpleNamespace(device_kind="TPU v5 lite", num_cores=1)] * 2
-    rates = logs.Throughput(24, 6e12, chips).rates(steps=4, seconds=2.0)
-    assert rates == pytest.approx(
-        {
-            "step_seconds": 0.5,
-            "examples_per_second": 48,
-            "examples_per_second_per_device": 24,
-            "model_tflops_per_second_per_device": 6,
-            "mfu": 6 / 197,
-        }
-    )
-    unknown = [types.SimpleNamespace(device_kind="cpu")]
-    assert set(logs.Throughput(24, 6e12, unknown).rates(4, 2.0)) == set(SPEED)
-    v4 = types.SimpleNamespace(device_kind="TPU v4", num_cores=2)  # both cores as one device
-    assert logs.Throughput(1, 275e12, [v4]).rates(1, 1.0)["mfu"] == pytest.approx(1.0)
 
 
 def test_speed_counts_steps_that_ended(config, folder, monkeypatch):
