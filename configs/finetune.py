@@ -9,9 +9,10 @@
 parameters it loaded. Use the preset that the checkpoint was trained with and, after a plus sign,
 the ablation or baseline: the response is then learned as it was there.
 
-Two objectives are trained: `emotional_response`, whose emotion consistency ramps up from the first
-step because the checkpoint's judge is already trained, and `text_emotion`, which keeps adapting
-the judge to the data (not where pre-training left it out).
+`emotional_response` is trained, whose emotion consistency ramps up from the first step because the
+checkpoint's judge is already trained, with what it relies on, unless pre-training left that out:
+`text_emotion`, which keeps adapting the judge to the data, and `image_emotion`, whose reading of
+the response's face conditions the decoder when it decodes (not where nothing conditions it).
 """
 
 import importlib
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 
 from configs import pretrain
 
-TRAINED = ("emotional_response", "text_emotion")
+TRAINED = ("emotional_response", "text_emotion", "image_emotion")
 FOLDERS = ("ablations", "baselines")
 
 # The original fine-tunes for 20 epochs; OpenViDial v1 has about 1.1 million turns.
@@ -43,6 +44,8 @@ def of(config: ConfigDict) -> ConfigDict:
         if name not in TRAINED:
             settings.weight = 0.0
     config.objectives.emotional_response.weight = 1.0  # also where pre-training left it out
+    if config.model.emotion_embedding == "none":
+        config.objectives.image_emotion.weight = 0.0
     config.init_from, config.init_parts = "", ()  # all of a checkpoint that is to be named
     SCHEDULES[config.preset](config)
     steps = config.train.steps

@@ -203,7 +203,11 @@ def test_every_ablation_can_be_fine_tuned(name, preset):
     assert tuned.model == ablated.model and tuned.data == ablated.data
     assert tuned.generate == ablated.generate
     assert tuned.optim == plain.optim and tuned.train == plain.train and not tuned.init_parts
-    assert set(objectives.active(tuned)) <= {"emotional_response", "text_emotion"}
+    active, conditioned = set(objectives.active(tuned)), tuned.model.emotion_embedding != "none"
+    assert active <= {"emotional_response", "text_emotion", "image_emotion"}
+    # Decoding is conditioned on what is seen in the response's image, so that is not forgotten.
+    reads_images = conditioned and ablated.objectives.image_emotion.weight > 0
+    assert ("image_emotion" in active) == reads_images
     here, there = (c.objectives.emotional_response for c in (tuned, ablated))
     for key in ("estimator", "consistency_weight", "contrast_weight", "face_dropout"):
         assert here[key] == there[key]
