@@ -1,7 +1,7 @@
 """Without L_emotion and the contrast: the response is learnt by maximum likelihood alone.
 
-The decoder is still conditioned on the emotion, and decoding is still guided; `no_binding` is without
-these too.
+The decoder is still conditioned on the emotion, and decoding is still guided; `no_binding` leaves
+these out too.
 
     python main.py --config=configs/ablations/no_consistency_no_contrast.py[:preset]
 """
