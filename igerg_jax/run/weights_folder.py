@@ -79,7 +79,7 @@ def check(folder: epath.Path) -> None:
 def read_run(folder: epath.Path) -> dict[str, Any]:
     """The run record that was passed to `write`. Raises UserError if it is damaged."""
     try:
-        found = json.loads((folder / RUN_FILE).read_text())
+        found = storage.from_json((folder / RUN_FILE).read_text())
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
     except ValueError as error:

@@ -128,7 +128,7 @@ def test_meld_refuses_other_files(tmp_path):
     with pytest.raises(UserError, match="row 1: 'happyish' is not one of MELD's"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", "", 0)]))
-    with pytest.raises(UserError, match="row 1: Dialogue_ID is '', not a number"):
+    with pytest.raises(UserError, match="row 1: Dialogue_ID is '', not a whole number"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", 0, 0)]) + b'2,"cut o')
     with pytest.raises(UserError, match="row 2 is truncated"):

@@ -7,7 +7,6 @@ for fairseq's files also `argparse.Namespace`, a container of values.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import warnings
 import zipfile
@@ -131,7 +130,7 @@ def _json_if_any(path: pathlib.Path) -> dict[str, Any]:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = storage.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
