@@ -70,6 +70,8 @@ def open_source(path: str, download: str) -> Source:
     if not location.is_dir() and location.suffix not in openers:
         raise UserError(f"'{path}' is not a folder or a file of {', '.join(openers)}")
     files = _tensor_files(location, download) if location.is_dir() else [location]
+    for file in files:
+        storage.check_regular_file(file)
     shapes, where, read, config = openers[files[0].suffix](files)
 
     def guarded_read(name: str) -> np.ndarray:
@@ -129,6 +131,7 @@ def _json_if_any(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
+    storage.check_regular_file(path)
     try:
         content = storage.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
