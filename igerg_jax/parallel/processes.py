@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -163,7 +164,8 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
         _check_alone(count, index, environment)
         return None
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16
+    if not host or not is_port:
         raise UserError(f"distributed.coordinator_address='{address}' is not HOST:PORT")
     if count < 1 or not 0 <= index < count:
         raise UserError(

@@ -324,7 +324,8 @@ def test_splits_without_faces_of_their_own_divide_others(pair):
 
 
 def test_paired_refuses_what_does_not_fit(pair):
-    for name in ("meld", "meld+", "meld+fer2013+meld", "meld+fer2013@x"):
+    wrong = ["meld", "meld+", "meld+fer2013+meld", "meld+fer2013@x", "meld+fer2013@" + "9" * 5000]
+    for name in wrong:
         with pytest.raises(UserError, match=r"should be paired/DIALOGUES\+FACES"):
             splits(f"paired/{name}", pair)
     with pytest.raises(UserError, match="'meld' has no faces"):
