@@ -125,7 +125,14 @@ def _join(arguments: dict[str, Any], timeout: int, heartbeat_seconds: int) -> No
             initialization_timeout=timeout + _GRACE_SECONDS,
             heartbeat_timeout_seconds=2 * heartbeat_seconds + _GRACE_SECONDS,  # `watch` acts first
         )
-    watch.start(state.global_state.client, host.strip("[]"), index, count, heartbeat_seconds)
+    watch.start(
+        state.global_state.client,
+        host.strip("[]"),
+        index,
+        count,
+        heartbeat_seconds,
+        is_joined=lambda: state.global_state.client is not None,
+    )
     atexit.register(watch.say_goodbye)
     _is_joined = True
 
