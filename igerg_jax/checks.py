@@ -53,9 +53,7 @@ def check_training(config: Any, starts: bool) -> None:
       starts: the run has no checkpoint yet, so the source of its first parameters is checked too.
     """
     is_synthetic = config.data.dataset == datasets.SYNTHETIC
-    profile = functools.partial(check_constraints, "profile", config.profile, PROFILE_RANGES)
-    retention = functools.partial(checkpoint.check_retention, config)
-    check_all(*_of_step(config), *_of_evaluation(config), profile, retention)
+    check_values(config)
     setup = _check_model(config)
     check_all(
         lambda: _check_step_batch(config, setup.mesh),
@@ -90,6 +88,13 @@ def check_training(config: Any, starts: bool) -> None:
             "the vision tower (--config.init_from=DIR), or train it "
             "(--config.model.vision.frozen=False)"
         )
+
+
+def check_values(config: Any) -> None:
+    """Raises UserError for each value that no run of `config` could have; traces nothing."""
+    profile = functools.partial(check_constraints, "profile", config.profile, PROFILE_RANGES)
+    retention = functools.partial(checkpoint.check_retention, config)
+    check_all(*_of_step(config), *_of_evaluation(config), profile, retention)
 
 
 def check_step(config: Any, devices: Any | None = None) -> Mesh:

@@ -67,7 +67,7 @@ def add(folder: epath.PathLike, name: str) -> None:
 
 def read(folder: epath.PathLike) -> Files:
     """The content of files.json. Raises OSError if there is none, ValueError if it is damaged."""
-    files = json.loads((epath.Path(folder) / FILE).read_text())
+    files = storage.from_json((epath.Path(folder) / FILE).read_text())
     is_valid = isinstance(files, dict) and all(
         isinstance(facts, dict) and isinstance(facts.get("bytes"), int) for facts in files.values()
     )

@@ -107,14 +107,31 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def check_regular_file(path: pathlib.Path) -> None:
+    """Raises UserError for a folder, a device, a socket, or a pipe, which nobody may ever write to.
+
+    A path where there is nothing passes.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read '{path}': it is not a regular file")
+
+
+def from_json(text: str | bytes) -> Any:
+    """What a JSON text holds. Raises ValueError for any other text, also if nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json_object(path: epath.PathLike) -> dict[str, Any]:
     """The object in a .json file; {} if there is no file. Raises UserError for anything else."""
     path = epath.Path(path)
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(f"'{path}' is not JSON ({error}); delete it or run again") from error
     if not isinstance(value, dict):
         raise UserError(f"'{path}' is JSON but not an object; delete it or run again")
@@ -175,8 +192,8 @@ def read_json_lines(path: epath.PathLike) -> JsonLines:
     objects = []
     for line in lines:
         try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
+            value = from_json(line.decode("utf-8"))
+        except ValueError:
             continue
         if isinstance(value, dict):
             objects.append(value)

@@ -18,12 +18,13 @@ source launch/venv.sh
 # shellcheck source=launch/dry_run.sh
 source launch/dry_run.sh
 
-if [[ ! "${1:-}" =~ ^[1-9][0-9]{0,3}$ ]]; then
+if [[ ! "${1:-}" =~ ^[0-9] ]]; then
   echo "usage: [DEVICES=4] $0 PROCESSES --config=FILE [any flag of main.py]" >&2
   exit 2
 fi
-processes=$1
+PROCESSES=$1
 shift
+whole_number PROCESSES 1 1 9999
 whole_number DEVICES 4 1 1024
 whole_number GRACE_SECONDS 30 0 86400
 if [[ -z "${PYTHON:-}" ]]; then # if set, that interpreter must have all requirements
@@ -57,11 +58,11 @@ interrupt() {
 trap 'signal_all TERM' TERM
 trap interrupt INT
 
-for ((i = 0; i < processes; i++)); do
+for ((i = 0; i < PROCESSES; i++)); do
   # A script's background processes ignore Ctrl-C, so only the trap forwards it.
   "$PYTHON" main.py "$@" \
     --config.distributed.coordinator_address="127.0.0.1:$port" \
-    --config.distributed.process_count="$processes" \
+    --config.distributed.process_count="$PROCESSES" \
     --config.distributed.process_index="$i" \
     > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) </dev/null &
   pids+=($!)
@@ -77,10 +78,10 @@ advice() {
 
 code=0        # of the first process that failed
 deadline=     # on the shell's clock (SECONDS); empty until a process fails
-left=$processes
+left=$PROCESSES
 done_with=()  # by process index: 1 = its exit code has been read
 while ((left > 0)); do
-  for ((i = 0; i < processes; i++)); do
+  for ((i = 0; i < PROCESSES; i++)); do
     if [[ -n "${done_with[$i]:-}" ]] || kill -0 "${pids[$i]}" 2>/dev/null; then continue; fi
     status=0
     wait "${pids[$i]}" || status=$?

@@ -382,12 +382,19 @@ def test_a_second_interrupt_kills_what_does_not_stop(tmp_path):
     assert process.wait(timeout=40) == 137
 
 
-@pytest.mark.parametrize("arguments", [[], ["zero"], ["0"], ["--config=x"]])
+@pytest.mark.parametrize("arguments", [[], ["zero"], ["--config=x"]])
 def test_the_launcher_says_how_it_is_called(arguments):
     done = subprocess.run(
         ["./launch/multiprocess.sh", *arguments], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and "usage: " in done.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "2x", "08", "10000", "1.5", "1\n2"])
+def test_the_launcher_names_a_wrong_number_of_processes(count):
+    done = start("multiprocess.sh", count, "--config=x", PYTHON="false")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: PROCESSES='{count}' must be a whole number from 1 to 9999\n"
 
 
 def test_what_pip_installs_moves_no_pin_and_is_installed_once(tmp_path):

@@ -40,7 +40,7 @@ def test_there_are_a_model_and_a_tower():
 def test_it_is_small_and_has_the_keys_of_its_preset(name):
     folder = weights_folder.SHIPPED / name
     assert sum(file.stat().length for file in folder.iterdir()) < 20e6
-    recorded = workdirs.as_json(recorded_config.get_config(name))
+    recorded = weights_folder.read_run(folder)["config"]
     config = importlib.import_module("configs." + recorded["name"])
     preset = workdirs.as_json(config.get_config(recorded["preset"]))
     assert recorded == preset, "the command that the card gives trains this model"

@@ -15,6 +15,7 @@ from typing import Any
 
 import tokenizers
 
+from igerg_jax import storage
 from igerg_jax.batch import SpecialIds
 from igerg_jax.data import text_repair
 from igerg_jax.errors import check_text
@@ -89,7 +90,7 @@ class ByteLevelBpeTokenizer:
 
 def _parse_json(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return storage.from_json(content)
     except ValueError as error:  # UnicodeDecodeError too
         raise ValueError("it is not JSON") from error
 

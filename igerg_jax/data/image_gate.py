@@ -13,6 +13,7 @@ import io
 import os
 import pathlib
 import stat
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,6 +39,10 @@ BACKGROUND = (255, 255, 255)  # what transparent parts show: white
 MAX_PIXELS = 178_956_970  # Pillow's limit for a "decompression bomb"; 512 MiB as RGB
 MAX_FILE_BYTES = 2**30
 JPEG_QUALITY = 95
+_JPEG_SIDE = 65_500  # pixels: libjpeg's limit
+
+# Each about one image, which they do not name; MAX_PIXELS is our own limit.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _UPRIGHT = {  # {EXIF orientation: what undoes it}
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +62,7 @@ _FRAMES = tuple(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0
 _COMMON_FRAMES = _FRAMES[:3]
 _END_OF_IMAGE = b"\xff\xd9"
 _INTEGER_TOPS, _FLOAT_TOPS = (255, 2**16 - 1, 2**31 - 1, 2**32 - 1), (1, 255, 2**16 - 1)
+_LARGEST = 1e38  # so that the range, also a symmetric one, is a float32
 _OVERSHOOT = 1.25  # how far beyond white floating point may go: sharpening and resizing do that
 
 
@@ -112,6 +118,8 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
             if _orientation(image) not in _UPRIGHT:
                 return data, size
             image = _open(data)
+        if max(image.size) > _JPEG_SIDE:
+            raise BrokenImage(f"{image.width} x {image.height} pixels: a side over {_JPEG_SIDE:,}")
         image = _rgb(image)
         out = io.BytesIO()
         image.save(out, "JPEG", quality=JPEG_QUALITY)
@@ -240,11 +248,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         largest = float(np.abs(finite.astype(np.float64)).max(initial=0))
         tops = _FLOAT_TOPS if image.mode == "F" else _INTEGER_TOPS
         reach = _OVERSHOOT if image.mode == "F" else 1
-        top = float(next((top for top in tops if largest <= top * reach), largest))
+        top = float(next((top for top in tops if largest <= top * reach), min(largest, _LARGEST)))
     lowest = float(values_HxW[np.isfinite(values_HxW)].min(initial=0))
     low = -top if lowest < -top / 255 else 0.0  # smaller ones are rounding errors
     known = np.nan_to_num(values_HxW.astype(np.float32), nan=low, posinf=top, neginf=low)
-    share_HxW = np.clip((known - low) / (top - low), 0, 1)
+    share_HxW = (np.clip(known, low, top) - low) / (top - low)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         share_HxW = 1 - share_HxW
     grey = Image.fromarray(np.rint(share_HxW * 255).astype(np.uint8))

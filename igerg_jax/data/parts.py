@@ -135,7 +135,7 @@ def check_copy(folder: pathlib.Path) -> None:
     copy = {name: [s.st_ino, s.st_ctime_ns] for name, s in stats if name != _CHECKED}
     note = folder / _CHECKED
     try:
-        known = json.loads(note.read_text()) == copy
+        known = storage.from_json(note.read_text()) == copy
     except (OSError, ValueError):
         known = False
     damaged = manifests.damage(

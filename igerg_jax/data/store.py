@@ -99,12 +99,16 @@ def records_in(path: pathlib.Path) -> int:
 
 
 def feature_columns(vectors_MxF: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of `write_images`, for vectors instead of images, and "features" float32[M, F]."""
+    """Columns of `write_images`, for vectors instead of images, and "features" float32[written, F].
+
+    A vector that holds NaN or infinity counts as broken: it would make a training step's loss NaN.
+    """
+    finite_M = np.isfinite(vectors_MxF).all(axis=1)
     return {
-        "features": vectors_MxF.astype(np.float32),
+        "features": vectors_MxF[finite_M].astype(np.float32),
         "image_height_width": np.zeros((0, 2), np.int32),
-        "state": np.zeros(len(vectors_MxF), np.int8),
-        "reason": np.zeros(0, np.str_),
+        "state": np.where(finite_M, 0, 2).astype(np.int8),
+        "reason": np.full((~finite_M).sum(), "it holds NaN or infinity"),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import sentencepiece
 
+from igerg_jax import storage
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data.byte_level_bpe import ByteLevelBpeTokenizer
 from igerg_jax.errors import UserError, check_known, check_text
@@ -101,6 +102,8 @@ def load(kind: str, path: pathlib.Path) -> Tokenizer:
       UserError: it cannot be read, is of another kind, or lacks a special token.
     """
     check_known(kind, sorted(KINDS), f"config.data.tokenizer.kind is '{kind}'")
+    if not path.is_dir():
+        storage.check_regular_file(path)
     try:
         return KINDS[kind].read(path)
     except OSError as error:
@@ -116,6 +119,8 @@ def load(kind: str, path: pathlib.Path) -> Tokenizer:
 
 def read(path: pathlib.Path) -> Tokenizer:
     """Reads what a tokenizer's `save` wrote, of either kind. Raises UserError as `load`."""
+    if not path.is_dir():
+        storage.check_regular_file(path)
     try:
         with path.open("rb") as file:
             is_json = file.read(1) == b"{"

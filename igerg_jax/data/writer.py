@@ -132,7 +132,7 @@ def _claim(partial: pathlib.Path, plan: dict) -> None:
 
 def _plan_at(path: pathlib.Path) -> object:
     try:
-        return json.loads(path.read_text())
+        return storage.from_json(path.read_text())
     except (OSError, ValueError):
         return None
 
@@ -227,8 +227,8 @@ def _merge_turns(partial: pathlib.Path, name: str, split: Turns, vectors: bool) 
     store.merge_columns(folder, texts, "emotion", "turn_in_episode", "text_lengths", "text")
     store.merge_columns(folder, images, "image_height_width")
     state = store.joined(images, "state")
-    if vectors and len(state):
-        store.merge_features(folder, images, len(state))
+    if vectors and (state == 0).any():
+        store.merge_features(folder, images, int((state == 0).sum()))
     record = np.where(state == 0, np.cumsum(state == 0) - 1, NO_IMAGE)
     _, image = _unique(split.image_keys)
     np.save(folder / "image.npy", np.append(record, NO_IMAGE)[image])  # NO_IMAGE is the last place
@@ -257,8 +257,9 @@ def _first_broken(
     """{name: what is wrong} of the first images that are broken, by their numbers."""
     first_turns, _ = _unique(split.image_keys)
     reasons = store.joined(parts_of_images, "reason") if len(broken) else ()
-    pairs = zip(broken[:NAMED_BROKEN], reasons, strict=False)
-    return {split.row(int(first_turns[i]))["image_id"]: str(reason) for i, reason in pairs}
+    pairs = zip(first_turns[broken[:NAMED_BROKEN]].tolist(), reasons, strict=False)
+    # A vector has no name.
+    return {split.row(i)["image_id"] or f"that of turn {i}": str(reason) for i, reason in pairs}
 
 
 def _report(dataset: str, splits: dict[str, dict]) -> None:

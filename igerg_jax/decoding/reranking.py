@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from igerg_jax.constraints import Range, check_constraints
 from igerg_jax.decoding.beam_search import Hypotheses
@@ -25,7 +24,7 @@ from igerg_jax.errors import UserError
 from igerg_jax.models.igerg import Igerg, TextSide, shift_right
 from igerg_jax.models.settings import select
 from igerg_jax.objectives import losses
-from igerg_jax.run import checkpoint
+from igerg_jax.run import checkpoint, recorded_config
 from igerg_jax.setup import Setup, set_up
 
 
@@ -79,8 +78,8 @@ def load(setup: Setup, tokenizer_digest: str) -> Backward | None:
         return None
     where = f"generate.mmi_checkpoint='{settings.mmi_checkpoint}'"
     folder = checkpoint.find(settings.mmi_checkpoint)
-    config = ConfigDict(checkpoint.read_run(folder)["config"])
-    if not config.data.get("reverse", False):  # runs of older versions have no such key
+    config = recorded_config.for_this_version(checkpoint.read_run(folder)["config"], folder)
+    if not config.data.reverse:
         raise UserError(f"{where} predicts responses: give a run of configs/backward.py")
     longest = max(setup.config.data.context_tokens, setup.config.generate.max_tokens)
     if longest > config.model.text.max_positions:

@@ -15,7 +15,7 @@ from igerg_jax import checks
 from igerg_jax.data import datasets, tokenizers
 from igerg_jax.errors import UserError
 from igerg_jax.parallel import sharding
-from igerg_jax.run import checkpoint, workdirs
+from igerg_jax.run import checkpoint, recorded_config, workdirs
 from igerg_jax.setup import Setup, set_up
 
 
@@ -103,7 +103,7 @@ def stored_config(folder: epath.Path, batch_size: int | None = None) -> ConfigDi
     Args:
       batch_size: examples per call, over all devices; None = the config's evaluate.batch_size.
     """
-    config = ConfigDict(checkpoint.read_run(folder)["config"])
+    config = recorded_config.for_this_version(checkpoint.read_run(folder)["config"], folder)
     batch_size = batch_size or config.evaluate.batch_size
     config.init_from = ""
     config.mesh = ConfigDict(dict(dcn=1, data=-1, fsdp=1, tensor=1))

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -124,7 +125,14 @@ def _join(arguments: dict[str, Any], timeout: int, heartbeat_seconds: int) -> No
             initialization_timeout=timeout + _GRACE_SECONDS,
             heartbeat_timeout_seconds=2 * heartbeat_seconds + _GRACE_SECONDS,  # `watch` acts first
         )
-    watch.start(state.global_state.client, host.strip("[]"), index, count, heartbeat_seconds)
+    watch.start(
+        state.global_state.client,
+        host.strip("[]"),
+        index,
+        count,
+        heartbeat_seconds,
+        is_joined=lambda: state.global_state.client is not None,
+    )
     atexit.register(watch.say_goodbye)
     _is_joined = True
 
@@ -163,7 +171,8 @@ def resolve(settings: Any, environment: Mapping[str, str]) -> dict[str, Any] | N
         _check_alone(count, index, environment)
         return None
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16
+    if not host or not is_port:
         raise UserError(f"distributed.coordinator_address='{address}' is not HOST:PORT")
     if count < 1 or not 0 <= index < count:
         raise UserError(

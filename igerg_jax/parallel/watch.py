@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from igerg_jax.errors import ProcessEnded, ProcessStalled
@@ -88,7 +89,14 @@ class _Connection:
             self.socket.sendall(text.encode() + b"\n")
 
 
-def start(client: Any, host: str, index: int, count: int, silence_seconds: int) -> None:
+def start(
+    client: Any,
+    host: str,
+    index: int,
+    count: int,
+    silence_seconds: int,
+    is_joined: Callable[[], bool],
+) -> None:
     """Starts to watch the other processes, in a thread.
 
     Args:
@@ -96,12 +104,13 @@ def start(client: Any, host: str, index: int, count: int, silence_seconds: int) 
       host: the host of process 0.
       index: of this process, of `count`.
       silence_seconds: a process that sends nothing for so long counts as stalled.
+      is_joined: whether this process has not left JAX's distributed system yet.
     """
     me = f"process {index} of {count} ({socket.gethostname()}, pid {os.getpid()})"
     if index == 0:
         listener = listen(0)
         client.key_value_set(_PORT_KEY, str(listener.getsockname()[1]))
-        target, arguments = _watch_all, (listener, me, count - 1, silence_seconds)
+        target, arguments = _watch_all, (listener, me, count - 1, silence_seconds, is_joined)
     else:
         port = int(client.blocking_key_value_get(_PORT_KEY, 1000 * silence_seconds))
         try:
@@ -112,7 +121,7 @@ def start(client: Any, host: str, index: int, count: int, silence_seconds: int) 
         to_0 = _Connection(connected, f"process 0 of {count} ({host})")
         to_0.send(f"hello {me}")
         _connections.append(to_0)
-        target, arguments = _watch_one, (to_0, silence_seconds)
+        target, arguments = _watch_one, (to_0, silence_seconds, is_joined)
     threading.Thread(target=target, args=arguments, name="watch", daemon=True).start()
     _beating.wait(silence_seconds / 2)  # the main thread may hold the GIL next
 
@@ -135,12 +144,12 @@ def say_goodbye() -> None:
         connection.send("goodbye")
 
 
-def _watch_one(to_0: _Connection, silence_seconds: int) -> None:
+def _watch_one(to_0: _Connection, silence_seconds: int, is_joined: Callable[[], bool]) -> None:
     """In every process but process 0: watches process 0, which reports the loss of others."""
     _send_heartbeats([to_0])
     clock, selector = _Clock(), selectors.DefaultSelector()
     selector.register(to_0.socket, selectors.EVENT_READ)
-    while not (to_0.done and to_0.ended):
+    while True:
         selector.select(_POLL_SECONDS)
         for line in to_0.read():
             word, _, rest = line.partition(" ")
@@ -150,12 +159,18 @@ def _watch_one(to_0: _Connection, silence_seconds: int) -> None:
                 code, _, message = rest.partition(" ")
                 _end(int(code), message)
         clock.forgive([to_0])
-        _end_if_lost([to_0], silence_seconds)
+        _end_if_lost([to_0], silence_seconds, is_joined)
         if to_0.ended:
             time.sleep(_POLL_SECONDS)
 
 
-def _watch_all(listener: socket.socket, me: str, others: int, silence_seconds: int) -> None:
+def _watch_all(
+    listener: socket.socket,
+    me: str,
+    others: int,
+    silence_seconds: int,
+    is_joined: Callable[[], bool],
+) -> None:
     """In process 0: watches all others."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
@@ -181,7 +196,7 @@ def _watch_all(listener: socket.socket, me: str, others: int, silence_seconds: i
             _send_heartbeats(silent)
             silent = []
         clock.forgive(_connections)
-        _end_if_lost(_connections, silence_seconds)
+        _end_if_lost(_connections, silence_seconds, is_joined)
 
 
 def _send_heartbeats(connections: list[_Connection]) -> None:
@@ -213,13 +228,19 @@ class _Clock:
         self._last = now
 
 
-def _end_if_lost(connections: list[_Connection], silence_seconds: int) -> None:
-    """Ends this process, and tells the others to end, if one of them is lost."""
+def _end_if_lost(
+    connections: list[_Connection], silence_seconds: int, is_joined: Callable[[], bool]
+) -> None:
+    """Ends this process, and tells the others to end, if one of them is lost.
+
+    Processes that have said goodbye leave JAX's distributed system together. One that is killed
+    while it waits for the others keeps them from that, until JAX aborts them.
+    """
     now = time.monotonic()
     for one in connections:
-        if one.done:
+        if one.done and not (one.ended and is_joined()):
             continue
-        if one.ended and now - one.ended > GRACE_SECONDS:
+        if one.ended and now - one.ended > (silence_seconds if one.done else GRACE_SECONDS):
             code = ProcessEnded.exit_code
             message = (
                 f"{one.who} has ended: its own output shows why, unless it was killed. {_RESTART}"

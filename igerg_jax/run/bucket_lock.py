@@ -72,7 +72,7 @@ class _Object:
     def read(self) -> dict[str, Any]:
         """The object's content; {} if there is none."""
         try:
-            content = json.loads(self._files.cat_file(os.fspath(self.path)))
+            content = storage.from_json(self._files.cat_file(os.fspath(self.path)))
         except (FileNotFoundError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

@@ -199,7 +199,7 @@ class Checkpoints:
     def _is_readable(self, step: int) -> bool:
         path = self._folder / str(step) / _METRICS / _METRICS
         try:
-            return not path.exists() or isinstance(json.loads(path.read_text()), dict)
+            return not path.exists() or isinstance(storage.from_json(path.read_text()), dict)
         except ValueError:  # not JSON, or not UTF-8
             return False
 

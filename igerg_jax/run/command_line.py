@@ -199,7 +199,9 @@ def with_flagfiles(argv: list[str]) -> list[str]:
     """The command line with each --flagfile replaced by its content. Raises UserError."""
     try:
         return [argv[0], *flags.FlagValues().read_flags_from_files(argv[1:], force_gnu=False)]
-    except (flags.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"--flagfile: the file is not UTF-8 text ({error})") from error
+    except flags.Error as error:
         raise UserError(f"--flagfile: {error}") from error
 
 
@@ -212,18 +214,20 @@ def with_recorded_config(argv: list[str]) -> list[str]:
 
 
 def with_config_path(argv: list[str]) -> list[str]:
-    """The command line, with the path of an existing file in its --config.
+    """The command line, with the path of an existing file in its --config, and a preset, if only
+    an empty one: `config_files.load` also gives get_config one.
 
     Raises:
       UserError: there is no such config file.
     """
-    for i, text in enumerate(argv[1:], 1):
+    found, rest = [argv[0]], iter(argv[1:])
+    for text in rest:
         if re.fullmatch("--?config(=.*)?", text, re.DOTALL):
             _, equals, value = text.partition("=")
-            end = i + (1 if equals else 2)
-            path = config_files.find(value if equals else "".join(argv[i + 1 : end]))
-            return [*argv[:i], f"--config={path}", *argv[end:]]
-    return argv
+            path = config_files.find(value if equals else next(rest, ""))
+            text = f"--config={path}" if ":" in path else f"--config={path}:"
+        found.append(text)
+    return found
 
 
 def suggestion(name: str, value: str, values: flags.FlagValues, argv: list[str]) -> str:

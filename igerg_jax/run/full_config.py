@@ -1,6 +1,9 @@
 """Checks that a config has all keys that the code reads, and no others."""
 
+import copy
+import functools
 import numbers
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,19 +27,82 @@ def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None
         close = ", ".join(nearest(key, sorted(set(groups)) if is_group else known))
         problems.append(f"{file}: unknown config key '{key}'; the nearest are: {close}")
     for key, value in _leaves(full):
-        given = _get(config, key)
-        if given is None:
+        if _get(config, key) is None:
             problems.append(
                 f"{file}: config key '{key}' is missing; it is {value!r} in configs/pretrain.py"
             )
-        elif not _has_type_of(given, value):
-            kind = type(value).__name__
-            problems.append(f"{file}: {key}={given!r}; it takes {kind} values such as {value!r}")
-        elif isinstance(given, str) and "\0" in given:
-            problems.append(f"{file}: {key}={given!r} holds a null character, which no name may")
-    problems += [f"{file}: {problem}" for problem in _odd_mixtures(_get(config, "data.mixtures"))]
+    problems += [f"{file}: {problem}" for problem in _wrong_values(config, full)]
     if problems:
         raise UserError(*problems)
+
+
+def completed(recorded: Any, full: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """A config as JSON recorded it, with the keys of this version: those that are missing are as in
+    `full`, and unknown ones are left out. A line on stderr names both.
+
+    So what another version recorded can be used. Keys that change what a model computes are
+    compared with the recorded ones elsewhere (`igerg_jax.run.compatibility`).
+
+    Args:
+      file: where it was recorded, for messages.
+
+    Raises:
+      UserError: it is no object, or a key has another type.
+    """
+    if not isinstance(recorded, dict) or not recorded:
+        raise UserError(f"the config in '{file}' is not an object with its keys")
+    config = copy.deepcopy(recorded)
+    unknown = list(_unknown(config, full))
+    for key in unknown:
+        group, _, name = key.rpartition(".")
+        del (_get(config, group) if group else config)[name]
+    missing = [key for key, _ in _leaves(full) if _get(config, key) is None]
+    problems = [f"the config in '{file}': {problem}" for problem in _wrong_values(config, full)]
+    if problems:
+        raise UserError(*problems)
+    for key in missing:
+        _put(config, key, _get(full, key))
+    if missing or unknown:
+        _say(file, tuple(missing), tuple(unknown))
+    return config
+
+
+@functools.cache  # a command reads its config more than once
+def _say(file: str, missing: tuple[str, ...], unknown: tuple[str, ...]) -> None:
+    """Prints a line on the keys of a recorded config that differ from this version's."""
+    said = f"note: the config in '{file}' is of another version"
+    if missing:
+        said += f"; what it lacks is as in configs/pretrain.py: {', '.join(missing)}"
+    if unknown:
+        said += f"; unknown keys are left out: {', '.join(unknown)}"
+    print(said, file=sys.stderr)
+
+
+def _put(config: dict[str, Any], key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        if config.get(group) is None:
+            config[group] = {}
+        config = config[group]
+    config[name] = value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def _wrong_values(config: Mapping[str, Any], full: Mapping[str, Any]) -> Iterator[str]:
+    """A message for each value of a type that its key does not take; keys may be missing."""
+    for group in dict.fromkeys(key.rpartition(".")[0] for key, _ in _leaves(full)):
+        given = _get(config, group) if group else None
+        if given is not None and not hasattr(given, "items"):
+            yield f"{group}={given!r} is not a group of keys"
+    for key, value in _leaves(full):
+        given = _get(config, key)
+        if given is None:
+            continue
+        if not _has_type_of(given, value):
+            kind = type(value).__name__
+            yield f"{key}={given!r}; it takes {kind} values such as {value!r}"
+        elif isinstance(given, str) and "\0" in given:
+            yield f"{key}={given!r} holds a null character, which no name may"
+    yield from _odd_mixtures(_get(config, "data.mixtures"))
 
 
 def _odd_mixtures(mixtures: Any) -> Iterator[str]:

@@ -33,8 +33,8 @@ _MAX_REASON = 300  # characters
 def read(workdir: epath.Path) -> list[dict[str, Any]]:
     """The entries so far; none if there is no such file. Damaged ones are left out."""
     try:
-        entries = json.loads((workdir / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        entries = storage.from_json((workdir / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return []
     return [entry for entry in entries if _is_entry(entry)] if isinstance(entries, list) else []
 

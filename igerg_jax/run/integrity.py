@@ -6,7 +6,6 @@ as finished. Before a checkpoint is restored, each process checks its share of t
 
 import contextlib
 import functools
-import json
 import sys
 import zlib
 from collections.abc import Iterator
@@ -82,7 +81,7 @@ def _problems(path: epath.Path) -> list[str]:
     if not (path / RUN / "metadata").exists():
         return [f"{RUN}/metadata is missing"]
     with contextlib.suppress(OSError, ValueError, TypeError):  # JSON that is a number has no "in"
-        if PROVENANCE in json.loads((path / RUN / "metadata").read_text()):
+        if PROVENANCE in storage.from_json((path / RUN / "metadata").read_text()):
             return [f"{manifests.FILE} is missing"]
     if jax.process_index() == 0:
         print(

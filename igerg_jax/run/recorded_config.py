@@ -7,24 +7,38 @@ checkpoint: a workdir, one of its checkpoints, a weights folder, or the name of 
 igerg_jax.
 """
 
+import os
+from typing import Any
+
+from etils import epath
 from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
-from igerg_jax.run import weights_folder, workdirs
+from igerg_jax.run import config_files, full_config, weights_folder, workdirs
+
+
+def for_this_version(recorded: Any, file: epath.PathLike) -> ConfigDict:
+    """The config that a run recorded in `file`, with the keys of this version
+    (`full_config.completed`). Raises UserError."""
+    full = config_files.load(str(config_files.PACKAGED / "pretrain.py"))
+    return ConfigDict(full_config.completed(recorded, full, os.fspath(file)))
 
 
 def get_config(checkpoint: str) -> ConfigDict:
-    """Returns the config recorded with `checkpoint`. Raises UserError if there is none."""
+    """Returns the config recorded with `checkpoint`. Raises UserError if there is none, or if it is
+    damaged."""
     folder = storage.parse_path(checkpoint)
     if not folder.exists():
         folder = weights_folder.shipped(checkpoint) or folder
     if weights_folder.is_weights_folder(folder):
-        return ConfigDict(weights_folder.read_run(folder)["config"])
+        file = folder / weights_folder.RUN_FILE
+        return for_this_version(weights_folder.read_run(folder)["config"], file)
     # A workdir, its checkpoints folder, or the folder of one step.
     for place in (folder, folder.parent, folder.parent.parent):
         if folder.exists() and (place / workdirs.CONFIG_FILE).exists():
-            return ConfigDict(workdirs.read_config(place / workdirs.CONFIG_FILE))
+            file = place / workdirs.CONFIG_FILE
+            return for_this_version(workdirs.read_config(file), file)
     raise UserError(
         f"there is no config beside '{checkpoint}'; name a workdir, one of its checkpoints, a "
         f"weights folder, or one of {', '.join(weights_folder.shipped_names())}"

@@ -28,6 +28,8 @@ from igerg_jax import manifests, storage
 from igerg_jax.errors import UserError
 
 ARRAYS_FILE, RUN_FILE, CARD_FILE = "model.safetensors", "run.json", "README.md"
+# What the rest of this package reads in a run record.
+_RECORD = {"step": int, "tokenizer_digest": str, "config": dict}
 SHIPPED = epath.Path(__file__).parent.parent / "pretrained"  # one weights folder per name
 
 
@@ -79,9 +81,12 @@ def check(folder: epath.Path) -> None:
 def read_run(folder: epath.Path) -> dict[str, Any]:
     """The run record that was passed to `write`. Raises UserError if it is damaged."""
     try:
-        found = json.loads((folder / RUN_FILE).read_text())
+        found = storage.from_json((folder / RUN_FILE).read_text())
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
+        wrong = [name for name, kind in _RECORD.items() if not isinstance(found.get(name), kind)]
+        if wrong:
+            raise ValueError(f"it lacks {', '.join(wrong)}")
     except ValueError as error:
         raise UserError(f"'{folder / RUN_FILE}' is damaged ({error}); fetch it again") from error
     return found

@@ -64,7 +64,7 @@ def default(config: Any) -> epath.Path:
 def read_config(path: epath.Path) -> dict[str, Any]:
     """The config that a run wrote to its config.json. Raises UserError if it is damaged."""
     try:
-        stored = json.loads(path.read_text())
+        stored = storage.from_json(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' is not JSON; give another --workdir, or remove it") from error
     if not isinstance(stored, dict):

@@ -65,7 +65,7 @@ def read(path: epath.PathLike) -> TextLabeller:
             kind = arrays["kind"].item() if "kind" in arrays else "linear"
             if kind not in KINDS:
                 raise ValueError(f"it is of the kind '{kind}', which this version does not know")
-            return KINDS[kind].of_arrays(arrays, json.loads(arrays["held_out"].item()))
+            return KINDS[kind].of_arrays(arrays, storage.from_json(arrays["held_out"].item()))
     except Exception as error:  # of many types: zlib's, NumPy's, the zip file's
         raise UserError(
             f"'{path}' is not a file of igerg_jax.tools.train_text_labeller ({error}); train it "

@@ -42,8 +42,9 @@ from typing import Any
 from absl import flags
 
 from igerg_jax import storage
+from igerg_jax.constraints import LARGEST
 from igerg_jax.data import parts
-from igerg_jax.errors import RunError, UserError, check_known
+from igerg_jax.errors import RunError, UserError, check_all, check_known
 from igerg_jax.report.templates import duration
 from igerg_jax.run import command_line, workdirs
 from igerg_jax.run.provenance import commit
@@ -175,7 +176,7 @@ def plan(
     """The experiments of the configs `names` (none = all), in the order in which they run.
 
     Raises:
-      UserError: an unknown name, preset or key, or a value that a key does not take.
+      UserError: an unknown name, preset or key, or a value that a key may not have.
     """
     known = config_files(finetune)
     for name in names:
@@ -192,6 +193,9 @@ def plan(
             experiments.append(
                 Experiment(name, argument, preset, seed, tuple(overrides), config, finetuning)
             )
+    from igerg_jax import checks  # imports JAX, which --help and wrong flags need not wait for
+
+    check_all(*(functools.partial(checks.check_values, e.config) for e in experiments))
     return experiments
 
 
@@ -361,6 +365,7 @@ def cpu_model() -> str:
 
 def run(argv: list[str]) -> None:
     """Runs a command line. Raises UserError if it is wrong."""
+    argv = command_line.with_flagfiles(argv)
     overrides = [argument for argument in argv[1:] if command_line.OVERRIDE.match(argument)]
     rest = [argument for argument in argv if argument not in overrides]
     values = command_line.parse(rest, define_flags)
@@ -400,8 +405,8 @@ def parse_seeds(text: str) -> list[int]:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--seeds={text}: give whole numbers, as in --seeds=0,1,2") from None
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"--seeds={text}: give different numbers, none below 0")
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST for seed in seeds):
+        raise UserError(f"--seeds={text}: give different numbers from 0 to {LARGEST}")
     return seeds
 
 

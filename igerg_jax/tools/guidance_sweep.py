@@ -95,9 +95,7 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--workdir={values.workdir} is not a run's folder: it has no checkpoints")
     folder = checkpoint.find(values.checkpoint or workdir)
     config = trained_run.stored_config(folder, values.batch_size)
-    # Runs of older versions have no such key.
-    of_run = config.evaluate.get("text_labeller", "")
-    config.evaluate.text_labeller = values.text_labeller or of_run
+    config.evaluate.text_labeller = values.text_labeller or config.evaluate.text_labeller
     if values.windows is not None:
         config.evaluate.following_examples = values.windows
     windows = values.windows or config.evaluate.generated_examples

@@ -124,7 +124,7 @@ def claim(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists() and not any(folder.glob("labels-*.npz")):
             storage.write_text(path, json.dumps(plan, indent=1) + "\n")
-        stored = json.loads(path.read_text())
+        stored = storage.from_json(path.read_text())
         if not isinstance(stored, dict):
             raise ValueError(f"its {PLAN} is damaged")
     except (OSError, ValueError) as error:

@@ -137,6 +137,8 @@ def test_a_flag_file_is_checked_like_the_command_line(capsys, tmp_path):
     assert "'train.step'" in message and "train.steps" in message
     assert prepare.main(["prepare", CONFIG, f"--flagfile={file}"]) == 2  # as the tools do
     assert "'train.step'" in capsys.readouterr().err
+    file.write_bytes("--config.train.steps=3\n".encode("utf-16"))
+    assert "--flagfile: the file is not UTF-8 text" in refused(capsys, CONFIG, f"--flagfile={file}")
     file.write_text(f"{CONFIG}:base\n--config.train.steps=7\n")
     values = main.parse(["main.py", f"--flagfile={file}"])
     assert (values.config.preset, values.config.train.steps) == ("base", 7)

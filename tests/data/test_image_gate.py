@@ -270,6 +270,24 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
         as_jpeg(bytes(bomb))
 
 
+def test_an_image_that_no_jpeg_holds_is_named_by_its_size(capfd):
+    for size in ((65_501, 1), (1, 70_000)):
+        out = io.BytesIO()
+        Image.new("L", size).save(out, "PNG")
+        assert image_gate.read_rgb(out.getvalue()).size == size
+        with pytest.raises(BrokenImage, match=f"{size[0]} x {size[1]} pixels: a side over 65,500"):
+            as_jpeg(out.getvalue())
+    assert not capfd.readouterr().err  # libjpeg prints a line, which names no file
+
+
+@pytest.mark.filterwarnings("error")
+def test_floats_near_their_limit():
+    most = np.finfo(np.float32).max
+    array = np.array([[-most, 0, most], [-1e38, 5e37, 1e38]], np.float32)
+    found = pixels(encoded(Image.fromarray(array), "TIFF"))[..., 0]
+    assert found.tolist() == [[0, 128, 255], [0, 191, 255]]
+
+
 def test_pipes_devices_and_links_to_nothing_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
     (tmp_path / "device.jpg").symlink_to("/dev/zero")

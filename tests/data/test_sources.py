@@ -128,7 +128,7 @@ def test_meld_refuses_other_files(tmp_path):
     with pytest.raises(UserError, match="row 1: 'happyish' is not one of MELD's"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", "", 0)]))
-    with pytest.raises(UserError, match="row 1: Dialogue_ID is '', not a number"):
+    with pytest.raises(UserError, match="row 1: Dialogue_ID is '', not a whole number"):
         splits("meld", tmp_path)
     path.write_bytes(raw_data.meld_csv([("x", "R", "joy", 0, 0)]) + b'2,"cut o')
     with pytest.raises(UserError, match="row 2 is truncated"):
@@ -324,7 +324,8 @@ def test_splits_without_faces_of_their_own_divide_others(pair):
 
 
 def test_paired_refuses_what_does_not_fit(pair):
-    for name in ("meld", "meld+", "meld+fer2013+meld", "meld+fer2013@x"):
+    wrong = ["meld", "meld+", "meld+fer2013+meld", "meld+fer2013@x", "meld+fer2013@" + "9" * 5000]
+    for name in wrong:
         with pytest.raises(UserError, match=r"should be paired/DIALOGUES\+FACES"):
             splits(f"paired/{name}", pair)
     with pytest.raises(UserError, match="'meld' has no faces"):

@@ -11,7 +11,7 @@ from test_kills import make_config
 from igerg_jax.errors import ProcessStalled
 
 pytestmark = pytest.mark.slow
-STALL_SECONDS = 40  # longer than anything else takes, also on a busy machine
+STALL_SECONDS = int(small_runs.LIMIT_SECONDS / 6)  # longer than anything else takes
 PLACES = {
     "a step": Hold("igerg_jax.training.logs", "StepLog.add", 3),
     "the last save": Hold("igerg_jax.run.integrity", "write_list"),

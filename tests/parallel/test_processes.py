@@ -84,6 +84,8 @@ def test_jax_knows_the_clusters():
         (dict(heartbeat_timeout_seconds=0), {}, "heartbeat_timeout_seconds=0 must be at least 5"),
         (COORDINATOR | dict(coordinator_address="host"), {}, "'host' is not HOST:PORT"),
         (COORDINATOR | dict(coordinator_address="host:x"), {}, "'host:x' is not HOST:PORT"),
+        (COORDINATOR | dict(coordinator_address="h:65536"), {}, "'h:65536' is not HOST:PORT"),
+        (COORDINATOR | dict(coordinator_address="h:" + "9" * 5000), {}, "is not HOST:PORT"),
         (COORDINATOR | dict(process_index=2), {}, "count=2 and process_index=2"),
         (COORDINATOR | dict(process_count=-1), {}, "count=-1 and process_index=1"),
         (dict(process_count=2), {}, "need a distributed.coordinator_address"),

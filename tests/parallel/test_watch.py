@@ -37,6 +37,7 @@ while time.monotonic() < end:  # as `stopping` asks for signals of others
     except Exception as error:
         assert "NOT_FOUND" in str(error), error
     time.sleep(0.1)
+print("leaves", flush=True)
 """
 
 
@@ -131,6 +132,25 @@ def test_a_process_that_has_done_its_part_is_not_lost(seconds):
     for process in two(seconds):
         _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_is_killed_while_it_waits_to_leave_is_named(index):
+    """It has said goodbye, and the other has not: JAX would abort that one minutes later."""
+    started = two((1, 90) if index == 0 else (90, 1))
+    lost, other = started[index], started[1 - index]
+    try:
+        assert lost.stdout.readline() == "leaves\n"
+        time.sleep(2)  # until its goodbye has arrived
+        lost.kill()
+        _, said = other.communicate(timeout=SILENCE_SECONDS + 15)
+        assert other.returncode == ProcessEnded.exit_code, said
+        assert said.startswith(f"error: process {index} of 2 (") and said.count("\n") == 1
+        assert f"pid {lost.pid}) has ended" in said
+    finally:
+        for process in started:
+            process.kill()
 
 
 @pytest.mark.slow

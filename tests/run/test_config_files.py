@@ -92,6 +92,20 @@ def test_the_config_is_found_in_a_command_line():
         command_line.with_config_path(["igerg", "--config"])
 
 
+def test_a_config_may_take_a_preset_without_a_default(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import pretrain\n\n\ndef get_config(preset):\n"
+        "    config = pretrain.get_config()\n    config.name = f'mine {preset}'\n"
+        "    return config\n"
+    )
+    for preset in ("", ":", ":one"):
+        values = command_line.parse(["igerg", f"--config={file}{preset}"], command_line.new_flags)
+        assert values.config.name == f"mine {preset.removeprefix(':')}"
+    both = ["igerg", "--config=configs/pretrain.py", f"--config={file}"]  # the last one counts
+    assert command_line.parse(both, command_line.new_flags).config.name == "mine "
+
+
 def test_of_a_flag_given_twice_the_last_counts():
     argv = ["igerg", "--checkpoint=small", "--checkpoint", "RUN"]
     assert command_line.argument(argv, "checkpoint") == "RUN"

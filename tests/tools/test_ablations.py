@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from igerg_jax import checks
 from igerg_jax.run import config_files, full_config
 from igerg_jax.tools import ablations
 from igerg_jax.tools.compare import rows
@@ -63,6 +64,7 @@ def repository(tmp_path, monkeypatch) -> pathlib.Path:
     monkeypatch.chdir(tmp_path)
     # They have only the keys that this test needs.
     monkeypatch.setattr(full_config, "check", lambda config, full, file: None)
+    monkeypatch.setattr(checks, "check_values", lambda config: None)
     return tmp_path
 
 
@@ -206,6 +208,7 @@ def test_told_to_stop_it_lets_the_run_save_and_goes_on_later(repository, number,
         (["--preset=huge"], "unknown preset 'huge'"),
         (["--seeds=0,0"], "different numbers"),
         (["--seeds=x"], "whole numbers"),
+        (["--seeds=3000000000"], "from 0 to 2147483647"),
         (["--config.seed=1"], "the seeds are --seeds"),
         (["--config.train.stepz=1"], "train.steps"),
         (["--config.train.steps=many"], "takes int values"),
@@ -217,6 +220,29 @@ def test_errors_are_one_message_before_anything_runs(repository, arguments, mess
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not calls()
+
+
+def test_wrong_values_are_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(ablations, "run_all", lambda *_: pytest.fail("it ran"))
+    keys = ["--config.model.vision.kind=vti", "--config.train.steps=0"]
+    arguments = ["ablations", f"--out={tmp_path / 'out'}", "--only=full,no_images", *keys]
+    assert ablations.main(arguments) == 2
+    first, second = sorted(capsys.readouterr().err.splitlines())  # each once, of two configs
+    assert "model.vision.kind 'vti' is not one of" in first
+    assert "train.steps=0 must be at least 1" in second
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flag_file_may_override_keys(repository, capsys):
+    (repository / "flags").write_text("--config.train.stepz=1\n")
+    assert start(f"--flagfile={repository / 'flags'}") == 2
+    assert "unknown config key 'train.stepz'; the nearest are: train.steps" in (
+        capsys.readouterr().err
+    )
+    (repository / "flags").write_text("--config.train.steps=11\n--only=full\n")
+    assert start(f"--flagfile={repository / 'flags'}") == 0
+    assert calls() == ["full-seed0"]
 
 
 def test_one_process_at_a_time_works_in_a_folder(repository, capsys):

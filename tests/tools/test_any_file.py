@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pathlib
 import shutil
 
@@ -111,6 +112,26 @@ def whole(tmp_path_factory):
         put(folders[name])
         read(folders[name])
     return folders
+
+
+PIPES = {
+    "tokenizer.json": lambda path: tokenizers.load("byte_level_bpe", path),
+    "tokenizer.model": lambda path: tokenizers.load("sentencepiece", path),
+    "model": tokenizers.read,
+    "model.safetensors": lambda path: open_source(str(path), ""),
+    "arrays.npz": lambda path: open_source(str(path), ""),
+    "config.json": lambda path: open_source(str(path.parent), ""),
+}
+
+
+@pytest.mark.parametrize("name", PIPES)
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+    put_weights(tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"cannot read '.*{name}': it is not a regular file"):
+        PIPES[name](path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ import collections
 import pathlib
 import zipfile
 
+from igerg_jax import storage
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data import text_repair
 from igerg_jax.data.builders import source
@@ -62,6 +63,7 @@ def _lines(home: pathlib.Path, split: str, kind: str) -> list[str]:
         if (home / name).is_file():
             data = (home / name).read_bytes()
         else:
+            storage.check_regular_file(home / f"{split}.zip")
             with zipfile.ZipFile(home / f"{split}.zip") as archive:
                 if archive.getinfo(name).file_size > _MAX_BYTES:
                     raise UserError(

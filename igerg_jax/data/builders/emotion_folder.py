@@ -7,10 +7,10 @@ splits: {"folder name": "emotion", "8": null}; null leaves the images unlabelled
 """
 
 import collections
-import json
 import os
 import pathlib
 
+from igerg_jax import storage
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, UNKNOWN
 from igerg_jax.data import image_files, image_gate, text_repair
 from igerg_jax.data.builders import labelled_folders, source
@@ -101,7 +101,7 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        named = json.loads(source.read_text(path))
+        named = storage.from_json(source.read_text(path))
         return {k: UNKNOWN if v is None else EMOTION_ID[v] for k, v in named.items()}
     except (ValueError, AttributeError) as error:
         raise UserError(f"'{path}' is not a JSON object of names: {error}") from error

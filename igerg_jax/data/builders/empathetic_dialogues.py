@@ -79,11 +79,10 @@ def _read(path: pathlib.Path) -> list[Row]:
         if len(fields) < 6:
             raise UserError(f"'{path}', line {number}: {len(fields)} columns, expected 6 or more")
         try:
-            rows.append(Row(fields[0], int(fields[1]), *fields[2:]))
+            place = source.whole_number(fields[1], "utterance_idx")
         except ValueError as error:
-            raise UserError(
-                f"'{path}', line {number}: utterance_idx is '{fields[1]}', not a number"
-            ) from error
+            raise UserError(f"'{path}', line {number}: {error}") from error
+        rows.append(Row(fields[0], place, *fields[2:]))
     return rows
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.batch import EMOTION_ID, UNKNOWN
 from igerg_jax.data import image_files, image_gate, text_repair
 from igerg_jax.data.builders import labelled_folders, source
@@ -95,6 +96,7 @@ def _has_faces(folder: pathlib.Path) -> bool:
 
 
 def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
+    storage.check_regular_file(path)
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -230,9 +232,7 @@ def _rows(name: str, table: str) -> Iterator[tuple[str, ...]]:
 
 def _emotion(label: str) -> int:
     """The emotion's id of a label of the table. Raises ValueError."""
-    number = int(label)
-    if not 0 <= number < len(_CSV_EMOTIONS):
-        raise ValueError(f"label {number} is not one of 0 to {len(_CSV_EMOTIONS) - 1}")
+    number = source.whole_number(label, "the label", len(_CSV_EMOTIONS) - 1)
     return EMOTION_ID[_CSV_EMOTIONS[number]]
 
 
@@ -262,9 +262,11 @@ def _read_votes(path: pathlib.Path, faces: int) -> np.ndarray:
         if image and image != f"fer{number:07d}.png":
             raise UserError(f"'{path}': row {number} is of '{image}', not of face {number}")
         try:
-            votes.append([int(row[name]) for name in _VOTES])
-        except (KeyError, ValueError) as error:
-            raise UserError(f"'{path}', row {number}: {error!r} in the votes") from error
+            votes.append([source.whole_number(row[name], name) for name in _VOTES])
+        except KeyError as error:
+            raise UserError(f"'{path}', row {number} has no votes for {error}") from error
+        except ValueError as error:
+            raise UserError(f"'{path}', row {number}: of the votes, {error}") from error
     return np.array(votes, np.int32).reshape(-1, len(_VOTES))
 
 

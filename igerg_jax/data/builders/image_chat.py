@@ -2,12 +2,12 @@
 
 import collections
 import functools
-import json
 import pathlib
 from collections.abc import Collection
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.data import image_files, image_gate
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
@@ -60,13 +60,14 @@ def _read(path: pathlib.Path, folder: str) -> tuple[list[dict], dict[str, int]]:
     rows: list[dict] = []
     episode = wordless = 0
     try:
-        for chat in json.loads(source.read_text(path)):
+        for chat in _list(storage.from_json(source.read_text(path))):
             place = 0
-            for number, (style, text) in enumerate(chat["dialog"]):
+            for number, turn in enumerate(_list(chat["dialog"])):
+                style, text = _list(turn)
                 if not _text(text).strip():
                     wordless += 1
                     continue
-                name = f"{folder}/{_text(chat['image_hash'])}.jpg"
+                name = f"{folder}/{_file_name(chat['image_hash'])}.jpg"
                 extra = {"speaker": "AB"[number % 2], "image_id": name, "style": _text(style)}
                 rows.append(source.row(episode, place, text, **extra))
                 place += 1
@@ -76,10 +77,25 @@ def _read(path: pathlib.Path, folder: str) -> tuple[list[dict], dict[str, int]]:
     return rows, {"turns without words are left out": wordless}
 
 
+def _list(value: object) -> list:
+    """A list of the file. Raises TypeError for anything else."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.40} is not a list")
+    return value
+
+
+def _file_name(value: object) -> str:
+    """A name of the file, without folders. Raises TypeError for anything else."""
+    name = _text(value)
+    if "/" in name or not name.isprintable():
+        raise TypeError(f"{name!r:.40} is not the name of an image")
+    return name
+
+
 def _text(value: object) -> str:
     """A text of the file; "" for null. Raises TypeError for anything else."""
     if not isinstance(value, str | None):
-        raise TypeError(f"{value!r} is not a text")
+        raise TypeError(f"{value!r:.40} is not a text")
     return value or ""
 
 

@@ -61,6 +61,7 @@ _FOLDERS = {
     "test": ("frames/test", "output_repeated_splits_test"),
 }
 _CLIP = ".mp4"
+_TIME = re.compile(r"(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,9})", re.ASCII)
 _PICTURE = re.compile(r"(dia\d+_utt\d+)(\.\w+)")
 
 
@@ -90,9 +91,10 @@ def read(path: pathlib.Path) -> list[dict]:
         if None in (row[name] for name in _COLUMNS):
             raise UserError(f"'{path}', row {number} is truncated: {row}")
         for name in ("Dialogue_ID", "Utterance_ID"):
-            if not row[name].strip().isdecimal():
-                raise UserError(f"'{path}', row {number}: {name} is '{row[name]}', not a number")
-            row[name] = int(row[name])
+            try:
+                row[name] = source.whole_number(row[name], name)
+            except ValueError as error:
+                raise UserError(f"'{path}', row {number}: {error}") from error
         if emotion_id(row["Emotion"]) is None:
             raise UserError(
                 f"'{path}', row {number}: '{row['Emotion']}' is not one of MELD's emotions"
@@ -102,11 +104,16 @@ def read(path: pathlib.Path) -> list[dict]:
 
 def seconds(time: str | None) -> float:
     """Reads "HH:MM:SS,mmm" (or with a dot); NaN for anything else."""
-    match = re.fullmatch(r"\s*(\d+):(\d+):(\d+)[,.](\d+)\s*", time or "")
+    match = _TIME.fullmatch((time or "").strip())
     if not match:
         return float("nan")
     hours, minutes, seconds, fraction = match.groups()
     return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}")
+
+
+def _is_unread(time: str | None) -> bool:
+    """Whether there is a time that `seconds` does not read."""
+    return bool((time or "").strip()) and math.isnan(seconds(time))
 
 
 class MeldTurns(source.Turns):
@@ -120,8 +127,12 @@ class MeldTurns(source.Turns):
         for row in rows:
             first.setdefault((row["Dialogue_ID"], row["Utterance_ID"]), row)
         repeated, rows = len(rows) - len(first), list(first.values())
-        what = "rows repeat the ids of an earlier row and are left out"
-        self.remarks = {what: repeated} if repeated else {}
+        unread = sum(any(map(_is_unread, (r.get("StartTime"), r.get("EndTime")))) for r in rows)
+        remarks = {
+            "rows repeat the ids of an earlier row and are left out": repeated,
+            "utterances have times that cannot be read; of a clip its middle is shown": unread,
+        }
+        self.remarks = +collections.Counter(remarks)
         self._rows = rows
         self.image_per_turn = pictures is not None
         if pictures is not None:

@@ -7,11 +7,11 @@ of the lines of src.txt, where an episode is `sent_num` lines from `offsets` on.
 
 import collections
 import functools
-import json
 import pathlib
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.data import image_files, image_gate, text_repair
 from igerg_jax.data.builders import source
 from igerg_jax.errors import UserError
@@ -78,8 +78,7 @@ class Lines:
 
     def __init__(self, path: pathlib.Path):
         try:
-            if not path.is_file():
-                raise UserError(f"cannot read '{path}': it is not a regular file")
+            storage.check_regular_file(path)
             with path.open("rb") as file:
                 encoding, self._begin = text_repair.encoding(file.read(200))
         except OSError as error:
@@ -183,15 +182,19 @@ def _episodes(path: pathlib.Path, lines: int) -> list[np.ndarray]:
     """The turn ids of each episode, int64[turns]."""
     if not path.exists():
         raise UserError(f"'{path}' is missing: it says which turns make up a dialogue")
+    storage.check_regular_file(path)
     episodes = []
     with path.open("rb") as file:  # whose lines end only with "\n"
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
+                ids = storage.from_json(line)
+                if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+                    raise ValueError("something other than whole numbers")
                 # An array at once: millions of Python integers take far more memory.
-                episode = np.array([int(i) for i in json.loads(line)], np.int64)
-            except (ValueError, TypeError, OverflowError) as error:
+                episode = np.array(ids, np.int64)
+            except (ValueError, OverflowError) as error:
                 raise UserError(f"'{path}', line {number}: not a list of turn ids") from error
             invalid = episode[(episode < 0) | (episode >= lines)]
             if len(invalid):
@@ -249,10 +252,18 @@ class VectorTurns(EpisodeTurns):
 
 
 def _array(path: pathlib.Path) -> np.ndarray:
+    """int64[episodes] of a .npy file. Raises UserError for anything else in it."""
+    storage.check_regular_file(path)
     try:
-        return np.load(path).astype(np.int64)
-    except (OSError, ValueError) as error:
+        stored = np.load(path)
+        is_list = isinstance(stored, np.ndarray) and stored.ndim == 1 and stored.dtype.kind in "iuf"
+        with np.errstate(invalid="ignore"):  # of a NaN, which equals nothing
+            numbers = stored.astype(np.int64) if is_list else None
+        if numbers is None or (numbers != stored).any():
+            raise ValueError("it is not a list of whole numbers")
+    except Exception as error:  # of several types: NumPy's, those of archives and pickles
         raise UserError(f"cannot read '{path}': {error}") from error
+    return numbers
 
 
 def _map(path: pathlib.Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
@@ -268,7 +279,7 @@ def _map(path: pathlib.Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
 
 
 DATASET = source.RawDataset(
-    version="1.0.2",
+    version="1.0.3",
     info=INFO,
     configs={
         f"{version}{layout}": f"OpenViDial {version}: {what}"

@@ -33,12 +33,15 @@ def parse(config: str) -> tuple[str, str, int]:
     """Returns (dialogues, faces, seed). Raises UserError for another form."""
     pair, _, seed = config.partition("@")
     names = pair.split("+")
-    if len(names) != 2 or not all(names) or not (seed or "0").isdecimal():
+    try:
+        if len(names) != 2 or not all(names):
+            raise ValueError("it names no two datasets")
+        return names[0], names[1], source.whole_number(seed or "0", "the seed")
+    except ValueError as error:
         raise UserError(
-            f"dataset 'paired/{config}' should be paired/DIALOGUES+FACES or "
-            "paired/DIALOGUES+FACES@SEED, such as paired/meld+fer2013"
-        )
-    return names[0], names[1], int(seed or 0)
+            f"dataset 'paired/{pair}' should be paired/DIALOGUES+FACES or "
+            f"paired/DIALOGUES+FACES@SEED, such as paired/meld+fer2013: {error}"
+        ) from error
 
 
 def splits(

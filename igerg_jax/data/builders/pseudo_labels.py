@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from igerg_jax import storage
 from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data.builders.source import Turns
 from igerg_jax.errors import UserError
@@ -124,6 +125,7 @@ def read(folder: pathlib.Path) -> Labels:
     labels: dict[str, tuple[int, float]] = {}
     total = 0
     for path in paths:
+        storage.check_regular_file(path)
         try:
             with np.load(path) as part:
                 images, p_Nx7 = part["image"], part["probability"]

@@ -29,6 +29,7 @@ from igerg_jax.errors import UserError
 
 T = TypeVar("T")
 NO_IMAGE = -1
+_SHOWN_CHARACTERS = 20  # of a wrong field, in a message
 # {name of a split elsewhere: its name here}
 SPLIT_OF = {"train": "train", "training": "train"}
 SPLIT_OF |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid") | {"test": "test"}
@@ -215,7 +216,8 @@ class RawDataset:
 
 def row(episode: int, turn: int, text: str, emotion: int = UNKNOWN, **others) -> dict:
     """What `Turns.row` returns, with a speaker, image_id and `Info.extra` among the others."""
-    named = {"episode": episode, "turn": turn, "text": repaired(text), "emotion": emotion}
+    text = repaired(text).encode(errors="replace").decode()  # JSON may hold half a surrogate pair
+    named = {"episode": episode, "turn": turn, "text": text, "emotion": emotion}
     return named | {"speaker": "", "image_id": ""} | others
 
 
@@ -293,11 +295,24 @@ def read_text(path: pathlib.Path) -> str:
     Raises UserError when it cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"cannot read '{path}': it is not a regular file")
+        storage.check_regular_file(path)
         return decoded(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
+
+
+def whole_number(text: str, what: str, at_most: int = 2**31 - 1) -> int:
+    """The number that a field of a table holds. Raises ValueError unless it is 0 to `at_most`.
+
+    Python's `int` also takes "1_000", and raises for thousands of digits.
+    """
+    digits = text.strip()
+    if digits.isascii() and digits.isdecimal():
+        digits = digits.lstrip("0") or "0"
+        if len(digits) <= len(str(at_most)) and int(digits) <= at_most:
+            return int(digits)
+    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    raise ValueError(f"{what} is '{shown}', not a whole number from 0 to {at_most}")
 
 
 def csv_rows(name: str, text: str) -> Iterator[list[str]]:

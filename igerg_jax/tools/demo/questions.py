@@ -1,6 +1,5 @@
 """Parses and checks the requests of the demo's page."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from starlette.requests import Request
 
+from igerg_jax import storage
 from igerg_jax.errors import UserError
 from igerg_jax.tools.demo import images
 
@@ -62,8 +62,8 @@ def question(data: bytes, side: int) -> Question:
       UserError: it is invalid.
     """
     try:
-        given = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        given = storage.from_json(data)
+    except ValueError as error:
         raise UserError("the request is not JSON") from error
     if not isinstance(given, Mapping) or not isinstance(given.get("turns"), list):
         raise UserError("the request must be an object with a list of 'turns'")

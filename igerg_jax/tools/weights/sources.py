@@ -7,7 +7,6 @@ for fairseq's files also `argparse.Namespace`, a container of values.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import warnings
 import zipfile
@@ -71,6 +70,8 @@ def open_source(path: str, download: str) -> Source:
     if not location.is_dir() and location.suffix not in openers:
         raise UserError(f"'{path}' is not a folder or a file of {', '.join(openers)}")
     files = _tensor_files(location, download) if location.is_dir() else [location]
+    for file in files:
+        storage.check_regular_file(file)
     shapes, where, read, config = openers[files[0].suffix](files)
 
     def guarded_read(name: str) -> np.ndarray:
@@ -130,8 +131,9 @@ def _json_if_any(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
+    storage.check_regular_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = storage.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
