@@ -108,8 +108,7 @@ class Experiment:
 
     @functools.cached_property
     def digest(self) -> str:
-        first, *later = self.configs
-        return rows.digest(first | ({"finetuning": later[0]} if later else {}))
+        return rows.digest(*self.configs)
 
     def results(self, out: pathlib.Path) -> dict[str, Any]:
         """`rows.results` of the last run; steps and examples are of all. Raises UserError."""

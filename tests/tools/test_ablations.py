@@ -260,6 +260,18 @@ def test_elsewhere_it_says_where_to_run_it(tmp_path, monkeypatch, capsys):
     assert "repository's root" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("finetune", [False, True])
+def test_seeds_and_places_are_one_line_and_settings_are_not(monkeypatch, finetune):
+    monkeypatch.chdir(ROOT)
+
+    def digest(seed, *overrides):
+        planned = ablations.plan(["full"], [seed], "daily_dialog", overrides, finetune)
+        return planned[0].digest
+
+    assert digest(0) == digest(1) == digest(1, "--config.data.manual_dir=elsewhere")
+    assert digest(0) != digest(0, "--config.optim.b1=0.8")
+
+
 def test_the_real_configs_have_names_of_their_own(monkeypatch):
     """Also: the miniature's overrides are keys of every config, and change what they should."""
     monkeypatch.chdir(ROOT)

@@ -80,12 +80,23 @@ def short_name(config: str) -> str:
     return FULL.get(config, config.rpartition("/")[2])
 
 
-def digest(config: dict[str, Any]) -> str:
-    """Sixteen hex digits that identify a config (of `workdirs.as_json`); see `Row`."""
+def digest(config: dict[str, Any], finetuning: dict[str, Any] | None = None) -> str:
+    """Sixteen hex digits that identify a config (of `workdirs.as_json`); see `Row`.
+
+    Args:
+      finetuning: the config that it is then fine-tuned with, if it is.
+    """
+    kept = _compared(config)
+    if finetuning:
+        kept |= {f"finetuning.{key}": value for key, value in _compared(finetuning).items()}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """{key: value} without what rows that are one line may differ in."""
     left_out = ["seed", *PLACE_KEYS]
     flat = workdirs.flatten(config)
-    kept = {key: value for key, value in flat.items() if not workdirs.matches(key, left_out)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return {key: value for key, value in flat.items() if not workdirs.matches(key, left_out)}
 
 
 def results(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
