@@ -25,15 +25,17 @@ ATTENTION = ("xla", "fused")  # how self-attention is computed; see `models.atte
 BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
 
 _POLICIES = jax.checkpoint_policies
-_KERNEL = _POLICIES.save_only_these_names("attention")  # the fused kernel's input and output
+# The fused kernel's input and output; and layer norms' means and deviations, which are small, so
+# that normalising again is elementwise and becomes part of what reads the result.
+_NAMED = _POLICIES.save_only_these_names("attention", "moments")
 
 # What the backward pass may keep instead of recomputing it.
 REMAT_POLICIES = {
     "none": None,  # keep everything
-    # Keep products with weights, and the fused kernel's input and output.
-    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _KERNEL),
+    # Keep products with weights, and what is named.
+    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _NAMED),
     # Also attention's products where XLA computes them.
-    "all_dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _KERNEL),
+    "all_dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _NAMED),
     "full": _POLICIES.nothing_saveable,  # keep only a layer's input
 }
 

@@ -43,7 +43,9 @@ def make_mesh(settings: Mapping[str, int], devices: Sequence[jax.Device] | None 
             f"mesh ({wanted}) does not fit {len(devices)} devices; "
             "set config.mesh so that the product of its sizes is that number"
         )
-    # Linen's logical constraints need Auto axes; `jax.make_mesh` defaults to Explicit ones.
+    # `jax.make_mesh` defaults to Explicit axes. There a product of activations and weights that
+    # `fsdp` shards both is refused, unless the weights are resharded first, as are lookups and
+    # Linen's logical constraints (Flax 0.12.8, JAX 0.10.2).
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:

@@ -7,6 +7,10 @@
 Arrays are restored straight into the requested shardings, on any mesh. Paths may be anything that
 epath reads: local folders, gs://. Parameters may also come from a weights folder
 (`igerg_jax.run.weights_folder`).
+
+This uses Orbax's first API. Its V1 reads these checkpoints (tests/run/test_checkpoint.py), but is
+still `orbax.checkpoint.experimental.v1` in 0.12.8, and its names changed after 0.11.40: see
+docs/reliability.md.
 """
 
 import contextlib

@@ -183,30 +183,33 @@ def test_how_layers_are_stacked_changes_no_gradient(plain, change):
     small.assert_trees_close(encoder_value_and_gradient(**change), plain, 1e-4, 1e-5)
 
 
-def test_remat_repeats_what_its_name_does_not_keep():
+def backward_count(word: str, remat: str, **changes) -> int:
+    """How often the gradient's program, of an encoder of one layer, has `word`."""
     x, mask = normal(B, L, D), mask_of([L, 3], L)
+    module = layers.Encoder(settings(layers=1, remat=remat, **changes))
+    params = small.make_params(module, x, mask)
+    loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
+    return str(jax.make_jaxpr(jax.grad(loss))(params)).count(word)
 
-    def products(remat):
-        module = layers.Encoder(settings(layers=1, remat=remat))
-        params = small.make_params(module, x, mask)
-        loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
-        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
 
-    count = {remat: products(remat) for remat in REMAT_POLICIES}
+def test_remat_repeats_what_its_name_does_not_keep():
+    count = {remat: backward_count("dot_general", remat) for remat in REMAT_POLICIES}
     assert count["none"] == count["all_dots"] < count["dots"] < count["full"], count
 
 
 def test_what_the_kernel_made_is_kept_with_the_products():
     """The kernel is no product to JAX: by the products' policies alone it would run again."""
-    x, mask = normal(B, L, D), mask_of([L, 3], L)
+    count = {
+        remat: backward_count("platform_index", remat, attention="fused")
+        for remat in REMAT_POLICIES
+    }
+    assert count["dots"] == count["all_dots"] == count["full"] - 1, count
 
-    def kernels(remat):
-        module = layers.Encoder(settings(layers=1, remat=remat, attention="fused"))
-        params = small.make_params(module, x, mask)
-        loss = lambda p: module.apply({"params": p}, x, mask).sum()  # noqa: E731
-        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("platform_index")
 
-    assert kernels("dots") == kernels("all_dots") == kernels("full") - 1
+def test_moments_of_layer_norms_are_kept_with_the_products():
+    """Else the sums over the width are computed again, from activations read again."""
+    count = {remat: backward_count(" rsqrt ", remat) for remat in REMAT_POLICIES}
+    assert count["none"] == count["dots"] == count["all_dots"] == count["full"] - 2, count
 
 
 @pytest.mark.parametrize("heads", [5, 0, -1])

@@ -11,7 +11,8 @@ step that training runs. The report has two estimates of the step's time:
               Rates and bytes are those of XLA's own `optimal_seconds`: on-chip memory counts as
               HBM, collectives as what they read and write locally, kernels as what they declare.
               With loops counted once, as XLA counts them, it is about 8 % above XLA's own sum for
-              a step (`xla_loops_counted_once` in the JSON)
+              a step (`xla_loops_counted_once` in the JSON). Prefetches into on-chip memory, which
+              overlap with other work, count too; `prefetch_seconds` is their part
 
 With `data.length_buckets`, all of this is of the longest batches. The shorter ones, whose steps are
 compiled too, are reported with their FLOPs and bytes.
@@ -272,18 +273,21 @@ def estimates(costs: dict[str, Any], ops: list[hlo.Op], chip: chips.Chip) -> dic
         ),
     }
     seconds, slowest = {"roofline": max(terms.values()), "per_op": None}, []
+    prefetch_seconds = 0.0
     if chip.xla_flops:
         timed = [
             (op, op.count * max(op.flops / chip.xla_flops, op.bytes / chip.xla_bytes_per_second))
             for op in ops
         ]
         seconds["per_op"] = sum(each for _, each in timed) or None
+        prefetch_seconds = sum(each for op, each in timed if op.is_prefetch)
         slowest = sorted(timed, key=lambda pair: -pair[1])[:SLOWEST]
     ideal = costs["model_flops"] / chip.peak_flops
     return {
         "chip": chip.name,
         "roofline_terms_seconds": terms,
         "step_seconds": seconds,
+        "prefetch_seconds": prefetch_seconds,  # of per_op
         "mfu": {name: ideal / value for name, value in seconds.items() if value},
         "estimated_cycles": sum(op.count * op.cycles for op in ops),
         "slowest": [
@@ -355,7 +359,8 @@ def _describe_times(report: dict[str, Any]) -> list[str]:
             for name, value in report["step_seconds"].items()
             if value
         ),
-        "largest shares of the per_op time",
+        f"largest shares of the per_op time ({report['prefetch_seconds'] * 1e3:.2f} ms of it are "
+        "prefetches)",
         *(
             f"  {row['seconds'] * 1e3:9.2f} ms  {row['flops'] / 1e12:7.3f} TFLOP  "
             f"{row['bytes'] / 1e9:7.2f} GB  {row['count']:g} times  {row['from']}"

@@ -53,6 +53,11 @@ class Op:
     cycles: int  # XLA's estimate; 0 = it has none
     op_name: str
 
+    @property
+    def is_prefetch(self) -> bool:
+        """Whether it copies, beside others, what they read later or what they have made."""
+        return self.name.startswith(("copy-start", "slice-start"))
+
 
 class Program:
     """A compiled module's text, parsed.
