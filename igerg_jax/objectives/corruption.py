@@ -1,8 +1,8 @@
 """Random corruption of token arrays, on the device and with static shapes.
 
 Each row has its own random key, by its place in the global batch, so that its corruption does not
-depend on how many devices, hosts or accumulation steps share the batch.
-Letters as in `igerg_jax.batch`.
+depend on how many devices, hosts or accumulation steps share the batch. Nor does it depend on how
+far the row is padded: a token's draws are keyed by its place. Letters as in `igerg_jax.batch`.
 """
 
 import math
@@ -51,9 +51,9 @@ def infill(
 ) -> tuple[jax.Array, jax.Array]:
     """BART's text infilling (https://arxiv.org/abs/1910.13461): a span becomes one MASK.
 
-    Span lengths are Poisson; a span of length 0 inserts a MASK. EOS is never hidden. `fraction`
-    of the words is hidden in expectation (a little less where spans meet). Tokens that no longer
-    fit into S after an insertion are truncated.
+    Span lengths are Poisson; a span of length 0 inserts a MASK, as long as longer spans before or
+    after it in the row make room: a row never gets longer. EOS is never hidden. `fraction` of the
+    words is hidden in expectation (a little less where spans meet).
 
     Returns:
       (int32 [B, S] tokens, int32 [B, S] their turns), PAD and 0 on the right.
@@ -73,7 +73,9 @@ def infill(
         opens_S = hidden_S & ~(jnp.roll(hidden_S, 1).at[0].set(False))
         # Two slots per token: one for a MASK that a span of length 0 inserts, one for itself.
         inserts_S = start_S & (span_S == 0) & ~hidden_S
-        keep_S = (tokens_S != special.pad) & (~hidden_S | opens_S)
+        removed_S = hidden_S & ~opens_S
+        inserts_S &= jnp.cumsum(inserts_S) <= removed_S.sum()
+        keep_S = (tokens_S != special.pad) & ~removed_S
         keep_2S = jnp.stack([inserts_S, keep_S], 1).reshape(-1)
         masked_S = jnp.where(hidden_S, special.mask, tokens_S)
         tokens_2S = jnp.stack([jnp.full_like(tokens_S, special.mask), masked_S], 1).reshape(-1)
@@ -93,15 +95,14 @@ def shuffle_turns(
 
     Turns are renumbered in their new order: their old numbers would give it away.
     """
-    length = tokens_BxS.shape[1]
 
     def row(key, tokens_S, turn_S):
-        # A turn has at least one token, so there are at most S turns.
-        rank_S = jax.random.permutation(key, length)
-        place_S = jnp.where(tokens_S == special.pad, length, rank_S[turn_S])
-        order_S = jnp.argsort(place_S, stable=True)
-        tokens_S, place_S = tokens_S[order_S], place_S[order_S]
-        begins_S = place_S != jnp.roll(place_S, 1)
+        # A turn has at least one token, so there are at most S turns. Of two that draw the same
+        # number, the earlier one comes first.
+        place_S = jax.random.uniform(key, tokens_S.shape)[turn_S]
+        order_S = jnp.argsort(jnp.where(tokens_S == special.pad, 1.0, place_S), stable=True)
+        tokens_S, turn_S = tokens_S[order_S], turn_S[order_S]
+        begins_S = turn_S != jnp.roll(turn_S, 1)
         turn_S = jnp.cumsum(begins_S.at[0].set(False))
         return tokens_S, jnp.where(tokens_S == special.pad, 0, turn_S).astype(turn_BxS.dtype)
 

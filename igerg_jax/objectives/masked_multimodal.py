@@ -46,8 +46,8 @@ class MaskedMultimodal(base.Objective):
         target_S, given_S = row.arrays["context"], row.encoder_input.tokens_S
         masked_S = row.encoder_input.drawn
         kinds_S = np.where(masked_S, np.where(given_S == target_S, "kept", "random"), "")
-        limit = max_predictions(row.settings, len(target_S))
-        position_M = np.flatnonzero(masked_S)[:limit]
+        tokens = (target_S != row.model.special.pad).sum()
+        position_M = np.flatnonzero(masked_S)[: max_predictions(row.settings, int(tokens))]
         asked = row.tokens(target_S[position_M], row.arrays["context_turn"][position_M])
         return [
             row.encoder_line(kinds_S),
@@ -57,13 +57,17 @@ class MaskedMultimodal(base.Objective):
 
 
 def predict_masked(context: Context) -> losses.Sums:
-    """Cross-entropy of the masked tokens, the first `max_predictions` of each row.
+    """Cross-entropy of the masked tokens, the first `max_fraction` of each row's tokens.
 
-    Logits are computed at those positions only, so that the cost of a step is bounded.
+    Logits are computed for that fraction of a full row only, so that the cost of a step is bounded.
+    (Counted in each row's own tokens, what is predicted does not depend on padding.)
     """
     target_BxS, masked_BxS = context.batch["context"], context.encoder_input.drawn
-    limit = max_predictions(context.settings, target_BxS.shape[1])
-    position_BxM = jnp.argsort(~masked_BxS, axis=1, stable=True)[:, :limit]
+    limits = [max_predictions(context.settings, n) for n in range(target_BxS.shape[1] + 1)]
+    tokens_Bx1 = (target_BxS != context.model.special.pad).sum(1, keepdims=True)
+    limit_Bx1 = jnp.asarray(limits)[tokens_Bx1]
+    masked_BxS = masked_BxS & (jnp.cumsum(masked_BxS, axis=1) <= limit_Bx1)
+    position_BxM = jnp.argsort(~masked_BxS, axis=1, stable=True)[:, : limits[-1]]
 
     def take(x_BxS: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x_BxS, position_BxM, axis=1)
@@ -74,7 +78,7 @@ def predict_masked(context: Context) -> losses.Sums:
 
 
 def max_predictions(settings: Mapping[str, Any], length: int) -> int:
-    """At most how many of a row's `length` positions are predicted."""
+    """At most how many words of a row of `length` tokens are predicted."""
     return math.ceil(settings["max_fraction"] * length)
 
 

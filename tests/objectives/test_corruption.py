@@ -98,9 +98,12 @@ def poisson(u: np.ndarray, mean: float) -> np.ndarray:
     return out
 
 
-def slow_infill(tokens, turns, starts, spans):
-    """One row, token by token, as the description says."""
-    out, left = [], 0
+def slow_infill(tokens, turns, starts, spans, room):
+    """One row, token by token, as the description says; with `room` for so many insertions.
+
+    Returns its tokens, their turns, and the insertions that it asked for.
+    """
+    out, left, asked = [], 0, 0
     hidden_before = False
     for token, turn, start, span in zip(tokens, turns, starts, spans, strict=True):
         word = token not in (SPECIAL.pad, SPECIAL.eos)
@@ -113,12 +116,14 @@ def slow_infill(tokens, turns, starts, spans):
             out.append((SPECIAL.mask, turn))
         elif not hidden:
             if word and start and span == 0:
-                out.append((SPECIAL.mask, turn))
+                asked += 1
+                if asked <= room:
+                    out.append((SPECIAL.mask, turn))
             out.append((token, turn))
         hidden_before = hidden
         left = max(left - 1, 0)
-    out = (out + [(SPECIAL.pad, 0)] * S)[:S]
-    return [token for token, _ in out], [turn for _, turn in out]
+    out += [(SPECIAL.pad, 0)] * (S - len(out))
+    return [token for token, _ in out], [turn for _, turn in out], asked
 
 
 def test_infill_is_its_slow_description():
@@ -127,14 +132,17 @@ def test_infill_is_its_slow_description():
     # The draws are the code's own; what is made of them is not.
     starts, uniform = map(np.asarray, draws(keys))
     spans = poisson(uniform[:300], MEAN_SPAN)
-    inserted = cut = 0
+    inserted = dropped = 0
     for row in range(300):
-        tokens, turns = slow_infill(TOKENS[row], TURNS[row], starts[row], spans[row])
+        given = TOKENS[row], TURNS[row], starts[row], spans[row]
+        shorter, *_ = slow_infill(*given, 0)
+        room = (TOKENS[row] != SPECIAL.pad).sum() - (np.array(shorter) != SPECIAL.pad).sum()
+        tokens, turns, asked = slow_infill(*given, room)
         np.testing.assert_array_equal(new[row], tokens, err_msg=f"row {row}")
         np.testing.assert_array_equal(new_turns[row], turns, err_msg=f"row {row}")
-        inserted += (new[row] != SPECIAL.pad).sum() > (TOKENS[row] != SPECIAL.pad).sum()
-        cut += new[row, -1] not in (SPECIAL.pad, SPECIAL.mask, TOKENS[row, -1])
-    assert inserted and cut, "the rows never show an insertion or a cut"
+        inserted += min(asked, room)
+        dropped += asked > room
+    assert inserted and dropped, "the rows never show an insertion, or one without room"
 
 
 @jax.jit
@@ -149,8 +157,8 @@ def test_infill_hides_about_the_fraction_it_says():
     """Counts every word that no longer stands; overlaps and turn ends make it a little less."""
     words = np.tile(np.arange(FIRST_WORD, FIRST_WORD + S, dtype=np.int32), (ROWS, 1))
     new, _ = infill(keys_of(ROWS, seed=3), words, np.zeros_like(words))
-    # Each of the S words occurs once, so that what still stands can be counted. A few of them
-    # are lost to the cut after insertions, not to spans; the middle of the row has none of that.
+    # Each of the S words occurs once, so that what still stands can be counted. Spans end where the
+    # row ends, and none begin before it does: its middle has none of that.
     middle = np.arange(FIRST_WORD + 8, FIRST_WORD + 16)
     hidden = 1 - np.mean([np.isin(middle, row).mean() for row in np.asarray(new)])
     assert 0.8 * FRACTION < hidden < FRACTION
@@ -159,8 +167,6 @@ def test_infill_hides_about_the_fraction_it_says():
 def test_infill_keeps_what_ends_turns():
     new, new_turns = map(np.asarray, infill(keys_of(ROWS, seed=2), TOKENS, TURNS))
     for row in range(ROWS):
-        if new[row, -1] != SPECIAL.pad:  # perhaps cut
-            continue
         before = TURNS[row][TOKENS[row] == SPECIAL.eos]
         np.testing.assert_array_equal(new_turns[row][new[row] == SPECIAL.eos], before)
         assert (np.diff(new_turns[row][new[row] != SPECIAL.pad]) >= 0).all()
@@ -208,6 +214,16 @@ def test_a_row_depends_on_its_own_key_alone(corrupt):
     part = corrupt(keys[jnp.asarray(order)], *(x[order] for x in inputs))
     for first, second in zip(whole, part, strict=True):
         np.testing.assert_array_equal(np.asarray(first)[order], second)
+
+
+@pytest.mark.parametrize("corrupt", [mask_tokens, infill, shuffle])
+def test_a_row_does_not_depend_on_how_far_it_is_padded(corrupt):
+    inputs = (TOKENS,) if corrupt is mask_tokens else (TOKENS, TURNS)
+    assert SPECIAL.pad == 0  # as a turn is at PAD, and False
+    wider = [np.pad(x, ((0, 0), (0, 17))) for x in inputs]
+    results = corrupt(keys_of(ROWS), *inputs), corrupt(keys_of(ROWS), *wider)
+    for narrow, wide in zip(*results, strict=True):
+        np.testing.assert_array_equal(np.pad(narrow, ((0, 0), (0, 17))), wide)
 
 
 @pytest.mark.parametrize("corrupt", [infill, shuffle])
