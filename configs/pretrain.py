@@ -69,6 +69,9 @@ def _all_keys() -> ConfigDict:
             context_turns=3,  # previous turns given as text; one image per turn; 0 for faces only
             context_tokens=40,  # per example; raise with context_turns
             response_tokens=28,  # longer responses are truncated: one in ten
+            # (context, response) tokens of batches of shorter windows, as ((20, 14),): less of them
+            # is padding, and each size is compiled on its own. () = all batches have one size.
+            length_buckets=(),
             # How far training evens out responses' emotions: 0 = as in the data, 1 = all equal.
             balance_emotions=0.0,
             include_response_image=True,  # as in the original; False for a chatbot
@@ -164,7 +167,7 @@ def _all_keys() -> ConfigDict:
             # BART's infilling: the fraction of words hidden, and the mean span length.
             text_denoising=dict(weight=1.0, mask_fraction=0.3, mean_span_tokens=3.0),
             text_emotion=dict(weight=1.0),
-            # BERT's masking; max_fraction of context_tokens caps the positions that are predicted.
+            # BERT's masking; max_fraction of a context's tokens caps those that are predicted.
             masked_multimodal=dict(weight=1.0, mask_fraction=0.15, max_fraction=0.25),
             emotional_response=dict(
                 weight=1.0,

@@ -68,6 +68,21 @@ class BatchSpec:
             groups=mixed_groups(settings),
         )
 
+    @classmethod
+    def by_length(cls, settings: Any, batch_size: int) -> list[BatchSpec]:
+        """The sizes of training batches: those of `length_buckets`, shortest first, and `of`."""
+        full = cls.of(settings, batch_size)
+        shorter = [
+            dataclasses.replace(full, context_tokens=context, response_tokens=response)
+            for context, response in settings.length_buckets
+        ]
+        return [*shorter, full]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """S and T."""
+        return self.context_tokens, self.response_tokens
+
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Returns the complete contract, {array name: (shape, dtype)}."""
         b, n, s, t = self.batch_size, self.images, self.context_tokens, self.response_tokens
@@ -92,6 +107,11 @@ class BatchSpec:
 def mixed_groups(settings: Any) -> tuple[str, ...]:
     """The mixtures in `config.data` whose batches only certain objectives read."""
     return tuple(name for name, mixture in settings.mixtures.items() if mixture.objectives)
+
+
+def lengths(batch: dict[str, Any]) -> tuple[int, int]:
+    """S and T of a batch."""
+    return batch["context"].shape[1], batch["response"].shape[1]
 
 
 def group_of(batch: dict[str, Any], group: str) -> dict[str, Any]:

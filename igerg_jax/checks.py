@@ -168,6 +168,7 @@ def _of_step(config: Any) -> list[Callable[[], object]]:
         functools.partial(check_constraints, "train", config.train, TRAIN_RANGES),
         *_of_model(config),
         functools.partial(objectives.check, config),
+        functools.partial(_check_drawn_lengths, config),
         functools.partial(optim.check, config.optim),
     ]
 
@@ -190,6 +191,16 @@ def _check_reversed(config: Any) -> None:
         raise UserError(
             f"data.reverse=True is for likelihoods alone: set {', '.join(given)} to 0, as "
             "configs/backward.py does"
+        )
+
+
+def _check_drawn_lengths(config: Any) -> None:
+    """Responses that the model draws in training are as long as a batch's responses may be."""
+    if config.data.length_buckets and objectives.need_reference(config):
+        raise UserError(
+            f"data.length_buckets={config.data.length_buckets} would cut the responses that "
+            "preference_weight and policy_weight of objectives.emotional_response draw: set it "
+            "to (), or both weights to 0"
         )
 
 

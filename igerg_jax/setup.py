@@ -31,7 +31,7 @@ class Setup:
 
     config: Any
     model: Igerg
-    spec: BatchSpec  # of a training batch
+    spec: BatchSpec  # of a training batch, the longest that there is
     mesh: Mesh
     rules: tuple  # (logical axis name, mesh axes) pairs
     abstract_params: Any  # `jax.ShapeDtypeStruct` leaves with their shardings

@@ -1,5 +1,7 @@
 """What the values under `config.data` may be."""
 
+import itertools
+
 from ml_collections import ConfigDict
 
 from igerg_jax.constraints import Choice, Range, check_constraints
@@ -32,8 +34,29 @@ CONSTRAINTS = (
 def check(data: ConfigDict) -> None:
     """Raises UserError for a value that is not allowed; the message names the key."""
     check_constraints("data", data, CONSTRAINTS)
+    _check_length_buckets(data)
     if data.reverse and data.use_images:
         raise UserError(
             "data.reverse=True is for words alone, since it would show the response's image beside "
             "the wrong turn: set data.use_images=False, as configs/backward.py does"
         )
+
+
+def _check_length_buckets(data: ConfigDict) -> None:
+    full = (data.context_tokens, data.response_tokens)
+    sizes = [*data.length_buckets, full]
+    in_order = all(map(_is_size, sizes)) and all(
+        smaller[0] <= larger[0] and smaller[1] <= larger[1] and tuple(smaller) != tuple(larger)
+        for smaller, larger in itertools.pairwise(sizes)
+    )
+    if not in_order:
+        raise UserError(
+            f"data.length_buckets={data.length_buckets} must be pairs of (context, response) "
+            "tokens, at least 2 of each, from small to large and all below "
+            f"(data.context_tokens, data.response_tokens)={full}; () turns them off"
+        )
+
+
+def _is_size(size: object) -> bool:
+    is_pair = isinstance(size, list | tuple) and [type(tokens) for tokens in size] == [int, int]
+    return is_pair and min(size) >= 2  # a token and its EOS

@@ -55,7 +55,10 @@ class SyntheticVocabulary:
 
 
 class SyntheticDataset:
-    """Batches of `igerg_jax.batch.synthetic`: for throughput, and to try a config without data."""
+    """Batches of `igerg_jax.batch.synthetic`: for throughput, and to try a config without data.
+
+    With `data.length_buckets`, steps have each size in turn.
+    """
 
     split_names = ()
 
@@ -68,8 +71,9 @@ class SyntheticDataset:
     def train_batches(
         self, config: ConfigDict, start_step: int, rows_b: np.ndarray
     ) -> Iterator[dict[str, np.ndarray]]:
-        spec = BatchSpec.of(config.data, config.train.batch_size)
+        specs = BatchSpec.by_length(config.data, config.train.batch_size)
         for step in itertools.count(start_step):
+            spec = specs[step % len(specs)]
             vocabulary = self.tokenizer
             arrays = batch.synthetic(spec, vocabulary.special, vocabulary.vocab_size, seed=step)
             yield {name: values[rows_b] for name, values in arrays.items()}

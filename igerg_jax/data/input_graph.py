@@ -44,7 +44,7 @@ def batches(
       steps: which, in order.
       groups: {group: its reader}; arrays are named "<group>/<name>", those of group "" "<name>".
         What a reader raises is raised here.
-      spec: the sizes of each group's batch.
+      spec: the sizes of each group's batch; S and T may differ from batch to batch.
       config: `data` is read: preprocessing, read_threads, prefetch_batches.
     """
     failures: list[Exception] = []
@@ -119,13 +119,9 @@ def _given_names(spec: BatchSpec) -> list[str]:
 
 
 def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Sets the arrays' shapes and decodes `images`, zero where `image_mask` is False."""
+    """Decodes `images`, zero where `image_mask` is False."""
     names = _given_names(spec)
-    shapes = spec.shapes()
-    batch = {
-        name: tf.ensure_shape(part, shapes[name][0])
-        for name, part in zip(names, parts, strict=False)
-    }
+    batch = dict(zip(names, parts, strict=False))
     if not spec.feature_dim:
         batch["images"] = images(spec, preprocessing, *parts[len(names) :])
     return batch

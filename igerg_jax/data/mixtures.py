@@ -21,7 +21,8 @@ import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from igerg_jax.data import builders, emotion_balance, folders, order, store
+from igerg_jax.data import builders, emotion_balance, folders, length_buckets, order, store
+from igerg_jax.data.length_buckets import Dealer, Dealt
 from igerg_jax.data.patterns import occurrences, pattern
 from igerg_jax.data.windows import Split
 from igerg_jax.errors import UserError, check_known
@@ -51,11 +52,13 @@ class Stream:
       pattern: int64[P]; position p takes an example of splits[pattern[p % P]]. Among any
         consecutive positions each split has its share to within two examples, and among P of them
         exactly.
+      dealer: deals the positions to steps by length; None = each step has the next ones.
     """
 
     splits: Sequence[Split]
     orders: Sequence[Order]
     pattern: np.ndarray
+    dealer: Dealer | None = None
 
     def at(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns int64[B] split numbers and int64[B] window numbers at those positions."""
@@ -63,6 +66,12 @@ class Stream:
         for s, at_B, nth in occurrences(self.pattern, positions_B):
             source_B[at_B], ids_B[at_B] = s, self.orders[s](nth)
         return source_B, ids_B
+
+    def step(self, step: int, batch_size: int) -> Dealt:
+        """What a step holds; `batch_size` is that of the global batch."""
+        if self.dealer is None:
+            return Dealt(order.positions(step, batch_size), bucket=0)
+        return self.dealer.step(step)
 
 
 def labels(data: ConfigDict) -> dict[str, str]:
@@ -81,7 +90,7 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
         balance = config.data.balance_emotions
         pairs = zip(splits, seeds, strict=True)
         orders = [emotion_balance.order_of(split, seed, balance) for split, seed in pairs]
-        return Stream(splits, orders, pattern_P)
+        return _dealt_by_length(Stream(splits, orders, pattern_P), config)
 
     groups = {MAIN: stream([nonempty_split(prepared, name)], [seed], np.zeros(1, np.int64))}
     for mixture_name, mixture in config.data.mixtures.items():
@@ -90,6 +99,24 @@ def streams(prepared: Prepared, config: ConfigDict) -> dict[str, Stream]:
         splits = [nonempty_split(prepared.datasets[dataset], name) for dataset in mixture.datasets]
         groups[mixture_name if mixture.objectives else MAIN] = stream(splits, seeds, pattern_P)
     return groups
+
+
+def _dealt_by_length(stream: Stream, config: ConfigDict) -> Stream:
+    """The stream with a dealer, if the config has `length_buckets`."""
+    if not config.data.length_buckets:
+        return stream
+    buckets = [length_buckets.numbers(split, config) for split in stream.splits]
+
+    def bucket_at(positions: np.ndarray) -> np.ndarray:
+        source, ids = stream.at(positions)
+        found = np.empty(len(positions), np.int8)
+        for s, of_split in enumerate(buckets):
+            found[source == s] = of_split[ids[source == s]]
+        return found
+
+    windows = sum(split.num_windows for split in stream.splits)
+    dealer = Dealer(bucket_at, windows, config.train.batch_size)
+    return dataclasses.replace(stream, dealer=dealer)
 
 
 def _pattern_of(name: str, mixture: ConfigDict) -> np.ndarray:

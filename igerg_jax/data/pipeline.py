@@ -17,7 +17,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import UNKNOWN, BatchSpec, SpecialIds
-from igerg_jax.data import augment, image_gate, input_graph, mixtures, order, store, windows
+from igerg_jax.data import (
+    augment,
+    image_gate,
+    input_graph,
+    length_buckets,
+    mixtures,
+    order,
+    store,
+    windows,
+)
 from igerg_jax.data.text_repair import repaired
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.data.windows import Split
@@ -34,7 +43,7 @@ def example_ids(
     stream: mixtures.Stream, config: ConfigDict, step: int, rows_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the split, window and position, int64[B'] each, of rows of a step's batch."""
-    positions_b = order.positions(step, config.train.batch_size)[rows_b]
+    positions_b = stream.step(step, config.train.batch_size).positions_B[rows_b]
     return *stream.at(positions_b), positions_b
 
 
@@ -51,20 +60,24 @@ def train_batches(
 
     Returns:
       The contract of igerg_jax.batch with B' rows. The arrays of a mixture are prefixed by its
-      name, as in "faces/images".
+      name, as in "faces/images". With `data.length_buckets`, all of a step's arrays have the size
+      of the largest bucket that one of its groups needs.
 
     Raises:
       UserError: no windows, or an unknown split.
     """
     special = prepared.tokenizer.special
+    streams = mixtures.streams(prepared, config)
+    sized = length_buckets.sized(config)
 
     def fetch(stream: mixtures.Stream, step: np.ndarray) -> tuple[np.ndarray, ...]:
         source_b, ids_b, positions_b = example_ids(stream, config, int(step), rows_b)
         pairs = zip(source_b, ids_b, strict=True)
         examples = [windows.read(stream.splits[s], int(i)) for s, i in pairs]
-        return _read_arrays(examples, stream.splits, source_b, positions_b, config, special)
+        size = config.train.batch_size
+        bucket = max(each.step(int(step), size).bucket for each in streams.values())
+        return _read_arrays(examples, stream.splits, source_b, positions_b, sized[bucket], special)
 
-    streams = mixtures.streams(prepared, config)
     groups = {group: functools.partial(fetch, stream) for group, stream in streams.items()}
     steps = range(start_step, np.iinfo(np.int64).max)
     return input_graph.batches(steps, groups, _spec(config, len(rows_b)), config)

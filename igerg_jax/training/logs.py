@@ -64,17 +64,20 @@ class StepLog:
             dynamic_ncols=True,
             disable=None if is_writer else True,  # None = if stderr is no terminal
         )
-        self._pending: tuple[int, Any] | None = None  # a step, and its metrics on the device
+        # A step, its metrics on the device, and its model FLOPs.
+        self._pending: tuple[int, Any, float] | None = None
         self._interval: list[dict[str, float]] = []  # metrics since the last logged interval
-        self._interval_start = (0.0, 0.0)  # training and input-wait seconds when it began
+        # Training seconds, input-wait seconds and model FLOPs when it began.
+        self._interval_start = (0.0, 0.0, 0.0)
         self.clock = Clock()
-        self.throughput: Throughput | None = None  # known once a step is compiled
+        self.model_flops = 0.0  # of the steps that have finished
+        self.throughput = Throughput(train.batch_size, jax.devices())
         self.seconds_to_first_step: float | None = None
 
-    def add(self, step: int, metrics: Any) -> None:
+    def add(self, step: int, metrics: Any, model_flops: float) -> None:
         """Keeps the metrics, on the device, of a step just launched; reads the previous ones."""
         self.flush()
-        self._pending = (step, metrics)
+        self._pending = (step, metrics, model_flops)
         self._bar.update(step - self._bar.n)
 
     def flush(self) -> None:
@@ -85,7 +88,8 @@ class StepLog:
         """
         if self._pending is None:
             return
-        (step, metrics), self._pending = self._pending, None
+        (step, metrics, model_flops), self._pending = self._pending, None
+        self.model_flops += model_flops
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if self.seconds_to_first_step is None:
             self.seconds_to_first_step = time.perf_counter() - self._start
@@ -113,7 +117,8 @@ class StepLog:
         line = {name: sum(row[name] for row in kept) / len(kept) for name in kept[0]}
         line["skipped"] = sum(row["skipped"] for row in self._interval)
         # An interval begins and ends when a step's metrics arrive, so it covers finished steps.
-        line |= self.throughput.rates(len(self._interval), elapsed) | {
+        model_flops = self.model_flops - self._interval_start[2]
+        line |= self.throughput.rates(len(self._interval), elapsed, model_flops) | {
             "input_wait_fraction": min((waited - self._interval_start[1]) / elapsed, 1.0),
             "wall_seconds": time.perf_counter() - self._start,
             "training_seconds": seconds,
@@ -121,7 +126,7 @@ class StepLog:
         self.write(step, line)
         left = (self._train.steps - step) * seconds / max(step - self._first_step, 1)
         self._show(step, line, left)
-        self._interval, self._interval_start = [], (seconds, waited)
+        self._interval, self._interval_start = [], (seconds, waited, self.model_flops)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes scalars to metrics.jsonl and the trackers."""
@@ -254,17 +259,16 @@ class Throughput(NamedTuple):
     """Converts times of steps that have finished on the devices to rates."""
 
     batch_size: int  # over all devices
-    model_flops: float  # of a step, over all devices
     devices: Sequence[Any]
 
-    def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """The rates of `steps` steps that took `seconds`.
+    def rates(self, steps: int, seconds: float, model_flops: float) -> dict[str, float]:
+        """The rates of `steps` steps that took `seconds` and have `model_flops` over all devices.
 
         "mfu" is model FLOPs as a share of the devices' bfloat16 peak, whatever the compute dtype;
         it is left out if the peak is not known.
         """
         examples = steps * self.batch_size / seconds
-        flops = steps * self.model_flops / seconds / len(self.devices)
+        flops = model_flops / seconds / len(self.devices)
         peak = chips.peak_flops(self.devices[0])
         rates = {
             "step_seconds": seconds / steps,

@@ -178,7 +178,6 @@ def train(
             state = train_state.init_state(setup) if state is None else state
             loop.evaluate_if_missing(state)
             return state, log
-        log.throughput = logs.Throughput(config.train.batch_size, ready.model_flops, jax.devices())
         processes.wait_for_all("compiled", config.distributed.initialization_timeout_seconds)
         return loop.run(ready), log
 
@@ -190,34 +189,43 @@ def batches(setup: TrainingSetup, dataset: Dataset, start_step: int) -> Iterator
     return dataset.train_batches(setup.config, start_step, rows_b)
 
 
+class CompiledStep(NamedTuple):
+    """The step for batches of one size."""
+
+    run: Callable  # (state, batch) -> (state, metrics)
+    model_flops: int
+
+
 class CompiledRun(NamedTuple):
-    """The state, compiled step and batches that the training loop starts from."""
+    """The state, compiled steps and batches that the training loop starts from."""
 
     state: TrainState
-    step: Callable  # compiled: (state, batch) -> (state, metrics)
+    steps: dict[tuple[int, int], CompiledStep]  # by `batch.lengths`
     batches: Iterator[dict]  # this process's rows, from the state's step on
-    model_flops: int  # of a step
 
 
 def compile_and_prefetch(
     setup: TrainingSetup, dataset: Dataset, evaluator: Evaluator | None, state: TrainState | None
 ) -> CompiledRun:
-    """Compiles the step; meanwhile reads and checks the first batch, counts FLOPs, and compiles
-    the evaluation."""
+    """Compiles the step for each size of a batch; meanwhile reads and checks the first batch,
+    counts FLOPs, and compiles the evaluation."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
-        lowered = lower_step(setup)
+        by_length = {each.spec.lengths: each for each in setup.by_length()}
+        lowered = {lengths: lower_step(each) for lengths, each in by_length.items()}
         state = initialising.result()() if initialising else state
-        compiling = pool.submit(lowered.compile)
+        compiling = {lengths: pool.submit(each.compile) for lengths, each in lowered.items()}
         source = batches(setup, dataset, int(state.step))
         first = next(source)  # this also imports TensorFlow
+        spec = by_length[batch.lengths(first)].spec
         rows = len(first["context"])  # of this process
-        batch.check(first, dataclasses.replace(setup.spec, batch_size=rows))
-        flops = model_flops(setup)
+        batch.check(first, dataclasses.replace(spec, batch_size=rows))
+        flops = {lengths: model_flops(each) for lengths, each in by_length.items()}
         if evaluator is not None:
             evaluator.compile(setup.abstract_params, setup.config.data.eval_split)
-        return CompiledRun(state, compiling.result(), itertools.chain([first], source), flops)
+        steps = {n: CompiledStep(each.result(), flops[n]) for n, each in compiling.items()}
+        return CompiledRun(state, steps, itertools.chain([first], source))
 
 
 def saved_state(
@@ -271,9 +279,10 @@ class Loop:
                 self._update_profile(step - 1, state)
                 with clock.waiting_for_input():
                     host_batch = next(ready.batches)
+                compiled = ready.steps[batch.lengths(host_batch)]
                 with jax.transfer_guard("disallow"):
-                    state, metrics = ready.step(state, sharding.to_devices(host_batch, placed))
-                    log.add(step, metrics)
+                    state, metrics = compiled.run(state, sharding.to_devices(host_batch, placed))
+                    log.add(step, metrics, compiled.model_flops)
                 signal_number = stop.check()
                 evaluates = due(step, train.evaluate_every_steps) or step == train.steps
                 saves = evaluates or due(step, train.checkpoint_every_steps)
@@ -363,7 +372,8 @@ def summarise(
                 "last_loss": losses[-1],
             }
     if done and total["training_seconds"]:
-        return summary | log.throughput.rates(total["steps"], total["training_seconds"])
+        flops = log.model_flops / done * total["steps"]
+        return summary | log.throughput.rates(total["steps"], total["training_seconds"], flops)
     if total["training_seconds"]:  # stopped after the last step, before this was written
         examples = total["steps"] * config.train.batch_size
         summary["examples_per_second"] = examples / total["training_seconds"]

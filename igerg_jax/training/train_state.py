@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from igerg_jax import objectives, optim
-from igerg_jax.batch import SpecialIds
+from igerg_jax.batch import BatchSpec, SpecialIds
 from igerg_jax.parallel import sharding
 from igerg_jax.setup import Setup, init_params, mesh_context, set_up
 
@@ -37,6 +37,11 @@ class TrainingSetup(Setup):
     @property
     def state_shardings(self) -> TrainState:
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+
+    def by_length(self) -> list["TrainingSetup"]:
+        """One for each size of a batch, from the shortest: `BatchSpec.by_length`."""
+        specs = BatchSpec.by_length(self.config.data, self.config.train.batch_size)
+        return [dataclasses.replace(self, spec=spec) for spec in specs]
 
 
 def set_up_training(

@@ -46,9 +46,9 @@ def test_a_half_written_line_does_not_swallow_the_next_one(folder, half, capsys)
 
 
 def test_speed_is_that_of_the_devices():
-    """A step of 24 examples and 6e12 FLOPs in 0.5 s on two devices of 197e12 FLOP/s."""
+    """Steps of 24 examples and 6e12 FLOPs in 0.5 s on two devices of 197e12 FLOP/s."""
     chips = [types.SimpleNamespace(device_kind="TPU v5 lite", num_cores=1)] * 2
-    rates = logs.Throughput(24, 6e12, chips).rates(steps=4, seconds=2.0)
+    rates = logs.Throughput(24, chips).rates(steps=4, seconds=2.0, model_flops=24e12)
     assert rates == pytest.approx(
         {
             "step_seconds": 0.5,
@@ -59,6 +59,6 @@ def test_speed_is_that_of_the_devices():
         }
     )
     unknown = [types.SimpleNamespace(device_kind="cpu")]
-    assert set(logs.Throughput(24, 6e12, unknown).rates(4, 2.0)) == SPEED
+    assert set(logs.Throughput(24, unknown).rates(4, 2.0, 24e12)) == SPEED
     v4 = types.SimpleNamespace(device_kind="TPU v4", num_cores=2)  # both cores as one device
-    assert logs.Throughput(1, 275e12, [v4]).rates(1, 1.0)["mfu"] == pytest.approx(1.0)
+    assert logs.Throughput(1, [v4]).rates(1, 1.0, 275e12)["mfu"] == pytest.approx(1.0)

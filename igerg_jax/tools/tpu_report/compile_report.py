@@ -13,6 +13,9 @@ step that training runs. The report has two estimates of the step's time:
               With loops counted once, as XLA counts them, it is about 8 % above XLA's own sum for
               a step (`xla_loops_counted_once` in the JSON)
 
+With `data.length_buckets`, all of this is of the longest batches. The shorter ones, whose steps are
+compiled too, are reported with their FLOPs and bytes.
+
 Neither models how well a unit is used: small products, elementwise work on the vector unit, launch
 overhead. The compiler's own `estimated_cycles`, also in the JSON, do, but do not cover kernels and
 collectives. XLA's own totals count loops only once: see `hlo`.
@@ -87,9 +90,9 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
         config = config.copy_and_resolve_references()
         config.mesh.dcn = slices
     checks.check_step(config, devices)
-    setup = train_state.set_up_training(
+    *shorter, setup = train_state.set_up_training(
         config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices
-    )
+    ).by_length()
     times = [time.perf_counter()]
     lowered = train_step.lower_step(setup)
     times.append(time.perf_counter())
@@ -119,6 +122,19 @@ def compile_for(config: Any, topology: str, slices: int) -> dict[str, Any]:
         "parameters": [group._asdict() for group in sharding.groups(params)],
         "parameter_table": sharding.table(params),
         **costs(setup, compiled, text, slices),
+        "shorter": [_costs_of_shorter(each, topology, slices) for each in shorter],
+    }
+
+
+def _costs_of_shorter(setup: train_state.TrainingSetup, topology: str, slices: int) -> dict:
+    """The size of a shorter batch, and the costs of its step."""
+    compiled, text = _compile(train_step.lower_step(setup), to_file=bool(topology))
+    names = ("model_flops", "program_flops", "hbm_bytes_accessed", "step_seconds")
+    found = costs(setup, compiled, text, slices)
+    return {
+        "context_tokens": setup.spec.context_tokens,
+        "response_tokens": setup.spec.response_tokens,
+        **{name: found[name] for name in names if name in found},
     }
 
 
@@ -163,6 +179,7 @@ def _largest(config: Any, topology: str, slices: int, remat: tuple[str, str]) ->
     """Doubles or halves `train.batch_size` from the config's own, up to `MOST_DOUBLINGS` times."""
     config = config.copy_and_resolve_references()
     config.model.vision.remat, config.model.text.remat = remat
+    config.data.length_buckets = ()  # the longest batches decide what fits
     smallest = len(topology_devices(topology, slices))
     size, best, fits = config.train.batch_size, None, 0
     too_large = size * 2 ** (MOST_DOUBLINGS + 1)
@@ -316,6 +333,12 @@ def describe(report: dict[str, Any]) -> str:
         f"  between slices: {row['bytes'] / 1e6:.2f} MB, {row['count']:g} times, "
         f"{row['kind']} of {row['from']}"
         for row in report["between_slices"][:8]
+    ]
+    lines += [
+        f"  batches of {row['context_tokens']} + {row['response_tokens']} tokens: "
+        f"{row['model_flops'] / 1e12:.3f} TFLOP of the model, {row['program_flops'] / 1e12:.3f} of "
+        f"the program, {row['hbm_bytes_accessed'] / 1e9:.2f} GB"
+        for row in report["shorter"]
     ]
     return "\n".join(lines + _describe_times(report) if chip else lines)
 
