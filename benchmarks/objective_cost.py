@@ -18,6 +18,7 @@ import jax
 from configs import pretrain
 from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
 from igerg_jax.parallel import sharding
+from igerg_jax.tools.tpu_report import hlo
 from igerg_jax.training import model_flops, train_state, train_step
 
 STEPS = 5  # in a round
@@ -49,13 +50,17 @@ class Program:
         self._state = train_state.init_state(setup)
         self.milliseconds: list[float] = []
 
-    def run(self) -> None:
-        """`STEPS` steps."""
+    def run(self, steps: int = STEPS) -> None:
+        """Runs steps, and keeps the processor time of one."""
         start = time.process_time()
-        for _ in range(STEPS):
+        for _ in range(steps):
             self._state, _ = self._compiled(self._state, self._batch)
         jax.block_until_ready(self._state)
-        self.milliseconds.append(1000 * (time.process_time() - start) / STEPS)
+        self.milliseconds.append(1000 * (time.process_time() - start) / steps)
+
+    def flops(self) -> float:
+        """Of a step's matrix products, as the compile report counts them in the program."""
+        return sum(op.count * op.flops for op in hlo.Program(self._compiled.as_text()).ops())
 
 
 def show(figures: dict[str, float], unit: str) -> None:

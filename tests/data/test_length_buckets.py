@@ -14,6 +14,7 @@ from igerg_jax import batch as batch_lib
 from igerg_jax import checks
 from igerg_jax.data import length_buckets, lengths, mixtures, order, pipeline, prepare
 from igerg_jax.errors import UserError
+from igerg_jax.tools.show import counts
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 63, 64])
@@ -66,9 +67,9 @@ def words(tiny_config, raw):
     tiny_config.data.tokenizer.update(model_type="bpe", vocab_size=300)
     tiny_config.train.batch_size = 4
     prepared = prepare.prepare(tiny_config)
-    counts = lengths.count(prepared.split("train"), tiny_config)
-    tokens = [int(np.quantile(counts.context, q)) for q in (0.3, 0.6, 1)]
-    response = int(counts.response.max())
+    sizes = lengths.count(prepared.split("train"), tiny_config)
+    tokens = [int(np.quantile(sizes.context, q)) for q in (0.3, 0.6, 1)]
+    response = int(sizes.response.max())
     tiny_config.data.update(context_tokens=tokens[2], response_tokens=response)
     tiny_config.data.length_buckets = ((tokens[0], response), (tokens[1], response))
     return tiny_config
@@ -80,8 +81,8 @@ def test_a_window_is_in_the_first_bucket_that_holds_context_and_response(tiny_co
     context, response = np.array(
         [(8, 4), (0, 0), (9, 4), (8, 5), (16, 6), (17, 2), (2, 7), (99, 1), (20, 9), (99, 99)]
     ).T
-    counts = lengths.Counts(context, response, images=context)
-    monkeypatch.setattr(length_buckets.lengths, "count", lambda split, config: counts)
+    made = lengths.Counts(context, response, images=context)
+    monkeypatch.setattr(length_buckets.lengths, "count", lambda split, config: made)
     found = length_buckets.numbers(None, tiny_config)
     assert found.tolist() == [0, 0, 2, 1, 2, 3, 3, 3, 3, 3]
 
@@ -89,7 +90,7 @@ def test_a_window_is_in_the_first_bucket_that_holds_context_and_response(tiny_co
 def test_each_window_comes_once_an_epoch_in_a_batch_that_it_fits(words):
     prepared = prepare.prepare(words)
     stream, split = mixtures.streams(prepared, words)[mixtures.MAIN], prepared.split("train")
-    counts, rows_b = lengths.count(split, words), np.arange(4)
+    of_W, rows_b = lengths.count(split, words), np.arange(4)
     sizes = [spec.lengths for spec in batch_lib.BatchSpec.by_length(words.data, 4)]
     shown, seen = [], set()
     steps = split.num_windows // 4
@@ -97,7 +98,7 @@ def test_each_window_comes_once_an_epoch_in_a_batch_that_it_fits(words):
         _, ids_b, positions_b = pipeline.example_ids(stream, words, step, rows_b)
         bucket = stream.step(step, 4).bucket
         seen.add(bucket)
-        longest = counts.context[ids_b].max(), counts.response[ids_b].max()
+        longest = of_W.context[ids_b].max(), of_W.response[ids_b].max()
         assert longest[0] <= sizes[bucket][0] and longest[1] <= sizes[bucket][1]
         if bucket:
             smaller = sizes[bucket - 1]
@@ -133,7 +134,7 @@ def test_hosts_and_restarts_read_the_same_sizes_and_windows(words):
 
 
 def test_an_example_is_the_same_in_a_batch_of_any_size(words):
-    """The same words at the same places, and PAD after them."""
+    """The same words at the same places, and PAD after them: as much of it as is said."""
     prepared = prepare.prepare(words)
     plain = words.copy_and_resolve_references()
     plain.data.length_buckets = ()
@@ -144,6 +145,12 @@ def test_an_example_is_the_same_in_a_batch_of_any_size(words):
         for step, batch in enumerate(take(prepared, plain, steps))
         for row, position in enumerate(order.positions(step, 4))
     }
+    padding = []
+    for batches in (take(prepared, words, steps), take(prepared, plain, steps)):
+        tokens = np.concatenate([b[n].ravel() for b in batches for n in ("context", "response")])
+        padding.append((tokens == prepared.tokenizer.special.pad).mean())
+    said = "{:.1%} padding, against {:.1%} if all had the full size".format(*padding)
+    assert padding[0] < 0.7 * padding[1] and said in counts.describe(prepared, words)
     for step, batch in enumerate(take(prepared, words, steps)):
         for row, position in enumerate(stream.step(step, 4).positions_B):
             for name, array in batch.items():

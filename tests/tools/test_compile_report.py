@@ -263,6 +263,18 @@ def test_a_report_of_this_machine(tmp_path):
     assert "TFLOP" in compile_report.describe(report)
 
 
+def test_a_report_has_the_costs_of_shorter_batches():
+    config = small.only(small.make_config(data__length_buckets=((6, 3),)), "text_emotion")
+    config.data.tokenizer.vocab_size = small.VOCAB_SIZE
+    report = compile_report.compile_for(config, "", 1)
+    (shorter,) = report["shorter"]
+    assert (shorter["context_tokens"], shorter["response_tokens"]) == (6, 3)
+    # The judge reads half of the response's six tokens; its classifier reads their mean.
+    assert 0.4 < shorter["model_flops"] / report["model_flops"] < 0.55
+    assert 0.4 < shorter["program_flops"] / report["program_flops"] < 0.55
+    assert "batches of 6 + 3 tokens" in compile_report.describe(report)
+
+
 def test_search_finds_the_largest_batch_of_every_policy(monkeypatch):
     sizes = (0, 16, 64, 128, 256)  # examples that fit
     fits = dict(zip(compile_report.REMAT_PAIRS, sizes, strict=True))

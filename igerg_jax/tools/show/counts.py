@@ -1,15 +1,16 @@
-"""Statistics of splits as text: lengths, numbers of images, labels, and how much is cut."""
+"""Statistics of splits as text: lengths, numbers of images, labels, what is cut and padded."""
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from igerg_jax.batch import EMOTIONS
+from igerg_jax.batch import EMOTIONS, BatchSpec
 from igerg_jax.data import mixtures, store
 from igerg_jax.data.lengths import Counts, count
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 
 _PERCENTILES = (0, 10, 50, 90, 99, 100)
+_STEPS = 2048
 _BINS, _BAR = 8, 24  # lines of a histogram; characters of its longest bar
 
 
@@ -17,9 +18,10 @@ def describe(prepared: Prepared, config: ConfigDict) -> str:
     """The statistics of every split that the config reads, each once."""
     data = config.data
     names = {id(each.split(data.train_split)): name for name, each in prepared.datasets.items()}
+    streams = mixtures.streams(prepared, config)
     splits = [
         (f"training, mixture {mixture}" if mixture else "training", names[id(split)], split)
-        for mixture, stream in mixtures.streams(prepared, config).items()
+        for mixture, stream in streams.items()
         for split in stream.splits
     ]
     for name in (data.eval_split, data.test_split, *data.extra_test_splits):
@@ -32,7 +34,32 @@ def describe(prepared: Prepared, config: ConfigDict) -> str:
             f"{title}: as above" if split in seen else _describe_split(title, split, config)
         )
         seen.add(split)
+    if data.length_buckets:
+        said += [_describe_sizes(name, stream, config) for name, stream in streams.items()]
     return "\n\n".join(said)
+
+
+def _describe_sizes(mixture: str, stream: mixtures.Stream, config: ConfigDict) -> str:
+    """How many of an epoch's first `_STEPS` steps need batches of each size for a mixture."""
+    size, windows = config.train.batch_size, sum(split.num_windows for split in stream.splits)
+    steps = [stream.step(step, size) for step in range(min(_STEPS, max(1, windows // size)))]
+    source, ids = stream.at(np.concatenate([step.positions_B for step in steps]))
+    specs = BatchSpec.by_length(config.data, size)
+    tokens = 0
+    for s, split in enumerate(stream.splits):
+        counts, of_split = count(split, config), ids[source == s]
+        tokens += np.minimum(counts.context[of_split], specs[-1].context_tokens).sum()
+        tokens += np.minimum(counts.response[of_split], specs[-1].response_tokens).sum()
+    numbers = np.bincount([step.bucket for step in steps], minlength=len(specs))
+    room = np.array([size * sum(spec.lengths) for spec in specs])
+    full, dealt = (1 - tokens / total for total in (len(steps) * room[-1], numbers @ room))
+    lines = [
+        f"  {spec.context_tokens:>4} + {spec.response_tokens} tokens: {number / len(steps):.1%}"
+        for spec, number in zip(specs, numbers, strict=True)
+    ]
+    title = f"batches of mixture {mixture}" if mixture else "batches"
+    padding = f"{dealt:.1%} padding, against {full:.1%} if all had the full size"
+    return "\n".join([f"{title} by size, of {len(steps):,} steps: {padding}", *lines])
 
 
 def _describe_split(title: str, split: Split, config: ConfigDict) -> str:
