@@ -1,15 +1,16 @@
 """What `data.length_buckets` saves: padding, FLOPs and processor time of a step.
 
-    python -m benchmarks.length_buckets --manual_dir=DIR [--rounds=9] [--datasets=meld,daily_dialog]
+    python -m benchmarks.length_buckets --manual_dir=DIR [--rounds=5]
+        [--datasets=meld,paired/daily_dialog+fer2013]
         [--lengths=128,32] [--buckets="((44, 20), (72, 32))"]
 
-For the model of the preset `meld`, on the words of each dataset (without faces: an empty image slot
-costs what a face does). The sizes of all steps of an epoch come from the order that training reads.
-FLOPs are those of the compile report, of the model and of the compiled program. Processor time is
-the median of the rounds, in which the programs of all sizes, the full one included, take turns on
-random batches. A size's cost times its share of the steps, added up, is the mean cost of a step; to
-the full size's it is as real tokens per second with buckets are to those without. With --rounds=0
-nothing is compiled, and only the model's FLOPs are printed.
+For the model of the preset `meld` (which is that of `daily_dialog`), on one device. The sizes of
+all steps of an epoch come from the order that training reads. FLOPs are those of the compile
+report, of the model and of the compiled program. Processor time is the median of the rounds, in
+which the programs of all sizes, the full one included, take turns on random batches. A size's cost
+times its share of the steps, added up, is the mean cost of a step; to the full size's it is as real
+tokens per second with buckets are to those without. With --rounds=0 nothing is compiled, and only
+the model's FLOPs are printed.
 """
 
 import argparse
@@ -102,10 +103,10 @@ def measured(setups: list[train_state.TrainingSetup], rounds: int) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--manual_dir", required=True)
-    parser.add_argument("--datasets", default="meld,daily_dialog")
+    parser.add_argument("--datasets", default="meld,paired/daily_dialog+fer2013")
     parser.add_argument("--lengths", default="128,32", help="the full size: context, response")
     parser.add_argument("--buckets", default="((44, 20), (72, 32))")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     config = make_config(options)
     dealt = [deal(config, dataset) for dataset in options.datasets.split(",")]

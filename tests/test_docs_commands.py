@@ -136,9 +136,6 @@ COVERED = {
         "tests/training/test_trackers.py::test_weights_and_biases_is_given_the_same_offline"
     ),
     "igerg train --config=configs/pretrain.py:small": Here(RUN),
-    "igerg train --config=configs/pretrain.py:meld --config.data.manual_dir=DIR "
-    "--config.data.context_tokens=128 --config.data.response_tokens=32 "
-    '--config.data.length_buckets="((44, 20), (72, 32))"': By("tests/data/test_length_buckets.py"),
     # With a run's model.
     "igerg evaluate --config=configs/pretrain.py": Here(RUN),
     "igerg evaluate --config=configs/pretrain.py --config.generate.strategy=greedy": Here(RUN),
@@ -295,8 +292,7 @@ COVERED = {
     ),
     "python -m benchmarks.NAME": Needs("scripts that print measurements"),
     "python -m benchmarks.objective_cost --rounds=12": Needs("minutes"),
-    "python -m benchmarks.length_buckets --manual_dir=DIR --datasets=meld,"
-    "paired/daily_dialog+fer2013": Needs("MELD, DailyDialog and FER2013"),
+    "python -m benchmarks.length_buckets --manual_dir=DIR": Needs("MELD, DailyDialog and FER2013"),
     "python -m benchmarks.read_prepared --manual_dir=DIR --batches=200": Needs("Preparing MELD"),
     "python -m benchmarks.input_pipeline --out=speed.json": Needs("needs torch"),
     "python -m benchmarks.input_pipeline --mode=memory --out=memory.json": Needs("5,000 batches"),
