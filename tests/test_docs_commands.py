@@ -292,7 +292,7 @@ COVERED = {
     ),
     "python -m benchmarks.NAME": Needs("scripts that print measurements"),
     "python -m benchmarks.objective_cost --rounds=12": Needs("minutes"),
-    "python -m benchmarks.length_buckets --manual_dir=DIR": Needs("MELD, DailyDialog and FER2013"),
+    "python -m benchmarks.length_buckets --manual_dir=DIR": Needs("the files of MELD"),
     "python -m benchmarks.read_prepared --manual_dir=DIR --batches=200": Needs("Preparing MELD"),
     "python -m benchmarks.input_pipeline --out=speed.json": Needs("needs torch"),
     "python -m benchmarks.input_pipeline --mode=memory --out=memory.json": Needs("5,000 batches"),
