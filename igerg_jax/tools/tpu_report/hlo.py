@@ -88,7 +88,7 @@ class Program:
         for name, count in self.counts.items():
             inside = self.computations[name]
             for i in inside.values():
-                if i.opcode in _FREE or i.opcode.endswith("-done"):
+                if i.opcode in _FREE or i.opcode.endswith("-done") or i.offloaded:
                     continue
                 flops, (total, hbm) = self._flops(i, inside), self._bytes(i, inside)
                 cycles = int(i.attribute(r'"estimated_cycles":"(\d+)"') or 0)
@@ -105,6 +105,8 @@ class Program:
             elif instruction.opcode in ("call", "async-start"):
                 called = instruction.attribute(r"(?:to_apply|calls)=%([\w.-]+)")
                 self._walk(called, count)
+            elif instruction.offloaded:
+                self._walk(instruction.offloaded, count)
             elif instruction.opcode == "conditional":
                 # The text does not say which branch is most expensive; count the first.
                 first = r"(?:true_computation=|branch_computations=\{)%([\w.-]+)"

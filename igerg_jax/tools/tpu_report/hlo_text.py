@@ -76,6 +76,13 @@ class Instruction:
         """The computation that a fusion or an async-start calls."""
         return self.attribute(r"calls=%([\w.-]+)")
 
+    @property
+    def offloaded(self) -> str | None:
+        """The computation that a custom-call has a SparseCore run: for TPU7x, the collectives."""
+        if self.opcode != "custom-call":
+            return None
+        return self.attribute(r"called_computations=\{%([\w.-]+)\}")
+
 
 def total_size(arrays: Iterable[Array]) -> Bytes:
     """The bytes of several arrays together."""
