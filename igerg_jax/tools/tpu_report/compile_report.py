@@ -17,9 +17,6 @@ step that training runs. The report has two estimates of the step's time:
 With `data.length_buckets`, all of this is of the longest batches. The shorter ones, whose steps are
 compiled too, are reported with their FLOPs and bytes.
 
-With `data.length_buckets`, all of this is of the longest batches. The shorter ones, whose steps are
-compiled too, are reported with their FLOPs and bytes.
-
 Neither models how well a unit is used: small products, elementwise work on the vector unit, launch
 overhead. The compiler's own `estimated_cycles`, also in the JSON, do, but do not cover kernels and
 collectives. XLA's own totals count loops only once: see `hlo`.
