@@ -281,7 +281,8 @@ COVERED = {
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
     "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear.npz,network.npz": By(FINETUNED),
-    "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0 --only=full,no_binding "
+    "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
+    "--only=full,no_consistency_no_contrast,no_pretraining,text_only,response_only,no_binding "
     "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
     "python -m igerg_jax.tools.ablations --seeds=0,1,2": By("tests/tools/test_ablations.py"),
@@ -407,9 +408,8 @@ def place(tmp_path_factory) -> pathlib.Path:
     (config,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs/tutorial/own-data.md").read_text("utf-8"), re.DOTALL
     )
-    (folder / "mine.py").write_text(
-        config.replace("chitchat_peeps", "chitchat_peeps/tiny"), "utf-8"
-    )
+    config = config.replace("chitchat_peeps", "chitchat_peeps/tiny")
+    (folder / "mine.py").write_text(config, "utf-8")
     return folder
 
 

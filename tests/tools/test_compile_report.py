@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec
 from configs import pretrain
 from igerg_jax.errors import OutOfMemory, UserError
 from igerg_jax.parallel import sharding
-from igerg_jax.parallel.chips import CHIPS
 from igerg_jax.tools.tpu_report import compile_report, hlo, hlo_collectives, hlo_text
 from igerg_jax.training import model_flops, train_state, train_step
 
@@ -385,19 +384,6 @@ print(sum(op.flops for op in ops) / xla["flops"])
 print(sum(op.bytes for op in ops) / xla["bytes accessed"])
 print(seconds / xla_seconds)
 """
-
-
-def test_prefetches_are_part_of_the_per_op_time():
-    chip = CHIPS["TPU v5 lite"]
-    copied, read = (int(milliseconds * chip.xla_bytes_per_second / 1e3) for milliseconds in (2, 3))
-    ops = [
-        hlo.Op("copy-start.1", 4, 0, copied, copied, 0, ""),
-        hlo.Op("fusion.2", 1, 0, read, read, 0, "norm"),
-    ]
-    costs = dict(program_flops=0, hbm_bytes_accessed=0, collectives=[], model_flops=0)
-    found = compile_report.estimates(costs, ops, chip)
-    assert found["step_seconds"]["per_op"] == pytest.approx(11e-3)
-    assert found["prefetch_seconds"] == pytest.approx(8e-3)
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs pip install -r requirements-tpu.txt")

@@ -1,7 +1,11 @@
-"""Collectives that the SparseCores of TPU7x run, as its compiler writes them."""
+"""What runs beside the products: collectives on TPU7x's SparseCores, and prefetches."""
 
-from igerg_jax.tools.tpu_report import hlo, hlo_collectives
+import pytest
 
+from igerg_jax.parallel.chips import CHIPS
+from igerg_jax.tools.tpu_report import compile_report, hlo, hlo_collectives
+
+# As the compiler for TPU7x writes it.
 OFFLOADED = """HloModule step
 
 %called.1 (part: bf16[64,1024]) -> bf16[1024,1024] {
@@ -31,3 +35,16 @@ def test_collectives_of_the_sparse_core_are_counted_once():
     assert (one.kind, one.group, one.count) == ("all-gather", 16, 1)
     assert one.wire_bytes == whole * 15 / 16
     assert sum(op.count * op.bytes for op in program.ops()) == whole + part
+
+
+def test_prefetches_are_part_of_the_per_op_time():
+    chip = CHIPS["TPU v5 lite"]
+    copied, read = (int(milliseconds * chip.xla_bytes_per_second / 1e3) for milliseconds in (2, 3))
+    ops = [
+        hlo.Op("copy-start.1", 4, 0, copied, copied, 0, ""),
+        hlo.Op("fusion.2", 1, 0, read, read, 0, "norm"),
+    ]
+    costs = dict(program_flops=0, hbm_bytes_accessed=0, collectives=[], model_flops=0)
+    found = compile_report.estimates(costs, ops, chip)
+    assert found["step_seconds"]["per_op"] == pytest.approx(11e-3)
+    assert found["prefetch_seconds"] == pytest.approx(8e-3)
