@@ -8,12 +8,12 @@ these out too.
 
 from ml_collections import ConfigDict
 
-from configs.ablations import no_consistency
+from configs import pretrain
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns `no_consistency.get_config(preset)` with this one change."""
-    config = no_consistency.get_config(preset)
+    """Returns `pretrain.get_config(preset)` without these two."""
+    config = pretrain.get_config(preset)
     config.name = "ablations/no_consistency_no_contrast"
-    config.objectives.emotional_response.contrast_weight = 0.0
+    config.objectives.emotional_response.update(consistency_weight=0.0, contrast_weight=0.0)
     return config
