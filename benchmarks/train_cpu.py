@@ -1,0 +1,177 @@
+"""Seconds of a training step on a CPU: this code, and transformers with PyTorch, in turn.
+
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.train_cpu [--rounds=5] [--compile]
+
+Response generation by a model of BART-base's size, in float32 with AdamW and dropout: 16 examples
+of five image vectors, 128 context tokens and 32 response tokens. Each side has random weights and
+updates what it trains. With --compile there is also `torch.compile`. It needs
+requirements-parity.txt.
+
+A round times one step of each side, by the clock and by processor time, which other programs
+disturb less. The peaks are those of float32 matrix products with as many threads.
+
+On one core of an AMD EPYC with AVX-512 (`taskset -c 1`, three rounds, the other core busy; jax
+0.10.2, torch 2.13.0, transformers 5.24.0) this code takes 9.2 s a step and PyTorch 10.1, so it is
+1.10 times as fast. The products, 930 GFLOP, would take 3.8 s at XLA's peak there, 247 GFLOP/s
+(PyTorch's is 106): most of a step is something else, and what is not known yet.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ml_collections import ConfigDict
+from torch import nn
+from transformers import BartConfig, BartModel
+
+from configs.baselines import coarse_visual
+from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
+from igerg_jax.data import parts
+from igerg_jax.parallel import sharding
+from igerg_jax.training import model_flops, train_state, train_step
+
+BATCH, CONTEXT_TURNS, VOCABULARY = 16, 4, 50_265
+MATRICES = (2128, 768, 3072)  # of the peaks: the encoder's largest product
+
+
+def make_config() -> ConfigDict:
+    """BART-base with a vector per image, learnt by likelihood alone."""
+    config = coarse_visual.get_config("paper")
+    config.model.compute_dtype = "float32"
+    config.data.update(context_turns=CONTEXT_TURNS, context_tokens=128, response_tokens=32)
+    config.data.tokenizer.vocab_size = VOCABULARY
+    config.train.batch_size = BATCH
+    config.model.text.scan_layers = False
+    config.model.vocab_chunk_tokens = config.data.response_tokens
+    return config
+
+
+class Peer(nn.Module):
+    """transformers' BART, with a projected vector per image before the words."""
+
+    def __init__(self, config: ConfigDict):
+        super().__init__()
+        text = config.model.text
+        bart = BartConfig(
+            vocab_size=VOCABULARY,
+            d_model=text.width,
+            encoder_layers=text.encoder_layers,
+            decoder_layers=text.decoder_layers,
+            encoder_attention_heads=text.heads,
+            decoder_attention_heads=text.heads,
+            encoder_ffn_dim=text.mlp_width,
+            decoder_ffn_dim=text.mlp_width,
+            max_position_embeddings=text.max_positions,
+            dropout=text.dropout_rate,
+            use_cache=False,
+        )
+        self.bart = BartModel(bart)
+        self.project = nn.Linear(config.data.feature_dim, text.width)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mean cross-entropy of the responses."""
+        words_BxSxD = self.bart.shared(batch["context"])
+        x_BxLxD = torch.cat([self.project(batch["features"]), words_BxSxD], dim=1)
+        mask_BxL = torch.cat([batch["image_mask"], batch["context"] != 0], dim=1)
+        response_BxT = batch["response"]
+        hidden_BxTxD = self.bart(
+            inputs_embeds=x_BxLxD,
+            attention_mask=mask_BxL.long(),
+            decoder_input_ids=F.pad(response_BxT[:, :-1], (1, 0)),
+        ).last_hidden_state
+        logits_BxTxV = F.linear(hidden_BxTxD, self.bart.shared.weight)
+        return F.cross_entropy(logits_BxTxV.flatten(0, 1), response_BxT.flatten())
+
+
+def jax_step(config: ConfigDict) -> tuple[Callable[[], Any], int, float]:
+    """(a training step, the numbers that it trains, FLOPs of its matrix products)."""
+    setup = train_state.set_up_training(config, VOCABULARY, SENTENCEPIECE_IDS, jax.devices()[:1])
+    compiled = train_step.lower_step(setup).compile()
+    host = synthetic(setup.spec, SENTENCEPIECE_IDS, VOCABULARY, seed=0)
+    batch = sharding.to_devices(host, sharding.batch_sharding(setup.mesh))
+    state = train_state.init_state(setup)
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) // 2
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return step, trained, model_flops.model_flops(setup)
+
+
+def torch_step(config: ConfigDict, compiled: bool) -> tuple[Callable[[], Any], int]:
+    """(a training step, the numbers that it trains) of the same sizes."""
+    torch.manual_seed(0)
+    peer = Peer(config)
+    optimizer = torch.optim.AdamW(peer.parameters(), lr=3e-4, weight_decay=0.01)
+    spec = train_state.set_up_training(config, VOCABULARY, SENTENCEPIECE_IDS).spec
+    host = synthetic(spec, SENTENCEPIECE_IDS, VOCABULARY, seed=0)
+    batch = {name: torch.from_numpy(host[name]) for name in ("features", "image_mask")}
+    batch |= {name: torch.from_numpy(host[name]).long() for name in ("context", "response")}
+    loss_of = torch.compile(peer) if compiled else peer
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_of(batch).backward()
+        optimizer.step()
+
+    return step, sum(p.numel() for p in peer.parameters())
+
+
+def peaks() -> dict[str, float]:
+    """{library: FLOP/s of its float32 products of `MATRICES`}."""
+    m, k, n = MATRICES
+    a, b = np.ones((m, k), np.float32), np.ones((k, n), np.float32)
+    product, x, y = jax.jit(jnp.matmul), jnp.array(a), jnp.array(b)
+    p, q = torch.from_numpy(a), torch.from_numpy(b)
+    calls = {"XLA": lambda: product(x, y).block_until_ready(), "PyTorch": lambda: p @ q}
+    seconds = {name: min(timed(call)[0] for _ in range(10)) for name, call in calls.items()}
+    return {name: 2 * m * k * n / second for name, second in seconds.items()}
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a call: by the clock, of processor time."""
+    wall, processor = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    options = parser.parse_args()
+    torch.set_num_threads(parts.cores())
+    config = make_config()
+    ours, trained, flops = jax_step(config)
+    eager, peer_trained = torch_step(config, compiled=False)
+    sides = {"igerg_jax": ours, "PyTorch eager": eager}
+    if options.compile:
+        sides["torch.compile"], _ = torch_step(config, compiled=True)
+    print(f"parameters that are trained: {trained / 1e6:.0f} M, PyTorch {peer_trained / 1e6:.0f} M")
+    for library, peak in peaks().items():
+        print(f"matrix products, {library}: {peak / 1e9:.0f} GFLOP/s with {parts.cores()} threads")
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for step in sides.values():
+        step()
+    for _ in range(options.rounds):
+        for name, step in sides.items():
+            seconds[name].append(timed(step))
+    medians = {name: np.median(each, axis=0) for name, each in seconds.items()}
+    for name, (wall, processor) in medians.items():
+        faster = medians["PyTorch eager"] / medians[name]
+        print(
+            f"{name}: {wall:.2f} s a step, {flops / wall / 1e9:.0f} GFLOP/s; {processor:.2f} s of "
+            f"processor time; {faster[0]:.2f} ({faster[1]:.2f}) times as fast as PyTorch eager"
+        )
+
+
+if __name__ == "__main__":
+    main()
