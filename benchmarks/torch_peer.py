@@ -8,6 +8,25 @@ from torch import nn
 from transformers import AutoModel, BartConfig, ViTConfig
 
 
+def bart_config(config, **others) -> BartConfig:
+    """BART's settings at the sizes of a config of ours, with `others` of its keys."""
+    text = config.model.text
+    return BartConfig(
+        vocab_size=config.data.tokenizer.vocab_size,
+        d_model=text.width,
+        encoder_layers=text.encoder_layers,
+        decoder_layers=text.decoder_layers,
+        encoder_attention_heads=text.heads,
+        decoder_attention_heads=text.heads,
+        encoder_ffn_dim=text.mlp_width,
+        decoder_ffn_dim=text.mlp_width,
+        max_position_embeddings=text.max_positions,
+        dropout=text.dropout_rate,
+        use_cache=False,
+        **others,
+    )
+
+
 class Peer(nn.Module):
     """An image and text encoder-decoder whose forward pass returns the sum of four losses."""
 
@@ -22,23 +41,13 @@ class Peer(nn.Module):
             image_size=data.image_size,
             patch_size=vision.patch_size,
         )
-        bart = BartConfig(
-            vocab_size=data.tokenizer.vocab_size,
-            d_model=text.width,
-            encoder_layers=text.encoder_layers,
-            decoder_layers=text.decoder_layers,
-            encoder_attention_heads=text.heads,
-            decoder_attention_heads=text.heads,
-            encoder_ffn_dim=text.mlp_width,
-            decoder_ffn_dim=text.mlp_width,
-            max_position_embeddings=text.max_positions,
-            dropout=text.dropout_rate,
+        bart = bart_config(
+            config,
             attention_dropout=0.0,
             pad_token_id=special.pad,
             bos_token_id=special.bos,
             eos_token_id=special.eos,
             decoder_start_token_id=special.decoder_start,
-            use_cache=False,
         )
         self.vit = AutoModel.from_config(vit, attn_implementation="sdpa")
         self.bart = AutoModel.from_config(bart, attn_implementation="sdpa")

@@ -28,10 +28,11 @@ import torch
 import torch.nn.functional as F
 from ml_collections import ConfigDict
 from torch import nn
-from transformers import BartConfig, BartModel
+from transformers import BartModel
 
+from benchmarks.torch_peer import bart_config
 from configs.baselines import coarse_visual
-from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
+from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
 from igerg_jax.data import parts
 from igerg_jax.parallel import sharding
 from igerg_jax.training import model_flops, train_state, train_step
@@ -57,22 +58,8 @@ class Peer(nn.Module):
 
     def __init__(self, config: ConfigDict):
         super().__init__()
-        text = config.model.text
-        bart = BartConfig(
-            vocab_size=VOCABULARY,
-            d_model=text.width,
-            encoder_layers=text.encoder_layers,
-            decoder_layers=text.decoder_layers,
-            encoder_attention_heads=text.heads,
-            decoder_attention_heads=text.heads,
-            encoder_ffn_dim=text.mlp_width,
-            decoder_ffn_dim=text.mlp_width,
-            max_position_embeddings=text.max_positions,
-            dropout=text.dropout_rate,
-            use_cache=False,
-        )
-        self.bart = BartModel(bart)
-        self.project = nn.Linear(config.data.feature_dim, text.width)
+        self.bart = BartModel(bart_config(config))
+        self.project = nn.Linear(config.data.feature_dim, config.model.text.width)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The mean cross-entropy of the responses."""
@@ -96,7 +83,7 @@ def jax_step(config: ConfigDict) -> tuple[Callable[[], Any], int, float]:
     host = synthetic(setup.spec, SENTENCEPIECE_IDS, VOCABULARY, seed=0)
     batch = sharding.to_devices(host, sharding.batch_sharding(setup.mesh))
     state = train_state.init_state(setup)
-    trained = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) // 2
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
     def step() -> None:
         nonlocal state
@@ -111,8 +98,7 @@ def torch_step(config: ConfigDict, compiled: bool) -> tuple[Callable[[], Any], i
     torch.manual_seed(0)
     peer = Peer(config)
     optimizer = torch.optim.AdamW(peer.parameters(), lr=3e-4, weight_decay=0.01)
-    spec = train_state.set_up_training(config, VOCABULARY, SENTENCEPIECE_IDS).spec
-    host = synthetic(spec, SENTENCEPIECE_IDS, VOCABULARY, seed=0)
+    host = synthetic(BatchSpec.of(config.data, BATCH), SENTENCEPIECE_IDS, VOCABULARY, seed=0)
     batch = {name: torch.from_numpy(host[name]) for name in ("features", "image_mask")}
     batch |= {name: torch.from_numpy(host[name]).long() for name in ("context", "response")}
     loss_of = torch.compile(peer) if compiled else peer
