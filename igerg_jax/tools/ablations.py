@@ -9,8 +9,9 @@ configs/ablations and configs/baselines; "full" is configs/pretrain.py. All conf
 first seed before any runs with the second.
 
 With --finetune every pre-trained model is then fine-tuned by configs/finetune.py:PRESET+NAME, and
-that is what is compared, also with no_pretraining, which needs this flag. --config.init_from is
-what pre-training starts from.
+that is what is compared, also with no_pretraining, which needs this flag, and with what
+configs/preference.py and configs/free_running.py make of `full` after that; those two run only
+where --only names them. --config.init_from is what pre-training starts from.
 
     DIR/<name>-seed<k>/             the run's workdir; with --finetune, that of fine-tuning
     DIR/<name>-seed<k>-pretraining/ with --finetune, that of pre-training
@@ -53,6 +54,7 @@ from igerg_jax.tools.compare.rows import DONE, FAILED, INTERRUPTED, Row
 
 FOLDERS = ("configs/ablations", "configs/baselines")
 FULL, NO_PRETRAINING = "full", "no_pretraining"  # of the names
+LATER = ("preference", "free_running")  # stages after the fine-tuning of `full`
 MAX_MESSAGE = 400  # characters of a failure's message
 
 SMOKE_NAMES = ("full", "no_turn_embeddings", "text_only")
@@ -80,20 +82,19 @@ SMOKE = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One config with one seed, whose run becomes a row.
+    """One config with one seed, whose last stage becomes a row.
 
     Attributes:
-      argument: FILE:PRESET of its config.
-      finetuning: the same of what it is fine-tuned as before it is compared; None = it is not.
+      stages: {name of the workdir: FILE:PRESET of its config}; each starts from the one before.
+      config: that of the first stage.
     """
 
     name: str
-    argument: str
+    stages: dict[str, str]
     preset: str
     seed: int
     overrides: tuple[str, ...]
     config: Any
-    finetuning: str | None
 
     @property
     def title(self) -> str:
@@ -101,9 +102,8 @@ class Experiment:
 
     @functools.cached_property
     def configs(self) -> list[dict[str, Any]]:
-        """Of each run, as JSON; the `init_from` of a fine-tuning is not in it."""
-        arguments = [self.finetuning] if self.finetuning else []
-        later = (parse(argument, self.seed, self.overrides) for argument in arguments)
+        """Of each stage, as JSON; the `init_from` of all but the first is not in it."""
+        later = (parse(a, self.seed, self.overrides) for a in [*self.stages.values()][1:])
         return [workdirs.as_json(config) for config in (self.config, *later)]
 
     @functools.cached_property
@@ -118,17 +118,13 @@ class Experiment:
         return found[-1] | {k: None if None in v else sum(v) for k, v in counts.items()}
 
     def runs(self, out: pathlib.Path) -> list[tuple[pathlib.Path, list[str]]]:
-        """(workdir, arguments of main.py) of each run, one after another; the last is compared."""
-        last = out / self.title
-        overrides = [f"--config.seed={self.seed}", *self.overrides]
-        if self.finetuning is None:
-            return [(last, [f"--config={self.argument}", *overrides])]
-        first = out / f"{self.title}-pretraining"
-        start = f"--config.init_from={first}"
-        return [
-            (first, [f"--config={self.argument}", *overrides]),
-            (last, [f"--config={self.finetuning}", *overrides, start]),
-        ]
+        """(workdir, arguments of main.py) of each stage; the last one is compared."""
+        found: list[tuple[pathlib.Path, list[str]]] = []
+        for folder, argument in self.stages.items():
+            start = [f"--config.init_from={found[-1][0]}"] if found else []
+            given = [f"--config={argument}", f"--config.seed={self.seed}", *self.overrides, *start]
+            found.append((out / folder, given))
+        return found
 
     def row(self, **fields: Any) -> Row:
         return Row(
@@ -165,6 +161,21 @@ def config_files(finetune: bool) -> dict[str, str]:
     return config_of
 
 
+def stages(name: str, file: str, preset: str, seed: int, finetune: bool) -> dict[str, str]:
+    """`Experiment.stages` of a config."""
+    title = f"{name}-seed{seed}"
+    if name in LATER:
+        before = stages(FULL, "configs/pretrain.py", preset, seed, finetune)
+        return before | {title: f"configs/{name}.py:{preset}"}
+    if not finetune or name == NO_PRETRAINING:
+        return {title: f"{file}:{preset}"}
+    ablation = "" if name == FULL else f"+{name}"
+    return {
+        f"{title}-pretraining": f"{file}:{preset}",
+        title: f"configs/finetune.py:{preset}{ablation}",
+    }
+
+
 def plan(
     names: Sequence[str],
     seeds: Sequence[int],
@@ -179,19 +190,16 @@ def plan(
     """
     known = config_files(finetune)
     for name in names:
-        if name == NO_PRETRAINING and not finetune:
+        if name in (NO_PRETRAINING, *LATER) and not finetune:
             raise UserError(f"--only: {name} is compared with what is fine-tuned: add --finetune")
-        check_known(name, known, f"--only: '{name}' is neither an ablation nor a baseline")
+        places = [*known, *LATER]
+        check_known(name, places, f"--only: '{name}' is neither an ablation nor a baseline")
     experiments = []
     for seed in seeds:
         for name in names or known:
-            argument, finetuning = f"{known[name]}:{preset}", None
-            if finetune and name != NO_PRETRAINING:
-                finetuning = f"configs/finetune.py:{preset}" + (f"+{name}" if name != FULL else "")
-            config = parse(argument, seed, overrides)
-            experiments.append(
-                Experiment(name, argument, preset, seed, tuple(overrides), config, finetuning)
-            )
+            runs = stages(name, known.get(name, ""), preset, seed, finetune)
+            config = parse(next(iter(runs.values())), seed, overrides)
+            experiments.append(Experiment(name, runs, preset, seed, tuple(overrides), config))
     from igerg_jax import checks  # imports JAX, which --help and wrong flags need not wait for
 
     check_all(*(functools.partial(checks.check_values, e.config) for e in experiments))

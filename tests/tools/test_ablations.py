@@ -143,6 +143,27 @@ def test_pre_trains_fine_tunes_and_compares(repository, capsys):
     assert "add --finetune" in capsys.readouterr().err
 
 
+def test_stages_after_fine_tuning_start_from_the_full_one(repository, capsys):
+    for name in ("finetune", *ablations.LATER):
+        add_config(repository, name, name)
+    names = ",".join(ablations.LATER)
+    assert start("--finetune", f"--only={names}") == 0
+    before = ["full-seed0-pretraining", "full-seed0"]
+    assert calls() == [*before, "preference-seed0", *before, "free_running-seed0"]
+    flags = json.loads((repository / "preference-seed0.flags").read_text())
+    assert flags[0] == "--config=configs/preference.py:local"
+    assert "--config.init_from=out/full-seed0" in flags
+    assert read("preference-seed0").steps == 30
+    digests = {read(f"{name}-seed0").digest for name in ablations.LATER}
+    assert len(digests) == 2 and start("--finetune", f"--only={names}") == 0 and len(calls()) == 6
+    (repository / "calls").unlink()
+    assert start("--finetune", "--only=full") == 0 and calls() == before
+    assert read("full-seed0").digest not in digests
+    capsys.readouterr()
+    assert start("--only=preference") == 2
+    assert "add --finetune" in capsys.readouterr().err
+
+
 def test_what_failed_to_pre_train_is_not_fine_tuned(repository):
     add_config(repository, "finetune", "finetune")
     assert start("--only=broken", "--finetune") == 1
@@ -272,7 +293,7 @@ def test_seeds_and_places_are_one_line_and_settings_are_not(monkeypatch, finetun
     assert digest(0) != digest(0, "--config.optim.b1=0.8")
 
 
-def test_the_real_configs_have_names_of_their_own(monkeypatch):
+def test_the_real_configs_have_names_of_their_own(monkeypatch, tmp_path):
     """Also: the miniature's overrides are keys of every config, and change what they should."""
     monkeypatch.chdir(ROOT)
     files = ablations.config_files(finetune=True)
@@ -287,7 +308,9 @@ def test_the_real_configs_have_names_of_their_own(monkeypatch):
         assert experiment.config.data.extra_test_splits == ()
         assert experiment.config.train.steps < 10
     assert len({experiment.digest for experiment in planned}) == len(planned)
-    for experiment in ablations.plan([], [0], "daily_dialog", [], finetune=True):
+    names = [*files, *ablations.LATER]
+    for experiment in ablations.plan(names, [0], "daily_dialog", [], finetune=True):
+        assert len(experiment.configs) == len(experiment.runs(tmp_path))
         for config in experiment.configs:
             assert config["objectives"]["emotional_response"]["weight"] or config["name"] in (
                 "ablations/no_emotional_response",

@@ -80,15 +80,16 @@ def short_name(config: str) -> str:
     return FULL.get(config, config.rpartition("/")[2])
 
 
-def digest(config: dict[str, Any], finetuning: dict[str, Any] | None = None) -> str:
+def digest(config: dict[str, Any], *later: dict[str, Any]) -> str:
     """Sixteen hex digits that identify a config (of `workdirs.as_json`); see `Row`.
 
     Args:
-      finetuning: the config that it is then fine-tuned with, if it is.
+      later: the configs of the stages that follow, of which the first is fine-tuning.
     """
     kept = _compared(config)
-    if finetuning:
-        kept |= {f"finetuning.{key}": value for key, value in _compared(finetuning).items()}
+    for stage in later:
+        group = "finetuning" if stage is later[0] else stage["name"]
+        kept |= {f"{group}.{key}": value for key, value in _compared(stage).items()}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
