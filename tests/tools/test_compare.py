@@ -332,13 +332,27 @@ def test_csv_and_markdown_have_the_figures(tmp_path):
 
 def test_the_scatter_keeps_order_and_bars():
     low, high = table.Cell(50.0, 5.0, 3), table.Cell(100.0, math.nan, 1)
-    plot = drawing.scatter({0: (low, low), 1: (high, high)})
+    plot = drawing.scatter({0: (low, low), 1: (high, high)}, {0: "one", 1: "other"})
     one, other = plot.points
     assert one.x < other.x and one.y > other.y  # y grows downward
     assert one.x_bar[0] < one.x < one.x_bar[1] and other.x_bar == (other.x, other.x)
     box = plot.box
     assert all(box.left <= x <= box.right for point in plot.points for x in point.x_bar)
-    assert drawing.scatter({}) is None
+    assert drawing.scatter({}, {}) is None
+
+
+def test_names_of_many_configs_beside_each_other_can_be_read():
+    """35 points, most of them in one corner, as of an ablation table with one weak baseline."""
+    draw = np.random.default_rng(0).normal
+    points = [(600.0, 300.0), *((draw(110, 15), draw(80, 20)) for _ in range(34))]
+    names = ["no_consistency_no_contrast"[: 8 + i % 18] for i in range(35)]
+    places = drawing.place_names(points, names, drawing.SCATTER)
+    for i, (place, (x, y)) in enumerate(zip(places, points, strict=True)):
+        others = [*places[:i], *places[i + 1 :]]
+        assert not any(place.overlaps(other) for other in others)
+        assert place.left >= drawing.SCATTER.left and place.right <= drawing.SCATTER.right
+        assert place.top >= drawing.SCATTER.top and place.bottom <= drawing.SCATTER.bottom
+        assert not (place.left <= x <= place.right and place.top <= y <= place.bottom)
 
 
 def test_curves_are_means_at_shared_steps():

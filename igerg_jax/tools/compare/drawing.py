@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from igerg_jax.report import charts
@@ -24,6 +24,7 @@ class Box(NamedTuple):
 
 
 SCATTER = Box(width=720, height=400, left=56, right=700, top=14, bottom=356)
+LETTER_WIDTH, LINE_HEIGHT = 6.6, 14  # of the names in it, in user units
 CURVES = Box(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM)
 
 
@@ -49,6 +50,21 @@ class Axes:
         return [(self.y(value), value) for value in charts.ticks(*self._y, count)]
 
 
+class Rectangle(NamedTuple):
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: "Rectangle") -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+
 class Point(NamedTuple):
     """A config in the scatter plot; its bars reach one deviation to both sides, if it has one."""
 
@@ -57,6 +73,7 @@ class Point(NamedTuple):
     y: float
     x_bar: tuple[float, float]
     y_bar: tuple[float, float]
+    name: Rectangle  # where its name is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +87,8 @@ class Plot:
     curves: Mapping[int, charts.Points] = dataclasses.field(default_factory=dict)
 
 
-def scatter(cells: Mapping[int, tuple[Cell, Cell]]) -> Plot | None:
-    """The plot of a point (x, y) for each line's number; None without points."""
+def scatter(cells: Mapping[int, tuple[Cell, Cell]], names: Mapping[int, str]) -> Plot | None:
+    """The plot of a named point (x, y) for each line's number; None without points."""
     if not cells:
         return None
     ends = {
@@ -87,6 +104,8 @@ def scatter(cells: Mapping[int, tuple[Cell, Cell]]) -> Plot | None:
         for axis in (0, 1)
     ]
     axes = Axes(SCATTER, *ranges)
+    places = [(axes.x(x.mean), axes.y(y.mean)) for x, y in cells.values()]
+    written = dict(zip(cells, place_names(places, [names[n] for n in cells], SCATTER), strict=True))
     points = [
         Point(
             n,
@@ -94,10 +113,48 @@ def scatter(cells: Mapping[int, tuple[Cell, Cell]]) -> Plot | None:
             axes.y(y.mean),
             (axes.x(ends[n][0][0]), axes.x(ends[n][0][1])),
             (axes.y(ends[n][1][0]), axes.y(ends[n][1][1])),
+            written[n],
         )
         for n, (x, y) in cells.items()
     ]
     return Plot(SCATTER, axes.x_ticks(8), axes.y_ticks(6), points=points)
+
+
+def place_names(
+    points: Sequence[tuple[float, float]], names: Sequence[str], box: Box
+) -> list[Rectangle]:
+    """Where the name of each point is written: near it, on no other name or point if there is
+    room."""
+    taken = [Rectangle(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    inside = Rectangle(box.left, box.top, box.right, box.bottom)
+    places = []
+    for point, name in zip(points, names, strict=True):
+        within = [r for r in _around(point, LETTER_WIDTH * len(name)) if _contains(inside, r)]
+        free = (r for r in within if not any(r.overlaps(other) for other in taken))
+        place = next(free, within[0])
+        taken.append(place)
+        places.append(place)
+    return places
+
+
+def _around(point: tuple[float, float], width: float) -> Iterator[Rectangle]:
+    """Places for a line of text around a point, the nearest first."""
+    for distance in range(10, max(SCATTER.width, SCATTER.height), 8):
+        for direction in range(16):  # from right, upwards first
+            angle = math.pi / 8 * (-1) ** direction * ((direction + 1) // 2)
+            x = point[0] + math.cos(angle) * (distance + width / 2)
+            y = point[1] - math.sin(angle) * distance
+            half = LINE_HEIGHT / 2
+            yield Rectangle(x - width / 2, y - half, x + width / 2, y + half)
+
+
+def _contains(outer: Rectangle, inner: Rectangle) -> bool:
+    return (
+        outer.left <= inner.left
+        and outer.top <= inner.top
+        and inner.right <= outer.right
+        and inner.bottom <= outer.bottom
+    )
 
 
 def overlay(curves: Mapping[int, charts.Points]) -> Plot | None:

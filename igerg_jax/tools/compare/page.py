@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from igerg_jax import metrics
+from igerg_jax import metrics, text_labeller
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.report import charts, templates
 from igerg_jax.report.templates import finite
@@ -18,7 +18,8 @@ from igerg_jax.tools.compare import drawing, statistics, text
 from igerg_jax.tools.compare.rows import Row
 from igerg_jax.tools.compare.table import TESTED, Line, Table
 
-X, Y = "response_perplexity", "emotion_following"  # of the scatter
+X = "response_perplexity"  # of the scatter plots; there is one for each labeller
+Y = ("emotion_following", *(f"emotion_following_{ordinal}" for ordinal in text_labeller.ORDINALS))
 # Keys of metrics.jsonl; an objective's name stands for its loss.
 CURVES = ("emotional_response", "image_emotion", f"valid/{X}", "valid/image_emotion_accuracy")
 
@@ -31,11 +32,6 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
       folder: the page's folder; links to the runs' reports are relative to it.
     """
     numbered = dict(enumerate(table.lines))
-    both = {
-        n: (line.cells[X], line.cells[Y])
-        for n, line in numbered.items()
-        if X in line.cells and Y in line.cells
-    }
     logs = {n: [_metrics(row) for row in line.rows] for n, line in numbered.items()}
     followed = {n: share for n, line in numbered.items() if (share := following(line)) is not None}
     return templates.render(
@@ -47,13 +43,20 @@ def render(table: Table, curves: Sequence[str], folder: pathlib.Path) -> str:
         tested=TESTED,
         min_conversations=statistics.MIN_CLUSTERS,
         resamples=statistics.RESAMPLES,
-        axes_of=(metrics.by_name()[X], metrics.by_name()[Y]),
-        scatter=drawing.scatter(both),
+        x_metric=metrics.by_name()[X],
+        scatters=[(metrics.by_name()[key], plot) for key in Y if (plot := _scatter(key, numbered))],
         panels=[(key, _panel(key, logs)) for key in curves],
         followed=followed,
         reports={id(row): report(row, folder) for line in table.lines for row in line.rows},
         id=id,
     )
+
+
+def _scatter(key: str, lines: dict[int, Line]) -> drawing.Plot | None:
+    """The plot of a metric over `X`."""
+    have = {n: line for n, line in lines.items() if X in line.cells and key in line.cells}
+    cells = {n: (line.cells[X], line.cells[key]) for n, line in have.items()}
+    return drawing.scatter(cells, {n: line.name for n, line in have.items()})
 
 
 def following(line: Line) -> list[tuple[str, float, int, int]] | None:
