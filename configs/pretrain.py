@@ -60,6 +60,7 @@ def _all_keys() -> ConfigDict:
             data_dir="~/.cache/igerg_jax",  # prepared data; gs://… if prepared beforehand
             bucket_copies_dir="~/.cache/igerg_jax/buckets",  # each host's copy of a gs:// data_dir
             manual_dir="",  # folder of files that you must download yourself
+            short_side=0,  # pixels that prepared images are scaled down to; 0 = as they are
             labels=dict(path="", min_confidence=0.6),  # pseudo-labels; confidence in 0..1
             mixtures={},  # {name: {objectives, datasets: {dataset: weight}}}
             train_split="train",

@@ -18,6 +18,7 @@ CONSTRAINTS = (
     Range("context_tokens", at_least=2),  # a token and its EOS
     Range("response_tokens", at_least=2),
     Range("image_size", at_least=1),
+    Range("short_side", at_least=0),
     Range("feature_dim", at_least=0),
     Range("augment.crop_min_area", above=0, at_most=1),
     Range("augment.colour_jitter", at_least=0, below=1),
@@ -35,6 +36,11 @@ def check(data: ConfigDict) -> None:
     """Raises UserError for a value that is not allowed; the message names the key."""
     check_constraints("data", data, CONSTRAINTS)
     _check_length_buckets(data)
+    if 0 < data.short_side < data.image_size:
+        raise UserError(
+            f"data.short_side={data.short_side} is below data.image_size={data.image_size}: images "
+            "would be scaled down, then up again; 0 keeps them as they are"
+        )
     if data.reverse and data.use_images:
         raise UserError(
             "data.reverse=True is for words alone, since it would show the response's image beside "

@@ -36,7 +36,8 @@ def root(data: ConfigDict) -> pathlib.Path:
 
 
 def of_dataset(data: ConfigDict, dataset: str) -> pathlib.Path:
-    """A dataset's folder, keyed by version, format, and where its raw files and labels are."""
+    """A dataset's folder, keyed by version, format, where its raw files and labels are, and the
+    size that its images are scaled down to."""
     version = f"{builders.version(dataset)}-{store.FORMAT}"
     dataset_definition, _ = builders.find(dataset)
     manual_dir = data.manual_dir if dataset_definition.reads_manual_dir else ""
@@ -46,6 +47,8 @@ def of_dataset(data: ConfigDict, dataset: str) -> pathlib.Path:
         if data.labels.path:
             places.append(str(data.labels.min_confidence))
         version += f"-{hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]}"
+    if data.short_side:
+        version += f"-{data.short_side}px"
     return root(data) / dataset / version
 
 

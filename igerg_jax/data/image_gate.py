@@ -38,7 +38,7 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 BACKGROUND = (255, 255, 255)  # what transparent parts show: white
 MAX_PIXELS = 178_956_970  # Pillow's limit for a "decompression bomb"; 512 MiB as RGB
 MAX_FILE_BYTES = 2**30
-JPEG_QUALITY = 95
+JPEG_QUALITY, SCALED_QUALITY = 95, 90  # the second of images that are scaled down to save space
 _JPEG_SIDE = 65_500  # pixels: libjpeg's limit
 
 # Each about one image, which they do not name; MAX_PIXELS is our own limit.
@@ -102,12 +102,17 @@ def read_rgb(data: bytes) -> Image.Image:
         return _rgb(_open(data))
 
 
-def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
+def as_jpeg(data: bytes, short_side: int = 0) -> tuple[bytes, tuple[int, int]]:
     """Returns (JPEG bytes, (height, width)) of an encoded image as it is meant to be seen.
 
     The bytes are `data` itself if that is an upright JPEG in RGB or grey (the decoder returns three
     channels anyway); anything else is re-encoded, because TensorFlow ignores EXIF orientation.
-    Raises BrokenImage.
+
+    Args:
+      short_side: an image whose shorter side has more pixels is scaled down to as many; 0 = none.
+
+    Raises:
+      BrokenImage: it can't be read.
     """
     with _as_broken_image():
         image = _open(data)
@@ -115,15 +120,27 @@ def as_jpeg(data: bytes) -> tuple[bytes, tuple[int, int]]:
             size = (image.height, image.width)
             image.draft(image.mode, (1, 1))  # the smallest scale suffices to notice truncation
             image.load()
-            if _orientation(image) not in _UPRIGHT:
+            is_small = not short_side or min(size) <= short_side
+            if _orientation(image) not in _UPRIGHT and is_small:
                 return data, size
             image = _open(data)
         if max(image.size) > _JPEG_SIDE:
             raise BrokenImage(f"{image.width} x {image.height} pixels: a side over {_JPEG_SIDE:,}")
         image = _rgb(image)
+        scaled = _scaled_down(image, short_side)
+        quality = JPEG_QUALITY if scaled is image else SCALED_QUALITY
         out = io.BytesIO()
-        image.save(out, "JPEG", quality=JPEG_QUALITY)
-        return out.getvalue(), (image.height, image.width)
+        scaled.save(out, "JPEG", quality=quality)
+        return out.getvalue(), (scaled.height, scaled.width)
+
+
+def _scaled_down(image: Image.Image, short_side: int) -> Image.Image:
+    """An image whose shorter side has at most `short_side` pixels; 0 = as it is."""
+    factor = short_side / min(image.size)
+    if not 0 < factor < 1:
+        return image
+    width, height = (max(short_side, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def file_as_jpeg(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:

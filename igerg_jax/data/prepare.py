@@ -1,6 +1,7 @@
 """Prepares datasets: tokenised turns that can be read at random, written to disk once.
 
     igerg prepare --config=configs/pretrain.py [--config.data.dataset=meld ...]
+    igerg prepare --config=... --short_side=256 # scales images down; training needs the key too
     igerg prepare --config=... --tokenizer     # only trains the tokenizer
     igerg prepare --config=... --verify        # changes nothing
 
@@ -71,7 +72,8 @@ def _write_missing_turns(data: ConfigDict, names: list[str]) -> dict[str, pathli
     for name, base in bases.items():
         with folders.locked_if_missing(base / "turns") as missing:
             if missing:
-                writer.turns(name, builders.options_of(data), base, _workers(data))
+                options = builders.options_of(data)
+                writer.turns(name, options, base, _workers(data), data.short_side)
         parts.check_copy(base / "turns")
     return bases
 
@@ -149,6 +151,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     for name, what in _SHORT_FLAGS.items():
         text = f"{what}: short for --config.data.{name}."
         flags.DEFINE_string(name, None, text, flag_values=values)
+    text = "Pixels that the shorter side of images is scaled down to: --config.data.short_side."
+    flags.DEFINE_integer("short_side", None, text, flag_values=values)
     for name, text in _SWITCHES.items():
         flags.DEFINE_boolean(name, False, text, flag_values=values)
     return values
@@ -157,7 +161,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def run(values: flags.FlagValues) -> None:
     """Executes parsed flags; results go to stdout. Raises UserError."""
     config = values.config
-    for name in _SHORT_FLAGS:
+    for name in (*_SHORT_FLAGS, "short_side"):
         if values[name].value is not None:
             config.data[name] = values[name].value
     if values.verify and values.tokenizer:

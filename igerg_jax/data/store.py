@@ -60,8 +60,13 @@ def token_columns(token_lists: Iterable[Sequence[int]]) -> dict[str, np.ndarray]
     }
 
 
-def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str, np.ndarray]:
+def write_images(
+    path: pathlib.Path, images: Iterable[bytes | None], short_side: int
+) -> dict[str, np.ndarray]:
     """Writes the images that can be decoded to an ArrayRecord file, in order.
+
+    Args:
+      short_side: as for `image_gate.as_jpeg`.
 
     Returns:
       "image_height_width" int32[written, 2] pixels; "state" int8[images]: 0 = written,
@@ -72,7 +77,7 @@ def write_images(path: pathlib.Path, images: Iterable[bytes | None]) -> dict[str
     with contextlib.closing(writer):
         for data in images:
             try:
-                jpeg, height_width = (None, None) if data is None else as_jpeg(data)
+                jpeg, height_width = (None, None) if data is None else as_jpeg(data, short_side)
             except BrokenImage as error:
                 states.append(2)
                 reasons.append(str(error))

@@ -26,8 +26,13 @@ PART_IMAGES = 4096
 NAMED_BROKEN = 5  # how many broken images the summary names, with the reasons
 
 
-def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> pathlib.Path:
+def turns(
+    dataset: str, options: Options, base: pathlib.Path, workers: int, short_side: int
+) -> pathlib.Path:
     """Writes and returns base/turns: the words, labels and images of every split.
+
+    Args:
+      short_side: as for `image_gate.as_jpeg`.
 
     Raises:
       UserError: missing files, or a worker that was killed.
@@ -46,7 +51,8 @@ def turns(dataset: str, options: Options, base: pathlib.Path, workers: int) -> p
             total += len(parts.borders(num_images, PART_IMAGES))
             for part in _missing(partial, name, "text", num_turns, PART_TURNS):
                 jobs.append(functools.partial(_write_text, part, dataset, options))
-            write = _write_features if vectors and num_images else _write_images
+            write_images = functools.partial(_write_images, short_side=short_side)
+            write = _write_features if vectors and num_images else write_images
             for part in _missing(partial, name, "images", num_images, PART_IMAGES):
                 jobs.append(functools.partial(write, part, dataset, options))
         # Starting processes takes longer than a few thousand turns.
@@ -187,12 +193,12 @@ def _write_text(part: Part, dataset: str, options: Options) -> None:
     parts.save_npz(part.path, store.text_columns(map(turns.row, range(part.start, part.end))))
 
 
-def _write_images(part: Part, dataset: str, options: Options) -> None:
+def _write_images(part: Part, dataset: str, options: Options, short_side: int) -> None:
     turns, first_turns = _opened(dataset, options)[part.split]
     records = part.folder / f"{part.path.stem}.array_record"
     with storage.replacing(records) as temporary:
         images = map(turns.image, first_turns[part.start : part.end])
-        columns = store.write_images(temporary, images)
+        columns = store.write_images(temporary, images, short_side)
     if not len(columns["image_height_width"]):
         records.unlink()  # ArrayRecord does not open a file without records
     parts.save_npz(part.path, columns)

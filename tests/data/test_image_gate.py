@@ -64,6 +64,23 @@ def test_images_are_upright(kind, orientation):
     assert as_jpeg(jpeg)[0] == jpeg  # it is upright now
 
 
+@pytest.mark.parametrize("kind, orientation", [("JPEG", 1), ("JPEG", 6), ("PNG", 1)])
+def test_images_are_scaled_down_to_a_short_side(kind, orientation):
+    tag = Image.Exif()
+    tag[274] = orientation
+    data = encoded(half_red(320, 200), kind, exif=tag)
+    jpeg, size = as_jpeg(data, 50)
+    assert size == ((50, 80) if orientation == 1 else (80, 50))
+    large = from_jpeg(as_jpeg(data)[0])
+    with Image.fromarray(large.astype(np.uint8)) as image:
+        expected = np.asarray(image.resize(size[::-1], Image.Resampling.LANCZOS), int)
+    assert from_jpeg(jpeg).shape == expected.shape
+    assert abs(from_jpeg(jpeg) - expected).mean() < 3
+    assert as_jpeg(jpeg, 50) == (jpeg, size)  # it is small enough now
+    for larger in (200, 5000, 0):  # never scaled up
+        assert as_jpeg(data, larger) == as_jpeg(data)
+
+
 def test_damaged_metadata_is_no_damaged_picture():
     data = encoded(half_red(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert as_jpeg(data) == (data, (16, 32))

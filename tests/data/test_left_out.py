@@ -153,7 +153,7 @@ def test_preparing_says_what_was_taken_and_names_what_is_broken(tmp_path, capsys
     raw_data.put(tmp_path / "raw" / "train" / "joy" / "bad.jpg", b"no image")
     (tmp_path / "raw" / "train" / "joy" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     options = source.Options("unused", str(tmp_path / "raw"), "", 0.0)
-    writer.turns("emotion_folder", options, tmp_path / "out", 1)
+    writer.turns("emotion_folder", options, tmp_path / "out", 1, short_side=0)
     said = capsys.readouterr().err.split("\n")
     assert (
         "emotion_folder, train: images: 3 read, 1 missing, 1 broken, 1 passed over (.txt 1)" in said

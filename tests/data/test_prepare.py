@@ -57,6 +57,26 @@ def test_what_was_written_is_what_was_built(prepared, tiny_config):
         ]
 
 
+def test_images_may_be_prepared_at_a_short_side(prepared, tiny_config):
+    """In a folder of their own, with the same words; each stored image is as its size says."""
+    tiny_config.data.short_side = tiny_config.data.image_size + 8
+    scaled = prepare.prepare(tiny_config)
+    before, after = (each.split("valid").turns for each in (prepared, scaled))
+    assert scaled.folder != prepared.folder and len(before) == len(after)
+    numbers = before.image[:5]
+    assert (after.image[:5] == numbers).all()
+    for jpeg, height_width in zip(
+        after.read_images(numbers), after.image_height_width[numbers], strict=True
+    ):
+        with Image.open(io.BytesIO(jpeg)) as image:
+            assert (image.height, image.width) == tuple(height_width)
+    shortest = before.image_height_width[numbers].min(axis=1)
+    expected = np.minimum(shortest, tiny_config.data.short_side)
+    assert (after.image_height_width[numbers].min(axis=1) == expected).all()
+    assert shortest.max() > tiny_config.data.short_side, "or nothing is scaled down"
+    assert prepare.verify(tiny_config) == 1
+
+
 def test_windows_never_cross_episodes_and_every_answer_has_one(prepared):
     for name in ("train", "valid", "test"):
         split = prepared.split(name)
@@ -304,7 +324,7 @@ def write_listed(monkeypatch, tmp_path, **splits):
     listed = {name: Listed(turns) for name, turns in splits.items()}
     monkeypatch.setattr(builders, "splits", lambda dataset, options: listed)
     options = source.Options(str(tmp_path), "", "", 0.0)
-    folder = writer.turns("chitchat_openmoji", options, tmp_path, 1)
+    folder = writer.turns("chitchat_openmoji", options, tmp_path, 1, short_side=0)
     return folder, json.loads((folder / "summary.json").read_text())["splits"]
 
 
