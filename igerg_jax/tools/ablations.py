@@ -129,7 +129,7 @@ class Experiment:
     def row(self, **fields: Any) -> Row:
         return Row(
             name=self.name,
-            config=self.config.name,
+            config=self.name if self.name in LATER else self.config.name,
             preset=self.preset,
             seed=self.seed,
             digest=self.digest,

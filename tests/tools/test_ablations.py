@@ -153,7 +153,8 @@ def test_stages_after_fine_tuning_start_from_the_full_one(repository, capsys):
     flags = json.loads((repository / "preference-seed0.flags").read_text())
     assert flags[0] == "--config=configs/preference.py:local"
     assert "--config.init_from=out/full-seed0" in flags
-    assert read("preference-seed0").steps == 30
+    row = read("preference-seed0")
+    assert row.steps == 30 and row.config == "preference"  # so not the baseline
     digests = {read(f"{name}-seed0").digest for name in ablations.LATER}
     assert len(digests) == 2 and start("--finetune", f"--only={names}") == 0 and len(calls()) == 6
     (repository / "calls").unlink()

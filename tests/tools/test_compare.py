@@ -157,7 +157,13 @@ def test_following_is_tested_by_every_labeller_and_their_own_figures_are_shown(t
     assert effect.estimate == pytest.approx(100 * (6 / 7) * (FOLLOWED - 1) / FOLLOWED)
     assert "accuracy 0.500, macro-F1 0.375" in text.markdown(found)
     assert "accuracy 0.500, macro-F1 0.375" in page.render(found, [], tmp_path)
+    elsewhere = json.loads(json.dumps(held_out).replace("0.375", "0.3751"))  # trained again there
+    table.build([kept[0], dataclasses.replace(kept[1], text_labeller=elsewhere)], None)
     other_file = dataclasses.replace(kept[1], text_labeller={"second": {"kind": {}}})
+    with pytest.raises(UserError, match=r"different files of evaluate\.text_labeller"):
+        table.build([kept[0], other_file], None)
+    better = json.loads(json.dumps(held_out).replace("0.375", "0.377"))
+    other_file = dataclasses.replace(kept[1], text_labeller=better)
     with pytest.raises(UserError, match=r"different files of evaluate\.text_labeller"):
         table.build([kept[0], other_file], None)
 

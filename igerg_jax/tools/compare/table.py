@@ -14,6 +14,7 @@ from igerg_jax.errors import UserError
 from igerg_jax.metrics import Metric, by_name
 from igerg_jax.report import answers
 from igerg_jax.report.templates import finite
+from igerg_jax.run.workdirs import flatten
 from igerg_jax.text_labeller import ORDINALS
 from igerg_jax.tools.compare import statistics
 from igerg_jax.tools.compare.rows import DONE, FULL, SPLIT, Row, short_name
@@ -28,6 +29,7 @@ COLUMNS = """
     response_emotion_macro_f1_third image_emotion_accuracy sequence_emotion_accuracy judge_accuracy
     dist_1 dist_2 dist_adjusted bleu_1 bleu_2 bleu_4 rouge_l meteor cider similarity
 """.split()
+SAME_ACCURACY = 5e-4  # labellers of one kind that are this close are one, trained twice
 COMPUTE = ("wall_seconds", "steps", "examples", "parameters")  # fields of a row
 
 
@@ -172,13 +174,23 @@ def _held_out(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """
     named = [row for row in rows if row.text_labeller]
     for row in named:
-        if row.text_labeller != named[0].text_labeller:
+        if not _same_labellers(row.text_labeller, named[0].text_labeller):
             raise UserError(
                 f"{named[0].name} (seed {named[0].seed}) and {row.name} (seed {row.seed}) were "
                 "evaluated with different files of evaluate.text_labeller: evaluate them anew with "
                 "the same, or compare them apart"
             )
     return answers.held_out(named[0].text_labeller) if named else {}
+
+
+def _same_labellers(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether they are of the same kinds and do as well on the same texts, but for the rounding of
+    the machine that each was trained on."""
+    first, second = flatten(one), flatten(other)
+    if first.keys() != second.keys():
+        return False
+    pairs = [(first[key], second[key]) for key in first]
+    return all(abs(a - b) < SAME_ACCURACY if finite(a) and finite(b) else a == b for a, b in pairs)
 
 
 def _default_baseline(lines: Sequence[Line]) -> str:
