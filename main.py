@@ -3,8 +3,6 @@
 The same as the command `igerg`, which `pip install .` puts on the path, for who works in a clone.
 """
 
-import sys
-
 from igerg_jax import environment
 
 environment.check()  # before imports that fail in a Python that is too old, or without packages
@@ -12,4 +10,4 @@ with environment.interrupts_end():
     from igerg_jax.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

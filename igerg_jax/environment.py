@@ -1,4 +1,5 @@
-"""What comes before all imports: checks of the Python version and packages, and Ctrl-C.
+"""What comes before all imports: checks of the Python version and packages, and Ctrl-C; and how a
+program ends.
 
 Imports only the standard library, and is written so that much older Pythons can parse it.
 """
@@ -43,6 +44,28 @@ def interrupts_end():
 def _end(number, frame):
     os.write(2, b"interrupted\n")
     os._exit(130)
+
+
+def run(main):
+    """Calls a program's `main` with the command line; ends the process with the code it returns.
+
+    Python's own teardown is left out: a compilation that Ctrl-C or SIGTERM cuts short goes on in a
+    thread of XLA's, for which the teardown waits, and which crashes as the teardown takes away what
+    it uses. With several processes, JAX parts from the others in that teardown, where
+    `parallel.processes.abandon` does not end it.
+    """
+    try:
+        code = main(sys.argv)
+    except SystemExit as stopped:
+        code = stopped.code
+    jax = sys.modules.get("jax")
+    if not isinstance(code, int) or (jax is not None and jax.distributed.is_initialized()):
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it is where it was closed from the start
+            with contextlib.suppress(OSError):
+                stream.flush()
+    os._exit(code)
 
 
 def problem():

@@ -1,10 +1,12 @@
 """Started in a Python that cannot run it, the program says in one line what to do."""
 
 import ast
+import os
 import pathlib
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 
 import pytest
@@ -55,7 +57,7 @@ def test_the_check_comes_before_what_may_fail():
     ]
     checked = next(i for i, node in enumerate(imports) if "check()" in ast.unparse(node))
     before = "\n".join(map(ast.unparse, imports[1:checked]))
-    assert before == "import sys\nfrom igerg_jax import environment"
+    assert before == "from igerg_jax import environment"
 
 
 def test_it_is_the_python_that_the_package_declares():
@@ -93,3 +95,87 @@ def test_ctrl_c_raises_again_once_they_are():
     with environment.interrupts_end():
         pass
     assert signal.getsignal(signal.SIGINT) is not environment._end
+
+
+ENDS = """
+import sys, threading
+from igerg_jax import environment
+
+def main(argv):
+    threading.Thread(target=threading.Event().wait).start()  # Python's teardown would wait for it
+    print("said")
+    return int(argv[1]) if argv[1].isdigit() else sys.exit(argv[1])
+
+environment.run(main)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 2, 143])
+def test_a_program_ends_with_its_exit_code_whatever_its_threads_do(code):
+    command = [sys.executable, "-c", ENDS, str(code)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "said\n", "")
+
+
+def test_what_is_raised_is_shown():
+    program = "from igerg_jax import environment; environment.run(lambda argv: {}['name'])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("KeyError: 'name'\n")
+
+
+def test_every_program_ends_so():
+    """None leaves it to Python's teardown, which a compilation that goes on would crash."""
+    programs = [ROOT / "main.py", *(ROOT / "igerg_jax").rglob("*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in programs]
+    ends = [text.partition('__name__ == "__main__":')[2].strip() for text in sources]
+    assert ends.count("environment.run(main)") >= 15
+    assert not [end for end in ends if "exit(" in end]
+
+
+COMPILES = """
+import sys
+import jax, jax.numpy as jnp
+from igerg_jax import environment
+from igerg_jax.run import command_line
+
+def many(x):
+    for i in range(300):
+        x = jnp.sort(jnp.sin(x) * i)
+    return x
+
+def run(argv):
+    lowered = jax.jit(many).lower(jnp.ones(100))
+    print("compiling", flush=True)
+    lowered.compile()
+    print("compiled", flush=True)
+
+def modes(argv):
+    from igerg_jax.parallel import stopping
+
+    with stopping.signals():
+        run(argv)
+
+def main(argv):
+    which = {"run": run, "modes": modes}[argv[1]]
+    return command_line.main(argv, "", lambda argv: None, which)
+
+environment.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("which", "number"), [("run", "SIGINT"), ("modes", "SIGINT"), ("modes", "SIGTERM")]
+)
+def test_a_compilation_that_is_cut_short_crashes_nothing(which, number):
+    """XLA goes on with it in a thread of its own."""
+    command = [sys.executable, "-c", COMPILES, which]
+    env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, env=env, **pipes) as process:
+        assert process.stdout.readline() == "compiling\n"
+        time.sleep(0.3)
+        process.send_signal(getattr(signal, number))
+        said, errors = process.communicate(timeout=120)
+    code = {"SIGINT": 130, "SIGTERM": 143}[number]
+    assert (process.returncode, said) == (code, ""), errors
+    assert errors in ("", "interrupted\n")

@@ -43,7 +43,7 @@ def test_a_wheel_holds_every_file_of_the_package_and_every_config():
 def test_the_command_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (entry,) = project["scripts"].items()
-    assert entry == ("igerg", "igerg_jax.cli.igerg:main") and callable(igerg.main)
+    assert entry == ("igerg", "igerg_jax.cli.igerg:program") and callable(igerg.program)
 
 
 def test_its_version_is_told_alike_everywhere():

@@ -11,10 +11,10 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import functools
-import sys
 
 from absl import flags
 
+from igerg_jax import environment
 from igerg_jax.run import command_line, config_files, config_keys
 
 
@@ -44,4 +44,4 @@ def run(argv: list[str]) -> None:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=define_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

@@ -96,5 +96,10 @@ def unknown(word: str) -> str:
     return f"'{word}' is not a command of igerg; {hint}"
 
 
+def program() -> None:
+    """What the installed command `igerg` calls."""
+    environment.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

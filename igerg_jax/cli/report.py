@@ -7,11 +7,10 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import functools
-import sys
 
 from absl import flags
 
-from igerg_jax import report, storage
+from igerg_jax import environment, report, storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 
@@ -35,4 +34,4 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=define_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

@@ -15,11 +15,11 @@ them and deletes nothing) or inconsistent, or a wrong flag.
 """
 
 import pathlib
-import sys
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from igerg_jax import environment
 from igerg_jax.data import (
     builders,
     config_checks,
@@ -188,4 +188,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

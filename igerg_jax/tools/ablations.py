@@ -42,7 +42,7 @@ from typing import Any
 
 from absl import flags
 
-from igerg_jax import storage
+from igerg_jax import environment, storage
 from igerg_jax.constraints import LARGEST
 from igerg_jax.data import parts
 from igerg_jax.errors import RunError, UserError, check_all, check_known
@@ -434,4 +434,4 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=define_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

@@ -9,12 +9,12 @@ Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
 import functools
-import sys
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from igerg_jax import environment
 from igerg_jax.data import datasets, image_domain, pipeline, store
 from igerg_jax.data.order import evenly_spaced
 from igerg_jax.errors import UserError
@@ -91,4 +91,4 @@ def _flags(argv: list[str]) -> flags.FlagValues:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

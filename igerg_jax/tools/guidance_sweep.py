@@ -32,7 +32,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from igerg_jax import checks, report, storage, text_labeller
+from igerg_jax import checks, environment, report, storage, text_labeller
 from igerg_jax.data import mixtures
 from igerg_jax.decoding.guidance import RANGE
 from igerg_jax.errors import UserError
@@ -171,4 +171,4 @@ def _flags(argv: list[str]) -> flags.FlagValues:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

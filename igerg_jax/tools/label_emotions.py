@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from igerg_jax import storage
+from igerg_jax import environment, storage
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import image_domain, image_files, parts, pipeline
 from igerg_jax.data.images import find_files
@@ -219,4 +219,4 @@ def _flags(argv: list[str]) -> flags.FlagValues:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

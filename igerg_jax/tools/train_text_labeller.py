@@ -17,14 +17,13 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from igerg_jax import prediction_metrics, text_labeller
+from igerg_jax import environment, prediction_metrics, text_labeller
 from igerg_jax.batch import EMOTIONS, NUM_EMOTIONS, UNKNOWN
 from igerg_jax.data import builders
 from igerg_jax.data.builders.source import Options, Turns
@@ -302,4 +301,4 @@ def _flags(argv: list[str]) -> flags.FlagValues:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

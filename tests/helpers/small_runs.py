@@ -208,14 +208,14 @@ def _run_main(
         if hold:
             _hold_up(hold, held)
 
+    sys.argv = ["main.py", *arguments]
     try:
-        code: object = main.main(["main.py", *arguments])
-    except SystemExit as error:
-        code = error.code
-    atexit._run_exitfuncs()  # multiprocessing leaves these out
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        environment.run(main.main)
+    except SystemExit as error:  # one of several processes
+        atexit._run_exitfuncs()  # multiprocessing leaves these out
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code)
 
 
 def _hold_up(hold: Hold, held: pathlib.Path) -> None:

@@ -20,6 +20,7 @@ import sys
 
 from absl import flags
 
+from igerg_jax import environment
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 from igerg_jax.tools.compare import files, page, rows, table, text
@@ -64,4 +65,4 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 main = functools.partial(command_line.main, doc=__doc__, define_flags=define_flags, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from igerg_jax import environment
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 
@@ -109,4 +110,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

@@ -20,11 +20,10 @@ import functools
 import json
 import math
 import pathlib
-import sys
 
 from absl import flags
 
-from igerg_jax import storage
+from igerg_jax import environment, storage
 from igerg_jax.errors import UserError
 from igerg_jax.report import templates
 from igerg_jax.run import command_line
@@ -110,4 +109,4 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from igerg_jax import storage
+from igerg_jax import environment, storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 from igerg_jax.tools.compare import files
@@ -68,4 +68,4 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

@@ -11,7 +11,6 @@ split, the lengths of texts, the numbers of images, and how much is cut or paddi
 Exit codes: 0; 2 = a mistake in the command or its files, named in one message.
 """
 
-import sys
 from collections.abc import Mapping
 
 import jax
@@ -20,7 +19,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from igerg_jax import checks, storage
+from igerg_jax import checks, environment, storage
 from igerg_jax.batch import UNKNOWN, group_of
 from igerg_jax.data import datasets, images, lengths, mixtures, pipeline, prepare, store
 from igerg_jax.data.prepared import Prepared
@@ -167,4 +166,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)

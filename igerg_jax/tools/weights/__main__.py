@@ -17,10 +17,10 @@ its files, named in one message.
 
 import functools
 import importlib
-import sys
 
 from absl import flags
 
+from igerg_jax import environment
 from igerg_jax.errors import UserError
 from igerg_jax.run import command_line
 
@@ -132,4 +132,4 @@ FLAGS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    environment.run(main)
