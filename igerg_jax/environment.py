@@ -5,6 +5,7 @@ Imports only the standard library, and is written so that much older Pythons can
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -46,14 +47,30 @@ def _end(number, frame):
     os._exit(130)
 
 
+class _Lasting(io.FileIO):
+    """Drops what it can no longer write: its terminal is closed, or the reader of its pipe has
+    gone, as that of `2>&1 | tee log` at Ctrl-C. A run goes on without, and can still save."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 def run(main):
     """Calls a program's `main` with the command line; ends the process with the code it returns.
+    Meanwhile no error of the standard error ends it.
 
     Python's own teardown is left out: a compilation that Ctrl-C or SIGTERM cuts short goes on in a
     thread of XLA's, for which the teardown waits, and which crashes as the teardown takes away what
     it uses. With several processes, JAX parts from the others in that teardown, where
     `parallel.processes.abandon` does not end it.
     """
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        how = {"encoding": sys.stderr.encoding, "errors": sys.stderr.errors}
+        file = io.BufferedWriter(_Lasting(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(file, line_buffering=True, **how)
     try:
         code = main(sys.argv)
     except SystemExit as stopped:

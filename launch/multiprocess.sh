@@ -6,8 +6,9 @@
 #   DEVICES=2 ./launch/multiprocess.sh 4 --config=…    # 4 processes with 2 devices each (default 4)
 #
 # Each line of output is prefixed with its process index. If a process fails, the others are killed,
-# and the exit code is that of the first to fail. Ctrl-C and SIGTERM are forwarded: the run saves a
-# checkpoint and ends with 130 or 143. A second Ctrl-C kills all processes at once.
+# and the exit code is that of the first to fail. Ctrl-C, SIGTERM and SIGHUP (a closed terminal) are
+# forwarded: the run saves a checkpoint and ends with 130 or 143. A second Ctrl-C kills all
+# processes at once.
 #
 #   DEVICES         devices of each process (default 4)
 #   GRACE_SECONDS   from the first exit after a stop until the rest are killed (default 30)
@@ -55,7 +56,7 @@ interrupt() {
   if ((interrupts > 1)); then signal_all KILL; else signal_all TERM; fi
 }
 
-trap 'signal_all TERM' TERM
+trap 'signal_all TERM' TERM HUP
 trap interrupt INT
 
 for ((i = 0; i < PROCESSES; i++)); do
@@ -91,7 +92,7 @@ while ((left > 0)); do
       code=$status
       echo "process $i ended with exit code $status$(advice "$status")" >&3
       # After a requested stop the others are about to end too. Otherwise they would wait for it.
-      if ((status == 143 || status == 130)); then
+      if ((status == 143 || status == 130 || status == 129)); then
         deadline=$((SECONDS + GRACE_SECONDS))
       else
         deadline=$SECONDS

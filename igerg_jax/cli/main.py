@@ -50,10 +50,10 @@ HELP = """
 --config.KEY=VALUE changes one of its keys. With --checkpoint, --config may be left out: it is then
 the one that the checkpoint was trained with. The same command resumes a run that was stopped. Exit
 codes: 0; 2 = a mistake in the command or its files, named in one message; 3 = compiled, but does
-not fit the device; 1 = the run itself failed; 130 and 143 = stopped by Ctrl-C or SIGTERM, the state
-saved (a second Ctrl-C ends at once, without saving). With several processes: 4 = another one ended;
-5 = not all connected in time; 6 = one does not respond, or no step ends (train.stall_ends_run); 7 =
-the coordinator's port is in use.
+not fit the device; 1 = the run itself failed; 129, 130 and 143 = stopped by a closed terminal,
+Ctrl-C or SIGTERM, the state saved (a second Ctrl-C ends at once, without saving). With several
+processes: 4 = another one ended; 5 = not all connected in time; 6 = one does not respond, or no
+step ends (train.stall_ends_run); 7 = the coordinator's port is in use.
 """
 CONVERSATIONS = """
 Conversations{}: give each turn as a --context, oldest first, and

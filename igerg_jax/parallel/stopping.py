@@ -1,5 +1,5 @@
-"""SIGTERM and Ctrl-C: the process saves its unsaved state and exits, with code 128 + the signal's
-number, within seconds whatever it is doing.
+"""SIGTERM, Ctrl-C and a closed terminal (SIGHUP): the process saves its unsaved state and exits,
+with code 128 + the signal's number, within seconds whatever it is doing.
 
 Outside a `loop`, where no state is unsaved, a signal raises `Stopped`. Inside, it sets a flag that
 the loop reads between batches (`Stop.check`), at the same batch in all processes of a run. Python
@@ -21,7 +21,7 @@ import jax
 
 from igerg_jax.parallel import processes, watch
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PATIENCE_SECONDS = 5  # from a signal until the thread ends a process without unsaved state
 _AGREE_SECONDS = 60
 _POLL_SECONDS = 1
@@ -200,7 +200,9 @@ class Stop:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Stop]:
-    """Handles SIGTERM and Ctrl-C inside the block; a nested block yields the outer one's object.
+    """Handles `SIGNALS` inside the block; a nested block yields the outer one's object.
+
+    SIGHUP stays ignored where it is: `nohup` means that the run is to go on.
 
     Raises Stopped if a signal comes outside a `loop`.
     """
@@ -209,7 +211,9 @@ def signals() -> Iterator[Stop]:
         yield _current
         return
     stop = _current = Stop()
-    previous = {number: signal.signal(number, stop._handle) for number in SIGNALS}
+    goes_on = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    handled = [number for number in SIGNALS if number != signal.SIGHUP or not goes_on]
+    previous = {number: signal.signal(number, stop._handle) for number in handled}
     previous_fd = signal.set_wakeup_fd(stop._write, warn_on_full_buffer=False)
     thread = threading.Thread(target=stop._watch, name="signals", daemon=True)
     thread.start()

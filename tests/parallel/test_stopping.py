@@ -12,7 +12,7 @@ import pytest
 from igerg_jax.parallel import stopping
 
 ROOT = pathlib.Path(__file__).parents[2]
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -57,6 +57,68 @@ def test_where_what_is_raised_is_ignored_it_is_raised_later():
         time.sleep(5)
         pytest.fail("it went on")
     assert seen == ["not interrupted"]
+
+
+def test_nohup_holds():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.signals() as stop, stop.loop(lambda: None):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.2)
+            assert stop.check() is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# A run that says something at each step.
+TALKS = """
+import fcntl, sys, termios, time
+from igerg_jax import environment
+from igerg_jax.parallel import stopping
+
+def main(argv):
+    if sys.stdin.isatty():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # a session's own terminal: closing it sends SIGHUP
+    with stopping.signals() as stop, stop.loop(lambda: None):
+        while (number := stop.check()) is None:
+            print("a step", file=sys.stderr)
+            time.sleep(0.01)
+        time.sleep(1)  # it says meanwhile what it was told
+        print("saving", file=sys.stderr)
+        open(argv[1], "w").close()
+        raise stopping.Stopped(number)
+
+environment.run(main)
+"""
+
+
+def test_a_reader_that_ends_too_keeps_nothing_from_being_saved(tmp_path):
+    """As of `2>&1 | tee log`, where Ctrl-C ends tee first."""
+    command = [sys.executable, "-c", TALKS, tmp_path / "saved"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr.readline() == b"a step\n"
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_closed_terminal_keeps_nothing_from_being_saved(tmp_path):
+    ours, its = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TALKS, tmp_path / "saved"],
+        cwd=ROOT,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+    )
+    os.close(its)
+    assert os.read(ours, 6) == b"a step"
+    os.close(ours)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert (tmp_path / "saved").exists()
 
 
 def test_whoever_asks_again_gets_the_same():
