@@ -12,7 +12,7 @@ from etils import epath
 
 from igerg_jax import environment, storage
 from igerg_jax.batch import EMOTIONS
-from igerg_jax.errors import UserError, check_text
+from igerg_jax.errors import RunError, UserError, check_text
 from igerg_jax.run import command_line, workdirs
 
 
@@ -246,15 +246,19 @@ def run_mode(
             modes.chat(config, path)
         else:
             modes.compile_step(config, values.topology, values.slices, values.report, values.search)
-    except OSError as error:
-        # An open file that can no longer be written to, such as metrics.jsonl, is not named.
-        is_full = error.filename is None and training and storage.is_disk_full(error)
-        if workdir is None or not (is_full or workdirs.contains(workdir, error.filename)):
-            raise
-        if is_full:
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        file = getattr(error, "filename", None)
+        # An open file that can no longer be written to is not named: metrics.jsonl, or TensorFlow's
+        # of TensorBoard, whose error is no OSError.
+        if training and file is None and storage.is_disk_full(error):
             message = f"{storage.full_disk(workdir)}; make room, then repeat the command"
             raise UserError(message) from error
-        raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
+        is_ours = workdir is not None and workdirs.contains(workdir, file)
+        if not (is_ours and isinstance(error, OSError)):
+            raise
+        raise UserError(f"cannot write to '{file}': {error.strerror}") from error
 
 
 def pair_turns(

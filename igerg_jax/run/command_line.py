@@ -139,7 +139,8 @@ def _full_disk_message(error: BaseException | None) -> str:
             return str(error)
         last, error = error, error.__cause__ or error.__context__
     file = getattr(last, "filename", None)
-    return f"{storage.full_disk(file or '.')}; make room, then repeat the command"
+    what = storage.full_disk(file) if file else "a disk is full"
+    return f"{what}; make room, then repeat the command"
 
 
 def new_flags(argv: list[str]) -> flags.FlagValues:

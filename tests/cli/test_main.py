@@ -177,6 +177,34 @@ def test_a_full_disk_is_one_message(capsys, monkeypatch):
     assert "disk of '/nowhere/x' is full" in message and "make room" in message
 
 
+class EventsNotWritten(Exception):
+    """As TensorFlow's error of a full disk, which is no OSError."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), EventsNotWritten("x; No space left on device\n")],
+)
+def test_a_disk_that_a_run_fills_is_that_of_its_folder(capsys, monkeypatch, tmp_path, error):
+    """Also where the error names no file."""
+    from igerg_jax.cli import modes
+
+    def fail(config, workdir):
+        raise error
+
+    monkeypatch.setattr(modes, "train", fail)
+    message = refused(capsys, CONFIG, f"--workdir={tmp_path}/run")
+    assert f"the disk of '{tmp_path}/run' is full" in message and "make room" in message
+
+
+def test_a_full_disk_that_nothing_names(capsys, monkeypatch):
+    def fail(values):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(main, "run", fail)
+    assert "error: a disk is full; make room" in refused(capsys, CONFIG)
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
