@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -62,11 +63,13 @@ def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
         return
     # "spawn": a fork of a process with JAX's or TensorFlow's threads can hang.
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     with concurrent.futures.ProcessPoolExecutor(
         min(workers, len(jobs)), context, initializer=_end_with_parent
     ) as pool:
-        futures = [pool.submit(job) for job in jobs]
         try:
+            with _interrupts_after():
+                futures = [pool.submit(job) for job in jobs]
             done = concurrent.futures.as_completed(futures)
             for future in progress(done, label, "part", total=len(futures)):
                 future.result()
@@ -75,6 +78,12 @@ def run(jobs: Sequence[Callable[[], None]], workers: int, label: str) -> None:
                 f"{label}: a process was killed, perhaps for lack of memory; run it again with "
                 "fewer processes (config.data.prepare_workers): finished parts are kept"
             ) from error
+        except Exception:
+            raise
+        except BaseException:  # the program is to end: now, not when the jobs that run are done
+            for worker in set(multiprocessing.active_children()).difference(others):
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -100,6 +109,17 @@ def naming_a_full_disk(folder: pathlib.Path, label: str, total: int) -> Iterator
             f"take {storage.megabytes(size)}; the rest needs over {storage.megabytes(needed)}. "
             "Make room, then repeat the command: what is finished is kept"
         ) from error
+
+
+@contextlib.contextmanager
+def _interrupts_after() -> Iterator[None]:
+    """Processes that are started in the block never get Ctrl-C, which a terminal sends to all of a
+    program's: each would print a traceback. This one gets it at the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:

@@ -2,12 +2,14 @@
 
 import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -144,7 +146,8 @@ def test_refuses_in_one_message_and_writes_nothing(capsys, tmp_path, arguments, 
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    of_this_copy = ("lock", "checked.json")  # which has inodes and times
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in of_this_copy)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
@@ -250,6 +253,31 @@ def test_killed_while_it_finishes_it_only_renames(raw, tmp_path, monkeypatch, ca
 def test_a_worker_that_is_killed_is_told_as_such():
     with pytest.raises(UserError, match=r"a process was killed.*prepare_workers"):
         parts.run([functools.partial(os._exit, 9)] * 2, 2, "preparing x")
+
+
+def test_ctrl_c_reaches_no_worker():
+    """A terminal sends it to all processes of a program."""
+    parts.run([functools.partial(signal.raise_signal, signal.SIGINT)] * 2, 2, "preparing x")
+
+
+def test_who_is_interrupted_waits_for_no_worker(tmp_path):
+    def interrupt():
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            parts.run([functools.partial(time.sleep, 300)] * 2, 2, "preparing x")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        thread.join()
+    assert time.monotonic() - began < 100
+    assert not multiprocessing.active_children()
 
 
 def test_image_bytes_are_stored_once(tiny_config, raw, tmp_path):
