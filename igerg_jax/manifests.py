@@ -67,11 +67,14 @@ def add(folder: epath.PathLike, name: str) -> None:
 
 def read(folder: epath.PathLike) -> Files:
     """The content of files.json. Raises OSError if there is none, ValueError if it is damaged."""
-    files = storage.from_json((epath.Path(folder) / FILE).read_text())
+    path = epath.Path(folder) / FILE
+    if path.exists() and FILE not in list_files(folder):  # a pipe would be waited for
+        raise ValueError("it is not a regular file")
+    files = storage.from_json(path.read_text())
     is_valid = isinstance(files, dict) and all(
         isinstance(facts, dict) and isinstance(facts.get("bytes"), int) for facts in files.values()
     )
-    if not is_valid:
+    if not files or not is_valid:
         raise ValueError("it is not a list of files")
     return files
 

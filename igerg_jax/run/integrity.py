@@ -37,7 +37,9 @@ def steps(folder: epath.Path) -> list[int]:
     """
     if not folder.is_dir():
         return []
-    names = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    # Not "070", which is no name of ours.
+    named = [path for path in folder.iterdir() if path.name.isdecimal()]
+    names = [path for path in named if path.name == str(int(path.name)) and path.is_dir()]
     if storage.is_bucket(folder):
         names = [path for path in names if ocp.path.step.is_checkpoint_finalized(path)]
     return sorted(int(path.name) for path in names)
@@ -78,7 +80,7 @@ def _problems(path: epath.Path) -> list[str]:
         return manifests.damage(
             path, compares_checksum=lambda name: zlib.crc32(name.encode()) % count == index
         )
-    if not (path / RUN / "metadata").exists():
+    if f"{RUN}/metadata" not in manifests.list_files(path):
         return [f"{RUN}/metadata is missing"]
     with contextlib.suppress(OSError, ValueError, TypeError):  # JSON that is a number has no "in"
         if PROVENANCE in storage.from_json((path / RUN / "metadata").read_text()):

@@ -257,7 +257,10 @@ def test_a_worker_that_is_killed_is_told_as_such():
 
 def test_ctrl_c_reaches_no_worker():
     """A terminal sends it to all processes of a program."""
-    parts.run([functools.partial(signal.raise_signal, signal.SIGINT)] * 2, 2, "preparing x")
+    try:
+        parts.run([functools.partial(signal.raise_signal, signal.SIGINT)] * 2, 2, "preparing x")
+    except KeyboardInterrupt:
+        pytest.fail("a worker was interrupted")
 
 
 def test_who_is_interrupted_waits_for_no_worker(tmp_path):

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and kill -9 in every phase of a run: it ends in seconds, and resumes."""
+"""SIGTERM, Ctrl-C, a closed terminal (SIGHUP) and kill -9 in every phase of a run: it ends in seconds, and resumes."""
 
 import json
 import signal
@@ -69,7 +69,7 @@ def stop(config, folder, phase: Hold | str, number: signal.Signals) -> tuple[int
     return code, time.monotonic() - sent
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_stop_in_every_phase(number, uninterrupted, tmp_path, tried):
     """Each phase is that of a start of one run, which then equals an uninterrupted one."""
     kind, whole = uninterrupted

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import pathlib
 import shutil
 
 import jax
@@ -135,6 +137,35 @@ def test_also_where_there_are_no_checksums(workdir, setup, capsys, name, fault):
         load_params(workdir, setup)
     assert int(restore(workdir, setup).step) == 3
     assert "continuing from step 3" in said(capsys)[-1]
+
+
+NO_FILES = {
+    "a folder": lambda path: path.mkdir(),
+    "a link in a circle": lambda path: path.symlink_to(path.name),
+    "a pipe": lambda path: os.mkfifo(path),
+    "an empty list": lambda path: path.write_text("{}"),
+    "another list": lambda path: path.write_text('{"state/_METADATA": {"bytes": "many"}}'),
+}
+
+
+@pytest.mark.parametrize("there", NO_FILES)
+@pytest.mark.parametrize("name", [manifests.FILE, "run/metadata", "state/manifest.ocdbt"])
+def test_what_is_in_the_place_of_a_file_is_found(workdir, setup, there, name):
+    path = pathlib.Path(workdir / "checkpoints" / "6" / name)
+    path.unlink()
+    NO_FILES[there](path)
+    assert int(restore(workdir, setup).step) == 3
+
+
+@pytest.mark.parametrize("name", ["070", "\u0667\u0660", "70 (copy)", ".70", "1e3", "-7"])
+def test_a_folder_of_another_name_is_no_checkpoint(workdir, setup, name):
+    """070 and the Arabic digits of 70 are decimal numbers to Python."""
+    (workdir / "checkpoints" / name).mkdir()
+    (workdir / "checkpoints" / "80").write_text("a file")
+    assert int(restore(workdir, setup).step) == 6
+    checkpoints = Checkpoints(workdir, setup.config, DIGEST)
+    assert checkpoints.save(make_state(setup, 9, seed=9))
+    checkpoints.close()
 
 
 def test_a_checkpoint_from_before_there_were_checksums_is_restored(workdir, setup, capsys):
