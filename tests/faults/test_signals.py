@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C, a closed terminal (SIGHUP) and kill -9 in every phase of a run: it ends in seconds, and resumes."""
+"""SIGTERM, Ctrl-C, SIGHUP and kill -9 in every phase of a run: it ends in seconds, and resumes."""
 
 import json
 import signal
