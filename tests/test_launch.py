@@ -364,7 +364,9 @@ def launched(folder: pathlib.Path, on_stop: str) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)]
+)
 def test_a_stop_is_passed_on(tmp_path, sent, code):
     """To every process; the exit code says which signal it was."""
     process = launched(tmp_path, f"echo saved >>{tmp_path}/log; exit 143")

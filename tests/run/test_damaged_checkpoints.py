@@ -16,7 +16,7 @@ from test_checkpoint import DIGEST, make_state, set_up
 from igerg_jax import manifests, storage
 from igerg_jax.errors import UserError
 from igerg_jax.run import integrity
-from igerg_jax.run.checkpoint import Checkpoints, find, load_params, read_run
+from igerg_jax.run.checkpoint import Checkpoints, check_init, find, load_params, read_run
 from igerg_jax.run.integrity import DamagedCheckpoint
 
 STEPS = (3, 6)
@@ -210,7 +210,12 @@ def test_if_none_is_intact_training_does_not_start_anew(workdir, setup):
 @pytest.mark.parametrize("where", ["", "checkpoints", "checkpoints/6"])
 def test_who_only_reads_is_told_which_is_damaged_and_which_are_there(workdir, setup, where):
     FAULTS["flipped"](workdir / "checkpoints" / "6" / "state" / "_sharding")
-    for read in (find, lambda path: load_params(path, setup)):
+    readers = (
+        find,
+        lambda path: load_params(path, setup),
+        lambda path: check_init(path, setup),  # of a run with this init_from
+    )
+    for read in readers:
         with pytest.raises(UserError, match=r"checkpoints/6' is damaged: state/_sharding.* \(3\)"):
             read(workdir / where)
     assert find(workdir / "checkpoints" / "3").name == "3"
