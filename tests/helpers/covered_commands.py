@@ -258,7 +258,11 @@ COVERED = {
     "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear.npz,network.npz": By(FINETUNED),
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
-    "--only=full,no_consistency_no_contrast,no_pretraining,text_only,response_only,no_binding "
+    "--only=full,no_consistency,estimator_detached,no_face_contrast,no_consistency_no_contrast "
+    "--config.data.manual_dir=DIR "
+    "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
+    "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
+    "--only=no_binding,no_pretraining,text_only,response_only "
     "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
     "python -m igerg_jax.tools.ablations --seeds=0,1,2": By("tests/tools/test_ablations.py"),
