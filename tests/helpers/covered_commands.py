@@ -261,6 +261,11 @@ COVERED = {
     "--only=full,no_consistency,estimator_detached,no_face_contrast,no_consistency_no_contrast "
     "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
+    "./launch/ablations.sh --preset=daily_dialog --finetune --only=full,preference,free_running "
+    "--config.data.manual_dir=DIR "
+    "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(
+        "tests/tools/test_ablations.py::test_stages_after_fine_tuning_start_from_the_full_one"
+    ),
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
     "--only=no_binding,no_pretraining,text_only,response_only "
     "--config.data.manual_dir=DIR "
