@@ -2,13 +2,15 @@
 
 import os
 
+import flax.linen as nn
 import jax
 import pytest
+import small
 from ml_collections import ConfigDict
 
 from configs import pretrain
 from igerg_jax import setup
-from igerg_jax.batch import SENTENCEPIECE_IDS
+from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec
 from igerg_jax.run import workdirs
 
 
@@ -44,3 +46,12 @@ def test_a_config_read_from_a_checkpoint_is_of_the_same_model(kind):
         for each in (config, ConfigDict(workdirs.as_json(config)))
     ]
     assert hash(models[0]) == hash(models[1]) and models[0] == models[1]
+
+
+def test_looped_layers_start_with_the_parameters_of_unrolled_ones():
+    config = small.make_config(model__text__encoder_layers=2, model__text__scan_layers=False)
+    model, spec = small.make_model(config), BatchSpec.of(config.data, 1)
+    looped = setup.initialiser(config, model)
+    assert looped.text.encoder.scan_layers and not model.text.encoder.scan_layers
+    drawn = [jax.jit(lambda m=m: setup.init_params(config, m, spec))() for m in (looped, model)]
+    small.assert_trees_equal(*map(nn.meta.unbox, drawn))

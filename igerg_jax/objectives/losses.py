@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from igerg_jax.models import arithmetic
 from igerg_jax.models.partitioning import is_one_cpu
 
 # How the decoder's output distribution is passed to the judge (see `response`).
@@ -107,7 +108,7 @@ def response(
         if estimator == "gumbel":
             logits_BxcxV += jax.random.gumbel(jax.random.fold_in(rng, index), logits_BxcxV.shape)
         if estimator != "expected":
-            hard_BxcxJ = look_up(judge_table_VxJ, logits_BxcxV.argmax(-1))
+            hard_BxcxJ = look_up(judge_table_VxJ, _likeliest(logits_BxcxV))
         if estimator == "detached":
             return hard_BxcxJ
         p_BxcxV = jax.nn.softmax(logits_BxcxV / temperature)
@@ -154,7 +155,7 @@ def _over_chunks(
         )
         # optax's `where` would be broadcast over V, an array as large as the logits.
         nll_Bxc = optax.softmax_cross_entropy_with_integer_labels(logits_BxcxV, targets_Bxc)
-        correct_Bxc = mask_Bxc & (logits_BxcxV.argmax(-1) == targets_Bxc)
+        correct_Bxc = mask_Bxc & (_likeliest(logits_BxcxV) == targets_Bxc)
         nll_B = jnp.where(mask_Bxc, nll_Bxc, 0.0).sum(1)
         return nll_B, correct_Bxc.sum(1, dtype=jnp.float32), embed(logits_BxcxV, index)
 
@@ -162,6 +163,12 @@ def _over_chunks(
     nll_xB, correct_xB, embedded = jax.lax.map(chunk, pieces)
     count_B = mask_BxT.sum(1, dtype=jnp.float32)
     return RowSums(nll_xB.sum(0), count_B, correct_xB.sum(0)), embedded
+
+
+def _likeliest(logits_xV: jax.Array) -> jax.Array:
+    """The argmax over the last axis, int32."""
+    # The softmax of the same logits has computed their maximum already, which this form reuses.
+    return arithmetic.argmax(logits_xV) if is_one_cpu() else logits_xV.argmax(-1)
 
 
 def sigmoid_contrastive(

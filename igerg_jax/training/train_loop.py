@@ -208,7 +208,7 @@ def compile_and_prefetch(
     setup: TrainingSetup, dataset: Dataset, evaluator: Evaluator | None, state: TrainState | None
 ) -> CompiledRun:
     """Compiles the step for each size of a batch; meanwhile reads and checks the first batch,
-    counts FLOPs, and compiles the evaluation."""
+    counts FLOPs and, for an accelerator, compiles the evaluation."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
@@ -222,7 +222,8 @@ def compile_and_prefetch(
         rows = len(first["context"])  # of this process
         batch.check(first, dataclasses.replace(spec, batch_size=rows))
         flops = {lengths: model_flops(each) for lengths, each in by_length.items()}
-        if evaluator is not None:
+        # On a CPU that would take from the cores that compile the step.
+        if evaluator is not None and jax.default_backend() != "cpu":
             evaluator.compile(setup.abstract_params, setup.config.data.eval_split)
         steps = {n: CompiledStep(each.result(), flops[n]) for n, each in compiling.items()}
         return CompiledRun(state, steps, itertools.chain([first], source))

@@ -12,7 +12,7 @@ import optax
 from igerg_jax import objectives, optim
 from igerg_jax.batch import BatchSpec, SpecialIds
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, init_params, mesh_context, set_up
+from igerg_jax.setup import Setup, init_params, initialiser, mesh_context, set_up
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -87,7 +87,8 @@ def init_state(setup: TrainingSetup) -> TrainState:
 
 def lower_init(setup: TrainingSetup):
     """The program behind `init_state`, traced and lowered; it takes no arguments."""
-    config, model = setup.config, setup.model
+    config = setup.config
+    model = initialiser(config, setup.model)
 
     def init():
         params = nn.meta.unbox(init_params(config, model, setup.spec))
