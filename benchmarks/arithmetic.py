@@ -63,6 +63,14 @@ def sample(argmax: Callable) -> Callable:
     return lambda logits, key: argmax(jax.random.gumbel(key, logits.shape) + logits)
 
 
+def count(argmax: Callable) -> Callable:
+    """The softmax's denominators, and how many of the rows' likeliest classes are the targets."""
+    return lambda logits, targets: (
+        jax.nn.logsumexp(logits, axis=-1).sum(),
+        (argmax(logits) == targets).sum(),
+    )
+
+
 def compare(name: str, functions: Mapping[str, Callable], arguments: tuple) -> None:
     """Prints a line with each function's milliseconds and seconds to compile."""
     programs, compiling = {}, {}
@@ -112,6 +120,8 @@ def main() -> None:
     argmaxes = {"plain": functools.partial(jnp.argmax, axis=-1), "ours": arithmetic.argmax}
     drawn = {key: sample(argmax) for key, argmax in argmaxes.items()}
     compare("sample", drawn, (normal(256, 2048), jax.random.key(0)))
+    counted = {key: count(argmax) for key, argmax in argmaxes.items()}
+    compare("count", counted, (normal(640, 2048), jnp.zeros(640, jnp.int32)))
     convolutions = {"plain": gradients(plain_convolution), "ours": gradients(our_convolution)}
     for side, channels in ((24, 32), (12, 64), (6, 128), (3, 256)):
         images, kernel = normal(128, side, side, channels), normal(3, 3, channels, channels)

@@ -122,7 +122,8 @@ def argmax(x_xV: jax.Array) -> jax.Array:
 
     XLA stores `x`, since it is used twice. `jnp.argmax` would compute it within its own loop, which
     the CPU compiler does not vectorise: sampling a token for 256 rows, out of 2,048, takes 23 ms
-    with that and 8 ms with this, on one core.
+    with that and 8 ms with this, on one core. Beside a softmax, whose maximum this shares, it is
+    6.7 ms and 1.3 ms for 640 rows.
     """
     vocabulary = x_xV.shape[-1]
     ids_xV = jax.lax.broadcasted_iota(jnp.int32, x_xV.shape, x_xV.ndim - 1)
