@@ -26,10 +26,12 @@ def value_and_grads(function, *arguments):
     return jax.value_and_grad(weighted, tuple(range(len(arguments))))(*arguments)
 
 
-# Kernels wider and narrower than their input, and over one axis and two.
-@pytest.mark.parametrize("axes, kernel", [(1, (6, 9)), (1, (6, 2)), (1, (6, 3, 4)), (2, (5, 6, 7))])
+# Kernels wider and narrower than their input, over one axis and two, and a large one.
+@pytest.mark.parametrize(
+    "axes, kernel", [(1, (6, 9)), (1, (6, 2)), (1, (6, 3, 4)), (2, (5, 6, 7)), (1, (130, 129))]
+)
 def test_product_is_tensordot(axes, kernel):
-    x, kernel = normal(4, 3, 5, 6), normal(*kernel, seed=1)
+    x, kernel = normal(4, 3, *(5,)[: 2 - axes], *kernel[:axes]), normal(*kernel, seed=1)
     assert arithmetic.is_one_cpu()
     got = value_and_grads(lambda x, k: arithmetic.product(x, k, axes), x, kernel)
     want = value_and_grads(lambda x, k: jnp.tensordot(x, k, axes), x, kernel)
