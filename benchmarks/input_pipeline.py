@@ -6,27 +6,28 @@
 Prints JSON. `speed` generates JPEGs with the dimensions and file size of film stills, prepares them
 like any folder of images (`emotion_folder`), and reads them as training does
 (`igerg_jax.data.pipeline.train_batches`): batches of 64 examples with one image each, randomly
-cropped to 224 pixels, flipped and colour-jittered. `torch` does the same work with a DataLoader and
-Pillow, like torchvision's transforms on Pillow images: decode in full, RandomResizedCrop
-(bilinear), RandomHorizontalFlip, ColorJitter without hue, to uint8 tensors; one worker per core.
-`torch_draft` also lets Pillow decode at a reduced scale where the crop allows, which torchvision
-does not do by itself. The sides take turns, each in its own process, pinned to the same cores. If
-anything else is using the cores, images per second mean little; CPU time per image still does.
+cropped to 224 pixels, flipped and colour-jittered. The other sides do the same work with other
+libraries (benchmarks/loader_peers.py): PyTorch's DataLoader over torchvision.transforms.v2 on
+tensors (`torchvision`), over simplejpeg and OpenCV (`turbojpeg`) and over Pillow (`pillow`, and
+`pillow_draft`, whose decoder may halve an image), and Grain over the same function as `turbojpeg`.
+The sides take turns, each in its own process, pinned to the same cores. If anything else is using
+the cores, images per second mean little; CPU time per image still does.
 
-Only this benchmark needs PyTorch: pip install torch==2.13.0 (the CPU build will do).
+Only this benchmark needs the other libraries:
+pip install torch==2.13.0 torchvision==0.28.0 simplejpeg==1.9.0 opencv-python-headless grain==0.2.18
 
 `memory` reads batches of the local preset, which are small and fast to make, and reports the
 process's resident memory after a warm-up, along the way and at the end.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import multiprocessing
 import os
 import pathlib
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from configs import pretrain
 from igerg_jax.batch import EMOTIONS
@@ -47,6 +48,8 @@ STILL_HEIGHT, STILL_WIDTH = 320, 400
 NOISE, QUALITY = 35.0, 90  # gives 81 KB per still
 WARM_UP_BATCHES = 8
 DATASET = "emotion_folder/stills"
+PACKAGES = ("tensorflow", "tensorflow_cpu", "torch", "torchvision", "pillow", "grain")
+PACKAGES += ("simplejpeg", "opencv-python-headless")
 
 
 def main() -> None:
@@ -89,26 +92,27 @@ def speed(options: argparse.Namespace, folder: str) -> dict:
         for side in options.sides:
             runs[side].append(_run_side(side, options, folder))
             print(f"{side}: {runs[side][-1]['images_per_second']:.0f} images/s", file=sys.stderr)
-    medians, costs = (
+    speeds, costs, starts = (
         {
             side: statistics.median(run[what] for run in side_runs)
             for side, side_runs in runs.items()
         }
-        for what in ("images_per_second", "cpu_milliseconds_per_image")
+        for what in (
+            "images_per_second",
+            "cpu_milliseconds_per_image",
+            "cpu_seconds_to_first_batch",
+        )
     )
-    ours = medians.get("igerg_jax")
+    ours = costs.get("igerg_jax")
     return {
         "batch": f"{BATCH_SIZE} examples, one image of {IMAGE_SIZE} pixels per side each",
         "stills": f"{options.stills} JPEGs of {STILL_WIDTH}x{STILL_HEIGHT}, quality {QUALITY}",
         "mean_jpeg_bytes": round(statistics.mean(sizes)),
         "augment": _config(options).data.augment.to_dict(),
-        "images_per_second": {side: round(value, 1) for side, value in medians.items()},
+        "images_per_second": {side: round(value, 1) for side, value in speeds.items()},
         "cpu_milliseconds_per_image": {side: round(value, 3) for side, value in costs.items()},
-        "times_as_quick_as": {
-            side: round(ours / value, 2)
-            for side, value in medians.items()
-            if ours and side != "igerg_jax"
-        },
+        "cpu_seconds_to_first_batch": {side: round(value, 2) for side, value in starts.items()},
+        "times_our_cpu": {side: round(value / ours, 2) for side, value in costs.items() if ours},
         "runs": runs,
     }
 
@@ -148,7 +152,9 @@ def _run_side(side: str, options: argparse.Namespace, folder: str) -> dict:
 
 
 def _timed(batches: Iterator, seconds: float, count: Callable) -> dict:
-    """Images per second after a warm-up, and CPU time per image."""
+    """Images per second after a warm-up, and CPU time per image and to the first batch."""
+    next(batches)
+    first = _cpu_seconds()
     for _ in range(WARM_UP_BATCHES):
         next(batches)
     images, start, cpu_start = 0, time.perf_counter(), _cpu_seconds()
@@ -160,6 +166,7 @@ def _timed(batches: Iterator, seconds: float, count: Callable) -> dict:
         "seconds": taken,
         "images_per_second": images / taken,
         "cpu_milliseconds_per_image": 1000 * used / images,
+        "cpu_seconds_to_first_batch": first,
     }
 
 
@@ -180,15 +187,16 @@ def _config(options: argparse.Namespace):
     return config
 
 
-def igerg_jax_side(options: argparse.Namespace) -> dict:
-    """This repository's training batches."""
+def igerg_jax_side(backend: str, options: argparse.Namespace) -> dict:
+    """This repository's training batches; `backend` is data.image_backend."""
     command_line.quieten()
-    from igerg_jax.data import pipeline, prepare  # here: not in PyTorch's processes
+    from igerg_jax.data import pipeline, prepare  # here: not in the peers' processes
 
     config = _config(options)
     folder = pathlib.Path(options.folder)
     config.data.update(data_dir=f"{folder}/data", manual_dir=str(folder), prepare_workers=1)
     config.data.tokenizer.path = str(_tokenizer(folder))
+    config.data.image_backend = backend
     prepared = prepare.prepare(config)
     batches = pipeline.train_batches(prepared, config, 0, np.arange(BATCH_SIZE))
     return _timed(batches, options.seconds, lambda batch: int(batch["image_mask"].sum()))
@@ -196,7 +204,7 @@ def igerg_jax_side(options: argparse.Namespace) -> dict:
 
 def _tokenizer(folder: pathlib.Path) -> pathlib.Path:
     """Stills have no text, but every prepared dataset needs a tokenizer."""
-    from igerg_jax.data import tokenizers  # here: not in PyTorch's processes
+    from igerg_jax.data import tokenizers  # here: not in the peers' processes
 
     path = folder / "tokenizer.model"
     if not path.exists():
@@ -204,63 +212,20 @@ def _tokenizer(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-class Stills:
-    """A map-style PyTorch dataset of JPEG files: uint8 [side, side, 3] tensors."""
+def peer_side(load: str, loader: str, options: argparse.Namespace) -> dict:
+    """A loader of benchmarks/loader_peers.py."""
+    from benchmarks import loader_peers  # here: not in our process
 
-    def __init__(self, folder: str, augment, draft: bool):
-        self._paths = sorted(pathlib.Path(folder, "stills").rglob("*.jpg"))
-        self._augment, self._draft = augment, draft
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, i: int):
-        import torch
-
-        image = Image.open(self._paths[i])
-        left, top, width, height = self._random_crop(*image.size)
-        if self._draft:
-            full = image.size
-            shrink = min(width, height) / IMAGE_SIZE
-            image.draft("RGB", (int(full[0] / shrink), int(full[1] / shrink)))
-            scale = image.size[0] / full[0]
-            left, top, width, height = (int(v * scale) for v in (left, top, width, height))
-        image = image.convert("RGB").crop((left, top, left + width, top + height))
-        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
-        if self._augment.flip and random.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        jitter = self._augment.colour_jitter
-        enhancers = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
-        for enhance in random.sample(enhancers, k=len(enhancers)):
-            image = enhance(image).enhance(random.uniform(1 - jitter, 1 + jitter))
-        return torch.from_numpy(np.array(image))
-
-    def _random_crop(self, width: int, height: int) -> tuple[int, int, int, int]:
-        area = width * height * random.uniform(self._augment.crop_min_area, 1)
-        ratio = (4 / 3) ** random.uniform(-1, 1)
-        crop_width = min(round((area * ratio) ** 0.5), width)
-        crop_height = min(round((area / ratio) ** 0.5), height)
-        left = random.randint(0, width - crop_width)
-        return left, random.randint(0, height - crop_height), crop_width, crop_height
-
-
-def torch_side(options: argparse.Namespace, draft: bool = False) -> dict:
-    """A DataLoader over `Stills`."""
-    import torch
-    from torch.utils.data import DataLoader, RandomSampler
-
-    torch.set_num_threads(1)
-    stills = Stills(options.folder, _config(options).data.augment, draft)
-    # A single, practically endless epoch, so that no time is lost between epochs.
-    sampler = RandomSampler(stills, replacement=True, num_samples=10**7)
-    loader = DataLoader(stills, BATCH_SIZE, sampler=sampler, num_workers=len(options.cores))
-    return _timed(iter(loader), options.seconds, len)
+    finish = getattr(loader_peers, load)(_config(options).data.augment, IMAGE_SIZE)
+    stills = loader_peers.Stills(options.folder, finish)
+    batches = getattr(loader_peers, loader)(stills, BATCH_SIZE, len(options.cores))
+    return _timed(batches, options.seconds, len)
 
 
 def memory_side(options: argparse.Namespace) -> dict:
     """Resident memory in MB, in total and without file mappings, by number of batches read."""
     command_line.quieten()
-    from igerg_jax.data import pipeline, prepare  # here: not in PyTorch's processes
+    from igerg_jax.data import pipeline, prepare  # here: not in the peers' processes
 
     config = pretrain.get_config()
     config.data.dataset = options.dataset
@@ -291,11 +256,20 @@ def _resident() -> dict[str, float]:
     }
 
 
-SPEED_SIDES = ["igerg_jax", "torch", "torch_draft"]
+# {side: (class, loader) of benchmarks/loader_peers.py}
+PEERS = {
+    "torchvision": ("TorchVision", "torch_loader"),
+    "turbojpeg": ("TurboJpeg", "torch_loader"),
+    "grain": ("TurboJpeg", "grain_loader"),
+    "pillow": ("Pillow", "torch_loader"),
+    "pillow_draft": ("PillowDraft", "torch_loader"),
+}
+# {side: data.image_backend}
+OURS = {"igerg_jax": "tensorflow", "igerg_jax_numpy": "numpy", "igerg_jax_opencv": "opencv"}
+SPEED_SIDES = [*OURS, *PEERS]
 SIDES = {
-    "igerg_jax": igerg_jax_side,
-    "torch": torch_side,
-    "torch_draft": lambda options: torch_side(options, draft=True),
+    **{name: functools.partial(igerg_jax_side, of) for name, of in OURS.items()},
+    **{name: functools.partial(peer_side, *names) for name, names in PEERS.items()},
     "memory": memory_side,
 }
 
@@ -304,7 +278,7 @@ def _machine(options: argparse.Namespace) -> dict:
     info = pathlib.Path("/proc/cpuinfo").read_text()
     names = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
     machine = {"cpu": names[0] if names else platform.machine(), "cores": len(options.cores)}
-    for package in ("tensorflow", "tensorflow_cpu", "torch", "pillow"):
+    for package in PACKAGES:
         try:
             machine[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -62,7 +62,7 @@ def random_recipe(
     u_Mx13 = order.uniforms(seed, _SALT, positions_M[:, None], slots_M[:, None], np.arange(13))
     crop, halvings = _halve(_random_crop(height_width, config.crop_min_area, u_Mx13), image_size)
     factors_Mx3 = 1 + config.colour_jitter * (2 * u_Mx13[:, 5:8] - 1)
-    colour, offset = _colour(*factors_Mx3.T)
+    colour, offset = colour_matrix(*factors_Mx3.T)
     erase = _random_rectangle(image_size, config.erase_max_area, u_Mx13[:, 8:12])
     erase[u_Mx13[:, 12] >= config.erase_probability] = 0
     return Recipe(crop, halvings, (u_Mx13[:, 4] < 0.5) & config.flip, colour, offset, erase)
@@ -74,7 +74,7 @@ def plain_recipe(height_width: np.ndarray, image_size: int) -> Recipe:
     corner = (height_width - side) // 2
     crop = np.concatenate([corner, side, side], axis=1).astype(np.int32)
     crop, halvings = _halve(crop, image_size)
-    colour, offset = _colour(*np.ones((3, len(crop))))
+    colour, offset = colour_matrix(*np.ones((3, len(crop))))
     nothing = np.zeros((len(crop), 4), np.int32)
     return Recipe(crop, halvings, np.zeros(len(crop), bool), colour, offset, nothing)
 
@@ -118,7 +118,7 @@ def _random_crop(height_width: np.ndarray, min_area: float, u_Mx13: np.ndarray) 
     return np.stack([corner_top, corner_left, crop_height, crop_width], axis=1).astype(np.int32)
 
 
-def _colour(
+def colour_matrix(
     brightness: np.ndarray, contrast: np.ndarray, saturation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """float32[M, 3, 3] and [M] from factors, each float[M]; contrast turns about mid-grey."""

@@ -5,11 +5,12 @@ import itertools
 from ml_collections import ConfigDict
 
 from igerg_jax.constraints import Choice, Range, check_constraints
-from igerg_jax.data import input_graph, tokenizers
+from igerg_jax.data import input_parts, input_threads, tokenizers
 from igerg_jax.errors import UserError
 
 CONSTRAINTS = (
-    Choice("preprocessing", input_graph.PREPROCESSING),
+    Choice("preprocessing", input_parts.PREPROCESSING),
+    Choice("image_backend", input_parts.BACKENDS),
     Choice("tokenizer.kind", tuple(tokenizers.KINDS)),
     Choice("tokenizer.model_type", tokenizers.MODEL_TYPES),
     Range("labels.min_confidence", at_least=0, at_most=1),
@@ -36,6 +37,8 @@ def check(data: ConfigDict) -> None:
     """Raises UserError for a value that is not allowed; the message names the key."""
     check_constraints("data", data, CONSTRAINTS)
     _check_length_buckets(data)
+    if data.image_backend == input_parts.OPENCV:
+        input_threads.opencv()
     if 0 < data.short_side < data.image_size:
         raise UserError(
             f"data.short_side={data.short_side} is below data.image_size={data.image_size}: images "

@@ -9,30 +9,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from igerg_jax.batch import BatchSpec
-from igerg_jax.data.augment import Recipe
 from igerg_jax.data.images import imagenet_crops
+from igerg_jax.data.input_parts import ERASED, IMAGENET, PARTS, RATIOS, Fetch, given_names
 from igerg_jax.data.lazy_tensorflow import tf
-
-# config.data.preprocessing; IMAGENET ignores the recipes.
-AUGMENT, IMAGENET = PREPROCESSING = ("augment", "imagenet")
-
-_EMPTY, _RATIOS = 0, (1, 2, 4, 8)  # a slot without an image; the decoder's downscaling factors
-
-# {name: (dtype, shape of a row)} of what Python passes to the graph: one row per image slot, B * N.
-PARTS = {
-    "jpeg": ("string", []),
-    "branch": ("int32", []),  # _EMPTY, or 1 + the recipe's halvings
-    "crop": ("int32", [4]),
-    "flip": ("bool", []),
-    "colour": ("float32", [3, 3]),
-    "offset": ("float32", []),
-    "erase": ("int32", [4]),
-}
-_ERASED = 127  # mid-grey
-
-# A step's number -> the batch's arrays in the contract's order, but instead of `images` those of
-# `PARTS` at the end.
-Fetch = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def batches(
@@ -87,7 +66,7 @@ def _read(fetch: Fetch, spec: BatchSpec, failures: list[Exception], step: tf.Ten
             raise
 
     shapes = spec.shapes()
-    types = [tf.as_dtype(shapes[name][1]) for name in _given_names(spec)]
+    types = [tf.as_dtype(shapes[name][1]) for name in given_names(spec)]
     if not spec.feature_dim:
         types += [tf.as_dtype(dtype) for dtype, _ in PARTS.values()]
     return tf.numpy_function(recording, [step], types)
@@ -113,43 +92,13 @@ def _raising(
     raise failures[0]
 
 
-def _given_names(spec: BatchSpec) -> list[str]:
-    """The arrays that a `Fetch` returns as they are."""
-    return [name for name in spec.shapes() if name != "images"]
-
-
 def _finish(spec: BatchSpec, preprocessing: str, *parts: tf.Tensor) -> dict[str, tf.Tensor]:
     """Decodes `images`, zero where `image_mask` is False."""
-    names = _given_names(spec)
+    names = given_names(spec)
     batch = dict(zip(names, parts, strict=False))
     if not spec.feature_dim:
         batch["images"] = images(spec, preprocessing, *parts[len(names) :])
     return batch
-
-
-def parts(
-    jpegs_M: np.ndarray, recipe: Recipe, image_mask_BxN: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Arranges the M images of a batch, object[M] of bytes, by slot: the arrays of `PARTS`.
-
-    The images and the recipe have the order of the mask's True entries.
-    """
-
-    def spread(values: np.ndarray, empty: object) -> np.ndarray:
-        out = np.full((image_mask_BxN.size, *values.shape[1:]), empty, values.dtype)
-        out[image_mask_BxN.ravel()] = values
-        return out
-
-    return (
-        spread(jpegs_M, b""),
-        spread(recipe.halvings + np.int32(1), _EMPTY),
-        spread(recipe.crop, 0),
-        spread(recipe.flip, False),
-        # Transposed, since the graph computes RGB @ colour.
-        spread(recipe.colour.transpose(0, 2, 1), 0),
-        spread(recipe.offset, 0),
-        spread(recipe.erase, 0),
-    )
 
 
 def images(spec: BatchSpec, preprocessing: str, *parts_S: tf.Tensor) -> tf.Tensor:
@@ -187,10 +136,17 @@ def _image(side: int, jpeg, branch, crop, flip, colour, offset, erase) -> tf.Ten
         return tf.cond(erase[2] > 0, lambda: _erased(image, erase), lambda: image)
 
     def decoder(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: finish(tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, ratio=ratio))
+        # Not decode_and_crop_jpeg, which makes up the neighbours of the crop's outer colours, and
+        # is no quicker.
+        def cropped() -> tf.Tensor:
+            image = tf.io.decode_jpeg(jpeg, channels=3, ratio=ratio)
+            corner, size = tf.split(crop, 2)
+            return finish(tf.slice(image, tf.pad(corner, [[0, 1]]), tf.concat([size, [3]], 0)))
+
+        return cropped
 
     empty = functools.partial(tf.zeros, [side, side, 3], tf.uint8)
-    return tf.switch_case(branch, [empty, *map(decoder, _RATIOS)])
+    return tf.switch_case(branch, [empty, *map(decoder, RATIOS)])
 
 
 def _erased(image: tf.Tensor, erase: tf.Tensor) -> tf.Tensor:
@@ -198,4 +154,4 @@ def _erased(image: tf.Tensor, erase: tf.Tensor) -> tf.Tensor:
     places = tf.range(image.shape[0])
     rows, columns = ((places >= erase[i]) & (places < erase[i] + erase[i + 2]) for i in (0, 1))
     inside = rows[:, None] & columns[None]
-    return tf.where(inside[..., None], tf.constant(_ERASED, tf.uint8), image)
+    return tf.where(inside[..., None], tf.constant(ERASED, tf.uint8), image)

@@ -1,8 +1,8 @@
 """Batches for training, evaluation and one-off generation.
 
-Turns are read by random access in Python; `igerg_jax.data.input_graph` decodes the images and
-prefetches. There is no iterator state: the batch of step k is a function of k, so resuming is
-starting at k.
+Turns are read by random access in Python; `igerg_jax.data.input_graph` or, without TensorFlow,
+`igerg_jax.data.input_threads` decodes the images and prefetches. There is no iterator state: the
+batch of step k is a function of k, so resuming is starting at k.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,8 @@ from igerg_jax.data import (
     augment,
     image_gate,
     input_graph,
+    input_parts,
+    input_threads,
     length_buckets,
     mixtures,
     order,
@@ -80,7 +82,7 @@ def train_batches(
 
     groups = {group: functools.partial(fetch, stream) for group, stream in streams.items()}
     steps = range(start_step, np.iinfo(np.int64).max)
-    return input_graph.batches(steps, groups, _spec(config, len(rows_b)), config)
+    return _batches(steps, groups, len(rows_b), config)
 
 
 def window_batches(
@@ -107,7 +109,7 @@ def window_batches(
         return _read_arrays(examples, [chosen], source_b, None, config, special)
 
     steps = range(-(-len(window_ids) // size))
-    batches = input_graph.batches(steps, {"": fetch}, _spec(config, len(rows_b)), config)
+    batches = _batches(steps, {"": fetch}, len(rows_b), config)
     return ((batch, len(ids_of(step))) for step, batch in enumerate(batches))
 
 
@@ -179,9 +181,9 @@ def read_pixels(picture: Picture, config: ConfigDict) -> np.ndarray:
         return picture
     jpeg, size = _read_image(picture)
     recipe = augment.plain_recipe(np.array([size], np.int32), side)
-    parts = input_graph.parts(np.array([jpeg], object), recipe, np.ones((1, 1), bool))
+    parts = input_parts.parts(np.array([jpeg], object), recipe, np.ones((1, 1), bool))
     spec = dataclasses.replace(_spec(config, 1), images=1)
-    return input_graph.images(spec, config.data.preprocessing, *parts).numpy()[0, 0]
+    return input_threads.images(spec, config.data.preprocessing, input_parts.NUMPY, *parts)[0, 0]
 
 
 def file_batches(
@@ -205,7 +207,16 @@ def file_batches(
         return _encoded_arrays(examples, read, config, special)
 
     steps = range(-(-len(files) // size))
-    return input_graph.batches(steps, {"": fetch}, _spec(config, size), config)
+    return _batches(steps, {"": fetch}, size, config)
+
+
+def _batches(
+    steps: range, groups: Mapping[str, input_parts.Fetch], batch_size: int, config: ConfigDict
+) -> Iterator[dict[str, np.ndarray]]:
+    """Those of the config's back end; `batch_size` is a group's."""
+    by_tensorflow = config.data.image_backend == input_parts.TENSORFLOW
+    backend = input_graph if by_tensorflow else input_threads
+    return backend.batches(steps, groups, _spec(config, batch_size), config)
 
 
 def _spec(config: ConfigDict, batch_size: int) -> BatchSpec:
@@ -221,7 +232,7 @@ def _read_arrays(
     config: ConfigDict,
     special: SpecialIds,
 ) -> tuple[np.ndarray, ...]:
-    """Reads the images, or vectors, of windows; returns the arrays of an `input_graph.Fetch`.
+    """Reads the images, or vectors, of windows; returns the arrays of an `input_parts.Fetch`.
 
     Args:
       source_B: number of each window's split.
@@ -241,13 +252,13 @@ def _read_arrays(
     for turns, at in by_split:
         jpegs_M[at] = turns.read_images(record_M[at])
         sizes_Mx2[at] = turns.image_height_width[record_M[at]]
-    if positions_B is None or data.preprocessing != input_graph.AUGMENT:
+    if positions_B is None or data.preprocessing != input_parts.AUGMENT:
         recipe = augment.plain_recipe(sizes_Mx2, data.image_size)
     else:
         recipe = augment.random_recipe(
             sizes_Mx2, config.seed, positions_B[row_M], slot_M, data.image_size, data.augment
         )
-    return *batch.values(), *input_graph.parts(jpegs_M, recipe, batch["image_mask"])
+    return *batch.values(), *input_parts.parts(jpegs_M, recipe, batch["image_mask"])
 
 
 def _encoded_arrays(
@@ -262,7 +273,7 @@ def _encoded_arrays(
     sizes_Mx2 = np.array([size for _, size in shown], np.int32).reshape(-1, 2)
     jpegs_M = np.array([jpeg for jpeg, _ in shown], object)
     recipe = augment.plain_recipe(sizes_Mx2, config.data.image_size)
-    return *batch.values(), *input_graph.parts(jpegs_M, recipe, batch["image_mask"])
+    return *batch.values(), *input_parts.parts(jpegs_M, recipe, batch["image_mask"])
 
 
 def _read_image(picture: str | pathlib.Path | bytes) -> Encoded:

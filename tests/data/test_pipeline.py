@@ -16,6 +16,7 @@ from igerg_jax.data import (
     augment,
     config_checks,
     input_graph,
+    input_parts,
     lengths,
     mixtures,
     pipeline,
@@ -426,9 +427,9 @@ def test_pixels_are_what_the_recipe_says(tiny_config):
     )
     np.testing.assert_array_equal(plain.crop, whole)
     jpegs = np.array([out.getvalue()] * 3, object)
-    parts = input_graph.parts(jpegs, recipe, np.array([[True, False], [True, True]]))
+    parts = input_parts.parts(jpegs, recipe, np.array([[True, False], [True, True]]))
     made = (
-        input_graph.images(spec, input_graph.AUGMENT, *map(tf.constant, parts))
+        input_graph.images(spec, input_parts.AUGMENT, *map(tf.constant, parts))
         .numpy()
         .reshape(4, 32, 32, 3)
     )
