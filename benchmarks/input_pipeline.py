@@ -265,7 +265,7 @@ PEERS = {
     "pillow_draft": ("PillowDraft", "torch_loader"),
 }
 # {side: data.image_backend}
-OURS = {"igerg_jax": "tensorflow", "igerg_jax_numpy": "numpy", "igerg_jax_opencv": "opencv"}
+OURS = {"igerg_jax": "numpy", "igerg_jax_opencv": "opencv", "igerg_jax_tensorflow": "tensorflow"}
 SPEED_SIDES = [*OURS, *PEERS]
 SIDES = {
     **{name: functools.partial(igerg_jax_side, of) for name, of in OURS.items()},

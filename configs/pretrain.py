@@ -102,9 +102,9 @@ def _all_keys() -> ConfigDict:
                 max_sentences=2_000_000,  # texts to train it on, sampled; lower to save memory
             ),
             prepare_workers=0,  # processes that prepare data; 0 = one per core
-            # Finishes images: tensorflow; numpy (the same pixels, imports no TensorFlow, costs
-            # more); opencv (costs least, pixels differ by up to 2 of 255; an extra package).
-            image_backend="tensorflow",
+            # Decodes and augments images: numpy; tensorflow, with the same pixels; opencv, which
+            # costs least: pixels differ by up to 2 of 255, and it is an extra package.
+            image_backend="numpy",
             prefetch_batches=4,  # batches prepared ahead; costs host memory
             read_threads=2,  # threads that read and decode; raise if input_wait_fraction is high
         )

@@ -40,8 +40,8 @@ FREE_KEYS = """
     train.stall_ends_run train.wandb_project
     evaluate. generate. distributed. profile. mesh. sharding_rules compilation_cache_dir
     data.data_dir data.bucket_copies_dir data.eval_split data.test_split
-    data.extra_test_splits data.prefetch_batches data.read_threads data.prepare_workers
-    data.tokenizer.
+    data.extra_test_splits data.image_backend data.prefetch_batches data.read_threads
+    data.prepare_workers data.tokenizer.
     model.vision.remat model.vision.attention model.text.remat model.text.attention
 """.split()
 
