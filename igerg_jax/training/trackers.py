@@ -5,6 +5,8 @@ metrics.jsonl is "train/loss/total" here, because trackers group curves by the f
 """
 
 import base64
+import contextlib
+import importlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -65,6 +67,12 @@ class Tracker:
     def close(self) -> None:
         for writer in self._writers:
             writer.close()
+
+
+def import_writers() -> None:
+    """Imports what `open_tracker` needs, if it is installed: TensorFlow, which takes seconds."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("clu.metric_writers")
 
 
 def open_tracker(workdir: epath.Path, wandb_project: str) -> Tracker:

@@ -25,7 +25,7 @@ from igerg_jax.parallel import processes, sharding, stopping
 from igerg_jax.run import history, integrity, workdirs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
 from igerg_jax.run.workdirs import CHECKPOINTS, CONFIG_FILE, SUMMARY_FILE, TOKENIZER_FILE
-from igerg_jax.training import guards, logs, train_state
+from igerg_jax.training import guards, logs, trackers, train_state
 from igerg_jax.training.logs import StepLog, due
 from igerg_jax.training.model_flops import model_flops
 from igerg_jax.training.profiler import Profile
@@ -208,7 +208,8 @@ def compile_and_prefetch(
     setup: TrainingSetup, dataset: Dataset, evaluator: Evaluator | None, state: TrainState | None
 ) -> CompiledRun:
     """Compiles the step for each size of a batch; meanwhile reads and checks the first batch,
-    counts FLOPs and, for an accelerator, compiles the evaluation."""
+    imports what writes to TensorBoard, counts FLOPs and, for an accelerator, compiles the
+    evaluation."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
@@ -217,7 +218,9 @@ def compile_and_prefetch(
         state = initialising.result()() if initialising else state
         compiling = {lengths: pool.submit(each.compile) for lengths, each in lowered.items()}
         source = batches(setup, dataset, int(state.step))
-        first = next(source)  # this also imports TensorFlow
+        first = next(source)
+        if jax.process_index() == 0:
+            trackers.import_writers()
         spec = by_length[batch.lengths(first)].spec
         rows = len(first["context"])  # of this process
         batch.check(first, dataclasses.replace(spec, batch_size=rows))

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 import time
 import types
 
@@ -133,3 +134,8 @@ def test_weights_and_biases_is_given_the_same_offline(tmp_path, monkeypatch):
             time.sleep(0.1)
     media = {path.suffix for path in (run / "files" / "media").rglob("*") if path.is_file()}
     assert media == {".png", ".json"}, json.dumps(sorted(media))
+
+
+def test_training_goes_on_where_tensorboards_writers_are_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
+    trackers.import_writers()
