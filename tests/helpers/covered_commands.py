@@ -280,7 +280,7 @@ COVERED = {
     "python -m benchmarks.objective_cost --rounds=12": Needs("minutes"),
     "python -m benchmarks.length_buckets --manual_dir=DIR": Needs("the files of MELD"),
     "python -m benchmarks.read_prepared --manual_dir=DIR --batches=200": Needs("Preparing MELD"),
-    "python -m benchmarks.input_pipeline --out=speed.json": Needs("needs torch"),
+    "python -m benchmarks.input_pipeline --out=speed.json": Needs("needs other loaders"),
     "python -m benchmarks.input_pipeline --mode=memory --out=memory.json": Needs("5,000 batches"),
     "python -m igerg_jax.tools.guidance_sweep --workdir=RUN --guidance=0,1.5,2,4 --split=valid "
     "--text_labeller=linear-valid.npz,network-valid.npz": By("tests/tools/test_guidance_sweep.py"),
