@@ -16,7 +16,6 @@ from igerg_jax import lexicon
 from igerg_jax.batch import EMOTION_ID, EMOTIONS, NUM_EMOTIONS
 from igerg_jax.data import image_domain, pipeline
 from igerg_jax.data.image_domain import Domain
-from igerg_jax.data.images import as_png
 from igerg_jax.data.pipeline import Picture
 from igerg_jax.data.tokenizers import Tokenizer
 from igerg_jax.decoding import reranking, search
@@ -148,8 +147,7 @@ class Responder:
         side = self.config.data.image_size
         blank = np.zeros((side, side, 3), np.uint8) if self.sees_faces else None
         if blank is not None:
-            # As a PNG: decoding one imports TensorFlow, for which the first user would wait.
-            self.see(as_png(blank))
+            self.see(blank)
         for strategy in strategies:
             self.respond([("hello", None)], blank, strategy=strategy)
             if for_each_face and blank is not None:
