@@ -296,7 +296,7 @@ def check_config(argv: list[str]) -> None:
     ]
     # A recorded config has the keys of the version that recorded it.
     if pathlib.Path(file) != RECORDED_CONFIG:
-        full = config_files.load(str(config_files.PACKAGED / "pretrain.py"))
+        full = config_files.load_full()
         checks.append(functools.partial(full_config.check, config, full, file))
     check_all(*checks)
 

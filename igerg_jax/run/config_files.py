@@ -72,6 +72,11 @@ def load(argument: str) -> ConfigDict:
     return config
 
 
+def load_full() -> ConfigDict:
+    """The config of configs/pretrain.py, which sets every key."""
+    return load(str(PACKAGED / "pretrain.py"))
+
+
 def _line_of(error: BaseException, file: str) -> str:
     """For a message: the line of a config file that raised an exception; "" if none did."""
     if isinstance(error, SyntaxError):
