@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import re
 import socket
 import sys
@@ -92,11 +93,13 @@ def named(run: str) -> epath.Path:
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Raises UserError for a workdir that this run cannot use; creates nothing.
 
-    That is one that cannot be written to, or that belongs to a run of another config. All keys but
-    `FREE_KEYS` must be the same. Without `training`, only those under `model` and `data` must be,
-    and `FREE_MODEL_KEYS` may differ too: how a model was trained does not matter then.
+    That is one that cannot be written to, that lies among a run's checkpoints, or that belongs to a
+    run of another config. All keys but `FREE_KEYS` must be the same. Without `training`, only those
+    under `model` and `data` must be, and `FREE_MODEL_KEYS` may differ too: how a model was trained
+    does not matter then.
     """
     check_writable(workdir)
+    _check_outside_checkpoints(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
@@ -237,6 +240,19 @@ def check_writable(workdir: epath.Path) -> None:
         for new in reversed(made):
             with contextlib.suppress(OSError):  # another process uses it already
                 new.rmdir()
+
+
+def _check_outside_checkpoints(workdir: epath.Path) -> None:
+    """Raises UserError for a folder among the checkpoints of a run."""
+    is_remote = storage.is_bucket(workdir)  # and epath resolves no links
+    place = workdir if is_remote else epath.Path(pathlib.Path(workdir).resolve())
+    for folder in (place, *place.parents):
+        run = folder.parent
+        if folder.name == CHECKPOINTS and folder.exists() and (run / CONFIG_FILE).exists():
+            raise UserError(
+                f"workdir '{workdir}' lies among the checkpoints of the run '{run}': give "
+                f"--workdir={run}, or a folder outside it"
+            )
 
 
 def _differences(
