@@ -48,14 +48,16 @@ def _end(number, frame):
 
 
 class _Lasting(io.FileIO):
-    """Drops what it can no longer write: its terminal is closed, or the reader of its pipe has
-    gone, as that of `2>&1 | tee log` at Ctrl-C. A run goes on without, and can still save."""
+    """Drops what it cannot write: its terminal is closed, the reader of its pipe has gone, as that
+    of `2>&1 | tee log` at Ctrl-C, or a pipe that does not block is full. A run goes on without, and
+    can still save."""
 
     def write(self, data):
         try:
-            return super().write(data)
+            written = super().write(data)
         except OSError:
-            return len(data)
+            written = None
+        return len(data) if written is None else written  # None: it is full
 
 
 def run(main):

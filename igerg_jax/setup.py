@@ -9,6 +9,8 @@ import contextlib
 import dataclasses
 import functools
 import os
+import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from igerg_jax import storage
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
 from igerg_jax.models import settings, vision
@@ -182,7 +185,28 @@ def _one_row(model: Igerg, spec: BatchSpec) -> dict[str, np.ndarray]:
 
 
 def enable_compilation_cache(config: Any) -> None:
-    """Sets JAX's compilation cache to `config.compilation_cache_dir`, unless it is set already."""
-    if config.compilation_cache_dir and jax.config.jax_compilation_cache_dir is None:
-        folder = os.path.expanduser(config.compilation_cache_dir)
-        jax.config.update("jax_compilation_cache_dir", folder)
+    """Sets JAX's compilation cache to `config.compilation_cache_dir`, unless it is set already.
+
+    Where that cannot be written to, as in a read-only home, a line on stderr says so, and nothing
+    is cached: that costs time, and no result depends on it.
+
+    Raises:
+      UserError: it begins with "~NAME", and there is no such user.
+    """
+    folder = config.compilation_cache_dir
+    if not folder or jax.config.jax_compilation_cache_dir is not None:
+        return
+    if not storage.is_bucket(folder):
+        folder = os.fspath(storage.local_path(folder))
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            print(
+                f"note: compiled programs are not kept: cannot write to '{folder}' "
+                f"(config.compilation_cache_dir): {error.strerror}",
+                file=sys.stderr,
+            )
+            return
+    jax.config.update("jax_compilation_cache_dir", folder)

@@ -123,6 +123,27 @@ def test_what_is_raised_is_shown():
     assert done.returncode == 1 and done.stderr.endswith("KeyError: 'name'\n")
 
 
+def test_a_full_pipe_that_does_not_block_ends_nothing():
+    code = (
+        "import sys; from igerg_jax import environment\n"
+        "def main(argv):\n"
+        "    for _ in range(300): print('x' * 999, file=sys.stderr)\n"
+        "    print('went on')\n"
+        "    return 0\n"
+        "environment.run(main)"
+    )
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=writer, timeout=60)
+        assert (done.returncode, done.stdout) == (0, b"went on\n")
+        assert os.read(reader, 99) == b"x" * 99
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_every_program_ends_so():
     """None leaves it to Python's teardown, which a compilation that goes on would crash."""
     programs = [ROOT / "main.py", *(ROOT / "igerg_jax").rglob("*.py")]

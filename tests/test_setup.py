@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import pretrain
 from igerg_jax import setup
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec
+from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
 
 
@@ -34,6 +35,22 @@ def test_compiled_programs_are_kept_unless_told_otherwise(cache_dir):
     assert cache_dir(config, "elsewhere") == "elsewhere"  # JAX_COMPILATION_CACHE_DIR
     config.compilation_cache_dir = ""
     assert cache_dir(config, None) is None
+
+
+def test_where_compiled_programs_cannot_be_kept_one_line_says_so(cache_dir, tmp_path, capsys):
+    config = pretrain.get_config()
+    (tmp_path / "file").touch()
+    for folder, reason in ((tmp_path / "file/x", "Not a directory"), ("/proc/x", "No such file")):
+        config.compilation_cache_dir = str(folder)
+        assert cache_dir(config, None) is None
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"not kept: cannot write to '{folder}'" in line and reason in line
+    config.compilation_cache_dir = str(tmp_path / "new/deep")
+    assert cache_dir(config, None) == str(tmp_path / "new/deep")
+    assert not any((tmp_path / "new/deep").iterdir()) and not capsys.readouterr().err
+    config.compilation_cache_dir = "~nobody-of-this-name/x"
+    with pytest.raises(UserError, match="is nobody's home"):
+        cache_dir(config, None)
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])

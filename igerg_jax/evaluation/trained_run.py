@@ -90,7 +90,8 @@ def has_words(folder: epath.Path) -> bool:
 
 def _report(loaded: checkpoint.Loaded, folder: epath.Path, config: Any) -> None:
     print(loaded.describe(), file=sys.stderr)
-    trained_with = checkpoint.read_run(folder)["config"]
+    recorded = checkpoint.read_run(folder)["config"]
+    trained_with = workdirs.of_this_version(recorded, folder, say=False)
     if different := workdirs.input_differences(trained_with, workdirs.as_json(config)):
         print(
             f"note: it was trained on other inputs: {workdirs.listed(different)}", file=sys.stderr

@@ -4,9 +4,11 @@
 the program with one message on stderr and exit code 2. Imports nothing heavy.
 """
 
+import contextlib
 import difflib
 import errno
 import functools
+import io
 import itertools
 import logging as python_logging
 import os
@@ -27,6 +29,7 @@ from igerg_jax.run.workdirs import flatten
 RECORDED = ("workdir", "run", "checkpoint", "data_dir", "manual_dir")
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 RECORDED_CONFIG = pathlib.Path(__file__).with_name("recorded_config.py")
+COLON_PATH = pathlib.Path(__file__).with_name("colon_path.py")
 # Refusals of a file system, none of which a mistake in the code causes.
 _REFUSALS = tuple(
     getattr(errno, name)
@@ -198,12 +201,18 @@ def check_texts(values: flags.FlagValues) -> None:
 
 def with_flagfiles(argv: list[str]) -> list[str]:
     """The command line with each --flagfile replaced by its content. Raises UserError."""
+    said = io.StringIO()  # absl only warns of a file that includes itself, and leaves it out
     try:
-        return [argv[0], *flags.FlagValues().read_flags_from_files(argv[1:], force_gnu=False)]
+        with contextlib.redirect_stderr(said):
+            rest = flags.FlagValues().read_flags_from_files(argv[1:], force_gnu=False)
     except UnicodeDecodeError as error:
         raise UserError(f"--flagfile: the file is not UTF-8 text ({error})") from error
     except flags.Error as error:
         raise UserError(f"--flagfile: {error}") from error
+    if said.getvalue():
+        file = said.getvalue().rpartition(": ")[2].strip()
+        raise UserError(f"--flagfile: '{file}' includes itself")
+    return [argv[0], *rest]
 
 
 def with_recorded_config(argv: list[str]) -> list[str]:
@@ -225,8 +234,9 @@ def with_config_path(argv: list[str]) -> list[str]:
     for text in rest:
         if re.fullmatch("--?config(=.*)?", text, re.DOTALL):
             _, equals, value = text.partition("=")
-            path = config_files.find(value if equals else next(rest, ""))
-            text = f"--config={path}" if ":" in path else f"--config={path}:"
+            file, preset = config_files.find(value if equals else next(rest, ""))
+            colon_path = f"{COLON_PATH}:" if ":" in file else ""
+            text = f"--config={colon_path}{file}:{preset}"
         found.append(text)
     return found
 
@@ -289,14 +299,16 @@ def check_config(argv: list[str]) -> None:
     and for each override of an unknown key; or if there is no such file or preset."""
     source = config_argument(argv)
     config = config_files.load(source)
-    file = source.partition(":")[0]
+    file, preset = config_files.find(source)
+    if pathlib.Path(file) == COLON_PATH:
+        file, _ = config_files.find(preset)
     matches = filter(None, map(OVERRIDE.match, argv[1:]))
     checks = [
         functools.partial(_check_override, match[1], list(flatten(config))) for match in matches
     ]
     # A recorded config has the keys of the version that recorded it.
     if pathlib.Path(file) != RECORDED_CONFIG:
-        full = config_files.load(str(config_files.PACKAGED / "pretrain.py"))
+        full = config_files.load_full()
         checks.append(functools.partial(full_config.check, config, full, file))
     check_all(*checks)
 

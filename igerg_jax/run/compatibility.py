@@ -18,7 +18,8 @@ Shapes = dict[str, tuple[int, ...]]  # parameter name, with slashes -> shape
 
 def check_same_model(run: dict[str, Any], config: Any, path: epath.Path) -> None:
     """For evaluation and generation: `config.model` must be that of the checkpoint's training."""
-    differences = workdirs.model_differences(run["config"], workdirs.as_json(config))
+    stored = workdirs.of_this_version(run["config"], path, say=False)
+    differences = workdirs.model_differences(stored, workdirs.as_json(config))
     if differences:
         raise UserError(
             f"checkpoint '{path}' is of another model: {workdirs.listed(differences)}. "
@@ -38,12 +39,12 @@ _FUNCTION_KEYS = {
 
 def check_same_function(run: dict, config: Any, loaded: tuple[str, ...], path: epath.Path) -> None:
     """For fine-tuning: the parameters `loaded` must compute what they did in training."""
-    stored, here = workdirs.flatten(run["config"]), workdirs.flatten(workdirs.as_json(config))
+    recorded = workdirs.of_this_version(run["config"], path, say=False)
+    stored, here = workdirs.flatten(recorded), workdirs.flatten(workdirs.as_json(config))
     different = [
         f"{key} (there {stored[key]}, here {here[key]})"
         for key, prefix in _FUNCTION_KEYS.items()
-        if stored.get(key, here[key]) != here[key]
-        and any(name.startswith(prefix) for name in loaded)
+        if stored[key] != here[key] and any(name.startswith(prefix) for name in loaded)
     ]
     if different:
         raise UserError(

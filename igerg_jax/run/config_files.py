@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -26,19 +27,30 @@ PACKAGED = next(
 DEFAULT = "configs/pretrain.py"
 
 
-def find(argument: str) -> str:
-    """FILE[:PRESET] with the path of an existing file. Raises UserError if there is none."""
-    file, colon, preset = argument.partition(":")
+def find(argument: str) -> tuple[str, str]:
+    """(path of an existing config file, preset) of FILE[:PRESET]; the preset may be "".
+
+    FILE ends at the first ".py" that makes it the name of a file: folders and presets may have a
+    ":" too. Raises UserError if there is none.
+    """
+    ends = [match.end() for match in re.finditer(r"\.py(?=:|\Z)", argument)]
+    files = [argument[:end] for end in ends] or [argument.partition(":")[0]]
+    for file in files:
+        path = _theirs_or_ours(file)
+        if path.is_file() and path.suffix == ".py":
+            return str(path), argument[len(file) + 1 :]
+    configs = [p for p in PACKAGED.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
+    known = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
+    close = ", ".join(nearest(files[0], sorted(known)))
+    is_there = files[0] and _theirs_or_ours(files[0]).exists()
+    problem = "is no Python file" if is_there else "does not exist"
+    raise UserError(f"config file '{files[0]}' {problem}; did you mean one of {close}?")
+
+
+def _theirs_or_ours(file: str) -> pathlib.Path:
     path = pathlib.Path(file)
-    if not path.exists() and path.parts[:1] == ("configs",):
-        path = PACKAGED.parent / file
-    if not path.is_file() or path.suffix != ".py":
-        configs = [p for p in PACKAGED.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
-        known = [p.relative_to(PACKAGED.parent).as_posix() for p in configs]
-        close = ", ".join(nearest(file, sorted(known)))
-        problem = "is no Python file" if file and path.exists() else "does not exist"
-        raise UserError(f"config file '{file}' {problem}; did you mean one of {close}?")
-    return f"{path}{colon}{preset}"
+    is_ours = not path.exists() and path.parts[:1] == ("configs",)
+    return PACKAGED.parent / file if is_ours else path
 
 
 def load(argument: str) -> ConfigDict:
@@ -47,7 +59,7 @@ def load(argument: str) -> ConfigDict:
     Raises:
       UserError: no such file or preset, or the file fails or returns something else.
     """
-    file, _, preset = find(argument).partition(":")
+    file, preset = find(argument)
     enable_configs_import(pathlib.Path(file))
     spec = importlib.util.spec_from_file_location("config_file", file)
     assert spec is not None and spec.loader is not None  # a .py file has them
@@ -70,6 +82,11 @@ def load(argument: str) -> ConfigDict:
         kind = type(config).__name__
         raise UserError(f"{file}: get_config returns {kind}, not an ml_collections.ConfigDict")
     return config
+
+
+def load_full() -> ConfigDict:
+    """The config of configs/pretrain.py, which sets every key."""
+    return load(str(PACKAGED / "pretrain.py"))
 
 
 def _line_of(error: BaseException, file: str) -> str:

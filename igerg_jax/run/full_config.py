@@ -36,9 +36,11 @@ def check(config: Mapping[str, Any], full: Mapping[str, Any], file: str) -> None
         raise UserError(*problems)
 
 
-def completed(recorded: Any, full: Mapping[str, Any], file: str) -> dict[str, Any]:
+def completed(
+    recorded: Any, full: Mapping[str, Any], file: str, say: bool = True
+) -> dict[str, Any]:
     """A config as JSON recorded it, with the keys of this version: those that are missing are as in
-    `full`, and unknown ones are left out. A line on stderr names both.
+    `full`, and unknown ones are left out. With `say`, a line on stderr names both.
 
     So what another version recorded can be used. Keys that change what a model computes are
     compared with the recorded ones elsewhere (`igerg_jax.run.compatibility`).
@@ -62,7 +64,7 @@ def completed(recorded: Any, full: Mapping[str, Any], file: str) -> dict[str, An
         raise UserError(*problems)
     for key in missing:
         _put(config, key, _get(full, key))
-    if missing or unknown:
+    if say and (missing or unknown):
         _say(file, tuple(missing), tuple(unknown))
     return config
 

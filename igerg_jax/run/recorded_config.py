@@ -21,7 +21,7 @@ from igerg_jax.run import config_files, full_config, weights_folder, workdirs
 def for_this_version(recorded: Any, file: epath.PathLike) -> ConfigDict:
     """The config that a run recorded in `file`, with the keys of this version
     (`full_config.completed`). Raises UserError."""
-    full = config_files.load(str(config_files.PACKAGED / "pretrain.py"))
+    full = config_files.load_full()
     return ConfigDict(full_config.completed(recorded, full, os.fspath(file)))
 
 

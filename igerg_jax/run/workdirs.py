@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import re
 import socket
 import sys
@@ -17,7 +18,7 @@ from etils import epath, epy
 
 from igerg_jax import storage
 from igerg_jax.errors import UserError
-from igerg_jax.run import bucket_lock
+from igerg_jax.run import bucket_lock, config_files, full_config
 
 with epy.lazy_imports():  # it imports JAX: seconds that --help and most refusals need not wait for
     from igerg_jax import objectives
@@ -72,6 +73,13 @@ def read_config(path: epath.Path) -> dict[str, Any]:
     return stored
 
 
+def of_this_version(recorded: Any, file: epath.PathLike, say: bool = True) -> dict[str, Any]:
+    """The config that a run recorded in `file`, to be compared with one that `as_json` returns: it
+    has the keys of this version (`full_config.completed`). Raises UserError."""
+    full = as_json(config_files.load_full())
+    return full_config.completed(recorded, full, os.fspath(file), say)
+
+
 def named(run: str) -> epath.Path:
     """runs/NAME. Raises UserError for a name that cannot be a folder's."""
     if not re.fullmatch(r"\w[\w.-]*", run):
@@ -85,15 +93,17 @@ def named(run: str) -> epath.Path:
 def check(workdir: epath.Path, config: Any, training: bool = True) -> None:
     """Raises UserError for a workdir that this run cannot use; creates nothing.
 
-    That is one that cannot be written to, or that belongs to a run of another config. All keys but
-    `FREE_KEYS` must be the same. Without `training`, only those under `model` and `data` must be,
-    and `FREE_MODEL_KEYS` may differ too: how a model was trained does not matter then.
+    That is one that cannot be written to, that lies among a run's checkpoints, or that belongs to a
+    run of another config. All keys but `FREE_KEYS` must be the same. Without `training`, only those
+    under `model` and `data` must be, and `FREE_MODEL_KEYS` may differ too: how a model was trained
+    does not matter then.
     """
     check_writable(workdir)
+    _check_outside_checkpoints(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
-    stored = read_config(path)
+    stored = of_this_version(read_config(path), path)
     if training:
         fixed = objectives.fixed_keys(config)
         different = _differences(stored, as_json(config), FREE_KEYS, "", fixed)
@@ -158,7 +168,7 @@ def contains(workdir: epath.Path, file: Any) -> bool:
 def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """The keys under `model` whose difference changes what the model computes, with both values.
 
-    Both configs are as `as_json` returns them.
+    `stored` is as `of_this_version` returns it, `given` as `as_json`.
     """
     return _differences(stored, given, FREE_MODEL_KEYS, "model.")
 
@@ -166,7 +176,7 @@ def model_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str
 def input_differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """The keys under `data` whose difference changes a model's inputs, with both values.
 
-    Both configs are as `as_json` returns them.
+    `stored` is as `of_this_version` returns it, `given` as `as_json`.
     """
     keys = """
         dataset use_images include_response_image context_turns context_tokens response_tokens
@@ -230,6 +240,19 @@ def check_writable(workdir: epath.Path) -> None:
         for new in reversed(made):
             with contextlib.suppress(OSError):  # another process uses it already
                 new.rmdir()
+
+
+def _check_outside_checkpoints(workdir: epath.Path) -> None:
+    """Raises UserError for a folder among the checkpoints of a run."""
+    is_remote = storage.is_bucket(workdir)  # and epath resolves no links
+    place = workdir if is_remote else epath.Path(pathlib.Path(workdir).resolve())
+    for folder in (place, *place.parents):
+        run = folder.parent
+        if folder.name == CHECKPOINTS and folder.exists() and (run / CONFIG_FILE).exists():
+            raise UserError(
+                f"workdir '{workdir}' lies among the checkpoints of the run '{run}': give "
+                f"--workdir={run}, or a folder outside it"
+            )
 
 
 def _differences(

@@ -144,6 +144,17 @@ def test_a_flag_file_is_checked_like_the_command_line(capsys, tmp_path):
     assert (values.config.preset, values.config.train.steps) == ("base", 7)
 
 
+def test_a_flag_file_that_includes_itself_is_refused(capsys, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text(f"--flagfile={other}\n")
+    other.write_text(f"--config.seed=1\n--flagfile={one}\n")
+    message = refused(capsys, CONFIG, f"--flagfile={one}")
+    assert f"--flagfile: '{one}' includes itself" in message
+    other.write_text("--config.seed=1\n")
+    twice = ["main.py", CONFIG, f"--flagfile={other}", f"--flagfile={one}"]  # no circle
+    assert main.parse(twice).config.seed == 1
+
+
 @pytest.mark.parametrize("content", ["[1]", "7", "{", "", "null"])
 def test_a_config_json_that_is_no_config_is_one_message(capsys, tmp_path, content):
     (tmp_path / "config.json").write_text(content)

@@ -46,9 +46,9 @@ def test_ours_are_found_from_any_folder():
 def test_a_file_that_is_there_comes_first(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "pretrain.py").write_text(OWN.replace("from configs import", "import"))
-    assert config_files.find("configs/pretrain.py:small") == "configs/pretrain.py:small"
+    assert config_files.find("configs/pretrain.py:small") == ("configs/pretrain.py", "small")
     found = config_files.find("configs/finetune.py")
-    assert found == str(config_files.PACKAGED / "finetune.py")
+    assert found == (str(config_files.PACKAGED / "finetune.py"), "")
 
 
 def test_a_config_of_ones_own_starts_from_ours(tmp_path):
@@ -110,3 +110,23 @@ def test_of_a_flag_given_twice_the_last_counts():
     argv = ["igerg", "--checkpoint=small", "--checkpoint", "RUN"]
     assert command_line.argument(argv, "checkpoint") == "RUN"
     assert command_line.argument(argv, "config") is None
+
+
+@pytest.mark.parametrize("name", ["a:b/mine.py", "a.py:b/mine.py", "mi:ne.py"])
+def test_a_path_may_have_a_colon(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(OWN)
+    for preset in ("", ":", ":small"):
+        argv = ["igerg", f"--config={file}{preset}", "--config.seed=3"]
+        config = command_line.parse(argv, command_line.new_flags).config
+        wanted = preset.removeprefix(":") or "local"
+        assert (config.name, config.preset, config.seed) == ("own", wanted, 3)
+    file.write_text(OWN.replace('"own"', '"own"\n    config.extra = 1'))
+    with pytest.raises(UserError, match=f"^{file}: "):
+        command_line.parse(argv, command_line.new_flags)
+
+
+def test_a_file_that_is_not_there_is_named_with_its_colons(tmp_path):
+    with pytest.raises(UserError, match=r"config file '/nowhere/a:b/c[.]py' does not exist"):
+        config_files.find("/nowhere/a:b/c.py:small")

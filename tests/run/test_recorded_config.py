@@ -4,11 +4,18 @@ import functools
 import json
 
 import pytest
+from etils import epath
 
 from configs import pretrain
 from igerg_jax.cli import main
 from igerg_jax.errors import UserError
-from igerg_jax.run import recorded_config, weights_folder, workdirs
+from igerg_jax.run import (
+    compatibility,
+    config_files,
+    recorded_config,
+    weights_folder,
+    workdirs,
+)
 
 
 def recorded():
@@ -72,6 +79,73 @@ def test_what_is_no_config_is_refused(config):
         recorded_config.for_this_version(config, "config.json")
 
 
+def differs(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return f"other {value}" if isinstance(value, str) else [*value, *value, 1]
+
+
+def uses(workdir, config):
+    """Which of resuming, evaluating in the workdir and loading its checkpoint are refused."""
+    stored = json.loads((workdir / "config.json").read_text())
+    refused = []
+    for name, use in {
+        "resume": lambda: workdirs.check(workdir, config),
+        "evaluate": lambda: workdirs.check(workdir, config, training=False),
+        "load": lambda: compatibility.check_same_model({"config": stored}, config, workdir),
+    }.items():
+        try:
+            use()
+        except UserError:
+            refused.append(name)
+    return refused
+
+
+def test_a_run_from_before_a_key_existed_counts_as_one_with_its_default(tmp_path, monkeypatch):
+    full = config_files.load_full()
+    monkeypatch.setattr(config_files, "load_full", lambda: full)  # else thousands of times
+    workdir, here = epath.Path(tmp_path), pretrain.get_config()
+    file = workdir / "config.json"
+    for key, value in workdirs.flatten(recorded()).items():
+        *groups, name = key.split(".")
+        older = recorded()
+        del functools.reduce(dict.__getitem__, groups, older)[name]
+        functools.reduce(dict.__getitem__, groups, older)["of_another_version"] = 1
+        file.write_text(json.dumps(older))
+        assert uses(workdir, here) == [], key
+        # With another value here, it is refused exactly where the recorded default would be.
+        other = pretrain.get_config()
+        group = functools.reduce(getattr, groups, other)
+        with group.ignore_type():
+            group[name] = differs(value)
+        without = uses(workdir, other)
+        file.write_text(json.dumps(recorded()))
+        assert without == uses(workdir, other), key
+
+
+def test_a_key_that_a_checkpoint_lacks_changes_its_function_if_it_is_no_longer_as_it_was(tmp_path):
+    older, config = recorded(), pretrain.get_config()
+    del older["model"]["text"]["norm_first"]
+    names = ("encoder/layers/0/norm",)
+    compatibility.check_same_function({"config": older}, config, names, tmp_path)
+    config.model.text.norm_first = not config.model.text.norm_first
+    with pytest.raises(UserError, match="norm_first"):
+        compatibility.check_same_function({"config": older}, config, names, tmp_path)
+
+
+def test_the_workdir_of_another_version_is_named_once(tmp_path, capsys):
+    older = recorded()
+    del older["data"]["short_side"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    for training in (True, False):
+        workdirs.check(epath.Path(tmp_path), pretrain.get_config(), training)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is of another version" in line and line.endswith("data.short_side")
+
+
 @pytest.fixture
 def weights(tmp_path):
     """A copy of a model that comes with the package, without checksums, as older ones are."""
@@ -88,7 +162,7 @@ def talk(folder):
 @pytest.mark.parametrize(
     "key, value, says",
     [
-        ("config.model.text.width", None, "of another model: model.text.width (there 'absent'"),
+        ("config.model.text.width", None, "does not fit this config: "),
         ("config.model.text.width", "x", "model.text.width='x'; it takes int values"),
         ("config.model.text.heads", [4], "model.text.heads=[4]; it takes int values"),
         ("config.model", "x", "model='x' is not a group of keys"),

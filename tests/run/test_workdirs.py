@@ -47,3 +47,18 @@ def test_a_checkpoint_of_another_config_is_refused_and_other_inputs_are_named(mo
     assert workdirs.model_differences(full, other) == here
     assert workdirs.input_differences(full, other) == ["data.use_images (there True, here False)"]
     assert workdirs.input_differences(full, full) == workdirs.model_differences(full, full) == []
+
+
+def test_a_folder_among_a_runs_checkpoints_is_no_workdir(tmp_path):
+    run = epath.Path(tmp_path / "run")
+    (run / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(run / "checkpoints")
+    config = small.make_config()
+    workdirs.check(run / "checkpoints" / "new", config)  # there is no run
+    (run / "config.json").write_text(config.to_json_best_effort())
+    for inside in ("run/checkpoints", "run/checkpoints/3", "run/checkpoints/new/deep", "link/new"):
+        for training in (True, False):
+            with pytest.raises(UserError, match=f"of the run '{run}': give --workdir={run}, or a"):
+                workdirs.check(epath.Path(tmp_path / inside), config, training)
+    for fine in (run, run / "second", epath.Path(tmp_path / "checkpoints")):
+        workdirs.check(fine, config)
