@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import google_crc32c
@@ -115,10 +115,13 @@ def damage(
 
 
 def list_files(folder: epath.PathLike) -> Files:
-    """The files below `folder` with their sizes, and in a bucket also their checksums."""
+    """The files below `folder` with their sizes, and in a bucket also their checksums.
+
+    Links to folders, such as to another disk, are followed, except back to a folder above.
+    """
     if not storage.is_bucket(folder):
         root = pathlib.Path(folder)
-        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        paths = sorted(_local_files(root, list(root.resolve().parents)))
         return {p.relative_to(root).as_posix(): {"bytes": p.stat().st_size} for p in paths}
     root = os.fspath(folder).removeprefix("gs://").rstrip("/")
     objects = storage.bucket_files().find(root, detail=True)
@@ -127,6 +130,22 @@ def list_files(folder: epath.PathLike) -> Files:
         | {key: facts[key] for key in ("crc32c",) if key in facts}
         for name, facts in sorted(objects.items())
     }
+
+
+def _local_files(folder: pathlib.Path, above: list[pathlib.Path]) -> Iterator[pathlib.Path]:
+    """The files below `folder`; `above` are the folders, without links, that lead to it."""
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        paths = list(folder.iterdir())
+    except OSError:
+        return
+    for path in paths:
+        if path.is_dir():
+            yield from _local_files(path, [*above, real])
+        elif path.is_file():
+            yield path
 
 
 def checksums(folder: epath.PathLike, files: Iterable[tuple[str, str]]) -> Iterable[str]:

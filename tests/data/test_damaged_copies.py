@@ -149,3 +149,16 @@ def test_preparing_again_opens_nothing_that_is_damaged(tiny_config, tmp_path):
             prepare.prepare(tiny_config)
         path.write_bytes(before)
     prepare.prepare(tiny_config)
+
+
+def test_folders_that_are_links_to_another_disk_are_part_of_the_copy(copy, tmp_path):
+    (copy / "train").rename(tmp_path / "disk")
+    (copy / "train").symlink_to(tmp_path / "disk")
+    before = manifests.list_files(copy)
+    assert "train/text.npy" in before
+    (copy / "train" / "back").symlink_to(copy)  # a cycle
+    assert manifests.list_files(copy) == before
+    parts.check_copy(copy)
+    (tmp_path / "disk" / "text.npy").unlink()
+    with pytest.raises(UserError, match=r"train/text\.npy is missing"):
+        parts.check_copy(copy)
