@@ -8,15 +8,16 @@
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import filelock
 from ml_collections import ConfigDict
 
 from igerg_jax import storage
 from igerg_jax.data import builders, store
-from igerg_jax.errors import UserError
+from igerg_jax.errors import UserError, check_known
 
 
 def dataset_names(data: ConfigDict) -> list[str]:
@@ -57,6 +58,23 @@ def of_tokenizers(data: ConfigDict) -> pathlib.Path:
     return root(data) / "tokenizers"
 
 
+def check_split(
+    dataset: str, split: str, known: Iterable[str], base: pathlib.Path, key: str = ""
+) -> None:
+    """Raises UserError unless `split` is one of those `known` in `base`, the dataset's folder.
+
+    Args:
+      key: the one of config.data that names the split.
+    """
+    named = f"'{split}' (config.data.{key})" if key else f"'{split}'"
+    check_known(
+        split,
+        known,
+        f"dataset '{dataset}' has no split {named} in '{base}' (if its files arrived later, remove "
+        "that folder to prepare it again)",
+    )
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """Creates `folder`, and lets one process of this machine at a time into the block.
@@ -79,9 +97,15 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_if_missing(folder: pathlib.Path) -> Iterator[bool]:
-    """Yields whether `folder` is missing; if so, its parent is locked meanwhile."""
+    """Yields whether `folder` is missing; if so, its parent is locked meanwhile.
+
+    Raises UserError if something else has its name, or that of its unfinished folder.
+    """
     if folder.is_dir():
         yield False
         return
     with locked(folder.parent):
+        for path in (folder, folder.with_name(f"{folder.name}.partial")):
+            if os.path.lexists(path) and not path.is_dir():
+                raise UserError(f"'{path}' is not a folder: remove it, then repeat the command")
         yield not folder.is_dir()  # another process may have written it just now

@@ -389,3 +389,12 @@ def test_one_at_a_time_writes_into_a_folder(tmp_path):
         entered.append("first")
     other.join(timeout=30)
     assert entered == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", ["turns", "turns.partial", "digest", "digest.partial"])
+def test_a_file_in_the_way_of_a_folder_is_named_before_anything_is_written(tmp_path, name):
+    (tmp_path / name).write_text("")
+    folder = tmp_path / name.removesuffix(".partial")
+    refused = pytest.raises(UserError, match=rf"'.*/{name}' is not a folder: remove it")
+    with refused, folders.locked_if_missing(folder):
+        pytest.fail("begun")
