@@ -67,12 +67,12 @@ def check_split(
       key: the one of config.data that names the split.
     """
     named = f"'{split}' (config.data.{key})" if key else f"'{split}'"
-    check_known(
-        split,
-        known,
-        f"dataset '{dataset}' has no split {named} in '{base}' (if its files arrived later, remove "
-        "that folder to prepare it again)",
-    )
+    try:
+        check_known(split, known, f"dataset '{dataset}' has no split {named}")
+    except UserError as error:
+        raise UserError(
+            f"{error}. If its files arrived later, remove '{base}' to prepare them"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -167,8 +167,7 @@ def check_splits(prepared: Prepared, config: ConfigDict, keys: Sequence[str] = S
     data = config.data
     for key in keys:
         for name in [data[key]] if isinstance(data[key], str) else data[key]:
-            what = f"dataset '{prepared.dataset}' has no split '{name}' (config.data.{key})"
-            check_known(name, prepared.split_names, what)
+            prepared.check_split(name, key)
             if key != "train_split":
                 nonempty_split(prepared, name)
             check_features(prepared.split(name), config)

@@ -26,6 +26,7 @@ from igerg_jax.data import (
     folders,
     mixtures,
     parts,
+    raw_files,
     tokenizers,
     trained_tokenizers,
     writer,
@@ -70,10 +71,12 @@ def _write_missing_turns(data: ConfigDict, names: list[str]) -> dict[str, pathli
     if is_first and {*names} >= {*folders.dataset_names(data)}:  # else the labels may be of others
         builders.check_labels(names, builders.options_of(data))
     for name, base in bases.items():
+        options = builders.options_of(data)
         with folders.locked_if_missing(base / "turns") as missing:
             if missing:
-                options = builders.options_of(data)
                 writer.turns(name, options, base, _workers(data), data.short_side)
+        if not missing:
+            raw_files.warn_if_changed(name, options, base / "turns")
         parts.check_copy(base / "turns")
     return bases
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from igerg_jax.data import pipeline, store, tokenizers
+from igerg_jax.data import folders, pipeline, store, tokenizers
 from igerg_jax.data.windows import Split
-from igerg_jax.errors import check_known
 
 
 class Prepared:
@@ -48,9 +47,13 @@ class Prepared:
     ) -> Iterator[dict[str, np.ndarray]]:
         return pipeline.train_batches(self, config, start_step, rows_b)
 
+    def check_split(self, name: str, key: str = "") -> None:
+        """Raises UserError, as `folders.check_split`, if there is no such split."""
+        folders.check_split(self.dataset, name, self.split_names, self.folder.parent, key)
+
     def split(self, name: str) -> Split:
         """Returns a split by name. Raises UserError if there is no such split."""
-        check_known(name, self.split_names, f"dataset '{self.dataset}' has no split '{name}'")
+        self.check_split(name)
         if name not in self._splits:
             turns = store.TurnStore(self.turns_folder / name, self.folder / name)
             standalone = self.summary["splits"][name]["standalone"]

@@ -110,8 +110,7 @@ def _train(data: ConfigDict, bases: dict[str, pathlib.Path]) -> tokenizers.Token
 def _sample(dataset: str, base: pathlib.Path, split: str, limit: int) -> list[str]:
     """At most `limit` texts of a split, spread evenly over it; empty ones are left out."""
     known = sorted(p.name for p in (base / "turns").iterdir() if p.is_dir())
-    what = f"dataset '{dataset}' has no split '{split}' (config.data.train_split)"
-    check_known(split, known, what)
+    folders.check_split(dataset, split, known, base, "train_split")
     turns = store.TurnStore(base / "turns" / split, None)
     chosen = np.flatnonzero(turns.text_bytes() > 0)
     return [turns.text(i) for i in chosen[evenly_spaced(limit, len(chosen))]]

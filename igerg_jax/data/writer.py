@@ -1,6 +1,6 @@
 """Writes prepared datasets in parallel: turns and images once, tokens once per tokenizer.
 
-    <base>/turns/                 summary.json, files.json, <split>/ (see igerg_jax.data.store)
+    <base>/turns/                 summary.json, raw_files.json, files.json, <split>/ (see store)
     <base>/<tokenizer digest>/    tokenizer.model, files.json, <split>/
     <base>/*.partial/             unfinished; the next call reuses the finished parts
 
@@ -17,7 +17,7 @@ import sys
 import numpy as np
 
 from igerg_jax import manifests, storage
-from igerg_jax.data import builders, image_files, parts, store, tokenizers
+from igerg_jax.data import builders, image_files, parts, raw_files, store, tokenizers
 from igerg_jax.data.builders.source import NO_IMAGE, Options, Turns
 from igerg_jax.data.windows import window_ends
 
@@ -45,6 +45,7 @@ def turns(
     plan = {"format": store.FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
     _claim(partial, plan | {"splits": sizes})
     if not _is_complete(partial):
+        raw_files.record(dataset, options, partial)
         jobs, total = [], 0
         for name, (num_turns, num_images) in sizes.items():
             total += len(parts.borders(num_turns, PART_TURNS))
