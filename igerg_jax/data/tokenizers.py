@@ -59,7 +59,9 @@ class SentencePieceTokenizer:
     """A SentencePiece model whose special ids are `SENTENCEPIECE_IDS`."""
 
     def __init__(self, proto: bytes):
-        """`proto` is a serialised model. Raises ValueError if it has other special ids."""
+        """`proto` is a serialised model. Raises ValueError for none, or other special ids."""
+        if not proto:  # SentencePiece only logs it, for every call
+            raise ValueError("it is empty")
         self._proto = proto
         self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self.special = SENTENCEPIECE_IDS

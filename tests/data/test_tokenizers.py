@@ -72,6 +72,14 @@ def test_errors_name_the_thing(tmp_path):
         tokenizers.load("sentencepiece", tmp_path / "junk.model")
 
 
+def test_an_empty_file_is_refused_without_a_log_of_sentencepiece(tmp_path, capfd):
+    (tmp_path / "empty.model").write_bytes(b"")
+    for read in (lambda path: tokenizers.load("sentencepiece", path), tokenizers.read):
+        with pytest.raises(UserError, match=r"empty\.model' .*: it is empty"):
+            read(tmp_path / "empty.model")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_model_with_other_special_ids_is_refused(tmp_path):
     proto = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
