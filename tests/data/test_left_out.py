@@ -202,8 +202,11 @@ def test_a_table_of_faces_is_read_by_the_names_of_its_columns(tmp_path, table, e
         ),
         (f"{HEADER}7,{face(5)},Training\n", "face 0: the label is '7'"),
         (f"-1,{face(5)},Training\n", "face 0: the label is '-1'"),
-        (f"{HEADER}0,{face(256)},Training\n", "face 0: a pixel is 256, not 0 to 255"),
-        (f"{HEADER}0,{face(-1)},Training\n", "face 0: a pixel is -1"),
+        (
+            f"{HEADER}0,{face(256)},Training\n",
+            "face 0: a pixel is '256', not a whole number from 0 to 255",
+        ),
+        (f"{HEADER}0,{face(-1)},Training\n", "face 0: a pixel is '-1'"),
         (f"{HEADER}0,{face('x')},Training\n", "face 0: .*'x'"),
         (f"{HEADER}0,1 2 3,Training\n", "face 0: 3 pixels, not 2304"),
         (f"{HEADER}0,{face(5)},Testing\n", "face 0: usage 'Testing' is not one of Training"),

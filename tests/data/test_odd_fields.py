@@ -1,7 +1,9 @@
 """Fields of raw files that hold something else than they should: refused by name, or counted."""
 
+import contextlib
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -175,3 +177,73 @@ def test_an_archive_of_labels_that_is_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "labels-00000.npz")
     with pytest.raises(UserError, match=r"labels-00000\.npz': it is not a regular file"):
         builders.pseudo_labels.read(tmp_path)
+
+
+@pytest.mark.parametrize("mapping", ['{"grin": ["joy"]}', '{"grin": {"a": 1}}', '{"grin": 3}'])
+def test_an_emotion_that_is_no_name_is_refused(tmp_path, mapping):
+    raw_data.put(tmp_path / "train" / "grin" / "1.jpg", raw_data.jpeg(0))
+    raw_data.put(tmp_path / "emotions.json", mapping)
+    with pytest.raises(UserError, match=r"emotions\.json': .* is not an emotion; the emotions are"):
+        splits("emotion_folder", tmp_path)
+
+
+def test_an_image_that_raf_db_lists_twice_is_taken_once(tmp_path):
+    lines = "train_1.jpg 4\ntrain_2.jpg 1\ntrain_1.jpg 5\ntest_1.jpg 1\n"
+    raw_data.put(tmp_path / "EmoLabel" / "list_patition_label.txt", lines)
+    raw_data.put(tmp_path / "Image" / "aligned" / "train_1_aligned.jpg", raw_data.jpeg(0))
+    found = splits("emotion_folder", tmp_path)
+    assert found["train"].emotions.tolist() == [3, 0]  # of joy and sadness, the first
+    assert [*found["train"].remarks.values()] == [1] and not found["test"].remarks
+
+
+def test_an_entry_of_an_archive_that_another_replaces_is_counted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "fer2013.zip", "w") as archive:
+        for seed, name in enumerate(("1", "2", "1")):
+            with contextlib.nullcontext() if seed < 2 else pytest.warns(match="Duplicate name"):
+                archive.writestr(f"train/happy/{name}.jpg", raw_data.jpeg(seed))
+    train = splits("fer2013", tmp_path)["train"]
+    assert len(train) == 2 and [*train.passed_over.values()] == [1]
+
+
+@pytest.mark.parametrize("layout", ["csv", "zip"])
+def test_faces_beside_a_table_are_counted(tmp_path, layout):
+    table = f"emotion,pixels,Usage\n3,{PIXELS},Training\n"
+    faces = ("train/happy/1.jpg", "test/sad/2.jpg")
+    if layout == "csv":
+        raw_data.put(tmp_path / "fer2013.csv", table)
+        for name in faces:
+            raw_data.put(tmp_path / name, raw_data.jpeg(0))
+        raw_data.fer_zip(tmp_path)
+        expected = 3
+    else:
+        with zipfile.ZipFile(tmp_path / "fer2013.zip", "w") as archive:
+            for name, data in (("fer2013.csv", table), *((name, b"") for name in faces)):
+                archive.writestr(name, data)
+        expected = 2
+    train = splits("fer2013", tmp_path)["train"]
+    assert len(train) == 1 and sum(train.passed_over.values()) == expected
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (f"3,{PIXELS.replace(' ', ',')},Training", "face 0: 2306 columns, not 3"),
+        (f"3,{PIXELS.replace(' ', ';')},Training", "face 0: a pixel is '7;7;"),
+        (f"3,{PIXELS[:-1]}1_0,Training", "face 0: a pixel is '1_0'"),
+        (f"3,{PIXELS[:-1]}-1,Training", "face 0: a pixel is '-1', not a whole number from 0 to"),
+        (f"3,{PIXELS[:-1]}٣,Training", "face 0: a pixel is '٣'"),
+        (f"3,{PIXELS} 7,Training", "face 0: 2305 pixels, not 2304"),
+    ],
+)
+def test_pixels_that_are_no_numbers_are_refused_in_a_short_line(tmp_path, row, message):
+    raw_data.put(tmp_path / "fer2013.csv", f"emotion,pixels,Usage\n{row}\n")
+    with pytest.raises(UserError, match=message) as error:
+        splits("fer2013", tmp_path)
+    assert len(str(error.value)) < 120
+
+
+def test_a_first_line_that_is_no_header_is_cut_short(tmp_path):
+    raw_data.put(tmp_path / "fer2013.csv", f"3.0,{PIXELS},Training\n")
+    with pytest.raises(UserError, match=r"its first line is '3\.0,7 7.*…'") as error:
+        splits("fer2013", tmp_path)
+    assert len(str(error.value)) < 180

@@ -58,9 +58,10 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
     folder = source.locate(options, "emotion_folder", INFO, find)
     basic = folder / "basic" if (folder / "basic").is_dir() else folder
     if source.first_existing(basic, _LISTS):
-        images, passed_over = _from_list(basic)
+        images, passed_over, repeated = _from_list(basic)
     else:
         images, passed_over = _from_folders(folder)
+        repeated = collections.Counter()
     if not images:
         raise INFO.missing(f"there is no image in '{folder}'")
     return {
@@ -68,6 +69,7 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
             images[split],
             lambda name: image_gate.read_file(folder / name),
             passed_over=passed_over.get(split),
+            remarks={"lines name an image of an earlier line and are left out": repeated[split]},
         )
         for split in source.SPLITS
         if split in images
@@ -101,28 +103,33 @@ def read_mapping(path: pathlib.Path) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        named = storage.from_json(source.read_text(path))
-        return {k: UNKNOWN if v is None else EMOTION_ID[v] for k, v in named.items()}
+        named = storage.from_json(source.read_text(path)).items()
     except (ValueError, AttributeError) as error:
         raise UserError(f"'{path}' is not a JSON object of names: {error}") from error
-    except KeyError as error:
-        known = ", ".join(EMOTIONS)
-        raise UserError(
-            f"'{path}': {error} is not an emotion; the emotions are: {known}"
-        ) from error
+    for emotion in (value for _, value in named if value is not None):
+        if not isinstance(emotion, str) or emotion not in EMOTION_ID:
+            raise UserError(
+                f"'{path}': {source.shown(repr(emotion))} is not an emotion; the emotions are: "
+                f"{', '.join(EMOTIONS)}"
+            )
+    return {name: UNKNOWN if value is None else EMOTION_ID[value] for name, value in named}
 
 
 def _from_list(
     folder: pathlib.Path,
-) -> tuple[dict[str, list[tuple[str, int]]], dict[str, collections.Counter[str]]]:
+) -> tuple[
+    dict[str, list[tuple[str, int]]], dict[str, collections.Counter[str]], collections.Counter[str]
+]:
     """RAF-DB: lines of `train_00001.jpg 5`; the aligned faces where there are any.
 
-    Returns what `_from_folders` does; images that are not in the list count for the first split.
+    Returns what `_from_folders` does, and {split: lines with an image of an earlier one}; images
+    that are not in the list count for the first split.
     """
     path = source.first_existing(folder, _LISTS)
     aligned = (folder / "Image" / "aligned").is_dir()
     prefix = "basic/Image" if folder.name == "basic" else "Image"
-    images: dict[str, list[tuple[str, int]]] = {}
+    faces: dict[str, dict[str, int]] = {}
+    repeated: collections.Counter[str] = collections.Counter()
     for number, line in enumerate(text_repair.lines(source.read_text(path)), 1):
         if not line.strip():
             continue
@@ -130,21 +137,25 @@ def _from_list(
             name, label = line.rsplit(maxsplit=1)
             split, emotion = SPLIT_OF[name.split("_")[0]], _RAF_EMOTIONS[label]
         except (KeyError, ValueError) as error:
-            raise UserError(f"'{path}', line {number}: '{line}' is not RAF-DB's form") from error
+            shown = source.shown(line)
+            raise UserError(f"'{path}', line {number}: '{shown}' is not RAF-DB's form") from error
         stem, dot, suffix = name.rpartition(".")
         image = f"aligned/{stem}_aligned{dot}{suffix}" if aligned else f"original/{name}"
-        images.setdefault(split, []).append((f"{prefix}/{image}", EMOTION_ID[emotion]))
+        of_split = faces.setdefault(split, {})
+        repeated[split] += f"{prefix}/{image}" in of_split
+        of_split.setdefault(f"{prefix}/{image}", EMOTION_ID[emotion])
+    images = {split: list(of_split.items()) for split, of_split in faces.items()}
     place = folder / "Image" / ("aligned" if aligned else "original")
     if not place.is_dir() or not images:
-        return images, {}
+        return images, {}, repeated
     listing = image_files.find(place)
-    listed = {name.rpartition("/")[2] for faces in images.values() for name, _ in faces}
+    listed = {name.rpartition("/")[2] for of_split in faces.values() for name in of_split}
     listing.passed_over["images that are not in the list"] = len(set(listing.names) - listed)
-    return images, {next(iter(images)): listing.passed_over}
+    return images, {next(iter(images)): listing.passed_over}, repeated
 
 
 DATASET = source.RawDataset(
-    version="1.2.0",
+    version="1.2.1",
     info=INFO,
     configs={},  # any name: a folder of manual_dir
     layout=lambda config: source.Layout(images="always"),

@@ -5,6 +5,7 @@ test. Where a layout has both tests in one folder, the file names tell which is 
 """
 
 import collections
+import contextlib
 import itertools
 import pathlib
 import zipfile
@@ -61,6 +62,7 @@ _TABLES = tuple(place + name for place in ("", "fer2013/") for name in _TABLE_NA
 _COLUMNS = ("emotion", "pixels", "usage")  # in fer2013.csv's order
 _MAX_TABLE_BYTES = 2**31
 SIDE_PIXELS = 48
+_BESIDE, _OTHERS = "images beside the table that is read", "tables or archives beside it"
 
 
 def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
@@ -81,11 +83,21 @@ def splits(config: str, options: source.Options) -> dict[str, source.Turns]:
             "names faces by their rows in the first"
         )
     if table is not None:
-        return _from_csv(table.name, source.read_text(table), votes)
+        return _from_csv(table.name, source.read_text(table), votes, _beside(folder))
     if (folder / "fer2013.zip").exists():
         return _from_zip(folder / "fer2013.zip")
     labelled = labelled_folders.find(folder, emotion_id, _FOLDERS)
     return _faces(labelled, lambda name: image_gate.read_file(folder / name))
+
+
+def _beside(folder: pathlib.Path) -> collections.Counter[str]:
+    """{reason: how many} of what is left unread because of a table."""
+    others = (folder / name for name in (*_TABLES, "fer2013.zip"))
+    counts = collections.Counter({_OTHERS: sum(path.exists() for path in others) - 1})
+    if _has_faces(folder):
+        for name in labelled_folders.split_folders(folder, _FOLDERS):
+            counts[_BESIDE] += len(image_files.find(folder / name).names)
+    return counts
 
 
 def _has_faces(folder: pathlib.Path) -> bool:
@@ -110,21 +122,26 @@ def _from_zip(path: pathlib.Path) -> dict[str, source.Turns]:
         except Exception:  # of several types: a damaged entry, an unknown compression, a password
             return b""  # counted as broken, not as missing
 
-    names = [n for n in archive.namelist() if not n.endswith("/") and not image_files.is_hidden(n)]
+    entries = [n for n in archive.namelist() if not n.endswith("/")]
+    entries = [name for name in entries if not image_files.is_hidden(name)]
+    names = list(dict.fromkeys(entries))
+    reasons = {name: image_files.passed_over_reason(name) for name in names}
+    images = [n for n, reason in reasons.items() if not reason]
     tables = [name for name in names if name.rpartition("/")[2] in _TABLE_NAMES]
     if tables:
         if archive.getinfo(tables[0]).file_size > _MAX_TABLE_BYTES:
             raise UserError(f"'{path}': {tables[0]} is larger than any table of FER2013")
         try:
-            return _from_csv(tables[0], text_repair.decoded(archive.read(tables[0])), None)
+            table = text_repair.decoded(archive.read(tables[0]))
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise UserError(f"'{path}': cannot read {tables[0]}: {error}") from error
+        beside = collections.Counter({_BESIDE: len(images), _OTHERS: len(tables) - 1})
+        return _from_csv(tables[0], table, None, beside)
     labelled = labelled_folders.Labelled({}, {}, collections.Counter())
-    reasons = {name: image_files.passed_over_reason(name) for name in names}
-    images = [n for n, reason in reasons.items() if not reason]
     labelled_folders.sort_into(labelled, images, emotion_id, _FOLDERS)
     others = labelled.passed_over.setdefault("train", collections.Counter())
     others.update(reason for reason in reasons.values() if reason)
+    others["entries that a later one of the same name replaces"] = len(entries) - len(names)
     return _faces(labelled, read)
 
 
@@ -176,8 +193,14 @@ class PixelFaces(source.StandaloneImages):
         return as_png(self._pixels[i].reshape(SIDE_PIXELS, SIDE_PIXELS))
 
 
-def _from_csv(name: str, table: str, votes_path: pathlib.Path | None) -> dict[str, source.Turns]:
-    """Reads a table of faces; FER+'s votes are in the same order."""
+def _from_csv(
+    name: str, table: str, votes_path: pathlib.Path | None, beside: collections.Counter[str]
+) -> dict[str, source.Turns]:
+    """Reads a table of faces; FER+'s votes are in the same order.
+
+    Args:
+      beside: what the first split passes over.
+    """
     pixels, emotions, usages = [], [], []
     for number, (label, values, usage) in enumerate(_rows(name, table)):
         try:
@@ -187,9 +210,9 @@ def _from_csv(name: str, table: str, votes_path: pathlib.Path | None) -> dict[st
         except KeyError as error:
             known = ", ".join(_SPLIT_OF)
             raise UserError(
-                f"{name}, face {number}: usage {error} is not one of {known}"
+                f"{name}, face {number}: usage '{source.shown(usage)}' is not one of {known}"
             ) from error
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise UserError(f"{name}, face {number}: {error}") from error
     if votes_path is None:
         emotions, votes_Nx10 = np.array(emotions), np.tile(_NO_VOTES, (len(pixels), 1))
@@ -204,6 +227,7 @@ def _from_csv(name: str, table: str, votes_path: pathlib.Path | None) -> dict[st
             turns[split] = PixelFaces(chosen, at, emotions[at], votes_Nx10[at])
     if not turns:
         raise UserError(f"{name} has no face")
+    next(iter(turns.values())).passed_over = +beside
     return turns
 
 
@@ -219,7 +243,8 @@ def _rows(name: str, table: str) -> Iterator[tuple[str, ...]]:
     if missing := [column for column in _COLUMNS if column not in names]:
         if len(first) != len(_COLUMNS) or not first[0].strip().lstrip("-").isdecimal():
             raise UserError(
-                f"{name} has no column {', '.join(missing)}; its first line is '{','.join(first)}'"
+                f"{name} has no column {', '.join(missing)}; its first line is "
+                f"'{source.shown(','.join(first))}'"
             )
         names = list(_COLUMNS)
         rows = itertools.chain([first], rows)
@@ -239,15 +264,20 @@ def _emotion(label: str) -> int:
 def _pixels(values: str) -> np.ndarray:
     """uint8[SIDE_PIXELS**2] from numbers with spaces between them.
 
-    Raises ValueError, or OverflowError for a number of too many digits.
+    Raises ValueError.
     """
-    pixels = np.array(values.split(), np.int64)
-    if len(pixels) != SIDE_PIXELS**2:
-        raise ValueError(f"{len(pixels)} pixels, not {SIDE_PIXELS**2}")
-    outside = pixels[(pixels < 0) | (pixels > 255)]
-    if len(outside):
-        raise ValueError(f"a pixel is {outside[0]}, not 0 to 255")
-    return pixels.astype(np.uint8)
+    words = values.split()
+    if len(words) != SIDE_PIXELS**2:
+        if len(words) == 1:  # other signs between them
+            source.whole_number(words[0], "a pixel", 255)
+        raise ValueError(f"{len(words)} pixels, not {SIDE_PIXELS**2}")
+    digits = "".join(words)
+    if digits.isascii() and digits.isdecimal():  # `whole_number` takes far longer
+        with contextlib.suppress(ValueError, OverflowError):
+            pixels = np.array(words, np.int64)
+            if (pixels <= 255).all():
+                return pixels.astype(np.uint8)
+    return np.array([source.whole_number(word, "a pixel", 255) for word in words], np.uint8)
 
 
 def _read_votes(path: pathlib.Path, faces: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def read(path: pathlib.Path) -> list[dict]:
     rows = [dict(itertools.zip_longest(names, row[: len(names)])) for row in values]
     for number, row in enumerate(rows, 1):
         if None in (row[name] for name in _COLUMNS):
-            raise UserError(f"'{path}', row {number} is truncated: {row}")
+            raise UserError(f"'{path}', row {number} is truncated: {source.shown(str(row))}")
         for name in ("Dialogue_ID", "Utterance_ID"):
             try:
                 row[name] = source.whole_number(row[name], name)
@@ -97,7 +97,8 @@ def read(path: pathlib.Path) -> list[dict]:
                 raise UserError(f"'{path}', row {number}: {error}") from error
         if emotion_id(row["Emotion"]) is None:
             raise UserError(
-                f"'{path}', row {number}: '{row['Emotion']}' is not one of MELD's emotions"
+                f"'{path}', row {number}: '{source.shown(row['Emotion'])}' is not one of MELD's "
+                "emotions"
             )
     return sorted(rows, key=lambda row: (row["Dialogue_ID"], row["Utterance_ID"]))
 

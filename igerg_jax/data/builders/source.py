@@ -29,7 +29,8 @@ from igerg_jax.errors import UserError
 
 T = TypeVar("T")
 NO_IMAGE = -1
-_SHOWN_CHARACTERS = 20  # of a wrong field, in a message
+_SHOWN_CHARACTERS = 60  # of a wrong field, in a message
+_SHOWN_DIGITS = 20
 # {name of a split elsewhere: its name here}
 SPLIT_OF = {"train": "train", "training": "train"}
 SPLIT_OF |= dict.fromkeys(("valid", "val", "validation", "dev"), "valid") | {"test": "test"}
@@ -162,7 +163,7 @@ class StandaloneImages(Turns):
     Args:
       images: (name, emotion) of each.
       read: name -> the encoded image, or None if it is missing.
-      passed_over: see `Turns`.
+      passed_over, remarks: see `Turns`.
       extra: what `Info.extra` names, the same for all.
     """
 
@@ -174,10 +175,12 @@ class StandaloneImages(Turns):
         images: Sequence[tuple[str, int]],
         read: Callable[[str], bytes | None],
         passed_over: Mapping[str, int] | None = None,
+        remarks: Mapping[str, int] | None = None,
         **extra,
     ):
         self._images, self._read, self._extra = images, read, extra
         self.passed_over = +collections.Counter(passed_over)
+        self.remarks = +collections.Counter(remarks)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -311,8 +314,14 @@ def whole_number(text: str, what: str, at_most: int = 2**31 - 1) -> int:
         digits = digits.lstrip("0") or "0"
         if len(digits) <= len(str(at_most)) and int(digits) <= at_most:
             return int(digits)
-    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-    raise ValueError(f"{what} is '{shown}', not a whole number from 0 to {at_most}")
+    raise ValueError(
+        f"{what} is '{shown(text, _SHOWN_DIGITS)}', not a whole number from 0 to {at_most}"
+    )
+
+
+def shown(text: str, characters: int = _SHOWN_CHARACTERS) -> str:
+    """A wrong field as a message shows it: only the beginning of a long one."""
+    return text if len(text) <= characters else f"{text[:characters]}…"
 
 
 def csv_rows(name: str, text: str) -> Iterator[list[str]]:
