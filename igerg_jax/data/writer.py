@@ -45,7 +45,6 @@ def turns(
     plan = {"format": store.FORMAT, "part_turns": PART_TURNS, "part_images": PART_IMAGES}
     _claim(partial, plan | {"splits": sizes})
     if not _is_complete(partial):
-        raw_files.record(dataset, options, partial)
         jobs, total = [], 0
         for name, (num_turns, num_images) in sizes.items():
             total += len(parts.borders(num_turns, PART_TURNS))
@@ -60,6 +59,7 @@ def turns(
         small = sum(num_turns for num_turns, _ in sizes.values()) < PART_IMAGES and not vectors
         workers = 1 if small else workers
         with parts.naming_a_full_disk(partial, f"preparing {dataset}", total):
+            raw_files.record(dataset, options, partial)
             parts.run(jobs, workers, f"preparing {dataset}")
             counts = {
                 name: _merge_turns(partial, name, turns, vectors)
