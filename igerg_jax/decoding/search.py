@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from igerg_jax import random_keys
@@ -45,6 +46,9 @@ class Responses(NamedTuple):
     tokens_BxT: jax.Array  # int32, EOS then PAD
     log_probability_B: jax.Array  # float32, of the tokens up to EOS, in nats
     score_B: jax.Array  # float32: what it was chosen by among several, else the log-probability
+
+
+jax.export.register_namedtuple_serialization(Responses, serialized_name="igerg_jax.Responses")
 
 
 class Settings(NamedTuple):
