@@ -215,7 +215,7 @@ class ResponseState(NamedTuple):
     """R = B * K responses so far, those of one row side by side."""
 
     position: jax.Array  # int32 scalar: tokens chosen
-    past: Any  # of the stream: [layers, K, B, H, T, E], of the positions decoded so far
+    past: Any  # of the stream, of the positions decoded so far
     tokens_RxT: jax.Array
     last_R: jax.Array  # the token to decode next
     log_p_R: jax.Array
@@ -250,12 +250,14 @@ def decode_rows(
 
     def step(state: ResponseState) -> ResponseState:
         last_BxK = state.last_R.reshape(shape)
-        hidden_BxKxD, past = started.step(last_BxK, state.position, state.past)
+        hidden_BxKxD, past = started.step(last_BxK, state.position, paths_BxKxT, state.past)
         return choose(state._replace(past=past), hidden_BxKxD)
 
     def unfinished(state: ResponseState) -> jax.Array:
         return ~state.done_R.all() & (state.position < max_tokens)
 
+    own_1xKx1 = jnp.arange(shape[1])[None, :, None]
+    paths_BxKxT = jnp.where(jnp.arange(max_tokens) > 0, own_1xKx1, 0).repeat(shape[0], axis=0)
     hidden_BxKxD, past = started.repeated(shape[1])
     state = ResponseState(
         position=jnp.int32(0),
