@@ -125,7 +125,7 @@ def select(
     return BeamState(
         position=state.position + 1,
         past=state.past,
-        paths_BxKxT=paths_BxKxT.at[:, :, state.position + 1].set(jnp.arange(beams)),
+        paths_BxKxT=paths_BxKxT.at[:, :, state.position + 1].set(jnp.arange(beams)[None]),
         tokens_BxKxT=_pick(tokens_BxPxT, at_BxK),
         log_p_BxK=log_p_BxK,
         ended=ended,

@@ -257,7 +257,8 @@ def decode_rows(
         return ~state.done_R.all() & (state.position < max_tokens)
 
     own_1xKx1 = jnp.arange(shape[1])[None, :, None]
-    paths_BxKxT = jnp.where(jnp.arange(max_tokens) > 0, own_1xKx1, 0).repeat(shape[0], axis=0)
+    own_1xKxT = jnp.where(jnp.arange(max_tokens)[None, None] > 0, own_1xKx1, 0)
+    paths_BxKxT = jnp.broadcast_to(own_1xKxT, (*shape, max_tokens))
     hidden_BxKxD, past = started.repeated(shape[1])
     state = ResponseState(
         position=jnp.int32(0),

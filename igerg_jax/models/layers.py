@@ -175,9 +175,9 @@ class DecodingStep(NamedTuple):
     def of_paths(cls, position: jax.Array, paths_BxKxT: jax.Array) -> Self:
         """A step of responses whose token at position t is that of response `paths[:, :, t]`."""
         rows, beams, positions = paths_BxKxT.shape
-        mine_BxKxTxK = paths_BxKxT[..., None] == jnp.arange(beams)
-        decoded_Tx1 = jnp.arange(positions)[:, None] <= position
-        return cls(position, (mine_BxKxTxK & decoded_Tx1).reshape(rows, 1, beams, -1))
+        mine_BxKxTxK = paths_BxKxT[..., None] == jnp.arange(beams)[None, None, None]
+        decoded_1x1xTx1 = jnp.arange(positions)[None, None, :, None] <= position
+        return cls(position, (mine_BxKxTxK & decoded_1x1xTx1).reshape(rows, 1, beams, -1))
 
 
 def stack(
@@ -247,8 +247,7 @@ class Decoder(nn.Module):
         """
         length = x_BxTxD.shape[1]
         if step is None:
-            causal_TxT = jnp.arange(length)[:, None] >= jnp.arange(length)
-            place, self_mask = None, causal_TxT[None, None]
+            place, self_mask = None, jnp.tri(length, dtype=bool)[None, None]
         else:
             place, self_mask = step.position * length, step.mask_Bx1xKxM
         masks = self_mask, encoded_mask_BxL[:, None, None, :]
