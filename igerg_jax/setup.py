@@ -16,15 +16,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from igerg_jax import storage
+from igerg_jax import kept_traces, storage
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
 from igerg_jax.models import settings, vision
 from igerg_jax.models.igerg import Igerg
+from igerg_jax.models.partitioning import is_one_cpu
 from igerg_jax.parallel import sharding
 
 
@@ -137,14 +139,16 @@ def base_key(config: Any) -> jax.Array:
 
 
 class Jitted:
-    """`function(model, ...)` jitted on the setup's mesh, with its result replicated."""
+    """`function(model, ...)` jitted on the setup's mesh, with its result replicated.
+
+    On a single CPU its trace is kept on disk (`kept_traces`): there tracing is most of the time
+    that a command takes. So `function`, or what it is a `functools.partial` of, has a name, its
+    other arguments differ as text where they differ, and `jax.export` knows what it returns.
+    """
 
     def __init__(self, setup: Setup, function: Callable):
-        self._setup = setup
-        self._function = jax.jit(
-            lambda *arguments: function(setup.model, *arguments),
-            out_shardings=sharding.replicated(setup.mesh),
-        )
+        self._setup, self._traced = setup, functools.partial(function, setup.model)
+        self._function = jax.jit(self._call, out_shardings=sharding.replicated(setup.mesh))
 
     def __call__(self, *arguments: Any) -> Any:
         with mesh_context(self._setup):
@@ -156,10 +160,28 @@ class Jitted:
         with mesh_context(self._setup):
             self._function.lower(*arguments).compile()
 
+    def _call(self, *arguments: Any) -> Any:
+        """What is jitted."""
+        if not (kept_traces.keeps() and is_one_cpu()):
+            return self._traced(*arguments)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+
+        def trace() -> bytes:
+            return bytes(jax.export.export(jax.jit(self._traced))(*shapes).serialize())
+
+        function, setup = self._traced.func, self._setup
+        given = function.__module__, function.__qualname__, self._traced.args, self._traced.keywords
+        description = repr((given, setup.mesh, setup.rules, shapes))
+        exported = jax.export.deserialize(bytearray(kept_traces.kept(description, trace)))
+        return exported.call(*arguments)
+
 
 def replicated_key(setup: Setup) -> jax.Array:
     """`base_key`, replicated on every device of the mesh."""
-    return Jitted(setup, lambda model: base_key(setup.config))()
+    with jax.set_mesh(setup.mesh):
+        return jax.jit(
+            lambda: base_key(setup.config), out_shardings=sharding.replicated(setup.mesh)
+        )()
 
 
 def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
@@ -172,8 +194,8 @@ def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
 @functools.lru_cache(maxsize=8)  # checks, training and evaluation each call `set_up`
 def _abstract_params(model: Igerg, spec: BatchSpec) -> Any:
     """The shapes of `init_params`, which depend on neither the seed nor the mesh."""
-    init = functools.partial(model.init, jax.random.key(0))
     shapes = dataclasses.replace(spec, batch_size=1).shapes()
+    init = functools.partial(model.init, jax.random.key(0))
     one_row = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
     return jax.eval_shape(init, one_row)["params"]
 
@@ -185,7 +207,8 @@ def _one_row(model: Igerg, spec: BatchSpec) -> dict[str, np.ndarray]:
 
 
 def enable_compilation_cache(config: Any) -> None:
-    """Sets JAX's compilation cache to `config.compilation_cache_dir`, unless it is set already.
+    """Sets JAX's compilation cache to `config.compilation_cache_dir`, unless it is set already, and
+    keeps traces within it.
 
     Where that cannot be written to, as in a read-only home, a line on stderr says so, and nothing
     is cached: that costs time, and no result depends on it.
@@ -194,19 +217,25 @@ def enable_compilation_cache(config: Any) -> None:
       UserError: it begins with "~NAME", and there is no such user.
     """
     folder = config.compilation_cache_dir
-    if not folder or jax.config.jax_compilation_cache_dir is not None:
-        return
-    if not storage.is_bucket(folder):
-        folder = os.fspath(storage.local_path(folder))
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            print(
-                f"note: compiled programs are not kept: cannot write to '{folder}' "
-                f"(config.compilation_cache_dir): {error.strerror}",
-                file=sys.stderr,
-            )
-            return
-    jax.config.update("jax_compilation_cache_dir", folder)
+    if folder and jax.config.jax_compilation_cache_dir is None:
+        if not storage.is_bucket(folder):
+            folder = os.fspath(storage.local_path(folder))
+        if storage.is_bucket(folder) or _can_write_to(folder):
+            jax.config.update("jax_compilation_cache_dir", folder)
+    if jax.config.jax_compilation_cache_dir:
+        kept_traces.keep_in(os.path.join(jax.config.jax_compilation_cache_dir, "traced"))
+
+
+def _can_write_to(folder: str) -> bool:
+    """Creates a folder; prints a line if it cannot be written to."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        print(
+            f"note: compiled programs are not kept: cannot write to '{folder}' "
+            f"(config.compilation_cache_dir): {error.strerror}",
+            file=sys.stderr,
+        )
+        return False

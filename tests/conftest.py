@@ -9,6 +9,7 @@ import gc
 import getpass
 import os
 import pathlib
+import sys
 import tempfile
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -71,6 +72,14 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "parity" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def keep_no_traces():
+    """What a test has a command keep on disk does not outlast it: the next may patch the model."""
+    yield
+    if traces := sys.modules.get("igerg_jax.kept_traces"):
+        traces.keep_in(None)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ class BeamState(NamedTuple):
     """K live hypotheses a row, and the best that have ended."""
 
     position: jax.Array  # int32 scalar: tokens chosen
-    past: Any  # of the stream: [layers, K, B, H, T, E]
+    past: Any  # of the stream
+    paths_BxKxT: jax.Array  # int32: where `past` has a hypothesis's positions: see `DecodingStep`
     tokens_BxKxT: jax.Array
     log_p_BxK: jax.Array  # -inf = no such beam
     ended: Hypotheses
@@ -55,7 +56,7 @@ def beam_search(
 
     def step(state: BeamState) -> BeamState:
         last_BxK = state.tokens_BxKxT[:, :, state.position - 1]
-        hidden_BxKxD, past = started.step(last_BxK, state.position, state.past)
+        hidden_BxKxD, past = started.step(last_BxK, state.position, state.paths_BxKxT, state.past)
         return choose(state._replace(past=past), hidden_BxKxD)
 
     def unfinished(state: BeamState) -> jax.Array:
@@ -75,6 +76,7 @@ def first_state(rows: int, max_tokens: int, pad: int, strategy: Beam, past: Any)
     return BeamState(
         position=jnp.int32(0),
         past=past,
+        paths_BxKxT=jnp.zeros_like(blank_BxKxT),
         tokens_BxKxT=blank_BxKxT,
         log_p_BxK=empty_BxK.at[:, 0].set(0.0),
         ended=Hypotheses(blank_BxKxT, empty_BxK, empty_BxK),
@@ -117,11 +119,13 @@ def select(
     live_BxP = jnp.where(is_eos_BxP, -jnp.inf, best.log_p_BxP)
     log_p_BxK, at_BxK = top_k(live_BxP, beams)
     from_BxK = jnp.take_along_axis(best.beam_BxP, at_BxK, axis=1)
+    paths_BxKxT = _pick(state.paths_BxKxT, from_BxK)
     length, penalty = state.position + 1, strategy.length_penalty
     done_B = is_done(ended, log_p_BxK, length, penalty, max_tokens, n_best)
     return BeamState(
         position=state.position + 1,
-        past=jax.tree.map(lambda x: _reorder(x, from_BxK), state.past),
+        past=state.past,
+        paths_BxKxT=paths_BxKxT.at[:, :, state.position + 1].set(jnp.arange(beams)[None]),
         tokens_BxKxT=_pick(tokens_BxPxT, at_BxK),
         log_p_BxK=log_p_BxK,
         ended=ended,
@@ -167,8 +171,3 @@ def is_done(
 def _pick(x_BxM: jax.Array, at_BxK: jax.Array) -> jax.Array:
     """x[b, at[b, k]]: [B, M, ...] -> [B, K, ...]."""
     return jax.vmap(lambda x, at: x[at])(x_BxM, at_BxK)
-
-
-def _reorder(x: jax.Array, from_BxK: jax.Array) -> jax.Array:
-    """Moves beams in a cache's leaf [layers, K, B, ...]."""
-    return jax.vmap(lambda x, at: x[:, at], in_axes=(2, 0), out_axes=2)(x, from_BxK)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from igerg_jax.constraints import Range, check_constraints
 from igerg_jax.decoding.stream import Source, Started, Stream, start
 from igerg_jax.models.igerg import Igerg
-from igerg_jax.models.layers import KeyValue
+from igerg_jax.models.layers import DecodingStep
 from igerg_jax.models.settings import select
 
 # Of the guidance in a config, on a command line and in a request.
@@ -74,10 +74,10 @@ class GuidedStream:
     guidance: Guidance
 
     def step(
-        self, token_B: jax.Array, position: jax.Array, past: tuple[KeyValue, KeyValue]
-    ) -> tuple[tuple[jax.Array, jax.Array], tuple[KeyValue, KeyValue]]:
+        self, token_BxK: jax.Array, step: DecodingStep, past: tuple[Any, Any]
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, Any]]:
         """As `Stream.step`."""
-        pairs = [s.step(token_B, position, p) for s, p in zip(self.streams, past, strict=True)]
+        pairs = [s.step(token_BxK, step, p) for s, p in zip(self.streams, past, strict=True)]
         hidden, past = zip(*pairs, strict=True)
         return hidden, past
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from igerg_jax import random_keys
@@ -45,6 +46,9 @@ class Responses(NamedTuple):
     tokens_BxT: jax.Array  # int32, EOS then PAD
     log_probability_B: jax.Array  # float32, of the tokens up to EOS, in nats
     score_B: jax.Array  # float32: what it was chosen by among several, else the log-probability
+
+
+jax.export.register_namedtuple_serialization(Responses, serialized_name="igerg_jax.Responses")
 
 
 class Settings(NamedTuple):
@@ -211,11 +215,18 @@ class ResponseState(NamedTuple):
     """R = B * K responses so far, those of one row side by side."""
 
     position: jax.Array  # int32 scalar: tokens chosen
-    past: Any  # of the stream: [layers, K, B, H, T, E], of the positions decoded so far
+    past: Any  # of the stream, of the positions decoded so far
     tokens_RxT: jax.Array
     last_R: jax.Array  # the token to decode next
     log_p_R: jax.Array
     done_R: jax.Array
+
+
+def _own_paths(rows: int, responses: int, max_tokens: int) -> jax.Array:
+    """int32[B, K, T] for `Started.step`: no response continues another, but for the start token."""
+    own_1xKx1 = jnp.arange(responses)[None, :, None]
+    own_1xKxT = jnp.where(jnp.arange(max_tokens)[None, None] > 0, own_1xKx1, 0)
+    return jnp.broadcast_to(own_1xKxT, (rows, responses, max_tokens))
 
 
 def decode_rows(
@@ -246,12 +257,13 @@ def decode_rows(
 
     def step(state: ResponseState) -> ResponseState:
         last_BxK = state.last_R.reshape(shape)
-        hidden_BxKxD, past = started.step(last_BxK, state.position, state.past)
+        hidden_BxKxD, past = started.step(last_BxK, state.position, paths_BxKxT, state.past)
         return choose(state._replace(past=past), hidden_BxKxD)
 
     def unfinished(state: ResponseState) -> jax.Array:
         return ~state.done_R.all() & (state.position < max_tokens)
 
+    paths_BxKxT = _own_paths(*shape, max_tokens)
     hidden_BxKxD, past = started.repeated(shape[1])
     state = ResponseState(
         position=jnp.int32(0),

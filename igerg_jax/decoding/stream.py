@@ -5,14 +5,20 @@ pytrees: one array or cache for a `Stream`, a pair of them for a `guidance.Guide
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from igerg_jax.models.igerg import Encoded, Igerg
-from igerg_jax.models.layers import DecoderCache, KeyValue
+from igerg_jax.models.layers import (
+    DecoderCache,
+    DecodingStep,
+    KeyValue,
+    by_layer,
+    parameters_by_layer,
+)
+from igerg_jax.models.partitioning import is_one_cpu
 
 
 class Source(NamedTuple):
@@ -29,23 +35,24 @@ class Stream:
     model: Igerg
     params: Any
     encoded_mask_BxL: jax.Array
-    encoded: KeyValue  # the encoder's output as every layer's keys and values
+    encoded: KeyValue | list[KeyValue]  # the encoder's output as every layer's keys and values
     target_emotion_BxC: jax.Array | None
 
-    def step(
-        self, token_B: jax.Array, position: jax.Array, past: KeyValue
-    ) -> tuple[jax.Array, KeyValue]:
-        """Decodes the token at `position` (int32 scalar): (hidden [B, D], the updated past)."""
-        hidden_Bx1xD, cache = self.model.apply(
+    def step(self, token_BxK: jax.Array, step: DecodingStep, past: Any) -> tuple[jax.Array, Any]:
+        """Decodes one token of each response: (hidden [B, K, D], the updated past)."""
+        in_list = isinstance(past, list)
+        cache = DecoderCache(past, self.encoded)
+        hidden_BxKxD, cache = self.model.apply(
             {"params": self.params},
-            token_B[:, None],
-            position,
-            DecoderCache(past, self.encoded),
+            token_BxK,
+            step,
+            [DecoderCache(*layer) for layer in zip(*cache, strict=True)] if in_list else cache,
             self.encoded_mask_BxL,
             self.target_emotion_BxC,
             method="decode_step",
         )
-        return hidden_Bx1xD[:, 0], cache.self_attention
+        past = [layer.self_attention for layer in cache] if in_list else cache.self_attention
+        return hidden_BxKxD, past
 
     def log_probabilities(self, hidden_xD: jax.Array) -> jax.Array:
         """float32 [..., V] of the next token: the model's own, before any rule or temperature."""
@@ -62,7 +69,7 @@ class Started(NamedTuple):
 
     decoder: Any  # a `Stream`, or an object with its two methods
     hidden: Any  # [B, D]
-    past: Any  # [layers, B, H, T, E]
+    past: Any  # [layers, B, H, T, E], or a list of what each layer has
 
     @property
     def rows(self) -> int:
@@ -70,20 +77,27 @@ class Started(NamedTuple):
         return jax.tree.leaves(self.hidden)[0].shape[0]
 
     def repeated(self, count: int) -> tuple[Any, Any]:
-        """`hidden` and `past` for K = `count` responses per row: [B, K, D], [layers, K, B, …]."""
-        return jax.tree.map(
-            lambda x: jnp.repeat(x[:, None], count, axis=1), (self.hidden, self.past)
-        )
+        """`hidden` and `past` for K = `count` responses per row: [B, K, D], [..., H, T * K, E].
 
-    def step(self, token_BxK: jax.Array, position: jax.Array, past: Any) -> tuple[Any, Any]:
-        """The decoder's `step` for K responses per row: (hidden [B, K, D], the updated past).
-
-        Mapped over the responses, not folded into rows: the encoder's keys and values, the larger
-        part of the cache, stay one copy per row.
+        Their start token is one for all: that of response 0.
         """
-        step = functools.partial(self.decoder.step, position=position)
-        one = lambda token_B, past: step(token_B, past=past)  # noqa: E731
-        return jax.vmap(one, in_axes=(1, 1), out_axes=(1, 1))(token_BxK, past)
+        hidden = jax.tree.map(lambda x: jnp.repeat(x[:, None], count, axis=1), self.hidden)
+
+        def with_room(x: jax.Array) -> jax.Array:
+            more = (count - 1) * x.shape[-2]
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
+
+        return hidden, jax.tree.map(with_room, self.past)
+
+    def step(
+        self, token_BxK: jax.Array, position: jax.Array, paths_BxKxT: jax.Array, past: Any
+    ) -> tuple[Any, Any]:
+        """Decodes the token of each response at `position`: (hidden [B, K, D], the updated past).
+
+        Args:
+          paths_BxKxT: as `DecodingStep.of_paths` takes it.
+        """
+        return self.decoder.step(token_BxK, DecodingStep.of_paths(position, paths_BxKxT), past)
 
 
 def start(model: Igerg, params: Any, source: Source, max_tokens: int) -> Started:
@@ -98,5 +112,9 @@ def start(model: Igerg, params: Any, source: Source, max_tokens: int) -> Started
         max_tokens,
         method="start_decoding",
     )
-    stream = Stream(model, params, mask_BxL, cache.cross_attention, source.target_emotion_BxC)
-    return Started(stream, hidden_Bx1xD[:, 0], cache.self_attention)
+    past, encoded = cache
+    if is_one_cpu():
+        past, encoded = by_layer(past), by_layer(encoded)
+        params = {**params, "decoder": parameters_by_layer(params["decoder"])}
+    stream = Stream(model, params, mask_BxL, encoded, source.target_emotion_BxC)
+    return Started(stream, hidden_Bx1xD[:, 0], past)

@@ -17,7 +17,15 @@ from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
 from igerg_jax.models import initializers
 from igerg_jax.models.attention import KeyValue
 from igerg_jax.models.heads import EmotionHead, Judge, MaskedTokenHead
-from igerg_jax.models.layers import Decoder, DecoderCache, Encoder, dense, dropout, layer_norm
+from igerg_jax.models.layers import (
+    Decoder,
+    DecoderCache,
+    DecodingStep,
+    Encoder,
+    dense,
+    dropout,
+    layer_norm,
+)
 from igerg_jax.models.partitioning import lookup, replicate_small_parameter, shard_activations
 from igerg_jax.models.settings import JudgeSettings, TextSettings
 
@@ -294,15 +302,15 @@ class Igerg(nn.Module):
 
     def decode_step(
         self,
-        tokens_Bx1: jax.Array,
-        position: jax.Array,
-        cache: DecoderCache,
+        tokens_BxK: jax.Array,
+        step: DecodingStep,
+        cache: DecoderCache | list[DecoderCache],
         encoded_mask_BxL: jax.Array,
         target_emotion_BxC: jax.Array | None,
-    ) -> tuple[jax.Array, DecoderCache]:
-        """Decodes one more token, at `position` (int32 scalar): ([B, 1, D], the updated cache)."""
-        x_Bx1xD = self._decoder_input(tokens_Bx1, position, target_emotion_BxC)
-        hidden, cache = self.decoder(x_Bx1xD, None, encoded_mask_BxL, cache, position, True)
+    ) -> tuple[jax.Array, DecoderCache | list[DecoderCache]]:
+        """Decodes one more token of each response: ([B, K, D], the updated cache)."""
+        x_BxKxD = self._decoder_input(tokens_BxK, step.position, target_emotion_BxC, one=True)
+        hidden, cache = self.decoder(x_BxKxD, None, encoded_mask_BxL, cache, step, True)
         return self._condition("output", hidden, target_emotion_BxC), cache
 
     def _condition(self, place: str, x_BxTxD: jax.Array, target_emotion_BxC) -> jax.Array:
@@ -313,11 +321,11 @@ class Igerg(nn.Module):
         return shard_activations(x_BxTxD + vector_BxD[:, None].astype(x_BxTxD.dtype))
 
     def _decoder_input(
-        self, tokens_BxT: jax.Array, position: jax.Array | int, target_emotion_BxC
+        self, tokens_BxT: jax.Array, position: jax.Array | int, target_emotion_BxC, one=False
     ) -> jax.Array:
-        positions_TxD = jax.lax.dynamic_slice_in_dim(
-            self.decoder_positions, position, tokens_BxT.shape[1]
-        )
+        """The embedded tokens at the positions from `position` on; with `one`, all at that one."""
+        length = 1 if one else tokens_BxT.shape[1]
+        positions_TxD = jax.lax.dynamic_slice_in_dim(self.decoder_positions, position, length)
         x = self.decoder_embedding_norm(
             lookup(self.token_embedding_VxD, tokens_BxT) + positions_TxD[None]
         )

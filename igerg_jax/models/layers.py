@@ -7,7 +7,8 @@ matrices; layer norms and attention's softmax compute in float32, and what they 
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -131,12 +132,15 @@ class DecoderLayer(nn.Module):
         encoded_BxLxD: jax.Array | None,
         self_mask: jax.Array,
         cross_mask: jax.Array,
-        position: jax.Array | None,
+        place: jax.Array | None,
     ):
         """Returns ([B, T, D], the layer's `DecoderCache`, or None unless `keep_cache`).
 
-        Without `cache`: all of T at once. With it: the T tokens from `position` on; `encoded` is
-        then not read, since the cache holds its keys and values.
+        Without `cache`: all of T at once. With it: what `Decoder` says; `encoded` is then not read,
+        since the cache holds its keys and values.
+
+        Args:
+          place: int32 scalar, where in the cache the first of x belongs.
         """
         s = self.settings
         unfused = dataclasses.replace(s, attention="xla")
@@ -147,7 +151,7 @@ class DecoderLayer(nn.Module):
         x_BxTxD, past = Residual(s, name="self_attention_residual")(
             x_BxTxD,
             lambda h: self_attention(
-                h, h, self_mask, cache=past, position=position, causal=cache is None
+                h, h, self_mask, cache=past, position=place, causal=cache is None
             ),
         )
         x_BxTxD, encoded = Residual(s, name="cross_attention_residual")(
@@ -155,6 +159,25 @@ class DecoderLayer(nn.Module):
         )
         x_BxTxD, _ = Residual(s, name="mlp_residual")(x_BxTxD, lambda h: (mlp(h), None))
         return x_BxTxD, DecoderCache(past, encoded) if self.keep_cache else None
+
+
+class DecodingStep(NamedTuple):
+    """One token for each of K responses to every row, all at the same position.
+
+    The K responses of a row share a cache: the token of response j at position t lies at t * K + j.
+    So a beam that continues another only remembers where its past lies, and nothing is moved.
+    """
+
+    position: jax.Array  # int32 scalar
+    mask_Bx1xKxM: jax.Array  # bool: which of the M = T * K places each response continues
+
+    @classmethod
+    def of_paths(cls, position: jax.Array, paths_BxKxT: jax.Array) -> Self:
+        """A step of responses whose token at position t is that of response `paths[:, :, t]`."""
+        rows, beams, positions = paths_BxKxT.shape
+        mine_BxKxTxK = paths_BxKxT[..., None] == jnp.arange(beams)[None, None, None]
+        decoded_1x1xTx1 = jnp.arange(positions)[None, None, :, None] <= position
+        return cls(position, (mine_BxKxTxK & decoded_1x1xTx1).reshape(rows, 1, beams, -1))
 
 
 def stack(
@@ -208,27 +231,53 @@ class Decoder(nn.Module):
         x_BxTxD: jax.Array,
         encoded_BxLxD: jax.Array | None,
         encoded_mask_BxL: jax.Array,
-        cache: DecoderCache | None,
-        position: jax.Array | None,
+        cache: DecoderCache | list[DecoderCache] | None,
+        step: DecodingStep | None,
         keep_cache: bool,
-    ) -> tuple[jax.Array, DecoderCache | None]:
-        """Decodes all of T at once, or, with a cache, the T tokens from `position` on.
+    ) -> tuple[jax.Array, DecoderCache | list[DecoderCache] | None]:
+        """Decodes all of T at once, or, with a cache, the tokens of one step.
+
+        Args:
+          cache: every layer's, with a leading layer axis; or one for each layer, in a list. The
+            parameters are then in such a list, too: see `by_layer`.
 
         Returns:
-          ([B, T, D], every layer's cache with a leading layer axis, or None). Without
-          `keep_cache` there is none, so that training does not carry it.
+          ([B, T, D], every layer's cache as it was given, or None). Without `keep_cache` there is
+          none, so that training does not carry it.
         """
         length = x_BxTxD.shape[1]
-        at_T, keys = jnp.arange(length), length
-        if cache is not None:
-            at_T, keys = position + at_T, cache.self_attention.k_BxHxMxE.shape[3]
-        causal_1x1xTxM = (at_T[:, None] >= jnp.arange(keys)[None, :])[None, None]
-        mask_Bx1x1xL = encoded_mask_BxL[:, None, None, :]
+        if step is None:
+            place, self_mask = None, jnp.tri(length, dtype=bool)[None, None]
+        else:
+            place, self_mask = step.position * length, step.mask_Bx1xKxM
+        masks = self_mask, encoded_mask_BxL[:, None, None, :]
+        if isinstance(cache, list):
+            of_layers = []
+            for i, of_layer in enumerate(cache):
+                layer = DecoderLayer(self.settings, keep_cache, name=f"layer_{i}")
+                x_BxTxD, of_layer = layer(x_BxTxD, of_layer, encoded_BxLxD, *masks, place)
+                of_layers.append(of_layer)
+            return _last_norm(self.settings, x_BxTxD), of_layers
         layers = stack(DecoderLayer, self.settings, keep_cache, scanned=1, broadcast=4)
-        x_BxTxD, cache = layers(
-            x_BxTxD, cache, encoded_BxLxD, causal_1x1xTxM, mask_Bx1x1xL, position
-        )
+        x_BxTxD, cache = layers(x_BxTxD, cache, encoded_BxLxD, *masks, place)
         return _last_norm(self.settings, x_BxTxD), cache
+
+
+def by_layer(tree: Any) -> list[Any]:
+    """What each layer has of a tree whose leaves have a leading layer axis.
+
+    For decoding on a CPU, where XLA would copy each layer's part of the parameters and of the cache
+    in every step: within a loop it neither reads a product's operand where it lies in a larger
+    array, nor takes the slice out of the loop.
+    """
+    layers = jax.tree.leaves(tree)[0].shape[0]
+    return [jax.tree.map(lambda leaf: leaf[i], tree) for i in range(layers)]  # noqa: B023
+
+
+def parameters_by_layer(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A `Decoder`'s parameters for a cache that is a list."""
+    others = {name: leaf for name, leaf in params.items() if name != "layers"}
+    return others | {f"layer_{i}": layer for i, layer in enumerate(by_layer(params["layers"]))}
 
 
 def _last_norm(settings: StackSettings, x_BxLxD: jax.Array) -> jax.Array:

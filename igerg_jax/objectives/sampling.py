@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax.models.igerg import Encoded, Igerg
+from igerg_jax.models.layers import DecodingStep
 
 
 def sample(
@@ -51,9 +52,9 @@ def sample(
 
     def step(state, position):
         token_B, done_B, cache = state
-        hidden_Bx1xD, cache = apply(
-            token_B[:, None], position, cache, encoded.mask_BxL, emotion_BxC, method="decode_step"
-        )
+        at = DecodingStep.of_paths(position, jnp.zeros((rows, 1, max_tokens), jnp.int32))
+        given = token_B[:, None], at, cache, encoded.mask_BxL, emotion_BxC
+        hidden_Bx1xD, cache = apply(*given, method="decode_step")
         token_B, done_B = choose(hidden_Bx1xD, position, done_B)
         return (token_B, done_B, cache), token_B
 

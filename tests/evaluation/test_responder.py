@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import talking
 
+from igerg_jax import kept_traces
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.decoding import search
 from igerg_jax.decoding.guidance import Guidance
 from igerg_jax.errors import UserError
+from igerg_jax.models import igerg
 
 TURNS = [("a i q", None), ("b j r", None)]
 FACES = [talking.face(seed) for seed in range(7)]
@@ -26,6 +28,23 @@ def test_nothing_that_changes_from_turn_to_turn_compiles_again(responder, monkey
     responder.respond(TURNS[:1], FACES[2], "joy", strategy="greedy")
     responder.respond_to_each_face(TURNS, FACES[::-1], guidance=0.5)
     assert len(traces) == before
+
+
+def test_a_process_that_finds_traces_answers_without_tracing(drawn, monkeypatch, tmp_path):
+    expected = drawn.make_responder().respond(TURNS, FACES[0])
+    kept_traces.keep_in(tmp_path)
+    assert drawn.make_responder().respond(TURNS, FACES[0]) == expected
+    monkeypatch.setattr(igerg.Igerg, "encode", None)
+    assert drawn.make_responder().respond(TURNS, FACES[0]) == expected
+    others = drawn.make_responder()
+    with pytest.raises(TypeError):  # another program, or other settings of the same
+        others.respond_to_each_face(TURNS, FACES)
+    drawn.config.generate.max_tokens -= 1
+    try:
+        with pytest.raises(TypeError):
+            drawn.make_responder().respond(TURNS, FACES[0])
+    finally:
+        drawn.config.generate.max_tokens += 1
 
 
 def test_each_face_is_answered_as_on_its_own(responder):

@@ -12,6 +12,7 @@ import small
 from igerg_jax.batch import NUM_EMOTIONS
 from igerg_jax.models import igerg
 from igerg_jax.models.igerg import ImageSide, TextSide
+from igerg_jax.models.layers import DecodingStep
 
 N, S, D = 3, 12, 16
 
@@ -234,9 +235,11 @@ def test_decoding_with_a_cache_is_decoding_at_once(decoding, prefix):
     start = jax.jit(functools.partial(apply, method="start_decoding"), static_argnums=4)
     hidden, cache = start(tokens[:, :prefix], memory, mask, emotion, 6)
     step = jax.jit(functools.partial(apply, method="decode_step"))
-    parts = [hidden]
+    parts, paths = [hidden], jnp.zeros((len(tokens), 1, 6), jnp.int32)
     for at in range(prefix, 6):
-        hidden, cache = step(tokens[:, at : at + 1], jnp.int32(at), cache, mask, emotion)
+        hidden, cache = step(
+            tokens[:, at : at + 1], DecodingStep.of_paths(at, paths), cache, mask, emotion
+        )
         parts.append(hidden)
     assert step._cache_size() == 1, "a step of decoding compiled again"
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4, atol=1e-5)

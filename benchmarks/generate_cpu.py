@@ -1,0 +1,127 @@
+"""Seconds to generate on a CPU: this code, and transformers' `generate` with PyTorch, in turn.
+
+    python -m benchmarks.generate_cpu [--rounds=5] [--only_ours]
+
+Responses of 32 tokens to 32 contexts of 64, by a model of BART-base's size in float32, greedy and
+with five beams. Both sides keep a cache of keys and values, have random weights, and generate every
+token: no response ends early. It needs requirements-parity.txt, unless --only_ours is given.
+
+A round times each side once, by the clock and by processor time, which other programs disturb less.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.baselines import coarse_visual
+from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
+from igerg_jax.data import parts
+from igerg_jax.decoding import search
+from igerg_jax.parallel import sharding
+from igerg_jax.setup import Jitted, init_params, replicated_key, set_up
+
+ROWS, CONTEXT, RESPONSE, VOCABULARY = 32, 64, 32, 50_265
+BEAMS = {"greedy": 1, "beam": 5}
+
+
+def make_config(strategy: str) -> ConfigDict:
+    """BART-base, whose context is two tokens longer: a masked image vector and CLS."""
+    config = coarse_visual.get_config("paper")
+    config.model.compute_dtype = "float32"
+    config.data.update(context_turns=0, context_tokens=CONTEXT, response_tokens=RESPONSE)
+    config.data.tokenizer.vocab_size = VOCABULARY
+    config.model.text.scan_layers = False
+    config.train.batch_size = ROWS
+    config.generate.update(
+        strategy=strategy, beams=BEAMS[strategy], max_tokens=RESPONSE, no_repeat_ngram=0, guidance=0
+    )
+    return config
+
+
+def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """Contexts without padding."""
+    batch = synthetic(BatchSpec.of(config.data, ROWS), SENTENCEPIECE_IDS, VOCABULARY, seed=0)
+    words = np.random.default_rng(0).integers(1000, VOCABULARY, (ROWS, CONTEXT), np.int32)
+    return batch | {"context": words, "image_mask": np.zeros_like(batch["image_mask"])}
+
+
+def ours(config: ConfigDict) -> Callable[[], np.ndarray]:
+    """Generates once: the tokens."""
+    setup = set_up(config, VOCABULARY, SENTENCEPIECE_IDS, jax.devices()[:1])
+    init = Jitted(setup, lambda model: nn.meta.unbox(init_params(config, model, setup.spec)))
+    params = init()
+    batch = sharding.to_devices(make_batch(config), sharding.batch_sharding(setup.mesh))
+    respond, key = search.Respond(setup), replicated_key(setup)
+    return lambda: np.asarray(respond(params, batch, key).tokens_BxT)
+
+
+def theirs(config: ConfigDict) -> Callable[[], np.ndarray]:
+    """Generates once, with a model of the same size: the tokens."""
+    import torch
+    from transformers import BartForConditionalGeneration
+
+    from benchmarks.torch_peer import bart_config
+
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(bart_config(config)).eval()
+    context = torch.from_numpy(make_batch(config)["context"]).long()
+    options = dict(
+        num_beams=config.generate.beams,
+        min_new_tokens=RESPONSE,
+        max_new_tokens=RESPONSE,
+        do_sample=False,
+        use_cache=True,
+    )
+
+    @torch.inference_mode()
+    def generate() -> np.ndarray:
+        mask = torch.ones_like(context)
+        return model.generate(context, attention_mask=mask, **options).numpy()[:, 1:]
+
+    return generate
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a call: by the clock, of processor time."""
+    wall, processor = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only_ours", action="store_true", help="without PyTorch")
+    options = parser.parse_args()
+    sides = {"igerg_jax": ours}
+    if not options.only_ours:
+        import torch
+
+        torch.set_num_threads(parts.cores())
+        sides["transformers"] = theirs
+    for strategy in BEAMS:
+        config = make_config(strategy)
+        calls = {name: make(config) for name, make in sides.items()}
+        for name, call in calls.items():
+            tokens = call()
+            assert tokens.shape == (ROWS, RESPONSE), f"{name} generated {tokens.shape}"
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        for _ in range(options.rounds):
+            for name, call in calls.items():
+                seconds[name].append(timed(call))
+        medians = {name: np.median(each, axis=0) for name, each in seconds.items()}
+        for name, (wall, processor) in medians.items():
+            print(f"{strategy}, {name}: {wall:.2f} s, {processor:.2f} s of processor time")
+        if "transformers" in medians:
+            faster = medians["transformers"] / medians["igerg_jax"]
+            print(f"{strategy}: {faster[0]:.2f} ({faster[1]:.2f}) times as fast as transformers")
+
+
+if __name__ == "__main__":
+    main()
