@@ -107,13 +107,18 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def check_regular_file(path: pathlib.Path) -> None:
+def check_regular_file(path: pathlib.Path | epath.Path) -> None:
     """Raises UserError for a folder, a device, a socket, or a pipe, which nobody may ever write to.
 
     A path where there is nothing passes.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and not is_regular_file(path):
         raise UserError(f"cannot read '{path}': it is not a regular file")
+
+
+def is_regular_file(path: epath.PathLike) -> bool:
+    """Whether there is a file that can be read to its end. (epath calls a pipe a file too.)"""
+    return epath.Path(path).is_file() if is_bucket(path) else pathlib.Path(path).is_file()
 
 
 def from_json(text: str | bytes) -> Any:
@@ -129,6 +134,7 @@ def read_json_object(path: epath.PathLike) -> dict[str, Any]:
     path = epath.Path(path)
     if not path.exists():
         return {}
+    check_regular_file(path)
     try:
         value = from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -181,12 +187,14 @@ class JsonLines(NamedTuple):
 
 
 def read_json_lines(path: epath.PathLike) -> JsonLines:
-    """The objects of a .jsonl file, one per line; none if there is no file.
+    """The objects of a .jsonl file, one per line; none if there is no file. Raises UserError for
+    what is no file.
 
     Only "\\n" ends a line: JSON strings may contain the other characters at which
     `str.splitlines` splits, such as U+2028.
     """
     path = epath.Path(path)
+    check_regular_file(path)
     content = path.read_bytes() if path.exists() else b""
     lines = [line for line in content.split(b"\n") if line.strip()]
     objects = []

@@ -202,8 +202,10 @@ class Checkpoints:
 
     def _is_readable(self, step: int) -> bool:
         path = self._folder / str(step) / _METRICS / _METRICS
+        if not storage.is_regular_file(path):  # a pipe would be waited for
+            return not path.exists()
         try:
-            return not path.exists() or isinstance(storage.from_json(path.read_text()), dict)
+            return isinstance(storage.from_json(path.read_text()), dict)
         except ValueError:  # not JSON, or not UTF-8
             return False
 

@@ -32,6 +32,8 @@ _MAX_REASON = 300  # characters
 
 def read(workdir: epath.Path) -> list[dict[str, Any]]:
     """The entries so far; none if there is no such file. Damaged ones are left out."""
+    if not storage.is_regular_file(workdir / FILE):  # a pipe would be waited for
+        return []
     try:
         entries = storage.from_json((workdir / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -80,6 +80,7 @@ def check(folder: epath.Path) -> None:
 
 def read_run(folder: epath.Path) -> dict[str, Any]:
     """The run record that was passed to `write`. Raises UserError if it is damaged."""
+    storage.check_regular_file(folder / RUN_FILE)
     try:
         found = storage.from_json((folder / RUN_FILE).read_text())
         if not isinstance(found, dict):

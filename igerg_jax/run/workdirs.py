@@ -64,6 +64,7 @@ def default(config: Any) -> epath.Path:
 
 def read_config(path: epath.Path) -> dict[str, Any]:
     """The config that a run wrote to its config.json. Raises UserError if it is damaged."""
+    storage.check_regular_file(path)
     try:
         stored = storage.from_json(path.read_text())
     except (OSError, ValueError) as error:

@@ -2,16 +2,19 @@
 
 import functools
 import json
+import os
 
 import pytest
 from etils import epath
 
 from configs import pretrain
+from igerg_jax import storage
 from igerg_jax.cli import main
 from igerg_jax.errors import UserError
 from igerg_jax.run import (
     compatibility,
     config_files,
+    history,
     recorded_config,
     weights_folder,
     workdirs,
@@ -189,3 +192,19 @@ def test_a_record_that_is_nested_too_deeply_is_one_message(weights, capsys):
     (weights / "run.json").write_text('{"config":' + "[" * 100_000)
     assert talk(weights) == 2
     assert "run.json' is damaged (it is nested too deeply)" in capsys.readouterr().err
+
+
+def test_a_pipe_in_place_of_a_runs_file_is_not_waited_for(tmp_path):
+    folder = epath.Path(tmp_path)
+    for name in ("config.json", "run.json", "history.json", "metrics.jsonl"):
+        os.mkfifo(tmp_path / name)
+    for read in (
+        lambda: recorded_config.get_config(str(folder)),
+        lambda: workdirs.check(folder, pretrain.get_config()),
+        lambda: weights_folder.read_run(folder),
+        lambda: storage.read_json_object(folder / "config.json"),
+        lambda: storage.read_json_lines(folder / "metrics.jsonl"),
+    ):
+        with pytest.raises(UserError, match=r"cannot read '.*': it is not a regular file"):
+            read()
+    assert history.read(folder) == []
