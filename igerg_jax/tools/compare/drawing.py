@@ -126,7 +126,7 @@ def place_names(
     """Where the name of each point is written: near it, on no other name or point if there is
     room."""
     taken = [Rectangle(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    inside = Rectangle(box.left, box.top, box.right, box.bottom)
+    inside = Rectangle(box.left, box.top + 8, box.right, box.bottom)  # below the axis's title
     places = []
     for point, name in zip(points, names, strict=True):
         within = [r for r in _around(point, LETTER_WIDTH * len(name)) if _contains(inside, r)]
