@@ -257,7 +257,7 @@ def test_the_keys_of_a_config_file_are_checked_as_overrides_are(capsys, tmp_path
     }
     assert {text: sum(text in line for line in lines) for text in expected} == expected
     assert len(lines) == len(expected)
-    assert list(tmp_path.iterdir()) == [file]
+    assert [path for path in tmp_path.iterdir() if path.name != "__pycache__"] == [file]
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_compiles(

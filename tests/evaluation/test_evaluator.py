@@ -82,7 +82,7 @@ def test_scores_are_the_objectives_own(world):
 
 def test_what_was_compiled_in_advance_is_not_compiled_again(world, caplog):
     evaluator = Evaluator(world.setup, world.prepared)
-    compilations = "XLA compilation of jit(<lambda>)"
+    compilations = "XLA compilation of jit(_call)"
     with jax.log_compiles(), caplog.at_level("WARNING"):
         evaluator.compile(world.setup.abstract_params, "valid")
         assert caplog.text.count(compilations) == 2

@@ -230,6 +230,7 @@ COVERED = {
     "./launch/demo.sh": Needs("installs"),
     "./launch/docs.sh": By("tests/test_docs.py::test_the_site_builds_without_a_warning"),
     "pip install .": By("tests/test_package.py"),
+    "pip install -r requirements-opencv.txt": WHEELS,
     "pip install 'igerg_jax[video]'": WHEELS,
     "pip install pre-commit": WHEELS,
     "pip install xprof": WHEELS,
