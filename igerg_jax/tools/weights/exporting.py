@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from igerg_jax.batch import SENTENCEPIECE_IDS, SpecialIds
 from igerg_jax.data import tokenizers
-from igerg_jax.run import checkpoint, command_line
+from igerg_jax.run import checkpoint, command_line, workdirs
 from igerg_jax.run.workdirs import TOKENIZER_FILE
 from igerg_jax.tools.weights import bart, fast_tokenizer, parameters, vit
 from igerg_jax.tools.weights.importing import ADDITIONS_FILE, TOKENIZER_FILES
@@ -42,7 +42,7 @@ def export(path: str, out: str) -> str:
     folder = command_line.new_folder(out)
     where = checkpoint.find(path)
     run, arrays = parameters.read(where)
-    config = run["config"]
+    config = workdirs.of_this_version(run["config"], where)
     folder.mkdir(parents=True, exist_ok=True)
     lines, written = [], set()
     if "token_embedding" in arrays:
