@@ -154,7 +154,8 @@ def test_every_program_ends_so():
 
 
 COMPILES = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 import jax, jax.numpy as jnp
 from igerg_jax import environment
 from igerg_jax.run import command_line
