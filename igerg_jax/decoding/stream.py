@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from igerg_jax.models.arithmetic import table_product
 from igerg_jax.models.igerg import Encoded, Igerg
 from igerg_jax.models.layers import (
     DecoderCache,
@@ -58,10 +59,7 @@ class Stream:
         """float32 [..., V] of the next token: the model's own, before any rule or temperature."""
         # Products in the compute dtype, summed in float32, as in training.
         table_VxD = self.params["token_embedding"].astype(hidden_xD.dtype)
-        logits_xV = jnp.einsum(
-            "...d,vd->...v", hidden_xD, table_VxD, preferred_element_type=jnp.float32
-        )
-        return jax.nn.log_softmax(logits_xV)
+        return jax.nn.log_softmax(table_product(hidden_xD, table_VxD))
 
 
 class Started(NamedTuple):

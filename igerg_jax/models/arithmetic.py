@@ -27,6 +27,19 @@ def product(x: jax.Array, kernel: jax.Array, axes: int = 1) -> jax.Array:
     return y.reshape(*free, *kernel.shape[axes:])
 
 
+def table_product(x_xD: jax.Array, table_VxD: jax.Array) -> jax.Array:
+    """float32 [..., V]: the product of each of a few x with every row of a large table.
+
+    On a CPU as table * x^T, which does not copy the table into another order first: for 32 x and
+    BART's vocabulary it takes three quarters of the time. The barrier keeps XLA from turning it.
+    """
+    if not is_one_cpu():
+        return jnp.einsum("...d,vd->...v", x_xD, table_VxD, preferred_element_type=jnp.float32)
+    x_NxD = x_xD.reshape(-1, x_xD.shape[-1])
+    y_VxN = jnp.matmul(table_VxD, x_NxD.T, preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(y_VxN).T.reshape(*x_xD.shape[:-1], -1)
+
+
 @jax.custom_vjp
 def _matrix_product(x_NxD: jax.Array, kernel_DxW: jax.Array) -> jax.Array:
     """For a CPU, where this gradient makes the layer above 1.8 times as fast.

@@ -203,7 +203,7 @@ def decoder_steps(model, params, batch, guidance) -> int:
     )
     (loop,) = (eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while")
     return sum(
-        eqn.primitive.name == "dot_general" and eqn.outvars[0].aval.shape[-1] == V
+        eqn.primitive.name == "dot_general" and V in eqn.outvars[0].aval.shape
         for eqn in loop.params["body_jaxpr"].jaxpr.eqns
     )
 

@@ -38,6 +38,17 @@ def test_product_is_tensordot(axes, kernel):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
 
+def test_a_product_with_a_table_is_of_each_x_with_each_row():
+    rng = np.random.default_rng(0)
+    table_VxD = rng.standard_normal((7, 5)).astype(np.float32)
+    for shape in ((5,), (3, 5), (2, 3, 5)):
+        x_xD = rng.standard_normal(shape).astype(np.float32)
+        found = jax.jit(arithmetic.table_product)(x_xD, table_VxD)
+        np.testing.assert_allclose(found, x_xD @ table_VxD.T, rtol=1e-5, atol=1e-6)
+        low = arithmetic.table_product(x_xD.astype(jnp.bfloat16), table_VxD.astype(jnp.bfloat16))
+        assert low.dtype == jnp.float32
+
+
 def test_gelu_is_exact():
     x = np.linspace(-6, 6, 241, dtype=np.float32)
     cdf = 0.5 * (1 + np.vectorize(math.erf)(x.astype(float) / math.sqrt(2)))
