@@ -8,6 +8,7 @@ shardings of its parameters.
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import sys
 import tempfile
@@ -142,8 +143,8 @@ class Jitted:
     """`function(model, ...)` jitted on the setup's mesh, with its result replicated.
 
     On a single CPU its trace is kept on disk (`kept_traces`): there tracing is most of the time
-    that a command takes. So `function`, or what it is a `functools.partial` of, has a name, its
-    other arguments differ as text where they differ, and `jax.export` knows what it returns.
+    that a command takes. That is for functions, or `functools.partial`s of them, of which the names
+    and arguments say everything, as text; `jax.export` has to know what they return.
     """
 
     def __init__(self, setup: Setup, function: Callable):
@@ -162,7 +163,7 @@ class Jitted:
 
     def _call(self, *arguments: Any) -> Any:
         """What is jitted."""
-        if not (kept_traces.keeps() and is_one_cpu()):
+        if not (kept_traces.keeps() and is_one_cpu() and _is_named(self._traced.func)):
             return self._traced(*arguments)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
 
@@ -174,6 +175,11 @@ class Jitted:
         description = repr((given, setup.mesh, setup.rules, shapes))
         exported = jax.export.deserialize(bytearray(kept_traces.kept(description, trace)))
         return exported.call(*arguments)
+
+
+def _is_named(function: Callable) -> bool:
+    """Whether a function is told by its name; a lambda is not, nor what holds others' variables."""
+    return function.__closure__ is None and "<lambda>" not in function.__qualname__
 
 
 def replicated_key(setup: Setup) -> jax.Array:
@@ -210,8 +216,8 @@ def enable_compilation_cache(config: Any) -> None:
     """Sets JAX's compilation cache to `config.compilation_cache_dir`, unless it is set already, and
     keeps traces within it.
 
-    Where that cannot be written to, as in a read-only home, a line on stderr says so, and nothing
-    is cached: that costs time, and no result depends on it.
+    Where that cannot be written to, as in a read-only home, a line on stderr says so, and programs
+    are only read from it, if it exists: that costs time, and no result depends on it.
 
     Raises:
       UserError: it begins with "~NAME", and there is no such user.
@@ -220,7 +226,10 @@ def enable_compilation_cache(config: Any) -> None:
     if folder and jax.config.jax_compilation_cache_dir is None:
         if not storage.is_bucket(folder):
             folder = os.fspath(storage.local_path(folder))
-        if storage.is_bucket(folder) or _can_write_to(folder):
+        is_kept = storage.is_bucket(folder) or _can_write_to(folder)
+        if not is_kept:  # JAX would warn of each program that it cannot write
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+        if is_kept or os.path.isdir(folder):
             jax.config.update("jax_compilation_cache_dir", folder)
     if jax.config.jax_compilation_cache_dir:
         kept_traces.keep_in(os.path.join(jax.config.jax_compilation_cache_dir, "traced"))

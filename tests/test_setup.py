@@ -1,15 +1,19 @@
 """What every entry point shares."""
 
+import errno
 import os
+import tempfile
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import pytest
 import small
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from configs import pretrain
-from igerg_jax import setup
+from igerg_jax import kept_traces, setup
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec
 from igerg_jax.errors import UserError
 from igerg_jax.run import workdirs
@@ -19,6 +23,7 @@ from igerg_jax.run import workdirs
 def cache_dir():
     """Reads and sets JAX's own setting, and puts it back."""
     before = jax.config.jax_compilation_cache_dir
+    least_seconds = jax.config.jax_persistent_cache_min_compile_time_secs
 
     def between(config, already: str | None) -> str | None:
         jax.config.update("jax_compilation_cache_dir", already)
@@ -27,6 +32,7 @@ def cache_dir():
 
     yield between
     jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
 
 
 def test_compiled_programs_are_kept_unless_told_otherwise(cache_dir):
@@ -53,6 +59,25 @@ def test_where_compiled_programs_cannot_be_kept_one_line_says_so(cache_dir, tmp_
         cache_dir(config, None)
 
 
+def test_programs_are_read_from_a_folder_that_cannot_be_written_to(
+    cache_dir, tmp_path, monkeypatch, capsys
+):
+    config = pretrain.get_config()
+    config.compilation_cache_dir = str(tmp_path)
+
+    def refuse(**options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # else it keeps none here
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", refuse)
+        assert cache_dir(config, None) == str(tmp_path)
+    assert capsys.readouterr().err.count("not kept") == 1
+    compilation_cache.reset_cache()  # JAX opens it once
+    jax.jit(lambda x: jnp.sort(x) * 3)(jnp.ones(7)).block_until_ready()
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith("-cache")]
+
+
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_a_config_read_from_a_checkpoint_is_of_the_same_model(kind):
     """JSON has no tuples, and a model with lists cannot be hashed."""
@@ -72,3 +97,23 @@ def test_looped_layers_start_with_the_parameters_of_unrolled_ones():
     assert looped.text.encoder.scan_layers and not model.text.encoder.scan_layers
     drawn = [jax.jit(lambda m=m: setup.init_params(config, m, spec))() for m in (looped, model)]
     small.assert_trees_equal(*map(nn.meta.unbox, drawn))
+
+
+def test_functions_that_a_name_does_not_tell_apart_are_each_traced(tmp_path):
+    config = small.make_config()
+    here = setup.set_up(config, small.VOCAB_SIZE, SENTENCEPIECE_IDS, jax.devices()[:1])
+    kept_traces.keep_in(tmp_path)
+
+    def times(factor):
+        return lambda model, x: x * factor
+
+    def plus(number):
+        def added(model, x):
+            return x + number
+
+        return added
+
+    x = jnp.ones(3)
+    for make in (times, plus):
+        two, five = (setup.Jitted(here, make(number))(x) for number in (2, 5))
+        assert (five - two == 3).all()

@@ -361,6 +361,11 @@ def test_names_of_many_configs_beside_each_other_can_be_read():
         assert not (place.left <= x <= place.right and place.top <= y <= place.bottom)
 
 
+def test_a_name_that_is_wider_than_the_plot_is_written_somewhere():
+    (place,) = drawing.place_names([(300.0, 100.0)], ["x" * 200], drawing.SCATTER)
+    assert place.right - place.left == pytest.approx(200 * drawing.LETTER_WIDTH)
+
+
 def test_curves_are_means_at_shared_steps():
     runs = [[(1, 2.0), (2, 4.0), (3, math.nan)], [(1, 4.0), (2, 8.0), (3, 1.0)], []]
     assert drawing.mean_curve(runs) == [(1, 3.0), (2, 6.0)]

@@ -123,13 +123,14 @@ def scatter(cells: Mapping[int, tuple[Cell, Cell]], names: Mapping[int, str]) ->
 def place_names(
     points: Sequence[tuple[float, float]], names: Sequence[str], box: Box
 ) -> list[Rectangle]:
-    """Where the name of each point is written: near it, on no other name or point if there is
-    room."""
+    """Where the name of each point is written: near it, and inside the box, on no other name or
+    point, if there is room."""
     taken = [Rectangle(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     inside = Rectangle(box.left, box.top + 8, box.right, box.bottom)  # below the axis's title
     places = []
     for point, name in zip(points, names, strict=True):
-        within = [r for r in _around(point, LETTER_WIDTH * len(name)) if _contains(inside, r)]
+        near = list(_around(point, LETTER_WIDTH * len(name)))
+        within = [r for r in near if _contains(inside, r)] or near
         free = (r for r in within if not any(r.overlaps(other) for other in taken))
         place = next(free, within[0])
         taken.append(place)

@@ -22,12 +22,10 @@ SPLIT = "test"  # the split, by its name in summary.json, whose windows a row ke
 DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
 FULL = {"pretrain": "full"}  # config -> its name among its ablations
 
-# Keys for the places of files and the speed of reading them: they do not affect results, except
-# that OpenCV rounds pixels differently.
+# Keys for the places of files and the speed of reading them: they do not affect results.
 PLACE_KEYS = """
     compilation_cache_dir data.data_dir data.bucket_copies_dir data.manual_dir
-    data.image_backend data.prefetch_batches data.read_threads data.prepare_workers distributed.
-    profile.
+    data.prefetch_batches data.read_threads data.prepare_workers distributed. profile.
 """.split()
 
 
