@@ -14,15 +14,14 @@ beams 15.4 s and 21.9: 1.11 and 1.43 times as fast.
 """
 
 import argparse
-import time
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import in_turns
 from configs.baselines import coarse_visual
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
 from igerg_jax.data import parts
@@ -91,13 +90,6 @@ def theirs(config: ConfigDict) -> Callable[[], np.ndarray]:
     return generate
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of a call: by the clock, of processor time."""
-    wall, processor = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - wall, time.process_time() - processor
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -115,11 +107,7 @@ def main() -> None:
         for name, call in calls.items():
             tokens = call()
             assert tokens.shape == (ROWS, RESPONSE), f"{name} generated {tokens.shape}"
-        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-        for _ in range(options.rounds):
-            for name, call in calls.items():
-                seconds[name].append(timed(call))
-        medians = {name: np.median(each, axis=0) for name, each in seconds.items()}
+        medians = in_turns.medians(calls, options.rounds)
         for name, (wall, processor) in medians.items():
             print(f"{strategy}, {name}: {wall:.2f} s, {processor:.2f} s of processor time")
         if "transformers" in medians:

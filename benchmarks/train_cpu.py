@@ -25,7 +25,6 @@ trim_threshold of 16 GiB), 3.77 s and as many faults as without.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +37,7 @@ from ml_collections import ConfigDict
 from torch import nn
 from transformers import BartModel
 
+from benchmarks import in_turns
 from benchmarks.torch_peer import bart_config
 from configs.baselines import coarse_visual
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
@@ -126,15 +126,10 @@ def peaks() -> dict[str, float]:
     product, x, y = jax.jit(jnp.matmul), jnp.array(a), jnp.array(b)
     p, q = torch.from_numpy(a), torch.from_numpy(b)
     calls = {"XLA": lambda: product(x, y).block_until_ready(), "PyTorch": lambda: p @ q}
-    seconds = {name: min(timed(call)[0] for _ in range(10)) for name, call in calls.items()}
+    seconds = {
+        name: min(in_turns.timed(call)[0] for _ in range(10)) for name, call in calls.items()
+    }
     return {name: 2 * m * k * n / second for name, second in seconds.items()}
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of a call: by the clock, of processor time."""
-    wall, processor = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def main() -> None:
@@ -152,13 +147,7 @@ def main() -> None:
     print(f"parameters that are trained: {trained / 1e6:.0f} M, PyTorch {peer_trained / 1e6:.0f} M")
     for library, peak in peaks().items():
         print(f"matrix products, {library}: {peak / 1e9:.0f} GFLOP/s with {parts.cores()} threads")
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for step in sides.values():
-        step()
-    for _ in range(options.rounds):
-        for name, step in sides.items():
-            seconds[name].append(timed(step))
-    medians = {name: np.median(each, axis=0) for name, each in seconds.items()}
+    medians = in_turns.medians(sides, options.rounds)
     for name, (wall, processor) in medians.items():
         faster = medians["PyTorch eager"] / medians[name]
         print(
