@@ -67,7 +67,7 @@ class Started(NamedTuple):
 
     decoder: Any  # a `Stream`, or an object with its two methods
     hidden: Any  # [B, D]
-    past: Any  # [layers, B, H, T, E], or a list of what each layer has
+    past: Any  # a cache of all layers, or a list of one for each
 
     @property
     def rows(self) -> int:
@@ -75,17 +75,17 @@ class Started(NamedTuple):
         return jax.tree.leaves(self.hidden)[0].shape[0]
 
     def repeated(self, count: int) -> tuple[Any, Any]:
-        """`hidden` and `past` for K = `count` responses per row: [B, K, D], [..., H, T * K, E].
+        """`hidden` [B, K, D] and `past`, with T * K places, for K = `count` responses per row.
 
         Their start token is one for all: that of response 0.
         """
         hidden = jax.tree.map(lambda x: jnp.repeat(x[:, None], count, axis=1), self.hidden)
 
-        def with_room(x: jax.Array) -> jax.Array:
-            more = (count - 1) * x.shape[-2]
-            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
+        def with_room(past: KeyValue) -> KeyValue:
+            return past.with_room((count - 1) * past.v_BxHxMxE.shape[-2])
 
-        return hidden, jax.tree.map(with_room, self.past)
+        is_cache = lambda x: isinstance(x, KeyValue)  # noqa: E731
+        return hidden, jax.tree.map(with_room, self.past, is_leaf=is_cache)
 
     def step(
         self, token_BxK: jax.Array, position: jax.Array, paths_BxKxT: jax.Array, past: Any

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
 from igerg_jax.models import initializers
-from igerg_jax.models.attention import KeyValue
 from igerg_jax.models.heads import EmotionHead, Judge, MaskedTokenHead
 from igerg_jax.models.layers import (
     Decoder,
@@ -291,12 +290,11 @@ class Igerg(nn.Module):
         """Decodes a prefix (at least the start token) into a new cache of `max_tokens` places.
 
         Returns:
-          ([B, P, D], the cache with leaves [layers, B, H, max_tokens or L, E]).
+          ([B, P, D], every layer's cache, with a leading layer axis).
         """
         x_BxPxD = self._decoder_input(tokens_BxP, 0, target_emotion_BxC)
         hidden, cache = self.decoder(x_BxPxD, encoded_BxLxD, encoded_mask_BxL, None, None, True)
-        room = ((0, 0), (0, 0), (0, 0), (0, max_tokens - tokens_BxP.shape[1]), (0, 0))
-        past = KeyValue(*(jnp.pad(leaf, room) for leaf in cache.self_attention))
+        past = cache.self_attention.with_room(max_tokens - tokens_BxP.shape[1])
         hidden = self._condition("output", hidden, target_emotion_BxC)
         return hidden, DecoderCache(past, cache.cross_attention)
 
