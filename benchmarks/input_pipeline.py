@@ -42,6 +42,7 @@ from PIL import Image
 from configs import pretrain
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.run import command_line
+from igerg_jax.run.provenance import cpu_model
 
 BATCH_SIZE, IMAGE_SIZE = 64, 224
 STILL_HEIGHT, STILL_WIDTH = 320, 400
@@ -275,9 +276,7 @@ SIDES = {
 
 
 def _machine(options: argparse.Namespace) -> dict:
-    info = pathlib.Path("/proc/cpuinfo").read_text()
-    names = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
-    machine = {"cpu": names[0] if names else platform.machine(), "cores": len(options.cores)}
+    machine = {"cpu": cpu_model(), "cores": len(options.cores)}
     for package in PACKAGES:
         try:
             machine[package] = metadata.version(package)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Creates the same .venv as local.sh, adds what the tests, the site of the docs, gs:// and the
-# training of text labellers need, and runs the tests:
+# Creates the same .venv as local.sh, adds what the tests, the site of the docs, gs://, the image
+# back end of OpenCV and the training of text labellers need, and runs the tests:
 #
 #   ./launch/test.sh                                   # all but the slow ones
 #   ./launch/test.sh -m slow                           # processes, kills, large programs
@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
 ensure_venv requirements.txt requirements-test.txt requirements-gcs.txt requirements-evidence.txt \
-  requirements-docs.txt
+  requirements-docs.txt requirements-opencv.txt
 if [[ "${1:-}" == "--parity" ]]; then
   shift
   with_pip requirements-parity.txt

@@ -52,6 +52,16 @@ def commit() -> str | None:
 _commit_at_start = functools.cache(commit)  # of the code that this process has imported
 
 
+def cpu_model() -> str:
+    """The model of this machine's CPU, such as "AMD EPYC 7B13"."""
+    info = pathlib.Path("/proc/cpuinfo")
+    for line in info.read_text().split("\n") if info.exists() else ():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
 @functools.cache
 def _versions() -> dict[str, str]:
     versions = {"igerg_jax": igerg_jax.__version__, "python": platform.python_version()}

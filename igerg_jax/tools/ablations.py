@@ -31,10 +31,7 @@ import functools
 import importlib.metadata
 import os
 import pathlib
-import platform
-import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -48,14 +45,14 @@ from igerg_jax.data import parts
 from igerg_jax.errors import RunError, UserError, check_all, check_known
 from igerg_jax.report.templates import duration
 from igerg_jax.run import command_line, workdirs
-from igerg_jax.run.provenance import commit
+from igerg_jax.run.provenance import commit, cpu_model
+from igerg_jax.tools import child_runs
 from igerg_jax.tools.compare import files, rows
 from igerg_jax.tools.compare.rows import DONE, FAILED, INTERRUPTED, Row
 
 FOLDERS = ("configs/ablations", "configs/baselines")
 FULL, NO_PRETRAINING = "full", "no_pretraining"  # of the names
 LATER = ("preference", "free_running")  # stages after the fine-tuning of `full`
-MAX_MESSAGE = 400  # characters of a failure's message
 
 SMOKE_NAMES = ("full", "no_turn_embeddings", "text_only")
 SMOKE = tuple(
@@ -278,7 +275,7 @@ def run_one(experiment: Experiment, out: pathlib.Path, log: pathlib.Path, spent:
     start = time.perf_counter()
     for folder, arguments in experiment.runs(out):
         command = [sys.executable, "main.py", *arguments, f"--workdir={folder}"]
-        code, stopped_by = call(command, log)
+        code, stopped_by = child_runs.call(command, log)
         if code or stopped_by:
             break
     fields["wall_seconds"] = spent + time.perf_counter() - start
@@ -305,69 +302,12 @@ def _outcome(
 ) -> dict[str, Any]:
     """The fields of a row whose run has exited with `code`, without a signal to stop."""
     if code:
-        return fields | {"status": FAILED, "message": failure(code, log, begin)}
+        return fields | {"status": FAILED, "message": child_runs.failure(code, log, begin)}
     try:
         results = experiment.results(out)
     except UserError as error:
         return fields | {"status": FAILED, "message": str(error)}
     return results | fields | {"hardware": fields["hardware"] | results["hardware"]}
-
-
-def call(command: Sequence[str], log: pathlib.Path) -> tuple[int, int]:
-    """Runs a command; returns (its exit code, the signal that stopped it or 0).
-
-    Its output is appended to `log`. SIGINT, SIGTERM and SIGHUP are passed on to it as SIGTERM, and
-    it is waited for, so that it can save its state.
-    """
-    received: list[int] = []
-    children: list[subprocess.Popen] = []
-
-    def pass_on(number: int, frame: Any) -> None:
-        received.append(number)
-        for child in children:
-            child.send_signal(signal.SIGTERM)
-
-    with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on), log.open("ab") as out:
-        # In its own process group, so that Ctrl-C reaches it only once, from here.
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, process_group=0)
-        children.append(child)
-        if received:  # while it was being started
-            child.send_signal(signal.SIGTERM)
-        code = child.wait()
-    return code, received[0] if received else 0
-
-
-@contextlib.contextmanager
-def _handling(numbers: Sequence[int], handler: Any) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
-
-
-def failure(code: int, log: pathlib.Path, begin: int) -> str:
-    """One line on why a run failed, from its output after the first `begin` bytes of `log`."""
-    with log.open("rb") as file:
-        file.seek(begin)
-        text = file.read().decode("utf-8", "replace")
-    lines = [line.strip() for line in re.split("[\r\n]", text)]  # "\r" ends a progress bar's states
-    lines = [line for line in lines if line]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    reason = (errors or lines or ["it printed nothing"])[-1][:MAX_MESSAGE]
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{reason} ({how})"
-
-
-def cpu_model() -> str:
-    """The model of this machine's CPU, such as "AMD EPYC 7B13"."""
-    info = pathlib.Path("/proc/cpuinfo")
-    for line in info.read_text().split("\n") if info.exists() else ():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def run(argv: list[str]) -> None:

@@ -188,16 +188,6 @@ def test_a_run_that_ends_without_figures_has_failed(repository):
     assert "no summary.json" in read("silent-seed0").message
 
 
-def test_a_message_is_of_the_last_attempt(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("error: of the attempt before\n")
-    begin = log.stat().st_size
-    log.write_text(log.read_text() + "step 1\nkilled\n\n")
-    assert ablations.failure(1, log, begin) == "killed (exit code 1)"
-    log.write_text("10%\r20%\rerror: no file 'a\u2028b'\n")
-    assert ablations.failure(2, log, 0) == "no file 'a\u2028b' (exit code 2)"
-
-
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_told_to_stop_it_lets_the_run_save_and_goes_on_later(repository, number, code):
     (repository / "hang").write_text("")
