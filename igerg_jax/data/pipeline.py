@@ -93,9 +93,11 @@ def window_batches(
     Row r of batch k is window_ids[k * config.evaluate.batch_size + rows_b[r]]; int64[B'] rows_b
     ascend. Every process yields equally many batches. Rows past the last id are padding: images
     masked, labels UNKNOWN, context and response PAD. `num_real` counts the other rows, which come
-    first. The config fits the split (`mixtures.check_splits`). Raises UserError as `train_batches`.
+    first. With `data.length_buckets`, a batch has the size of the largest bucket among its windows.
+    The config fits the split (`mixtures.check_splits`). Raises UserError as `train_batches`.
     """
     chosen = mixtures.nonempty_split(prepared, split)
+    bucket_W, sized = length_buckets.numbers(chosen, config), length_buckets.sized(config)
     size, source_b = config.evaluate.batch_size, np.zeros(len(rows_b), np.int64)
 
     def ids_of(step: int) -> np.ndarray:
@@ -105,8 +107,9 @@ def window_batches(
     def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
         examples = [windows.read(chosen, int(i)) for i in ids_of(int(step))]
         examples += [None] * (len(rows_b) - len(examples))
+        bucket = bucket_W[window_ids[step * size :][:size]].max()  # of the rows of all processes
         special = prepared.tokenizer.special
-        return _read_arrays(examples, [chosen], source_b, None, config, special)
+        return _read_arrays(examples, [chosen], source_b, None, sized[bucket], special)
 
     steps = range(-(-len(window_ids) // size))
     batches = _batches(steps, {"": fetch}, len(rows_b), config)

@@ -7,7 +7,6 @@ people labelled, the word list is independent as well. Letters as in `igerg_jax.
 responses.
 """
 
-import collections
 import copy
 import functools
 import math
@@ -25,7 +24,7 @@ from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.evaluation import following, samples, uncertainty
 from igerg_jax.evaluation.following import Following
-from igerg_jax.evaluation.inference import Inference
+from igerg_jax.evaluation.inference import Inference, in_order
 from igerg_jax.prediction_metrics import confusion_matrix, majority_rate, response_emotions
 from igerg_jax.setup import Setup
 
@@ -81,17 +80,7 @@ class Evaluator:
         evaluate, data = self._config.evaluate, self.inference.prepared.split(split)
         examples = min(evaluate.examples or data.num_windows, data.num_windows)
         to_generate = min(evaluate.generated_examples, examples) if generate else 0
-        totals, tokens, pending = _Totals(), [], None
-        for start, batch, rows_B in self.inference.batches(data, np.arange(examples)):
-            launched = self.inference.batch_counts(params, batch)
-            if pending is not None:  # read one batch late, so that the device never waits
-                totals.add(pending)
-            pending = launched
-            if start < to_generate:
-                tokens_BxT = self.inference.respond(params, batch, rows_B)
-                tokens.append(jax.device_get(tokens_BxT)[: to_generate - start])
-        totals.add(pending)
-        counts, windows = totals.counts, totals.windows(examples)
+        counts, windows, tokens_RxT = self._count(params, data, examples, to_generate)
         values = metrics.of_counts(counts)
         if not self._config.data.reverse:  # then a unigram model would be one of contexts
             values["unigram_perplexity"] = text_metrics.unigram_perplexity(
@@ -99,7 +88,7 @@ class Evaluator:
             )
         confusion = {"image": counts["image_emotion_accuracy"]}
         if to_generate:
-            texts = self.inference.texts(np.concatenate(tokens))
+            texts = self.inference.texts(tokens_RxT)
             references, labels_R = _references(data, np.arange(to_generate))
             values |= metrics.of_texts(texts, references)
             if self._similarity is not None:
@@ -118,6 +107,26 @@ class Evaluator:
                 "conversation": uncertainty.conversations(data)[:examples].tolist(),
             },
         )
+
+    def _count(
+        self, params: Any, data: Split, examples: int, to_generate: int
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+        """(`batch_counts` of the first windows, summed, and of each; responses to some, [R, T])."""
+        totals, places, tokens, pending = _Totals(), [], [], None
+        size = self._config.evaluate.batch_size
+        answered = min(examples, -(-to_generate // size) * size)  # whole batches
+        for ids in (np.arange(answered), np.arange(answered, examples)):
+            for places_R, batch, rows_B in self.inference.batches(data, ids):
+                launched = self.inference.batch_counts(params, batch)
+                if pending is not None:  # read one batch late, so that the device never waits
+                    totals.add(*pending)
+                pending = ids[places_R], launched
+                if ids[0] < to_generate:
+                    places.append(places_R)
+                    tokens.append(jax.device_get(self.inference.respond(params, batch, rows_B)))
+        totals.add(*pending)
+        tokens_RxT = in_order(places, tokens)[:to_generate] if tokens else np.zeros((0, 0))
+        return totals.counts, totals.windows, tokens_RxT
 
     def _expressed(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The emotion ids that each labeller finds, int64 [R], by its ordinal; "": the lexicon."""
@@ -147,16 +156,24 @@ class Evaluator:
     def samples(self, params: Any, split: str, count: int) -> list[dict[str, Any]]:
         """The rows of samples.jsonl: responses to `count` windows spread evenly over a split."""
         data = self.inference.prepared.split(split)
-        ids = evenly_spaced(count, data.num_windows)
-        rows: list[dict[str, Any]] = []
-        for start, batch, rows_B in self.inference.batches(data, ids):
-            left = len(ids) - start
-            tokens, probabilities, mask = self.inference.responses(params, batch, rows_B, left)
-            texts = self.inference.texts(tokens)
-            for i, window in enumerate(ids[start : start + len(tokens)]):
-                of_window = {name: value[i] for name, value in probabilities.items()}
-                rows.append(samples.row(int(window), data, of_window, mask[i], texts[i]))
+        ids, rows = evenly_spaced(count, data.num_windows), []
+        if not len(ids):
+            return []
+        tokens, probabilities, mask = self._responses(params, data, ids)
+        for i, text in enumerate(self.inference.texts(tokens)):
+            of_window = {name: value[i] for name, value in probabilities.items()}
+            rows.append(samples.row(int(ids[i]), data, of_window, mask[i], text))
         return rows
+
+    def _responses(
+        self, params: Any, data: Split, ids: np.ndarray, face_ids: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        """`Inference.responses` to windows, in their order."""
+        places, found = [], []
+        for places_R, batch, rows_B in self.inference.batches(data, ids, face_ids):
+            places.append(places_R)
+            found.append(self.inference.responses(params, batch, rows_B))
+        return in_order(places, found)
 
     def following(self, params: Any, split: str) -> Following | None:
         """Responds to `evaluate.following_examples` windows of a split, with each of seven faces.
@@ -172,10 +189,7 @@ class Evaluator:
         if chosen is None:
             return None
         ids, face_ids = np.repeat(chosen.windows_W, NUM_EMOTIONS), chosen.faces_WxC.ravel()
-        parts = []
-        for start, batch, rows_B in self.inference.batches(data, ids, face_ids):
-            parts.append(self.inference.responses(params, batch, rows_B, len(ids) - start))
-        tokens, probabilities, mask = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        tokens, probabilities, mask = self._responses(params, data, ids, face_ids)
         return following.measure(
             chosen,
             data,
@@ -198,12 +212,14 @@ class Evaluator:
         """
         data = self.inference.prepared.split(split)
         chosen = following.plan(data, self._config.evaluate.following_examples)
-        ids, tokens = np.repeat(chosen.windows_W, NUM_EMOTIONS), []
-        for start, batch, rows_B in self.inference.batches(data, ids):
-            asked_BxC = self.inference.each_emotion(start)
+        ids, places, tokens = np.repeat(chosen.windows_W, NUM_EMOTIONS), [], []
+        one_hot_CxC = np.eye(NUM_EMOTIONS, dtype=np.float32)
+        for places_R, batch, rows_B in self.inference.batches(data, ids):
+            asked_BxC = self.inference.on_mesh(one_hot_CxC[places_R % NUM_EMOTIONS])
             tokens_BxT = self.inference.respond(params, batch, rows_B, asked_BxC)
-            tokens.append(jax.device_get(tokens_BxT)[: len(ids) - start])
-        texts = self.inference.texts(np.concatenate(tokens))
+            places.append(places_R)
+            tokens.append(jax.device_get(tokens_BxT))
+        texts = self.inference.texts(in_order(places, tokens))
         values, _, _ = following.figures(texts, self.labellers)
         return {
             name.replace("emotion_following", "emotion_asked"): value
@@ -229,16 +245,16 @@ class Evaluator:
         data = inference.prepared.split(split)
         ids = evenly_spaced(count, data.num_windows)
         tokens, sums = [], {"generated": np.zeros(2), "response": np.zeros(2)}
-        for start, batch, rows_B in inference.batches(data, ids):
+        for places_R, batch, rows_B in inference.batches(data, ids):
             generated_BxT = inference.respond(params, batch, rows_B)
             scored = {
                 "generated": inference.guided_nll(params, batch, generated_BxT, np.float32(0)),
                 "response": inference.guided_nll(params, batch, batch["response"], guidance),
             }
-            left = len(ids) - start
+            rows = len(places_R)
             for name, nll in jax.device_get(scored).items():
-                sums[name] += [nll["nll_B"][:left].sum(), nll["tokens_B"][:left].sum()]
-            tokens.append(jax.device_get(generated_BxT)[:left])
+                sums[name] += [nll["nll_B"][:rows].sum(), nll["tokens_B"][:rows].sum()]
+            tokens.append(jax.device_get(generated_BxT)[:rows])
         references, _ = _references(data, ids)
         return {
             **{f"{name}_perplexity": text_metrics.perplexity(*pair) for name, pair in sums.items()},
@@ -256,22 +272,23 @@ class _Totals:
 
     def __init__(self):
         self.counts: dict[str, Any] = {}
-        self._windows: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        self._places: list[np.ndarray] = []
+        self._windows: list[dict[str, np.ndarray]] = []
 
-    def add(self, launched: tuple[dict[str, Any], dict[str, jax.Array]]) -> None:
+    def add(self, ids_R: np.ndarray, launched: tuple[dict[str, Any], dict[str, jax.Array]]) -> None:
+        """`ids_R`: the windows of the first R rows; the others are padding."""
         counts, windows = jax.device_get(launched)
         # A split's sums outgrow what int32 and float32 can count.
         counts = jax.tree.map(lambda x: x.astype(np.result_type(x, np.int64)), counts)
         self.counts = jax.tree.map(np.add, self.counts, counts) if self.counts else counts
-        for name, x_B in windows.items():
-            self._windows[name].append(x_B)
+        self._places.append(ids_R)
+        self._windows.append(windows)
 
-    def windows(self, count: int) -> dict[str, np.ndarray]:
-        """Of the first `count` windows; the others are padding."""
-        return {
-            name: np.concatenate(x)[:count].astype(np.result_type(x[0], np.int64))
-            for name, x in self._windows.items()
-        }
+    @property
+    def windows(self) -> dict[str, np.ndarray]:
+        """Figures of each window, in the order of the windows."""
+        windows = in_order(self._places, self._windows)
+        return {name: x.astype(np.result_type(x, np.int64)) for name, x in windows.items()}
 
 
 def _references(split: Split, ids: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -8,15 +8,14 @@ import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from igerg_jax.batch import NUM_EMOTIONS
-from igerg_jax.data import pipeline
+from igerg_jax.data import length_buckets, pipeline
 from igerg_jax.data.prepared import Prepared
 from igerg_jax.data.windows import Split
 from igerg_jax.decoding import reranking, search
@@ -47,19 +46,24 @@ class Inference:
         self.guided_nll = Jitted(setup, guided_nll)
         backward = reranking.load(setup, prepared.tokenizer.digest)
         self._respond = search.Respond(setup, backward=backward)
+        self._placed = sharding.batch_sharding(setup.mesh)
         self._key = replicated_key(setup)
 
     def compile(self, params: Any, split: str) -> None:
-        """Compiles `batch_counts` and, where responses are generated, `respond`.
+        """Compiles `batch_counts` and, where responses are generated, `respond`, for all sizes of a
+        split's batches.
 
         Args:
           params: arrays, or `jax.ShapeDtypeStruct`s with shardings.
-          split: any of the dataset, for the shapes of a batch.
+          split: its name in the dataset.
         """
-        _, batch, rows_B = next(self.batches(self.prepared.split(split), np.arange(1)))
-        self.batch_counts.compile(params, batch)
-        if self.setup.config.evaluate.generated_examples:
-            self._respond.compile(params, batch, self._key, rows_B)
+        data = self.prepared.split(split)
+        buckets_W = length_buckets.numbers(data, self.setup.config)
+        for window in np.unique(buckets_W, return_index=True)[1]:  # one of each size
+            _, batch, rows_B = next(self.batches(data, np.array([window])))
+            self.batch_counts.compile(params, batch)
+            if self.setup.config.evaluate.generated_examples:
+                self._respond.compile(params, batch, self._key, rows_B)
 
     def at_guidance(self, guidance: float) -> Self:
         """A copy that generates with another `generate.guidance`.
@@ -87,49 +91,69 @@ class Inference:
         """
         return self._respond(params, batch, self._key, rows_B, target_emotion_BxC).tokens_BxT
 
-    def each_emotion(self, start: int) -> jax.Array:
-        """float32 [B, C] on the mesh, one emotion a row, all in turn: row 0 has `start` % C."""
-        placed = sharding.batch_sharding(self.setup.mesh)
-        rows_b = sharding.process_rows(placed, self.setup.config.evaluate.batch_size)
-        one_hot_CxC = np.eye(NUM_EMOTIONS, dtype=np.float32)
-        return sharding.to_devices(one_hot_CxC[(start + rows_b) % NUM_EMOTIONS], placed)
+    def on_mesh(self, values_R: np.ndarray) -> jax.Array:
+        """[B, ...] on the mesh: a value for each of a batch's first rows, and zeros."""
+        placed, size = self._placed, self.setup.config.evaluate.batch_size
+        padding = [(0, size - len(values_R))] + [(0, 0)] * (values_R.ndim - 1)
+        values_B = np.pad(values_R, padding)
+        return sharding.to_devices(values_B[sharding.process_rows(placed, size)], placed)
 
     def responses(
-        self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array, count: int
+        self, params: Any, batch: dict[str, jax.Array], rows_B: jax.Array
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        """Of at most `count` rows, on the host: response tokens [R, T], emotion probabilities (as
-        `predictions.emotion_probabilities`), and `image_mask` [R, N]."""
+        """Of a batch's rows, on the host: response tokens [B, T], emotion probabilities (as
+        `predictions.emotion_probabilities`), and `image_mask` [B, N]."""
         tokens_BxT = self.respond(params, batch, rows_B)
         launched = self.probabilities(params, batch, tokens_BxT)
         tokens, probabilities = jax.device_get((tokens_BxT, launched))
         mask = multihost_utils.process_allgather(batch["image_mask"], tiled=True)
-        return jax.tree.map(lambda x: x[:count], (tokens, probabilities, mask))
+        return tokens, probabilities, mask
 
     def batches(
         self, split: Split, ids: np.ndarray, face_ids: np.ndarray | None = None
-    ) -> Iterator[tuple[int, dict[str, jax.Array], jax.Array]]:
-        """Yields (k * evaluate.batch_size, batch k of those windows on the mesh, rows_B).
+    ) -> Iterator[tuple[np.ndarray, dict[str, jax.Array], jax.Array]]:
+        """Yields (places_R, a batch on the mesh, rows_B): row r shows window `ids[places_R[r]]`.
 
-        `rows_B` are the windows' numbers, so that a window gets the same response in any batch.
-        With `face_ids`, the response's image of each window is that of another window's response.
+        Rows from R on are padding. With `data.length_buckets`, windows of one size share a batch;
+        without, they come as in `ids`. `in_order` puts what is found in that order. `rows_B` are
+        the windows' numbers, so that a window gets the same response in any batch. With `face_ids`,
+        the response's image of each window is that of another window's response.
         """
         config = self.setup.config
         size = config.evaluate.batch_size
-        placed = sharding.batch_sharding(self.setup.mesh)
-        rows_b = sharding.process_rows(placed, size)
-        numbers = np.zeros(-(-len(ids) // size) * size, np.int32)
-        numbers[: len(ids)] = ids
+        by_size_I = np.argsort(length_buckets.numbers(split, config)[ids], kind="stable")
         read = functools.partial(
-            pipeline.window_batches, self.prepared, split.name, config=config, rows_b=rows_b
+            pipeline.window_batches,
+            self.prepared,
+            split.name,
+            config=config,
+            rows_b=sharding.process_rows(self._placed, size),
         )
-        faces = itertools.repeat((None, 0)) if face_ids is None else read(face_ids)
-        for number, ((batch, _), (face_batch, _)) in enumerate(zip(read(ids), faces, strict=False)):
+        batches = read(ids[by_size_I])
+        faces = itertools.repeat((None, 0)) if face_ids is None else read(face_ids[by_size_I])
+        for number, ((batch, _), (face_batch, _)) in enumerate(zip(batches, faces, strict=False)):
             if face_batch is not None:
                 batch = following.with_faces(batch, face_batch, self.setup.model.special)
-            local = numbers[number * size :][:size][rows_b]
+            places_R = by_size_I[number * size :][:size]
             self._between_batches()
-            yield number * size, *sharding.to_devices((batch, local), placed)
+            rows_B = self.on_mesh(ids[places_R].astype(np.int32))
+            yield places_R, sharding.to_devices(batch, self._placed), rows_B
 
     def texts(self, tokens_RxT: np.ndarray) -> list[str]:
         """The words of generated responses."""
         return [self.prepared.tokenizer.decode(row) for row in tokens_RxT]
+
+
+def in_order(places: Sequence[np.ndarray], found: Sequence[Any]) -> Any:
+    """What was found of each of some windows, in the order of the windows.
+
+    Args:
+      places, found: of each batch, the `places_R` of `Inference.batches` and a tree of arrays
+        [B, ...] with at least R rows.
+    """
+    rows, order = [len(places_R) for places_R in places], np.argsort(np.concatenate(places))
+
+    def joined(*batches_B: np.ndarray) -> np.ndarray:
+        return np.concatenate([x_B[:r] for r, x_B in zip(rows, batches_B, strict=True)])[order]
+
+    return jax.tree.map(joined, *found)

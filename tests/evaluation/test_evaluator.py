@@ -443,7 +443,7 @@ def test_following_is_left_out_without_faces_of_every_emotion(world):
 def test_a_batch_is_on_the_mesh(world):
     """What the jitted functions get is spread over the devices, rows numbered by window."""
     split = world.prepared.split("valid")
-    (first, batch, rows_B), *_ = world.evaluator.inference.batches(split, np.arange(3, 9))
-    assert first == 0 and rows_B.tolist() == [3, 4, 5, 6, 7, 8, 0, 0]
+    (places, batch, rows_B), *_ = world.evaluator.inference.batches(split, np.arange(3, 9))
+    assert places.tolist() == [*range(6)] and rows_B.tolist() == [3, 4, 5, 6, 7, 8, 0, 0]
     batch_lib.check(batch, dataclasses.replace(world.setup.spec, batch_size=len(rows_B)))
     assert batch["images"].sharding == sharding.batch_sharding(world.setup.mesh)
