@@ -1,9 +1,12 @@
 """Times models.arithmetic and models.convolution against what they replace, in turn; layers and
 convolutions forward and backward.
 
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.arithmetic
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.arithmetic [--rounds=15]
+
+Milliseconds are of processor time, the median of the rounds.
 """
 
+import argparse
 import functools
 import statistics
 import time
@@ -14,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import rows
+from benchmarks.rows import Row
 from igerg_jax.models import arithmetic, convolution
 
-ROUNDS, CALLS = 15, 10  # the median of the rounds is printed
+CALLS = 10  # in a round
 
 
 def plain_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -71,29 +76,39 @@ def count(argmax: Callable) -> Callable:
     )
 
 
-def compare(name: str, functions: Mapping[str, Callable], arguments: tuple) -> None:
-    """Prints a line with each function's milliseconds and seconds to compile."""
+def compare(
+    name: str, functions: Mapping[str, Callable], arguments: tuple, rounds: int, flop: float = 0
+) -> Row:
+    """Prints each function's milliseconds and seconds to compile; the row has the first and last.
+
+    Args:
+      flop: FLOPs of the products, 0 = not counted.
+    """
     programs, compiling = {}, {}
     for key, function in functions.items():
         start = time.perf_counter()
         programs[key] = jax.jit(function).lower(*arguments).compile()
         compiling[key] = time.perf_counter() - start
     seconds: dict[str, list[float]] = {key: [] for key in functions}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for key, program in programs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(CALLS):
                 out = program(*arguments)
             jax.block_until_ready(out)
-            seconds[key].append((time.perf_counter() - start) / CALLS)
+            seconds[key].append((time.process_time() - start) / CALLS)
+    medians = {key: statistics.median(taken) for key, taken in seconds.items()}
     figures = (
-        f"{key} {1000 * statistics.median(taken):.2f} ms (compiled in {compiling[key]:.2f} s)"
-        for key, taken in seconds.items()
+        f"{key} {1000 * median:.2f} ms (compiled in {compiling[key]:.2f} s)"
+        for key, median in medians.items()
     )
     print(f"{name}: {'; '.join(figures)}", flush=True)
+    plain, *_, ours = medians.values()
+    return Row(name, ours, {"XLA's own": plain}, flop=flop)
 
 
-def main() -> None:
+def measure(rounds: int) -> list[Row]:
+    """Compares all of them."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
@@ -103,11 +118,10 @@ def main() -> None:
     up, down = normal(192, 768) / 14, normal(768, 192) / 28
     scale, bias = jnp.ones(192), jnp.zeros(192)
     product, gelu = arithmetic.product, arithmetic.gelu
-    compare("product", {"plain": gradients(plain_product), "ours": gradients(product)}, (x, up))
-    compare("GELU", {"plain": gradients(plain_gelu), "ours": gradients(gelu)}, (hidden,))
-    compare(
-        "layer norm", {"plain": gradients(plain_norm), "ours": gradients(norm)}, (x, scale, bias)
-    )
+    flop = 3 * 2 * x.size * up.shape[1]  # of one product, forward and backward
+    products = {"plain": gradients(plain_product), "ours": gradients(product)}
+    gelus = {"plain": gradients(plain_gelu), "ours": gradients(gelu)}
+    norms = {"plain": gradients(plain_norm), "ours": gradients(norm)}
     layers = {
         "plain": layer(plain_product, plain_gelu, plain_norm),
         "our product": layer(product, plain_gelu, plain_norm),
@@ -116,16 +130,32 @@ def main() -> None:
         "all ours": layer(product, gelu, norm),
     }
     layers = {key: gradients(function) for key, function in layers.items()}
-    compare("layer", layers, (x, up, down, scale, bias))
     argmaxes = {"plain": functools.partial(jnp.argmax, axis=-1), "ours": arithmetic.argmax}
     drawn = {key: sample(argmax) for key, argmax in argmaxes.items()}
-    compare("sample", drawn, (normal(256, 2048), jax.random.key(0)))
     counted = {key: count(argmax) for key, argmax in argmaxes.items()}
-    compare("count", counted, (normal(640, 2048), jnp.zeros(640, jnp.int32)))
+    zeros = jnp.zeros(640, jnp.int32)
+    measured = [
+        compare("product", products, (x, up), rounds, flop),
+        compare("GELU", gelus, (hidden,), rounds),
+        compare("layer norm", norms, (x, scale, bias), rounds),
+        compare("layer", layers, (x, up, down, scale, bias), rounds, 2 * flop),
+        compare("sample", drawn, (normal(256, 2048), jax.random.key(0)), rounds),
+        compare("count", counted, (normal(640, 2048), zeros), rounds),
+    ]
     convolutions = {"plain": gradients(plain_convolution), "ours": gradients(our_convolution)}
     for side, channels in ((24, 32), (12, 64), (6, 128), (3, 256)):
         images, kernel = normal(128, side, side, channels), normal(3, 3, channels, channels)
-        compare(f"convolution, {channels} channels", convolutions, (images, kernel))
+        name, flop = f"convolution, {channels} channels", 3 * 2 * images.size * 9 * channels
+        measured.append(compare(name, convolutions, (images, kernel), rounds, flop))
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    rows.add_option(parser)
+    options = parser.parse_args()
+    rows.write(measure(options.rounds), options)
 
 
 if __name__ == "__main__":

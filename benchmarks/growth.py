@@ -1,7 +1,9 @@
 """How a training step grows with examples, layers, images, tokens, words and devices.
 
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.growth [--only=examples] [--rounds=5]
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.growth
+        [--only=examples,layers] [--rounds=5]
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m benchmarks.growth --only=devices
+        [--slices=v5e:2x2,v5e:4x4]
 
 The default run's step on one device, with one size doubled again and again and all else as it is:
 GFLOP of the model (`training.model_flops`) and milliseconds of processor time, the median of the
@@ -17,12 +19,15 @@ requirements-tpu.txt. benchmarks/README.md has what was measured.
 import argparse
 import math
 import statistics
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import rows
 from benchmarks.objective_cost import Program
+from benchmarks.rows import Row
 from configs import pretrain
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.tools.tpu_report import compile_report
@@ -64,14 +69,14 @@ def change(config: ConfigDict, what: str, size: int) -> None:
         text.max_positions = max(text.max_positions, 2 * size)
 
 
-def exponents(sizes: tuple[int, ...], costs: list[float]) -> tuple[float, float]:
+def exponents(sizes: Sequence[int], costs: Sequence[float]) -> tuple[float, float]:
     """p of size ** p, fitted to all, and of the last doubling."""
     x, y = np.log(sizes), np.log(costs)
     return float(np.polyfit(x, y, 1)[0]), float((y[-1] - y[-2]) / (x[-1] - x[-2]))
 
 
-def show(what: str, rounds: int) -> None:
-    """Prints a table of one size, and its exponents."""
+def show(what: str, rounds: int) -> Row:
+    """Prints a table of one size and its exponents; the row is of the largest size."""
     sizes = SIZES[what]
     setups = [set_up(what, size) for size in sizes]
     programs = [Program(setup) for setup in setups]
@@ -83,38 +88,53 @@ def show(what: str, rounds: int) -> None:
     for size, cost, taken in zip(sizes, flops, milliseconds, strict=True):
         print(f"{size:6} {what}: {cost:7.1f} GFLOP {taken:7.0f} ms")
     of_flops, of_time = (exponents(sizes, costs) for costs in (flops, milliseconds))
-    print(
-        f"{what}: exponent of GFLOP {of_flops[0]:.2f} (last doubling {of_flops[1]:.2f}), "
-        f"of ms {of_time[0]:.2f} ({of_time[1]:.2f})",
-        flush=True,
+    grown = (
+        f"exponent of GFLOP {of_flops[0]:.2f} (last doubling {of_flops[1]:.2f}), "
+        f"of ms {of_time[0]:.2f} ({of_time[1]:.2f})"
     )
+    print(f"{what}: {grown}", flush=True)
+    name = f"growth of a step: {sizes[0]:,} to {sizes[-1]:,} {what}"
+    return Row(name, milliseconds[-1] / 1000, flop=1e9 * flops[-1], note=grown)
 
 
-def show_devices() -> None:
-    """Prints the step of `base` that the compiler expects on each of `SLICES`."""
-    for topology in SLICES:
+def show_devices(slices: list[str]) -> None:
+    """Prints what the compiler expects of a step of `base` on each of `slices`, and exponents."""
+    counts, costs = [], []
+    for topology in slices:
         config = pretrain.get_config("base")
-        count = math.prod(map(int, topology.partition(":")[2].split("x")))
-        config.train.batch_size = EXAMPLES_PER_DEVICE * count
+        counts.append(math.prod(map(int, topology.partition(":")[2].split("x"))))
+        config.train.batch_size = EXAMPLES_PER_DEVICE * counts[-1]
         report = compile_report.compile_for(config, topology, slices=1)
         sent = sum(each["bytes"] for each in report["collectives"]) / 1e9
+        costs.append([*(1000 * each for each in report["step_seconds"].values()), sent])
         print(
-            f"{count:4} devices, {config.train.batch_size:5} examples: "
-            f"{1000 * report['step_seconds']:.0f} ms a step, {sent:.2f} GB sent by a device",
+            f"{counts[-1]:4} devices, {config.train.batch_size:5} examples: ms a step by the "
+            f"roofline {costs[-1][0]:.1f}, per op {costs[-1][1]:.1f}; {sent:.2f} GB sent by a "
+            f"device; compiled in {report['compile_cpu_seconds']:.0f} s of processor time",
             flush=True,
         )
+    if len(counts) > 1:
+        names = ("ms by the roofline", "ms per op", "GB sent by a device")
+        for name, cost in zip(names, zip(*costs, strict=True), strict=True):
+            fitted, last = exponents(counts, cost)
+            print(f"devices: exponent of {name} {fitted:.2f} (last step {last:.2f})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=[*SIZES, "devices"], help="default: all but devices")
+    sizes = ",".join(SIZES)
+    parser.add_argument("--only", default=sizes, help=f"devices, or some of {sizes}")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slices", default=",".join(SLICES), help="with --only=devices")
+    rows.add_option(parser)
     options = parser.parse_args()
-    if options.only == "devices":
-        show_devices()
-        return
-    for what in [options.only] if options.only else SIZES:
-        show(what, options.rounds)
+    chosen = options.only.split(",")
+    if unknown := {*chosen} - {*SIZES, "devices"}:
+        parser.error(f"--only: {', '.join(sorted(unknown))}; there are devices, {sizes}")
+    measured = [show(what, options.rounds) for what in chosen if what != "devices"]
+    if "devices" in chosen:
+        show_devices(options.slices.split(","))
+    rows.write(measured, options)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ cropped to 224 pixels, flipped and colour-jittered. The other sides do the same 
 libraries (benchmarks/loader_peers.py): PyTorch's DataLoader over torchvision.transforms.v2 on
 tensors (`torchvision`), over simplejpeg and OpenCV (`turbojpeg`) and over Pillow (`pillow`, and
 `pillow_draft`, whose decoder may halve an image), and Grain over the same function as `turbojpeg`.
+`decoding` only decodes, into memory that it uses again: what no side can do without. By default all
+sides run whose libraries are installed.
 The sides take turns, each in its own process, pinned to the same cores. If anything else is using
 the cores, images per second mean little; CPU time per image still does.
 
@@ -22,6 +24,7 @@ process's resident memory after a warm-up, along the way and at the end.
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -39,6 +42,8 @@ from importlib import metadata
 import numpy as np
 from PIL import Image
 
+from benchmarks import rows
+from benchmarks.rows import Row
 from configs import pretrain
 from igerg_jax.batch import EMOTIONS
 from igerg_jax.run import command_line
@@ -66,6 +71,8 @@ def main() -> None:
     print(text)
     if options.out:
         pathlib.Path(options.out).write_text(text + "\n")
+    if options.mode == "speed":
+        rows.write(speed_rows(results["cpu_milliseconds_per_image"]), options)
 
 
 def _options() -> argparse.Namespace:
@@ -75,11 +82,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements per side")
     parser.add_argument("--stills", type=int, default=700, help="JPEGs to generate")
-    parser.add_argument("--sides", nargs="+", default=SPEED_SIDES, choices=SPEED_SIDES)
+    parser.add_argument("--sides", nargs="+", default=_installed(), choices=SPEED_SIDES)
     parser.add_argument("--batches", type=int, default=5000, help="for --mode=memory")
     parser.add_argument("--warm_up", type=int, default=500, help="batches before measuring")
     parser.add_argument("--dataset", default="chitchat_peeps", help="for --mode=memory")
     parser.add_argument("--out", help="also write the JSON to this file")
+    rows.add_option(parser)
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -116,6 +124,25 @@ def speed(options: argparse.Namespace, folder: str) -> dict:
         "times_our_cpu": {side: round(value / ours, 2) for side, value in costs.items() if ours},
         "runs": runs,
     }
+
+
+def speed_rows(milliseconds: dict[str, float]) -> list[Row]:
+    """A row for each of our sides, beside the best of the other loaders."""
+    seconds = {side: value / 1000 for side, value in milliseconds.items()}
+    best = min((side for side in PEERS if side in seconds), key=seconds.get, default="")
+    absent = ", ".join(side for side in PEERS if side not in seconds)
+    return [
+        Row(
+            f"an image read and augmented: `{backend}`",
+            seconds[side],
+            {f"the best other loader, `{best}`": seconds[best]} if best else {},
+            least=seconds.get("decoding", 0.0),
+            least_is="decoding",
+            note=f"loaders that are not installed: {absent}" if absent else "",
+        )
+        for side, backend in OURS.items()
+        if side in seconds
+    ]
 
 
 def memory(options: argparse.Namespace, folder: str) -> dict:
@@ -223,6 +250,23 @@ def peer_side(load: str, loader: str, options: argparse.Namespace) -> dict:
     return _timed(batches, options.seconds, len)
 
 
+def decoding_side(options: argparse.Namespace) -> dict:
+    """Decodes the stills, and does nothing else."""
+    import simplejpeg
+
+    stills = pathlib.Path(options.folder, "stills")
+    jpegs = itertools.cycle([path.read_bytes() for path in sorted(stills.rglob("*.jpg"))])
+    pixels = np.empty((STILL_HEIGHT, STILL_WIDTH, 3), np.uint8)
+
+    def batches() -> Iterator[int]:
+        while True:
+            for jpeg in itertools.islice(jpegs, BATCH_SIZE):
+                simplejpeg.decode_jpeg(jpeg, fastdct=True, buffer=pixels)
+            yield BATCH_SIZE
+
+    return _timed(batches(), options.seconds, int)
+
+
 def memory_side(options: argparse.Namespace) -> dict:
     """Resident memory in MB, in total and without file mappings, by number of batches read."""
     command_line.quieten()
@@ -267,12 +311,28 @@ PEERS = {
 }
 # {side: data.image_backend}
 OURS = {"igerg_jax": "numpy", "igerg_jax_opencv": "opencv", "igerg_jax_tensorflow": "tensorflow"}
-SPEED_SIDES = [*OURS, *PEERS]
+SPEED_SIDES = [*OURS, *PEERS, "decoding"]
+# {side: the modules that it needs, besides those of requirements.txt}
+NEEDS = {
+    "igerg_jax_opencv": ("cv2",),
+    "torchvision": ("torch", "torchvision"),
+    "turbojpeg": ("torch", "cv2"),
+    "grain": ("grain", "cv2"),
+    "pillow": ("torch",),
+    "pillow_draft": ("torch",),
+}
 SIDES = {
     **{name: functools.partial(igerg_jax_side, of) for name, of in OURS.items()},
     **{name: functools.partial(peer_side, *names) for name, names in PEERS.items()},
+    "decoding": decoding_side,
     "memory": memory_side,
 }
+
+
+def _installed() -> list[str]:
+    """The sides that can run here."""
+    needed = {side: NEEDS.get(side, ()) for side in SPEED_SIDES}
+    return [side for side, names in needed.items() if all(map(importlib.util.find_spec, names))]
 
 
 def _machine(options: argparse.Namespace) -> dict:

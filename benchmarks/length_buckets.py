@@ -16,13 +16,16 @@ the model's FLOPs are printed.
 import argparse
 import ast
 import dataclasses
+import math
 import statistics
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import rows
 from benchmarks.objective_cost import Program
+from benchmarks.rows import Row
 from configs import pretrain
 from igerg_jax import checks
 from igerg_jax.batch import SENTENCEPIECE_IDS
@@ -86,6 +89,14 @@ def describe(dealt: Dealt, room_L: np.ndarray, costs: dict[str, list[float]]) ->
     return "\n".join(lines)
 
 
+def row_of(dealt: Dealt, costs: dict[str, list[float]]) -> Row:
+    """A mean step with buckets, beside one without."""
+    cost_L = costs.get("processor seconds", [math.nan] * len(dealt.share_L))
+    flop = 1e9 * float(dealt.share_L @ costs["GFLOP of the model"])
+    mean = float(dealt.share_L @ np.array(cost_L))
+    return Row(f"a step of {dealt.dataset}", mean, {"without buckets": cost_L[-1]}, flop=flop)
+
+
 def measured(setups: list[train_state.TrainingSetup], rounds: int) -> dict[str, list[float]]:
     """{unit: cost of a step of each size}, compiled."""
     programs = [Program(setup) for setup in setups]
@@ -107,6 +118,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="128,32", help="the full size: context, response")
     parser.add_argument("--buckets", default="((44, 20), (72, 32))")
     parser.add_argument("--rounds", type=int, default=5)
+    rows.add_option(parser)
     options = parser.parse_args()
     config = make_config(options)
     dealt = [deal(config, dataset) for dataset in options.datasets.split(",")]
@@ -124,6 +136,7 @@ def main() -> None:
     room_L = np.array([config.train.batch_size * sum(setup.spec.lengths) for setup in setups])
     for each in dealt:
         print(describe(each, room_L, costs), flush=True)
+    rows.write([row_of(each, costs) for each in dealt], options)
 
 
 if __name__ == "__main__":

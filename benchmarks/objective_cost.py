@@ -10,11 +10,14 @@ only FLOPs are printed. Objectives share passes, so what each saves does not add
 """
 
 import argparse
+import math
 import statistics
 import time
 
 import jax
 
+from benchmarks import rows
+from benchmarks.rows import Row
 from configs import pretrain
 from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
 from igerg_jax.parallel import sharding
@@ -73,19 +76,34 @@ def show(figures: dict[str, float], unit: str) -> None:
             print(f"without {name}: {saved:.1f} {unit} less ({saved / whole:.0%})", flush=True)
 
 
+def row_of(flops: dict[str, int], milliseconds: dict[str, float] | None = None) -> Row:
+    """The whole step's, with what saves most; without `milliseconds`, of FLOPs alone."""
+    costs, unit = (milliseconds, "the time") if milliseconds else (flops, "the FLOPs")
+    dearest = min((name for name in costs if name), key=costs.__getitem__)
+    note = f"without {dearest} {costs[dearest] / costs['']:.0%} of {unit}"
+    seconds = milliseconds[""] / 1000 if milliseconds else math.nan
+    return Row("a step of the default run", seconds, flop=flops[""], note=note)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
+    rows.add_option(parser)
+    options = parser.parse_args()
+    rounds = options.rounds
     setups = {name: set_up(changes) for name, changes in variants().items()}
-    show({name: model_flops.model_flops(setup) / 1e9 for name, setup in setups.items()}, "GFLOP")
+    flops = {name: model_flops.model_flops(setup) for name, setup in setups.items()}
+    show({name: each / 1e9 for name, each in flops.items()}, "GFLOP")
     if not rounds:
+        rows.write([row_of(flops)], options)
         return
     programs = {name: Program(setup) for name, setup in setups.items()}
     for _ in range(rounds):
         for program in programs.values():
             program.run()
-    show({name: statistics.median(p.milliseconds) for name, p in programs.items()}, "ms")
+    medians = {name: statistics.median(p.milliseconds) for name, p in programs.items()}
+    show(medians, "ms")
+    rows.write([row_of(flops, medians)], options)
 
 
 if __name__ == "__main__":

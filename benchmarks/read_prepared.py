@@ -20,6 +20,8 @@ import time
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import rows
+from benchmarks.rows import Row
 from configs import meld_fer2013
 from igerg_jax.data import pipeline
 from igerg_jax.data.prepare import prepare
@@ -35,6 +37,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data_dir", default=meld_fer2013.get_config().data.data_dir)
     parser.add_argument("--batches", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=9, help="timings of the first batch per step")
+    rows.add_option(parser)
     options = parser.parse_args(argv)
     started = time.perf_counter()
     prepare(config_of(options))
@@ -43,6 +46,15 @@ def main(argv: list[str]) -> None:
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
         results = executor.submit(read, options).result()
     print(json.dumps({"prepare_seconds": round(seconds, 1)} | results, indent=2))
+    rows.write([row_of(results)], options)
+
+
+def row_of(results: dict) -> Row:
+    """The first batch at `LATE_STEP`, by the clock, beside that of step 0."""
+    early, late = (results[f"first_batch_seconds_step_{step}"] for step in (0, LATE_STEP))
+    note = f"{results['peak_resident_mb']:.0f} MB after every image was read"
+    what = f"time to the first batch at step {LATE_STEP:,}, by the clock"
+    return Row(what, late, {"at step 0": early}, note=note)
 
 
 def config_of(options: argparse.Namespace) -> ConfigDict:

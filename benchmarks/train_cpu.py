@@ -1,6 +1,7 @@
 """Seconds of a training step on a CPU: this code, and transformers with PyTorch, in turn.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.train_cpu [--rounds=5] [--compile]
+        [--examples=16] [--layers=6]
 
 Response generation by a model of BART-base's size, in float32 with AdamW and dropout: 16 examples
 of five image vectors, 128 context tokens and 32 response tokens. Each side has random weights and
@@ -37,7 +38,8 @@ from ml_collections import ConfigDict
 from torch import nn
 from transformers import BartModel
 
-from benchmarks import in_turns
+from benchmarks import in_turns, rows
+from benchmarks.rows import Row
 from benchmarks.torch_peer import bart_config
 from configs.baselines import coarse_visual
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
@@ -45,18 +47,21 @@ from igerg_jax.data import parts
 from igerg_jax.parallel import sharding
 from igerg_jax.training import model_flops, train_state, train_step
 
-BATCH, CONTEXT_TURNS, VOCABULARY = 16, 4, 50_265
+CONTEXT_TURNS, VOCABULARY = 4, 50_265
+# AdamW's for each number that is trained: it reads its value, its gradient and two moments, and
+# writes all but the gradient.
+ADAMW_BYTES = 7 * 4
 MATRICES = (2128, 768, 3072)  # of the peaks: the encoder's largest product
 
 
-def make_config() -> ConfigDict:
-    """BART-base with a vector per image, learnt by likelihood alone."""
+def make_config(examples: int, layers: int) -> ConfigDict:
+    """BART-base with a vector per image, learnt by likelihood alone; layers are those of a side."""
     config = coarse_visual.get_config("paper")
     config.model.compute_dtype = "float32"
     config.data.update(context_turns=CONTEXT_TURNS, context_tokens=128, response_tokens=32)
     config.data.tokenizer.vocab_size = VOCABULARY
-    config.train.batch_size = BATCH
-    config.model.text.scan_layers = False
+    config.train.batch_size = examples
+    config.model.text.update(encoder_layers=layers, decoder_layers=layers, scan_layers=False)
     config.model.vocab_chunk_tokens = config.data.response_tokens
     return config
 
@@ -106,7 +111,8 @@ def torch_step(config: ConfigDict, compiled: bool) -> tuple[Callable[[], Any], i
     torch.manual_seed(0)
     peer = Peer(config)
     optimizer = torch.optim.AdamW(peer.parameters(), lr=3e-4, weight_decay=0.01)
-    host = synthetic(BatchSpec.of(config.data, BATCH), SENTENCEPIECE_IDS, VOCABULARY, seed=0)
+    spec = BatchSpec.of(config.data, config.train.batch_size)
+    host = synthetic(spec, SENTENCEPIECE_IDS, VOCABULARY, seed=0)
     batch = {name: torch.from_numpy(host[name]) for name in ("features", "image_mask")}
     batch |= {name: torch.from_numpy(host[name]).long() for name in ("context", "response")}
     loss_of = torch.compile(peer) if compiled else peer
@@ -136,9 +142,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument("--examples", type=int, default=16, help="of a step")
+    parser.add_argument("--layers", type=int, default=6, help="of the encoder and of the decoder")
+    rows.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(parts.cores())
-    config = make_config()
+    config = make_config(options.examples, options.layers)
     ours, trained, flops = jax_step(config)
     eager, peer_trained = torch_step(config, compiled=False)
     sides = {"igerg_jax": ours, "PyTorch eager": eager}
@@ -154,6 +163,11 @@ def main() -> None:
             f"{name}: {wall:.2f} s a step, {flops / wall / 1e9:.0f} GFLOP/s; {processor:.2f} s of "
             f"processor time; {faster[0]:.2f} ({faster[1]:.2f}) times as fast as PyTorch eager"
         )
+    seconds = {name: processor for name, (_, processor) in medians.items()}
+    what = f"training step: {options.examples} examples, {options.layers} layers a side"
+    moved = ADAMW_BYTES * trained
+    row = Row(what, seconds.pop("igerg_jax"), seconds, flop=flops, memory_bytes=moved)
+    rows.write([row], options)
 
 
 if __name__ == "__main__":

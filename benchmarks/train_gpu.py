@@ -41,6 +41,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+from benchmarks import rows
 from configs import pretrain
 from igerg_jax.batch import NUM_EMOTIONS, SENTENCEPIECE_IDS, BatchSpec, synthetic
 from igerg_jax.setup import base_key
@@ -218,6 +219,18 @@ def measure(preset: str, side: str, argv: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def row_of(preset: str, results: dict[str, dict], compiled: bool) -> rows.Row:
+    """The compared sides' seconds by the clock; the limit is the products', at JAX's peak."""
+    ours, name = results["jax"], "`torch.compile`" if compiled else "PyTorch eager"
+    return rows.Row(
+        f"training step of {preset} on a {ours['device']}, by the clock",
+        ours["seconds"],
+        {name: results["torch"]["seconds"]},
+        least=ours["flops"] / ours["peak"],
+        least_is="bfloat16 products",
+    )
+
+
 def main(argv: list[str]) -> int:
     """Prints a line per preset and side; returns 1 if the sides did different work."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -230,6 +243,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--side", choices=SIDES, help="run only this side; prints JSON")
+    rows.add_option(parser)
     options = parser.parse_args(argv)
     if options.side:
         config = make_config(options.presets, options)
@@ -242,9 +256,10 @@ def main(argv: list[str]) -> int:
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         os.environ.setdefault("XLA_FLAGS", quick)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    same = True
+    same, measured = True, []
     for preset in ["tiny"] if options.tiny else options.presets.split(","):
         results = {side: measure(preset, side, argv) for side in SIDES}
+        measured.append(row_of(preset, results, options.compile))
         for side, row in results.items():
             rate = options.batch_size / row["seconds"]
             print(
@@ -260,6 +275,7 @@ def main(argv: list[str]) -> int:
         if inputs[0] != inputs[1] or not math.isclose(ratio, 1, abs_tol=0.1):
             print(f"error: the sides did different work: torch {inputs[1]}", file=sys.stderr)
             same = False
+    rows.write(measured, options)
     return 0 if same else 1
 
 
