@@ -51,7 +51,7 @@ class Benchmark:
     def command(self, options: argparse.Namespace) -> list[str]:
         arguments = shlex.split(self.quick or "" if options.quick else self.arguments)
         if self.needs_files:
-            arguments.append(f"--manual_dir={options.manual_dir}")
+            arguments.append(f"--manual_dir={options.manual_dir or 'DIR'}")
         return ["-m", f"benchmarks.{self.name}", *arguments]
 
     def missing(self, options: argparse.Namespace) -> list[str]:

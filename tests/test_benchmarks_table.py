@@ -18,7 +18,7 @@ options = __import__("argparse").Namespace(json=True)
 rows.write([row], options)
 """
 FAILS = "raise SystemExit('it ran out of memory')"
-HANGS = "import time; time.sleep(60)"
+HANGS = "import time; time.sleep(20)"
 SILENT = "print('no rows')"
 
 

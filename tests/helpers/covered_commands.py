@@ -278,6 +278,7 @@ COVERED = {
         "tests/tools/test_ablations.py"
     ),
     "python -m benchmarks.NAME": Needs("scripts that print measurements"),
+    "python -m benchmarks.all --quick": By("tests/test_benchmarks_table.py"),
     "python -m benchmarks.objective_cost --rounds=12": Needs("minutes"),
     "python -m benchmarks.length_buckets --manual_dir=DIR": Needs("the files of MELD"),
     "python -m benchmarks.read_prepared --manual_dir=DIR --batches=200": Needs("Preparing MELD"),
