@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from benchmarks import all as table_of_all
+from benchmarks import growth
 from benchmarks.all import Benchmark
 from benchmarks.rows import Limits, Row
 
@@ -90,3 +91,23 @@ def test_every_benchmark_of_the_table_is_one_that_the_readme_lists():
     for each in (table_of_all.LIMITS, *table_of_all.BENCHMARKS):
         assert (ROOT / "benchmarks" / f"{each.name}.py").exists()
         assert f"`{each.name}`" in listed
+
+
+def test_growth_over_devices_prints_both_estimates_and_their_exponents(monkeypatch, capsys):
+    """Four times the devices take as long by the roofline, twice as long per op, and send twice."""
+
+    def compile_for(config, topology, slices):
+        times = {"v5e:2x2": 1, "v5e:4x4": 2}[topology]
+        assert config.train.batch_size == growth.EXAMPLES_PER_DEVICE * 4**times
+        return {
+            "collectives": [{"bytes": times * 5e8}, {"bytes": times * 5e8}],
+            "step_seconds": {"roofline": 0.1, "per_op": 0.2 * times},
+            "compile_cpu_seconds": 9.0,
+        }
+
+    monkeypatch.setattr(growth.compile_report, "compile_for", compile_for)
+    growth.show_devices(["v5e:2x2", "v5e:4x4"])
+    first, second, *exponents = capsys.readouterr().out.splitlines()
+    assert "4 devices" in first and "roofline 100.0, per op 200.0; 1.00 GB" in first
+    assert "16 devices" in second and "roofline 100.0, per op 400.0; 2.00 GB" in second
+    assert [line.split()[-4] for line in exponents] == ["0.00", "0.50", "0.50"]
