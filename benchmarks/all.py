@@ -4,7 +4,7 @@
         [--only=limits,train_cpu,generate_cpu] [--minutes=60] > table.md
 
 Each is a process of its own, and its sides take turns in it. With --quick they have fewer rounds or
-smaller sizes, as the commands in the table say, and all together take ten minutes on two cores.
+smaller sizes, as the commands in the table say: sized for ten minutes on two idle cores.
 What is missing for a benchmark stands in its row, and so does what a benchmark failed with; the
 exit code is 1 then. DIR has the files of MELD, DailyDialog and FER2013, as docs/data.md says.
 
@@ -71,7 +71,7 @@ BENCHMARKS = (
     Benchmark("generate_cpu", "generation", "--rounds=2 --rows=8", TORCH),
     Benchmark("train_gpu", "training step on a GPU", "--presets=base", TORCH, needs_gpu=True),
     Benchmark("objective_cost", "what objectives cost", "--rounds=0"),
-    Benchmark("growth", "growth of a step", "--rounds=2 --only=examples,images"),
+    Benchmark("growth", "growth of a step", "--rounds=2 --only=examples"),
     Benchmark("growth", "growth over devices", None, ("libtpu",), arguments="--only=devices"),
     Benchmark("arithmetic", "products, GELU, layer norm, convolutions", "--rounds=3"),
     Benchmark("length_buckets", "batches by length", "--rounds=0", needs_files=True),
@@ -173,7 +173,7 @@ def machine() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="ten minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller sizes")
     parser.add_argument("--manual_dir", default="", help="of the files that some need")
     names = list(dict.fromkeys(each.name for each in (LIMITS, *BENCHMARKS)))
     parser.add_argument("--only", default=",".join(names), help="some of the default's")
