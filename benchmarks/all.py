@@ -20,7 +20,6 @@ import importlib.util
 import math
 import os
 import pathlib
-import platform
 import shlex
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from importlib import metadata
 
 from benchmarks import rows
 from benchmarks.rows import Limits, Row
+from igerg_jax.run.provenance import cpu_model
 
 HEAD = (
     "| what | ms of processor time | against | limit, and share reached | command |",
@@ -157,9 +157,6 @@ def milliseconds(seconds: float) -> str:
 
 def machine() -> str:
     """The processor, its cores, and what is installed."""
-    info = pathlib.Path("/proc/cpuinfo")
-    found = info.read_text().splitlines() if info.exists() else []
-    names = [each.split(": ")[1] for each in found if each.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = []
     for package in PACKAGES:
@@ -167,8 +164,7 @@ def machine() -> str:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    name = names[0] if names else platform.machine()
-    return f"{name}, {cores} cores; {', '.join(versions)}"
+    return f"{cpu_model()}, {cores} cores; {', '.join(versions)}"
 
 
 def main() -> int:
