@@ -13,8 +13,10 @@ import pathlib
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import jax
+import jax.export
 from etils import epath
 
 from igerg_jax import storage
@@ -50,6 +52,24 @@ def kept(description: str, make: Callable[[], bytes]) -> bytes:
         content = make()
         _write(path, content)
     return content
+
+
+def traced(description: str, function: Callable, *shapes: Any) -> Callable:
+    """`function`, to call within another trace; where its trace is kept, it is not traced again.
+
+    Args:
+      description: as of `kept`.
+      shapes: `jax.ShapeDtypeStruct`s, as the arguments. They and what the function returns may be
+        nested in tuples, lists and dicts.
+
+    Raises:
+      NotImplementedError: the function calls back to Python, as `jax.debug.print` does.
+    """
+
+    def trace() -> bytes:
+        return bytes(jax.export.export(jax.jit(function))(*shapes).serialize())
+
+    return jax.export.deserialize(bytearray(kept(description, trace))).call
 
 
 def _read(path: epath.Path) -> bytes | None:

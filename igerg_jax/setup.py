@@ -17,7 +17,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -41,6 +40,12 @@ class Setup:
     mesh: Mesh
     rules: tuple  # (logical axis name, mesh axes) pairs
     abstract_params: Any  # `jax.ShapeDtypeStruct` leaves with their shardings
+
+    def describe(self) -> str:
+        """All that a program of this model on this mesh depends on, besides code, as text."""
+        config = self.config.to_json_best_effort()
+        config, kind = self.config.to_json_best_effort(), self.mesh.devices.flat[0].device_kind
+        return repr((config, self.model, self.spec, self.mesh, kind, self.rules))
 
     @property
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -139,12 +144,33 @@ def base_key(config: Any) -> jax.Array:
     return jax.random.key(config.seed, impl=config.train.prng)
 
 
+def with_kept_trace(description: str, function: Callable) -> Callable:
+    """`function`, to be called within a trace; on a single CPU its own trace is kept on disk
+    (`kept_traces`): there tracing is much of the time that a command takes to start.
+
+    Args:
+      description: of all that it depends on, besides code and its arguments' shapes and dtypes.
+      function: of arrays and trees of them; both may be nested only in tuples, lists and dicts.
+    """
+
+    def call(*arguments: Any) -> Any:
+        if not (kept_traces.keeps() and is_one_cpu()):
+            return function(*arguments)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+        try:
+            kept = kept_traces.traced(f"{description} {shapes}", function, *shapes)
+        except NotImplementedError:  # it calls back to Python, which no file can hold
+            return function(*arguments)
+        return kept(*arguments)
+
+    return call
+
+
 class Jitted:
     """`function(model, ...)` jitted on the setup's mesh, with its result replicated.
 
-    On a single CPU its trace is kept on disk (`kept_traces`): there tracing is most of the time
-    that a command takes. That is for functions, or `functools.partial`s of them, of which the names
-    and arguments say everything, as text; `jax.export` has to know what they return.
+    Its trace is kept (`with_kept_trace`) of functions, or `functools.partial`s of them, of which
+    the names and arguments say everything, as text.
     """
 
     def __init__(self, setup: Setup, function: Callable):
@@ -163,18 +189,12 @@ class Jitted:
 
     def _call(self, *arguments: Any) -> Any:
         """What is jitted."""
-        if not (kept_traces.keeps() and is_one_cpu() and _is_named(self._traced.func)):
-            return self._traced(*arguments)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-
-        def trace() -> bytes:
-            return bytes(jax.export.export(jax.jit(self._traced))(*shapes).serialize())
-
         function, setup = self._traced.func, self._setup
+        if not _is_named(function):
+            return self._traced(*arguments)
         given = function.__module__, function.__qualname__, self._traced.args, self._traced.keywords
-        description = repr((given, setup.mesh, setup.rules, shapes))
-        exported = jax.export.deserialize(bytearray(kept_traces.kept(description, trace)))
-        return exported.call(*arguments)
+        description = repr((given, setup.mesh, setup.rules))
+        return with_kept_trace(description, self._traced)(*arguments)
 
 
 def _is_named(function: Callable) -> bool:

@@ -1,6 +1,7 @@
 """What was traced is read again exactly where nothing that it depends on has changed."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from igerg_jax import kept_traces
@@ -71,3 +72,22 @@ def test_the_digest_is_of_all_code(monkeypatch, tmp_path):
         (tmp_path / "part" / "module.py").write_text(text)
         digests.append(digest())
     assert len(set(digests)) == 3
+
+
+def test_a_function_is_traced_once_for_each_description(folder):
+    traces = []
+
+    def in_another_process():  # JAX itself remembers what this one has traced
+        def scaled(tree, factor):
+            traces.append(factor)
+            return [tree["x"] * factor]
+
+        return scaled
+
+    given = {"x": jnp.arange(3.0)}, jnp.float32(2)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), given)
+    for description in ("a", "a", "b"):
+        call = kept_traces.traced(description, in_another_process(), *shapes)
+        (result,) = jax.jit(call)(*given)
+        assert result.tolist() == [0, 2, 4]
+    assert len(traces) == 2

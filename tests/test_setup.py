@@ -117,3 +117,29 @@ def test_functions_that_a_name_does_not_tell_apart_are_each_traced(tmp_path):
     for make in (times, plus):
         two, five = (setup.Jitted(here, make(number))(x) for number in (2, 5))
         assert (five - two == 3).all()
+
+
+def test_what_calls_back_to_python_is_traced_and_not_kept(tmp_path, capfd):
+    kept_traces.keep_in(tmp_path / "traced")
+
+    def spoken(x):
+        jax.debug.print("x is {x}", x=x)
+        return x + 1
+
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        assert jax.jit(setup.with_kept_trace("spoken", spoken))(jnp.int32(4)) == 5
+    jax.effects_barrier()
+    assert "x is 4" in capfd.readouterr().out
+    assert not (tmp_path / "traced").exists()
+
+
+def test_a_program_is_described_by_its_config_and_devices():
+    def described(devices=1, **changes):
+        config = small.make_config(**changes)
+        chosen = jax.devices()[:devices]
+        return setup.set_up(config, small.VOCAB_SIZE, SENTENCEPIECE_IDS, chosen).describe()
+
+    changes = [dict(seed=7), dict(train__batch_size=16), dict(optim__b1=0.8), dict(devices=2)]
+    texts = [described(**change) for change in ({}, *changes)]
+    assert len({*texts}) == len(texts) and described() == texts[0]

@@ -16,13 +16,20 @@ from typing import Any
 import jax
 from jax.interpreters import partial_eval
 
+from igerg_jax import kept_traces
 from igerg_jax.objectives import combination
 from igerg_jax.setup import base_key
 from igerg_jax.training import train_state
 
 
 def model_flops(setup: train_state.TrainingSetup) -> int:
-    """Model FLOPs of one step over the global batch."""
+    """Model FLOPs of one step over the global batch; where traces are kept, so is the count."""
+    description = f"model_flops {setup.describe()}"
+    return int(kept_traces.kept(description, lambda: str(_counted(setup)).encode()))
+
+
+def _counted(setup: train_state.TrainingSetup) -> int:
+    """`model_flops`, from a trace."""
     config, model, params = setup.config, setup.model, setup.abstract_state.params
 
     def loss(params, batch):

@@ -215,8 +215,8 @@ def compile_and_prefetch(
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
         by_length = {each.spec.lengths: each for each in setup.by_length()}
         lowered = {lengths: lower_step(each) for lengths, each in by_length.items()}
-        state = initialising.result()() if initialising else state
         compiling = {lengths: pool.submit(each.compile) for lengths, each in lowered.items()}
+        state = initialising.result()() if initialising else state
         source = batches(setup, dataset, int(state.step))
         first = next(source)
         if jax.process_index() == 0:

@@ -12,7 +12,7 @@ import optax
 from igerg_jax import objectives, optim
 from igerg_jax.batch import BatchSpec, SpecialIds
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import Setup, init_params, initialiser, mesh_context, set_up
+from igerg_jax.setup import Setup, init_params, initialiser, mesh_context, set_up, with_kept_trace
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -90,9 +90,14 @@ def lower_init(setup: TrainingSetup):
     config = setup.config
     model = initialiser(config, setup.model)
 
-    def init():
+    structure = jax.tree.structure(setup.abstract_state)
+
+    def initial_leaves():
         params = nn.meta.unbox(init_params(config, model, setup.spec))
-        return new_state(config, setup.optimizer, params)
+        return jax.tree.leaves(new_state(config, setup.optimizer, params))
+
+    def init():
+        return structure.unflatten(with_kept_trace(f"init {setup.describe()}", initial_leaves)())
 
     # It runs only once, briefly; optimising it would triple its compile time on a CPU.
     on_cpu = setup.mesh.devices.flat[0].platform == "cpu"

@@ -4,6 +4,7 @@
 number of devices or accumulation steps.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from igerg_jax import objectives, optim
 from igerg_jax.objectives import combination
 from igerg_jax.objectives.base import Term
 from igerg_jax.parallel import sharding
-from igerg_jax.setup import base_key, mesh_context
+from igerg_jax.setup import base_key, mesh_context, with_kept_trace
 from igerg_jax.training.train_state import TrainingSetup, TrainState
 
 
@@ -65,11 +66,28 @@ def make_step(setup: TrainingSetup) -> Callable:
         return state, metrics
 
     return jax.jit(
-        step,
+        _kept(setup, step),
         in_shardings=(setup.state_shardings, sharding.batch_sharding(setup.mesh)),
         out_shardings=(setup.state_shardings, sharding.replicated(setup.mesh)),
         donate_argnums=0,
     )
+
+
+def _kept(setup: TrainingSetup, step: Callable) -> Callable:
+    """`make_step`'s step, with its trace kept (`setup.with_kept_trace`)."""
+    structure = jax.tree.structure(setup.abstract_state)
+
+    def step_of_leaves(leaves, batch):
+        state, metrics = step(structure.unflatten(leaves), batch)
+        return jax.tree.leaves(state), metrics
+
+    @functools.wraps(step)  # the program has its name
+    def kept(state, batch):
+        call = with_kept_trace(f"step {setup.describe()}", step_of_leaves)
+        leaves, metrics = call(jax.tree.leaves(state), batch)
+        return structure.unflatten(leaves), metrics
+
+    return kept
 
 
 def lower_step(setup: TrainingSetup):

@@ -8,6 +8,7 @@ import jax
 import small
 from ml_collections import ConfigDict
 
+from igerg_jax import kept_traces
 from igerg_jax.training import model_flops, train_state
 
 
@@ -65,3 +66,11 @@ def test_model_flops_of_a_mixture_are_those_of_the_objectives_it_names():
     config = small.only(config, "emotional_response", "text_emotion")
     alone = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
     assert together == model_flops.model_flops(alone) > flops_with_pixels(False)
+
+
+def test_they_are_counted_once_where_traces_are_kept(tmp_path, monkeypatch):
+    kept_traces.keep_in(tmp_path)
+    first, larger = (model_flops.model_flops(setup_of(train__batch_size=n)) for n in (8, 16))
+    assert larger > 1.9 * first
+    monkeypatch.delattr(model_flops, "forward_flops")
+    assert model_flops.model_flops(setup_of(train__batch_size=8)) == first

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small
 
-from igerg_jax import objectives
+from igerg_jax import kept_traces, objectives
 from igerg_jax.errors import UserError
 from igerg_jax.objectives import combination
 from igerg_jax.parallel import sharding
@@ -293,3 +293,21 @@ def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
 def test_an_image_that_does_not_divide_into_patches_is_refused():
     with pytest.raises(UserError, match=r"image_size=16 does not divide into patches .*=5"):
         make_setup(1, pixels=True, model__vision__patch_size=5)
+
+
+def test_a_step_and_an_initial_state_are_the_same_from_a_kept_trace(tmp_path, monkeypatch):
+    def trained(**changes):
+        setup = make_setup(1, ("image_emotion",), optim__ema_decay=0.9, **changes)
+        state = train_state.init_state(setup)
+        (batch,) = batches(setup, 1)
+        return jax.device_get(train_step.lower_step(setup).compile()(state, batch))
+
+    plain = trained()
+    kept_traces.keep_in(tmp_path)
+    small.assert_trees_equal(trained(), plain)
+    with monkeypatch.context() as patch:
+        patch.delattr(train_step, "loss_gradient")
+        patch.delattr(train_state, "init_params")
+        small.assert_trees_equal(trained(), plain)
+        with pytest.raises(NameError):  # another config has another trace
+            trained(optim__b1=0.5)
