@@ -8,6 +8,7 @@ shardings of its parameters.
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from igerg_jax import kept_traces, storage
@@ -220,10 +222,27 @@ def init_params(config: Any, model: Igerg, spec: BatchSpec) -> Any:
 @functools.lru_cache(maxsize=8)  # checks, training and evaluation each call `set_up`
 def _abstract_params(model: Igerg, spec: BatchSpec) -> Any:
     """The shapes of `init_params`, which depend on neither the seed nor the mesh."""
-    shapes = dataclasses.replace(spec, batch_size=1).shapes()
-    init = functools.partial(model.init, jax.random.key(0))
-    one_row = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
-    return jax.eval_shape(init, one_row)["params"]
+
+    def trace() -> bytes:
+        shapes = dataclasses.replace(spec, batch_size=1).shapes()
+        init = functools.partial(model.init, jax.random.key(0))
+        one_row = {name: jax.ShapeDtypeStruct(*kind) for name, kind in shapes.items()}
+        boxed = traverse_util.flatten_dict(jax.eval_shape(init, one_row)["params"], sep="/")
+        return json.dumps({path: _shape_and_names(leaf) for path, leaf in boxed.items()}).encode()
+
+    kept = json.loads(kept_traces.kept(f"parameters {model} {spec}", trace))
+    return traverse_util.unflatten_dict({path: _box(*of) for path, of in kept.items()}, sep="/")
+
+
+def _shape_and_names(leaf: Any) -> tuple:
+    """(shape, dtype, logical axis names) of an abstract parameter."""
+    value = nn.meta.unbox(leaf)
+    return value.shape, value.dtype.name, leaf.names
+
+
+def _box(shape: list[int], dtype: str, names: list[str | None]) -> nn.LogicallyPartitioned:
+    """The reverse of `_shape_and_names`."""
+    return nn.LogicallyPartitioned(jax.ShapeDtypeStruct(tuple(shape), dtype), tuple(names))
 
 
 def _one_row(model: Igerg, spec: BatchSpec) -> dict[str, np.ndarray]:

@@ -143,3 +143,19 @@ def test_a_program_is_described_by_its_config_and_devices():
     changes = [dict(seed=7), dict(train__batch_size=16), dict(optim__b1=0.8), dict(devices=2)]
     texts = [described(**change) for change in ({}, *changes)]
     assert len({*texts}) == len(texts) and described() == texts[0]
+
+
+def test_abstract_parameters_are_the_same_when_they_are_read_again(tmp_path, monkeypatch):
+    config = small.make_config()
+    model, spec = small.make_model(config), BatchSpec.of(config.data, 1)
+    abstract = setup._abstract_params.__wrapped__  # without what this process remembers
+    init = jax.eval_shape(lambda: setup.init_params(config, model, spec))
+    plain = abstract(model, spec)
+    assert jax.tree.structure(plain) == jax.tree.structure(init)
+    kept_traces.keep_in(tmp_path)
+    abstract(model, spec)
+    with monkeypatch.context() as patch:
+        patch.delattr(jax, "eval_shape")
+        again = abstract(model, spec)
+    assert jax.tree.structure(again) == jax.tree.structure(init)
+    assert jax.tree.leaves(again) == jax.tree.leaves(init)
