@@ -21,7 +21,7 @@ from etils import epath
 
 from igerg_jax import storage
 
-_PACKAGES = ("flax", "jax", "jaxlib", "numpy")
+_PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _folder: epath.Path | None = None
 

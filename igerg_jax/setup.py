@@ -45,7 +45,6 @@ class Setup:
 
     def describe(self) -> str:
         """All that a program of this model on this mesh depends on, besides code, as text."""
-        config = self.config.to_json_best_effort()
         config, kind = self.config.to_json_best_effort(), self.mesh.devices.flat[0].device_kind
         return repr((config, self.model, self.spec, self.mesh, kind, self.rules))
 
