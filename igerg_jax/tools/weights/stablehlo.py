@@ -71,7 +71,10 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
     inputs = example_inputs(run.setup, RECORDED_EXAMPLES)
     folder.mkdir(parents=True, exist_ok=True)
     recorded, signatures = dict(inputs), {}
-    for name, function in functions(model, config, run.params).items():
+    programs = functions(model, config)
+    if not {"emotion_head", "sequence_emotion_head"} & run.params.keys():
+        del programs["encode_image_emotion"]
+    for name, function in programs.items():
         read = {key: inputs[key] for key in INPUTS[name] if key in inputs}
         exported = lower(function, parameters, read)
         outputs = jax.device_get(jax.jit(function)(parameters, read))
@@ -95,12 +98,12 @@ INPUTS = {
 }
 
 
-def functions(model: Any, config: Any, params: Any) -> dict[str, Function]:
+def functions(model: Any, config: Any) -> dict[str, Function]:
     """{name: function of ({parameter's name: array}, {input's name: array})}.
 
     encode_image_emotion returns float32 "image_emotion" [B, N, C] and "sequence_emotion" [B, C],
-    probabilities from the images alone, as far as `params` have the heads; generate returns int32
-    "tokens" [B, T] (EOS, then PAD) and float32 [B] "log_probability" and "score", as
+    probabilities from the images alone, as far as there are heads; generate returns int32 "tokens"
+    [B, T] (EOS, then PAD) and float32 [B] "log_probability" and "score", as
     `igerg_jax.decoding.search` defines them.
     """
     settings = search.Settings.of(config)
@@ -120,8 +123,6 @@ def functions(model: Any, config: Any, params: Any) -> dict[str, Function]:
         names = ("tokens", "log_probability", "score")
         return dict(zip(names, responses, strict=True))
 
-    if not {"emotion_head", "sequence_emotion_head"} & params.keys():
-        return {"generate": generate}
     return {"encode_image_emotion": encode_image_emotion, "generate": generate}
 
 
