@@ -54,7 +54,7 @@ def check_training(config: Any, starts: bool) -> None:
     """
     is_synthetic = config.data.dataset == datasets.SYNTHETIC
     check_values(config)
-    setup = _check_model(config)
+    setup = _check_model(config, parts=objectives.parts(config))
     check_all(
         lambda: _check_step_batch(config, setup.mesh),
         lambda: _check_evaluation_batch(config, setup.mesh),
@@ -214,9 +214,12 @@ def _check_dtype(name: str) -> None:
         raise UserError(f"model.compute_dtype='{name}' is none of {', '.join(COMPUTE_DTYPES)}")
 
 
-def _check_model(config: Any, devices: Any | None = None) -> Setup:
+def _check_model(
+    config: Any, devices: Any | None = None, parts: tuple[str, ...] = igerg.OPTIONAL_PARTS
+) -> Setup:
     # An existing tokenizer may have another vocabulary size; nothing else can differ.
-    setup = set_up(config, config.data.tokenizer.vocab_size, SENTENCEPIECE_IDS, devices)
+    vocab_size = config.data.tokenizer.vocab_size
+    setup = set_up(config, vocab_size, SENTENCEPIECE_IDS, devices, parts)
     try:
         jax.eval_shape(lambda: base_key(config))
     except ValueError as error:  # JAX's own message lists the known names

@@ -24,7 +24,8 @@ class Predicted(NamedTuple):
     response from images and words, each token given those before it.
     """
 
-    batch: Mapping[str, Any]  # the arrays of `igerg_jax.batch`
+    # The arrays of `igerg_jax.batch`. Labels of what the model has no part to predict are UNKNOWN.
+    batch: Mapping[str, Any]
     image_logits_BxNxC: Any  # of each image's emotion
     sequence_logits_BxC: Any
     judge_logits_BxC: Any  # of the true response's emotion, by the run's own judge

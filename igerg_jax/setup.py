@@ -27,7 +27,7 @@ from igerg_jax import kept_traces, storage
 from igerg_jax.batch import BatchSpec, SpecialIds, synthetic
 from igerg_jax.errors import UserError
 from igerg_jax.models import settings, vision
-from igerg_jax.models.igerg import Igerg
+from igerg_jax.models.igerg import OPTIONAL_PARTS, Igerg
 from igerg_jax.models.partitioning import is_one_cpu
 from igerg_jax.parallel import sharding
 
@@ -56,14 +56,23 @@ class Setup:
         return {name: jax.ShapeDtypeStruct(*kind, sharding=placed) for name, kind in kinds}
 
 
-def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> Setup:
+def set_up(
+    config: Any,
+    vocab_size: int,
+    special: SpecialIds,
+    devices=None,
+    parts: tuple[str, ...] = OPTIONAL_PARTS,
+) -> Setup:
     """The model that `config` describes, and its shardings over `devices` (default all).
+
+    Args:
+      parts: as for `build_model`.
 
     Raises:
       UserError: the mesh does not fit the devices, or a dimension does not divide over its axes.
     """
     mesh = sharding.make_mesh(config.mesh, devices)
-    model = build_model(config, vocab_size, special)
+    model = build_model(config, vocab_size, special, parts)
     spec = BatchSpec.of(config.data, config.train.batch_size)
     rules = sharding.rules(config)
     boxed = _abstract_params(initialiser(config, model), spec)
@@ -72,11 +81,14 @@ def set_up(config: Any, vocab_size: int, special: SpecialIds, devices=None) -> S
     return Setup(config, model, spec, mesh, rules, params)
 
 
-def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
+def build_model(
+    config: Any, vocab_size: int, special: SpecialIds, parts: tuple[str, ...] = OPTIONAL_PARTS
+) -> Igerg:
     """The module that `config.model` describes.
 
     Args:
       config: one that `igerg_jax.checks.check_model` has passed.
+      parts: the optional parts that it has; for training, those of `objectives.parts`.
 
     Raises:
       UserError: the data's sequences are longer than the model's position table.
@@ -92,6 +104,7 @@ def build_model(config: Any, vocab_size: int, special: SpecialIds) -> Igerg:
     return settings.select(
         Igerg,
         model,
+        parts=parts,
         vision_tower=vision.build(model.vision, dtype, data.image_size, data.feature_dim),
         tokens_per_image=model.vision.tokens_per_image,
         vision_frozen=model.vision.frozen,
@@ -112,7 +125,7 @@ def initialiser(config: Any, model: Igerg) -> Igerg:
     """
     config = config.copy_and_resolve_references()
     config.model.vision.scan_layers = config.model.text.scan_layers = True
-    return build_model(config, model.vocab_size, model.special)
+    return build_model(config, model.vocab_size, model.special, model.parts)
 
 
 def _text_settings(text: Any, dtype: jnp.dtype) -> settings.TextSettings:

@@ -89,7 +89,7 @@ class Chat:
         face = self._responder.read(file)
         seen = self._responder.see(face)
         self._face = face
-        said = f"in this face it sees {_likeliest(seen)}"
+        said = f"in this face it sees {_likeliest(seen)}" if seen else "it answers with this face"
         if self._responder.is_unfamiliar(face):
             said += ", which means little: it is unlike the images that the model was trained on"
         return said
@@ -159,8 +159,9 @@ def describe(answer: Answer, turns: int, emotion: str | None) -> str:
     seen = answer.seen[turns]
     notes = [f"sees {_likeliest(seen)}"] if seen is not None else []
     notes += [f"requested {emotion}"] if emotion else []
-    notes += [f"the judge reads {_likeliest(answer.judge)}"]
-    return f"{answer.text or '(no words)'}\n    [{'; '.join(notes)}]"
+    notes += [f"the judge reads {_likeliest(answer.judge)}"] if answer.judge else []
+    described = [answer.text or "(no words)"] + ([f"    [{'; '.join(notes)}]"] if notes else [])
+    return "\n".join(described)
 
 
 def _likeliest(p: Probabilities) -> str:

@@ -200,7 +200,8 @@ def sources(
     images = igerg.image_side(batch, apply(batch, method="visual_tokens"))
     words = igerg.text_side(batch, model.special)
     response_image_BxN = igerg.response_image(batch, model.special)
-    if target_emotion_BxC is None and model.emotion_embedding != "none":
+    sees_emotions = model.emotion_embedding != "none" and "emotion_head" in params
+    if target_emotion_BxC is None and sees_emotions:
         image_encoding = apply(images, None, method="encode")
         logits_BxNxC = apply(image_encoding, method="image_emotion_logits")
         target_emotion_BxC = igerg.target_emotion(logits_BxNxC, response_image_BxN)

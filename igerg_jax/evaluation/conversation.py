@@ -25,8 +25,8 @@ def respond(
       {"seen"} or None, "missing": `missing_face` where neither the face nor an emotion was given,
       else None; "target_emotion" (`emotion`), "sequence_emotion", "response", "score"
       (log-probability, or the beam's score), "judge", "spoken_emotion"}. "seen",
-      "sequence_emotion" and "judge" are {emotion: probability}, or None if the model was given
-      no image.
+      "sequence_emotion" and "judge" are {emotion: probability}; None if the model has no part that
+      predicts it and, but for "judge", if it was given no image.
 
     Raises:
       UserError: no words, an image that cannot be read, or wrong `generate` settings.
@@ -37,7 +37,7 @@ def respond(
     return {
         "context": [{"text": words, "seen": answer.seen[i]} for i, (words, _) in enumerate(turns)],
         "response_image": None if response_seen is None else {"seen": response_seen},
-        "missing": None if emotion or response_seen else missing_face(responder),
+        "missing": None if emotion or response_image is not None else missing_face(responder),
         "target_emotion": emotion,
         "sequence_emotion": answer.sequence,
         "response": answer.text,
@@ -70,12 +70,13 @@ def describe(answer: dict[str, Any]) -> str:
     if answer["sequence_emotion"]:
         lines.append(f"all images together: {likeliest_first(answer['sequence_emotion'])}")
     lines.append(f"response: {answer['response']}")
-    lines.append(f"    the judge reads: {likeliest_first(answer['judge'])}")
+    if answer["judge"]:
+        lines.append(f"    the judge reads: {likeliest_first(answer['judge'])}")
     return "\n".join(lines)
 
 
 def likeliest_first(p: dict[str, float] | None) -> str:
     """Emotions and their probabilities on one line."""
     if p is None:
-        return "no image"
+        return "nothing"
     return "  ".join(f"{name} {p[name]:.2f}" for name in sorted(p, key=p.get, reverse=True))

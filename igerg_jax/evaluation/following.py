@@ -188,7 +188,10 @@ def _row(
     """One line of `FILE`: a window's turns, and its response to each of the faces."""
     window = split.window(int(chosen.windows_W[w]))
     slot = len(window.turn_texts)
-    seen_NxC = probabilities["images"][0]  # rows differ only in the response's image
+    seen = [
+        samples.seen_in({name: p[i] for name, p in probabilities.items()}, image_mask_N)
+        for i in range(NUM_EMOTIONS)
+    ]
     responses = []
     for emotion, text in enumerate(texts_C):
         face = split.window(int(chosen.faces_WxC[w, emotion])).response_image
@@ -196,14 +199,14 @@ def _row(
             {
                 "emotion": EMOTIONS[emotion],
                 "image": data_url(face, "jpeg"),
-                "seen": samples.by_emotion(probabilities["images"][emotion][slot]),
+                "seen": seen[emotion][slot],
                 "generated": text,
                 "spoken_emotion": EMOTIONS[lexicon.label(text)],
             }
         )
     return {
         "index": int(chosen.windows_W[w]),
-        "context": samples.context(window, seen_NxC, image_mask_N),
+        "context": samples.context(window, seen[0]),  # others differ in the response's image
         "reference": window.response_text,
         "reference_emotion": samples.emotion_name(window.response_emotion),
         "responses": responses,

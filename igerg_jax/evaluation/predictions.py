@@ -2,7 +2,8 @@
 
 The emotions of images are predicted from images alone, as in the single-modal objectives; responses
 are scored from images and words, the decoder conditioned on the emotion that is predicted for the
-response's image. Letters as in `igerg_jax.batch`.
+response's image. Emotions that the parameters have no part for are left out. Letters as in
+`igerg_jax.batch`.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from igerg_jax import metrics
+from igerg_jax.batch import NUM_EMOTIONS, UNKNOWN
 from igerg_jax.decoding import search, stream
 from igerg_jax.decoding.guidance import Guidance, GuidedStream
 from igerg_jax.evaluation import uncertainty
@@ -43,8 +45,12 @@ def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> 
     """What the model predicts for the images, sequences and responses of a batch."""
     variables = {"params": params}
     images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
-    image_logits_BxNxC, sequence_logits_BxC = _image_logits(model, variables, images)
-    response_BxT = batch["response"]
+    logits, seen_BxC, response_BxT = _image_logits(model, params, images), None, batch["response"]
+    if "image_emotion" in logits:
+        shown_BxN = igerg.response_image(batch, model.special)
+        seen_BxC = igerg.target_emotion(logits["image_emotion"], shown_BxN)
+    if "judge_network" in params:
+        logits["response_emotion"] = model.apply(variables, response_BxT, method="judge_tokens")
     spoken_BxT = response_BxT != model.special.pad
     words = igerg.text_side(batch, model.special)
     encoded = model.apply(variables, images, words, method="encode")
@@ -53,7 +59,7 @@ def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> 
         igerg.shift_right(response_BxT, model.special),
         encoded.hidden_BxLxD,
         encoded.mask_BxL,
-        igerg.target_emotion(image_logits_BxNxC, igerg.response_image(batch, model.special)),
+        seen_BxC,
         method="decode",
     )
     tokens = losses.vocabulary(
@@ -63,11 +69,14 @@ def predict(model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]) -> 
         spoken_BxT,
         model.vocab_chunk_tokens,
     )
+    for label in [label for label in igerg.EMOTION_PARTS if label not in logits]:
+        batch = {**batch, label: jnp.full_like(batch[label], UNKNOWN)}
+        logits[label] = jnp.zeros((*batch[label].shape, NUM_EMOTIONS))
     return Predicted(
         batch=batch,
-        image_logits_BxNxC=image_logits_BxNxC,
-        sequence_logits_BxC=sequence_logits_BxC,
-        judge_logits_BxC=model.apply(variables, response_BxT, method="judge_tokens"),
+        image_logits_BxNxC=logits["image_emotion"],
+        sequence_logits_BxC=logits["sequence_emotion"],
+        judge_logits_BxC=logits["response_emotion"],
         spoken_BxT=spoken_BxT,
         nll_B=tokens.loss_B,
         correct_tokens_B=tokens.correct_B,
@@ -81,9 +90,11 @@ def emotion_probabilities(
 
     The first two are predicted from the images only; the third is the judge's, of `tokens`.
     """
-    images_BxNxC, sequence_BxC = image_probabilities(model, params, batch)
-    judged_BxC = model.apply({"params": params}, tokens_BxT, method="judge_tokens")
-    return {"images": images_BxNxC, "sequence": sequence_BxC, "judge": jax.nn.softmax(judged_BxC)}
+    found = image_probabilities(model, params, batch)
+    if "judge_network" in params:
+        judged_BxC = model.apply({"params": params}, tokens_BxT, method="judge_tokens")
+        found["judge"] = jax.nn.softmax(judged_BxC)
+    return found
 
 
 def guided_nll(
@@ -127,18 +138,19 @@ def guided_nll(
 
 def image_probabilities(
     model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Emotion probabilities of (each image [B, N, C], the sequence [B, C]) from images alone."""
-    variables = {"params": params}
-    images = igerg.image_side(batch, model.apply(variables, batch, method="visual_tokens"))
-    logits = _image_logits(model, variables, images)
-    return tuple(jax.nn.softmax(x) for x in logits)
+) -> dict[str, jax.Array]:
+    """Emotion probabilities, float32, from images alone: "images" [B, N, C], "sequence" [B, C]."""
+    images = igerg.image_side(batch, model.apply({"params": params}, batch, method="visual_tokens"))
+    names = {"image_emotion": "images", "sequence_emotion": "sequence"}
+    logits = _image_logits(model, params, images)
+    return {names[label]: jax.nn.softmax(x) for label, x in logits.items()}
 
 
-def _image_logits(model, variables, images) -> tuple[jax.Array, jax.Array]:
-    """Emotion logits of (each image, the sequence), from an encoding of images alone."""
-    encoded = model.apply(variables, images, None, method="encode")
-    return (
-        model.apply(variables, encoded, method="image_emotion_logits"),
-        model.apply(variables, encoded, method="sequence_emotion_logits"),
-    )
+def _image_logits(model, params, images) -> dict[str, jax.Array]:
+    """Emotion logits from an encoding of images alone, by the names of their labels."""
+    encoded = model.apply({"params": params}, images, None, method="encode")
+    return {
+        label: model.apply({"params": params}, encoded, method=f"{label}_logits")
+        for label in ("image_emotion", "sequence_emotion")
+        if igerg.EMOTION_PARTS[label] in params
+    }

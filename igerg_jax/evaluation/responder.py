@@ -24,7 +24,7 @@ from igerg_jax.decoding.strategies import STRATEGIES, Beam
 from igerg_jax.errors import UserError, check_known
 from igerg_jax.evaluation import trained_run
 from igerg_jax.evaluation.predictions import image_probabilities
-from igerg_jax.evaluation.samples import by_emotion
+from igerg_jax.evaluation.samples import by_emotion, seen_in
 from igerg_jax.models import igerg
 from igerg_jax.parallel import sharding
 from igerg_jax.run import checkpoint
@@ -39,9 +39,10 @@ class Answer(NamedTuple):
 
     text: str
     score: float  # log-probability, or the score by which it was chosen among several
+    # Each is None where the model has no part that predicts it.
     seen: tuple[Probabilities | None, ...]  # [N], in each slot's image; None = no image
     sequence: Probabilities | None  # of all images together; None without any
-    judge: Probabilities  # the judge's, of the text
+    judge: Probabilities | None  # the judge's, of the text
     spoken: str  # the emotion that the lexicon finds in the text
 
 
@@ -162,15 +163,18 @@ class Responder:
         """
         return pipeline.read_pixels(picture, self.config)
 
-    def see(self, picture: Picture) -> Probabilities:
-        """The emotion seen in a single face. Raises UserError as `read`."""
+    def see(self, picture: Picture) -> Probabilities | None:
+        """The emotion seen in a single face; None where the model names none in faces. Raises
+        UserError as `read`."""
         if not self.sees_faces:
             raise UserError("this model is not shown the face of the responder")
         # A turn needs words, but they do not enter this prediction.
         example = self._example(_Row([("hello", None)], self.read(picture), None))
         batch, named_RxC, _ = self._place([example], self._named(None)[None], draw=0)
-        images_RxNxC, _, _ = jax.device_get(self._predict(self._params, batch, named_RxC))
-        return by_emotion(images_RxNxC[0][example["image_mask"][0]][0])
+        found, _ = jax.device_get(self._predict(self._params, batch, named_RxC))
+        mask_N = example["image_mask"][0]
+        seen = seen_in({name: p[0] for name, p in found.items()}, mask_N)
+        return seen[int(mask_N.argmax())]
 
     def is_unfamiliar(self, picture: Picture) -> bool:
         """Whether an image is unlike those that the model was trained on; False where that is not
@@ -226,7 +230,7 @@ class Responder:
         examples = [self._example(row) for row in rows]
         named_RxC = np.stack([self._named(row.emotion) for row in rows])
         batch, named_RxC, rows_R = self._place(examples, named_RxC, draw)
-        images_RxNxC, sequence_RxC, target_RxC = self._predict(self._params, batch, named_RxC)
+        found, target_RxC = self._predict(self._params, batch, named_RxC)
         responses = generate(
             self._params,
             batch,
@@ -235,12 +239,14 @@ class Responder:
             target_RxC if self.can_be_conditioned else None,
             np.float32(guidance),
         )
-        judged_RxC = self._judge(self._params, responses.tokens_BxT)
-        outputs = responses.tokens_BxT, responses.score_B, images_RxNxC, sequence_RxC, judged_RxC
-        outputs = zip(*jax.device_get(outputs), strict=True)
-        masks_N = [example["image_mask"][0] for example in examples]
+        if "judge_network" in self._params:
+            found["judge"] = self._judge(self._params, responses.tokens_BxT)
+        outputs = jax.device_get((responses.tokens_BxT, responses.score_B, found))
         # Rows after the last example only fill the mesh.
-        return [self._describe(mask_N, *row) for mask_N, row in zip(masks_N, outputs, strict=False)]
+        return [
+            self._describe(example["image_mask"][0], *jax.tree.map(lambda x, i=i: x[i], outputs))
+            for i, example in enumerate(examples)
+        ]
 
     def _generator(self, strategy: str) -> Callable[..., search.Responses]:
         if strategy not in self._generators:
@@ -286,35 +292,30 @@ class Responder:
         image_mask_N: np.ndarray,
         tokens_T: np.ndarray,
         score: float,
-        images_NxC: np.ndarray,
-        sequence_C: np.ndarray,
-        judged_C: np.ndarray,
+        found: Mapping[str, np.ndarray],
     ) -> Answer:
         text = self._tokenizer.decode(tokens_T)
-        seen = tuple(
-            by_emotion(p_C) if real else None
-            for p_C, real in zip(images_NxC, image_mask_N, strict=True)
-        )
+        has_sequence = "sequence" in found and image_mask_N.any()
         return Answer(
             text=text,
             score=float(score),
-            seen=seen,
-            sequence=by_emotion(sequence_C) if image_mask_N.any() else None,
-            judge=by_emotion(judged_C),
+            seen=tuple(seen_in(found, image_mask_N)),
+            sequence=by_emotion(found["sequence"]) if has_sequence else None,
+            judge=by_emotion(found["judge"]) if "judge" in found else None,
             spoken=EMOTIONS[lexicon.label(text)],
         )
 
 
 def _predict_emotions(
     model: igerg.Igerg, params: Any, batch: Mapping[str, jax.Array], named_BxC: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Probabilities of (each image's emotion, the sequence's, the emotion to respond with)."""
-    images_BxNxC, sequence_BxC = image_probabilities(model, params, batch)
-    seen_BxC = igerg.target_emotion(
-        jnp.log(images_BxNxC), igerg.response_image(batch, model.special)
-    )
-    is_named_Bx1 = named_BxC.any(1, keepdims=True)
-    return images_BxNxC, sequence_BxC, jnp.where(is_named_Bx1, named_BxC, seen_BxC)
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(what `image_probabilities` returns, probabilities of the emotion to respond with)."""
+    found = image_probabilities(model, params, batch)
+    if "images" not in found:
+        return found, named_BxC
+    shown_BxN = igerg.response_image(batch, model.special)
+    seen_BxC = igerg.target_emotion(jnp.log(found["images"]), shown_BxN)
+    return found, jnp.where(named_BxC.any(1, keepdims=True), named_BxC, seen_BxC)
 
 
 def _judge(model: igerg.Igerg, params: Any, tokens_BxT: jax.Array) -> jax.Array:

@@ -58,36 +58,46 @@ def row(
       generated: the model's response.
     """
     window = split.window(index)
-    seen_NxC, jpeg = probabilities["images"], window.response_image
+    seen, jpeg = seen_in(probabilities, image_mask_N), window.response_image
     slot, emotion = len(window.turn_texts), window.response_emotion
-    face = _face(emotion, jpeg, seen_NxC[slot] if image_mask_N[slot] else None)
+    face = _face(emotion, jpeg, seen[slot])
     return {
         "index": index,
-        "context": context(window, seen_NxC, image_mask_N),
+        "context": context(window, seen),
         "response_image": None if jpeg is None else face,
         "reference": window.response_text,
         "reference_emotion": emotion_name(window.response_emotion),
         "generated": generated,
         "spoken_emotion": EMOTIONS[lexicon.label(generated)],
-        "judge": by_emotion(probabilities["judge"]),
+        "judge": by_emotion(probabilities["judge"]) if "judge" in probabilities else None,
     }
 
 
-def context(window: Window, seen_NxC: np.ndarray, image_mask_N: np.ndarray) -> list[dict[str, Any]]:
+Seen = dict[str, float] | None  # {emotion: probability} in an image; None = not given, or not read
+
+
+def seen_in(probabilities: Mapping[str, np.ndarray], image_mask_N: np.ndarray) -> list[Seen]:
+    """What is seen in the image of each slot. The arguments are those of `row`."""
+    if "images" not in probabilities:
+        return [None] * len(image_mask_N)
+    given = zip(probabilities["images"], image_mask_N, strict=True)
+    return [by_emotion(p_C) if is_real else None for p_C, is_real in given]
+
+
+def context(window: Window, seen: Sequence[Seen]) -> list[dict[str, Any]]:
     """The turns before the response: words, images with their labels, and what is seen in them."""
     turns = zip(window.turn_texts, window.turn_emotions, window.turn_images, strict=True)
     return [
         {
             "text": text,
-            **_face(emotion, jpeg, seen_NxC[slot] if image_mask_N[slot] else None),
+            **_face(emotion, jpeg, seen[slot]),
             "has_image": jpeg is not None,
         }
         for slot, (text, emotion, jpeg) in enumerate(turns)
     ]
 
 
-def _face(emotion: int, jpeg: bytes | None, seen_C: np.ndarray | None) -> dict[str, Any]:
-    seen = None if seen_C is None else by_emotion(seen_C)
+def _face(emotion: int, jpeg: bytes | None, seen: Seen) -> dict[str, Any]:
     image = None if jpeg is None else data_url(jpeg, "jpeg")
     return {"emotion": emotion_name(emotion), "seen": seen, "image": image}
 

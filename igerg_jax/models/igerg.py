@@ -33,6 +33,25 @@ IMAGE_TYPE, TEXT_TYPE = 0, 1  # rows of the type embedding
 # Where the decoder is conditioned on an emotion: nowhere, at its input, at its output, or at both.
 EMOTION_EMBEDDINGS = ("none", "input", "output", "both")
 
+# The parts that a model may lack, by their names among its parameters: each is for some objectives
+# only (`Objective.trains`, `Objective.reads`).
+OPTIONAL_PARTS = (
+    "emotion_head",
+    "sequence_emotion_head",
+    "masked_token_head",
+    "judge_network",
+    "contrastive_image",
+    "contrastive_text",
+    "contrastive_log_scale",
+    "contrastive_bias",
+)
+# Those that predict an emotion, by the name of its label in a batch.
+EMOTION_PARTS = {
+    "image_emotion": "emotion_head",
+    "sequence_emotion": "sequence_emotion_head",
+    "response_emotion": "judge_network",
+}
+
 
 class ImageSide(NamedTuple):
     """The encoder's visual input: visual tokens, which images are real (bool), and their turns."""
@@ -98,9 +117,11 @@ class Encoded(NamedTuple):
 class Igerg(nn.Module):
     """Image-grounded emotional response generation.
 
-    Each objective calls the methods that it needs through `apply(..., method=...)`.
+    Each objective calls the methods that it needs through `apply(..., method=...)`. A method that
+    needs an optional part raises flax's ScopeParamNotFoundError where the parameters lack it.
 
     Attributes:
+      parts: those of `OPTIONAL_PARTS` that `init` makes parameters for.
       vision_tower: one of `igerg_jax.models.vision`, [I, ...] to [I, K, W].
       tokens_per_image: K.
       vision_frozen: whether the tower gets no gradient.
@@ -114,6 +135,7 @@ class Igerg(nn.Module):
       dtype: of activations.
     """
 
+    parts: tuple[str, ...]
     vision_tower: nn.Module
     tokens_per_image: int
     vision_frozen: bool
@@ -162,22 +184,25 @@ class Igerg(nn.Module):
         self.judge_network = Judge(self.judge)
         self.contrastive_image = dense(self.contrastive_width, dtype, None, "embed", "mlp")
         self.contrastive_text = dense(self.contrastive_width, dtype, None, "embed", "mlp")
-        scalar = initializers.zeros()
-        self.contrastive_log_scale = self.param("contrastive_log_scale", scalar, ())
-        self.contrastive_bias = self.param("contrastive_bias", scalar, ())
 
     def __call__(self, batch: Mapping[str, jax.Array]) -> None:
-        """Uses every parameter once, for `init` to trace. Returns nothing."""
+        """Uses every parameter once, for `init` to trace: Linen makes those of a submodule when it
+        is called. Returns nothing."""
         images = image_side(batch, self.visual_tokens(batch))
         words = text_side(batch, self.special)
         encoded = self.encode(images, words)
-        self.image_emotion_logits(encoded)
-        self.sequence_emotion_logits(encoded)
-        self.masked_token_hidden(encoded.text_BxSxD)
+        if "emotion_head" in self.parts:
+            self.image_emotion_logits(encoded)
+        if "sequence_emotion_head" in self.parts:
+            self.sequence_emotion_logits(encoded)
+        if "masked_token_head" in self.parts:
+            self.masked_token_hidden(encoded.text_BxSxD)
         no_emotion_BxC = jnp.zeros((batch["response"].shape[0], NUM_EMOTIONS))
         self.decode(batch["response"], encoded.hidden_BxLxD, encoded.mask_BxL, no_emotion_BxC)
-        self.judge_tokens(batch["response"])
-        self.contrastive_vectors(encoded, encoded)
+        if "judge_network" in self.parts:
+            self.judge_tokens(batch["response"])
+        if "contrastive_image" in self.parts:
+            self.contrastive_vectors(encoded, encoded)
 
     def visual_tokens(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Visual tokens [B, N, K, D] of `images` (uint8) or `features` (float32) of a batch."""
@@ -338,6 +363,7 @@ class Igerg(nn.Module):
         """The judge's emotion logits, float32 [B, C], of mixed rows of its own embedding."""
         return self.judge_network(embedded_BxTxJ, mask_BxT)
 
+    @nn.compact
     def contrastive_vectors(self, images: Encoded, words: Encoded):
         """(image [B, G], text [B, G], log scale, bias), float32, for the sigmoid loss.
 
@@ -347,5 +373,7 @@ class Igerg(nn.Module):
         """
         image_BxG = self.contrastive_image(images.cls_BxD).astype(jnp.float32)
         text_BxG = self.contrastive_text(words.cls_BxD).astype(jnp.float32)
-        log_scale = self.contrastive_log_scale + jnp.log(10.0)
-        return image_BxG, text_BxG, log_scale, self.contrastive_bias - 10.0
+        scalar = initializers.zeros()
+        log_scale = self.param("contrastive_log_scale", scalar, ()) + jnp.log(10.0)
+        bias = self.param("contrastive_bias", scalar, ()) - 10.0
+        return image_BxG, text_BxG, log_scale, bias

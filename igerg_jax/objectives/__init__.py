@@ -6,9 +6,11 @@ To add one, write its module beside these, give it a line in `MODULES` and its k
 
 import importlib
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from igerg_jax.errors import UserError
+from igerg_jax.models.igerg import EMOTION_PARTS, OPTIONAL_PARTS
 from igerg_jax.objectives.base import Objective
 
 # {name: module with an `OBJECTIVE`}, in the order of reports.
@@ -30,6 +32,33 @@ OBJECTIVES: dict[str, Objective] = {
 def active(config: Any) -> list[str]:
     """Names of the objectives with a nonzero weight, in the table's order."""
     return [name for name in OBJECTIVES if config.objectives[name].weight]
+
+
+def parts(config: Any) -> tuple[str, ...]:
+    """The optional parts of the model that a training run has.
+
+    They are what active objectives train or read and, of a checkpoint that the run starts from,
+    what evaluations predict emotions with.
+    """
+    used = set(_trained(config))
+    for name in active(config):
+        used.update(OBJECTIVES[name].reads(config.objectives[name]))
+    if config.init_from:
+        used.update(p for p in EMOTION_PARTS.values() if p in (config.init_parts or (p,)))
+    return tuple(part for part in OPTIONAL_PARTS if part in used)
+
+
+def trained(config: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree by the parts of the model, without the optional ones that nothing trains.
+
+    Those have no optimizer state and are never updated.
+    """
+    left_out = set(OPTIONAL_PARTS).difference(_trained(config))
+    return {name: part for name, part in tree.items() if name not in left_out}
+
+
+def _trained(config: Any) -> list[str]:
+    return [part for name in active(config) for part in OBJECTIVES[name].trains]
 
 
 def need_reference(config: Any) -> bool:

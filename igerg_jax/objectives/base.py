@@ -166,6 +166,7 @@ class Objective(abc.ABC):
     name: ClassVar[str]  # its key under `config.objectives`, which has `weight` and its settings
     summary: ClassVar[str]  # completes "the model learns to ...", for reports and pages
     needs: ClassVar[tuple[Need, ...]] = ()  # what a dataset must have for it
+    trains: ClassVar[tuple[str, ...]] = ()  # those of the model's `OPTIONAL_PARTS` that learn by it
     constraints: ClassVar[tuple[Choice | Range, ...]] = ()  # on its settings but for `weight`
 
     @abc.abstractmethod
@@ -189,6 +190,10 @@ class Objective(abc.ABC):
         Such a key must be given, so not be -1, and must not change when a run resumes.
         """
         return {}
+
+    def reads(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those of the model's `OPTIONAL_PARTS` that the loss reads and that do not learn by it."""
+        return ()
 
     def needs_reference(self, settings: Mapping[str, Any]) -> bool:
         """Whether the loss reads the parameters as training started, `Context.reference`."""

@@ -102,6 +102,11 @@ class EmotionalResponse(Objective):
             result |= one_term(sums, "policy", scale=context.settings["policy_weight"])
         return one_term(tokens.total(), "tokens") | result
 
+    def reads(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        is_judged = settings["consistency_weight"] or settings["policy_weight"]
+        head = ("emotion_head",) if settings["emotion_source"] == "predicted" else ()
+        return (*head, "judge_network") if is_judged else head
+
     def needs_reference(self, settings: Mapping[str, Any]) -> bool:
         return bool(settings["preference_weight"] or settings["policy_weight"])
 

@@ -16,6 +16,7 @@ class ImageEmotion(Objective):
     name = "image_emotion"
     summary = "name each image's emotion, from the images alone"
     needs = (IMAGES, LABELLED_IMAGES)
+    trains = ("emotion_head",)
 
     constraints = (Range("label_smoothing", at_least=0, below=1),)
 

@@ -23,6 +23,12 @@ class ImageTextContrastive(base.Objective):
     name = "image_text_contrastive"
     summary = "tell which images belong to which words"
     needs = (base.IMAGES, base.WORDS)
+    trains = (
+        "contrastive_image",
+        "contrastive_text",
+        "contrastive_log_scale",
+        "contrastive_bias",
+    )
     constraints = (Choice("negatives", ("batch", "slice")),)
 
     def encoder_input(self, context: Context) -> EncoderInput:

@@ -21,6 +21,7 @@ class MaskedMultimodal(base.Objective):
     name = "masked_multimodal"
     summary = "fill in masked words and name emotions, from words and images"
     needs = (base.IMAGES, base.WORDS)
+    trains = ("emotion_head", "masked_token_head")
     constraints = (
         Range("mask_fraction", at_least=0, below=1),
         Range("max_fraction", above=0, at_most=1),

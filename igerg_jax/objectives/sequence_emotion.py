@@ -14,6 +14,7 @@ class SequenceEmotion(Objective):
     name = "sequence_emotion"
     summary = "name the emotion of the whole image sequence"
     needs = (IMAGES, LABELLED_IMAGES)
+    trains = ("sequence_emotion_head",)
 
     def loss(self, context: Context) -> Result:
         logits_BxC = context.apply("sequence_emotion_logits", context.image_encoding)

@@ -14,6 +14,7 @@ class TextEmotion(Objective):
     name = "text_emotion"
     summary = "teach the judge the emotion of labelled utterances"
     needs = (WORDS, LABELLED_TURNS)
+    trains = ("judge_network",)
 
     def loss(self, context: Context) -> Result:
         response_BxT = context.batch["response"]

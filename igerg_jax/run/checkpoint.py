@@ -137,7 +137,9 @@ class Checkpoints:
     def _restore(self, path: epath.Path, abstract_state: Any) -> Any:
         integrity.check(path)
         compatibility.check_tokenizer(read_run(path), self._tokenizer_digest, path)
-        compatibility.check_same_shapes(_stored_shapes(path), shapes(abstract_state), path)
+        wanted = shapes(abstract_state)
+        stored = compatibility.without_unused_parts(_stored_shapes(path), wanted, path)
+        compatibility.check_same_shapes(stored, wanted, path)
         return _restore(path, abstract_state)
 
     def wait(self) -> None:
@@ -278,7 +280,9 @@ def load_params(
         compatibility.check_tokenizer(run, tokenizer_digest, folder)
     part, stored = _stored_params(folder)
     wanted = flatten_dict(setup.abstract_params, sep="/")
-    wanted_shapes = shapes(setup.abstract_params)
+    if initial is None:
+        wanted = compatibility.without_lacking_parts(wanted, stored)
+    wanted_shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
     if initial is None:
         compatibility.check_same_model(run, setup.config, folder)
         # A checkpoint may hold more than this model has.

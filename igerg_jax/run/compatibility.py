@@ -4,13 +4,15 @@ Each `check_…` raises UserError if it does not. `run` is the record that
 `igerg_jax.run.checkpoint.read_run` returns, and `path` the checkpoint's folder.
 """
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
 from igerg_jax.errors import UserError, check_known
+from igerg_jax.models.igerg import OPTIONAL_PARTS
 from igerg_jax.run import workdirs
 
 Shapes = dict[str, tuple[int, ...]]  # parameter name, with slashes -> shape
@@ -93,6 +95,34 @@ def check_parts(parts: Sequence[str], stored: Shapes, wanted: Shapes, path: epat
             f"init_from='{path}' does not fit init_parts={tuple(parts)}: "
             f"{workdirs.listed(differ)}. Give these parts the sizes that it was trained with"
         )
+
+
+def without_lacking_parts(wanted: Mapping[str, Any], stored: Shapes) -> dict[str, Any]:
+    """The parameters `wanted`, without the optional parts of which a checkpoint has none."""
+    there = {name.partition("/")[0] for name in stored}
+    lacking = set(OPTIONAL_PARTS) - there
+    return {name: leaf for name, leaf in wanted.items() if name.partition("/")[0] not in lacking}
+
+
+def without_unused_parts(stored: Shapes, wanted: Shapes, path: epath.Path) -> Shapes:
+    """The arrays of a state, without those of optional parts that a run has no use for.
+
+    Runs once had all parts, whatever their objectives. Process 0 says how many are left out.
+    """
+    unused = {
+        name: part
+        for name in stored.keys() - wanted.keys()
+        for part in OPTIONAL_PARTS
+        if part in name.split("/")
+    }
+    if unused and jax.process_index() == 0:
+        parts = ", ".join(part for part in OPTIONAL_PARTS if part in unused.values())
+        print(
+            f"{len(unused)} arrays of '{path}' are left out, since nothing trains these parts of "
+            f"the model: {parts}",
+            file=sys.stderr,
+        )
+    return {name: shape for name, shape in stored.items() if name not in unused}
 
 
 def check_same_shapes(stored: Shapes, wanted: Shapes, path: epath.Path) -> None:

@@ -73,6 +73,11 @@ def label(source: str, images: str, out: str, batch_size: int, part_images: int)
             f"'{source}' reads precomputed features (data.feature_dim={feature_dim}), so it "
             "cannot label image files"
         )
+    if "emotion_head" not in run.params:
+        raise UserError(
+            f"'{source}' names no emotions in images: neither image_emotion nor masked_multimodal "
+            "was among its objectives"
+        )
     claim(folder, plan_of(run, files, part_images))
     borders = parts.borders(len(files.names), part_images)
     paths = [folder / f"labels-{number:05d}.npz" for number in range(len(borders))]
@@ -150,7 +155,7 @@ def predict(
     placed = sharding.batch_sharding(run.setup.mesh)
 
     def of_the_image(model, params, batch):
-        return image_probabilities(model, params, batch)[0][:, 0]
+        return image_probabilities(model, params, batch)["images"][:, 0]
 
     probabilities = Jitted(run.setup, of_the_image)
     paths, names = [folder / name for name in names], iter(names)

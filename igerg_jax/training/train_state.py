@@ -52,7 +52,7 @@ def set_up_training(
     Raises:
       UserError: a parameter's dimension does not divide over its mesh axes.
     """
-    setup = set_up(config, vocab_size, special, devices)
+    setup = set_up(config, vocab_size, special, devices, objectives.parts(config))
     params = setup.abstract_params
     frozen = ("vision_tower",) if config.model.vision.frozen else ()
     optimizer = optim.optimizer(config.optim, config.train.steps, frozen)
@@ -73,7 +73,7 @@ def set_up_training(
         optimizer,
         beside_its_parameter,
         state.opt_state,
-        params,
+        objectives.trained(config, params),
         is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
     )
     state = state.replace(opt_state=opt_state)
@@ -111,7 +111,7 @@ def new_state(config: Any, optimizer: optax.GradientTransformation, params: Any)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(objectives.trained(config, params)),
         ema_params=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
         skipped_steps=jnp.zeros((), jnp.int32),
         consecutive_skips=jnp.zeros((), jnp.int32),

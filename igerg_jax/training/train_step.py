@@ -33,6 +33,7 @@ def make_step(setup: TrainingSetup) -> Callable:
     A step whose loss or gradient is not finite changes nothing but the counters.
     """
     config, model, optimizer = setup.config, setup.model, setup.optimizer
+    trained = functools.partial(objectives.trained, config)
     learning_rate = optim.schedule(config.optim, config.train.steps)
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
@@ -41,11 +42,14 @@ def make_step(setup: TrainingSetup) -> Callable:
             config, model, state.params, batch, key, state.step, state.reference_params
         )
         norm = optax.tree_utils.tree_norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = state.ema_params
+        before = trained(state.params)
+        updates, opt_state = optimizer.update(trained(grads), state.opt_state, before)
+        after, ema_params = optax.apply_updates(before, updates), state.ema_params
         if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1 - config.optim.ema_decay)
+            new_part = 1 - config.optim.ema_decay
+            average = optax.incremental_update(after, trained(ema_params), new_part)
+            ema_params = ema_params | average
+        params = state.params | after
         updated = state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
         good = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(norm)
         bad = (~good).astype(jnp.int32)

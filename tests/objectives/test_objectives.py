@@ -222,6 +222,7 @@ def test_text_emotion_trains_the_judge_alone():
     *_, by_params, by_features = run(BATCH, weights_of("text_emotion"))
     touched = {name for name, tree in by_params.items() if small.largest(tree)}
     assert touched == {"judge_network"} and not by_features.any()
+    assert objectives.OBJECTIVES["text_emotion"].trains == ("judge_network",)
 
 
 def test_no_other_objective_trains_the_judge():
@@ -247,6 +248,7 @@ def test_an_objective_trains_its_own_heads(objective, heads):
     every = {"emotion_head", "sequence_emotion_head", "masked_token_head", "decoder"}
     every |= {"contrastive_image", "contrastive_text", "judge_network"}
     assert touched & every == heads
+    assert touched & {*igerg.OPTIONAL_PARTS} == {*objectives.OBJECTIVES[objective].trains}
     assert bool(by_features.any()) == (objective != "text_denoising")
 
 

@@ -10,6 +10,7 @@ import small
 from jax.sharding import NamedSharding, PartitionSpec
 
 from igerg_jax.errors import UserError
+from igerg_jax.models import igerg
 from igerg_jax.run.checkpoint import Checkpoints, check_init, find, load_params
 from igerg_jax.training import train_state
 
@@ -236,6 +237,50 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(saved):
     assert f"loaded {len(loaded.loaded)} arrays" in described
     assert "turn_embedding" in described.split("skipped")[1].split("randomly")[0]
     assert "turn_embedding" in described.split("randomly initialised")[1]
+
+
+def test_fine_tuning_counts_the_parts_that_it_has_no_use_for(saved):
+    folder, _, state = saved
+    config = small.only(small.make_config(init_from=str(folder)), "text_emotion")
+    setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
+    check_init(folder, setup)
+    params, loaded = load_params(folder, setup, make_state(setup, seed=1).params)
+    small.assert_trees_equal(params, {name: state.params[name] for name in params})
+    assert "sequence_emotion_head" in params, "evaluations predict with it"
+    gone = {name.partition("/")[0] for name in loaded.skipped}
+    assert gone == {"masked_token_head"} | {n for n in state.params if n.startswith("contrastive")}
+    assert len(loaded.loaded) + len(loaded.skipped) == len(small.flat(state.params))
+    assert f"and {len(loaded.skipped) - 6} more" in loaded.describe().split("skipped")[1]
+    assert not loaded.initialised
+
+
+def test_a_state_may_hold_more_parts_than_a_run_but_nothing_else_more(saved, capsys):
+    folder, _, state = saved
+    config = small.only(small.make_config(), "text_denoising")
+    setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
+    restored = Checkpoints(folder, config, DIGEST).restore(setup.abstract_state)
+    for name, tree in restored.params.items():
+        small.assert_trees_equal(tree, state.params[name])
+    left = len(jax.tree.leaves(state)) - len(jax.tree.leaves(restored))
+    assert f"{left} arrays of" in capsys.readouterr().err
+    fewer = dict(setup.abstract_state.params)
+    del fewer["cls_embedding"]
+    with pytest.raises(UserError, match=r"extra params/cls_embedding\."):
+        Checkpoints(folder, config, DIGEST).restore(setup.abstract_state.replace(params=fewer))
+
+
+def test_evaluation_takes_a_model_without_its_optional_parts(saved, tmp_path):
+    _, setup, state = saved
+    cut = {name: tree for name, tree in state.params.items() if name not in igerg.OPTIONAL_PARTS}
+    save(tmp_path, setup, state.replace(params=cut))
+    params, loaded = load_params(tmp_path, set_up(devices=1))
+    small.assert_trees_equal(params, cut)
+    assert not loaded.skipped and not loaded.initialised
+    judge = dict(state.params["judge_network"])
+    judge.pop("embedding")
+    save(tmp_path / "broken", setup, state.replace(params=cut | {"judge_network": judge}))
+    with pytest.raises(UserError, match="missing judge_network/embedding"):
+        load_params(tmp_path / "broken", set_up(devices=1))
 
 
 def test_takes_one_part_whatever_the_words_are(saved):

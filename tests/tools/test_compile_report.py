@@ -257,8 +257,9 @@ def test_a_report_of_this_machine(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["devices"] == 8
     # What the program multiplies is the model's work and what is computed again for gradients.
     assert 0.8 < report["program_flops"] / report["model_flops"] < 2
+    setup = train_state.set_up_training(config, small.VOCAB_SIZE, small.SPECIAL, jax.devices()[:1])
     assert report["memory"]["parameters"] == sum(
-        leaf.size * 4 for leaf in jax.tree.leaves(setup_of().abstract_state.params)
+        leaf.size * 4 for leaf in jax.tree.leaves(setup.abstract_state.params)
     )
     assert "TFLOP" in compile_report.describe(report)
 

@@ -282,14 +282,6 @@ def test_a_frozen_tower_keeps_its_values_and_costs_no_state(frozen):
     assert any("image_projection" in name for name in names)
 
 
-def test_heads_of_other_objectives_move_by_weight_decay_alone(frozen):
-    rates = sum(float(m["learning_rate"]) for m in frozen.metrics)
-    first, last = (frozen.states[i].params["judge_network"] for i in (0, -1))
-    decay = frozen.setup.config.optim.weight_decay
-    expected = first["embedding"] * (1 - rates * decay)
-    np.testing.assert_allclose(last["embedding"], expected, rtol=1e-5)
-
-
 def test_an_image_that_does_not_divide_into_patches_is_refused():
     with pytest.raises(UserError, match=r"image_size=16 does not divide into patches .*=5"):
         make_setup(1, pixels=True, model__vision__patch_size=5)

@@ -54,7 +54,9 @@ function bars(probabilities) {
   });
 }
 
+// Nothing of what a model has no part to predict.
 function reading(words, probabilities) {
+  if (!probabilities) return [];
   const most = likeliest(probabilities);
   return [
     element("i", { className: `dot ${most}`, ariaHidden: "true" }),
@@ -88,8 +90,8 @@ function setFace(next) {
   $("#portrait").replaceChildren(
     face ? element("img", { src: face.url, alt: face.label }) : element("span", { textContent: "?", ariaHidden: "true" }),
   );
-  list.replaceChildren(...(face ? bars(face.seen) : []));
-  list.hidden = !face;
+  list.replaceChildren(...(face && face.seen ? bars(face.seen) : []));
+  list.hidden = !(face && face.seen);
   $("#no-face").hidden = Boolean(face);
   $("#unfamiliar").hidden = !(face && face.unfamiliar);
   $("#remove").hidden = !face;

@@ -1,6 +1,6 @@
 """Exports a checkpoint as StableHLO, by `jax.export`; running it needs only JAX.
 
-    DIR/encode_image_emotion.jax_export   images -> emotion probabilities
+    DIR/encode_image_emotion.jax_export   images -> emotion probabilities, if it has such a head
     DIR/generate.jax_export               images and context -> response tokens
     DIR/parameters.npz                    {name: array}, the first argument of both
     DIR/signature.json                    names, shapes, dtypes, emotions, special ids
@@ -71,7 +71,10 @@ def export(checkpoint: str, out: str, greedy: bool = False) -> pathlib.Path:
     inputs = example_inputs(run.setup, RECORDED_EXAMPLES)
     folder.mkdir(parents=True, exist_ok=True)
     recorded, signatures = dict(inputs), {}
-    for name, function in functions(model, config).items():
+    programs = functions(model, config)
+    if not {"emotion_head", "sequence_emotion_head"} & run.params.keys():
+        del programs["encode_image_emotion"]
+    for name, function in programs.items():
         read = {key: inputs[key] for key in INPUTS[name] if key in inputs}
         exported = lower(function, parameters, read)
         outputs = jax.device_get(jax.jit(function)(parameters, read))
@@ -99,16 +102,16 @@ def functions(model: Any, config: Any) -> dict[str, Function]:
     """{name: function of ({parameter's name: array}, {input's name: array})}.
 
     encode_image_emotion returns float32 "image_emotion" [B, N, C] and "sequence_emotion" [B, C],
-    probabilities from the images alone; generate returns int32 "tokens" [B, T] (EOS, then PAD) and
-    float32 [B] "log_probability" and "score", as `igerg_jax.decoding.search` defines them.
+    probabilities from the images alone, as far as there are heads; generate returns int32 "tokens"
+    [B, T] (EOS, then PAD) and float32 [B] "log_probability" and "score", as
+    `igerg_jax.decoding.search` defines them.
     """
     settings = search.Settings.of(config)
 
     def encode_image_emotion(parameters, inputs):
-        images_BxNxC, sequence_BxC = image_probabilities(
-            model, unflatten_dict(parameters, sep="/"), inputs
-        )
-        return {"image_emotion": images_BxNxC, "sequence_emotion": sequence_BxC}
+        names = {"images": "image_emotion", "sequence": "sequence_emotion"}
+        found = image_probabilities(model, unflatten_dict(parameters, sep="/"), inputs)
+        return {names[name]: probabilities for name, probabilities in found.items()}
 
     def generate(parameters, inputs):
         batch = dict(inputs)

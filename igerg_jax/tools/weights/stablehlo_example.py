@@ -46,14 +46,14 @@ def main(folder):
     print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
     for name, function in model.signature["functions"].items():
         outputs = model(name, **{i["name"]: recorded[i["name"]] for i in function["inputs"]})
-        if name == "encode_image_emotion":
+        if "sequence_emotion" in outputs:
             likeliest = outputs["sequence_emotion"].argmax(-1)
+            print("likeliest emotions:", [model.signature["emotions"][i] for i in likeliest])
         for output, value in outputs.items():
             expected = recorded[f"{name}/{output}"]
             far = np.abs(value.astype(np.float64) - expected).max()
             same = (value == expected).mean()
             print(f"{name} {output}: largest difference {far:.1e}, equal {same:.0%}")
-    print("likeliest emotions:", [model.signature["emotions"][i] for i in likeliest])
 
 
 if __name__ == "__main__":
