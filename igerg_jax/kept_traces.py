@@ -4,7 +4,8 @@ JAX looks a compiled program up by its traced form, so each process traces again
 compile again: for one response by the model `small`, that was more than half of the time. Here what
 was traced is looked up by what it was traced from: this package's files, the versions of
 what computes (`_PACKAGES`), JAX's settings, and a description that the caller gives. Other code,
-such as a vision tower in a notebook, is not looked at; hence nothing is kept until a command calls `keep_in`.
+such as a vision tower in a notebook, is not looked at; hence nothing is kept until a command calls
+`keep_in`.
 """
 
 import functools
