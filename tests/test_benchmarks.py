@@ -1,4 +1,4 @@
-"""The comparison with PyTorch compares the same work."""
+"""The comparisons with PyTorch compare the same work."""
 
 import argparse
 import pathlib
@@ -37,3 +37,17 @@ def test_both_sides_are_given_the_same(monkeypatch):
     assert torch.isfinite(loss)
     assert peer.inputs == train_gpu.count_inputs(setup)
     assert 3 * counter.get_total_flops() == pytest.approx(model_flops.model_flops(setup), rel=0.1)
+
+
+@pytest.mark.slow
+def test_the_peer_of_the_default_step_trains_as_much(monkeypatch):
+    torch = pytest.importorskip("torch", reason="the comparison needs torch")
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    from benchmarks import default_step, objective_cost
+
+    setup = objective_cost.set_up({})
+    step, trained = default_step.torch_step(setup.config, compiled=False)
+    assert trained == sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_params))
+    losses = torch.stack([step() for _ in range(8)])
+    assert torch.isfinite(losses).all()
+    assert losses[-1] < losses[0] - 1
