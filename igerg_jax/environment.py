@@ -1,10 +1,12 @@
-"""What comes before all imports: checks of the Python version and packages, and Ctrl-C; and how a
-program ends.
+"""What comes before all imports: checks of the Python version and packages, Ctrl-C, and how memory
+is reused; and how a program ends.
 
 Imports only the standard library, and is written so that much older Pythons can parse it.
 """
 
 import contextlib
+import ctypes
+import glob
 import io
 import os
 import signal
@@ -13,6 +15,9 @@ import threading
 
 MIN_PYTHON = (3, 11)  # the same as in pyproject.toml
 NEEDED = "absl etils flax jax ml_collections numpy optax orbax".split()  # by every command
+
+# Where hosts of TPUs and NVIDIA GPUs have their devices.
+ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")
 
 
 def check():
@@ -62,7 +67,7 @@ class _Lasting(io.FileIO):
 
 def run(main):
     """Calls a program's `main` with the command line; ends the process with the code it returns.
-    Meanwhile no error of the standard error ends it.
+    Meanwhile no error of the standard error ends it, and memory is reused (`keep_freed_memory`).
 
     Python's own teardown is left out: a compilation that Ctrl-C or SIGTERM cuts short goes on in a
     thread of XLA's, for which the teardown waits, and which crashes as the teardown takes away what
@@ -73,6 +78,7 @@ def run(main):
         how = {"encoding": sys.stderr.encoding, "errors": sys.stderr.errors}
         file = io.BufferedWriter(_Lasting(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(file, line_buffering=True, **how)
+    keep_freed_memory()
     try:
         code = main(sys.argv)
     except SystemExit as stopped:
@@ -85,6 +91,28 @@ def run(main):
             with contextlib.suppress(OSError):
                 stream.flush()
     os._exit(code)
+
+
+def keep_freed_memory():
+    """Has glibc keep memory that is freed, for what is allocated next. Returns whether it does.
+
+    Each call of a program that XLA compiled for a CPU allocates its temporary arrays and frees
+    them. By itself, glibc gets each large one from the kernel, which clears it page by page, and
+    gives it back: that was a third of the default run's step (benchmarks/README.md).
+
+    Not on hosts of accelerators, which run other programs, and threads by the hundred. Call it
+    before threads are started: those that are would keep arenas of their own, which are bounded.
+    """
+    if any(glob.glob(pattern) for pattern in ACCELERATORS):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # other C libraries; Windows
+        return False
+    # Numbers from malloc.h. More than 2 GiB that are free at the end of the heap are given back.
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+    kept = [mallopt(m_arena_max, 1), mallopt(m_mmap_max, 0), mallopt(m_trim_threshold, 2**31 - 1)]
+    return all(kept)
 
 
 def problem():

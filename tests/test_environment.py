@@ -1,8 +1,10 @@
 """Started in a Python that cannot run it, the program says in one line what to do."""
 
 import ast
+import glob
 import os
 import pathlib
+import platform
 import signal
 import subprocess
 import sys
@@ -115,6 +117,39 @@ def test_a_program_ends_with_its_exit_code_whatever_its_threads_do(code):
     command = [sys.executable, "-c", ENDS, str(code)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (code, "said\n", "")
+
+
+ALLOCATES = """
+import resource
+from igerg_jax import environment
+
+def touch_64_megabytes():
+    b'x' * 2**26
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def main(argv):
+    before = touch_64_megabytes()
+    print(touch_64_megabytes() - before)
+    return 0
+
+environment.run(main)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_what_a_program_frees_is_what_it_allocates_next(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if any(glob.glob(pattern) for pattern in environment.ACCELERATORS):
+        pytest.skip("a host of accelerators")
+    command = [sys.executable, "-c", ALLOCATES]
+    faults = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
+    assert int(faults) < 2**26 / os.sysconf("SC_PAGESIZE") / 100
+
+
+def test_hosts_of_accelerators_allocate_as_before(monkeypatch, tmp_path):
+    (tmp_path / "accel0").touch()
+    monkeypatch.setattr(environment, "ACCELERATORS", (str(tmp_path / "accel*"),))
+    assert not environment.keep_freed_memory()
 
 
 def test_what_is_raised_is_shown():
