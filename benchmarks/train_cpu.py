@@ -22,7 +22,8 @@ a side, in processor time a step: Eigen's products in place of YNNPACK's (the co
 xla_cpu_experimental_ynn_fusion_type="") take 6.37 s in place of 5.87. With two encoder layers, one
 decoder layer and 16,000 words, a step takes 3.78 s and 217,542 page faults; with 2 MiB pages, as
 above, 3.52 s and 878 faults; with malloc told to keep what is freed (glibc.malloc.mmap_max=0 and a
-trim_threshold of 16 GiB), 3.77 s and as many faults as without.
+trim_threshold of 16 GiB), 3.77 s and as many faults as without: XLA's threads have arenas of their
+own, which keep little (`igerg_jax.environment.keep_freed_memory` leaves them none).
 """
 
 import argparse

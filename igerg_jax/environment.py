@@ -98,7 +98,7 @@ def keep_freed_memory():
 
     Each call of a program that XLA compiled for a CPU allocates its temporary arrays and frees
     them. By itself, glibc gets each large one from the kernel, which clears it page by page, and
-    gives it back: that was a third of the default run's step (benchmarks/README.md).
+    gives it back: that was 30 % of the default run's step (benchmarks/README.md).
 
     Not on hosts of accelerators, which run other programs, and threads by the hundred. Call it
     before threads are started: those that are would keep arenas of their own, which are bounded.
