@@ -70,6 +70,7 @@ BENCHMARKS = (
     Benchmark("train_cpu", "training step", "--rounds=2 --examples=4 --layers=2", TORCH),
     Benchmark("generate_cpu", "generation", "--rounds=2 --rows=8", TORCH),
     Benchmark("train_gpu", "training step on a GPU", "--presets=base", TORCH, needs_gpu=True),
+    Benchmark("default_step", "the default run's step", "--rounds=3", ("torch",)),
     Benchmark("objective_cost", "what objectives cost", "--rounds=0"),
     Benchmark("growth", "growth of a step", "--rounds=2 --only=examples"),
     Benchmark("growth", "growth over devices", None, ("libtpu",), arguments="--only=devices"),

@@ -32,8 +32,9 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from benchmarks import in_turns
+from benchmarks import in_turns, rows
 from benchmarks.objective_cost import Program, set_up
+from benchmarks.rows import Row
 from benchmarks.torch_objectives import Losses
 from igerg_jax import environment
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
@@ -83,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    rows.add_option(parser)
     options = parser.parse_args()
     environment.keep_freed_memory()  # as main.py does; it serves both sides
     torch.set_num_threads(parts.cores())
@@ -104,6 +106,9 @@ def main() -> None:
             f"({flops / processor / 1e9:.0f} GFLOP/s); igerg_jax is {faster[0]:.2f} "
             f"({faster[1]:.2f}) times as fast"
         )
+    seconds = {name: processor for name, (_, processor) in medians.items()}
+    row = Row("the default run's training step", seconds.pop("igerg_jax"), seconds, flop=flops)
+    rows.write([row], options)
 
 
 if __name__ == "__main__":
