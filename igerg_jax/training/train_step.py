@@ -79,16 +79,17 @@ def make_step(setup: TrainingSetup) -> Callable:
 
 def _kept(setup: TrainingSetup, step: Callable) -> Callable:
     """`make_step`'s step, with its trace kept (`setup.with_kept_trace`)."""
-    structure = jax.tree.structure(setup.abstract_state)
-
-    def step_of_leaves(leaves, batch):
-        state, metrics = step(structure.unflatten(leaves), batch)
-        return jax.tree.leaves(state), metrics
 
     @functools.wraps(step)  # the program has its name
     def kept(state, batch):
+        leaves, structure = jax.tree.flatten(state)
+
+        def step_of_leaves(leaves, batch):
+            state, metrics = step(structure.unflatten(leaves), batch)
+            return jax.tree.leaves(state), metrics
+
         call = with_kept_trace(f"step {setup.describe()}", step_of_leaves)
-        leaves, metrics = call(jax.tree.leaves(state), batch)
+        leaves, metrics = call(leaves, batch)
         return structure.unflatten(leaves), metrics
 
     return kept

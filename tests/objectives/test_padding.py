@@ -63,7 +63,9 @@ def results(row: int, pads: bool):
 @pytest.mark.parametrize("row", range(ROWS))
 def test_an_example_teaches_the_same_in_a_batch_of_any_size(row):
     (short, short_sums), (full, full_sums) = results(row, False), results(row, True)
-    small.assert_trees_close(full_sums, short_sums, rtol=1e-6, atol=1e-6)
+    # Of the largest: the contrast is a small difference of two likelihoods of the response.
+    largest = max(1, small.largest(short_sums))
+    small.assert_trees_close(full_sums, short_sums, rtol=1e-6, atol=1e-6 * largest)
     for name, value in small.flat(full).items():
         np.testing.assert_allclose(
             value,

@@ -73,6 +73,7 @@ def encoder_inputs_in_training(prepared, config, monkeypatch):
         optimizer=None,
         mesh=None,
         state_shardings=None,
+        describe=str,
     )
     monkeypatch.setattr(train_step.sharding, "batch_sharding", lambda mesh: None)
     monkeypatch.setattr(train_step.sharding, "replicated", lambda mesh: None)
