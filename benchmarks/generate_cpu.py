@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from benchmarks import in_turns, rows
 from benchmarks.rows import Row
 from configs.baselines import coarse_visual
+from igerg_jax import environment
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
 from igerg_jax.data import parts
 from igerg_jax.decoding import search
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="contexts")
     rows.add_option(parser)
     options = parser.parse_args()
+    environment.keep_freed_memory()  # as main.py does; it serves both sides
     sides = {"igerg_jax": ours}
     if not options.only_ours:
         import torch

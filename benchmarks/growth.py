@@ -29,6 +29,7 @@ from benchmarks import rows
 from benchmarks.objective_cost import Program
 from benchmarks.rows import Row
 from configs import pretrain
+from igerg_jax import environment
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.tools.tpu_report import compile_report
 from igerg_jax.training import train_state
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--slices", default=",".join(SLICES), help="with --only=devices")
     rows.add_option(parser)
     options = parser.parse_args()
+    environment.keep_freed_memory()  # as main.py does
     chosen = options.only.split(",")
     if unknown := {*chosen} - {*SIZES, "devices"}:
         parser.error(f"--only: {', '.join(sorted(unknown))}; there are devices, {sizes}")

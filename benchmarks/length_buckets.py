@@ -27,7 +27,7 @@ from benchmarks import rows
 from benchmarks.objective_cost import Program
 from benchmarks.rows import Row
 from configs import pretrain
-from igerg_jax import checks
+from igerg_jax import checks, environment
 from igerg_jax.batch import SENTENCEPIECE_IDS
 from igerg_jax.data import lengths, mixtures
 from igerg_jax.data.prepare import prepare
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rows.add_option(parser)
     options = parser.parse_args()
+    environment.keep_freed_memory()  # as main.py does
     config = make_config(options)
     dealt = [deal(config, dataset) for dataset in options.datasets.split(",")]
     words = config.data.tokenizer.vocab_size

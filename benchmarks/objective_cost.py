@@ -19,6 +19,7 @@ import jax
 from benchmarks import rows
 from benchmarks.rows import Row
 from configs import pretrain
+from igerg_jax import environment
 from igerg_jax.batch import SENTENCEPIECE_IDS, synthetic
 from igerg_jax.parallel import sharding
 from igerg_jax.tools.tpu_report import hlo
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     rows.add_option(parser)
     options = parser.parse_args()
+    environment.keep_freed_memory()  # as main.py does
     rounds = options.rounds
     setups = {name: set_up(changes) for name, changes in variants().items()}
     flops = {name: model_flops.model_flops(setup) for name, setup in setups.items()}

@@ -46,6 +46,7 @@ from benchmarks import in_turns, rows
 from benchmarks.rows import Row
 from benchmarks.torch_peer import bart_config
 from configs.baselines import coarse_visual
+from igerg_jax import environment
 from igerg_jax.batch import SENTENCEPIECE_IDS, BatchSpec, synthetic
 from igerg_jax.data import parts
 from igerg_jax.parallel import sharding
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6, help="of the encoder and of the decoder")
     rows.add_option(parser)
     options = parser.parse_args()
+    environment.keep_freed_memory()  # as main.py does; it serves both sides
     torch.set_num_threads(parts.cores())
     config = make_config(options.examples, options.layers)
     ours, trained, flops = jax_step(config)

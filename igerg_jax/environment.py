@@ -115,6 +115,18 @@ def keep_freed_memory():
     return all(kept)
 
 
+def release_free_memory():
+    """Gives memory that glibc keeps and nothing uses back to the kernel. Returns whether it could.
+
+    For after compilation, which needs more than twice what training does: `keep_freed_memory`
+    would hold it until the program ends.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0)))
+    except (AttributeError, OSError, TypeError):  # other C libraries; Windows
+        return False
+
+
 def problem():
     """Returns what this Python lacks and how to fix it; "" = nothing is missing."""
     if tuple(sys.version_info[:2]) < MIN_PYTHON:

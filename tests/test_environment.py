@@ -146,6 +146,34 @@ def test_what_a_program_frees_is_what_it_allocates_next(monkeypatch):
     assert int(faults) < 2**26 / os.sysconf("SC_PAGESIZE") / 100
 
 
+HOLDS = """
+from igerg_jax import environment
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+def main(argv):
+    held = [bytearray(2**20) for _ in range(128)]
+    last = bytearray(2**10)  # above what is freed, which glibc therefore keeps
+    del held
+    before = resident()
+    assert environment.release_free_memory()
+    print(before - resident())
+    return 0
+
+environment.run(main)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_what_is_free_is_given_back_on_demand(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    command = [sys.executable, "-c", HOLDS]
+    released = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
+    assert int(released) > 100 * 2**20
+
+
 def test_hosts_of_accelerators_allocate_as_before(monkeypatch, tmp_path):
     (tmp_path / "accel0").touch()
     monkeypatch.setattr(environment, "ACCELERATORS", (str(tmp_path / "accel*"),))
