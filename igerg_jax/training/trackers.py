@@ -5,8 +5,8 @@ metrics.jsonl is "train/loss/total" here, because trackers group curves by the f
 """
 
 import base64
-import contextlib
-import importlib
+import concurrent.futures
+import importlib.util
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -69,12 +69,6 @@ class Tracker:
             writer.close()
 
 
-def import_writers() -> None:
-    """Imports what `open_tracker` needs, if it is installed: TensorFlow, which takes seconds."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("clu.metric_writers")
-
-
 def open_tracker(workdir: epath.Path, wandb_project: str) -> Tracker:
     """A tracker of a run.
 
@@ -82,11 +76,13 @@ def open_tracker(workdir: epath.Path, wandb_project: str) -> Tracker:
       wandb_project: the project at Weights & Biases; "" = only TensorBoard.
 
     Raises:
-      ImportError: TensorFlow is not installed, or wandb although it has a project.
+      ImportError: what writes TensorBoard's events is not installed, or wandb although it has a
+        project.
     """
-    from clu import metric_writers  # imports TensorFlow: 13 s on two cores
-
-    writers: list[Any] = [metric_writers.SummaryWriter(os.fspath(workdir / FOLDER))]
+    for name in ("clu", "tensorboard", "tensorflow"):
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(name=name)
+    writers: list[Any] = [TensorBoardWriter(workdir / FOLDER)]
     if wandb_project:
         writers.append(WandbWriter(workdir, wandb_project))
     return Tracker(writers)
@@ -97,6 +93,59 @@ def tag(name: str) -> str:
     if name.startswith(TRAINING_METRICS):
         return f"train/{name}"
     return name if "/" in name else f"utilisation/{name}"
+
+
+class TensorBoardWriter:
+    """clu's writer of TensorBoard events, in a thread of its own.
+
+    Importing it imports TensorFlow, which takes seconds. The thread does so at the first write, so
+    that nothing waits for it. What a write raises, the next write raises, or `close`.
+    """
+
+    def __init__(self, folder: epath.Path):
+        self._folder = os.fspath(folder)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._writes: list[concurrent.futures.Future] = []
+        self._writer: Any = None  # only the thread uses it
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._write("write_scalars", step, scalars)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        self._write("write_texts", step, texts)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        self._write("write_images", step, images)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        self._write("write_hparams", hparams)
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self._writes.append(self._thread.submit(self._close))
+        self._thread.shutdown()
+        self._raise_errors()
+
+    def _write(self, method: str, *arguments: Any) -> None:
+        self._raise_errors()
+        self._writes.append(self._thread.submit(self._call, method, *arguments))
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        if self._writer is None:
+            from clu import metric_writers
+
+            self._writer = metric_writers.SummaryWriter(self._folder)
+        getattr(self._writer, method)(*arguments)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _raise_errors(self) -> None:
+        done = [write for write in self._writes if write.done()]
+        self._writes = [write for write in self._writes if write not in done]
+        for write in done:
+            write.result()
 
 
 class WandbWriter:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from igerg_jax import batch, checks, objectives, optim, report, storage
+from igerg_jax import batch, checks, environment, objectives, optim, report, storage
 from igerg_jax.data import datasets
 from igerg_jax.data.datasets import Dataset
 from igerg_jax.errors import UserError
@@ -25,7 +25,7 @@ from igerg_jax.parallel import processes, sharding, stopping
 from igerg_jax.run import history, integrity, workdirs
 from igerg_jax.run.checkpoint import Checkpoints, load_params
 from igerg_jax.run.workdirs import CHECKPOINTS, CONFIG_FILE, SUMMARY_FILE, TOKENIZER_FILE
-from igerg_jax.training import guards, logs, trackers, train_state
+from igerg_jax.training import guards, logs, train_state
 from igerg_jax.training.logs import StepLog, due
 from igerg_jax.training.model_flops import model_flops
 from igerg_jax.training.profiler import Profile
@@ -169,7 +169,6 @@ def train(
         workdir.mkdir(parents=True, exist_ok=True)
         storage.write_text(workdir / CONFIG_FILE, config.to_json_best_effort(indent=2))
         dataset.tokenizer.save(workdir / TOKENIZER_FILE)
-    # Its writers import TensorFlow, which `compile_and_prefetch` does while XLA compiles.
     log = StepLog(config.train, workdir, first_step, start)
     profile = Profile(config.profile, workdir, first_step)
     with contextlib.closing(log), contextlib.closing(profile):
@@ -208,8 +207,7 @@ def compile_and_prefetch(
     setup: TrainingSetup, dataset: Dataset, evaluator: Evaluator | None, state: TrainState | None
 ) -> CompiledRun:
     """Compiles the step for each size of a batch; meanwhile reads and checks the first batch,
-    imports what writes to TensorBoard, counts FLOPs and, for an accelerator, compiles the
-    evaluation."""
+    counts FLOPs and, for an accelerator, compiles the evaluation."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # XLA releases the GIL while it compiles, so this thread can trace, read and count.
         initialising = pool.submit(train_state.lower_init(setup).compile) if state is None else None
@@ -219,8 +217,6 @@ def compile_and_prefetch(
         state = initialising.result()() if initialising else state
         source = batches(setup, dataset, int(state.step))
         first = next(source)
-        if jax.process_index() == 0:
-            trackers.import_writers()
         spec = by_length[batch.lengths(first)].spec
         rows = len(first["context"])  # of this process
         batch.check(first, dataclasses.replace(spec, batch_size=rows))
@@ -229,6 +225,7 @@ def compile_and_prefetch(
         if evaluator is not None and jax.default_backend() != "cpu":
             evaluator.compile(setup.abstract_params, setup.config.data.eval_split)
         steps = {n: CompiledStep(each.result(), flops[n]) for n, each in compiling.items()}
+        environment.release_free_memory()
         return CompiledRun(state, steps, itertools.chain([first], source))
 
 

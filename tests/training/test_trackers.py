@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+import threading
 import time
 import types
 
@@ -136,6 +137,52 @@ def test_weights_and_biases_is_given_the_same_offline(tmp_path, monkeypatch):
     assert media == {".png", ".json"}, json.dumps(sorted(media))
 
 
-def test_training_goes_on_where_tensorboards_writers_are_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
-    trackers.import_writers()
+@pytest.mark.parametrize("package", ["clu", "tensorboard", "tensorflow"])
+def test_what_writes_to_tensorboard_is_found_missing_before_training(
+    monkeypatch, tmp_path, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError) as raised:
+        trackers.open_tracker(epath.Path(tmp_path), "")
+    assert raised.value.name == package
+
+
+def test_a_run_waits_for_tensorboard_only_at_its_end(monkeypatch, tmp_path):
+    opened, written = threading.Event(), []
+
+    class Slow(Noted):
+        def __init__(self, folder):
+            super().__init__()
+            assert opened.wait(60)
+
+        def write_scalars(self, step, scalars):
+            written.append(step)
+
+    monkeypatch.setattr("clu.metric_writers.SummaryWriter", Slow)
+    tracker = trackers.open_tracker(epath.Path(tmp_path), "")
+    for step in range(3):
+        tracker.write_scalars(step, {"loss/total": 1.0})
+    assert not written
+    opened.set()
+    tracker.close()
+    assert written == [0, 1, 2]
+
+
+def test_a_write_that_fails_is_raised(monkeypatch, tmp_path):
+    class Full(Noted):
+        def __init__(self, folder):
+            super().__init__()
+
+        def write_scalars(self, step, scalars):
+            raise OSError("no space left")
+
+    monkeypatch.setattr("clu.metric_writers.SummaryWriter", Full)
+    tracker = trackers.open_tracker(epath.Path(tmp_path), "")
+    tracker.write_scalars(1, {"loss/total": 1.0})
+    with pytest.raises(OSError, match="no space left"):
+        tracker.close()
+
+
+def test_a_tracker_that_nothing_is_written_to_leaves_nothing(tmp_path):
+    trackers.open_tracker(epath.Path(tmp_path), "").close()
+    assert not list(tmp_path.iterdir())
