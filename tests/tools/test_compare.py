@@ -143,6 +143,30 @@ def test_a_difference_is_tested_on_the_same_windows():
     assert unchanged["emotion_following"].corrected == 1
 
 
+def test_figures_have_what_they_are_to_be_held_against_beside_them(tmp_path):
+    kept = [make_row(), make_row("no_images")]
+    for row, rate in zip(kept, (0.25, 0.25), strict=True):
+        row.evaluation["test"] |= {
+            "image_emotion_accuracy": 0.5,
+            "image_emotion_majority_rate": rate,
+        }
+    note = "Face emotion accuracy: majority class 25.0%"
+    assert note in text.markdown(table.build(kept, None))
+    assert note in page.render(table.build(kept, None), [], tmp_path)
+    kept[1].evaluation["test"]["image_emotion_majority_rate"] = 0.375  # of another split
+    assert f"{note} to 37.5%" in text.markdown(table.build(kept, None))
+    del kept[1].evaluation["test"]["image_emotion_majority_rate"]
+    assert "Face emotion accuracy:" not in text.markdown(table.build(kept, None))
+
+
+def test_rows_of_several_commits_are_named():
+    kept = [make_row(), make_row("no_images")]
+    same = [dataclasses.replace(row, commit="a" * 40) for row in kept]
+    assert "several commits" not in text.markdown(table.build(same, None))
+    mixed = [same[0], dataclasses.replace(kept[1], commit="b" * 40)]
+    assert "aaaaaaaaaaaa (1), bbbbbbbbbbbb (1)" in text.markdown(table.build(mixed, None))
+
+
 def test_following_is_tested_by_every_labeller_and_their_own_figures_are_shown(tmp_path):
     held_out = {"second": {"kind": {"meld": {"valid": {"accuracy": 0.5, "macro_f1": 0.375}}}}}
     one, other = windows(0, right=0.5), windows(1, right=0.5)

@@ -66,6 +66,11 @@ def test_the_page_has_every_pair_that_differs_and_does_not_say_whose_is_whose(tm
     assert not re.search(r'(src|href)="(?!data:image/|#)', page), "it works offline"
 
 
+def test_equal_responses_are_counted(tmp_path, two_runs, capsys):
+    page_of(tmp_path, two_runs)
+    assert "left out 4 of 20 conversations" in capsys.readouterr().out
+
+
 def test_count_and_seed(tmp_path, two_runs):
     page, key = page_of(tmp_path, two_runs, "--count=5")
     assert len(key["left_run"]) == 5 and page.count('class="pairing"') == 5

@@ -1,5 +1,6 @@
 """Builds a table of rows: a line per config, metrics over its seeds, tests against a baseline."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -27,7 +28,7 @@ COLUMNS = """
     emotion_following_distinct response_emotion_accuracy response_emotion_macro_f1
     response_emotion_non_neutral_accuracy response_emotion_macro_f1_second
     response_emotion_macro_f1_third image_emotion_accuracy sequence_emotion_accuracy judge_accuracy
-    dist_1 dist_2 dist_adjusted bleu_1 bleu_2 bleu_4 rouge_l meteor cider similarity
+    dist_1 dist_2 dist_adjusted bleu_1 bleu_2 bleu_4 moses_bleu_4 rouge_l meteor cider similarity
 """.split()
 SAME_ACCURACY = 5e-4  # labellers of one kind that are this close are one, trained twice
 COMPUTE = ("wall_seconds", "steps", "examples", "parameters")  # fields of a row
@@ -95,6 +96,24 @@ class Table:
     lines: list[Line]  # the baseline first, if there is one
     baseline: str  # its name; "" = nothing is compared
     held_out: dict[str, dict[str, Any]]  # `report.answers.held_out` of the rows' labellers
+
+    @property
+    def baselines(self) -> dict[str, tuple[float, float]]:
+        """{metric: the least and the largest value of its `metrics.Baseline`}, of those that all
+        finished rows have."""
+        rows = [row.evaluation.get(SPLIT) or {} for line in self.lines for row in line.rows]
+        found = {}
+        for metric in self.metrics:
+            values = [row.get(metric.baseline.name) for row in rows if finite(row.get(metric.name))]
+            if values and all(map(finite, values)):
+                found[metric.name] = min(values), max(values)
+        return found
+
+    @property
+    def commits(self) -> dict[str, int]:
+        """{commit: how many finished rows are of it}, the commonest first."""
+        commits = [row.commit for line in self.lines for row in line.rows if row.commit]
+        return dict(collections.Counter(commits).most_common())
 
 
 def _response_likelihood(windows: Mapping[str, Any]) -> PerWindow | None:

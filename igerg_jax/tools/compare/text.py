@@ -57,11 +57,29 @@ def markdown(table: Table) -> str:
                 ]
                 body.append([line.name, *texts])
         parts.append(_markdown_table(head, body))
+    parts += [f"{_in_markdown(note)}\n" for note in notes(table)]
     parts += [
         f"The {ordinal} labeller ({labeller['kind']}), held out: {'; '.join(labeller['lines'])}.\n"
         for ordinal, labeller in table.held_out.items()
     ]
     return "\n".join(parts)
+
+
+def notes(table: Table) -> list[str]:
+    """Sentences beneath the table: what its figures are to be held against, and of which commits
+    the rows are, if there are several."""
+    beside = []
+    for metric in table.metrics:
+        if metric.name in table.baselines:
+            ends = dict.fromkeys(metric.format.format(end) for end in table.baselines[metric.name])
+            beside.append(f"{metric.title}: {metric.baseline.title} {' to '.join(ends)}")
+    sentences = [f"For comparison. {'; '.join(beside)}."] if beside else []
+    if len(table.commits) > 1:
+        of = ", ".join(f"{commit[:12]} ({count})" for commit, count in table.commits.items())
+        sentences.append(
+            f"The rows are from several commits: {of}. Code may differ in what counts."
+        )
+    return sentences
 
 
 def _seeds(line: Line) -> str:

@@ -44,8 +44,8 @@ class Pair:
 def pairs(runs: Sequence[str], count: int, seed: int) -> list[Pair]:
     """At most `count` pairs out of the samples.jsonl of two runs, in random order.
 
-    Each run is on the left in half of them. Equal responses are left out: there is nothing to
-    compare.
+    Each run is on the left in half of them. Equal responses are left out, and their number is
+    printed: there is nothing to compare.
 
     Raises:
       UserError: not two runs, one without samples, or none to the same conversations.
@@ -61,6 +61,8 @@ def pairs(runs: Sequence[str], count: int, seed: int) -> list[Pair]:
     different = [k for k in shared if first[k]["generated"] != second[k]["generated"]]
     if not different:
         raise UserError("both runs respond alike to every conversation")
+    if alike := len(shared) - len(different):
+        print(f"left out {alike} of {len(shared)} conversations: both runs respond alike")
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(different))[:count]
     left_runs = rng.permutation(np.arange(len(chosen)) % 2)
