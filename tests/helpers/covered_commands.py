@@ -191,6 +191,12 @@ COVERED = {
     "--out=linear.npz": By("tests/tools/test_train_text_labeller.py"),
     "python -m igerg_jax.tools.train_text_labeller --datasets=meld,daily_dialog --manual_dir=DIR "
     "--kind=network --seed=1 --out=network.npz": By("tests/tools/test_train_text_labeller.py"),
+    "python -m igerg_jax.tools.train_text_labeller --datasets=meld,daily_dialog --manual_dir=DIR "
+    "--train_splits=valid --out=linear-valid.npz": By("tests/tools/test_train_text_labeller.py"),
+    "python -m igerg_jax.tools.train_text_labeller --datasets=meld,daily_dialog --manual_dir=DIR "
+    "--train_splits=valid --kind=network --seed=1 --out=network-valid.npz": By(
+        "tests/tools/test_train_text_labeller.py"
+    ),
     "igerg evaluate --config=… --config.evaluate.text_labeller=linear.npz,network.npz": Here(RUN),
     "igerg evaluate --config=configs/pretrain.py:small --checkpoint=small --workdir=DIR "
     "--config.evaluate.text_labeller=text_labeller.npz": By(
@@ -257,7 +263,11 @@ COVERED = {
     ),
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
     "--config.data.manual_dir=DIR "
-    "--config.evaluate.text_labeller=linear.npz,network.npz": By(FINETUNED),
+    "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
+    "./launch/ablations.sh --preset=meld --finetune --seeds=0 "
+    "--only=full,no_consistency_no_contrast,no_binding,no_pretraining,text_only "
+    "--config.data.manual_dir=DIR "
+    "--config.evaluate.text_labeller=linear-valid.npz,network-valid.npz": By(FINETUNED),
     "./launch/ablations.sh --preset=daily_dialog --finetune --seeds=0,1,2 "
     "--only=full,no_consistency,estimator_detached,no_face_contrast,no_consistency_no_contrast "
     "--config.data.manual_dir=DIR "
