@@ -145,11 +145,8 @@ def test_a_difference_is_tested_on_the_same_windows():
 
 def test_figures_have_what_they_are_to_be_held_against_beside_them(tmp_path):
     kept = [make_row(), make_row("no_images")]
-    for row, rate in zip(kept, (0.25, 0.25), strict=True):
-        row.evaluation["test"] |= {
-            "image_emotion_accuracy": 0.5,
-            "image_emotion_majority_rate": rate,
-        }
+    for row in kept:
+        row.evaluation["test"].update(image_emotion_accuracy=0.5, image_emotion_majority_rate=0.25)
     note = "Face emotion accuracy: majority class 25.0%"
     assert note in text.markdown(table.build(kept, None))
     assert note in page.render(table.build(kept, None), [], tmp_path)
