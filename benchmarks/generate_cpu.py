@@ -12,7 +12,8 @@ On one core of an AMD EPYC of Zen 4, with 2 MiB pages and the other core busy (t
 0.10.2, torch 2.13.0, transformers 5.24.0), greedy decoding takes 5.6 s and transformers' 6.2, five
 beams 15.4 s and 21.9: 1.11 and 1.43 times as fast. Since then keys are cached as they are
 multiplied. On one core of Zen 3, where other programs ran (two rounds, processor time), greedy
-decoding takes 11.9 s and transformers' 12.2, five beams 21.5 s and 30.5: 1.03 and 1.42 times as fast.
+decoding takes 11.9 s and transformers' 12.2, five beams 21.5 s and 30.5: 1.03 and 1.42 times as
+fast.
 """
 
 import argparse

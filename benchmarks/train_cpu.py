@@ -14,13 +14,14 @@ disturb less. The peaks are those of float32 matrix products with as many thread
 On one core of an AMD EPYC with AVX-512 (`taskset -c 1`, three rounds, the other core busy; jax
 0.10.2, torch 2.13.0, transformers 5.24.0) this code takes 9.2 s a step and PyTorch 10.1, so it is
 1.10 times as fast. The products, 930 GFLOP, would take 3.8 s at XLA's peak there, 247 GFLOP/s
-(PyTorch's is 106): most of a step is something else, and what is not known yet. On one core of Zen 3
-it takes 22.6 s and PyTorch 16.8 (0.74 times as fast; three rounds, other programs ran for part of
-them; memory is kept), of which products at XLA's peak there, 75 GFLOP/s, would take 12.4; PyTorch's
-peak is 82. With two layers a side 61 % of a step is YNNPACK's products (`perf`), at 88 GFLOP/s. It
-updated 158 M numbers in the first measurement, and updates 140 M now: the judge, heads and contrastive projections, which nothing
+(PyTorch's is 106): most of a step is something else, and what is not known yet. It updated 158 M
+numbers then, and updates 140 M now: the judge, heads and contrastive projections, which nothing
 here trains, are left out. On a busy core that takes a step of one example with 8 context and 4
 response tokens from 1.62 to 1.36 s of processor time (medians of 20 in turns; layers scanned).
+
+On one core of Zen 3 a step takes 22.6 s and PyTorch's 16.8, 0.74 times as fast (three rounds, other
+programs ran for part of them; memory is kept). Products at XLA's peak there, 75 GFLOP/s, would take
+12.4 s; PyTorch's peak is 82. With two layers a side, 61 % of a step is YNNPACK's products (`perf`).
 
 That peak is not every machine's: on a core of an EPYC of Zen 4, XLA's products of `MATRICES` reach
 106 GFLOP/s of processor time, and 930 GFLOP would take 8.8 s. What was tried there, with two layers
