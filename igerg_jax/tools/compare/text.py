@@ -76,9 +76,7 @@ def notes(table: Table) -> list[str]:
     sentences = [f"For comparison. {'; '.join(beside)}."] if beside else []
     if len(table.commits) > 1:
         of = ", ".join(f"{commit[:12]} ({count})" for commit, count in table.commits.items())
-        sentences.append(
-            f"The rows are from several commits: {of}. Code may differ in what counts."
-        )
+        sentences.append(f"The rows are from several commits, whose code may differ: {of}.")
     return sentences
 
 
