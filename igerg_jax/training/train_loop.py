@@ -325,6 +325,7 @@ class Loop:
             if count:
                 rows = self.evaluator.samples(eval_params(state), split, count)
             self.checkpoints.add_metrics(step, values)
+        environment.release_free_memory()  # the first time, its programs were compiled
         self.log.write_samples(step, rows)
         self.log.write(step, {f"{split}/{name}": value for name, value in values.items()})
         shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
