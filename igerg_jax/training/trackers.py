@@ -8,11 +8,13 @@ import base64
 import concurrent.futures
 import importlib.util
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tqdm
 from etils import epath
 
 from igerg_jax import storage
@@ -99,14 +101,16 @@ class TensorBoardWriter:
     """clu's writer of TensorBoard events, in a thread of its own.
 
     Importing it imports TensorFlow, which takes seconds. The thread does so at the first write, so
-    that nothing waits for it. What a write raises, the next write raises, or `close`.
+    that nothing waits for it. What a write raises, the next write raises, or `close`; where the
+    import fails, a line says so and nothing is written.
     """
 
     def __init__(self, folder: epath.Path):
         self._folder = os.fspath(folder)
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._writes: list[concurrent.futures.Future] = []
-        self._writer: Any = None  # only the thread uses it
+        self._writer: Any = None  # only the thread uses this and the next
+        self._imports = True
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         self._write("write_scalars", step, scalars)
@@ -131,11 +135,16 @@ class TensorBoardWriter:
         self._writes.append(self._thread.submit(self._call, method, *arguments))
 
     def _call(self, method: str, *arguments: Any) -> None:
-        if self._writer is None:
-            from clu import metric_writers
-
-            self._writer = metric_writers.SummaryWriter(self._folder)
-        getattr(self._writer, method)(*arguments)
+        if self._writer is None and self._imports:
+            try:
+                from clu import metric_writers
+            except ImportError as error:  # installed, and broken: training goes on without
+                tqdm.tqdm.write(f"no TensorBoard events: {error}", file=sys.stderr)
+                self._imports = False
+            else:
+                self._writer = metric_writers.SummaryWriter(self._folder)
+        if self._writer is not None:
+            getattr(self._writer, method)(*arguments)
 
     def _close(self) -> None:
         if self._writer is not None:

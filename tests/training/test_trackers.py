@@ -8,6 +8,7 @@ import threading
 import time
 import types
 
+import clu
 import made_up_run
 import numpy as np
 import pytest
@@ -181,6 +182,16 @@ def test_a_write_that_fails_is_raised(monkeypatch, tmp_path):
     tracker.write_scalars(1, {"loss/total": 1.0})
     with pytest.raises(OSError, match="no space left"):
         tracker.close()
+
+
+def test_training_goes_on_where_tensorboards_writers_do_not_import(monkeypatch, tmp_path, capsys):
+    monkeypatch.delattr(clu, "metric_writers", raising=False)  # if another test has imported it
+    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
+    tracker = trackers.open_tracker(epath.Path(tmp_path), "")
+    for step in range(2):
+        tracker.write_scalars(step, {"loss/total": 1.0})
+    tracker.close()
+    assert capsys.readouterr().err.count("no TensorBoard events") == 1
 
 
 def test_a_tracker_that_nothing_is_written_to_leaves_nothing(tmp_path):

@@ -68,10 +68,10 @@ def markdown(table: Table) -> str:
 def notes(table: Table) -> list[str]:
     """Sentences beneath the table: what its figures are to be held against, and of which commits
     the rows are, if there are several."""
-    beside = []
+    beside, baselines = [], table.baselines
     for metric in table.metrics:
-        if metric.name in table.baselines:
-            ends = dict.fromkeys(metric.format.format(end) for end in table.baselines[metric.name])
+        if metric.name in baselines:
+            ends = dict.fromkeys(metric.format.format(end) for end in baselines[metric.name])
             beside.append(f"{metric.title}: {metric.baseline.title} {' to '.join(ends)}")
     sentences = [f"For comparison. {'; '.join(beside)}."] if beside else []
     if len(table.commits) > 1:
