@@ -110,8 +110,8 @@ class Attention(nn.Module):
     """Multi-head attention with biases (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
     There is no dropout on attention weights, so that fused kernels can be used. With
-    `settings.attention` "fused", self-attention without a cache is one kernel, unless the mesh
-    shards the heads; everything else is XLA's.
+    `settings.attention` "fused", attention without a cache is one kernel, unless the mesh shards
+    the heads; everything else is XLA's.
     """
 
     settings: LayerSettings
@@ -151,9 +151,14 @@ class Attention(nn.Module):
         query, out = HeadProjection(*sizes, name="query"), OutProjection(*sizes, name="out")
         if memory_BxMxD is not None:
             key, value = HeadProjection(*sizes, name="key"), HeadProjection(*sizes, name="value")
-            if cache is None and memory_BxMxD is x_BxLxD and self._fuses():
-                keys_BxL = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
-                return out(self._fused((query, key, value), x_BxLxD, keys_BxL, causal)), None
+            if cache is None and self.settings.attention == "fused" and not is_sharded("heads"):
+                keys_BxM = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
+                if memory_BxMxD is x_BxLxD:
+                    sources = (_project(x_BxLxD, query, key, value),)
+                else:
+                    sources = _project(x_BxLxD, query), _project(memory_BxMxD, key, value)
+                y_BxLxD = attention_kernel.attend(sources, keys_BxM, self.settings.heads, causal)
+                return out(checkpoint_name(y_BxLxD, "attention")), None
             new = key(memory_BxMxD), value(memory_BxMxD)
             if cache is None:
                 y_BxLxHxE = jax.nn.dot_product_attention(query(x_BxLxD), *new, mask=mask_Bx1xLxM)
@@ -161,16 +166,12 @@ class Attention(nn.Module):
             cache = cache.with_new(KeyValue.of(*new), position)
         return out(cache.attend(query(x_BxLxD), mask_Bx1xLxM)), cache
 
-    def _fuses(self) -> bool:
-        return self.settings.attention == "fused" and not is_sharded("heads")
 
-    def _fused(self, projections, x_BxLxD, keys_BxL, causal: bool) -> jax.Array:
-        """[B, L, D]: the three projections as one product, and the kernel."""
-        width = x_BxLxD.shape[-1]
-        kernels, biases = zip(*(projection.cast() for projection in projections), strict=True)
-        kernel_Dx3D = jnp.concatenate([k.reshape(width, width) for k in kernels], axis=1)
-        bias_3D = jnp.concatenate([b.reshape(width) for b in biases])
-        # The names are those that rematerialisation keeps; see `settings.REMAT_POLICIES`.
-        x_BxLx3D = checkpoint_name(x_BxLxD @ kernel_Dx3D + bias_3D[None, None], "attention")
-        y_BxLxD = attention_kernel.attend(x_BxLx3D, keys_BxL, self.settings.heads, causal)
-        return checkpoint_name(y_BxLxD, "attention")
+def _project(x_BxLxD: jax.Array, *projections: HeadProjection) -> jax.Array:
+    """[B, L, n * D]: n projections side by side, as one product, for the fused kernel."""
+    width = x_BxLxD.shape[-1]
+    kernels, biases = zip(*(projection.cast() for projection in projections), strict=True)
+    kernel_DxnD = jnp.concatenate([k.reshape(width, width) for k in kernels], axis=1)
+    bias_nD = jnp.concatenate([b.reshape(width) for b in biases])
+    # This name is one that rematerialisation keeps; see `settings.REMAT_POLICIES`.
+    return checkpoint_name(x_BxLxD @ kernel_DxnD + bias_nD[None, None], "attention")

@@ -1,4 +1,4 @@
-"""Self-attention's products and softmax as one kernel: a TPU's, given here, or cuDNN's.
+"""Attention's products and softmax as one kernel: a TPU's, given here, or cuDNN's.
 
 A window's sequences are short (196 patches, some 150 tokens), so that a head's whole score matrix
 fits in VMEM. XLA writes it to HBM and reads it back, several times over in the backward pass,
@@ -8,10 +8,13 @@ FlashAttention, https://arxiv.org/abs/2205.14135, without its tiling, which sequ
 length do not need; JAX's own flash_attention pads heads of 64 to 128 lanes, which makes it slower
 here than XLA's attention). On NVIDIA GPUs, see `attention_cudnn`.
 
-Letters as in `igerg_jax.models.attention`; heads lie side by side, D = H * E.
+Letters as in `igerg_jax.models.attention`; heads lie side by side, D = H * E. `sources` are the
+arrays that hold queries, keys and values, in this order: (x_BxLx3D,) of self-attention, where one
+product makes all three; (q_BxLxD, kv_BxMx2D) of attention to another sequence.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,160 +23,189 @@ from jax.experimental import pallas as pl
 from igerg_jax.models import attention_cudnn
 from igerg_jax.models.partitioning import map_batch_shards
 
+Sources = tuple[jax.Array, ...]
+
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
-def attend(x_BxLx3D: jax.Array, keys_BxL: jax.Array | None, heads: int, causal: bool) -> jax.Array:
+def attend(sources: Sources, keys_BxM: jax.Array | None, heads: int, causal: bool) -> jax.Array:
     """softmax(q k^T / sqrt(E)) v, [B, L, D]: one kernel on TPUs and, where cuDNN has one for these
     heads, on NVIDIA GPUs; plain JAX elsewhere.
 
     Args:
-      x_BxLx3D: queries, keys and values side by side, each with its heads side by side.
-      keys_BxL: bool, which keys may be attended to; None = all.
+      sources: what holds q, k and v; see above.
+      keys_BxM: bool, which keys may be attended to; None = all.
       causal: position l attends to keys up to l.
     """
-    batch, length, _ = x_BxLx3D.shape
-    masked = keys_BxL is not None
-    keys_Bx1xL = jnp.ones((batch, 1, length), jnp.float32)
+    batch, length, _ = sources[-1].shape
+    masked = keys_BxM is not None
+    keys_Bx1xM = jnp.ones((batch, 1, length), jnp.float32)
     if masked:
-        keys_Bx1xL = keys_BxL.astype(jnp.float32)[:, None]
-    attend_rows = functools.partial(_attend, heads, causal, masked)
-    return map_batch_shards(attend_rows, x_BxLx3D, keys_Bx1xL)
+        keys_Bx1xM = keys_BxM.astype(jnp.float32)[:, None]
+
+    def attend_rows(keys_Bx1xM, *sources):
+        return _attend(heads, causal, masked, sources, keys_Bx1xM)
+
+    return map_batch_shards(attend_rows, keys_Bx1xM, *sources)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _attend(heads: int, causal: bool, masked: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
+def _attend(heads: int, causal: bool, masked: bool, sources: Sources, keys_Bx1xM) -> jax.Array:
     kernels = dict(tpu=functools.partial(forward_kernel, heads, causal))
-    if _has_cudnn(x_BxLx3D, heads):
-        kernels["cuda"] = functools.partial(attention_cudnn.attend, heads, causal, masked)
+    if _has_cudnn(sources, heads):
+        kernels["cuda"] = functools.partial(_cudnn, heads, causal, masked)
     plain = functools.partial(reference, heads, causal)
-    return jax.lax.platform_dependent(x_BxLx3D, keys_Bx1xL, **kernels, default=plain)
+    return jax.lax.platform_dependent(sources, keys_Bx1xM, **kernels, default=plain)
 
 
-def _attend_forward(heads, causal, masked, x_BxLx3D, keys_Bx1xL):
-    return _attend(heads, causal, masked, x_BxLx3D, keys_Bx1xL), (x_BxLx3D, keys_Bx1xL)
+def _attend_forward(heads, causal, masked, sources, keys_Bx1xM):
+    return _attend(heads, causal, masked, sources, keys_Bx1xM), (sources, keys_Bx1xM)
 
 
 def _attend_backward(heads, causal, masked, kept, dy_BxLxD):
-    plain = functools.partial(reference, heads, causal)
     kernels = dict(tpu=functools.partial(backward_kernel, heads, causal))
     if _has_cudnn(kept[0], heads):
-        cudnn = functools.partial(attention_cudnn.attend, heads, causal, masked)
+        cudnn = functools.partial(_cudnn, heads, causal, masked)
         kernels["cuda"] = functools.partial(_pull_back, cudnn)
-    default = functools.partial(_pull_back, plain)
-    dx_BxLx3D = jax.lax.platform_dependent(*kept, dy_BxLxD, **kernels, default=default)
-    return dx_BxLx3D, jnp.zeros_like(kept[1])
+    default = functools.partial(_pull_back, functools.partial(reference, heads, causal))
+    dsources = jax.lax.platform_dependent(*kept, dy_BxLxD, **kernels, default=default)
+    return dsources, jnp.zeros_like(kept[1])
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _has_cudnn(x_BxLx3D, heads: int) -> bool:
-    head_width = x_BxLx3D.shape[-1] // 3 // heads
-    return attention_cudnn.is_installed() and attention_cudnn.supports(x_BxLx3D.dtype, head_width)
+def _pull_back(function: Callable, sources: Sources, keys_Bx1xM, dy_BxLxD) -> Sources:
+    """The gradient of `function(sources, keys)` with respect to `sources`. It computes the result
+    once more, as the TPU kernel does: all platforms keep the same arrays for the backward pass."""
+    return jax.vjp(lambda *x: function(x, keys_Bx1xM), *sources)[1](dy_BxLxD)
 
 
-def _pull_back(function, x_BxLx3D, keys_Bx1xL, dy_BxLxD) -> jax.Array:
-    """The gradient of `function(x, keys)` with respect to `x`. It computes the result once more, as
-    the TPU kernel does: all platforms keep the same arrays for the backward pass."""
-    return jax.vjp(lambda x: function(x, keys_Bx1xL), x_BxLx3D)[1](dy_BxLxD)[0]
+def _width(sources: Sources) -> int:
+    """D."""
+    return sum(x.shape[-1] for x in sources) // 3
 
 
-def reference(heads: int, causal: bool, x_BxLx3D, keys_Bx1xL) -> jax.Array:
+def _split(sources: Sources, heads: int) -> list[jax.Array]:
+    """Queries [B, L, H, E], keys and values [B, M, H, E]."""
+    width = _width(sources)
+    parts = [part for x in sources for part in jnp.split(x, x.shape[-1] // width, axis=-1)]
+    return [part.reshape(*part.shape[:2], heads, -1) for part in parts]
+
+
+def reference(heads: int, causal: bool, sources: Sources, keys_Bx1xM) -> jax.Array:
     """What the kernel computes, in plain JAX."""
-    b, length, d3 = x_BxLx3D.shape
-    split = jnp.moveaxis(x_BxLx3D.reshape(b, length, 3, heads, -1), 2, 0)
-    mask = keys_Bx1xL[:, None] > 0
+    mask = keys_Bx1xM[:, None] > 0
+    split = _split(sources, heads)
     y_BxLxHxE = jax.nn.dot_product_attention(*split, mask=mask, is_causal=causal)
-    return y_BxLxHxE.reshape(b, length, d3 // 3)
+    return y_BxLxHxE.reshape(*y_BxLxHxE.shape[:2], -1)
 
 
-def forward_kernel(heads, causal, x_BxLx3D, keys_Bx1xL, interpret=False) -> jax.Array:
-    """The TPU kernel: [B, L, 3D], float32 [B, 1, L] -> [B, L, D]."""
-    b, length, d3 = x_BxLx3D.shape
-    out = jax.ShapeDtypeStruct((b, length, d3 // 3), x_BxLx3D.dtype)
-    return _call(_forward, heads, causal, (x_BxLx3D, keys_Bx1xL), out, 2, interpret)
+def _has_cudnn(sources: Sources, heads: int) -> bool:
+    head_width = _width(sources) // heads
+    return attention_cudnn.is_installed() and attention_cudnn.supports(sources[0].dtype, head_width)
 
 
-def backward_kernel(heads, causal, x_BxLx3D, keys_Bx1xL, dy_BxLxD, interpret=False) -> jax.Array:
-    """The TPU kernel of the gradient with respect to `x`, [B, L, 3D]."""
-    inputs = x_BxLx3D, keys_Bx1xL, dy_BxLxD
-    out = jax.ShapeDtypeStruct(x_BxLx3D.shape, x_BxLx3D.dtype)
-    return _call(_backward, heads, causal, inputs, out, 5, interpret)
+def _cudnn(heads: int, causal: bool, masked: bool, sources: Sources, keys_Bx1xM) -> jax.Array:
+    keys_BxM = keys_Bx1xM[:, 0] > 0 if masked else None
+    y_BxLxHxE = attention_cudnn.attend(*_split(sources, heads), keys_BxM, causal)
+    return y_BxLxHxE.reshape(*y_BxLxHxE.shape[:2], -1)
 
 
-def _call(kernel, heads, causal, inputs, out, products: int, interpret: bool):
+def forward_kernel(heads, causal, sources, keys_Bx1xM, interpret=False) -> jax.Array:
+    """The TPU kernel: `sources` and float32 [B, 1, M] to [B, L, D]."""
+    out = jax.ShapeDtypeStruct((*sources[0].shape[:2], _width(sources)), sources[0].dtype)
+    (y_BxLxD,) = _call(_forward, heads, causal, (sources, keys_Bx1xM), (out,), 2, interpret)
+    return y_BxLxD
+
+
+def backward_kernel(heads, causal, sources, keys_Bx1xM, dy_BxLxD, interpret=False) -> Sources:
+    """The TPU kernel of the gradient with respect to `sources`."""
+    out = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in sources)
+    inputs = sources, keys_Bx1xM, dy_BxLxD
+    return tuple(_call(_backward, heads, causal, inputs, out, 5, interpret))
+
+
+def _call(kernel, heads, causal, inputs, out, products: int, interpret: bool) -> Sequence:
     """One program instance per example; its blocks are whole sequences."""
 
     def block(x):
         return pl.BlockSpec((1, *x.shape[1:]), lambda b: (b, 0, 0))
 
-    b, length, d3 = inputs[0].shape
-    scores = b * heads * length**2
+    sources, keys_Bx1xM, *_ = inputs
+    b, length, _ = sources[0].shape
+    scores = b * heads * length * keys_Bx1xM.shape[2]
+    arrays = jax.tree.leaves(inputs)
     return pl.pallas_call(
         functools.partial(kernel, heads, causal),
         grid=(b,),
-        in_specs=[block(x) for x in inputs],
-        out_specs=block(out),
+        in_specs=[block(x) for x in arrays],
+        out_specs=[block(x) for x in out],
         out_shape=out,
         cost_estimate=pl.CostEstimate(
-            flops=2 * products * scores * (d3 // 3 // heads),
+            flops=2 * products * scores * (_width(sources) // heads),
             transcendentals=scores,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*inputs, out)),
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*arrays, *out)),
         ),
         interpret=interpret,
-    )(*inputs)
+    )(*arrays)
 
 
-def _forward(heads, causal, x_ref, keys_ref, y_ref):
-    allowed = _allowed(keys_ref, causal)
-    for q_at, k_at, v_at in _heads(x_ref.shape[2], heads):
-        p, total = _weights(x_ref[0, :, q_at], x_ref[0, :, k_at], allowed)
-        v = x_ref[0, :, v_at]
-        y_ref[0, :, q_at] = (_product(p.astype(v.dtype), v, 1, 0) / total).astype(y_ref.dtype)
+def _forward(heads, causal, *refs):
+    *source_refs, keys_ref, y_ref = refs
+    allowed = _allowed(keys_ref, y_ref.shape[1], causal)
+    for head, places in enumerate(_places(source_refs, heads)):
+        q, k, v = (source_refs[i][0, :, lanes] for i, lanes in places)
+        p, total = _weights(q, k, allowed)
+        y = _product(p.astype(v.dtype), v, 1, 0) / total
+        y_ref[0, :, _lanes(0, head, v.shape[1])] = y.astype(y_ref.dtype)
 
 
-def _backward(heads, causal, x_ref, keys_ref, dy_ref, dx_ref):
-    allowed = _allowed(keys_ref, causal)
-    for q_at, k_at, v_at in _heads(x_ref.shape[2], heads):
-        q, k, v = (x_ref[0, :, at] for at in (q_at, k_at, v_at))
-        dy = dy_ref[0, :, q_at]
+def _backward(heads, causal, *refs):
+    count = len(refs) // 2 - 1
+    source_refs, (keys_ref, dy_ref), dsource_refs = refs[:count], refs[count:-count], refs[-count:]
+    allowed = _allowed(keys_ref, dy_ref.shape[1], causal)
+    for head, places in enumerate(_places(source_refs, heads)):
+        q, k, v = (source_refs[i][0, :, lanes] for i, lanes in places)
+        dy = dy_ref[0, :, _lanes(0, head, v.shape[1])]
         p, total = _weights(q, k, allowed)
         p = p / total
         dp = _product(dy, v, 1, 1)
         ds = p * (dp - (p * dp).sum(axis=1, keepdims=True)) * q.shape[1] ** -0.5
         ds = ds.astype(q.dtype)
-        dx_ref[0, :, q_at] = _product(ds, k, 1, 0).astype(dx_ref.dtype)
-        dx_ref[0, :, k_at] = _product(ds, q, 0, 0).astype(dx_ref.dtype)
-        dx_ref[0, :, v_at] = _product(p.astype(dy.dtype), dy, 0, 0).astype(dx_ref.dtype)
+        dqkv = _product(ds, k, 1, 0), _product(ds, q, 0, 0), _product(p.astype(dy.dtype), dy, 0, 0)
+        for (i, lanes), gradient in zip(places, dqkv, strict=True):
+            dsource_refs[i][0, :, lanes] = gradient.astype(dy.dtype)
 
 
-def _heads(width3: int, heads: int) -> list[tuple[slice, slice, slice]]:
-    """The lanes of each head's queries, keys and values."""
-    width = width3 // 3
+def _places(source_refs: Sequence, heads: int) -> list[list[tuple[int, slice]]]:
+    """Where each head's queries, keys and values are: the source's number, and its lanes."""
+    width = _width(source_refs)
+    parts = [(i, n) for i, x in enumerate(source_refs) for n in range(x.shape[-1] // width)]
     size = width // heads
-    starts = range(0, width, size)
-    return [
-        tuple(slice(part + s, part + s + size) for part in (0, width, 2 * width)) for s in starts
-    ]
+    return [[(i, _lanes(n * width, head, size)) for i, n in parts] for head in range(heads)]
 
 
-def _allowed(keys_ref, causal: bool) -> jax.Array:
-    """bool [L or 1, L]: which keys (columns) a query (row) may attend to."""
-    allowed_1xL = keys_ref[0] > 0
+def _lanes(start: int, head: int, size: int) -> slice:
+    return slice(start + head * size, start + (head + 1) * size)
+
+
+def _allowed(keys_ref, queries: int, causal: bool) -> jax.Array:
+    """bool [L or 1, M]: which keys (columns) a query (row) may attend to."""
+    allowed_1xM = keys_ref[0] > 0
     if not causal:
-        return allowed_1xL
-    shape = (keys_ref.shape[2],) * 2
+        return allowed_1xM
+    shape = queries, keys_ref.shape[2]
     rows, columns = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    return allowed_1xL & (rows >= columns)
+    return allowed_1xM & (rows >= columns)
 
 
-def _weights(q_LxE, k_LxE, allowed) -> tuple[jax.Array, jax.Array]:
-    """(exp(scores - max), float32 [L, L]; its row sums [L, 1])."""
-    scores_LxL = _product(q_LxE, k_LxE, 1, 1) * q_LxE.shape[1] ** -0.5
-    scores_LxL = jnp.where(allowed, scores_LxL, _MASKED)
-    p_LxL = jnp.exp(scores_LxL - scores_LxL.max(axis=1, keepdims=True))
-    return p_LxL, p_LxL.sum(axis=1, keepdims=True)
+def _weights(q_LxE, k_MxE, allowed) -> tuple[jax.Array, jax.Array]:
+    """(exp(scores - max), float32 [L, M]; its row sums [L, 1])."""
+    scores_LxM = _product(q_LxE, k_MxE, 1, 1) * q_LxE.shape[1] ** -0.5
+    scores_LxM = jnp.where(allowed, scores_LxM, _MASKED)
+    p_LxM = jnp.exp(scores_LxM - scores_LxM.max(axis=1, keepdims=True))
+    return p_LxM, p_LxM.sum(axis=1, keepdims=True)
 
 
 def _product(a, b, a_axis: int, b_axis: int) -> jax.Array:

@@ -296,6 +296,8 @@ class Igerg(nn.Module):
     ) -> jax.Array:
         """[B, T, D] for the input ids `tokens` (see `shift_right`), all positions at once.
 
+        Also [B * K, T, D] for K sequences to each row of `encoded`, side by side.
+
         Args:
           target_emotion_BxC: probabilities of the emotion to respond with; all 0, or None, where
             the decoder is conditioned on none. `emotion_embedding` "none" ignores it.

@@ -140,12 +140,14 @@ class DecoderLayer(nn.Module):
         since the cache holds its keys and values.
 
         Args:
+          encoded_BxLxD: x may have several rows to each of its rows, side by side. They attend to
+            it as one long query, so that its keys and values are computed once.
           place: int32 scalar, where in the cache the first of x belongs.
         """
         s = self.settings
-        unfused = dataclasses.replace(s, attention="xla")
-        self_attention = Attention(unfused if self.keep_cache else s, name="self_attention")
-        cross_attention = Attention(unfused, name="cross_attention")
+        of_attention = dataclasses.replace(s, attention="xla") if self.keep_cache else s
+        self_attention = Attention(of_attention, name="self_attention")
+        cross_attention = Attention(of_attention, name="cross_attention")
         mlp = Mlp(s, name="mlp")
         past, encoded = (None, None) if cache is None else cache
         x_BxTxD, past = Residual(s, name="self_attention_residual")(
@@ -154,9 +156,14 @@ class DecoderLayer(nn.Module):
                 h, h, self_mask, cache=past, position=place, causal=cache is None
             ),
         )
-        x_BxTxD, encoded = Residual(s, name="cross_attention_residual")(
-            x_BxTxD, lambda h: cross_attention(h, encoded_BxLxD, cross_mask, cache=encoded)
-        )
+        rows, width = cross_mask.shape[0], x_BxTxD.shape[-1]
+
+        def attend_to_encoder(h_BxTxD):
+            query = h_BxTxD.reshape(rows, -1, width)
+            y, kept = cross_attention(query, encoded_BxLxD, cross_mask, cache=encoded)
+            return y.reshape(h_BxTxD.shape), kept
+
+        x_BxTxD, encoded = Residual(s, name="cross_attention_residual")(x_BxTxD, attend_to_encoder)
         x_BxTxD, _ = Residual(s, name="mlp_residual")(x_BxTxD, lambda h: (mlp(h), None))
         return x_BxTxD, DecoderCache(past, encoded) if self.keep_cache else None
 

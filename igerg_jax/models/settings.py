@@ -21,7 +21,7 @@ GELUS = {
     "exact": arithmetic.gelu,
     "tanh": functools.partial(nn.gelu, approximate=True),
 }
-ATTENTION = ("xla", "fused")  # how self-attention is computed; see `models.attention`
+ATTENTION = ("xla", "fused")  # how attention is computed; see `models.attention`
 BART_EPSILON = 1e-5  # of layer norms; ViT's is 1e-6
 
 _POLICIES = jax.checkpoint_policies

@@ -128,7 +128,10 @@ class Context:
     ) -> jax.Array:
         """The decoder's output [B, T, D] on `encoding`, given the targets before each position.
 
-        The dropout mask is the same for every emotion (None = conditioned on no emotion).
+        Also for several responses to each row, side by side: [B * K, T] to [B * K, T, D].
+
+        Args:
+          target_emotion_BxC: None = conditioned on no emotion.
         """
         return self.apply(
             "decode",

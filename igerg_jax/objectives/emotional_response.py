@@ -82,7 +82,8 @@ class EmotionalResponse(Objective):
     def loss(self, context: Context) -> Result:
         response_BxT = context.batch["response"]
         emotion_BxC = conditioning_emotion(context)
-        hidden_BxTxD = context.decode(response_BxT, emotion_BxC)
+        contrasts = bool(context.settings["contrast_weight"])
+        hidden_BxTxD, other_hidden_BxTxD = decoded(context, emotion_BxC, with_other=contrasts)
         result = Result({}, {})
         if context.settings["consistency_weight"]:
             tokens, embedded_BxTxJ = likelihood_and_embeddings(context, hidden_BxTxD)
@@ -91,8 +92,8 @@ class EmotionalResponse(Objective):
             result |= one_term(judged, "emotion", scale=weight)
         else:
             tokens = context.token_loss_by_row(hidden_BxTxD, response_BxT)
-        if context.settings["contrast_weight"]:
-            sums = contrast(context, emotion_BxC, tokens)
+        if contrasts:
+            sums = contrast(context, emotion_BxC, tokens, other_hidden_BxTxD)
             result |= one_term(sums, "contrast", scale=context.settings["contrast_weight"])
         if context.settings["preference_weight"]:
             sums = own_responses.preference(context, emotion_BxC, other_emotion(context))
@@ -162,7 +163,29 @@ def conditioning_emotion(context: Context) -> jax.Array:
     return jnp.where(face_dropped_B[:, None], 0.0, emotion_BxC)
 
 
-def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -> losses.Sums:
+def decoded(
+    context: Context, emotion_BxC: jax.Array, with_other: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """The decoder's output [B, T, D] under an emotion, and under `other_emotion` if that is asked
+    for: in one pass, for which the encoder's keys and values are computed once."""
+    response_BxT = context.batch["response"]
+    if not with_other:
+        return context.decode(response_BxT, emotion_BxC), None
+    other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
+    emotion_Bx2xC = jnp.stack([emotion_BxC, other_BxC], axis=1)
+    hidden_RxTxD = context.decode(
+        jnp.repeat(response_BxT, 2, axis=0), emotion_Bx2xC.reshape(-1, NUM_EMOTIONS)
+    )
+    hidden_Bx2xTxD = hidden_RxTxD.reshape(-1, 2, *hidden_RxTxD.shape[1:])
+    return hidden_Bx2xTxD[:, 0], hidden_Bx2xTxD[:, 1]
+
+
+def contrast(
+    context: Context,
+    emotion_BxC: jax.Array,
+    tokens: losses.RowSums,
+    other_hidden_BxTxD: jax.Array,
+) -> losses.Sums:
     """softplus(log p(response | another emotion) - log p(response | its own)).
 
     Over the labelled examples that are conditioned on an emotion. A response counts as correct if
@@ -171,12 +194,11 @@ def contrast(context: Context, emotion_BxC: jax.Array, tokens: losses.RowSums) -
     Args:
       emotion_BxC: `conditioning_emotion`.
       tokens: the responses' likelihood under it.
+      other_hidden_BxTxD: the decoder's output under the other emotion.
     """
     response_BxT, label_B = context.batch["response"], context.batch["response_emotion"]
     used_B = (label_B != UNKNOWN) & (emotion_BxC.sum(1) > 0) & (tokens.count_B > 0)
-    other_BxC = jax.nn.one_hot(other_emotion(context), NUM_EMOTIONS)
-    hidden_BxTxD = context.decode(response_BxT, other_BxC)
-    other = context.token_loss_by_row(hidden_BxTxD, response_BxT)
+    other = context.token_loss_by_row(other_hidden_BxTxD, response_BxT)
     gap_B = tokens.loss_B - other.loss_B  # log p(other) - log p(own)
     loss_B = jnp.where(used_B, jax.nn.softplus(gap_B), 0.0)
     correct_B = used_B & (gap_B < 0)

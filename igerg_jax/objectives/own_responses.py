@@ -92,14 +92,13 @@ def at_reference(context: Context) -> Context:
 def log_p(context: Context, tokens_BxKxT: jax.Array, emotion_BxC: jax.Array) -> jax.Array:
     """float32 [B, K]: the log-probability of K responses per row, EOS included, in nats."""
     rows, count, length = tokens_BxKxT.shape
-    encoding, emotion_RxC = _repeated((context.encoding, emotion_BxC), count)
     tokens_RxT = tokens_BxKxT.reshape(rows * count, length)
     hidden_RxTxD = context.apply(
         "decode",
         shift_right(tokens_RxT, context.model.special),
-        encoding.hidden_BxLxD,
-        encoding.mask_BxL,
-        emotion_RxC,
+        context.encoding.hidden_BxLxD,
+        context.encoding.mask_BxL,
+        jnp.repeat(emotion_BxC, count, axis=0),
     )
     return -context.token_loss_by_row(hidden_RxTxD, tokens_RxT).loss_B.reshape(rows, count)
 
@@ -111,17 +110,12 @@ def draw(context: Context, emotion_BxKxC: jax.Array, name: str) -> jax.Array:
     tokens_RxT = sample(
         context.model,
         context.params,
-        _repeated(context.encoding, count),
+        jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), context.encoding),
         emotion_BxKxC.reshape(rows * count, -1),
         keys_BxK.reshape(-1),
         max_tokens=context.batch["response"].shape[1],
     )
     return tokens_RxT.reshape(rows, count, -1)
-
-
-def _repeated(tree, count: int):
-    """[B, ...] to [B * K, ...], those of one row side by side."""
-    return jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), tree)
 
 
 def _used(context: Context) -> jax.Array:

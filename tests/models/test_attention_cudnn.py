@@ -32,18 +32,22 @@ def cudnn(monkeypatch):
     monkeypatch.setattr(attention_cudnn, "is_installed", lambda: True)
 
 
-def inputs(length: int, rows: int = 3, head_width: int = E, dtype=np.float32):
+def inputs(length: int, keys: int = 0, rows: int = 3, head_width: int = E, dtype=np.float32):
+    """(sources, keys [B, M], dy): of self-attention, or to another sequence of `keys` positions."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((rows, length, 3 * H * head_width)).astype(dtype)
-    keys = np.arange(length)[None] % 4 != rng.integers(1, 4, (rows, 1))  # with gaps
+    widths = [(length, 1), (keys, 2)] if keys else [(length, 3)]
+    sources = tuple(
+        rng.standard_normal((rows, n, w * H * head_width)).astype(dtype) for n, w in widths
+    )
+    real = np.arange(keys or length)[None] % 4 != rng.integers(1, 4, (rows, 1))  # with gaps
     dy = rng.standard_normal((rows, length, H * head_width)).astype(dtype)
-    return x, keys, dy
+    return sources, real, dy
 
 
-def value_and_gradient(causal, masked, x, keys, dy):
+def value_and_gradient(causal, masked, sources, keys, dy):
     keys = keys if masked else None
-    y, pull = jax.vjp(lambda x: attention_kernel.attend(x, keys, H, causal), x)
-    return y, pull(dy)[0]
+    y, pull = jax.vjp(lambda *x: attention_kernel.attend(x, keys, H, causal), *sources)
+    return y, *pull(dy)
 
 
 def lowered(function, arguments, **options) -> str:
@@ -57,40 +61,46 @@ def calls(program: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("length", [10, 11])
-@pytest.mark.parametrize("masks", MASKS)
-def test_value_and_gradient_are_those_of_plain_jax(masks, length):
+@pytest.mark.parametrize(
+    ("masks", "keys"), [*((masks, 0) for masks in MASKS), ("masked", 6), ("masked", 7), ("open", 7)]
+)
+def test_value_and_gradient_are_those_of_plain_jax(masks, length, keys):
     causal, masked = MASKS[masks]
-    x, keys, dy = inputs(length)
-    keys_Bx1xL = (keys if masked else np.ones_like(keys)).astype(np.float32)[:, None]
+    sources, real, dy = inputs(length, keys)
 
     def both(function):
-        y, pull = jax.vjp(lambda x: function(x, keys_Bx1xL), x)
-        return y, pull(dy)[0]
+        y, pull = jax.vjp(function, *sources)
+        return y, *pull(dy)
 
-    # What may not be read is not: `keys` hold zeros where `masked` is False.
-    unread = keys_Bx1xL if masked else np.zeros_like(keys_Bx1xL)
-    through_xla = functools.partial(attention_cudnn.attend, H, causal, masked)
-    found = both(lambda x, _: through_xla(x, unread, implementation="xla"))
-    expected = both(functools.partial(attention_kernel.reference, H, causal))
-    for one, other in zip(found, expected, strict=True):
+    def through_xla(*sources):
+        shown = real if masked else None
+        split = attention_kernel._split(sources, H)
+        y = attention_cudnn.attend(*split, shown, causal, implementation="xla")
+        return y.reshape(dy.shape)
+
+    def plain(*sources):
+        shown = (real if masked else np.ones_like(real)).astype(np.float32)[:, None]
+        return attention_kernel.reference(H, causal, sources, shown)
+
+    for one, other in zip(both(through_xla), both(plain), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("masks", "length", "name"),
+    ("masks", "length", "keys", "name"),
     [
-        ("causal", 10, "fmhaSoftmax"),
-        ("causal", 11, "fmhaSoftmax"),
-        ("open", 10, "fmhaSoftmax"),
-        ("open", 11, "fmhaScaleBiasSoftmax"),  # hides the position that makes the length even
-        ("masked", 10, "fmhaScaleBiasSoftmax"),
-        ("masked", 11, "fmhaScaleBiasSoftmax"),
+        ("causal", 10, 0, "fmhaSoftmax"),
+        ("causal", 11, 0, "fmhaSoftmax"),
+        ("open", 10, 0, "fmhaSoftmax"),
+        ("open", 11, 0, "fmhaScaleBiasSoftmax"),  # hides the position that makes the length even
+        ("open", 11, 6, "fmhaSoftmax"),
+        ("masked", 10, 0, "fmhaScaleBiasSoftmax"),
+        ("masked", 11, 7, "fmhaScaleBiasSoftmax"),
     ],
 )
-def test_a_program_for_cuda_calls_cudnn(cudnn, masks, length, name):
-    program = lowered(
-        functools.partial(value_and_gradient, *MASKS[masks]), inputs(length, dtype=jnp.bfloat16)
-    )
+def test_a_program_for_cuda_calls_cudnn(cudnn, masks, length, keys, name):
+    function = functools.partial(value_and_gradient, *MASKS[masks])
+    program = lowered(function, inputs(length, keys, dtype=jnp.bfloat16))
     assert calls(program) == {name: 2, f"{name}Backward": 1}  # the forward pass runs twice
     assert "dot_general" not in program
 

@@ -154,6 +154,23 @@ def test_decoder_is_its_numpy_twin(norm_first, attention):
     np.testing.assert_allclose(run(params), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_rows_that_share_an_encoded_row_decode_as_if_each_had_its_own(attention):
+    x, memory, mask = normal(B * 3, L, D), normal(B, M, D, seed=1), mask_of([2, M], M)
+    module = layers.Decoder(settings(attention=attention))
+    params = small.make_params(module, x[:B], memory, mask, None, None, keep_cache=False)
+
+    def value_and_gradient(repeats):
+        def loss(params, memory):
+            of_rows = (jnp.repeat(each, repeats, axis=0) for each in (memory, mask))
+            y, _ = module.apply({"params": params}, x, *of_rows, None, None, keep_cache=False)
+            return (y * normal(*x.shape, seed=2)).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, memory)
+
+    small.assert_trees_close(value_and_gradient(1), value_and_gradient(3), 1e-4, 1e-5)
+
+
 def encoder_value_and_gradient(**changes):
     x, mask = normal(B, L, D), mask_of([L, 3], L)
     module = layers.Encoder(settings(**changes))

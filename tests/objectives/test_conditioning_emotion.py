@@ -112,8 +112,9 @@ def test_the_contrast_is_its_formula_over_all_seven_emotions():
             return (picked * mask).sum(1)
 
         emotion = emotional_response.conditioning_emotion(given)
-        tokens = given.token_loss_by_row(given.decode(response, emotion), response)
-        contrast = emotional_response.contrast(given, emotion, tokens)
+        hidden, other_hidden = emotional_response.decoded(given, emotion, with_other=True)
+        tokens = given.token_loss_by_row(hidden, response)
+        contrast = emotional_response.contrast(given, emotion, tokens, other_hidden)
         return jax.lax.map(log_p, jnp.eye(7)), emotional_response.other_emotion(given), contrast
 
     log_p_CxB, other, got = jax.device_get(measured(PARAMS))
