@@ -1,14 +1,17 @@
 """Multi-head attention, with a key-value cache or as one fused kernel.
 
-Letters are those of `igerg_jax.batch`, and here also: L query length, M key length, E = D / H.
+Letters are those of `igerg_jax.batch`, and here also: L query length, M key length, E = D / H; P =
+the positions of a row that holds several sequences.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from igerg_jax.models import attention_kernel, initializers
@@ -126,6 +129,7 @@ class Attention(nn.Module):
         cache: KeyValue | None = None,
         position: jax.Array | None = None,
         causal: bool = False,
+        lengths: tuple[int, ...] | None = None,
     ) -> tuple[jax.Array, KeyValue | None]:
         """Attends from `x` to `memory`, or to `cache`.
 
@@ -137,9 +141,12 @@ class Attention(nn.Module):
             into it at `position`.
           position: int32 scalar, where in `cache` the first of `memory` belongs.
           causal: `mask` is the causal one; else it is the same for all queries.
+          lengths: where a row of `x`, which is also `memory`, holds sequences side by side: theirs.
+            Each attends to itself.
 
         Returns:
-          ([B, L, D] in `dtype`, the keys and values that were attended to, None if fused).
+          ([B, L, D] in `dtype`, the keys and values that were attended to; None if fused or with
+          `lengths`).
 
         Raises:
           ValueError: D does not divide into the heads.
@@ -151,20 +158,46 @@ class Attention(nn.Module):
         query, out = HeadProjection(*sizes, name="query"), OutProjection(*sizes, name="out")
         if memory_BxMxD is not None:
             key, value = HeadProjection(*sizes, name="key"), HeadProjection(*sizes, name="value")
+            keys_BxM = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
             if cache is None and self.settings.attention == "fused" and not is_sharded("heads"):
-                keys_BxM = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
-                if memory_BxMxD is x_BxLxD:
-                    sources = (_project(x_BxLxD, query, key, value),)
-                else:
-                    sources = _project(x_BxLxD, query), _project(memory_BxMxD, key, value)
-                y_BxLxD = attention_kernel.attend(sources, keys_BxM, self.settings.heads, causal)
+
+                def attend(x_BxLxD, keys_BxM):
+                    if memory_is_x:
+                        sources = (_project(x_BxLxD, query, key, value),)
+                    else:
+                        sources = _project(x_BxLxD, query), _project(memory_BxMxD, key, value)
+                    return attention_kernel.attend(sources, keys_BxM, self.settings.heads, causal)
+
+                memory_is_x = memory_BxMxD is x_BxLxD
+                y_BxLxD = _of_each(lengths, attend, x_BxLxD, keys_BxM)
                 return out(checkpoint_name(y_BxLxD, "attention")), None
             new = key(memory_BxMxD), value(memory_BxMxD)
+            if lengths is not None:
+                y_BxLxHxE = _of_each(lengths, _attend, query(x_BxLxD), *new, keys_BxM)
+                return out(y_BxLxHxE), None
             if cache is None:
                 y_BxLxHxE = jax.nn.dot_product_attention(query(x_BxLxD), *new, mask=mask_Bx1xLxM)
                 return out(y_BxLxHxE), KeyValue.of(*new)
             cache = cache.with_new(KeyValue.of(*new), position)
         return out(cache.attend(query(x_BxLxD), mask_Bx1xLxM)), cache
+
+
+def split(x_BxPx: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
+    """The sequences [B, L, ...] of these lengths that lie side by side in a row."""
+    return jnp.split(x_BxPx, np.cumsum(lengths)[:-1], axis=1)
+
+
+def _of_each(lengths: tuple[int, ...] | None, function: Callable, *rows_BxPx: jax.Array):
+    """`function` of each sequence, side by side again; None as `lengths` = a row is one."""
+    if lengths is None:
+        return function(*rows_BxPx)
+    parts = zip(*(split(x, lengths) for x in rows_BxPx), strict=True)
+    return jnp.concatenate([function(*part) for part in parts], axis=1)
+
+
+def _attend(q_BxLxHxE, k_BxLxHxE, v_BxLxHxE, keys_BxL) -> jax.Array:
+    mask = keys_BxL[:, None, None]
+    return jax.nn.dot_product_attention(q_BxLxHxE, k_BxLxHxE, v_BxLxHxE, mask=mask)
 
 
 def _project(x_BxLxD: jax.Array, *projections: HeadProjection) -> jax.Array:

@@ -6,7 +6,7 @@ An image's tokens and its turn's words share one turn embedding, so that the enc
 whose face belongs to which words. Letters as in `igerg_jax.batch`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from igerg_jax.batch import NUM_EMOTIONS, SpecialIds
 from igerg_jax.models import initializers
+from igerg_jax.models.attention import split
 from igerg_jax.models.heads import EmotionHead, Judge, MaskedTokenHead
 from igerg_jax.models.layers import (
     Decoder,
@@ -227,6 +228,30 @@ class Igerg(nn.Module):
 
     def encode(self, images: ImageSide | None, words: TextSide | None) -> Encoded:
         """Encodes both sides together, or one of them alone (single-modal objectives)."""
+        return self.encode_all([(images, words)])[0]
+
+    def encode_all(
+        self, inputs: Sequence[tuple[ImageSide | None, TextSide | None]]
+    ) -> list[Encoded]:
+        """`encode` of several inputs to each example, in one pass of the encoder.
+
+        They lie side by side in a row, so that all but attention itself runs once for all of them.
+        """
+        embedded, masks = zip(*(self._embed(*each) for each in inputs), strict=True)
+        lengths = tuple(mask_BxL.shape[1] for mask_BxL in masks)
+        hidden_BxPxD = self._encode_embedded(
+            jnp.concatenate(embedded, axis=1), jnp.concatenate(masks, axis=1), lengths
+        )
+        hidden = split(hidden_BxPxD, lengths)
+        return [
+            self._by_part(hidden_BxLxD, mask_BxL, *each)
+            for hidden_BxLxD, mask_BxL, each in zip(hidden, masks, inputs, strict=True)
+        ]
+
+    def _embed(
+        self, images: ImageSide | None, words: TextSide | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The encoder's input, float32 [B, L, D], and bool [B, L]: which positions are real."""
         mask = images.mask_BxN if images is not None else words.mask_BxS
         batch_size = mask.shape[0]
         parts = [jnp.broadcast_to(self.cls_1xD[None], (batch_size, 1, self.text.width))]
@@ -238,9 +263,7 @@ class Igerg(nn.Module):
             parts.append(self._embed_words(words))
             masks.append(words.mask_BxS)
         x_BxLxD = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=1)
-        mask_BxL = jnp.concatenate(masks, axis=1)
-        hidden_BxLxD = self._encode_embedded(x_BxLxD, mask_BxL)
-        return self._by_part(hidden_BxLxD, mask_BxL, images, words)
+        return x_BxLxD, jnp.concatenate(masks, axis=1)
 
     def _embed_images(self, images: ImageSide) -> jax.Array:
         """[B, N * K, D]."""
@@ -258,11 +281,12 @@ class Igerg(nn.Module):
         x_BxSxD = x_BxSxD + self.type_2xD[TEXT_TYPE][None, None]
         return jnp.where(words.mask_BxS[..., None], x_BxSxD, 0.0)
 
-    def _encode_embedded(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
-        x_BxLxD = self.embedding_norm(x_BxLxD).astype(self.dtype)
-        x_BxLxD = self._dropout(x_BxLxD)
-        x_BxLxD = shard_activations(x_BxLxD)
-        return self.encoder(x_BxLxD, mask_BxL)
+    def _encode_embedded(
+        self, x_BxPxD: jax.Array, mask_BxP: jax.Array, lengths: tuple[int, ...]
+    ) -> jax.Array:
+        x_BxPxD = self.embedding_norm(x_BxPxD).astype(self.dtype)
+        x_BxPxD = shard_activations(self._dropout(x_BxPxD))
+        return self.encoder(x_BxPxD, mask_BxP, lengths)
 
     def _by_part(self, hidden_BxLxD, mask_BxL, images, words) -> Encoded:
         text_start = 1

@@ -95,9 +95,14 @@ class Residual(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and MLP."""
+    """Self-attention and MLP.
+
+    Attributes:
+      lengths: of the sequences side by side in a row of its input; None = a row is one.
+    """
 
     settings: LayerSettings
+    lengths: tuple[int, ...] | None
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_Bx1x1xL: jax.Array | None):
@@ -105,7 +110,7 @@ class EncoderLayer(nn.Module):
         s = self.settings
         attend, mlp = Attention(s, name="self_attention"), Mlp(s, name="mlp")
         x_BxLxD, _ = Residual(s, name="self_attention_residual")(
-            x_BxLxD, lambda h: attend(h, h, mask_Bx1x1xL)
+            x_BxLxD, lambda h: attend(h, h, mask_Bx1x1xL, lengths=self.lengths)
         )
         x_BxLxD, _ = Residual(s, name="mlp_residual")(x_BxLxD, lambda h: (mlp(h), None))
         return x_BxLxD, None
@@ -220,9 +225,15 @@ class Encoder(nn.Module):
     settings: StackSettings
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
-        """Maps [B, L, D] to [B, L, D]; nothing attends to where `mask` (bool) is False."""
-        layers = stack(EncoderLayer, self.settings, scanned=0, broadcast=1)
+    def __call__(
+        self, x_BxLxD: jax.Array, mask_BxL: jax.Array, lengths: tuple[int, ...] | None = None
+    ) -> jax.Array:
+        """Maps [B, L, D] to [B, L, D]; nothing attends to where `mask` (bool) is False.
+
+        Args:
+          lengths: of the sequences that lie side by side in a row; None = it is one.
+        """
+        layers = stack(EncoderLayer, self.settings, lengths, scanned=0, broadcast=1)
         x_BxLxD, _ = layers(x_BxLxD, mask_BxL[:, None, None, :])
         return _last_norm(self.settings, x_BxLxD)
 

@@ -179,7 +179,7 @@ class Objective(abc.ABC):
     def encoder_input(self, context: Context) -> EncoderInput | None:
         """What the encoder is to be given for it; None = it only needs the images' encoding.
 
-        Inputs of equal shapes share one encoder pass, across all objectives on a batch.
+        All objectives on a batch share one pass of the encoder.
         """
         return None
 

@@ -1,9 +1,8 @@
-"""Groups objectives by batch, shares their encoder passes and collects their loss terms.
+"""Groups objectives by batch, shares their encoder pass and collects their loss terms.
 
 Objectives of one mixture (`config.data.mixtures`) share a batch. On it they share one pass of the
-vision tower, one of the encoder over the images alone, and one encoder pass per input shape, with
-all inputs of that shape in one larger batch. Every separate pass would be another loop to compile
-and to run, forward and backward.
+vision tower and one of the encoder, over the images alone and all of their inputs. Every separate
+pass would be another loop to compile and to run, forward and backward.
 """
 
 import dataclasses
@@ -122,35 +121,8 @@ def with_encodings(
 def _encode(
     any_context: Context, params: Any, inputs: Mapping[str, EncoderInput], key: jax.Array
 ) -> dict[str, Encoded]:
-    """The encodings of `inputs`, by the same names: one pass for all inputs of equal shapes.
-
-    Dropout in a pass depends only on `key` and its shapes.
-    """
-    passes: dict[str, list[str]] = {}
-    for name, encoder_input in inputs.items():
-        passes.setdefault(_shapes(encoder_input), []).append(name)
-    encodings = {}
-    for shapes, names in passes.items():
-        images, text = _interleave([(inputs[name].images, inputs[name].text) for name in names])
-        pass_key = batch_key(named_key(key, f"encoder {shapes}"), any_context.rows_B)
-        encoding = any_context.apply("encode", images, text, params=params, dropout_key=pass_key)
-        encodings |= dict(zip(names, _separate(encoding, len(names)), strict=True))
-    return encodings
-
-
-def _shapes(encoder_input: EncoderInput) -> str:
-    """Equal for inputs that one pass can encode; says how many images and tokens a row has."""
-    images, text = encoder_input.images, encoder_input.text
-    image_count = 0 if images is None else images.mask_BxN.shape[1]
-    return f"{image_count} images {0 if text is None else text.mask_BxS.shape[1]} tokens"
-
-
-def _interleave(parts: list) -> Any:
-    """[B, ...] R times to [B * R, ...]: the inputs of one example stay on its device."""
-    return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *parts)
-
-
-def _separate(encoding: Encoded, parts: int) -> list[Encoded]:
-    """The inverse of `_interleave`."""
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), encoding)
-    return [jax.tree.map(lambda x, i=i: x[:, i], split) for i in range(parts)]
+    """The encodings of `inputs`, by the same names, in one pass."""
+    sides = [(given.images, given.text) for given in inputs.values()]
+    dropout_key = batch_key(named_key(key, "encoder"), any_context.rows_B)
+    encodings = any_context.apply("encode_all", sides, params=params, dropout_key=dropout_key)
+    return dict(zip(inputs, encodings, strict=True))

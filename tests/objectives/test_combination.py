@@ -8,6 +8,7 @@ import small
 from ml_collections import ConfigDict
 
 from igerg_jax import batch as batch_lib
+from igerg_jax.models.attention import split
 from igerg_jax.objectives import combination
 
 MIXED = ("text_emotion", "text_denoising")
@@ -72,7 +73,7 @@ def test_what_is_encoded_in_one_pass_is_encoded_as_if_alone():
         np.testing.assert_allclose(hidden_BxLxD, together[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_dropout_does_not_depend_on_objectives_with_inputs_of_another_shape():
+def test_dropout_does_not_depend_on_objectives_that_give_the_encoder_nothing():
     def program(*subset) -> str:
         config = small.only(small.make_config(model__text__dropout_rate=0.3), *subset)
         model, params, batch = inputs_of(config)
@@ -85,8 +86,8 @@ def test_dropout_does_not_depend_on_objectives_with_inputs_of_another_shape():
     assert program("text_denoising") == program("image_emotion", "text_denoising")
 
 
-def test_every_encoder_pass_has_dropout_of_its_own():
-    """Seen at CLS of the first example, where one key for all passes would drop the same."""
+def test_every_input_of_the_encoder_has_dropout_of_its_own():
+    """Seen at CLS of the first example, where one mask for all inputs would drop the same."""
     config = small.make_config(model__text__dropout_rate=0.5)
     model, rows_B, key = small.make_model(config), jnp.arange(8), jax.random.key(0)
     names = ("text_denoising", "masked_multimodal")
@@ -98,7 +99,8 @@ def test_every_encoder_pass_has_dropout_of_its_own():
 
         def watch(call, args, kwargs, context):
             if context.module.path == ("encoder",) and context.method_name == "__call__":
-                found.append(args[0][0, 0] == 0)
+                x_BxPxD, _, lengths = args
+                found.extend(cls_BxLxD[0, 0] == 0 for cls_BxLxD in split(x_BxPxD, lengths))
             return call(*args, **kwargs)
 
         visual = model.apply({"params": params}, batch, method="visual_tokens")

@@ -124,7 +124,8 @@ class VisionTransformer(nn.Module):
         positions_PxW = self.param("position_embedding", table_init, x_IxPxW.shape[1:])
         positions_PxW = replicate_small_parameter(positions_PxW).astype(s.dtype)
         x_IxPxW = layers.dropout(self, s.dropout_rate, x_IxPxW + positions_PxW[None])
-        x_IxPxW, _ = layers.stack(layers.EncoderLayer, s, scanned=0, broadcast=1)(x_IxPxW, None)
+        encoder_layers = layers.stack(layers.EncoderLayer, s, None, scanned=0, broadcast=1)
+        x_IxPxW, _ = encoder_layers(x_IxPxW, None)
         return layers.layer_norm("norm", s.norm_epsilon)(x_IxPxW).astype(s.dtype)
 
 

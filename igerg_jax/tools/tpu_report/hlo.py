@@ -32,6 +32,7 @@ from igerg_jax.tools.tpu_report.hlo_text import (
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _SLICES = ("dynamic-slice", "slice", "gather")
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
+_ONTO_ITSELF = "output_to_operand_aliasing={{}: (0, {})}"  # a result in its operand's place
 # Instructions that name values and move nothing.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
@@ -205,17 +206,28 @@ class Program:
         """The bytes that a fusion's computation reads of its operand `number`."""
         parameter = self._parameters(computation)[number]
         read, shared = NOTHING, False
-        for user in self._users(computation)[parameter.name]:
-            if user.opcode in _SLICES:
+        for name, user in self._readers(computation, parameter.name):
+            if user.opcode in _SLICES and user.operands[0] == name:  # else it is an index
                 read += _at(user.arrays[0].size, parameter)
             elif user.opcode == "fusion":
-                places = [i for i, name in enumerate(user.operands) if name == parameter.name]
+                places = [i for i, operand in enumerate(user.operands) if operand == name]
                 read += sum((self._read_bytes(user.called, place) for place in places), NOTHING)
-            elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+            elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
                 continue  # updated in place
             elif not shared:  # the others read it together
                 shared, read = True, read + total_size(parameter.arrays)
         return read
+
+    def _readers(self, computation: str, name: str) -> list[tuple[str, Instruction]]:
+        """Users of a value inside a fusion, each with the name by which it knows it: for TPU7x, the
+        compiler writes another tiling of an array as a copy onto itself, in a fusion."""
+        readers = []
+        for user in self._users(computation)[name]:
+            if user.opcode == "fusion" and _ONTO_ITSELF in user.attributes:
+                readers += self._readers(computation, user.name)
+            else:
+                readers.append((name, user))
+        return readers
 
     @functools.cache  # noqa: B019
     def _parameters(self, computation: str) -> dict[int, Instruction]:
