@@ -21,7 +21,11 @@ response tokens from 1.62 to 1.36 s of processor time (medians of 20 in turns; l
 
 On one core of Zen 3 a step takes 22.6 s and PyTorch's 16.8, 0.74 times as fast (three rounds, other
 programs ran for part of them; memory is kept). Products at XLA's peak there, 75 GFLOP/s, would take
-12.4 s; PyTorch's peak is 82. With two layers a side, 61 % of a step is YNNPACK's products (`perf`).
+12.4 s; PyTorch's peak is 82. In a profile of 21.7 s (the XLA profiler, other programs idle),
+products take 18.7 s, 50 GFLOP/s: 13.3 s YNNPACK's and 5.4 Eigen's, which compute kernels'
+gradients; everything else takes 3.0 s. So 1.2 times PyTorch's speed, 14.0 s, would need products
+at 84 GFLOP/s. Since then six of Eigen's products per side, 300 and 71 ms each, are YNNPACK's
+(`arithmetic._matrix_product`), which should save 1 s; the step has not been measured again.
 
 That peak is not every machine's: on a core of an EPYC of Zen 4, XLA's products of `MATRICES` reach
 106 GFLOP/s of processor time, and 930 GFLOP would take 8.8 s. What was tried there, with two layers
