@@ -160,15 +160,15 @@ class Attention(nn.Module):
             key, value = HeadProjection(*sizes, name="key"), HeadProjection(*sizes, name="value")
             keys_BxM = None if mask_Bx1xLxM is None or causal else mask_Bx1xLxM[:, 0, 0]
             if cache is None and self.settings.attention == "fused" and not is_sharded("heads"):
+                is_self_attention = memory_BxMxD is x_BxLxD
 
                 def attend(x_BxLxD, keys_BxM):
-                    if memory_is_x:
+                    if is_self_attention:
                         sources = (_project(x_BxLxD, query, key, value),)
                     else:
                         sources = _project(x_BxLxD, query), _project(memory_BxMxD, key, value)
                     return attention_kernel.attend(sources, keys_BxM, self.settings.heads, causal)
 
-                memory_is_x = memory_BxMxD is x_BxLxD
                 y_BxLxD = _of_each(lengths, attend, x_BxLxD, keys_BxM)
                 return out(checkpoint_name(y_BxLxD, "attention")), None
             new = key(memory_BxMxD), value(memory_BxMxD)
