@@ -3,7 +3,8 @@
     encoder input = [CLS] image tokens (N*K) text tokens (S)
 
 An image's tokens and its turn's words share one turn embedding, so that the encoder can tell
-whose face belongs to which words. Letters as in `igerg_jax.batch`.
+whose face belongs to which words. Letters as in `igerg_jax.batch`, and P = the positions of a row
+that holds several sequences, or of a prefix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -239,9 +240,9 @@ class Igerg(nn.Module):
         """
         embedded, masks = zip(*(self._embed(*each) for each in inputs), strict=True)
         lengths = tuple(mask_BxL.shape[1] for mask_BxL in masks)
-        hidden_BxPxD = self._encode_embedded(
-            jnp.concatenate(embedded, axis=1), jnp.concatenate(masks, axis=1), lengths
-        )
+        x_BxPxD = self.embedding_norm(jnp.concatenate(embedded, axis=1)).astype(self.dtype)
+        x_BxPxD = shard_activations(self._dropout(x_BxPxD))
+        hidden_BxPxD = self.encoder(x_BxPxD, jnp.concatenate(masks, axis=1), lengths)
         hidden = split(hidden_BxPxD, lengths)
         return [
             self._by_part(hidden_BxLxD, mask_BxL, *each)
@@ -280,13 +281,6 @@ class Igerg(nn.Module):
         x_BxSxD = x_BxSxD + self.encoder_positions[None, :length]
         x_BxSxD = x_BxSxD + self.type_2xD[TEXT_TYPE][None, None]
         return jnp.where(words.mask_BxS[..., None], x_BxSxD, 0.0)
-
-    def _encode_embedded(
-        self, x_BxPxD: jax.Array, mask_BxP: jax.Array, lengths: tuple[int, ...]
-    ) -> jax.Array:
-        x_BxPxD = self.embedding_norm(x_BxPxD).astype(self.dtype)
-        x_BxPxD = shard_activations(self._dropout(x_BxPxD))
-        return self.encoder(x_BxPxD, mask_BxP, lengths)
 
     def _by_part(self, hidden_BxLxD, mask_BxL, images, words) -> Encoded:
         text_start = 1
